@@ -1,0 +1,19 @@
+//! What the parts of Remora talk about: identities, targets, routes, policies and endpoints.
+//!
+//! Pure values: no IO, no async, no clock, no wire format. `mesh/api` turns them into messages; discovery makes them,
+//! the proxy acts on them.
+
+pub mod backend;
+pub mod identity;
+pub mod policy;
+pub mod route;
+pub mod target;
+
+pub use backend::{Accrual, Backend, BackendId, BackendSettings, Endpoint, Protocol};
+pub use identity::{SpiffeId, TrustDomain};
+pub use policy::{Action, AuthorizationRule, Inbound, MtlsMode, Operation, PathPattern, Source};
+pub use route::{
+    BackendRef, BackendRefState, Filter, HeaderEdit, HeaderMatch, Outbound, PathMatch, PathRewrite, Pattern,
+    QueryMatch, Redirect, Retry, RouteMatch, Rule, Timeouts, ValueMatch,
+};
+pub use target::Target;

@@ -1,0 +1,109 @@
+//! Where a request can go: a backend (one port of one Service, or one pod), its endpoints, and how to treat them.
+
+use crate::SpiffeId;
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+
+/// The name of a backend: a Service port, or a pod port for targets that name a pod itself.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct BackendId {
+    pub namespace: Arc<str>,
+    /// A Service's name, or `pod/NAME` for a pod reached by its own address.
+    pub name: Arc<str>,
+    pub port: u16,
+}
+
+impl fmt::Display for BackendId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}:{}", self.namespace, self.name, self.port)
+    }
+}
+
+/// What a port speaks, where somebody said so.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Protocol {
+    /// Nobody said: look at the first bytes.
+    #[default]
+    Detect,
+    Http1,
+    /// HTTP/2 with prior knowledge, gRPC included.
+    Http2,
+    /// Bytes: do not look.
+    Opaque,
+}
+
+/// One pod port that serves a backend.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Endpoint {
+    /// The pod's own address and target port.
+    pub address: SocketAddr,
+    /// Who must answer there. `None`: not in the mesh, reached in plaintext.
+    pub identity: Option<SpiffeId>,
+    /// Where its proxy takes connections when nothing redirects them to it: dial this, and name `address` in a PROXY
+    /// protocol header inside TLS.
+    pub proxy: Option<SocketAddr>,
+    /// Relative share; 1 unless said otherwise, never 0.
+    pub weight: u32,
+    /// Topology zone; empty when unknown.
+    pub zone: Arc<str>,
+    /// `namespace/name` of the pod; for people.
+    pub pod: Arc<str>,
+}
+
+/// When an endpoint leaves the rotation, and for how long.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Accrual {
+    /// Failures in a row.
+    pub consecutive: u32,
+    /// Least share of successes over ten seconds, 0 to 1.
+    pub success_rate: f32,
+    /// Requests in the window before the share counts.
+    pub minimum_requests: u32,
+    pub backoff_min: Duration,
+    pub backoff_max: Duration,
+}
+
+impl Default for Accrual {
+    fn default() -> Self {
+        Self {
+            consecutive: 7,
+            success_rate: 0.8,
+            minimum_requests: 10,
+            backoff_min: Duration::from_secs(1),
+            backoff_max: Duration::from_secs(60),
+        }
+    }
+}
+
+/// How a backend is balanced and protected.
+#[derive(Clone, PartialEq, Debug)]
+pub struct BackendSettings {
+    pub accrual: Accrual,
+    /// Retries allowed on top of requests, as a share.
+    pub retry_ratio: f32,
+    /// Retries per second allowed whatever the traffic.
+    pub retries_per_second: u32,
+    /// Requests that may wait for an endpoint or a connection.
+    pub pending_max: u32,
+    pub connect_timeout: Duration,
+}
+
+impl Default for BackendSettings {
+    fn default() -> Self {
+        Self {
+            accrual: Accrual::default(),
+            retry_ratio: 0.2,
+            retries_per_second: 10,
+            pending_max: 1024,
+            connect_timeout: Duration::from_secs(1),
+        }
+    }
+}
+
+/// A backend with all that is needed to reach it. Endpoints are in the order of their address.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Backend {
+    pub id: BackendId,
+    pub protocol: Protocol,
+    pub settings: BackendSettings,
+    pub endpoints: Vec<Endpoint>,
+}

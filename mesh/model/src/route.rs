@@ -1,0 +1,227 @@
+//! Routes: what discovery answers for an outbound target, in the Gateway API's terms.
+
+use crate::{BackendId, Protocol, Target};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+use regex::Regex;
+use std::{fmt, sync::Arc, time::Duration};
+
+/// The compiled size a pattern may have, in bytes; a larger one is refused when it is read.
+pub const PATTERN_BYTES_MAX: usize = 64 * 1024;
+
+/// A regular expression (RE2 syntax, linear time) that must match the whole value.
+#[derive(Clone)]
+pub struct Pattern(Regex);
+
+impl Pattern {
+    /// Compiles `text`, anchored at both ends.
+    pub fn new(text: &str) -> Result<Self, regex::Error> {
+        // Checked alone first, so that `a)(b` cannot close our group.
+        Regex::new(text)?;
+        let anchored = format!("^(?:{text})$");
+        regex::RegexBuilder::new(&anchored).size_limit(PATTERN_BYTES_MAX).build().map(Self)
+    }
+
+    /// Whether the whole of `value` matches.
+    pub fn matches(&self, value: &str) -> bool {
+        self.0.is_match(value)
+    }
+
+    /// The text it was made from.
+    pub fn as_str(&self) -> &str {
+        let text = self.0.as_str();
+        text.strip_prefix("^(?:").and_then(|t| t.strip_suffix(")$")).unwrap_or(text)
+    }
+}
+
+impl fmt::Debug for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pattern({})", self.as_str())
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+/// How a value is compared.
+#[derive(Clone, PartialEq, Debug)]
+pub enum ValueMatch {
+    Exact(Arc<str>),
+    Pattern(Pattern),
+}
+
+impl ValueMatch {
+    /// Whether `value` is meant. Bytes that are no UTF-8 match nothing.
+    pub fn matches(&self, value: &[u8]) -> bool {
+        match self {
+            Self::Exact(text) => text.as_bytes() == value,
+            Self::Pattern(pattern) => std::str::from_utf8(value).is_ok_and(|value| pattern.matches(value)),
+        }
+    }
+}
+
+/// How a path is compared (query excluded).
+#[derive(Clone, PartialEq, Debug)]
+pub enum PathMatch {
+    Exact(Arc<str>),
+    /// Whole segments: `/a` matches `/a` and `/a/b`, not `/ab`. Kept without a trailing slash (`/` is empty).
+    Prefix(Arc<str>),
+    Pattern(Pattern),
+}
+
+/// A header that must be there with this value.
+#[derive(Clone, PartialEq, Debug)]
+pub struct HeaderMatch {
+    pub name: HeaderName,
+    pub value: ValueMatch,
+}
+
+/// A query parameter that must be there with this value; the first of that name counts.
+#[derive(Clone, PartialEq, Debug)]
+pub struct QueryMatch {
+    pub name: Arc<str>,
+    pub value: ValueMatch,
+}
+
+/// One set of conditions, all of which must hold, and the rule that it selects.
+#[derive(Clone, PartialEq, Debug)]
+pub struct RouteMatch {
+    pub path: Option<PathMatch>,
+    pub method: Option<Method>,
+    pub headers: Vec<HeaderMatch>,
+    pub query: Vec<QueryMatch>,
+    /// Index into [`Outbound::rules`].
+    pub rule: usize,
+}
+
+/// Header changes, in the order set, add, remove.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct HeaderEdit {
+    pub set: Vec<(HeaderName, HeaderValue)>,
+    pub add: Vec<(HeaderName, HeaderValue)>,
+    pub remove: Vec<HeaderName>,
+}
+
+/// What a rewrite or redirect does to the path.
+#[derive(Clone, PartialEq, Debug)]
+pub enum PathRewrite {
+    Full(Arc<str>),
+    /// Replaces the prefix that the rule matched.
+    Prefix(Arc<str>),
+}
+
+/// An answer that sends the client elsewhere.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Redirect {
+    pub scheme: Option<Arc<str>>,
+    pub hostname: Option<Arc<str>>,
+    pub port: Option<u16>,
+    pub path: Option<PathRewrite>,
+    /// 301, 302, 303, 307 or 308.
+    pub status: StatusCode,
+}
+
+/// One step on the way of a request or its response.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Filter {
+    RequestHeaders(HeaderEdit),
+    ResponseHeaders(HeaderEdit),
+    Redirect(Redirect),
+    Rewrite { hostname: Option<Arc<str>>, path: Option<PathRewrite> },
+    /// A copy of `numerator / denominator` of the requests, whose answers nobody sees.
+    Mirror { backend: BackendId, numerator: u32, denominator: u32 },
+}
+
+/// Whether a backend can be used at all.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BackendRefState {
+    Valid,
+    /// Named by the route, but missing, of a wrong kind or not permitted: its share of requests gets a 500.
+    Invalid,
+}
+
+/// A share of a rule's requests.
+#[derive(Clone, PartialEq, Debug)]
+pub struct BackendRef {
+    pub backend: BackendId,
+    /// 0 takes none.
+    pub weight: u32,
+    pub state: BackendRefState,
+    pub filters: Vec<Filter>,
+}
+
+/// Bounds on a request's life; `None` is no bound of the route's own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Timeouts {
+    /// From the request's arrival to the response's end.
+    pub request: Option<Duration>,
+    /// Each try, to the response's head.
+    pub backend_request: Option<Duration>,
+}
+
+/// When a request is sent again.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Retry {
+    /// Tries beyond the first.
+    pub attempts: u32,
+    /// Response codes worth another try, beside connection failures.
+    pub codes: Vec<StatusCode>,
+    /// Least wait before a try; jitter goes on top.
+    pub backoff: Duration,
+    /// Whether requests with methods that are not idempotent may be sent twice.
+    pub any_method: bool,
+}
+
+/// A rule of an HTTPRoute or GRPCRoute, or the default rule of a Service.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Rule {
+    /// The label of its signals: `HTTPRoute/shop/api rule 0`. Empty for a Service's default rule, whose requests are
+    /// counted by learned path or gRPC method.
+    pub label: Arc<str>,
+    pub filters: Vec<Filter>,
+    pub backends: Vec<BackendRef>,
+    pub timeouts: Timeouts,
+    /// `None`: the default (safe methods, connection failures only).
+    pub retry: Option<Retry>,
+}
+
+/// What is known of an outbound target.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Outbound {
+    pub target: Target,
+    /// What the target is: a Service port or a pod. `None`: unknown to the mesh, passed through.
+    pub parent: Option<BackendId>,
+    pub protocol: Protocol,
+    /// In precedence order (Gateway API): the first that holds wins. None holding is a 404 if there are rules with
+    /// matches at all.
+    pub matches: Vec<RouteMatch>,
+    pub rules: Vec<Rule>,
+}
+
+impl Outbound {
+    /// Every backend that the rules and the parent name, without repetition.
+    pub fn backends(&self) -> Vec<&BackendId> {
+        let mut all: Vec<&BackendId> = self.parent.iter().collect();
+        for rule in &self.rules {
+            all.extend(rule.filters.iter().filter_map(mirror_backend));
+            for backend in &rule.backends {
+                if backend.state == BackendRefState::Valid {
+                    all.push(&backend.backend);
+                }
+                all.extend(backend.filters.iter().filter_map(mirror_backend));
+            }
+        }
+        all.sort();
+        all.dedup();
+        all
+    }
+}
+
+fn mirror_backend(filter: &Filter) -> Option<&BackendId> {
+    match filter {
+        Filter::Mirror { backend, .. } => Some(backend),
+        _ => None,
+    }
+}
