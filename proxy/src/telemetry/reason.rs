@@ -1,0 +1,84 @@
+//! The closed set of reasons why a request or connection failed: one word in the response header `x-remora-error`, in
+//! the log and in the metric label.
+
+use http::StatusCode;
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $text:literal, $status:ident, $grpc:literal;)*) => {
+        /// Why a request or connection failed.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Reason { $($(#[$doc])* $name,)* }
+
+        impl Reason {
+            /// Every reason, in the order of [`Reason::index`].
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The word for it.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+
+            /// The status of the answer that tells it.
+            pub const fn http_status(self) -> StatusCode {
+                match self { $(Self::$name => StatusCode::$status,)* }
+            }
+
+            /// The gRPC code of the answer that tells it.
+            pub const fn grpc_code(self) -> u8 {
+                match self { $(Self::$name => $grpc,)* }
+            }
+
+            /// The reason of this word.
+            pub fn from_bytes(text: &[u8]) -> Option<Self> {
+                Self::ALL.iter().copied().find(|reason| reason.as_str().as_bytes() == text)
+            }
+
+            /// Its place in [`Reason::ALL`].
+            pub const fn index(self) -> usize {
+                self as usize
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The backend has no endpoints at all.
+    NoEndpoints = "no_endpoints", SERVICE_UNAVAILABLE, 14;
+    /// Every endpoint is out of rotation or was tried.
+    AllEjected = "all_ejected", SERVICE_UNAVAILABLE, 14;
+    ConnectRefused = "connect_refused", BAD_GATEWAY, 14;
+    ConnectTimeout = "connect_timeout", GATEWAY_TIMEOUT, 14;
+    ConnectFailed = "connect_failed", BAD_GATEWAY, 14;
+    /// As many requests as allowed were waiting.
+    QueueFull = "queue_full", SERVICE_UNAVAILABLE, 14;
+    /// The route's or the caller's deadline passed.
+    Timeout = "timeout", GATEWAY_TIMEOUT, 4;
+    /// A retry was due and the budget was spent.
+    RetryBudget = "retry_budget", SERVICE_UNAVAILABLE, 14;
+    /// Policy said no.
+    Denied = "denied", FORBIDDEN, 7;
+    /// The Service has routes and none matches.
+    NoRoute = "no_route", NOT_FOUND, 12;
+    /// The route names a backend that does not exist or is not permitted.
+    InvalidBackend = "invalid_backend", INTERNAL_SERVER_ERROR, 14;
+    /// The client broke the protocol.
+    ProtocolError = "protocol_error", BAD_REQUEST, 13;
+    /// More header bytes or fields than allowed.
+    HeaderTooLarge = "header_too_large", REQUEST_HEADER_FIELDS_TOO_LARGE, 8;
+    /// The client stopped sending its body.
+    BodyAborted = "body_aborted", BAD_REQUEST, 1;
+    /// The upstream closed or reset before its answer ended.
+    UpstreamReset = "upstream_reset", BAD_GATEWAY, 14;
+    /// The peer refused mesh TLS, or we have no certificate.
+    TlsRefused = "tls_refused", BAD_GATEWAY, 14;
+    /// The peer is not who discovery said it is.
+    IdentityMismatch = "identity_mismatch", BAD_GATEWAY, 14;
+    /// The request came back to a proxy that had it, or names the proxy itself.
+    Loop = "loop", LOOP_DETECTED, 13;
+    /// This proxy is shutting down.
+    Draining = "draining", SERVICE_UNAVAILABLE, 14;
+    /// A bound of this proxy was reached.
+    Overloaded = "overloaded", SERVICE_UNAVAILABLE, 8;
+    /// A mistake of ours.
+    Internal = "internal", INTERNAL_SERVER_ERROR, 13;
+}
