@@ -1,0 +1,153 @@
+//! Stage 7 of 8: connect. In: a [`Permit`] and an address. Out: a connection. Refuses: addresses that do not answer in
+//! time, and peers that are not who discovery said they are.
+
+use crate::{accept, limits, policy::Permit, telemetry::Reason};
+use remora_model::Endpoint;
+use std::{io, net::SocketAddr, time::Duration};
+use tokio::{io::AsyncWriteExt, net::TcpStream, time::timeout};
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("{address} refused the connection; is anything listening there?")]
+    Refused { address: SocketAddr },
+    #[error("{address} did not answer in {after:?}; maybe a NetworkPolicy drops packets to it")]
+    Timeout { address: SocketAddr, after: Duration },
+    #[error("cannot connect to {address}")]
+    Io { address: SocketAddr, source: io::Error },
+    #[error("{address} did not finish a TLS handshake in {:?}", limits::HANDSHAKE_TIMEOUT)]
+    HandshakeTimeout { address: SocketAddr },
+    #[error("{address} refused mesh TLS")]
+    Tls { address: SocketAddr, source: io::Error },
+    #[error("{address} is not {expected}")]
+    Identity { address: SocketAddr, expected: remora_model::SpiffeId, source: io::Error },
+    #[error("this proxy has no certificate yet; see /ready")]
+    NoCertificate,
+}
+
+impl ConnectError {
+    /// The reason that signals and clients are told.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Refused { .. } => Reason::ConnectRefused,
+            Self::Timeout { .. } | Self::HandshakeTimeout { .. } => Reason::ConnectTimeout,
+            Self::Io { .. } => Reason::ConnectFailed,
+            Self::Tls { .. } | Self::NoCertificate => Reason::TlsRefused,
+            Self::Identity { .. } => Reason::IdentityMismatch,
+        }
+    }
+}
+
+/// A TCP connection to `address`. Cancel safe: the attempt is dropped.
+pub async fn tcp(_permit: &Permit, address: SocketAddr, within: Duration) -> Result<TcpStream, ConnectError> {
+    match timeout(within, TcpStream::connect(address)).await {
+        Ok(Ok(stream)) => {
+            accept::tune(&stream);
+            Ok(stream)
+        }
+        Ok(Err(source)) if source.kind() == io::ErrorKind::ConnectionRefused => Err(ConnectError::Refused { address }),
+        Ok(Err(source)) => Err(ConnectError::Io { address, source }),
+        Err(_) => Err(ConnectError::Timeout { address, after: within }),
+    }
+}
+
+/// Tells the far proxy which address of its pod is meant, where nothing redirects the connection (PROXY protocol v2,
+/// as the first bytes inside TLS).
+pub async fn name_destination<S: tokio::io::AsyncWrite + Unpin>(stream: &mut S, endpoint: &Endpoint) -> io::Result<()> {
+    let mut header = Vec::with_capacity(64);
+    header.extend_from_slice(proxy_header::SIGNATURE);
+    header.push(0x21); // version 2, PROXY
+    match endpoint.address {
+        SocketAddr::V4(to) => {
+            header.extend_from_slice(&[0x11, 0, 12, 0, 0, 0, 0]);
+            header.extend_from_slice(&to.ip().octets());
+            header.extend_from_slice(&[0, 0]);
+        }
+        SocketAddr::V6(to) => {
+            header.extend_from_slice(&[0x21, 0, 36]);
+            header.extend_from_slice(&[0; 16]);
+            header.extend_from_slice(&to.ip().octets());
+            header.extend_from_slice(&[0, 0]);
+        }
+    }
+    header.extend_from_slice(&endpoint.address.port().to_be_bytes());
+    stream.write_all(&header).await
+}
+
+/// The PROXY protocol v2 header, as far as one proxy sends it to another.
+pub mod proxy_header {
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+    /// The twelve bytes that it begins with.
+    pub const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+
+    /// What the bytes so far are.
+    #[derive(Debug, PartialEq, Eq)]
+    pub enum Parsed {
+        /// More bytes decide.
+        Incomplete,
+        /// Something else.
+        Absent,
+        /// A header of `length` bytes that names this destination.
+        Destination { to: SocketAddr, length: usize },
+        /// The signature and then nonsense.
+        Malformed,
+    }
+
+    /// Reads a header at the start of `bytes`. Pure.
+    pub fn parse(bytes: &[u8]) -> Parsed {
+        let seen = bytes.len().min(SIGNATURE.len());
+        if bytes[..seen] != SIGNATURE[..seen] {
+            return Parsed::Absent;
+        }
+        let Some(&[command, family, high, low]) = bytes.get(12..16) else { return Parsed::Incomplete };
+        let length = usize::from(u16::from_be_bytes([high, low]));
+        if command != 0x21 || 16 + length > crate::limits::PROXY_HEADER_BYTES_MAX {
+            return Parsed::Malformed;
+        }
+        let Some(body) = bytes.get(16..16 + length) else { return Parsed::Incomplete };
+        let destination = match family {
+            0x11 => address::<4>(body).map(|(ip, port)| (IpAddr::from(Ipv4Addr::from(ip)), port)),
+            0x21 => address::<16>(body).map(|(ip, port)| (IpAddr::from(Ipv6Addr::from(ip)), port)),
+            _ => None,
+        };
+        match destination {
+            Some((ip, port)) => Parsed::Destination { to: SocketAddr::new(ip, port), length: 16 + length },
+            None => Parsed::Malformed,
+        }
+    }
+
+    /// Source address, destination address, source port, destination port.
+    fn address<const N: usize>(body: &[u8]) -> Option<([u8; N], u16)> {
+        let ip = body.get(N..2 * N)?.try_into().ok()?;
+        let port = body.get(2 * N + 2..2 * N + 4)?.try_into().ok()?;
+        Some((ip, u16::from_be_bytes(port)))
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[tokio::test]
+        async fn what_one_proxy_writes_the_other_reads_at_every_split() {
+            for to in ["10.0.0.7:8080", "[fd00::7]:8080"] {
+                let endpoint = remora_model::Endpoint {
+                    address: to.parse().expect("an address"),
+                    identity: None,
+                    proxy: None,
+                    weight: 1,
+                    zone: "".into(),
+                    pod: "".into(),
+                };
+                let mut header = Vec::new();
+                super::super::name_destination(&mut header, &endpoint).await.expect("a Vec takes all");
+                for split in 0..header.len() {
+                    assert_eq!(parse(&header[..split]), Parsed::Incomplete);
+                }
+                assert_eq!(parse(&header), Parsed::Destination { to: endpoint.address, length: header.len() });
+            }
+            assert_eq!(parse(b"GET / HTTP/1.1"), Parsed::Absent);
+            assert_eq!(parse(b"\r\n\r\n\0\r\nQUIT\n\x20\x11\x00\x0c"), Parsed::Malformed);
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! What is taken off and put on a message's head at a proxy. Pure.
+
+use crate::telemetry::Reason;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version,
+    header::{CONNECTION, HOST, TE, TRANSFER_ENCODING, UPGRADE},
+    uri::Authority,
+};
+
+/// What every name that only proxies may write begins with.
+pub const RESERVED_PREFIX: &str = "x-remora-";
+/// The caller's SPIFFE ID, for the application.
+pub const CLIENT_ID: HeaderName = HeaderName::from_static("x-remora-client-id");
+/// The reason of an answer that a proxy made itself.
+pub const ERROR: HeaderName = HeaderName::from_static("x-remora-error");
+/// Between proxies: the HTTP/1 version to restore.
+pub const RESTORE: HeaderName = HeaderName::from_static("x-remora-http");
+/// Between proxies: how many proxies the request has crossed.
+pub const HOPS: HeaderName = HeaderName::from_static("x-remora-hops");
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Whether `name` is reserved, `_` for `-` included (CGI-style servers cannot tell them apart).
+pub fn is_reserved(name: &str) -> bool {
+    let bytes = name.as_bytes();
+    bytes.len() >= RESERVED_PREFIX.len()
+        && bytes.iter().zip(RESERVED_PREFIX.bytes()).all(|(b, wanted)| *b == wanted || (*b == b'_' && wanted == b'-'))
+}
+
+/// Takes off every reserved header.
+pub fn strip_reserved(headers: &mut HeaderMap) {
+    while let Some(name) = headers.keys().find(|name| is_reserved(name.as_str())).cloned() {
+        headers.remove(name);
+    }
+}
+
+/// Takes off the headers of one hop (RFC 9110 §7.6.1): those that any `Connection` line names, and the well-known ones.
+/// `TE: trailers` stays, for gRPC.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let lines: Vec<HeaderValue> = headers.get_all(CONNECTION).iter().cloned().collect();
+        for name in lines.iter().flat_map(|line| line.as_bytes().split(|b| *b == b',')) {
+            // Naming an end-to-end header here must not take it away behind a policy's back.
+            match HeaderName::from_bytes(name.trim_ascii()) {
+                Ok(name) if name != HOST && name != http::header::CONTENT_LENGTH && name != TE => {
+                    headers.remove(name);
+                }
+                _ => {}
+            }
+        }
+        headers.remove(CONNECTION);
+    }
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE] {
+        if headers.contains_key(&name) {
+            headers.remove(name);
+        }
+    }
+    if headers.contains_key(TE) {
+        let trailers = headers.get_all(TE).iter().any(|line| {
+            line.as_bytes().split(|b| *b == b',').any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+        });
+        headers.remove(TE);
+        if trailers {
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+        }
+    }
+}
+
+/// The request's one authority: absolute form and `Host` must not disagree (RFC 9112 §3.2.2 lets the form win; two
+/// readers of one request that choose differently is an attack).
+pub fn authority<B>(request: &Request<B>) -> Result<Option<Authority>, Reason> {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(Reason::ProtocolError);
+    }
+    let host = match host {
+        Some(value) if !value.is_empty() => Some(Authority::try_from(value.as_bytes()).map_err(|_| Reason::ProtocolError)?),
+        _ => None,
+    };
+    let chosen = match (request.uri().authority(), host) {
+        (Some(target), Some(host)) if !same_authority(target, &host) => return Err(Reason::ProtocolError),
+        (Some(target), _) => Some(target.clone()),
+        (None, host) => host,
+    };
+    match chosen {
+        Some(authority) if authority.as_str().contains('@') => Err(Reason::ProtocolError),
+        chosen => Ok(chosen),
+    }
+}
+
+fn same_authority(a: &Authority, b: &Authority) -> bool {
+    a == b || (a.host().eq_ignore_ascii_case(b.host()) && a.port_u16().unwrap_or(80) == b.port_u16().unwrap_or(80))
+}
+
+/// Whether the request asks to leave HTTP: `Upgrade` with `Connection: upgrade` on HTTP/1.1, or CONNECT.
+pub fn wants_upgrade<B>(request: &Request<B>) -> bool {
+    if request.method() == Method::CONNECT {
+        return true;
+    }
+    request.version() == Version::HTTP_11
+        && request.headers().contains_key(UPGRADE)
+        && request.headers().get_all(CONNECTION).iter().any(|line| {
+            line.as_bytes().split(|b| *b == b',').any(|name| name.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+        })
+}
+
+/// Takes off what a `Connection` line names, but leaves the upgrade itself.
+pub fn strip_for_upgrade(headers: &mut HeaderMap) {
+    let upgrade: Vec<HeaderValue> = headers.get_all(UPGRADE).iter().cloned().collect();
+    strip_hop_by_hop(headers);
+    if !upgrade.is_empty() {
+        for value in upgrade {
+            headers.append(UPGRADE, value);
+        }
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+}
+
+/// Turns the head into what HTTP/2 carries: absolute URI, no `Host`.
+pub fn to_http2<B>(request: &mut Request<B>, authority: Option<&Authority>) -> Result<(), Reason> {
+    if request.version() != Version::HTTP_2 || request.uri().authority().is_none() {
+        let path = request.uri().path_and_query().cloned();
+        let mut parts = http::uri::Parts::default();
+        parts.scheme = Some(http::uri::Scheme::HTTP);
+        // RFC 9113 §8.3.1 wants an authority or none; HTTP/1.0 without Host has none, which `http` cannot write.
+        parts.authority =
+            Some(authority.cloned().unwrap_or_else(|| Authority::from_static(NO_HOST)));
+        parts.path_and_query = Some(path.unwrap_or_else(|| http::uri::PathAndQuery::from_static("/")));
+        *request.uri_mut() = Uri::from_parts(parts).map_err(|_| Reason::ProtocolError)?;
+    }
+    request.headers_mut().remove(HOST);
+    *request.version_mut() = Version::HTTP_2;
+    Ok(())
+}
+
+/// What stands for "the client sent no host" between proxies.
+const NO_HOST: &str = "none.remora.invalid";
+
+/// Turns the head into HTTP/1 origin form with `Host`.
+pub fn to_http1<B>(request: &mut Request<B>, version: Version) {
+    if let Some(authority) = request.uri().authority().cloned() {
+        if authority.as_str() != NO_HOST {
+            if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
+                request.headers_mut().insert(HOST, host);
+            }
+        }
+        let path = request.uri().path_and_query().cloned();
+        *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
+    }
+    *request.version_mut() = version;
+}
+
+/// The label and header value of the version to restore.
+pub fn restore_value(version: Version) -> HeaderValue {
+    HeaderValue::from_static(if version == Version::HTTP_10 { "1.0" } else { "1.1" })
+}
+
+/// Whether it is a gRPC request or response.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(http::header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// Fields and bytes within bounds (RFC 9113 §6.5.2 counts 32 bytes a field).
+pub fn within_bounds(headers: &HeaderMap) -> bool {
+    headers.len() <= crate::limits::HEADER_COUNT_MAX
+        && headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum::<usize>()
+            <= crate::limits::HEADER_BYTES_MAX
+}

@@ -1,0 +1,92 @@
+//! A connection whose first bytes were read already.
+
+use bytes::{Buf, BytesMut};
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+
+/// `S`, giving the bytes read ahead before its own.
+#[derive(Debug)]
+pub struct Prefixed<S> {
+    prefix: BytesMut,
+    inner: S,
+}
+
+impl<S> Prefixed<S> {
+    /// `inner` with nothing read ahead.
+    pub fn new(inner: S) -> Self {
+        Self { prefix: BytesMut::new(), inner }
+    }
+
+    /// What was read ahead and nobody took yet.
+    pub fn prefix(&self) -> &[u8] {
+        &self.prefix
+    }
+
+    /// Drops the first `count` bytes of the prefix, which somebody has understood.
+    pub fn consume(&mut self, count: usize) {
+        self.prefix.advance(count.min(self.prefix.len()));
+    }
+
+    /// The connection beneath.
+    pub fn inner(&self) -> &S {
+        &self.inner
+    }
+}
+
+impl<S: AsyncRead + Unpin> Prefixed<S> {
+    /// Reads more into the prefix, which holds at most `max` bytes: the count read, 0 at the end or when it is full.
+    /// Cancel safe.
+    pub async fn read_ahead(&mut self, max: usize) -> io::Result<usize> {
+        let room = max.saturating_sub(self.prefix.len()).min(4096);
+        if room == 0 {
+            return Ok(0);
+        }
+        self.prefix.reserve(room);
+        (&mut self.inner).take(room as u64).read_buf(&mut self.prefix).await
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.prefix.is_empty() {
+            let count = self.prefix.len().min(buf.remaining());
+            buf.put_slice(&self.prefix[..count]);
+            self.prefix.advance(count);
+            if self.prefix.is_empty() {
+                self.prefix = BytesMut::new(); // an idle connection holds no buffer
+            }
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+}

@@ -1,0 +1,99 @@
+//! Every bound of the proxy, with the reason beside it. Nothing here is a library's default by accident.
+
+use std::time::Duration;
+
+/// Connections that one worker holds in one direction; the next one is closed at once and counted as overloaded.
+/// 20 000 idle ones cost about 100 MB, which is what a container limit of 256 MB leaves room for.
+pub const CONNECTIONS_MAX: usize = 20_000;
+
+/// Connections that wait in the kernel to be accepted.
+pub const BACKLOG: i32 = 4096;
+
+/// After `accept` fails for want of descriptors or memory, so that a full table is no busy loop.
+pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+
+/// First bytes that are looked at to know the protocol: a request line's method, an HTTP/2 preface, or a ClientHello
+/// with a post-quantum key share, which is below 2 KiB, and below 16 KiB for the strangest.
+pub const DETECT_BYTES_MAX: usize = 17 * 1024;
+
+/// How long a client may stay silent before the connection upstream is opened beside the wait for its first bytes.
+/// Two proxies stand in a row and a server-first protocol waits for both: 1 ms keeps the pair under 5 ms, and is twenty
+/// times what a client on the same machine needs to send what it has.
+pub const DETECT_GRACE: Duration = Duration::from_millis(1);
+
+/// From the first byte of a prefix that is no protocol yet to a decision. A client that sends `GE` and stops is no
+/// HTTP client; what it sent goes on as opaque bytes, to policies for opaque bytes.
+pub const DETECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A TLS handshake between proxies takes two round trips; 5 s is a lost packet or two, not an attacker's patience.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// From a connection's first byte to the end of a request's head, and between requests of a kept connection's head.
+pub const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Header section, both directions: twice what Linkerd's users found too small (16 KiB), the size of a large cookie jar.
+pub const HEADER_BYTES_MAX: usize = 64 * 1024;
+
+/// Header fields: hyper's own bound for HTTP/1, held for HTTP/2 as well.
+pub const HEADER_COUNT_MAX: usize = 100;
+
+/// Streams that an application may have open on one HTTP/2 connection.
+pub const STREAMS_MAX: u32 = 250;
+
+/// Streams on one connection between proxies, which carries what hundreds of HTTP/1 connections of one worker bring.
+pub const MESH_STREAMS_MAX: u32 = 4096;
+
+/// Receive window of a stream: a 64 KiB body in flight without a stall.
+pub const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+
+/// Receive window of a connection.
+pub const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+
+/// What one stream may buffer before its writer waits.
+pub const SEND_BUFFER_BYTES: usize = 64 * 1024;
+
+/// Streams reset by the peer before they were accepted (CVE-2023-44487), and resets that the peer made us send
+/// (CVE-2025-8671), before the connection is closed with ENHANCE_YOUR_CALM.
+pub const PENDING_RESETS_MAX: usize = 20;
+/// See [`PENDING_RESETS_MAX`].
+pub const LOCAL_RESETS_MAX: usize = 128;
+
+/// PING on idle HTTP/2 connections between proxies, and how long its answer may take: a black hole is noticed in 5 s.
+pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(3);
+/// See [`KEEP_ALIVE_INTERVAL`].
+pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// TCP keep-alive and unacknowledged data, for what has no PING of its own.
+pub const TCP_KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// See [`TCP_KEEP_ALIVE`].
+pub const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A connection to the pod's own application.
+pub const APP_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Idle HTTP/1 connections kept to one address, and for how long: below the 5 s after which Node.js, the shortest of the
+/// common servers, closes them.
+pub const IDLE_CONNECTIONS_MAX: usize = 256;
+/// See [`IDLE_CONNECTIONS_MAX`].
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// The request body kept for a retry.
+pub const REPLAY_BYTES_MAX: usize = 64 * 1024;
+
+/// Tries beyond the first where the route does not say.
+pub const DEFAULT_RETRIES: u32 = 2;
+
+/// How long a request waits for discovery's first answer on a new target before it is treated as unknown.
+pub const DISCOVERY_TIMEOUT: Duration = Duration::from_millis(1500);
+
+/// Targets that one worker keeps; beyond them the ones that nobody uses are dropped.
+pub const TARGETS_MAX: usize = 4096;
+
+/// One direction's buffer of a byte relay, allocated once bytes flow.
+pub const RELAY_BYTES: usize = 64 * 1024;
+
+/// Proxies that a request may cross before it is a loop.
+pub const HOPS_MAX: usize = 16;
+
+/// A PROXY protocol v2 header with addresses and no extensions to speak of.
+pub const PROXY_HEADER_BYTES_MAX: usize = 256;
