@@ -1,0 +1,3 @@
+//! The sidecar: a micro-proxy in every pod.
+
+pub mod sys;
