@@ -1,3 +1,4 @@
 //! The sidecar: a micro-proxy in every pod.
 
 pub mod sys;
+pub mod detect;
