@@ -19,3 +19,8 @@
 pub mod v1 {
     tonic::include_proto!("remora.v1");
 }
+
+pub mod convert;
+pub mod sync;
+
+pub use convert::InvalidMessage;

@@ -1,0 +1,134 @@
+//! Backends and their endpoints.
+
+use super::name::{protocol, to_protocol};
+use super::{At, ENDPOINTS_MAX, InvalidMessage, Problem};
+use super::{address, list_of, millis, required, share, text, to_millis};
+use crate::v1;
+use remora_model::{Accrual, Backend, BackendSettings, Endpoint, SpiffeId};
+
+impl From<&Backend> for v1::Backend {
+    fn from(backend: &Backend) -> Self {
+        Self {
+            id: Some((&backend.id).into()),
+            protocol: to_protocol(backend.protocol),
+            settings: Some((&backend.settings).into()),
+            endpoints: backend.endpoints.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl TryFrom<v1::Backend> for Backend {
+    type Error = InvalidMessage;
+
+    fn try_from(message: v1::Backend) -> Result<Self, InvalidMessage> {
+        let endpoints: Vec<Endpoint> = endpoints("endpoints", message.endpoints)?;
+        if !endpoints.is_sorted_by(|a, b| a.address < b.address) {
+            return Err(Problem::Order.at("endpoints"));
+        }
+        Ok(Self {
+            id: required("id", message.id)?,
+            protocol: protocol(message.protocol).at("protocol")?,
+            settings: required("settings", message.settings)?,
+            endpoints,
+        })
+    }
+}
+
+/// Converts a list of endpoints.
+pub(crate) fn endpoints(field: &'static str, list: Vec<v1::Endpoint>) -> Result<Vec<Endpoint>, InvalidMessage> {
+    list_of(field, ENDPOINTS_MAX, list, Endpoint::try_from)
+}
+
+/// Converts a list of endpoint addresses.
+pub(crate) fn addresses(field: &'static str, list: Vec<String>) -> Result<Vec<std::net::SocketAddr>, InvalidMessage> {
+    list_of(field, ENDPOINTS_MAX, list, |text| address(&text))
+}
+
+impl From<&Endpoint> for v1::Endpoint {
+    fn from(endpoint: &Endpoint) -> Self {
+        Self {
+            address: endpoint.address.to_string(),
+            identity: endpoint.identity.as_ref().map(ToString::to_string).unwrap_or_default(),
+            proxy: endpoint.proxy.map(|proxy| proxy.to_string()).unwrap_or_default(),
+            weight: endpoint.weight,
+            zone: endpoint.zone.to_string(),
+            pod: endpoint.pod.to_string(),
+        }
+    }
+}
+
+impl TryFrom<v1::Endpoint> for Endpoint {
+    type Error = InvalidMessage;
+
+    fn try_from(message: v1::Endpoint) -> Result<Self, InvalidMessage> {
+        let said = |text: String| Some(text).filter(|text| !text.is_empty());
+        let identity = said(message.identity).map(|id| SpiffeId::parse(&id).map_err(Problem::from));
+        let proxy = said(message.proxy).map(|proxy| address(&proxy));
+        if message.weight == 0 {
+            return Err(Problem::OutOfRange.at("weight"));
+        }
+        Ok(Self {
+            address: address(&message.address).at("address")?,
+            identity: identity.transpose().at("identity")?,
+            proxy: proxy.transpose().at("proxy")?,
+            weight: message.weight,
+            zone: text(message.zone).at("zone")?,
+            pod: text(message.pod).at("pod")?,
+        })
+    }
+}
+
+impl From<&BackendSettings> for v1::BackendSettings {
+    fn from(settings: &BackendSettings) -> Self {
+        Self {
+            accrual: Some((&settings.accrual).into()),
+            retry_ratio: settings.retry_ratio,
+            retries_per_second: settings.retries_per_second,
+            pending_max: settings.pending_max,
+            connect_timeout_ms: to_millis(settings.connect_timeout),
+        }
+    }
+}
+
+impl TryFrom<v1::BackendSettings> for BackendSettings {
+    type Error = InvalidMessage;
+
+    fn try_from(message: v1::BackendSettings) -> Result<Self, InvalidMessage> {
+        Ok(Self {
+            accrual: required("accrual", message.accrual)?,
+            retry_ratio: share(message.retry_ratio).at("retry_ratio")?,
+            retries_per_second: message.retries_per_second,
+            pending_max: message.pending_max,
+            connect_timeout: millis(message.connect_timeout_ms).at("connect_timeout_ms")?,
+        })
+    }
+}
+
+impl From<&Accrual> for v1::Accrual {
+    fn from(accrual: &Accrual) -> Self {
+        Self {
+            consecutive: accrual.consecutive,
+            success_rate: accrual.success_rate,
+            minimum_requests: accrual.minimum_requests,
+            backoff_min_ms: to_millis(accrual.backoff_min),
+            backoff_max_ms: to_millis(accrual.backoff_max),
+        }
+    }
+}
+
+impl TryFrom<v1::Accrual> for Accrual {
+    type Error = InvalidMessage;
+
+    fn try_from(message: v1::Accrual) -> Result<Self, InvalidMessage> {
+        if message.backoff_max_ms < message.backoff_min_ms {
+            return Err(Problem::OutOfRange.at("backoff_max_ms"));
+        }
+        Ok(Self {
+            consecutive: message.consecutive,
+            success_rate: share(message.success_rate).at("success_rate")?,
+            minimum_requests: message.minimum_requests,
+            backoff_min: millis(message.backoff_min_ms).at("backoff_min_ms")?,
+            backoff_max: millis(message.backoff_max_ms).at("backoff_max_ms")?,
+        })
+    }
+}

@@ -1,0 +1,232 @@
+//! The typed side of `Discovery.Sync`: what a proxy is told, as values of the model.
+//!
+//! In: [`v1::SyncResponse`]. Out: an [`Update`], or the reason to nack. [`Delta::apply`] turns the backend that is held
+//! into the next one. It holds no state and no stream: who subscribes, acks and keeps is the proxy's business.
+
+use crate::convert::{At, InvalidMessage, Problem, addresses, endpoints, optional_text, required};
+use crate::v1;
+use remora_model::{Backend, BackendId, Endpoint, Inbound, Outbound, Target};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// The name of a resource, and the key under which it is held.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Name {
+    Outbound(Target),
+    Backend(BackendId),
+    /// A port of the proxy's own pod.
+    Inbound(u16),
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Outbound(target) => write!(f, "outbound {target}"),
+            Self::Backend(id) => write!(f, "backend {id}"),
+            Self::Inbound(port) => write!(f, "inbound {port}"),
+        }
+    }
+}
+
+/// A resource as the proxy holds it.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Resource {
+    Outbound(Outbound),
+    Backend(Backend),
+    Inbound(Inbound),
+}
+
+impl Resource {
+    /// The name under which it is held.
+    pub fn name(&self) -> Name {
+        match self {
+            Self::Outbound(outbound) => Name::Outbound(outbound.target.clone()),
+            Self::Backend(backend) => Name::Backend(backend.id.clone()),
+            Self::Inbound(inbound) => Name::Inbound(inbound.port),
+        }
+    }
+}
+
+/// One thing that discovery says.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Update {
+    /// Take this into use, whatever was held.
+    Whole { version: u64, resource: Resource },
+    /// Change the backend that is held.
+    Delta(Delta),
+    /// What is held is right.
+    Current { name: Name, version: u64 },
+    /// There is no such thing for us.
+    Refused { name: Name, reason: Arc<str> },
+}
+
+/// What changed among the endpoints of a backend.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Delta {
+    pub id: BackendId,
+    pub from_version: u64,
+    pub version: u64,
+    pub upserted: Vec<Endpoint>,
+    pub removed: Vec<SocketAddr>,
+}
+
+/// Why a delta does not apply: nack it, and the whole backend comes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DeltaError {
+    #[error("delta is for backend {delta}, not for {held}")]
+    OtherBackend { held: BackendId, delta: BackendId },
+    #[error("delta of {id} starts at version {from:x}, but {held:x} is held")]
+    Version { id: BackendId, held: u64, from: u64 },
+    #[error("delta of {id} removes {address}, which is not held")]
+    Unknown { id: BackendId, address: SocketAddr },
+}
+
+impl Delta {
+    /// The backend after the change, if `held` at `held_version` is the one that it was made for.
+    pub fn apply(&self, held: &Backend, held_version: u64) -> Result<Backend, DeltaError> {
+        let id = || self.id.clone();
+        if held.id != self.id {
+            return Err(DeltaError::OtherBackend { held: held.id.clone(), delta: id() });
+        }
+        if held_version != self.from_version {
+            return Err(DeltaError::Version { id: id(), held: held_version, from: self.from_version });
+        }
+        let mut endpoints: BTreeMap<SocketAddr, &Endpoint> = held.endpoints.iter().map(|e| (e.address, e)).collect();
+        for address in &self.removed {
+            if endpoints.remove(address).is_none() {
+                return Err(DeltaError::Unknown { id: id(), address: *address });
+            }
+        }
+        endpoints.extend(self.upserted.iter().map(|endpoint| (endpoint.address, endpoint)));
+        let endpoints = endpoints.into_values().cloned().collect();
+        Ok(Backend { endpoints, ..held.clone() })
+    }
+
+    /// The change from one backend to another, if only endpoints differ.
+    pub fn between(from: (&Backend, u64), to: (&Backend, u64)) -> Option<Self> {
+        let (old, new) = (from.0, to.0);
+        if old.id != new.id || old.protocol != new.protocol || old.settings != new.settings {
+            return None;
+        }
+        let before: BTreeMap<SocketAddr, &Endpoint> = old.endpoints.iter().map(|e| (e.address, e)).collect();
+        let after: BTreeMap<SocketAddr, &Endpoint> = new.endpoints.iter().map(|e| (e.address, e)).collect();
+        let changed = after.iter().filter(|(address, endpoint)| before.get(address) != Some(endpoint));
+        Some(Self {
+            id: new.id.clone(),
+            from_version: from.1,
+            version: to.1,
+            upserted: changed.map(|(_, endpoint)| (*endpoint).clone()).collect(),
+            removed: before.keys().filter(|address| !after.contains_key(address)).copied().collect(),
+        })
+    }
+}
+
+impl From<&Delta> for v1::BackendDelta {
+    fn from(delta: &Delta) -> Self {
+        Self {
+            id: Some((&delta.id).into()),
+            from_version: delta.from_version,
+            version: delta.version,
+            upserted: delta.upserted.iter().map(Into::into).collect(),
+            removed: delta.removed.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+impl TryFrom<v1::BackendDelta> for Delta {
+    type Error = InvalidMessage;
+
+    fn try_from(message: v1::BackendDelta) -> Result<Self, InvalidMessage> {
+        Ok(Self {
+            id: required("id", message.id)?,
+            from_version: message.from_version,
+            version: message.version,
+            upserted: endpoints("upserted", message.upserted)?,
+            removed: addresses("removed", message.removed)?,
+        })
+    }
+}
+
+impl TryFrom<v1::SyncResponse> for Update {
+    type Error = InvalidMessage;
+
+    fn try_from(message: v1::SyncResponse) -> Result<Self, InvalidMessage> {
+        use v1::sync_response::Kind;
+        match message.kind.ok_or_else(|| Problem::UnknownVariant.at("kind"))? {
+            Kind::Outbound(m) => {
+                let resource = Resource::Outbound(required("outbound", m.outbound)?);
+                Ok(Self::Whole { version: m.version, resource })
+            }
+            Kind::Backend(m) => {
+                let resource = Resource::Backend(required("backend", m.backend)?);
+                Ok(Self::Whole { version: m.version, resource })
+            }
+            Kind::Inbound(m) => {
+                let resource = Resource::Inbound(required("inbound", m.inbound)?);
+                Ok(Self::Whole { version: m.version, resource })
+            }
+            Kind::BackendDelta(delta) => Ok(Self::Delta(delta.try_into().at("backend_delta")?)),
+            Kind::Current(m) => Ok(Self::Current { name: required("name", m.name)?, version: m.version }),
+            Kind::Refused(m) => {
+                Ok(Self::Refused { name: required("name", m.name)?, reason: optional_text("reason", m.reason)? })
+            }
+        }
+    }
+}
+
+/// The name and version of a response, read without looking into it: what to nack when it is malformed.
+pub fn envelope(message: &v1::SyncResponse) -> Option<(v1::ResourceName, u64)> {
+    use v1::resource_name::Kind as Of;
+    use v1::sync_response::Kind;
+    let (kind, version) = match message.kind.as_ref()? {
+        Kind::Outbound(m) => (Of::Outbound(m.outbound.as_ref()?.target.clone()), m.version),
+        Kind::Backend(m) => (Of::Backend(m.backend.as_ref()?.id.clone()?), m.version),
+        Kind::BackendDelta(m) => (Of::Backend(m.id.clone()?), m.version),
+        Kind::Inbound(m) => (Of::Inbound(m.inbound.as_ref()?.port), m.version),
+        Kind::Current(m) => return Some((m.name.clone()?, m.version)),
+        Kind::Refused(m) => return Some((m.name.clone()?, 0)),
+    };
+    Some((v1::ResourceName { kind: Some(kind) }, version))
+}
+
+/// Requests of the proxy's side, by value.
+pub mod request {
+    use super::Name;
+    use crate::v1::{self, SyncRequest, sync_request::Kind};
+
+    fn request(kind: Kind) -> SyncRequest {
+        SyncRequest { kind: Some(kind) }
+    }
+
+    /// Says who we are; once, first.
+    pub fn hello(hello: v1::Hello) -> SyncRequest {
+        request(Kind::Hello(hello))
+    }
+
+    /// Asks for a resource and its changes.
+    pub fn subscribe(name: &Name) -> SyncRequest {
+        request(Kind::Subscribe(name.into()))
+    }
+
+    /// Asks for it no more.
+    pub fn unsubscribe(name: &Name) -> SyncRequest {
+        request(Kind::Unsubscribe(name.into()))
+    }
+
+    /// Says that a version is in use.
+    pub fn ack(name: &Name, version: u64) -> SyncRequest {
+        request(Kind::Ack(v1::Ack { name: Some(name.into()), version }))
+    }
+
+    /// Says that a version was refused, by the name that [`super::envelope`] read.
+    pub fn nack(name: v1::ResourceName, version: u64, reason: String) -> SyncRequest {
+        request(Kind::Nack(v1::Nack { name: Some(name), version, reason }))
+    }
+
+    /// A resource that we hold, for [`v1::Hello::held`].
+    pub fn held(name: &Name, version: u64) -> v1::Held {
+        v1::Held { name: Some(name.into()), version }
+    }
+}
