@@ -1,4 +1,5 @@
 //! The sidecar: a micro-proxy in every pod.
 
+pub mod init;
 pub mod sys;
 pub mod detect;
