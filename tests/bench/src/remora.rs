@@ -1,0 +1,181 @@
+//! Remora as it is deployed: identity and discovery in a pod of their own, a proxy in each of the two pods.
+
+use crate::build::Plan;
+use crate::contender::Pair;
+use crate::pods::{self, BULK_PORT, HTTP_PORT, Pod, SERVER_ADDRESS};
+use crate::process::{PROXY_UID, Process, Role, command};
+use crate::sandbox::DIR;
+use crate::tools::output;
+use anyhow::{Context, Result, bail};
+use jsonwebtoken::jwk::{Jwk, JwkSet};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use rcgen::KeyPair;
+use serde_json::json;
+use std::fs;
+use std::os::unix::fs::{chown, symlink};
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+const HOME: &str = "/run/remora-bench/remora";
+const IDENTITY_PORT: u16 = 4180;
+const DISCOVERY_PORT: u16 = 4181;
+const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+const ANCHORS_TIMEOUT: Duration = Duration::from_secs(10);
+
+pub(crate) fn start(plan: &Plan) -> Result<Pair> {
+    if !Path::new(HOME).exists() {
+        prepare(plan)?;
+    }
+    let identity = identity()?;
+    let discovery = discovery()?;
+    let proxies = [proxy(Pod::Client)?, proxy(Pod::Server)?];
+    redirect()?;
+    Ok(Pair::with_control_plane(proxies, vec![identity, discovery]))
+}
+
+fn identity() -> Result<Process> {
+    let mut identity = command(Pod::Control, Role::Load, component("identity"));
+    identity.args(["--listen", &format!("[::]:{IDENTITY_PORT}"), "--issuer-dir", &file("issuer")]);
+    let mut process = Process::start("remora-identity", identity.args(["--jwks", &file("jwks.json")]))?;
+    // On its first start it makes the anchors that all others read.
+    let deadline = Instant::now() + ANCHORS_TIMEOUT;
+    while !Path::new(&file("issuer/ca.crt")).exists() {
+        process.check()?;
+        if Instant::now() > deadline {
+            bail!("remora-identity made no ca.crt within {ANCHORS_TIMEOUT:?}:\n{}", process.log_end());
+        }
+        std::thread::yield_now();
+    }
+    fs::copy(file("issuer/ca.crt"), file("ca.crt")).context("copy the anchors")?;
+    Ok(process)
+}
+
+fn discovery() -> Result<Process> {
+    let mut discovery = command(Pod::Control, Role::Load, component("discovery"));
+    discovery.args(["--listen", &format!("[::]:{DISCOVERY_PORT}"), "--manifests", &file("manifests")]);
+    discovery.args(["--identity-addr", &format!("127.0.0.1:{IDENTITY_PORT}")]);
+    discovery.args(["--trust-anchors", &file("ca.crt"), "--token", &file("remora-discovery.jwt")]);
+    Process::start("remora-discovery", &mut discovery)
+}
+
+fn proxy(pod: Pod) -> Result<Process> {
+    let control = pods::control_address(pod);
+    let mut proxy = command(pod, Role::Proxy, component("proxy"));
+    proxy.envs([
+        ("REMORA_PROXY_NAMESPACE", "bench"),
+        ("REMORA_PROXY_POD", pod.name()),
+        ("REMORA_PROXY_SERVICE_ACCOUNT", pod.name()),
+        ("REMORA_PROXY_TRUST_ANCHORS", &file("ca.crt")),
+        ("REMORA_PROXY_TOKEN", &file(&format!("{}.jwt", pod.name()))),
+        ("REMORA_PROXY_IDENTITY_ADDR", &format!("{control}:{IDENTITY_PORT}")),
+        ("REMORA_PROXY_DISCOVERY_ADDR", &format!("{control}:{DISCOVERY_PORT}")),
+        ("REMORA_PROXY_WORKERS", "1"),
+    ]);
+    Process::start(&format!("remora-proxy-{}", pod.name()), &mut proxy)
+}
+
+/// The rules that every pod gets.
+fn redirect() -> Result<()> {
+    for pod in [Pod::Client, Pod::Server] {
+        output(command(pod, Role::Load, component("proxy")).arg("init"))?;
+    }
+    Ok(())
+}
+
+/// Names of the one binary, a signing key for tokens, a token per workload, and the manifests.
+fn prepare(plan: &Plan) -> Result<()> {
+    for folder in ["", "issuer", "manifests"] {
+        fs::create_dir_all(file(folder)).with_context(|| format!("create {}", file(folder)))?;
+    }
+    for name in ["proxy", "identity", "discovery"] {
+        symlink(&plan.remora, component(name)).with_context(|| format!("link {}", component(name)))?;
+    }
+    let key = KeyPair::generate()?;
+    let key = EncodingKey::from_ec_pem(key.serialize_pem().as_bytes()).context("read our own key")?;
+    let jwks = JwkSet { keys: vec![Jwk::from_encoding_key(&key, Algorithm::ES256)?] };
+    write("jwks.json", &serde_json::to_string(&jwks)?)?;
+    write("client.jwt", &token(&key, "bench", "client")?)?;
+    write("server.jwt", &token(&key, "bench", "server")?)?;
+    write("remora-discovery.jwt", &token(&key, "remora", "remora-discovery")?)?;
+    write("manifests/bench.json", &manifests().to_string())
+}
+
+/// A service-account token in the shape of Kubernetes' projected ones.
+fn token(key: &EncodingKey, namespace: &str, account: &str) -> Result<String> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?;
+    let claims = json!({
+        "iss": "https://kubernetes.default.svc.cluster.local",
+        "sub": format!("system:serviceaccount:{namespace}:{account}"),
+        "aud": ["identity.remora.dev"],
+        "iat": now.as_secs(),
+        "nbf": now.as_secs(),
+        "exp": (now + TOKEN_LIFETIME).as_secs(),
+        "kubernetes.io": {
+            "namespace": namespace,
+            "serviceaccount": { "name": account, "uid": format!("{namespace}-{account}") },
+            "pod": { "name": account, "uid": format!("{namespace}-{account}-pod") }
+        }
+    });
+    jsonwebtoken::encode(&Header::new(Algorithm::ES256), &claims, key).context("sign a token")
+}
+
+/// The two pods and a Service in front of the server.
+fn manifests() -> serde_json::Value {
+    let address = SERVER_ADDRESS.to_string();
+    let labels = json!({ "app": "server" });
+    let ports = |key: &str| {
+        let port = |name: &str, number: u16| json!({ "name": name, key: number, "protocol": "TCP" });
+        json!([port("http", HTTP_PORT), port("bulk", BULK_PORT)])
+    };
+    let pod = |name: &str, address: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": { "name": name, "namespace": "bench", "uid": name, "labels": { "app": name } },
+            "spec": {
+                "serviceAccountName": name,
+                "containers": [{ "name": "app", "image": "app", "ports": ports("containerPort") }]
+            },
+            "status": {
+                "phase": "Running", "podIP": address, "podIPs": [{ "ip": address }],
+                "conditions": [{ "type": "Ready", "status": "True" }]
+            }
+        })
+    };
+    json!({ "apiVersion": "v1", "kind": "List", "items": [
+        pod("client", &pods::CLIENT_ADDRESS.to_string()),
+        pod("server", &address),
+        {
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": { "name": "server", "namespace": "bench" },
+            "spec": { "clusterIP": "None", "selector": labels, "ports": ports("port") }
+        },
+        {
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": {
+                "name": "server-1", "namespace": "bench", "labels": { "kubernetes.io/service-name": "server" }
+            },
+            "addressType": "IPv4",
+            "ports": ports("port"),
+            "endpoints": [{
+                "addresses": [address],
+                "conditions": { "ready": true, "serving": true, "terminating": false },
+                "targetRef": { "kind": "Pod", "namespace": "bench", "name": "server", "uid": "server" }
+            }]
+        }
+    ] })
+}
+
+fn component(name: &str) -> String {
+    file(&format!("remora-{name}"))
+}
+
+fn file(name: &str) -> String {
+    format!("{HOME}/{name}")
+}
+
+fn write(name: &str, text: &str) -> Result<()> {
+    let path = file(name);
+    fs::write(&path, text).with_context(|| format!("write {path} in {DIR}"))?;
+    let uid: u32 = PROXY_UID.parse()?;
+    chown(&path, Some(uid), Some(uid)).with_context(|| format!("give {path} to the proxies"))
+}

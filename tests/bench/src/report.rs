@@ -1,0 +1,221 @@
+//! The result: a table of medians for people, and a JSON file with every raw figure.
+
+use crate::build::Plan;
+use crate::case::{Case, Sample};
+use crate::contender::Contender;
+use crate::tools::{self, output};
+use anyhow::{Context, Result};
+use serde::Serialize;
+use std::fmt::{self, Write as _};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+/// A line of the table: one figure of one case.
+struct Row {
+    case: Case,
+    figure: &'static str,
+    title: &'static str,
+    decimals: usize,
+}
+
+const fn row(case: Case, figure: &'static str, title: &'static str, decimals: usize) -> Row {
+    Row { case, figure, title, decimals }
+}
+
+const ROWS: [Row; 20] = [
+    row(Case::Http1One, "requests_per_s", "HTTP/1, 1 connection, requests/s", 0),
+    row(Case::Http1One, "p99_ms", "  p99 ms", 2),
+    row(Case::Http1One, "cpu_us_per_request", "  CPU µs/request, pair", 1),
+    row(Case::Http1Many, "requests_per_s", "HTTP/1, 64 connections, requests/s", 0),
+    row(Case::Http1Many, "p99_ms", "  p99 ms", 2),
+    row(Case::Http1Many, "cpu_us_per_request", "  CPU µs/request, pair", 1),
+    row(Case::Http1Crowd, "requests_per_s", "HTTP/1, 512 connections, requests/s", 0),
+    row(Case::Http1Crowd, "p99_ms", "  p99 ms", 2),
+    row(Case::Http1Crowd, "cpu_us_per_request", "  CPU µs/request, pair", 1),
+    row(Case::NewConnections, "requests_per_s", "HTTP/1, new connections, requests/s", 0),
+    row(Case::NewConnections, "p99_ms", "  p99 ms", 2),
+    row(Case::NewConnections, "cpu_us_per_request", "  CPU µs/request, pair", 1),
+    row(Case::Bulk, "gbit_per_s", "bulk TCP, one stream, Gbit/s", 2),
+    row(Case::Bulk, "cpu_s_per_gib", "  CPU s/GiB, pair", 2),
+    row(Case::Memory, "client_resident_mb", "memory idle, RSS MB, client side", 1),
+    row(Case::Memory, "client_anonymous_mb", "  anonymous MB, client side", 1),
+    row(Case::Memory, "server_resident_mb", "  RSS MB, server side", 1),
+    row(Case::Memory, "server_anonymous_mb", "  anonymous MB, server side", 1),
+    row(Case::Memory, "client_per_idle_connection_kb", "1000 idle connections, kB each, client", 1),
+    row(Case::Memory, "server_per_idle_connection_kb", "  kB each, server side", 1),
+];
+
+/// What a figure of Remora is held against.
+#[derive(Clone, Copy)]
+enum Bound {
+    /// At least so many times the other's.
+    AtLeast(f64, Contender),
+    /// At most so many times the other's.
+    AtMost(f64, Contender),
+    /// Less than this.
+    Below(f64),
+}
+
+/// What Remora must reach.
+const THRESHOLDS: [(Case, &str, Bound); 8] = [
+    (Case::Http1One, "requests_per_s", Bound::AtLeast(0.9, Contender::Floor)),
+    (Case::Http1One, "requests_per_s", Bound::AtLeast(2.0, Contender::Envoy)),
+    (Case::Http1Many, "requests_per_s", Bound::AtLeast(0.8, Contender::Floor)),
+    (Case::Http1Many, "requests_per_s", Bound::AtLeast(1.8, Contender::Envoy)),
+    (Case::NewConnections, "requests_per_s", Bound::AtLeast(0.8, Contender::Floor)),
+    (Case::NewConnections, "requests_per_s", Bound::AtLeast(1.3, Contender::Envoy)),
+    (Case::Bulk, "cpu_s_per_gib", Bound::AtMost(1.0, Contender::Envoy)),
+    (Case::Memory, "client_resident_mb", Bound::Below(8.0)),
+];
+
+/// Everything that a later reader needs to judge the figures.
+#[derive(Serialize)]
+pub(crate) struct Report<'a> {
+    plan: &'a Plan,
+    machine: Machine,
+    versions: Vec<String>,
+    samples: Vec<Sample>,
+}
+
+#[derive(Serialize)]
+struct Machine {
+    cpu: String,
+    cores: usize,
+    kernel: String,
+    /// Of `/proc/loadavg` at the end; the run itself makes about 2.
+    load_average: String,
+}
+
+impl<'a> Report<'a> {
+    pub(crate) fn new(plan: &'a Plan, samples: Vec<Sample>) -> Result<Self> {
+        let cpuinfo = fs::read_to_string("/proc/cpuinfo").context("read /proc/cpuinfo")?;
+        let cpu = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+        let machine = Machine {
+            cpu: cpu.map_or("unknown", |(_, name)| name).to_owned(),
+            cores: cpuinfo.lines().filter(|line| line.starts_with("processor")).count(),
+            kernel: output(Command::new("uname").arg("-r"))?.trim().to_owned(),
+            load_average: fs::read_to_string("/proc/loadavg").context("read /proc/loadavg")?.trim().to_owned(),
+        };
+        Ok(Self { plan, machine, versions: versions(plan), samples })
+    }
+
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+        }
+        let json = serde_json::to_string_pretty(self)? + "\n";
+        fs::write(path, json).with_context(|| format!("write {}", path.display()))
+    }
+
+    fn median(&self, case: Case, figure: &str, contender: Contender) -> Option<f64> {
+        let of_case = self.samples.iter().filter(|sample| sample.case == case && sample.contender == contender);
+        median(of_case.filter_map(|sample| sample.figures.get(figure).copied()).collect())
+    }
+
+    fn ratio(&self, row: &Row, other: Contender) -> Option<f64> {
+        let remora = self.median(row.case, row.figure, Contender::Remora)?;
+        Some(remora / self.median(row.case, row.figure, other)?)
+    }
+
+    fn line(&self, row: &Row) -> String {
+        let cell = |value: Option<f64>, decimals| value.map_or("–".to_owned(), |value| format!("{value:.decimals$}"));
+        let mut line = format!("| {:<39} |", row.title);
+        for contender in Contender::ALL {
+            let _ = write!(line, " {:>8} |", cell(self.median(row.case, row.figure, contender), row.decimals));
+        }
+        for other in [Contender::Floor, Contender::Envoy] {
+            let _ = write!(line, " {:>8} |", cell(self.ratio(row, other), 2));
+        }
+        line
+    }
+
+    /// The threshold in words and whether it is met, if both sides were measured.
+    fn verdict(&self, case: Case, figure: &'static str, bound: Bound) -> Option<String> {
+        let remora = self.median(case, figure, Contender::Remora)?;
+        let (met, wanted, found) = match bound {
+            Bound::AtLeast(factor, other) => {
+                let ratio = remora / self.median(case, figure, other)?;
+                (ratio >= factor, format!("at least {factor} × {}", other.title()), format!("{ratio:.2} ×"))
+            }
+            Bound::AtMost(factor, other) => {
+                let ratio = remora / self.median(case, figure, other)?;
+                (ratio <= factor, format!("at most {factor} × {}", other.title()), format!("{ratio:.2} ×"))
+            }
+            Bound::Below(limit) => (remora < limit, format!("below {limit}"), format!("{remora:.1}")),
+        };
+        let title = ROWS.iter().find(|row| (row.case, row.figure) == (case, figure))?.title.trim();
+        Some(format!("- {} {title}: {wanted}; is {found}", if met { "met:    " } else { "NOT met:" }))
+    }
+
+    fn errors(&self) -> impl Iterator<Item = String> {
+        self.samples.iter().filter_map(|sample| {
+            let errors = *sample.figures.get("errors")?;
+            let sample = || format!("{:?}, {}, round {}", sample.case, sample.contender.title(), sample.round);
+            (errors > 0.0).then(|| format!("- failed: {errors} requests or connections in {}", sample()))
+        })
+    }
+}
+
+impl fmt::Display for Report<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Machine { cpu, cores, kernel, .. } = &self.machine;
+        let Plan { rounds, seconds, command, commit, date, host, .. } = self.plan;
+        writeln!(f, "\n`{command}`, {date}, {host}: {cores} cores, {cpu}, Linux {kernel}, commit {commit};")?;
+        writeln!(f, "medians of {rounds} interleaved rounds of {seconds} s.\n")?;
+        write!(f, "| {:<39} |", "case")?;
+        for title in Contender::ALL.map(Contender::title).into_iter().chain(["/ floor", "/ Envoy"]) {
+            write!(f, " {title:>8} |")?;
+        }
+        writeln!(f, "\n|:{}|{}", "-".repeat(40), "---------:|".repeat(6))?;
+        for row in ROWS.iter().filter(|row| self.samples.iter().any(|sample| sample.case == row.case)) {
+            writeln!(f, "{}", self.line(row))?;
+        }
+        writeln!(f)?;
+        for verdict in THRESHOLDS.iter().filter_map(|&(case, figure, bound)| self.verdict(case, figure, bound)) {
+            writeln!(f, "{verdict}")?;
+        }
+        self.errors().try_for_each(|line| writeln!(f, "{line}"))
+    }
+}
+
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let upper = *values.get(values.len() / 2)?;
+    let lower = *values.get((values.len() - 1) / 2)?;
+    Some(f64::midpoint(lower, upper))
+}
+
+/// The first line in which each program names its version; some do so on stderr or with a failure.
+fn versions(plan: &Plan) -> Vec<String> {
+    let ask = |program: &Path, argument: &str| {
+        let said = Command::new(program).arg(argument).env("PATH", tools::path()).output().ok()?;
+        let said = [said.stdout, said.stderr].concat();
+        String::from_utf8_lossy(&said).lines().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned)
+    };
+    let programs = [("wrk", "-v"), ("nginx", "-v"), ("iperf3", "--version")];
+    let mut asked: Vec<_> = programs.map(|(program, argument)| ask(Path::new(program), argument)).into();
+    if plan.contenders.contains(&Contender::Envoy) {
+        asked.push(ask(&plan.envoy, "--version"));
+    }
+    asked.into_iter().flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_median_is_the_middle_or_between_the_two_middle_values() {
+        assert_eq!(median(vec![]), None);
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(vec![4.0, 1.0, 3.0, 2.0]), Some(2.5));
+    }
+
+    #[test]
+    fn every_threshold_has_its_row() {
+        for (case, figure, _) in THRESHOLDS {
+            assert!(ROWS.iter().any(|row| (row.case, row.figure) == (case, figure)), "{case:?} {figure}");
+        }
+    }
+}
