@@ -3,3 +3,5 @@
 pub mod init;
 pub mod sys;
 pub mod detect;
+pub mod balance;
+pub mod retry;

@@ -1,0 +1,238 @@
+//! Simulations: time is a number, faults and choices are seeded.
+
+use super::*;
+use std::collections::BTreeMap;
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+type Set = Balancer<u16, ()>;
+
+fn entries(keys: impl IntoIterator<Item = u16>) -> Vec<Entry<u16, ()>> {
+    keys.into_iter().map(|key| Entry { key, weight: 1, same_zone: true, endpoint: () }).collect()
+}
+
+/// One set under a steady load, event by event.
+struct Sim {
+    set: Set,
+    rng: fastrand::Rng,
+    start: Instant,
+    now: Instant,
+    /// By time of the answer, then a sequence number.
+    pending: BTreeMap<(Instant, u64), (Picked<u16, ()>, Outcome)>,
+    sequence: u64,
+}
+
+impl Sim {
+    fn new(keys: impl IntoIterator<Item = u16>, seed: u64) -> Self {
+        let start = Instant::now();
+        let mut set = Set::new(Accrual::default(), start);
+        set.update(entries(keys));
+        Self { set, rng: fastrand::Rng::with_seed(seed), start, now: start, pending: BTreeMap::new(), sequence: 0 }
+    }
+
+    /// Sends `rps` for `time`; `serve` says how endpoint `key` answers. Returns the requests each endpoint got.
+    fn run(
+        &mut self,
+        rps: u32,
+        time: Duration,
+        serve: impl Fn(u16, &mut fastrand::Rng) -> (Duration, Outcome),
+    ) -> BTreeMap<u16, u32> {
+        let mut sent = BTreeMap::new();
+        let end = self.now + time;
+        while self.now < end {
+            while let Some(first) = self.pending.first_entry()
+                && first.key().0 <= self.now
+            {
+                let (picked, outcome) = first.remove();
+                picked.record(self.now - picked.started, outcome);
+            }
+            let picked = self.set.pick(self.now, &mut self.rng, &[]).unwrap();
+            *sent.entry(*picked.key()).or_default() += 1;
+            let (latency, outcome) = serve(*picked.key(), &mut self.rng);
+            self.sequence += 1;
+            self.pending.insert((self.now + latency, self.sequence), (picked, outcome));
+            self.now += SECOND / rps;
+        }
+        sent
+    }
+}
+
+fn share(sent: &BTreeMap<u16, u32>, key: u16) -> f64 {
+    f64::from(*sent.get(&key).unwrap_or(&0)) / f64::from(sent.values().sum::<u32>())
+}
+
+#[test]
+fn a_slow_endpoint_of_five_gets_under_5_percent_within_5_seconds() {
+    for seed in 0..10 {
+        for rps in [50, 500, 5000] {
+            let mut sim = Sim::new(0..5, seed);
+            let serve = |key: u16, rng: &mut fastrand::Rng| {
+                let usual = MS.mul_f64(0.5 + rng.f64());
+                (if key == 3 { usual * 20 } else { usual }, Outcome::Success)
+            };
+            sim.run(rps, 5 * SECOND, serve);
+            let sent = sim.run(rps, 20 * SECOND, serve);
+            assert!(share(&sent, 3) < 0.05, "seed {seed}, {rps} rps: {sent:?}");
+            for fast in [0, 1, 2, 4] {
+                assert!(share(&sent, fast) > 0.1, "seed {seed}, {rps} rps: {sent:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_endpoint_that_turns_slow_loses_its_traffic_and_regains_it() {
+    let mut sim = Sim::new(0..5, 1);
+    let fast = |_, _: &mut fastrand::Rng| (MS, Outcome::Success);
+    let slow = |key, _: &mut fastrand::Rng| (if key == 0 { 20 * MS } else { MS }, Outcome::Success);
+    sim.run(500, 10 * SECOND, fast);
+    sim.run(500, SECOND, slow);
+    assert!(share(&sim.run(500, 10 * SECOND, slow), 0) < 0.02);
+    sim.run(500, 40 * SECOND, fast);
+    assert!(share(&sim.run(500, 10 * SECOND, fast), 0) > 0.1);
+}
+
+#[test]
+fn a_silent_endpoint_gets_almost_nothing_before_anything_times_out() {
+    let mut sim = Sim::new(0..5, 2);
+    sim.run(500, 5 * SECOND, |_, _| (MS, Outcome::Success));
+    let hole = |key, _: &mut fastrand::Rng| (if key == 2 { 60 * SECOND } else { MS }, Outcome::Success);
+    let sent = sim.run(500, 5 * SECOND, hole);
+    assert!(sent.get(&2).copied().unwrap_or(0) < 15, "{sent:?}");
+}
+
+#[test]
+fn a_dead_endpoint_leaves_after_two_connects_and_is_back_within_ten_seconds() {
+    for seed in 0..20 {
+        let mut sim = Sim::new(0..5, seed);
+        sim.run(500, 2 * SECOND, |_, _| (MS, Outcome::Success));
+        let dead = |key, _: &mut fastrand::Rng| {
+            if key == 1 { (MS / 10, Outcome::ConnectFailure) } else { (MS, Outcome::Success) }
+        };
+        let sent = sim.run(500, 60 * SECOND, dead);
+        assert!(sent[&1] < 25, "seed {seed}: {} requests in a minute", sent[&1]);
+        for other in [0, 2, 3, 4] {
+            assert!(share(&sent, other) < 0.3, "{sent:?}");
+        }
+        sim.run(500, 8 * SECOND, |_, _| (MS, Outcome::Success));
+        let sent = sim.run(500, 2 * SECOND, |_, _| (MS, Outcome::Success));
+        assert!(share(&sent, 1) > 0.1, "seed {seed}: {sent:?}");
+    }
+}
+
+#[test]
+fn failures_in_a_row_and_a_bad_share_both_eject() {
+    let mut sim = Sim::new(0..4, 3);
+    let failing = |key, _: &mut fastrand::Rng| (MS, if key == 0 { Outcome::Failure } else { Outcome::Success });
+    sim.run(100, SECOND, |_, _| (MS, Outcome::Success));
+    sim.run(100, 5 * SECOND, failing);
+    assert_eq!(sim.set.counts(), (4, 3));
+    let mut sim = Sim::new(0..4, 4);
+    let flaky = |key, rng: &mut fastrand::Rng| {
+        (MS, if key == 0 && rng.f64() < 0.4 { Outcome::Failure } else { Outcome::Success })
+    };
+    let sent = sim.run(200, 60 * SECOND, flaky);
+    assert!(share(&sent, 0) < 0.15, "{sent:?}");
+}
+
+#[test]
+fn failed_answers_eject_at_most_half_and_failed_connects_all_but_one() {
+    let mut sim = Sim::new(0..5, 5);
+    sim.run(500, 3 * SECOND, |_, _| (MS, Outcome::Failure));
+    assert_eq!(sim.set.counts(), (5, 3));
+    let mut sim = Sim::new(0..5, 6);
+    sim.run(500, 3 * SECOND, |_, _| (MS, Outcome::ConnectFailure));
+    assert_eq!(sim.set.counts(), (5, 1));
+}
+
+#[test]
+fn an_impostor_leaves_at_once_even_as_the_last_and_returns_by_probe() {
+    let mut sim = Sim::new([7], 7);
+    sim.set.pick(sim.now, &mut sim.rng, &[]).unwrap().record(MS, Outcome::WrongIdentity);
+    assert_eq!(sim.set.pick(sim.now + MS, &mut sim.rng, &[]).unwrap_err(), NoEndpoint::AllEjected);
+    let probe = sim.set.pick(sim.now + 2 * SECOND, &mut sim.rng, &[]).unwrap();
+    assert!(probe.is_probe());
+    assert!(sim.set.pick(sim.now + 2 * SECOND, &mut sim.rng, &[]).is_err(), "one probe at a time");
+    probe.record(MS, Outcome::Success);
+    assert_eq!(sim.set.counts(), (1, 1));
+}
+
+#[test]
+fn an_abandoned_probe_is_tried_again() {
+    let mut sim = Sim::new([1, 2], 8);
+    for _ in 0..2 {
+        loop {
+            let picked = sim.set.pick(sim.now, &mut sim.rng, &[]).unwrap();
+            if *picked.key() == 1 {
+                picked.record(MS, Outcome::ConnectFailure);
+                break;
+            }
+        }
+    }
+    assert_eq!(sim.set.counts(), (2, 1));
+    let later = sim.now + 2 * SECOND;
+    for _ in 0..3 {
+        let probe = sim.set.pick(later, &mut sim.rng, &[]).unwrap();
+        assert!(probe.is_probe() && *probe.key() == 1);
+        assert!(!sim.set.pick(later, &mut sim.rng, &[2]).is_ok_and(|retry| retry.is_probe()), "retries do not probe");
+    }
+}
+
+#[test]
+fn a_retry_goes_to_an_endpoint_not_yet_tried() {
+    let mut sim = Sim::new(0..3, 9);
+    for _ in 0..200 {
+        let first = *sim.set.pick(sim.now, &mut sim.rng, &[]).unwrap().key();
+        let second = *sim.set.pick(sim.now, &mut sim.rng, &[first]).unwrap().key();
+        let third = *sim.set.pick(sim.now, &mut sim.rng, &[first, second]).unwrap().key();
+        assert!(first != second && second != third && first != third);
+        let spent = sim.set.pick(sim.now, &mut sim.rng, &[first, second, third]);
+        assert_eq!(spent.unwrap_err(), NoEndpoint::AllEjected);
+    }
+}
+
+#[test]
+fn an_empty_set_says_so() {
+    let sim = &mut Sim::new([], 10);
+    assert_eq!(sim.set.pick(sim.start, &mut sim.rng, &[]).unwrap_err(), NoEndpoint::Empty);
+}
+
+#[test]
+fn an_update_keeps_what_is_known_of_those_who_stay() {
+    let mut sim = Sim::new(0..3, 11);
+    for _ in 0..2 {
+        sim.set.pick(sim.now, &mut sim.rng, &[1, 2]).unwrap().record(MS, Outcome::ConnectFailure);
+    }
+    assert_eq!(sim.set.counts(), (3, 2));
+    sim.set.update(entries([0, 1, 9]));
+    assert_eq!(sim.set.counts(), (3, 2));
+    let late = sim.set.pick(sim.now, &mut sim.rng, &[0, 9]).unwrap();
+    sim.set.update(entries([0, 9]));
+    late.record(MS, Outcome::WrongIdentity);
+    assert_eq!(sim.set.counts(), (2, 1), "an endpoint that is gone is not counted out again");
+    sim.set.update(entries([0]));
+    assert!(sim.set.pick(sim.now, &mut sim.rng, &[]).is_ok(), "the last one serves although it is ejected");
+}
+
+#[test]
+fn traffic_stays_in_the_zone_until_it_is_overloaded() {
+    let mut sim = Sim::new([], 12);
+    let zoned = (0..4).map(|key| Entry { key, weight: 1, same_zone: key < 2, endpoint: () });
+    sim.set.update(zoned.collect());
+    let sent = sim.run(500, 30 * SECOND, |key, _| (if key < 2 { 2 * MS } else { 3 * MS }, Outcome::Success));
+    assert!(share(&sent, 2) + share(&sent, 3) < 0.01, "{sent:?}");
+    let busy = |key, _: &mut fastrand::Rng| (if key < 2 { 400 * MS } else { 3 * MS }, Outcome::Success);
+    sim.run(500, SECOND, busy);
+    let sent = sim.run(500, 10 * SECOND, busy);
+    assert!(share(&sent, 2) + share(&sent, 3) > 0.8, "{sent:?}");
+}
+
+#[test]
+fn weights_are_shares_under_load() {
+    let mut sim = Sim::new([], 13);
+    let weighted = [(0, 1), (1, 3)].map(|(key, weight)| Entry { key, weight, same_zone: true, endpoint: () });
+    sim.set.update(weighted.into());
+    let sent = sim.run(2000, 10 * SECOND, |_, _| (50 * MS, Outcome::Success));
+    assert!((0.65..0.85).contains(&share(&sent, 1)), "{sent:?}");
+}

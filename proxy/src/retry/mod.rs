@@ -1,0 +1,9 @@
+//! How often and how soon a request may be tried again: pure arithmetic over a time that is passed in.
+//!
+//! What it does not do: decide whether a request is *safe* to repeat, or keep its body.
+
+pub mod backoff;
+pub mod budget;
+
+pub use backoff::Backoff;
+pub use budget::Budget;
