@@ -59,9 +59,9 @@ pub const PENDING_RESETS_MAX: usize = 20;
 pub const LOCAL_RESETS_MAX: usize = 128;
 
 /// PING on idle HTTP/2 connections between proxies, and how long its answer may take: a black hole is noticed in 5 s.
-pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(3);
+pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_millis(2000);
 /// See [`KEEP_ALIVE_INTERVAL`].
-pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// TCP keep-alive and unacknowledged data, for what has no PING of its own.
 pub const TCP_KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -97,3 +97,17 @@ pub const HOPS_MAX: usize = 16;
 
 /// A PROXY protocol v2 header with addresses and no extensions to speak of.
 pub const PROXY_HEADER_BYTES_MAX: usize = 256;
+
+/// PING to clients of an HTTP/2 listener, so that one that vanished does not hold its streams.
+pub const SERVER_KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// See [`SERVER_KEEP_ALIVE_INTERVAL`].
+pub const SERVER_KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Path templates or gRPC methods learned per target and worker; the rest is `other`.
+pub const TEMPLATES_MAX: usize = 100;
+
+/// Counters found without asking the registry, per target and worker.
+pub const SERIES_PER_TARGET_MAX: usize = 512;
+
+/// Threads of the data path. More than this on one pod is a mistake in a setting.
+pub const WORKERS_MAX: usize = 64;

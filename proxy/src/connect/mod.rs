@@ -36,6 +36,11 @@ impl ConnectError {
             Self::Identity { .. } => Reason::IdentityMismatch,
         }
     }
+
+    /// What lies beneath, as text for a log field; empty if nothing does.
+    pub fn cause(&self) -> String {
+        std::error::Error::source(self).map(ToString::to_string).unwrap_or_default()
+    }
 }
 
 /// A TCP connection to `address`. Cancel safe: the attempt is dropped.

@@ -168,3 +168,16 @@ pub fn within_bounds(headers: &HeaderMap) -> bool {
         && headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum::<usize>()
             <= crate::limits::HEADER_BYTES_MAX
 }
+
+/// How many proxies the request has crossed.
+pub fn hops(headers: &HeaderMap) -> usize {
+    headers.get(HOPS).and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or(0)
+}
+
+/// The header that says so to the next one.
+pub fn hops_value(hops: usize) -> HeaderValue {
+    match hops {
+        1 => HeaderValue::from_static("1"),
+        hops => HeaderValue::from(hops),
+    }
+}

@@ -1,0 +1,321 @@
+//! The proxy's settings: `REMORA_PROXY_*` from the environment, read once, all mistakes told at once.
+
+use crate::limits;
+use remora_model::{SpiffeId, TrustDomain};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
+
+/// What every name begins with.
+pub const PREFIX: &str = "REMORA_PROXY_";
+
+/// How connections come to the listeners.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// By the redirect rules of `remora-proxy init`: the original destination says where to.
+    Redirect,
+    /// By themselves: outbound takes HTTP by authority, inbound takes peers that name the port.
+    Explicit,
+}
+
+/// Validated settings.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub mode: Mode,
+    pub outbound_listen: Vec<SocketAddr>,
+    pub inbound_listen: Vec<SocketAddr>,
+    pub admin_listen: SocketAddr,
+    pub namespace: String,
+    pub pod: String,
+    pub service_account: String,
+    pub zone: Arc<str>,
+    pub trust_domain: TrustDomain,
+    pub trust_anchors: PathBuf,
+    pub token: PathBuf,
+    pub identity_addr: String,
+    pub discovery_addr: String,
+    pub workers: usize,
+    pub drain_grace: Duration,
+    pub connect_timeout: Duration,
+    pub log: String,
+    pub log_json: bool,
+    pub app_host: IpAddr,
+    pub opaque_ports: BTreeSet<u16>,
+}
+
+/// Everything that is wrong with the settings.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub struct Mistakes(pub Vec<String>);
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} in the configuration:", if self.0.len() == 1 { "a mistake" } else { "mistakes" })?;
+        self.0.iter().try_for_each(|mistake| writeln!(f, "  {mistake}"))
+    }
+}
+
+impl Config {
+    /// Reads the process's environment. A name of ours that means nothing is a mistake too.
+    pub fn from_env() -> Result<Self, Mistakes> {
+        let mut ours: Vec<(String, String)> = std::env::vars().filter(|(name, _)| name.starts_with(PREFIX)).collect();
+        let config = Self::read(&mut |name| {
+            let at = ours.iter().position(|(given, _)| given == name)?;
+            Some(ours.swap_remove(at).1)
+        });
+        let unknown = ours.iter().map(|(name, _)| format!("{name}: no such setting"));
+        match config {
+            Ok(config) if ours.is_empty() => Ok(config),
+            Ok(_) => Err(Mistakes(unknown.collect())),
+            Err(Mistakes(mistakes)) => Err(Mistakes(mistakes.into_iter().chain(unknown).collect())),
+        }
+    }
+
+    /// Reads settings through `lookup`, which is given whole names.
+    pub fn read(lookup: &mut dyn FnMut(&str) -> Option<String>) -> Result<Self, Mistakes> {
+        let mut read = Reader { lookup, mistakes: Vec::new() };
+        let mode = read.or("MODE", "redirect", mode);
+        let default_inbound = if ipv6_available() { "[::]:4143" } else { "0.0.0.0:4143" };
+        let default_admin = if ipv6_available() { "[::]:4191" } else { "0.0.0.0:4191" };
+        let default_outbound = if ipv6_available() { "127.0.0.1:4140,[::1]:4140" } else { "127.0.0.1:4140" };
+        let outbound_listen = read.or("OUTBOUND_LISTEN", default_outbound, addresses);
+        let inbound_listen = read.or("INBOUND_LISTEN", default_inbound, addresses);
+        let admin_listen = read.or("ADMIN_LISTEN", default_admin, parsed);
+        let namespace = read.required("NAMESPACE", label);
+        let pod = read.required("POD", label);
+        let service_account = read.or("SERVICE_ACCOUNT", "default", label);
+        let zone = read.or("ZONE", "", text);
+        let trust_domain = read.or("TRUST_DOMAIN", "cluster.local", trust_domain);
+        let trust_anchors = read.required("TRUST_ANCHORS", text);
+        let token = read.required("TOKEN", text);
+        let identity_addr = read.required("IDENTITY_ADDR", host_port);
+        let discovery_addr = read.required("DISCOVERY_ADDR", host_port);
+        let workers = read.or("WORKERS", &default_workers().to_string(), workers);
+        let drain_grace = read.or("DRAIN_GRACE", "30s", duration);
+        let connect_timeout = read.or("CONNECT_TIMEOUT", "10s", duration);
+        let log = read.or("LOG", "info", text);
+        let log_json = read.or("LOG_FORMAT", "text", log_format);
+        let app_host = read.or("APP_HOST", "127.0.0.1", parsed);
+        let opaque_ports = read.or("OPAQUE_PORTS", "", ports);
+        let Reader { mistakes, .. } = read;
+        let all = || {
+            Some(Self {
+                mode: mode?,
+                outbound_listen: outbound_listen?,
+                inbound_listen: inbound_listen?,
+                admin_listen: admin_listen?,
+                namespace: namespace?,
+                pod: pod?,
+                service_account: service_account?,
+                zone: zone?.into(),
+                trust_domain: trust_domain?,
+                trust_anchors: trust_anchors?.into(),
+                token: token?.into(),
+                identity_addr: identity_addr?,
+                discovery_addr: discovery_addr?,
+                workers: workers?,
+                drain_grace: drain_grace?,
+                connect_timeout: connect_timeout?,
+                log: log?,
+                log_json: log_json?,
+                app_host: app_host?,
+                opaque_ports: opaque_ports?,
+            })
+        };
+        all().ok_or(Mistakes(mistakes))
+    }
+
+    /// Our own identity.
+    pub fn id(&self) -> Option<SpiffeId> {
+        SpiffeId::workload(&self.trust_domain, &self.namespace, &self.service_account).ok()
+    }
+
+    /// The identity of a part of the control plane.
+    pub fn control_plane(&self, service_account: &str) -> Option<SpiffeId> {
+        SpiffeId::workload(&self.trust_domain, "remora", service_account).ok()
+    }
+
+    /// Whether `address` is one of this proxy's own listeners: forwarding to it would be a loop.
+    pub fn is_own(&self, address: SocketAddr) -> bool {
+        let own = self.outbound_listen.iter().chain(&self.inbound_listen).chain([&self.admin_listen]);
+        own.filter(|own| own.port() == address.port()).any(|own| match self.mode {
+            // The destination is this pod, by whichever of its addresses.
+            Mode::Redirect => own.port() != self.admin_listen.port(),
+            Mode::Explicit => own.ip() == address.ip() || own.ip().is_unspecified(),
+        })
+    }
+}
+
+struct Reader<'a> {
+    lookup: &'a mut dyn FnMut(&str) -> Option<String>,
+    mistakes: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn or<T>(&mut self, name: &str, default: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        let name = format!("{PREFIX}{name}");
+        let given = (self.lookup)(&name);
+        self.value(&name, given.as_deref().unwrap_or(default), parse)
+    }
+
+    fn required<T>(&mut self, name: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        let name = format!("{PREFIX}{name}");
+        match (self.lookup)(&name) {
+            Some(given) if !given.is_empty() => self.value(&name, &given, parse),
+            _ => {
+                self.mistakes.push(format!("{name}: must be set"));
+                None
+            }
+        }
+    }
+
+    fn value<T>(&mut self, name: &str, text: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        parse(text).map_err(|problem| self.mistakes.push(format!("{name}={text:?}: {problem}"))).ok()
+    }
+}
+
+fn text(text: &str) -> Result<String, String> {
+    Ok(text.to_owned())
+}
+
+fn label(text: &str) -> Result<String, String> {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.');
+    if (1..=253).contains(&text.len()) && text.bytes().all(plain) {
+        Ok(text.to_owned())
+    } else {
+        Err("a Kubernetes name has 1 to 253 of a-z, 0-9, '-' and '.'".to_owned())
+    }
+}
+
+fn mode(text: &str) -> Result<Mode, String> {
+    match text {
+        "redirect" => Ok(Mode::Redirect),
+        "explicit" => Ok(Mode::Explicit),
+        _ => Err("is redirect or explicit".to_owned()),
+    }
+}
+
+fn log_format(text: &str) -> Result<bool, String> {
+    match text {
+        "text" => Ok(false),
+        "json" => Ok(true),
+        _ => Err("is text or json".to_owned()),
+    }
+}
+
+fn parsed<T: FromStr>(text: &str) -> Result<T, String>
+where
+    T::Err: fmt::Display,
+{
+    text.parse().map_err(|error: T::Err| error.to_string())
+}
+
+fn trust_domain(text: &str) -> Result<TrustDomain, String> {
+    TrustDomain::new(text).map_err(|error| error.to_string())
+}
+
+fn addresses(text: &str) -> Result<Vec<SocketAddr>, String> {
+    text.split(',').map(|one| parsed(one.trim())).collect()
+}
+
+fn host_port(text: &str) -> Result<String, String> {
+    match text.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) => Ok(text.to_owned()),
+        _ => Err("is host:port".to_owned()),
+    }
+}
+
+fn workers(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count) if (1..=limits::WORKERS_MAX).contains(&count) => Ok(count),
+        _ => Err(format!("is a number from 1 to {}", limits::WORKERS_MAX)),
+    }
+}
+
+fn ports(text: &str) -> Result<BTreeSet<u16>, String> {
+    text.split(',').map(str::trim).filter(|one| !one.is_empty()).map(|one| parsed(one)).collect()
+}
+
+/// `500ms`, `30s`, `5m`, `1h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || "is a number with a unit: 500ms, 30s, 5m, 1h".to_owned();
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (value, unit) = text.split_at(digits);
+    let value: u64 = value.parse().map_err(|_| wrong())?;
+    let factor = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(wrong()),
+    };
+    value.checked_mul(factor).map(Duration::from_millis).ok_or_else(wrong)
+}
+
+/// The cgroup's CPU quota, rounded up; 1 where there is none, because a sidecar is a guest.
+fn default_workers() -> usize {
+    let quota = std::fs::read_to_string("/sys/fs/cgroup/cpu.max").ok().and_then(|text| {
+        let (quota, period) = text.trim().split_once(' ')?;
+        Some(quota.parse::<u64>().ok()?.div_ceil(period.parse::<u64>().ok()?))
+    });
+    quota.and_then(|cpus| usize::try_from(cpus).ok()).unwrap_or(1).clamp(1, limits::WORKERS_MAX)
+}
+
+fn ipv6_available() -> bool {
+    std::net::TcpListener::bind((std::net::Ipv6Addr::LOCALHOST, 0)).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(pairs: &[(&str, &str)]) -> Result<Config, Mistakes> {
+        Config::read(&mut |name| {
+            let name = name.strip_prefix(PREFIX)?;
+            pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    const LEAST: [(&str, &str); 6] = [
+        ("NAMESPACE", "shop"),
+        ("POD", "web-1"),
+        ("TRUST_ANCHORS", "/ca.crt"),
+        ("TOKEN", "/token"),
+        ("IDENTITY_ADDR", "identity:4180"),
+        ("DISCOVERY_ADDR", "discovery:4181"),
+    ];
+
+    #[test]
+    fn six_settings_are_enough() {
+        let config = read(&LEAST).expect("valid");
+        assert_eq!(config.id().map(|id| id.to_string()).as_deref(), Some("spiffe://cluster.local/ns/shop/sa/default"));
+        assert_eq!(config.drain_grace, Duration::from_secs(30));
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once() {
+        let mut pairs = LEAST.to_vec();
+        pairs.retain(|(name, _)| *name != "TOKEN");
+        pairs.extend([("MODE", "magic"), ("DRAIN_GRACE", "30"), ("WORKERS", "0"), ("ADMIN_LISTEN", "here")]);
+        let mistakes = read(&pairs).expect_err("five mistakes").to_string();
+        for name in ["TOKEN", "MODE", "DRAIN_GRACE", "WORKERS", "ADMIN_LISTEN"] {
+            assert!(mistakes.contains(&format!("{PREFIX}{name}")), "{mistakes}");
+        }
+    }
+
+    #[test]
+    fn the_proxys_own_ports_are_loops() {
+        let mut config = read(&LEAST).expect("valid");
+        assert!(config.is_own(([10, 0, 0, 1], 4143).into()));
+        assert!(!config.is_own(([10, 0, 0, 1], 80).into()));
+        config.mode = Mode::Explicit;
+        config.inbound_listen = vec![([127, 77, 0, 1], 4143).into()];
+        assert!(config.is_own(([127, 77, 0, 1], 4143).into()));
+        assert!(!config.is_own(([127, 77, 0, 2], 4143).into()));
+    }
+}

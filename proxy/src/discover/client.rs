@@ -1,0 +1,212 @@
+//! The one stream to discovery. In: what workers subscribe to. Out: resources, kept for them whatever happens to the
+//! stream. On reconnect it offers what it holds, so that nothing is sent twice and nothing is lost.
+
+use super::{Command, Known};
+use remora_api::{
+    sync::{Name, Resource, Update, envelope, request},
+    v1::{self, discovery_client::DiscoveryClient},
+};
+use std::{collections::HashMap, sync::Arc, time::Duration};
+use tokio::{
+    sync::{mpsc, watch},
+    time::sleep,
+};
+use tokio_stream::{StreamExt, wrappers::ReceiverStream};
+use tonic::{Streaming, transport::Channel};
+
+/// First and longest wait between connections to discovery; half of it is chance.
+const BACKOFF_MIN: Duration = Duration::from_millis(50);
+/// See [`BACKOFF_MIN`]. Short, because endpoints must be right within a second of its return.
+const BACKOFF_MAX: Duration = Duration::from_millis(800);
+/// A stream that says nothing for this long while a resource is in doubt is thought dead.
+const QUEUE: usize = 256;
+/// Between two questions about the same doubt.
+const DOUBT_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Who asks.
+#[derive(Debug, Clone)]
+pub struct Client {
+    pub hello: v1::Hello,
+    /// Tells `/ready` whether discovery has answered.
+    pub connected: watch::Sender<bool>,
+}
+
+/// What is held of one resource.
+struct Held {
+    version: u64,
+    state: watch::Sender<Option<Arc<Resource>>>,
+    /// Asked for by a worker, not only named by a target.
+    asked: bool,
+}
+
+type Store = HashMap<Name, Held>;
+
+/// Runs until no worker is left. Never gives up: with discovery away, everything stays as it is.
+pub async fn run(client: Client, channel: Channel, mut commands: mpsc::Receiver<Command>) {
+    let mut store = Store::new();
+    let mut backoff = BACKOFF_MIN;
+    loop {
+        match session(&client, channel.clone(), &mut commands, &mut store).await {
+            End::NoWorkers => return,
+            End::Lost { worked, error } => {
+                if worked {
+                    backoff = BACKOFF_MIN;
+                }
+                client.connected.send_replace(false);
+                metrics::counter!("remora_discovery_disconnects_total").increment(1);
+                tracing::warn!(%error, retry_in = ?backoff, held = store.len(), "discovery is away; going on with what is known");
+            }
+        }
+        let wait = backoff / 2 + backoff.mul_f64(fastrand::f64() / 2.0);
+        backoff = (backoff * 2).min(BACKOFF_MAX);
+        let pause = sleep(wait);
+        tokio::pin!(pause);
+        loop {
+            tokio::select! {
+                () = &mut pause => break,
+                command = commands.recv() => match command {
+                    Some(command) => drop(take(command, &mut store)),
+                    None => return,
+                },
+            }
+        }
+    }
+}
+
+enum End {
+    NoWorkers,
+    Lost { worked: bool, error: String },
+}
+
+async fn session(client: &Client, channel: Channel, commands: &mut mpsc::Receiver<Command>, store: &mut Store) -> End {
+    let (send, receive) = mpsc::channel::<v1::SyncRequest>(QUEUE);
+    let lost = |worked: bool, error: String| End::Lost { worked, error };
+    let mut hello = client.hello.clone();
+    hello.held = store.iter().filter(|(_, held)| held.state.borrow().is_some()).map(|(name, held)| request::held(name, held.version)).collect();
+    let asked: Vec<Name> = store.iter().filter(|(_, held)| held.asked).map(|(name, _)| name.clone()).collect();
+    let first = std::iter::once(request::hello(hello)).chain(asked.iter().map(request::subscribe)).collect::<Vec<_>>();
+    let outgoing = tokio_stream::iter(first).chain(ReceiverStream::new(receive));
+    let mut updates: Streaming<v1::SyncResponse> = match DiscoveryClient::new(channel).sync(outgoing).await {
+        Ok(response) => response.into_inner(),
+        Err(status) => return lost(false, status.to_string()),
+    };
+    client.connected.send_replace(true);
+    let mut worked = false;
+    let mut doubts: HashMap<Name, tokio::time::Instant> = HashMap::new();
+    loop {
+        let reply = tokio::select! {
+            update = updates.next() => match update {
+                Some(Ok(update)) => {
+                    worked = true;
+                    apply(update, store)
+                }
+                Some(Err(status)) => return lost(worked, status.to_string()),
+                None => return lost(worked, "discovery ended the stream".to_owned()),
+            },
+            command = commands.recv() => match command {
+                Some(Command::Doubt(name)) => doubt(&name, &mut doubts, store),
+                Some(command) => take(command, store),
+                None => return End::NoWorkers,
+            },
+        };
+        for message in reply {
+            if send.send(message).await.is_err() {
+                return lost(worked, "discovery takes no more requests".to_owned());
+            }
+        }
+    }
+}
+
+/// Carries out a worker's wish; what discovery must be told of it.
+fn take(command: Command, store: &mut Store) -> Vec<v1::SyncRequest> {
+    match command {
+        Command::Watch(name, tell) => {
+            let held = store.entry(name.clone()).or_insert_with(Held::unknown);
+            let known: Known = held.state.subscribe();
+            let new = !held.asked && !matches!(name, Name::Backend(_));
+            held.asked |= new;
+            drop(tell.send(known));
+            if new { vec![request::subscribe(&name)] } else { Vec::new() }
+        }
+        Command::Unwatch(name) => {
+            let unused = store.get(&name).is_some_and(|held| held.state.receiver_count() == 0);
+            if !unused {
+                return Vec::new();
+            }
+            store.remove(&name);
+            vec![request::unsubscribe(&name)]
+        }
+        Command::Doubt(_) => Vec::new(),
+    }
+}
+
+/// Asks again for every target that leads to a backend that cannot be reached: the whole of it, not the difference.
+fn doubt(name: &Name, doubts: &mut HashMap<Name, tokio::time::Instant>, store: &mut Store) -> Vec<v1::SyncRequest> {
+    let now = tokio::time::Instant::now();
+    doubts.retain(|_, since| now.duration_since(*since) < DOUBT_INTERVAL);
+    if doubts.contains_key(name) {
+        return Vec::new();
+    }
+    doubts.insert(name.clone(), now);
+    metrics::counter!("remora_discovery_doubts_total").increment(1);
+    let Name::Backend(id) = name else { return Vec::new() };
+    let leads = |resource: &Resource| match resource {
+        Resource::Outbound(outbound) => outbound.backends().contains(&id),
+        _ => false,
+    };
+    let targets: Vec<Name> = store
+        .iter()
+        .filter(|(_, held)| held.state.borrow().as_deref().is_some_and(leads))
+        .map(|(name, _)| name.clone())
+        .collect();
+    targets.iter().flat_map(|name| [request::unsubscribe(name), request::subscribe(name)]).collect()
+}
+
+/// Takes an update in; the ack or nack for it. A bad one leaves what is held.
+fn apply(message: v1::SyncResponse, store: &mut Store) -> Vec<v1::SyncRequest> {
+    let envelope = envelope(&message);
+    let refuse = |reason: String| {
+        tracing::warn!(%reason, "discovery sent something unusable; keeping the last good state");
+        metrics::counter!("remora_discovery_nacks_total").increment(1);
+        envelope.clone().map(|(name, version)| request::nack(name, version, reason)).into_iter().collect::<Vec<_>>()
+    };
+    match Update::try_from(message) {
+        Err(error) => refuse(error.to_string()),
+        Ok(Update::Whole { version, resource }) => {
+            let name = resource.name();
+            store.entry(name.clone()).or_insert_with(Held::unknown).set(version, resource);
+            vec![request::ack(&name, version)]
+        }
+        Ok(Update::Delta(delta)) => {
+            let name = Name::Backend(delta.id.clone());
+            let Some(held) = store.get_mut(&name) else { return refuse("nothing is held to apply a delta to".to_owned()) };
+            let state = held.state.borrow().clone();
+            let Some(Resource::Backend(backend)) = state.as_deref() else {
+                return refuse("nothing is held to apply a delta to".to_owned());
+            };
+            match delta.apply(backend, held.version) {
+                Ok(next) => {
+                    held.set(delta.version, Resource::Backend(next));
+                    vec![request::ack(&name, delta.version)]
+                }
+                Err(error) => refuse(error.to_string()),
+            }
+        }
+        Ok(Update::Current { name, version }) => vec![request::ack(&name, version)],
+        Ok(Update::Refused { name, reason }) => {
+            tracing::warn!(%name, %reason, "discovery refused a subscription");
+            Vec::new()
+        }
+    }
+}
+
+impl Held {
+    fn unknown() -> Self {
+        Self { version: 0, state: watch::Sender::new(None), asked: false }
+    }
+
+    fn set(&mut self, version: u64, resource: Resource) {
+        self.version = version;
+        self.state.send_replace(Some(Arc::new(resource)));
+    }
+}

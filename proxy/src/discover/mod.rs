@@ -1,0 +1,302 @@
+//! Stage 2 of 8: discover. In: a target, a backend or a port. Out: what discovery says of it, as plans that a worker
+//! can act on at once, kept current by tasks of the worker. What is known stays when discovery is lost.
+//!
+//! [`client`] runs on the control thread and holds the one stream; workers subscribe through a [`Handle`].
+
+pub mod client;
+mod plan;
+
+pub use plan::{Branch, Plan, Pool, Signals};
+
+use crate::{config::Config, http::client::Upstream, limits, telemetry::Routes, worker::Tasks};
+use remora_api::sync::{Name, Resource};
+use remora_model::{BackendId, Inbound, Outbound, Target};
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    fmt,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// What is known of a resource: nothing yet, or its latest state.
+pub type Known = watch::Receiver<Option<Arc<Resource>>>;
+
+/// What a worker asks the control thread.
+#[derive(Debug)]
+pub enum Command {
+    /// Subscribe, and tell where to read.
+    Watch(Name, oneshot::Sender<Known>),
+    /// Nobody of the asking worker needs it any more.
+    Unwatch(Name),
+    /// What is known does not work (connections fail): ask again.
+    Doubt(Name),
+}
+
+/// The way from a worker to the control thread. Bounded; a full queue makes workers wait.
+#[derive(Debug, Clone)]
+pub struct Handle(mpsc::Sender<Command>);
+
+impl Handle {
+    /// A handle and the end that [`client`] reads.
+    pub fn new() -> (Self, mpsc::Receiver<Command>) {
+        let (sender, receiver) = mpsc::channel(1024);
+        (Self(sender), receiver)
+    }
+
+    async fn watch(&self, name: Name) -> Option<Known> {
+        let (tell, told) = oneshot::channel();
+        self.0.send(Command::Watch(name, tell)).await.ok()?;
+        told.await.ok()
+    }
+
+    /// Says that connections to what `name` names fail. Never waits; a full queue has heard enough.
+    pub fn doubt(&self, name: Name) {
+        drop(self.0.try_send(Command::Doubt(name)));
+    }
+}
+
+/// A target as a worker knows it; its plan is replaced when discovery says something new.
+#[derive(Debug)]
+pub struct Route {
+    pub target: Target,
+    plan: RefCell<Rc<Plan>>,
+}
+
+impl Route {
+    /// The plan of this moment.
+    pub fn plan(&self) -> Rc<Plan> {
+        self.plan.borrow().clone()
+    }
+}
+
+/// An inbound port as a worker knows it.
+#[derive(Debug)]
+pub struct Port {
+    inbound: RefCell<Arc<Inbound>>,
+    pub signals: Signals,
+    /// The application behind it, with this worker's connections to it.
+    app: RefCell<Option<Rc<Upstream>>>,
+}
+
+impl Port {
+    /// The policy of this moment.
+    pub fn inbound(&self) -> Arc<Inbound> {
+        self.inbound.borrow().clone()
+    }
+}
+
+/// All that one worker knows. Bounded by [`limits::TARGETS_MAX`].
+pub struct Directory {
+    handle: Handle,
+    tasks: Tasks,
+    routes: Arc<Routes>,
+    config: Arc<Config>,
+    targets: RefCell<HashMap<Target, Rc<Route>>>,
+    pools: Rc<RefCell<HashMap<BackendId, Rc<Pool>>>>,
+    ports: RefCell<HashMap<u16, Rc<Port>>>,
+}
+
+impl fmt::Debug for Directory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Directory").field("targets", &self.targets.borrow().len()).finish_non_exhaustive()
+    }
+}
+
+impl Directory {
+    /// Knows nothing yet.
+    pub fn new(handle: Handle, tasks: Tasks, routes: Arc<Routes>, config: Arc<Config>) -> Self {
+        Self {
+            handle,
+            tasks,
+            routes,
+            config,
+            targets: RefCell::default(),
+            pools: Rc::default(),
+            ports: RefCell::default(),
+        }
+    }
+
+    /// The route to `target`: at once if it is known, else after discovery's first answer, or as an unknown target
+    /// when that does not come in [`limits::DISCOVERY_TIMEOUT`].
+    pub async fn route(&self, target: &Target) -> Rc<Route> {
+        if let Some(route) = self.targets.borrow().get(target) {
+            return route.clone();
+        }
+        let plans = Plans { directory: self.parts() };
+        let Some(mut known) = self.first(Name::Outbound(target.clone())).await else {
+            return Rc::new(Route { target: target.clone(), plan: RefCell::new(plans.unknown(target)) });
+        };
+        let outbound = known.borrow_and_update().clone();
+        let route = Rc::new(Route { target: target.clone(), plan: RefCell::new(plans.make(outbound, target).await) });
+        if let Some(route) = self.targets.borrow().get(target) {
+            return route.clone(); // another connection was quicker
+        }
+        self.make_room();
+        self.targets.borrow_mut().insert(target.clone(), route.clone());
+        let kept = Rc::downgrade(&route);
+        self.tasks.spawn(async move {
+            while known.changed().await.is_ok() {
+                let Some(route) = kept.upgrade() else { break };
+                let outbound = known.borrow_and_update().clone();
+                let plan = plans.make(outbound, &route.target).await;
+                route.plan.replace(plan);
+            }
+        });
+        route
+    }
+
+    /// The policy of an inbound port. `None` when discovery has not said anything in time: nothing may come in then.
+    pub async fn port(&self, port: u16) -> Option<Rc<Port>> {
+        if let Some(port) = self.ports.borrow().get(&port) {
+            return Some(port.clone());
+        }
+        let mut known = self.first(Name::Inbound(port)).await?;
+        let inbound = as_inbound(known.borrow_and_update().clone())?;
+        let signals = Signals::inbound(self.routes.clone(), inbound.parent.clone());
+        let state = Rc::new(Port { inbound: RefCell::new(inbound), signals, app: RefCell::default() });
+        if self.ports.borrow().len() >= limits::TARGETS_MAX {
+            self.ports.borrow_mut().retain(|_, port| Rc::strong_count(port) > 1);
+        }
+        self.ports.borrow_mut().insert(port, state.clone());
+        let kept = Rc::downgrade(&state);
+        self.tasks.spawn(async move {
+            while known.changed().await.is_ok() {
+                let Some(state) = kept.upgrade() else { break };
+                if let Some(inbound) = as_inbound(known.borrow_and_update().clone()) {
+                    state.inbound.replace(inbound);
+                }
+            }
+        });
+        Some(state)
+    }
+
+    /// The application behind `port`; made by `make` when it is new or was reached at another address.
+    pub fn app(&self, port: &Port, address: SocketAddr, make: impl FnOnce() -> Rc<Upstream>) -> Rc<Upstream> {
+        if let Some(app) = port.app.borrow().as_ref().filter(|app| app.endpoint.address == address) {
+            return app.clone();
+        }
+        let app = make();
+        *port.app.borrow_mut() = Some(app.clone());
+        app
+    }
+
+    /// Says that no endpoint of `backend` can be reached.
+    pub fn doubt(&self, backend: &BackendId) {
+        self.handle.doubt(Name::Backend(backend.clone()));
+    }
+
+    async fn first(&self, name: Name) -> Option<Known> {
+        first(&self.handle, name).await
+    }
+
+    fn parts(&self) -> Parts {
+        Parts {
+            handle: self.handle.clone(),
+            tasks: self.tasks.clone(),
+            routes: self.routes.clone(),
+            pools: self.pools.clone(),
+            config: self.config.clone(),
+        }
+    }
+
+    /// Drops targets that no connection uses when there are too many.
+    fn make_room(&self) {
+        let mut targets = self.targets.borrow_mut();
+        if targets.len() < limits::TARGETS_MAX {
+            return;
+        }
+        let handle = &self.handle;
+        targets.retain(|target, route| {
+            let used = Rc::strong_count(route) > 1;
+            if !used {
+                drop(handle.0.try_send(Command::Unwatch(Name::Outbound(target.clone()))));
+            }
+            used
+        });
+    }
+}
+
+/// What tasks need of the directory.
+#[derive(Clone)]
+struct Parts {
+    handle: Handle,
+    tasks: Tasks,
+    routes: Arc<Routes>,
+    pools: Rc<RefCell<HashMap<BackendId, Rc<Pool>>>>,
+    config: Arc<Config>,
+}
+
+struct Plans {
+    directory: Parts,
+}
+
+impl Plans {
+    fn unknown(&self, target: &Target) -> Rc<Plan> {
+        Rc::new(Plan::unknown(self.directory.routes.clone(), target))
+    }
+
+    async fn make(&self, resource: Option<Arc<Resource>>, target: &Target) -> Rc<Plan> {
+        let Some(outbound) = as_outbound(resource) else { return self.unknown(target) };
+        let mut pools = HashMap::new();
+        for id in outbound.backends() {
+            pools.insert(id.clone(), self.pool(id).await);
+        }
+        Rc::new(Plan::new(self.directory.routes.clone(), outbound, &pools))
+    }
+
+    async fn pool(&self, id: &BackendId) -> Rc<Pool> {
+        let parts = &self.directory;
+        if let Some(pool) = parts.pools.borrow().get(id) {
+            return pool.clone();
+        }
+        let pool = Rc::new(Pool::new(id.clone(), parts.config.zone.clone()));
+        parts.pools.borrow_mut().insert(id.clone(), pool.clone());
+        let known = first(&parts.handle, Name::Backend(id.clone())).await;
+        let Some(mut known) = known else {
+            parts.pools.borrow_mut().remove(id);
+            return pool;
+        };
+        apply(&pool, known.borrow_and_update().clone());
+        let kept = Rc::downgrade(&pool);
+        parts.tasks.spawn(async move {
+            while known.changed().await.is_ok() {
+                let Some(pool) = kept.upgrade() else { break };
+                apply(&pool, known.borrow_and_update().clone());
+            }
+        });
+        pool
+    }
+}
+
+/// Subscribes and waits for the first answer.
+async fn first(handle: &Handle, name: Name) -> Option<Known> {
+    let wait = async {
+        let mut known = handle.watch(name).await?;
+        known.wait_for(Option::is_some).await.ok()?;
+        Some(known)
+    };
+    tokio::time::timeout(limits::DISCOVERY_TIMEOUT, wait).await.ok().flatten()
+}
+
+fn apply(pool: &Pool, resource: Option<Arc<Resource>>) {
+    if let Some(Resource::Backend(backend)) = resource.as_deref() {
+        pool.update(backend);
+    }
+}
+
+fn as_outbound(resource: Option<Arc<Resource>>) -> Option<Arc<Outbound>> {
+    match &*resource? {
+        Resource::Outbound(outbound) => Some(Arc::new(outbound.clone())),
+        _ => None,
+    }
+}
+
+fn as_inbound(resource: Option<Arc<Resource>>) -> Option<Arc<Inbound>> {
+    match &*resource? {
+        Resource::Inbound(inbound) => Some(Arc::new(inbound.clone())),
+        _ => None,
+    }
+}

@@ -1,0 +1,321 @@
+//! HTTP to one endpoint: one HTTP/2 connection for everything where the peer is in the mesh, a pool of HTTP/1
+//! connections where it is not.
+
+use super::{LocalExec, body::RequestBody};
+use crate::{
+    connect::{self, ConnectError},
+    limits,
+    policy::Permit,
+    telemetry::Reason,
+    tls,
+    worker::World,
+};
+use hyper::{
+    body::Incoming,
+    client::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use remora_model::Endpoint;
+use std::{
+    cell::RefCell,
+    fmt,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+use tokio::sync::watch;
+
+type H1 = http1::SendRequest<RequestBody>;
+type H2 = http2::SendRequest<RequestBody>;
+type Request = http::Request<RequestBody>;
+
+/// One endpoint with the connections that this worker has to it.
+pub struct Upstream {
+    pub endpoint: Endpoint,
+    connect_timeout: Duration,
+    h2: RefCell<Shared>,
+    h1: RefCell<Vec<(H1, Instant)>>,
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upstream").field("endpoint", &self.endpoint).finish_non_exhaustive()
+    }
+}
+
+/// The HTTP/2 connection that all requests share.
+enum Shared {
+    Idle,
+    Connecting(watch::Receiver<Option<Result<(), Reason>>>),
+    /// With the credentials' generation it was made under: after a renewal, new requests get a new connection, so that
+    /// none outlives its certificate by more than its own last request.
+    Ready(H2, u64),
+}
+
+/// A try that failed before a response head.
+#[derive(Debug)]
+pub struct Failed {
+    pub reason: Reason,
+    /// The request, if not a byte of it was sent.
+    pub unsent: Option<Request>,
+}
+
+/// A response, and the HTTP/1 connection to give back once its body ended.
+pub struct Answer {
+    pub response: http::Response<Incoming>,
+    pub connection: Option<H1>,
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answer").field("response", &self.response.status()).finish_non_exhaustive()
+    }
+}
+
+impl Upstream {
+    /// An endpoint without connections.
+    pub fn new(endpoint: Endpoint, connect_timeout: Duration) -> Rc<Self> {
+        Rc::new(Self { endpoint, connect_timeout, h2: RefCell::new(Shared::Idle), h1: RefCell::default() })
+    }
+
+    /// Sends over HTTP/2. Dropping the future resets the stream.
+    pub async fn send_http2(self: &Rc<Self>, world: &Rc<World>, permit: &Permit, request: Request) -> Result<Answer, Failed> {
+        let mut connection = match self.http2(world, permit).await {
+            Ok(connection) => connection,
+            Err(reason) => return Err(Failed { reason, unsent: Some(request) }),
+        };
+        match connection.try_send_request(request).await {
+            Ok(response) => Ok(Answer { response, connection: None }),
+            Err(mut error) => {
+                let unsent = error.take_message();
+                let reason = reason_of(error.error());
+                Err(Failed { reason, unsent })
+            }
+        }
+    }
+
+    /// Sends over an idle HTTP/1 connection or a new one. Dropping the future closes the connection.
+    pub async fn send_http1(self: &Rc<Self>, world: &Rc<World>, permit: &Permit, mut request: Request) -> Result<Answer, Failed> {
+        loop {
+            let (mut connection, reused) = match self.idle_http1() {
+                Some(connection) => (connection, true),
+                None => match self.open_http1(world, permit).await {
+                    Ok(connection) => (connection, false),
+                    Err(error) => return Err(Failed { reason: error.reason(), unsent: Some(request) }),
+                },
+            };
+            match connection.try_send_request(request).await {
+                Ok(response) => return Ok(Answer { response, connection: Some(connection) }),
+                Err(mut error) => match error.take_message() {
+                    // It closed while idle: that is nobody's failure, the next one takes the request.
+                    Some(unsent) if reused => request = unsent,
+                    unsent => return Err(Failed { reason: reason_of(error.error()), unsent }),
+                },
+            }
+        }
+    }
+
+    /// Takes back an HTTP/1 connection whose response was read to its end.
+    pub fn give_back(&self, connection: H1) {
+        let mut idle = self.h1.borrow_mut();
+        if idle.len() < limits::IDLE_CONNECTIONS_MAX && !connection.is_closed() {
+            idle.push((connection, Instant::now()));
+        }
+    }
+
+    fn idle_http1(&self) -> Option<H1> {
+        let mut idle = self.h1.borrow_mut();
+        if idle.is_empty() {
+            return None;
+        }
+        // The youngest is last; behind the first one that is too old, all are.
+        let newest = idle.last()?.1;
+        if newest.elapsed() > limits::IDLE_TIMEOUT {
+            idle.clear();
+            return None;
+        }
+        while let Some((connection, since)) = idle.pop() {
+            if connection.is_ready() {
+                return Some(connection);
+            }
+            if !connection.is_closed() {
+                // Its task has not seen the end of the last body yet; it will be ready for the next request.
+                idle.insert(0, (connection, since));
+                return None;
+            }
+        }
+        None
+    }
+
+    /// Drops connections that were idle for too long.
+    pub fn sweep(&self) {
+        self.h1.borrow_mut().retain(|(connection, since)| !connection.is_closed() && since.elapsed() < limits::IDLE_TIMEOUT);
+    }
+
+    async fn open_http1(&self, world: &Rc<World>, permit: &Permit) -> Result<H1, ConnectError> {
+        let address = self.endpoint.address;
+        let stream = connect::tcp(permit, address, self.connect_timeout).await?;
+        let (sender, connection) = http1::Builder::new()
+            .max_buf_size(limits::HEADER_BYTES_MAX + 8192)
+            .max_headers(limits::HEADER_COUNT_MAX)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|source| ConnectError::Io { address, source: std::io::Error::other(source) })?;
+        world.tasks.spawn(async move {
+            if let Err(error) = connection.with_upgrades().await {
+                tracing::debug!(%address, %error, "HTTP/1 connection upstream ended");
+            }
+        });
+        Ok(sender)
+    }
+
+    async fn http2(self: &Rc<Self>, world: &Rc<World>, permit: &Permit) -> Result<H2, Reason> {
+        loop {
+            let mut waiting = match &*self.h2.borrow() {
+                Shared::Ready(h2, generation) if !h2.is_closed() && *generation == self.generation(world) => {
+                    return Ok(h2.clone());
+                }
+                Shared::Connecting(result) => Some(result.clone()),
+                _ => None,
+            };
+            let result = match &mut waiting {
+                Some(result) => result,
+                None => waiting.insert(self.connect_http2(world, permit)),
+            };
+            match result.wait_for(Option::is_some).await.map(|result| *result) {
+                Ok(Some(Err(reason))) => return Err(reason),
+                Ok(_) => {}
+                Err(_) => return Err(Reason::Internal),
+            }
+        }
+    }
+
+    fn generation(&self, world: &World) -> u64 {
+        if self.endpoint.identity.is_some() { world.tls.generation() } else { 0 }
+    }
+
+    /// Connects in a task of its own, so that a caller who gives up takes nothing from the others who wait.
+    fn connect_http2(self: &Rc<Self>, world: &Rc<World>, _permit: &Permit) -> watch::Receiver<Option<Result<(), Reason>>> {
+        let (tell, told) = watch::channel(None);
+        *self.h2.borrow_mut() = Shared::Connecting(told.clone());
+        let (this, world) = (self.clone(), world.clone());
+        let permit = crate::policy::outbound();
+        world.clone().tasks.spawn(async move {
+            let generation = this.generation(&world);
+            let result = match this.open_http2(&world, &permit).await {
+                Ok(h2) => {
+                    *this.h2.borrow_mut() = Shared::Ready(h2, generation);
+                    Ok(())
+                }
+                Err(error) => {
+                    tracing::info!(endpoint = %this.endpoint.address, pod = %this.endpoint.pod, %error,
+                        cause = error.cause(), "cannot connect");
+                    *this.h2.borrow_mut() = Shared::Idle;
+                    Err(error.reason())
+                }
+            };
+            tell.send_replace(Some(result));
+        });
+        told
+    }
+
+    async fn open_http2(&self, world: &Rc<World>, permit: &Permit) -> Result<H2, ConnectError> {
+        let address = self.endpoint.address;
+        let handshake_failed = |source: hyper::Error| ConnectError::Io { address, source: std::io::Error::other(source) };
+        let mut builder = http2::Builder::new(LocalExec(world.tasks.clone()));
+        builder
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
+            .max_header_list_size(limits::HEADER_BYTES_MAX as u32)
+            .max_send_buf_size(limits::SEND_BUFFER_BYTES)
+            .keep_alive_interval(limits::KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(limits::KEEP_ALIVE_TIMEOUT);
+        match self.mesh(world, permit, tls::Alpn::MeshHttp).await? {
+            Some(stream) => {
+                let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(handshake_failed)?;
+                world.tasks.spawn(run(address, connection));
+                Ok(sender)
+            }
+            None => {
+                let stream = connect::tcp(permit, address, self.connect_timeout).await?;
+                let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(handshake_failed)?;
+                world.tasks.spawn(run(address, connection));
+                Ok(sender)
+            }
+        }
+    }
+
+    /// Mesh TLS to the endpoint's proxy, with the wanted destination named where nothing redirects. `None`: the
+    /// endpoint is not in the mesh. It never falls back from one to the other.
+    pub async fn mesh(&self, world: &Rc<World>, permit: &Permit, alpn: tls::Alpn) -> Result<Option<tls::ClientStream>, ConnectError> {
+        let Some(expected) = &self.endpoint.identity else { return Ok(None) };
+        let address = self.endpoint.proxy.unwrap_or(self.endpoint.address);
+        let stream = connect::tcp(permit, address, self.connect_timeout).await?;
+        let mut stream = world.tls.originate(stream, address, expected, alpn).await?;
+        if self.endpoint.proxy.is_some() {
+            connect::name_destination(&mut stream, &self.endpoint)
+                .await
+                .map_err(|source| ConnectError::Io { address, source })?;
+        }
+        Ok(Some(stream))
+    }
+
+    /// Bytes to the endpoint, through its proxy if it has one.
+    pub async fn bytes(&self, world: &Rc<World>, permit: &Permit) -> Result<ByteStream, ConnectError> {
+        match self.mesh(world, permit, tls::Alpn::MeshTcp).await? {
+            Some(stream) => Ok(ByteStream::Mesh(Box::new(stream))),
+            None => Ok(ByteStream::Plain(connect::tcp(permit, self.endpoint.address, self.connect_timeout).await?)),
+        }
+    }
+}
+
+/// A byte connection upstream.
+#[derive(Debug)]
+pub enum ByteStream {
+    Plain(tokio::net::TcpStream),
+    Mesh(Box<tls::ClientStream>),
+}
+
+async fn run<C: Future<Output = hyper::Result<()>>>(address: std::net::SocketAddr, connection: C) {
+    if let Err(error) = connection.await {
+        tracing::debug!(%address, %error, "HTTP/2 connection upstream ended");
+    }
+}
+
+fn reason_of(error: &hyper::Error) -> Reason {
+    if error.is_timeout() { Reason::ConnectTimeout } else { Reason::UpstreamReset }
+}
+
+impl tokio::io::AsyncRead for ByteStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut tokio::io::ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Mesh(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl tokio::io::AsyncWrite for ByteStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Mesh(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Mesh(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Mesh(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

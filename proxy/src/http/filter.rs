@@ -1,0 +1,149 @@
+//! What a route does to a request or response on its way. Pure.
+
+use super::{body::ResponseBody, respond};
+use http::{
+    HeaderMap, HeaderValue, Request, Response, Uri,
+    header::{HOST, LOCATION},
+    uri::{Authority, PathAndQuery},
+};
+use remora_model::{Filter, HeaderEdit, PathRewrite, Redirect, Rule};
+use std::time::Duration;
+
+/// The redirect that the rule answers with, if it has one.
+pub fn redirect<B>(rule: &Rule, prefix: &str, request: &Request<B>) -> Option<Response<ResponseBody>> {
+    let redirect = rule.filters.iter().find_map(|filter| match filter {
+        Filter::Redirect(redirect) => Some(redirect),
+        _ => None,
+    })?;
+    let mut response = respond::empty(redirect.status);
+    if let Ok(location) = HeaderValue::try_from(location(redirect, prefix, request)) {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    Some(response)
+}
+
+fn location<B>(redirect: &Redirect, prefix: &str, request: &Request<B>) -> String {
+    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+    let authority = request.uri().authority().map(Authority::as_str).or(host).unwrap_or_default();
+    let (old_host, old_port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, port.parse::<u16>().ok()),
+        _ => (authority, None),
+    };
+    let scheme = redirect.scheme.as_deref().unwrap_or("http");
+    // HTTPRequestRedirectFilter.port: a scheme named without a port means that scheme's own port.
+    let port = redirect.port.or(if redirect.scheme.is_some() { None } else { old_port });
+    let well_known = matches!((scheme, port), ("http", Some(80)) | ("https", Some(443)));
+    let host = redirect.hostname.as_deref().unwrap_or(old_host);
+    let path = rewritten(redirect.path.as_ref(), prefix, request.uri());
+    match port.filter(|_| !well_known) {
+        Some(port) => format!("{scheme}://{host}:{port}{path}"),
+        None => format!("{scheme}://{host}{path}"),
+    }
+}
+
+/// Path and query after a rewrite.
+fn rewritten(rewrite: Option<&PathRewrite>, prefix: &str, uri: &Uri) -> String {
+    let path = match rewrite {
+        None => uri.path().to_owned(),
+        Some(PathRewrite::Full(full)) => full.to_string(),
+        Some(PathRewrite::Prefix(new)) => {
+            let rest = uri.path().strip_prefix(prefix).unwrap_or(uri.path());
+            let joined = format!("{}{rest}", new.trim_end_matches('/'));
+            if joined.is_empty() { "/".to_owned() } else { joined }
+        }
+    };
+    match uri.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path,
+    }
+}
+
+/// Applies the request's part of the filters.
+pub fn request<B>(filters: &[Filter], prefix: &str, request: &mut Request<B>) {
+    for filter in filters {
+        match filter {
+            Filter::RequestHeaders(edit) => apply(edit, request.headers_mut()),
+            Filter::Rewrite { hostname, path } => {
+                if path.is_some() {
+                    rewrite_path(path.as_ref(), prefix, request);
+                }
+                if let Some(hostname) = hostname {
+                    rewrite_host(hostname, request);
+                }
+            }
+            Filter::ResponseHeaders(_) | Filter::Redirect(_) | Filter::Mirror { .. } => {}
+        }
+    }
+}
+
+/// Applies the response's part of the filters.
+pub fn response(filters: &[Filter], headers: &mut HeaderMap) {
+    for filter in filters {
+        if let Filter::ResponseHeaders(edit) = filter {
+            apply(edit, headers);
+        }
+    }
+}
+
+fn apply(edit: &HeaderEdit, headers: &mut HeaderMap) {
+    for (name, value) in &edit.set {
+        headers.insert(name, value.clone());
+    }
+    for (name, value) in &edit.add {
+        headers.append(name, value.clone());
+    }
+    for name in &edit.remove {
+        headers.remove(name);
+    }
+}
+
+fn rewrite_path<B>(rewrite: Option<&PathRewrite>, prefix: &str, request: &mut Request<B>) {
+    let Ok(path) = PathAndQuery::try_from(rewritten(rewrite, prefix, request.uri())) else { return };
+    let mut parts = request.uri().clone().into_parts();
+    parts.path_and_query = Some(path);
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
+}
+
+fn rewrite_host<B>(hostname: &str, request: &mut Request<B>) {
+    let Ok(authority) = Authority::try_from(hostname) else { return };
+    if request.uri().authority().is_some() {
+        let mut parts = request.uri().clone().into_parts();
+        parts.authority = Some(authority.clone());
+        if let Ok(uri) = Uri::from_parts(parts) {
+            *request.uri_mut() = uri;
+        }
+    }
+    if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
+        request.headers_mut().insert(HOST, host);
+    }
+}
+
+/// The caller's deadline (gRPC over HTTP/2: at most eight digits and a unit). Anything else is none.
+pub fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let value: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(value * 3600),
+        "M" => Duration::from_secs(value * 60),
+        "S" => Duration::from_secs(value),
+        "m" => Duration::from_millis(value),
+        "u" => Duration::from_micros(value),
+        "n" => Duration::from_nanos(value),
+        _ => return None,
+    })
+}
+
+/// Tells the next hop what is left of the deadline.
+pub fn set_grpc_timeout(headers: &mut HeaderMap, left: Duration) {
+    let micros = left.as_micros();
+    let text = if micros < 100_000_000 { format!("{micros}u") } else { format!("{}m", left.as_millis().min(99_999_999)) };
+    if let Ok(value) = HeaderValue::try_from(text) {
+        headers.insert("grpc-timeout", value);
+    }
+}

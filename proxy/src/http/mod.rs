@@ -1,0 +1,94 @@
+//! HTTP through the proxy: serving a connection, the life of a request in each direction, and what both share.
+
+pub mod body;
+pub mod client;
+pub mod exchange;
+mod filter;
+pub mod headers;
+pub mod inbound;
+pub mod outbound;
+pub mod respond;
+pub mod upgrade;
+
+use crate::{
+    limits,
+    worker::{Tasks, World},
+};
+use body::ResponseBody;
+use http::{Request, Response};
+use hyper::{body::Incoming, server::conn, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::{convert::Infallible, pin::pin, rc::Rc};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// Which HTTP is on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Wire {
+    Http1,
+    Http2,
+}
+
+/// Lets hyper spawn onto this worker.
+#[derive(Debug, Clone)]
+pub struct LocalExec(pub Tasks);
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExec {
+    fn execute(&self, future: F) {
+        self.0.spawn(async move {
+            future.await;
+        });
+    }
+}
+
+/// Serves one connection until its peer closes it, it breaks, or the proxy drains (then the requests under way finish
+/// and HTTP/2 peers get GOAWAY).
+pub async fn serve<S, H, R>(world: &Rc<World>, stream: S, wire: Wire, streams_max: u32, handle: H) -> hyper::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    H: Fn(Request<Incoming>) -> R + 'static,
+    R: Future<Output = Response<ResponseBody>> + 'static,
+{
+    let service = service_fn(move |request| {
+        let answer = handle(request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let stream = TokioIo::new(stream);
+    match wire {
+        Wire::Http1 => {
+            let connection = conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(limits::HEADER_TIMEOUT)
+                .max_headers(limits::HEADER_COUNT_MAX)
+                .max_buf_size(limits::HEADER_BYTES_MAX + 8192)
+                .half_close(true)
+                .serve_connection(stream, service)
+                .with_upgrades();
+            let mut connection = pin!(connection);
+            tokio::select! {
+                done = connection.as_mut() => return done,
+                () = world.drain.signaled() => connection.as_mut().graceful_shutdown(),
+            }
+            connection.await
+        }
+        Wire::Http2 => {
+            let connection = conn::http2::Builder::new(LocalExec(world.tasks.clone()))
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(streams_max)
+                .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
+                .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
+                .max_header_list_size(limits::HEADER_BYTES_MAX as u32)
+                .max_send_buf_size(limits::SEND_BUFFER_BYTES)
+                .max_pending_accept_reset_streams(limits::PENDING_RESETS_MAX)
+                .max_local_error_reset_streams(limits::LOCAL_RESETS_MAX)
+                .keep_alive_interval(limits::SERVER_KEEP_ALIVE_INTERVAL)
+                .keep_alive_timeout(limits::SERVER_KEEP_ALIVE_TIMEOUT)
+                .serve_connection(stream, service);
+            let mut connection = pin!(connection);
+            tokio::select! {
+                done = connection.as_mut() => return done,
+                () = world.drain.signaled() => connection.as_mut().graceful_shutdown(),
+            }
+            connection.await
+        }
+    }
+}

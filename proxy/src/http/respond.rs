@@ -1,0 +1,48 @@
+//! Answers of the proxy's own.
+
+use super::{body::ResponseBody, headers};
+use crate::telemetry::Reason;
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, Version, header};
+
+/// An answer that names the reason, in the caller's protocol: a status for HTTP, `grpc-status` for gRPC.
+pub fn failure(reason: Reason, grpc: bool, detail: &str) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::Empty);
+    let fields = response.headers_mut();
+    fields.insert(headers::ERROR, HeaderValue::from_static(reason.as_str()));
+    if grpc {
+        fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        fields.insert("grpc-status", HeaderValue::from(u16::from(reason.grpc_code())));
+        fields.insert("grpc-message", HeaderValue::from_static(reason.as_str()));
+        return response;
+    }
+    let text = format!("remora: {}{}{detail}\n", reason.as_str(), if detail.is_empty() { "" } else { ": " });
+    fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    *response.body_mut() = ResponseBody::Text(Some(Bytes::from(text)));
+    *response.status_mut() = reason.http_status();
+    response
+}
+
+/// An empty answer with `status`.
+pub fn empty(status: StatusCode) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::Empty);
+    *response.status_mut() = status;
+    response
+}
+
+/// The bytes sent on an HTTP/1 connection whose request could not even be read.
+pub fn raw_refusal(status: StatusCode, reason: Reason) -> Vec<u8> {
+    format!(
+        "HTTP/1.1 {} {}\r\n{}: {}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+        status.as_u16(),
+        status.canonical_reason().unwrap_or_default(),
+        headers::ERROR,
+        reason.as_str()
+    )
+    .into_bytes()
+}
+
+/// Makes a response from HTTP/2 fit for an HTTP/1 client, and the other way round: hyper frames it by its own version.
+pub fn set_version<B>(response: &mut Response<B>, version: Version) {
+    *response.version_mut() = version;
+}

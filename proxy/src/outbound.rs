@@ -1,0 +1,141 @@
+//! A connection on its way out of the pod, from accept to its end.
+
+use crate::{
+    discover::{Plan, Route},
+    first::{self, First, FirstError},
+    forward,
+    http::{
+        self, Wire,
+        client::ByteStream,
+        outbound::{Destination, handle},
+        upgrade,
+    },
+    config::Mode,
+    connect,
+    io::Prefixed,
+    limits, policy, sys,
+    telemetry::{Reason, Tls},
+    worker::World,
+};
+use remora_model::{Protocol, Target};
+use std::{net::SocketAddr, rc::Rc, time::Instant};
+use tokio::net::TcpStream;
+
+/// Serves one connection of the application.
+pub async fn serve(world: Rc<World>, stream: TcpStream, peer: SocketAddr) {
+    let client = Prefixed::new(stream);
+    if world.config.mode == Mode::Explicit {
+        return explicit(world, client).await;
+    }
+    let target = match sys::original_destination(client.inner()) {
+        Ok(target) if !world.config.is_own(target) => target,
+        Ok(target) => return tracing::warn!(%peer, %target, reason = Reason::Loop.as_str(), "connection refused"),
+        Err(error) => return tracing::debug!(%peer, %error, "connection was not redirected"),
+    };
+    let route = world.directory.route(&Target::Address(target)).await;
+    let plan = route.plan();
+    if plan.parent.is_none() {
+        return pass(&world, client, target, &plan).await;
+    }
+    redirected(world, client, route, &plan).await;
+}
+
+/// A connection to a Service or pod that discovery knows.
+async fn redirected(world: Rc<World>, mut client: Prefixed<TcpStream>, route: Rc<Route>, plan: &Plan) {
+    let said = if world.config.opaque_ports.contains(&route.target.port()) { Protocol::Opaque } else { plan.outbound.protocol };
+    let first = match said {
+        Protocol::Http1 => Ok(First::Http1),
+        Protocol::Http2 => Ok(First::Http2),
+        Protocol::Opaque => Ok(First::Opaque),
+        Protocol::Detect => first::protocol(&mut client, open(&world, plan)).await,
+    };
+    let wire = match first {
+        Ok(First::Http1) => Wire::Http1,
+        Ok(First::Http2) => Wire::Http2,
+        Ok(First::Opaque | First::Tls) => return bytes(&world, client, None, plan).await,
+        Ok(First::Opened(upstream)) => return bytes(&world, client, Some(upstream), plan).await,
+        Ok(First::Closed) => return,
+        Err(FirstError::Client(error)) => return tracing::debug!(%error, "client left before its first bytes"),
+        Err(FirstError::Upstream(reason)) => return failed(plan, reason),
+    };
+    let destination = Rc::new(Destination::fixed(route));
+    serve_http(&world, client, wire, destination).await;
+}
+
+/// A connection made to the listener itself: HTTP whose requests name where they go.
+async fn explicit(world: Rc<World>, mut client: Prefixed<TcpStream>) {
+    let never = std::future::pending::<Result<TcpStream, Reason>>();
+    let wire = match first::protocol(&mut client, never).await {
+        Ok(First::Http1) => Wire::Http1,
+        Ok(First::Http2) => Wire::Http2,
+        Ok(_) => return tracing::info!(reason = Reason::ProtocolError.as_str(), "this listener takes HTTP only; use CONNECT for bytes"),
+        Err(_) => return,
+    };
+    serve_http(&world, client, wire, Rc::new(Destination::by_authority())).await;
+}
+
+async fn serve_http(world: &Rc<World>, client: Prefixed<TcpStream>, wire: Wire, destination: Rc<Destination>) {
+    let shared = world.clone();
+    let answer = move |request| handle(shared.clone(), destination.clone(), wire, request);
+    if let Err(error) = http::serve(world, client, wire, limits::STREAMS_MAX, answer).await {
+        tracing::debug!(%error, "HTTP connection of the application ended");
+    }
+}
+
+/// Opens a byte connection to the plan's backend.
+async fn open(world: &Rc<World>, plan: &Plan) -> Result<ByteStream, Reason> {
+    let pool = plan.parent.as_ref().ok_or(Reason::NoEndpoints)?;
+    let (stream, _, _) = upgrade::connect(world, pool, &policy::outbound()).await?;
+    Ok(stream)
+}
+
+/// Bytes both ways, over the connection that detection opened or a new one.
+async fn bytes(world: &Rc<World>, mut client: Prefixed<TcpStream>, opened: Option<Prefixed<ByteStream>>, plan: &Plan) {
+    let started = Instant::now();
+    let mut upstream = match opened {
+        Some(upstream) => upstream,
+        None => match open(world, plan).await {
+            Ok(stream) => Prefixed::new(stream),
+            Err(reason) => return failed(plan, reason),
+        },
+    };
+    let peer = plan.parent.as_ref().map(|pool| pool.identity()).unwrap_or_default();
+    let stats = plan.signals.bytes(&peer, if peer.is_empty() { Tls::Plain } else { Tls::Mtls });
+    stats.request();
+    stats.connection_opened();
+    match forward::bytes(policy::outbound(), &mut client, &mut upstream, &stats).await {
+        Ok(()) => stats.success(started.elapsed()),
+        Err(error) => {
+            tracing::debug!(%error, "byte connection broke");
+            stats.failure(Reason::UpstreamReset, started.elapsed());
+        }
+    }
+    stats.connection_closed();
+}
+
+/// A destination that the mesh does not know: untouched, to where it was going.
+async fn pass(world: &Rc<World>, mut client: Prefixed<TcpStream>, target: SocketAddr, plan: &Plan) {
+    let permit = policy::outbound();
+    let stats = plan.signals.bytes(&"".into(), Tls::Passthrough);
+    let started = Instant::now();
+    stats.request();
+    stats.connection_opened();
+    match connect::tcp(&permit, target, world.config.connect_timeout).await {
+        Ok(mut upstream) => match forward::bytes(permit, &mut client, &mut upstream, &stats).await {
+            Ok(()) => stats.success(started.elapsed()),
+            Err(_) => stats.failure(Reason::UpstreamReset, started.elapsed()),
+        },
+        Err(error) => {
+            tracing::info!(%error, cause = error.cause(), "cannot pass a connection through");
+            stats.failure(error.reason(), started.elapsed());
+        }
+    }
+    stats.connection_closed();
+}
+
+fn failed(plan: &Plan, reason: Reason) {
+    let stats = plan.signals.bytes(&"".into(), Tls::Plain);
+    stats.request();
+    stats.failure(reason, std::time::Duration::ZERO);
+    tracing::info!(target = %plan.outbound.target, reason = reason.as_str(), "connection failed");
+}
