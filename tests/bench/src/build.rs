@@ -11,6 +11,9 @@ use std::env::var_os;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+/// Up to this load average a machine counts as quiet.
+const QUIET_LOAD: f64 = 0.7;
+
 /// What to measure and with what: the command line with its defaults worked out.
 #[derive(Serialize, Deserialize, Debug)]
 pub(crate) struct Plan {
@@ -27,6 +30,8 @@ pub(crate) struct Plan {
     pub(crate) commit: String,
     pub(crate) date: String,
     pub(crate) host: String,
+    /// `/proc/loadavg` before the run, which says what else the machine was doing.
+    pub(crate) load_average: String,
 }
 
 pub(crate) fn prepare(args: Args) -> Result<Plan> {
@@ -60,7 +65,18 @@ pub(crate) fn prepare(args: Args) -> Result<Plan> {
         commit: commit(),
         date,
         host,
+        load_average: load_average()?,
     })
+}
+
+/// Says so when other work would show in the figures.
+fn load_average() -> Result<String> {
+    let text = std::fs::read_to_string("/proc/loadavg").context("read /proc/loadavg")?.trim().to_owned();
+    let last_minute = text.split(' ').next().and_then(|load| load.parse::<f64>().ok());
+    if last_minute.is_some_and(|load| load > QUIET_LOAD) {
+        eprintln!("the machine is busy (load average {text}): expect lower figures and wider spread");
+    }
+    Ok(text)
 }
 
 fn workspace() -> &'static Path {

@@ -83,8 +83,6 @@ struct Machine {
     cpu: String,
     cores: usize,
     kernel: String,
-    /// Of `/proc/loadavg` at the end; the run itself makes about 2.
-    load_average: String,
 }
 
 impl<'a> Report<'a> {
@@ -95,7 +93,6 @@ impl<'a> Report<'a> {
             cpu: cpu.map_or("unknown", |(_, name)| name).to_owned(),
             cores: cpuinfo.lines().filter(|line| line.starts_with("processor")).count(),
             kernel: output(Command::new("uname").arg("-r"))?.trim().to_owned(),
-            load_average: fs::read_to_string("/proc/loadavg").context("read /proc/loadavg")?.trim().to_owned(),
         };
         Ok(Self { plan, machine, versions: versions(plan), samples })
     }
