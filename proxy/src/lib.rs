@@ -5,3 +5,4 @@ pub mod sys;
 pub mod detect;
 pub mod balance;
 pub mod retry;
+pub mod telemetry;

@@ -1,5 +1,18 @@
 //! Golden signals: what is counted, under which names, and how it is shown.
+//!
+//! In: a [`RouteKey`] when a route is built, which gives the [`RouteStats`] that requests then increment without locks
+//! or look-ups. Out: JSON for people and the demo, Prometheus text for scrapers. No key is made of unchecked request
+//! data: a path becomes a name only by [`PathTemplates`]. It keeps no history; a scraper does that.
 
+pub mod histogram;
+pub mod prometheus;
 pub mod reason;
+mod routes;
+mod stats;
+mod template;
 
+pub use histogram::Histogram;
 pub use reason::Reason;
+pub use routes::{Direction, ERRORS_MAX, Proto, RecentError, RouteKey, Routes, SERIES_MAX, Tls};
+pub use stats::{RouteStats, STATUS_5XX};
+pub use template::{OTHER, PathTemplates, TemplateId};

@@ -1,0 +1,262 @@
+//! The routes' counters in Prometheus' text format 0.0.4. Every family has the same labels and every label is always
+//! there; a failure's reason appears with its first failure.
+
+use std::fmt::{Display, Write as _};
+
+use super::RouteKey;
+use super::histogram::BOUNDS;
+use super::stats::Reading;
+
+/// The type of a family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Buckets, sum and count.
+    Histogram,
+}
+
+impl Kind {
+    /// The word in a `TYPE` line.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// A family of metrics, as documented. Released names are API.
+#[derive(Debug)]
+pub struct Family {
+    /// Its name.
+    pub name: &'static str,
+    /// Its type.
+    pub kind: Kind,
+    /// What it says.
+    pub help: &'static str,
+    /// The label it has beside [`LABELS`], if any.
+    pub label: Option<&'static str>,
+    write: fn(&mut Series<'_>, &Reading),
+}
+
+/// The labels that every family of routes has, and what they say.
+pub const LABELS: &[(&str, &str)] = &[
+    ("direction", "`inbound` (to the application of this pod) or `outbound` (from it)"),
+    ("parent", "the Service, port or authority that was called"),
+    ("route", "the route rule, gRPC method or learned path template; `tcp` for opaque bytes; `other` beyond the bound"),
+    ("peer", "the SPIFFE ID at the other end; empty if it has none"),
+    ("tls", "`mtls`, `plain` or `passthrough` (the application's own TLS)"),
+    ("protocol", "`http1`, `http2`, `grpc` or `tcp`"),
+];
+
+/// Every family of routes.
+pub const FAMILIES: &[Family] = &[
+    Family {
+        name: "remora_requests_total",
+        kind: Kind::Counter,
+        help: "Requests, and opaque connections, that began.",
+        label: None,
+        write: |series, reading| series.sample("", "", reading.requests),
+    },
+    Family {
+        name: "remora_request_duration_seconds",
+        kind: Kind::Histogram,
+        help: "Time from a request to the end of its answer, failures included.",
+        label: None,
+        write: write_histogram,
+    },
+    Family {
+        name: "remora_failures_total",
+        kind: Kind::Counter,
+        help: "Requests that failed, by reason; status_5xx is the application's own.",
+        label: Some("reason"),
+        write: |series, reading| {
+            for (reason, count) in &reading.failures {
+                series.sample("", reason, count);
+            }
+        },
+    },
+    Family {
+        name: "remora_cancelled_total",
+        kind: Kind::Counter,
+        help: "Requests whose client went away before the answer.",
+        label: None,
+        write: |series, reading| series.sample("", "", reading.cancelled),
+    },
+    Family {
+        name: "remora_retries_total",
+        kind: Kind::Counter,
+        help: "Requests sent once more.",
+        label: None,
+        write: |series, reading| series.sample("", "", reading.retries),
+    },
+    Family {
+        name: "remora_retry_overflow_total",
+        kind: Kind::Counter,
+        help: "Retries that were due and not made, because the budget was spent.",
+        label: None,
+        write: |series, reading| series.sample("", "", reading.retry_overflow),
+    },
+    Family {
+        name: "remora_connections",
+        kind: Kind::Gauge,
+        help: "Connections that are open.",
+        label: None,
+        write: |series, reading| series.sample("", "", reading.connections),
+    },
+    Family {
+        name: "remora_bytes_total",
+        kind: Kind::Counter,
+        help: "Bytes of payload, from the client (in) and to it (out).",
+        label: Some("flow"),
+        write: |series, reading| {
+            series.sample("", "in", reading.bytes_in);
+            series.sample("", "out", reading.bytes_out);
+        },
+    },
+];
+
+/// Appends all families.
+pub(super) fn render(routes: &[(RouteKey, Reading)], out: &mut String) {
+    let routes: Vec<(String, &Reading)> = routes.iter().map(|(key, reading)| (labels(key), reading)).collect();
+    for family in FAMILIES {
+        line(out, format_args!("# HELP {} {}", family.name, family.help));
+        line(out, format_args!("# TYPE {} {}", family.name, family.kind.as_str()));
+        for (labels, reading) in &routes {
+            (family.write)(&mut Series { out, name: family.name, labels, label: family.label }, reading);
+        }
+    }
+}
+
+/// Where the samples of one family and route go.
+struct Series<'a> {
+    out: &'a mut String,
+    name: &'static str,
+    labels: &'a str,
+    label: Option<&'static str>,
+}
+
+impl Series<'_> {
+    /// Appends one sample, with the value of the label that the family has beside the common ones.
+    fn sample(&mut self, suffix: &str, value: &str, number: impl Display) {
+        let (name, labels) = (self.name, self.labels);
+        match self.label {
+            Some(label) => line(self.out, format_args!("{name}{suffix}{{{labels},{label}=\"{value}\"}} {number}")),
+            None => line(self.out, format_args!("{name}{suffix}{{{labels}}} {number}")),
+        }
+    }
+}
+
+fn write_histogram(series: &mut Series<'_>, reading: &Reading) {
+    series.label = Some("le");
+    for (bound, count) in BOUNDS.iter().zip(reading.latency.cumulative()) {
+        series.sample("_bucket", &bound.as_secs_f64().to_string(), count);
+    }
+    series.sample("_bucket", "+Inf", reading.latency.count());
+    series.label = None;
+    series.sample("_sum", "", reading.latency.sum().as_secs_f64());
+    series.sample("_count", "", reading.latency.count());
+}
+
+fn labels(key: &RouteKey) -> String {
+    let values = [key.direction.as_str(), &key.parent, &key.route, &key.peer, key.tls.as_str(), key.protocol.as_str()];
+    let mut text = String::new();
+    for ((name, _), value) in LABELS.iter().zip(values) {
+        if !text.is_empty() {
+            text.push(',');
+        }
+        text.push_str(name);
+        text.push_str("=\"");
+        escape(value, &mut text);
+        text.push('"');
+    }
+    text
+}
+
+/// What the text format demands in a label's value: backslash, quote and line feed.
+fn escape(value: &str, out: &mut String) {
+    for character in value.chars() {
+        match character {
+            '\\' => out.push_str("\\\\"),
+            '"' => out.push_str("\\\""),
+            '\n' => out.push_str("\\n"),
+            other => out.push(other),
+        }
+    }
+}
+
+fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
+    // Writing to a string cannot fail.
+    let _ = writeln!(out, "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::routes::tests::key;
+    use super::super::{Reason, Routes};
+    use super::*;
+
+    fn shown(routes: &Routes) -> String {
+        let mut out = String::new();
+        routes.prometheus(&mut out);
+        out
+    }
+
+    #[test]
+    fn label_values_are_escaped() {
+        let mut out = String::new();
+        escape("a\"b\\c\nd", &mut out);
+        assert_eq!(out, r#"a\"b\\c\nd"#);
+    }
+
+    #[test]
+    fn every_family_has_help_and_type_before_its_samples_and_every_label() {
+        let routes = Routes::new("shop/web-1".into());
+        let stats = routes.stats(key("GET /"));
+        stats.request();
+        stats.failure(Reason::Denied, Duration::from_millis(7));
+        let text = shown(&routes);
+        for family in FAMILIES {
+            let help = text.find(&format!("# HELP {} ", family.name)).unwrap();
+            let kind = text.find(&format!("# TYPE {} {}\n", family.name, family.kind.as_str())).unwrap();
+            let first = text.find(&format!("\n{}", family.name)).unwrap();
+            assert!(help < kind && kind < first, "{}", family.name);
+        }
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            for (label, _) in LABELS {
+                assert!(line.contains(&format!("{label}=\"")), "{label} is missing in {line}");
+            }
+        }
+    }
+
+    #[test]
+    fn samples_are_what_was_counted() {
+        let routes = Routes::new("shop/web-1".into());
+        let stats = routes.stats(key("GET /"));
+        stats.request();
+        stats.failure(Reason::Denied, Duration::from_millis(7));
+        stats.bytes_out(9);
+        let text = shown(&routes);
+        let labels = "direction=\"outbound\",parent=\"shop/api:8080\",route=\"GET /\",\
+                      peer=\"spiffe://cluster.local/ns/shop/sa/api\",tls=\"mtls\",protocol=\"http1\"";
+        for wanted in [
+            format!("remora_requests_total{{{labels}}} 1"),
+            format!("remora_request_duration_seconds_bucket{{{labels},le=\"0.005\"}} 0"),
+            format!("remora_request_duration_seconds_bucket{{{labels},le=\"0.01\"}} 1"),
+            format!("remora_request_duration_seconds_bucket{{{labels},le=\"10\"}} 1"),
+            format!("remora_request_duration_seconds_bucket{{{labels},le=\"+Inf\"}} 1"),
+            format!("remora_request_duration_seconds_sum{{{labels}}} 0.007"),
+            format!("remora_request_duration_seconds_count{{{labels}}} 1"),
+            format!("remora_failures_total{{{labels},reason=\"denied\"}} 1"),
+            format!("remora_bytes_total{{{labels},flow=\"out\"}} 9"),
+        ] {
+            assert!(text.lines().any(|line| line == wanted), "no {wanted} in\n{text}");
+        }
+    }
+}

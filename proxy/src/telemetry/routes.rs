@@ -1,0 +1,357 @@
+//! All routes of this proxy: who counts under which key, and everything together as JSON.
+//!
+//! Workers come here when they build a route, and keep the [`RouteStats`] they get; the admin port reads. The keys are
+//! made of the mesh's own names (routes, services, SPIFFE IDs, learned templates), and there are at most
+//! [`SERIES_MAX`] of them; what comes later is counted under the route `other` of its direction.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::histogram::Snapshot;
+use super::stats::Reading;
+use super::template::OTHER;
+use super::{Reason, RouteStats};
+
+/// Routes that are counted separately. 1000 of 3 KiB are 3 MiB, and a scrape of them is 2 MB of text.
+pub const SERIES_MAX: usize = 1000;
+/// Errors that are remembered one by one.
+pub const ERRORS_MAX: usize = 100;
+/// Bytes of an error's detail that are kept.
+const DETAIL_BYTES_MAX: usize = 300;
+
+macro_rules! label {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+        #[serde(rename_all = "lowercase")]
+        pub enum $name { $($(#[$variant_doc])* $variant,)* }
+
+        impl $name {
+            /// The word in labels and JSON.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+        }
+    };
+}
+
+label! {
+    /// Which way the traffic goes, seen from the application.
+    Direction {
+        /// To the application of this pod.
+        Inbound = "inbound",
+        /// From it.
+        Outbound = "outbound",
+    }
+}
+
+label! {
+    /// What protects the bytes on the mesh's side of this proxy.
+    Tls {
+        /// TLS of the mesh, both sides authenticated.
+        Mtls = "mtls",
+        /// Nothing.
+        Plain = "plain",
+        /// TLS of the application's own, not opened.
+        Passthrough = "passthrough",
+    }
+}
+
+label! {
+    /// What is spoken.
+    Proto {
+        /// HTTP/1.0 or 1.1.
+        Http1 = "http1",
+        /// HTTP/2.
+        Http2 = "http2",
+        /// gRPC.
+        Grpc = "grpc",
+        /// Opaque bytes.
+        Tcp = "tcp",
+    }
+}
+
+/// What is counted together.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RouteKey {
+    /// Inbound or outbound.
+    pub direction: Direction,
+    /// The Service (or port, or external authority) that was called: `shop/api:8080`.
+    pub parent: Arc<str>,
+    /// The route rule, gRPC method or path template; `tcp` for opaque bytes.
+    pub route: Arc<str>,
+    /// The SPIFFE ID at the other end, empty if it has none.
+    pub peer: Arc<str>,
+    /// How the bytes are protected.
+    pub tls: Tls,
+    /// What is spoken.
+    pub protocol: Proto,
+}
+
+/// A failure worth looking at by itself.
+#[derive(Debug, Clone, Serialize)]
+pub struct RecentError {
+    /// When, in seconds since 1970.
+    pub unix_time: f64,
+    /// The route it happened on.
+    pub route: Arc<str>,
+    /// The SPIFFE ID or address at the other end, empty if there was none yet.
+    pub peer: Arc<str>,
+    /// The reason, as counted.
+    #[serde(serialize_with = "as_word")]
+    pub reason: Reason,
+    /// What exactly happened, for people.
+    pub detail: String,
+}
+
+impl RecentError {
+    /// An error of this moment.
+    pub fn new(route: Arc<str>, peer: Arc<str>, reason: Reason, detail: impl Into<String>) -> Self {
+        let unix_time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        Self { unix_time, route, peer, reason, detail: detail.into() }
+    }
+}
+
+fn as_word<S: serde::Serializer>(reason: &Reason, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(reason.as_str())
+}
+
+/// The registry of routes, shared by all threads.
+#[derive(Debug)]
+pub struct Routes {
+    pod: String,
+    started: Instant,
+    identity: Mutex<String>,
+    series: Mutex<HashMap<RouteKey, Arc<RouteStats>>>,
+    errors: Mutex<VecDeque<RecentError>>,
+}
+
+impl Routes {
+    /// An empty registry of the pod `namespace/name`.
+    pub fn new(pod: String) -> Arc<Self> {
+        Arc::new(Self {
+            pod,
+            started: Instant::now(),
+            identity: Mutex::default(),
+            series: Mutex::default(),
+            errors: Mutex::default(),
+        })
+    }
+
+    /// The counters of a route. Locks: for when a route is built, not for every request.
+    pub fn stats(&self, key: RouteKey) -> Arc<RouteStats> {
+        let mut series = lock(&self.series);
+        if let Some(stats) = series.get(&key) {
+            return stats.clone();
+        }
+        // How it was protected and what was spoken stay true, at the price of a dozen keys beyond the bound.
+        let key = if series.len() < SERIES_MAX {
+            key
+        } else {
+            RouteKey { parent: "".into(), route: OTHER.into(), peer: "".into(), ..key }
+        };
+        series.entry(key).or_insert_with(|| Arc::new(RouteStats::new(Instant::now()))).clone()
+    }
+
+    /// Tells the SPIFFE ID of this proxy's certificate.
+    pub fn set_identity(&self, id: &str) {
+        id.clone_into(&mut lock(&self.identity));
+    }
+
+    /// Moves the sliding windows on. To be called once a second.
+    pub fn tick(&self, now: Instant) {
+        for (_, stats) in self.sorted() {
+            stats.tick(now);
+        }
+    }
+
+    /// Remembers an error, forgetting the oldest one if there are too many.
+    pub fn note_error(&self, mut error: RecentError) {
+        error.detail.truncate(error.detail.floor_char_boundary(DETAIL_BYTES_MAX));
+        let mut errors = lock(&self.errors);
+        if errors.len() == ERRORS_MAX {
+            errors.pop_front();
+        }
+        errors.push_back(error);
+    }
+
+    /// The errors remembered, the latest first.
+    pub fn errors(&self) -> Vec<RecentError> {
+        lock(&self.errors).iter().rev().cloned().collect()
+    }
+
+    /// Everything, as `/routes` shows it.
+    pub fn json(&self) -> Value {
+        self.json_at(Instant::now())
+    }
+
+    /// Appends everything in Prometheus' text format.
+    pub fn prometheus(&self, out: &mut String) {
+        let now = Instant::now();
+        let readings: Vec<_> = self.sorted().into_iter().map(|(key, stats)| (key, stats.read(now))).collect();
+        super::prometheus::render(&readings, out);
+    }
+
+    fn json_at(&self, now: Instant) -> Value {
+        let routes: Vec<Value> =
+            self.sorted().into_iter().map(|(key, stats)| route_json(&key, &stats.read(now))).collect();
+        json!({
+            "pod": self.pod,
+            "identity": *lock(&self.identity),
+            "uptime_s": rounded(now.saturating_duration_since(self.started).as_secs_f64()),
+            "routes": routes,
+        })
+    }
+
+    /// A copy of the registry in a stable order, so that nobody waits for a reader.
+    fn sorted(&self) -> Vec<(RouteKey, Arc<RouteStats>)> {
+        let mut all: Vec<_> = lock(&self.series).iter().map(|(key, stats)| (key.clone(), stats.clone())).collect();
+        all.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        all
+    }
+}
+
+fn route_json(key: &RouteKey, reading: &Reading) -> Value {
+    let failures: Map<String, Value> =
+        reading.failures.iter().map(|(reason, count)| ((*reason).to_owned(), (*count).into())).collect();
+    json!({
+        "direction": key.direction,
+        "parent": key.parent,
+        "route": key.route,
+        "peer": key.peer,
+        "tls": key.tls,
+        "protocol": key.protocol,
+        "requests": reading.requests,
+        "success": reading.success,
+        "failures": failures,
+        "cancelled": reading.cancelled,
+        "rps": rounded(reading.rps),
+        "p50_ms": quantile_ms(&reading.recent, 0.50),
+        "p95_ms": quantile_ms(&reading.recent, 0.95),
+        "p99_ms": quantile_ms(&reading.recent, 0.99),
+        "retries": reading.retries,
+        "retry_overflow": reading.retry_overflow,
+        "connections": reading.connections,
+        "bytes_in": reading.bytes_in,
+        "bytes_out": reading.bytes_out,
+    })
+}
+
+/// A quantile in milliseconds; 0 if nothing was measured, so that the field is always a number.
+fn quantile_ms(snapshot: &Snapshot, q: f64) -> f64 {
+    rounded(snapshot.quantile(q).unwrap_or(Duration::ZERO).as_secs_f64() * 1000.0)
+}
+
+/// To three decimals.
+fn rounded(value: f64) -> f64 {
+    (value * 1000.0).round() / 1000.0
+}
+
+/// The lock's content; nothing under these locks can be left half done by a panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in super::super) fn key(route: &str) -> RouteKey {
+        RouteKey {
+            direction: Direction::Outbound,
+            parent: "shop/api:8080".into(),
+            route: route.into(),
+            peer: "spiffe://cluster.local/ns/shop/sa/api".into(),
+            tls: Tls::Mtls,
+            protocol: Proto::Http1,
+        }
+    }
+
+    #[test]
+    fn the_same_key_has_the_same_counters() {
+        let routes = Routes::new("shop/web-1".into());
+        assert!(Arc::ptr_eq(&routes.stats(key("GET /")), &routes.stats(key("GET /"))));
+        assert!(!Arc::ptr_eq(&routes.stats(key("GET /")), &routes.stats(key("GET /a"))));
+    }
+
+    #[test]
+    fn beyond_the_cap_everything_of_a_direction_is_other() {
+        let routes = Routes::new("shop/web-1".into());
+        for i in 0..SERIES_MAX {
+            routes.stats(key(&format!("GET /{i}")));
+        }
+        let late = routes.stats(key("GET /late"));
+        assert!(Arc::ptr_eq(&late, &routes.stats(key("GET /later"))));
+        let inbound = routes.stats(RouteKey { direction: Direction::Inbound, ..key("GET /late") });
+        assert!(!Arc::ptr_eq(&late, &inbound));
+        assert!(!Arc::ptr_eq(&late, &routes.stats(key("GET /7"))), "what was there stays itself");
+        let json = routes.json();
+        let all = json["routes"].as_array().unwrap();
+        assert_eq!(all.len(), SERIES_MAX + 2);
+        assert_eq!(all.iter().filter(|route| route["route"] == OTHER && route["parent"] == "").count(), 2);
+    }
+
+    #[test]
+    fn the_json_has_the_fields_that_the_demo_reads() {
+        let routes = Routes::new("shop/web-1".into());
+        routes.set_identity("spiffe://cluster.local/ns/shop/sa/web");
+        let stats = routes.stats(key("GET /users/:id"));
+        for _ in 0..4 {
+            stats.request();
+        }
+        stats.success(Duration::from_millis(10));
+        stats.failure(Reason::Timeout, Duration::from_millis(10));
+        stats.server_error(Duration::from_millis(10));
+        stats.cancelled(Duration::from_millis(1));
+        stats.retry();
+        stats.retry_overflow();
+        stats.connection_opened();
+        stats.connection_opened();
+        stats.connection_closed();
+        stats.bytes_in(5);
+        stats.bytes_out(7);
+        let mut shown = routes.json_at(routes.started + Duration::from_millis(12_300));
+        let p99 = shown["routes"][0]["p99_ms"].take().as_f64().unwrap();
+        assert!((p99 - 10.0).abs() < 0.2, "{p99}");
+        shown["routes"][0]["p50_ms"].take();
+        shown["routes"][0]["p95_ms"].take();
+        shown["routes"][0]["rps"] = json!(shown["routes"][0]["rps"].is_f64());
+        assert_eq!(
+            shown,
+            json!({
+                "pod": "shop/web-1",
+                "identity": "spiffe://cluster.local/ns/shop/sa/web",
+                "uptime_s": 12.3,
+                "routes": [{
+                    "direction": "outbound", "parent": "shop/api:8080", "route": "GET /users/:id",
+                    "peer": "spiffe://cluster.local/ns/shop/sa/api", "tls": "mtls", "protocol": "http1",
+                    "requests": 4, "success": 1, "failures": {"timeout": 1, "status_5xx": 1}, "cancelled": 1,
+                    "rps": true, "p50_ms": null, "p95_ms": null, "p99_ms": null,
+                    "retries": 1, "retry_overflow": 1, "connections": 1, "bytes_in": 5, "bytes_out": 7,
+                }],
+            })
+        );
+    }
+
+    #[test]
+    fn only_the_last_errors_are_kept_and_long_details_are_cut() {
+        let routes = Routes::new("shop/web-1".into());
+        for i in 0..ERRORS_MAX + 5 {
+            routes.note_error(RecentError::new(
+                "r".into(),
+                "".into(),
+                Reason::Internal,
+                format!("{i} {}", "ü".repeat(500)),
+            ));
+        }
+        let errors = routes.errors();
+        assert_eq!(errors.len(), ERRORS_MAX);
+        assert!(errors[0].detail.starts_with("104 ") && errors[99].detail.starts_with("5 "));
+        assert!(errors[0].detail.len() <= DETAIL_BYTES_MAX);
+        assert_eq!(serde_json::to_value(&errors[0]).unwrap()["reason"], "internal");
+    }
+}
