@@ -11,6 +11,8 @@
 //! A test program calls [`run`] from its `main` ([`unshare`] says how it gets its namespaces). All processes live in
 //! a process namespace of their own that dies with the program, so that nothing is left behind.
 
+pub mod apps;
+pub mod mesh;
 mod process;
 mod roles;
 pub mod unshare;

@@ -2,8 +2,8 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _};
-use std::process::{Child, ChildStdout, Stdio};
+use std::io::{BufRead as _, BufReader, Read};
+use std::process::{Child, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -67,6 +67,15 @@ impl Command {
         self
     }
 
+    /// Starts it with its standard error readable by [`Process::line`], for programs that talk there.
+    pub fn log_lines(self) -> anyhow::Result<Process> {
+        let (reader, writer) = std::io::pipe().context("making a pipe")?;
+        let name = self.name();
+        let mut command = self.build()?;
+        let child = command.stdout(Stdio::null()).stderr(writer).spawn().with_context(|| name.clone())?;
+        Ok(Process { child, stdout: Some(BufReader::new(Box::new(reader))), name, pod: self.pod })
+    }
+
     fn build(&self) -> anyhow::Result<std::process::Command> {
         let mut command = std::process::Command::new("nsenter");
         command.arg(format!("--net=/run/netns/{}", self.pod)).arg("--");
@@ -122,18 +131,23 @@ impl Command {
             command.stdout(Stdio::piped());
         }
         let mut child = command.spawn().with_context(|| name.clone())?;
-        let stdout = child.stdout.take().map(BufReader::new);
+        let stdout = child.stdout.take().map(|output| BufReader::new(Box::new(output) as Box<dyn Read + Send>));
         Ok(Process { child, stdout, name, pod: self.pod })
     }
 }
 
 /// A program running in a pod; killed when dropped.
-#[derive(Debug)]
 pub struct Process {
     child: Child,
-    stdout: Option<BufReader<ChildStdout>>,
+    stdout: Option<BufReader<Box<dyn Read + Send>>>,
     name: String,
     pod: String,
+}
+
+impl std::fmt::Debug for Process {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "process {} {}", self.child.id(), self.name)
+    }
 }
 
 impl Process {

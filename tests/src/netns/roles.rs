@@ -4,10 +4,10 @@
 //! are copies of the test program that play a role.
 
 use std::ffi::OsString;
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 
@@ -22,6 +22,8 @@ pub(super) fn play(mut args: impl Iterator<Item = OsString>) -> ExitCode {
     let outcome = match (role.to_str(), args.as_slice()) {
         (Some("answer"), [listen @ .., greeting]) => answer(listen, greeting),
         (Some("dial"), [address]) => dial(address),
+        (Some("first-byte"), [address]) => first_byte(address),
+        (Some("sink"), [listen]) => sink(listen),
         _ => Err(anyhow::anyhow!("no role {role:?} with the arguments {args:?}")),
     };
     match outcome {
@@ -68,4 +70,44 @@ fn dial(address: &str) -> anyhow::Result<()> {
     connection.read_to_string(&mut said).with_context(|| format!("reading from {address}"))?;
     print!("{said}");
     Ok(())
+}
+
+/// Prints after how many microseconds the server at the address sends its first byte, unasked.
+fn first_byte(address: &str) -> anyhow::Result<()> {
+    let address: SocketAddr = address.parse().with_context(|| format!("{address:?} is no address"))?;
+    let start = Instant::now();
+    let mut connection = TcpStream::connect_timeout(&address, DIAL_TIMEOUT)?;
+    connection.read_exact(&mut [0])?;
+    println!("{}", start.elapsed().as_micros());
+    Ok(())
+}
+
+/// An HTTP/1.1 server that swallows bodies and answers with the count of their bytes.
+fn sink(listen: &str) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(listen).with_context(|| format!("listening on {listen}"))?;
+    println!("ready");
+    loop {
+        let (connection, _) = listener.accept()?;
+        std::thread::spawn(move || swallow(connection));
+    }
+}
+
+fn swallow(connection: TcpStream) -> anyhow::Result<()> {
+    let mut reader = BufReader::with_capacity(1 << 16, connection.try_clone()?);
+    let mut writer = connection;
+    loop {
+        let mut length = 0;
+        let mut line = String::new();
+        while line != "\r\n" {
+            line.clear();
+            if reader.read_line(&mut line)? == 0 {
+                return Ok(());
+            }
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse::<u64>()?;
+            }
+        }
+        let swallowed = std::io::copy(&mut (&mut reader).take(length), &mut std::io::sink())?.to_string();
+        write!(writer, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{swallowed}", swallowed.len())?;
+    }
 }

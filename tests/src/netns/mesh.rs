@@ -1,0 +1,214 @@
+//! A real control plane and real sidecars in pods. In: a [`Network`] and pods. Out: pods whose traffic is redirected
+//! through proxies that hold certificates. Does not: touch the pods' applications.
+//!
+//! The programs are the `remora` binary under each component's name: `REMORA_BIN`, or `target/debug/remora`.
+
+use std::fs::{self, File};
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, bail, ensure};
+use jsonwebtoken::jwk::{Jwk, JwkSet};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::{Network, PROXY_UID, Pod, Process};
+
+const TOKEN_LIFETIME: Duration = Duration::from_secs(3600);
+/// The namespace of all pods of a test.
+const NAMESPACE: &str = "test";
+
+/// Identity and discovery in a pod of their own, and the files that they and the proxies share.
+#[derive(Debug)]
+pub struct Mesh {
+    // Fields end in their order: the programs before the pod they run in, the files last.
+    _discovery: Process,
+    _identity: Process,
+    control: Pod,
+    key: EncodingKey,
+    dir: TempDir,
+}
+
+/// A proxy in a pod.
+#[derive(Debug)]
+pub struct Sidecar {
+    /// The running proxy.
+    pub process: Process,
+    log: PathBuf,
+}
+
+impl Mesh {
+    /// Starts the control plane.
+    pub fn start(net: &Network) -> anyhow::Result<Self> {
+        let dir = tempfile::tempdir().context("making a directory for the mesh")?;
+        let path = dir.path();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
+        fs::create_dir(path.join("manifests"))?;
+        let binary = binary()?;
+        for component in ["remora-proxy", "remora-identity", "remora-discovery"] {
+            symlink(&binary, path.join(component))?;
+        }
+        let key = token_key(&path.join("jwks.json"))?;
+        write_token(&key, &path.join("discovery.token"), "remora", "remora-discovery", "discovery-1")?;
+
+        let control = net.pod("control")?;
+        let identity = control
+            .command(path.join("remora-identity"))
+            .args("--listen [::]:4180 --admin [::]:4192")
+            .arg("--issuer-dir")
+            .arg(path.join("issuer"))
+            .arg("--jwks")
+            .arg(path.join("jwks.json"))
+            .log(File::create(path.join("identity.log"))?)
+            .spawn()?
+            .listening(4180)
+            .with_context(|| log_of(&path.join("identity.log")))?;
+        // What a cluster does by a ConfigMap: proxies may read the anchors, not the issuer's key.
+        fs::copy(path.join("issuer/ca.crt"), path.join("ca.crt")).context("the identity service made no ca.crt")?;
+        fs::set_permissions(path.join("ca.crt"), fs::Permissions::from_mode(0o644))?;
+        let discovery = control
+            .command(path.join("remora-discovery"))
+            .args("--listen [::]:4181 --admin [::]:4193 --identity-addr 127.0.0.1:4180")
+            .arg("--manifests")
+            .arg(path.join("manifests"))
+            .arg("--trust-anchors")
+            .arg(path.join("ca.crt"))
+            .arg("--token")
+            .arg(path.join("discovery.token"))
+            .log(File::create(path.join("discovery.log"))?)
+            .spawn()?
+            .listening(4181)
+            .with_context(|| log_of(&path.join("discovery.log")))?;
+        Ok(Self { _discovery: discovery, _identity: identity, control, key, dir })
+    }
+
+    /// Tells discovery of the pod, redirects its traffic and starts its proxy; the application serves `ports`.
+    pub fn join(&self, pod: &Pod, ports: &[u16]) -> anyhow::Result<Sidecar> {
+        let (name, path) = (pod.name(), self.dir.path());
+        self.manifest(&format!("pod-{name}"), &pod_manifest(pod, ports))?;
+        let token = path.join(format!("{name}.token"));
+        write_token(&self.key, &token, NAMESPACE, name, name)?;
+        pod.redirect()?;
+        let log = path.join(format!("{name}.log"));
+        let control = self.control.ipv4;
+        let process = pod
+            .command(path.join("remora-proxy"))
+            .uid(PROXY_UID)
+            .env("REMORA_PROXY_NAMESPACE", NAMESPACE)
+            .env("REMORA_PROXY_POD", name)
+            .env("REMORA_PROXY_SERVICE_ACCOUNT", name)
+            .env("REMORA_PROXY_TRUST_ANCHORS", path.join("ca.crt"))
+            .env("REMORA_PROXY_TOKEN", &token)
+            .env("REMORA_PROXY_IDENTITY_ADDR", format!("{control}:4180"))
+            .env("REMORA_PROXY_DISCOVERY_ADDR", format!("{control}:4181"))
+            .env("REMORA_PROXY_LOG", "info,remora_proxy=debug")
+            .log(File::create(&log)?)
+            .spawn()?;
+        let ready = [4191, 4143, 4140].into_iter().try_fold(process, Process::listening);
+        let sidecar = Sidecar { process: ready.with_context(|| log_of(&log))?, log };
+        pod.command("curl")
+            .uid(PROXY_UID)
+            .args("-sS --fail --retry 40 --retry-delay 0 --retry-max-time 20 --retry-all-errors http://127.0.0.1:4191/ready")
+            .output()
+            .with_context(|| format!("the proxy of {name} does not become ready\n{}", sidecar.log()))?;
+        Ok(sidecar)
+    }
+
+    /// Adds or replaces a file of Kubernetes objects, whole at once.
+    pub fn manifest(&self, name: &str, yaml: &str) -> anyhow::Result<()> {
+        let manifests = self.dir.path().join("manifests");
+        let new = self.dir.path().join("new");
+        fs::write(&new, yaml)?;
+        fs::rename(new, manifests.join(format!("{name}.yaml"))).context("placing a manifest")
+    }
+}
+
+impl Sidecar {
+    /// The end of what the proxy has logged, for the reader of a failure.
+    pub fn log(&self) -> String {
+        log_of(&self.log)
+    }
+
+    /// What the proxy counted, as its admin port tells it.
+    pub fn routes(&self, pod: &Pod) -> anyhow::Result<serde_json::Value> {
+        let body = pod.command("curl").uid(PROXY_UID).args("-sS --fail http://127.0.0.1:4191/routes").output()?;
+        serde_json::from_str(&body).with_context(|| format!("/routes of {}: {body}", pod.name()))
+    }
+}
+
+/// The `remora` binary: `REMORA_BIN`, or the one that cargo built beside this test program.
+fn binary() -> anyhow::Result<PathBuf> {
+    if let Some(path) = std::env::var_os("REMORA_BIN") {
+        return Ok(path.into());
+    }
+    // target/debug/deps/TEST -> target/debug/remora
+    let own = std::env::current_exe()?;
+    let path = own.ancestors().nth(2).map(|folder| folder.join("remora")).context("this test program has no folder")?;
+    ensure!(path.exists(), "{} is missing: run `cargo build -p remora`, or set REMORA_BIN", path.display());
+    Ok(path)
+}
+
+/// The last lines of a log.
+fn log_of(path: &Path) -> String {
+    const LINES: usize = 12;
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    format!("its log ends: {}", lines[lines.len().saturating_sub(LINES)..].join("\n        "))
+}
+
+/// Plays the API server: a key that signs tokens, its public half in a JWKS file.
+fn token_key(jwks: &Path) -> anyhow::Result<EncodingKey> {
+    let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+    let key = EncodingKey::from_ec_pem(pair.serialize_pem().as_bytes())?;
+    let mut jwk = Jwk::from_encoding_key(&key, Algorithm::ES256)?;
+    jwk.common.key_id = Some("test".to_owned());
+    fs::write(jwks, serde_json::to_vec(&JwkSet { keys: vec![jwk] })?)?;
+    Ok(key)
+}
+
+/// A projected service-account token that only the proxy can read.
+fn write_token(key: &EncodingKey, path: &Path, namespace: &str, account: &str, pod: &str) -> anyhow::Result<()> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+    let claims = json!({
+        "iss": "https://kubernetes.default.svc.cluster.local",
+        "sub": format!("system:serviceaccount:{namespace}:{account}"),
+        "aud": ["identity.remora.dev"],
+        "iat": now.as_secs(),
+        "exp": (now + TOKEN_LIFETIME).as_secs(),
+        "kubernetes.io": {
+            "namespace": namespace,
+            "serviceaccount": { "name": account, "uid": account },
+            "pod": { "name": pod, "uid": pod },
+        },
+    });
+    let header = Header { kid: Some("test".to_owned()), ..Header::new(Algorithm::ES256) };
+    fs::write(path, jsonwebtoken::encode(&header, &claims, key)?)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o400))?;
+    if let Err(error) = chown(path, Some(PROXY_UID), Some(PROXY_UID)) {
+        bail!("giving {} to uid {PROXY_UID}: {error}", path.display());
+    }
+    Ok(())
+}
+
+fn pod_manifest(pod: &Pod, ports: &[u16]) -> String {
+    let Pod { name, ipv4, ipv6 } = pod;
+    let ports: Vec<_> = ports.iter().map(|port| format!("{{ containerPort: {port} }}")).collect();
+    format!(
+        "apiVersion: v1
+kind: Pod
+metadata: {{ name: {name}, namespace: {NAMESPACE}, labels: {{ app: {name} }} }}
+spec:
+  serviceAccountName: {name}
+  containers:
+    - {{ name: app, image: app, ports: [{}] }}
+status:
+  phase: Running
+  podIP: {ipv4}
+  podIPs: [{{ ip: {ipv4} }}, {{ ip: \"{ipv6}\" }}]
+  conditions: [{{ type: Ready, status: \"True\" }}]
+",
+        ports.join(", ")
+    )
+}
