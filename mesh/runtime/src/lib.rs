@@ -1,0 +1,20 @@
+//! What every deployed Remora binary needs, and nothing of what it does.
+//!
+//! | module | what it gives |
+//! |--|--|
+//! | [`tls`] | certificates, the SPIFFE verifiers, TLS configurations; the only module that names rustls and webpki |
+//! | [`certify`] | the workload's own certificate: asked for, renewed, swapped live |
+//! | [`grpc`] | channels to and listeners of the control plane over that TLS |
+//! | [`admin`] | the admin port: liveness, readiness, metrics, log filter |
+//! | [`drain`] | stopping in good order |
+//! | [`log`] | the process's log subscriber |
+
+pub mod tls;
+pub mod grpc;
+pub mod certify;
+pub mod admin;
+pub mod drain;
+pub mod log;
+
+/// The exit code for a bad configuration (sysexits.h).
+pub const EX_USAGE: u8 = 64;

@@ -1,0 +1,275 @@
+//! The admin port: `/live`, `/ready` with reasons, `/metrics`, `/log-level`, and whatever a component adds.
+//!
+//! Bounded: so many connections at once, header and idle times, body size. What would change the process answers only
+//! to the pod itself ([`local_only`]); probes and scrapers may come from anywhere.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tower::ServiceExt as _;
+
+use crate::{drain, log};
+
+/// Probes, a scraper or two, and a person; more is a mistake, and waits.
+const CONNECTIONS_MAX: usize = 64;
+/// A client that does not finish its request head within this is dropped.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest body anybody sends here is a log filter.
+const BODY_BYTES_MAX: usize = 8 * 1024;
+/// Pause after a failed `accept`.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Named conditions that must all hold before the process is ready.
+#[derive(Debug, Clone, Default)]
+pub struct Readiness(Arc<Mutex<BTreeMap<&'static str, Result<(), String>>>>);
+
+impl Readiness {
+    /// Nothing to wait for yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// `condition` holds.
+    pub fn ready(&self, condition: &'static str) {
+        self.set(condition, Ok(()));
+    }
+
+    /// `condition` does not hold, because of `why`.
+    pub fn waiting(&self, condition: &'static str, why: impl Into<String>) {
+        self.set(condition, Err(why.into()));
+    }
+
+    /// Every condition that does not hold, as `name: why`.
+    #[must_use]
+    pub fn reasons(&self) -> Vec<String> {
+        let conditions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let unmet = conditions.iter().filter_map(|(name, state)| Some((name, state.as_ref().err()?)));
+        unmet.map(|(name, why)| format!("{name}: {why}")).collect()
+    }
+
+    fn set(&self, condition: &'static str, state: Result<(), String>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(condition, state);
+    }
+}
+
+type Extra = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// What the common endpoints show.
+#[derive(Clone)]
+pub struct Admin {
+    readiness: Readiness,
+    log: Option<log::Handle>,
+    metrics: Option<PrometheusHandle>,
+    extra: Option<Extra>,
+}
+
+impl Admin {
+    /// Endpoints over `readiness`; `/log-level` and `/metrics` stay empty until given something.
+    #[must_use]
+    pub fn new(readiness: Readiness) -> Self {
+        Self { readiness, log: None, metrics: None, extra: None }
+    }
+
+    /// Makes `/log-level` read and write this filter.
+    #[must_use]
+    pub fn with_log(mut self, log: log::Handle) -> Self {
+        self.log = Some(log);
+        self
+    }
+
+    /// Makes `/metrics` show what the recorder has.
+    #[must_use]
+    pub fn with_metrics(mut self, metrics: PrometheusHandle) -> Self {
+        self.metrics = Some(metrics);
+        self
+    }
+
+    /// Appends text (in the Prometheus format) to `/metrics`: counters that are kept elsewhere for speed.
+    #[must_use]
+    pub fn with_extra_metrics(mut self, extra: impl Fn() -> String + Send + Sync + 'static) -> Self {
+        self.extra = Some(Arc::new(extra));
+        self
+    }
+
+    /// The common endpoints; merge your own into it.
+    pub fn router(self) -> Router {
+        let changing = local_only(Router::new().route("/log-level", get(read_level).put(write_level)));
+        Router::new()
+            .route("/live", get(|| async { "live\n" }))
+            .route("/ready", get(ready))
+            .route("/metrics", get(metrics))
+            .merge(changing)
+            .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+            .with_state(self)
+    }
+}
+
+impl std::fmt::Debug for Admin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Admin").field("readiness", &self.readiness).finish_non_exhaustive()
+    }
+}
+
+/// Installs the process's metrics recorder. Fails if there is one already.
+pub fn install_metrics() -> Result<PrometheusHandle, String> {
+    PrometheusBuilder::new().install_recorder().map_err(|e| e.to_string())
+}
+
+/// Both ends of the connection that a request came over.
+#[derive(Debug, Clone, Copy)]
+struct Ends {
+    peer: SocketAddr,
+    local: SocketAddr,
+}
+
+/// Closes `router`'s routes to everybody but the pod itself.
+pub fn local_only<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
+    router.route_layer(from_fn(async |request: Request, next: Next| {
+        let local = request.extensions().get::<Ends>().is_some_and(|ends| {
+            let peer = ends.peer.ip().to_canonical();
+            peer.is_loopback() || peer == ends.local.ip().to_canonical()
+        });
+        if local {
+            next.run(request).await
+        } else {
+            (StatusCode::FORBIDDEN, "only from inside the pod\n").into_response()
+        }
+    }))
+}
+
+/// Serves `router` until drained; then waits for open requests.
+pub async fn serve(listener: TcpListener, router: Router, drain: drain::Watch) {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = JoinSet::new();
+    loop {
+        let accept = async {
+            let slot = Arc::clone(&slots).acquire_owned().await;
+            (slot, listener.accept().await)
+        };
+        tokio::select! {
+            () = drain.signaled() => break,
+            Some(_) = connections.join_next() => {}
+            (slot, accepted) = accept => match accepted {
+                Ok((tcp, peer)) => {
+                    let (router, drain) = (router.clone(), drain.clone());
+                    connections.spawn(async move {
+                        if let Err(error) = connection(tcp, peer, router, drain).await {
+                            tracing::debug!(%peer, error, "admin connection failed");
+                        }
+                        drop(slot);
+                    });
+                }
+                Err(error) => pause(&error).await,
+            },
+        }
+    }
+    while connections.join_next().await.is_some() {}
+}
+
+async fn pause(error: &io::Error) {
+    tracing::warn!(%error, "admin port cannot accept; pausing");
+    tokio::time::sleep(ACCEPT_PAUSE).await;
+}
+
+async fn connection(tcp: TcpStream, peer: SocketAddr, router: Router, drain: drain::Watch) -> Result<(), String> {
+    let ends = Ends { peer, local: tcp.local_addr().map_err(|e| e.to_string())? };
+    let service = router.map_request(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(ends);
+        request.map(axum::body::Body::new)
+    });
+    let http = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .serve_connection(TokioIo::new(tcp), TowerToHyperService::new(service));
+    let mut http = std::pin::pin!(http);
+    let done = tokio::select! {
+        done = http.as_mut() => done,
+        () = drain.signaled() => {
+            http.as_mut().graceful_shutdown();
+            http.await
+        }
+    };
+    done.map_err(|e| e.to_string())
+}
+
+async fn ready(State(admin): State<Admin>) -> Response {
+    let reasons = admin.readiness.reasons();
+    if reasons.is_empty() {
+        return "ready\n".into_response();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n").into_response()
+}
+
+async fn metrics(State(admin): State<Admin>) -> Response {
+    let mut text = admin.metrics.as_ref().map(PrometheusHandle::render).unwrap_or_default();
+    if let Some(extra) = &admin.extra {
+        text.push_str(&extra());
+    }
+    ([("content-type", "text/plain; version=0.0.4")], text).into_response()
+}
+
+async fn read_level(State(admin): State<Admin>) -> String {
+    admin.log.as_ref().map(log::Handle::filter).unwrap_or_default() + "\n"
+}
+
+async fn write_level(State(admin): State<Admin>, filter: String) -> Response {
+    let Some(log) = &admin.log else {
+        return (StatusCode::NOT_FOUND, "this process has no log filter\n").into_response();
+    };
+    match log.set(filter.trim()) {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(error) => (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    async fn ask(addr: SocketAddr, path: &str) -> String {
+        let mut tcp = TcpStream::connect(addr).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        tcp.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        tcp.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn readiness_names_what_is_missing_until_it_is_there() {
+        let (signal, watch) = drain::channel();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let readiness = Readiness::new();
+        readiness.waiting("certificate", "not issued yet");
+        let admin = Admin::new(readiness.clone()).with_extra_metrics(|| "extra 1\n".into());
+        let server = tokio::spawn(serve(listener, admin.router(), watch));
+        assert!(ask(addr, "/live").await.starts_with("HTTP/1.1 200"));
+        let answer = ask(addr, "/ready").await;
+        assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("certificate: not issued yet"), "{answer}");
+        readiness.ready("certificate");
+        assert!(ask(addr, "/ready").await.starts_with("HTTP/1.1 200"));
+        assert!(ask(addr, "/metrics").await.ends_with("extra 1\n"));
+        assert!(ask(addr, "/log-level").await.starts_with("HTTP/1.1 200"));
+        signal.drain().await;
+        server.await.unwrap();
+    }
+}

@@ -1,0 +1,236 @@
+//! gRPC of the control plane over mesh TLS: channels to call with, incoming connections to serve.
+//!
+//! Both sides take their TLS configuration per connection from a closure, so that new certificates and anchors hold
+//! from the next connection on, with no restart. Existing connections live on: who ends them is the caller's affair.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, Stream, StreamExt as _, unfold};
+use hyper_util::rt::TokioIo;
+use remora_model::SpiffeId;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tonic::transport::server::Connected;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use crate::tls::{ClientConfig, ServerConfig, peer_id, refusal, server_name};
+
+/// TCP connect and TLS handshake together. A control plane in the same cluster answers in milliseconds.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often an open channel is probed: a peer that vanished without a word is noticed within the sum of these two.
+pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// How long a probe may stay unanswered.
+pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A client that connects and says nothing is dropped after this.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Handshakes going on at once per listener; further connections wait in the kernel's backlog.
+pub const HANDSHAKES_MAX: usize = 128;
+/// Pause after a failed `accept`, which usually means that we are out of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Why a connection could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// There is nothing to connect with yet.
+    #[error("cannot connect to {addr}: {reason}")]
+    Unready {
+        /// Where to.
+        addr: String,
+        /// What is missing.
+        reason: String,
+    },
+    /// TCP connect failed.
+    #[error("cannot connect to {addr}")]
+    Connect {
+        /// Where to.
+        addr: String,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// The TLS handshake failed.
+    #[error("tls handshake with {addr} failed")]
+    Handshake {
+        /// Where to.
+        addr: String,
+        /// What rustls says; [`refusal`] tells whether and why we turned the peer away.
+        #[source]
+        source: io::Error,
+    },
+    /// Neither was done within [`CONNECT_TIMEOUT`].
+    #[error("connecting to {addr} took longer than {CONNECT_TIMEOUT:?}")]
+    Timeout {
+        /// Where to.
+        addr: String,
+    },
+}
+
+/// A channel to `addr` (`host:port`) that connects lazily, and reconnects by itself with whatever `config` then gives.
+pub fn mtls_channel<F, E>(addr: &str, config: F) -> Result<Channel, tonic::transport::Error>
+where
+    F: Fn() -> Result<Arc<ClientConfig>, E> + Clone + Send + Sync + 'static,
+    E: fmt::Display,
+{
+    let endpoint = Endpoint::from_shared(format!("http://{addr}"))?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .keep_alive_while_idle(true);
+    let addr: Arc<str> = addr.into();
+    Ok(endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+        let addr = Arc::clone(&addr);
+        let config = config().map_err(|e| DialError::Unready { addr: addr.to_string(), reason: e.to_string() });
+        async move { dial(&addr, config?).await.map(TokioIo::new) }
+    })))
+}
+
+/// Opens one TLS connection.
+///
+/// Cancel-safe: dropping the future closes what was opened.
+pub async fn dial(
+    addr: &str,
+    config: Arc<ClientConfig>,
+) -> Result<tokio_rustls::client::TlsStream<TcpStream>, DialError> {
+    let named = || addr.to_owned();
+    let connect = async {
+        let tcp = TcpStream::connect(addr).await.map_err(|source| DialError::Connect { addr: named(), source })?;
+        tcp.set_nodelay(true).map_err(|source| DialError::Connect { addr: named(), source })?;
+        TlsConnector::from(config)
+            .connect(server_name(), tcp)
+            .await
+            .map_err(|source| DialError::Handshake { addr: named(), source })
+    };
+    timeout(CONNECT_TIMEOUT, connect).await.map_err(|_| DialError::Timeout { addr: named() })?
+}
+
+/// Who is at the other end of a served connection; tonic puts it into each request's extensions.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// Its address.
+    pub addr: SocketAddr,
+    /// Its identity, if the configuration asked for one.
+    pub id: Option<SpiffeId>,
+}
+
+/// An accepted TLS connection that knows its [`Peer`].
+#[derive(Debug)]
+pub struct TlsIo {
+    io: tokio_rustls::server::TlsStream<TcpStream>,
+    peer: Peer,
+}
+
+/// Accepts connections and shakes hands, up to [`HANDSHAKES_MAX`] at once; yields the finished ones.
+///
+/// A failed handshake is logged and counted with its reason, and never ends the stream.
+pub fn tls_incoming<F>(listener: TcpListener, config: F) -> impl Stream<Item = Result<TlsIo, io::Error>> + Send
+where
+    F: Fn() -> Arc<ServerConfig> + Send + Sync + 'static,
+{
+    let accepting = Accepting { listener, config, handshakes: FuturesUnordered::new() };
+    unfold(accepting, |mut accepting| async move {
+        let io = accepting.next().await;
+        Some((Ok(io), accepting))
+    })
+}
+
+type Handshake = Pin<Box<dyn Future<Output = Option<TlsIo>> + Send>>;
+
+struct Accepting<F> {
+    listener: TcpListener,
+    config: F,
+    handshakes: FuturesUnordered<Handshake>,
+}
+
+impl<F: Fn() -> Arc<ServerConfig>> Accepting<F> {
+    async fn next(&mut self) -> TlsIo {
+        loop {
+            tokio::select! {
+                Some(done) = self.handshakes.next() => {
+                    if let Some(io) = done {
+                        return io;
+                    }
+                }
+                accepted = self.listener.accept(), if self.handshakes.len() < HANDSHAKES_MAX => match accepted {
+                    Ok((tcp, addr)) => self.handshakes.push(Box::pin(shake(tcp, addr, (self.config)()))),
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot accept a connection; pausing");
+                        sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+            }
+        }
+    }
+}
+
+async fn shake(tcp: TcpStream, addr: SocketAddr, config: Arc<ServerConfig>) -> Option<TlsIo> {
+    if let Err(error) = tcp.set_nodelay(true) {
+        tracing::debug!(%addr, %error, "peer left before the handshake");
+        return None;
+    }
+    let reason = match timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(tcp)).await {
+        Ok(Ok(io)) => {
+            let id = peer_id(io.get_ref().1);
+            return Some(TlsIo { io, peer: Peer { addr, id } });
+        }
+        Ok(Err(error)) => {
+            let reason = refusal(&error).map_or("handshake", |refusal| refusal.reason());
+            tracing::info!(%addr, reason, %error, "tls handshake failed");
+            reason
+        }
+        Err(_) => {
+            tracing::info!(%addr, reason = "timeout", "tls handshake timed out");
+            "timeout"
+        }
+    };
+    metrics::counter!("remora_control_handshake_failures_total", "reason" => reason).increment(1);
+    None
+}
+
+impl Connected for TlsIo {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for TlsIo {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for TlsIo {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

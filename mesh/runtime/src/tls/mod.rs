@@ -1,0 +1,29 @@
+//! Mesh TLS: TLS 1.3 only, both sides known by SPIFFE identity.
+//!
+//! In: certificates as DER or PEM, the trust bundle, an expected identity. Out: rustls configurations, a peer's
+//! [`SpiffeId`], and when a peer is turned away a [`VerifyError`] from a closed set of reasons.
+//!
+//! This is the only module that names rustls and webpki (ARCHITECTURE.md, invariant 3). What it deliberately does
+//! not do: no session resumption (a resumed session would outlive its certificate and skip verification), no
+//! name-based verification (an address proves nothing in a cluster), no revocation lists (leaves are short-lived).
+
+mod config;
+mod svid;
+mod verifier;
+mod verify;
+
+pub use config::{
+    Alpn, TlsError, anonymous_client_config, client_config, danger_open_server_config, server_config, server_name,
+};
+pub use rustls::{ClientConfig, ServerConfig};
+pub use svid::{Credentials, InvalidBundle, InvalidSvid, Svid, TrustBundle, pem_certificates};
+pub use verifier::{peer_id, refusal};
+pub use verify::{VerifyError, leaf_identity, verify_svid};
+
+/// Certificates a peer may present: leaf, a few intermediates. Deeper chains are a mistake or an attack.
+pub const CHAIN_CERTIFICATES_MAX: usize = 8;
+/// Anchors in one bundle. Rotation needs two; federation of a few clusters some more.
+pub const ANCHORS_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests;

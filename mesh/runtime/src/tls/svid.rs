@@ -1,0 +1,242 @@
+//! What we hold: our certificate and key, and the anchors by which we judge others.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use aws_lc_rs::digest;
+use remora_model::{SpiffeId, TrustDomain};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, TrustAnchor};
+use rustls::sign::CertifiedKey;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer as _;
+
+use super::{ANCHORS_MAX, CHAIN_CERTIFICATES_MAX, VerifyError, leaf_identity, verify_svid};
+
+/// Why a set of anchors is unusable.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidBundle {
+    /// An empty set would cut off every peer; whoever means that should say so otherwise.
+    #[error("trust bundle holds no anchor")]
+    Empty,
+    /// More than [`ANCHORS_MAX`].
+    #[error("trust bundle holds {0} anchors; at most {ANCHORS_MAX} are read")]
+    TooMany(usize),
+    /// One of the anchors is no certificate.
+    #[error("anchor {index} of the trust bundle is not a usable certificate: {reason}")]
+    Anchor {
+        /// Which one, from 0.
+        index: usize,
+        /// What the parser says.
+        reason: String,
+    },
+    /// The text is no PEM.
+    #[error("trust bundle is not PEM: {0}")]
+    Pem(String),
+}
+
+/// The anchors of one trust domain. Cheap to clone.
+#[derive(Clone)]
+pub struct TrustBundle(Arc<Bundle>);
+
+struct Bundle {
+    trust_domain: TrustDomain,
+    version: u64,
+    anchors: Vec<CertificateDer<'static>>,
+    parsed: Vec<TrustAnchor<'static>>,
+}
+
+impl TrustBundle {
+    /// A bundle of DER anchors; duplicates are dropped, order does not matter.
+    pub fn new<A: Into<Vec<u8>>>(
+        trust_domain: TrustDomain,
+        anchors: impl IntoIterator<Item = A>,
+    ) -> Result<Self, InvalidBundle> {
+        let mut anchors: Vec<CertificateDer<'static>> =
+            anchors.into_iter().map(|anchor| CertificateDer::from(anchor.into())).collect();
+        anchors.sort_unstable_by(|a, b| a.as_ref().cmp(b.as_ref()));
+        anchors.dedup();
+        match anchors.len() {
+            0 => return Err(InvalidBundle::Empty),
+            count if count > ANCHORS_MAX => return Err(InvalidBundle::TooMany(count)),
+            _ => {}
+        }
+        let mut parsed = Vec::with_capacity(anchors.len());
+        for (index, anchor) in anchors.iter().enumerate() {
+            let anchor = webpki::anchor_from_trusted_cert(anchor)
+                .map_err(|e| InvalidBundle::Anchor { index, reason: e.to_string() })?;
+            parsed.push(anchor.to_owned());
+        }
+        let version = version_of(&anchors);
+        Ok(Self(Arc::new(Bundle { trust_domain, version, anchors, parsed })))
+    }
+
+    /// A bundle from PEM text, as in `ca.crt`; blocks that are no certificates are skipped.
+    pub fn from_pem(trust_domain: TrustDomain, pem: &[u8]) -> Result<Self, InvalidBundle> {
+        let anchors = pem_certificates(pem).map_err(InvalidBundle::Pem)?;
+        Self::new(trust_domain, anchors.into_iter().map(|anchor| anchor.to_vec()))
+    }
+
+    /// This bundle and the anchors of `other` besides.
+    pub fn union(&self, other: &Self) -> Result<Self, InvalidBundle> {
+        let both = self.0.anchors.iter().chain(&other.0.anchors);
+        Self::new(self.0.trust_domain.clone(), both.map(|anchor| anchor.to_vec()))
+    }
+
+    /// The trust domain that the anchors vouch for.
+    #[must_use]
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.0.trust_domain
+    }
+
+    /// A digest of the set: equal versions mean equal anchors. It carries no order.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.0.version
+    }
+
+    /// The anchors as DER certificates, sorted.
+    #[must_use]
+    pub fn anchors(&self) -> &[CertificateDer<'static>] {
+        &self.0.anchors
+    }
+
+    pub(super) fn webpki_anchors(&self) -> &[TrustAnchor<'static>] {
+        &self.0.parsed
+    }
+}
+
+impl fmt::Debug for TrustBundle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TrustBundle")
+            .field("trust_domain", &self.0.trust_domain)
+            .field("version", &format_args!("{:016x}", self.0.version))
+            .field("anchors", &self.0.anchors.len())
+            .finish()
+    }
+}
+
+/// The first eight bytes of a SHA-256 over all anchors, each preceded by its length.
+fn version_of(anchors: &[CertificateDer<'_>]) -> u64 {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for anchor in anchors {
+        context.update(&(anchor.len() as u64).to_be_bytes());
+        context.update(anchor);
+    }
+    let digest = context.finish();
+    digest.as_ref().iter().take(8).fold(0, |version, byte| (version << 8) | u64::from(*byte))
+}
+
+/// Why a certificate and key cannot be our SVID.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidSvid {
+    /// The chain has the wrong number of certificates.
+    #[error("certificate chain has {0} certificates; 1 to {CHAIN_CERTIFICATES_MAX} are usable")]
+    ChainLength(usize),
+    /// The leaf is not an SVID.
+    #[error("own certificate is unusable: {0}")]
+    Leaf(#[source] VerifyError),
+    /// The key cannot be read.
+    #[error("private key is unusable: {0}")]
+    Key(#[source] rustls::Error),
+    /// The key belongs to another certificate.
+    #[error("private key does not match the certificate: {0}")]
+    Mismatch(#[source] rustls::Error),
+}
+
+/// A certificate chain with its private key. Cheap to clone; the key never leaves it, not even by `Debug`.
+#[derive(Clone)]
+pub struct Svid {
+    id: SpiffeId,
+    not_before: SystemTime,
+    not_after: SystemTime,
+    certified: Arc<CertifiedKey>,
+}
+
+impl Svid {
+    /// Joins `chain_der` (leaf first) with its PKCS#8 key. Checks the leaf's shape and that the key is its own,
+    /// not who signed it: for that there is [`Svid::verify`].
+    pub fn new<C: Into<Vec<u8>>>(
+        chain_der: impl IntoIterator<Item = C>,
+        pkcs8_der: Vec<u8>,
+    ) -> Result<Self, InvalidSvid> {
+        let chain: Vec<_> = chain_der.into_iter().map(|cert| CertificateDer::from(cert.into())).collect();
+        let leaf = chain.first().ok_or(InvalidSvid::ChainLength(0))?;
+        if chain.len() > CHAIN_CERTIFICATES_MAX {
+            return Err(InvalidSvid::ChainLength(chain.len()));
+        }
+        let id = leaf_identity(leaf).map_err(InvalidSvid::Leaf)?;
+        let (not_before, not_after) = validity(leaf).map_err(InvalidSvid::Leaf)?;
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(pkcs8_der));
+        let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).map_err(InvalidSvid::Key)?;
+        let certified = CertifiedKey::new(chain, key);
+        certified.keys_match().map_err(InvalidSvid::Mismatch)?;
+        Ok(Self { id, not_before, not_after, certified: Arc::new(certified) })
+    }
+
+    /// Who this certificate says we are.
+    #[must_use]
+    pub fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+
+    /// The chain, leaf first.
+    #[must_use]
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.certified.cert
+    }
+
+    /// From when the leaf is valid.
+    #[must_use]
+    pub fn not_before(&self) -> SystemTime {
+        self.not_before
+    }
+
+    /// Until when the leaf is valid.
+    #[must_use]
+    pub fn not_after(&self) -> SystemTime {
+        self.not_after
+    }
+
+    /// Whether peers who trust `bundle` will accept us.
+    pub fn verify(&self, bundle: &TrustBundle, now: SystemTime) -> Result<SpiffeId, VerifyError> {
+        verify_svid(self.chain(), bundle, now)
+    }
+
+    pub(super) fn certified_key(&self) -> Arc<CertifiedKey> {
+        Arc::clone(&self.certified)
+    }
+}
+
+impl fmt::Debug for Svid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Svid")
+            .field("id", &self.id)
+            .field("not_after", &self.not_after)
+            .field("certificates", &self.chain().len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Everything needed to talk and to judge: one consistent snapshot, replaced as a whole.
+#[derive(Debug, Clone)]
+pub struct Credentials {
+    /// Our certificate and key.
+    pub svid: Svid,
+    /// By whom we judge peers.
+    pub bundle: TrustBundle,
+    /// Counts snapshots, so that whoever caches by them knows when to look again.
+    pub generation: u64,
+}
+
+/// The certificates of a PEM text in their order; other blocks are skipped.
+pub fn pem_certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|e| e.to_string())
+}
+
+fn validity(leaf: &CertificateDer<'_>) -> Result<(SystemTime, SystemTime), VerifyError> {
+    let (_, cert) = X509Certificate::from_der(leaf).map_err(|e| VerifyError::Malformed(e.to_string()))?;
+    let time = |seconds: i64| UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+    Ok((time(cert.validity().not_before.timestamp()), time(cert.validity().not_after.timestamp())))
+}

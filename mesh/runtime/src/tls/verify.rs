@@ -1,0 +1,204 @@
+//! Judging a certificate chain: pure, from bytes and a time to an identity or the rule that was broken.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use remora_model::SpiffeId;
+use remora_model::identity::InvalidSpiffeId;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use webpki::{EndEntityCert, KeyUsage};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::FromDer as _;
+
+use super::{CHAIN_CERTIFICATES_MAX, TrustBundle};
+
+/// Why a peer's certificate chain is refused: a closed set, used in logs and as a metric label.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum VerifyError {
+    /// The peer presented no certificate.
+    #[error("peer presented no certificate")]
+    NoCertificate,
+    /// More certificates than [`CHAIN_CERTIFICATES_MAX`].
+    #[error("peer presented {0} certificates; at most {CHAIN_CERTIFICATES_MAX} are read")]
+    ChainTooLong(usize),
+    /// Not a certificate at all.
+    #[error("peer certificate is not valid DER: {0}")]
+    Malformed(String),
+    /// X.509-SVID §4.1: a signing certificate must not be used for authentication.
+    #[error("peer presented a CA certificate as its leaf")]
+    CaAsLeaf,
+    /// X.509-SVID §4.3.
+    #[error("peer certificate's key usage is wrong: {0}")]
+    KeyUsage(&'static str),
+    /// X.509-SVID §2: exactly one URI SAN.
+    #[error("peer certificate has no URI name")]
+    NoUriSan,
+    /// X.509-SVID §2: exactly one URI SAN; validators MUST reject more.
+    #[error("peer certificate has {0} URI names; a SPIFFE certificate has exactly one")]
+    MultipleUriSans(usize),
+    /// The URI SAN is no SPIFFE ID.
+    #[error("peer certificate's URI name is not a SPIFFE id: {0}")]
+    InvalidId(#[source] InvalidSpiffeId),
+    /// X.509-SVID §5.2: a leaf's SPIFFE ID has a path.
+    #[error("peer certificate names a trust domain, not a workload: {0}")]
+    NoPath(SpiffeId),
+    /// The identity belongs to a trust domain that our bundle does not speak for.
+    #[error("peer identity {0} is of another trust domain")]
+    TrustDomain(SpiffeId),
+    /// A certificate of the chain is past its `notAfter`.
+    #[error("peer certificate chain has expired")]
+    Expired,
+    /// A certificate of the chain is before its `notBefore`; compare the clocks.
+    #[error("peer certificate chain is not yet valid")]
+    NotYetValid,
+    /// No path from the leaf to an anchor of the bundle.
+    #[error("peer certificate does not chain to a trust anchor")]
+    UnknownIssuer,
+    /// A chain was found, but breaks RFC 5280: signature, path length, name constraint, ….
+    #[error("peer certificate chain is invalid: {0}")]
+    Chain(String),
+    /// The chain is fine, but it is not who we called.
+    #[error("peer is {presented}, expected {expected}")]
+    IdentityMismatch {
+        /// Who we wanted to talk to.
+        expected: SpiffeId,
+        /// Who answered.
+        presented: SpiffeId,
+    },
+}
+
+impl VerifyError {
+    /// A short stable name for metric labels and log fields.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NoCertificate => "no_certificate",
+            Self::ChainTooLong(_) => "chain_too_long",
+            Self::Malformed(_) => "malformed",
+            Self::CaAsLeaf => "ca_as_leaf",
+            Self::KeyUsage(_) => "key_usage",
+            Self::NoUriSan => "no_uri_san",
+            Self::MultipleUriSans(_) => "multiple_uri_sans",
+            Self::InvalidId(_) => "invalid_id",
+            Self::NoPath(_) => "no_path",
+            Self::TrustDomain(_) => "trust_domain",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not_yet_valid",
+            Self::UnknownIssuer => "unknown_issuer",
+            Self::Chain(_) => "chain",
+            Self::IdentityMismatch { .. } => "identity_mismatch",
+        }
+    }
+}
+
+/// Checks `chain` (leaf first) against `bundle` at `now` by X.509-SVID §5 and RFC 5280, and says who it is.
+///
+/// The leaf's own shape is judged first, because its reasons tell the operator more than "does not chain".
+pub fn verify_svid(
+    chain: &[CertificateDer<'_>],
+    bundle: &TrustBundle,
+    now: SystemTime,
+) -> Result<SpiffeId, VerifyError> {
+    let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    let (leaf, intermediates) = chain.split_first().ok_or(VerifyError::NoCertificate)?;
+    verify_parts(leaf, intermediates, bundle, UnixTime::since_unix_epoch(since_epoch))
+}
+
+pub(super) fn verify_parts(
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    bundle: &TrustBundle,
+    now: UnixTime,
+) -> Result<SpiffeId, VerifyError> {
+    if intermediates.len() >= CHAIN_CERTIFICATES_MAX {
+        return Err(VerifyError::ChainTooLong(intermediates.len() + 1));
+    }
+    let id = leaf_identity(leaf)?;
+    if !id.member_of(bundle.trust_domain()) {
+        return Err(VerifyError::TrustDomain(id));
+    }
+    EndEntityCert::try_from(leaf)
+        .map_err(chain_error)?
+        .verify_for_usage(
+            super::config::signature_algorithms().all,
+            bundle.webpki_anchors(),
+            intermediates,
+            now,
+            // The leaf's own usages were checked above to be both or none; this bounds the intermediates.
+            KeyUsage::client_auth(),
+            None,
+            None,
+        )
+        .map_err(chain_error)?;
+    Ok(id)
+}
+
+/// The identity that a leaf certificate claims, if its shape is an SVID's. Says nothing about who signed it.
+pub fn leaf_identity(leaf: &CertificateDer<'_>) -> Result<SpiffeId, VerifyError> {
+    let (rest, cert) = X509Certificate::from_der(leaf).map_err(|e| VerifyError::Malformed(e.to_string()))?;
+    if !rest.is_empty() {
+        return Err(VerifyError::Malformed("trailing bytes after the certificate".into()));
+    }
+    check_usage(&cert)?;
+    let id = uri_identity(&cert)?;
+    if id.path().is_empty() {
+        return Err(VerifyError::NoPath(id));
+    }
+    Ok(id)
+}
+
+fn check_usage(cert: &X509Certificate<'_>) -> Result<(), VerifyError> {
+    let malformed = |e: x509_parser::error::X509Error| VerifyError::Malformed(e.to_string());
+    if cert.basic_constraints().map_err(malformed)?.is_some_and(|constraints| constraints.value.ca) {
+        return Err(VerifyError::CaAsLeaf);
+    }
+    // X.509-SVID §4.3: present, critical, digitalSignature, neither keyCertSign nor cRLSign.
+    let usage = cert.key_usage().map_err(malformed)?.ok_or(VerifyError::KeyUsage("keyUsage is missing"))?;
+    if usage.value.key_cert_sign() || usage.value.crl_sign() {
+        return Err(VerifyError::KeyUsage("keyCertSign or cRLSign is set"));
+    }
+    if !usage.value.digital_signature() {
+        return Err(VerifyError::KeyUsage("digitalSignature is not set"));
+    }
+    if !usage.critical {
+        return Err(VerifyError::KeyUsage("keyUsage is not critical"));
+    }
+    // X.509-SVID §4.4: optional, but then both.
+    match cert.extended_key_usage().map_err(malformed)? {
+        Some(extended) if !(extended.value.server_auth && extended.value.client_auth) => {
+            Err(VerifyError::KeyUsage("extendedKeyUsage lacks serverAuth or clientAuth"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn uri_identity(cert: &X509Certificate<'_>) -> Result<SpiffeId, VerifyError> {
+    let names = cert
+        .subject_alternative_name()
+        .map_err(|e| VerifyError::Malformed(e.to_string()))?
+        .map(|extension| extension.value.general_names.as_slice())
+        .unwrap_or_default();
+    let uris: Vec<&str> = names
+        .iter()
+        .filter_map(|name| match name {
+            GeneralName::URI(uri) => Some(*uri),
+            _ => None,
+        })
+        .collect();
+    match uris.as_slice() {
+        [] => Err(VerifyError::NoUriSan),
+        [uri] => SpiffeId::parse(uri).map_err(VerifyError::InvalidId),
+        many => Err(VerifyError::MultipleUriSans(many.len())),
+    }
+}
+
+fn chain_error(error: webpki::Error) -> VerifyError {
+    match error {
+        webpki::Error::CertExpired { .. } => VerifyError::Expired,
+        webpki::Error::CertNotValidYet { .. } => VerifyError::NotYetValid,
+        webpki::Error::UnknownIssuer => VerifyError::UnknownIssuer,
+        webpki::Error::CaUsedAsEndEntity => VerifyError::CaAsLeaf,
+        // webpki reports a wrong issuer key as a bad signature: the anchor's name is ours, its key is not.
+        other => VerifyError::Chain(other.to_string()),
+    }
+}
