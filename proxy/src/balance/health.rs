@@ -24,7 +24,7 @@ const BUCKETS: u64 = 10;
 /// What the endpoints of one set share.
 #[derive(Debug)]
 pub(super) struct Pool {
-    accrual: Accrual,
+    pub(super) accrual: Cell<Accrual>,
     pub(super) epoch: Instant,
     total: Cell<usize>,
     pub(super) ready: Cell<usize>,
@@ -36,7 +36,14 @@ pub(super) struct Pool {
 impl Pool {
     pub(super) fn new(accrual: Accrual, epoch: Instant) -> Self {
         let jitter = RefCell::new(fastrand::Rng::new());
-        Self { accrual, epoch, total: Cell::new(0), ready: Cell::new(0), next_probe: Cell::new(None), jitter }
+        Self {
+            accrual: Cell::new(accrual),
+            epoch,
+            total: Cell::new(0),
+            ready: Cell::new(0),
+            next_probe: Cell::new(None),
+            jitter,
+        }
     }
 
     pub(super) fn recount<'a>(&self, members: impl Iterator<Item = &'a Health> + Clone) {
@@ -66,7 +73,7 @@ impl Pool {
     fn can_spare(&self, outcome: Outcome) -> bool {
         let keep = match outcome {
             Outcome::WrongIdentity => 0,
-            Outcome::ConnectFailure => 1,
+            Outcome::Unreachable => 1,
             Outcome::Failure | Outcome::Success => self.total.get().div_ceil(2),
         };
         self.ready.get() > keep
@@ -115,6 +122,13 @@ impl Health {
         self.member.set(false);
     }
 
+    /// News came of an endpoint: if it was an impostor, a probe may look again now.
+    pub(super) fn doubt_impostor(&self) {
+        if let State::Ejected { at, impostor: true, .. } = self.state.get() {
+            self.state.set(State::Ejected { at, until: at, impostor: true });
+        }
+    }
+
     /// When its next probe is due, if it is ejected and yet better than nothing.
     pub(super) fn due_at(&self) -> Option<Instant> {
         match self.state.get() {
@@ -152,7 +166,7 @@ impl Health {
             return;
         }
         self.count(pool, outcome == Outcome::Success, now);
-        let accrual = &pool.accrual;
+        let accrual = pool.accrual.get();
         let failed = match outcome {
             Outcome::Success => {
                 self.failures.set(0);
@@ -160,7 +174,7 @@ impl Health {
                 return;
             }
             Outcome::WrongIdentity => true,
-            Outcome::ConnectFailure => {
+            Outcome::Unreachable => {
                 self.connect_failures.set(self.connect_failures.get() + 1);
                 self.connect_failures.get() >= CONNECT_FAILURES
             }
@@ -176,13 +190,13 @@ impl Health {
     }
 
     fn eject(&self, pool: &Pool, outcome: Outcome, now: Instant) {
-        let ejections = self.ejections.get();
+        let (ejections, accrual) = (self.ejections.get(), pool.accrual.get());
         self.ejections.set(ejections.saturating_add(1));
         let most = match outcome {
-            Outcome::ConnectFailure => pool.accrual.backoff_max.min(CONNECT_BACKOFF_MAX),
-            Outcome::WrongIdentity | Outcome::Failure | Outcome::Success => pool.accrual.backoff_max,
+            Outcome::Unreachable => accrual.backoff_max.min(CONNECT_BACKOFF_MAX),
+            Outcome::WrongIdentity | Outcome::Failure | Outcome::Success => accrual.backoff_max,
         };
-        let backoff = pool.accrual.backoff_min.saturating_mul(1 << ejections.min(16)).min(most);
+        let backoff = accrual.backoff_min.saturating_mul(1 << ejections.min(16)).min(most);
         let until = now + backoff.mul_f64(1.0 - pool.jitter.borrow_mut().f64() / 2.0);
         self.state.set(State::Ejected { at: now, until, impostor: outcome == Outcome::WrongIdentity });
         if self.member.get() {
@@ -230,7 +244,7 @@ impl Health {
             .filter(recent)
             .fold((0u64, 0u64), |(good, bad), bucket| (good + u64::from(bucket.1), bad + u64::from(bucket.2)));
         let total = good + bad;
-        total >= u64::from(pool.accrual.minimum_requests)
-            && (good as f64) < f64::from(pool.accrual.success_rate) * total as f64
+        let accrual = pool.accrual.get();
+        total >= u64::from(accrual.minimum_requests) && (good as f64) < f64::from(accrual.success_rate) * total as f64
     }
 }

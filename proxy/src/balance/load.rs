@@ -99,10 +99,6 @@ impl Load {
         self.in_flight.get()
     }
 
-    pub(super) fn latency(&self) -> Option<Duration> {
-        self.sampled.get().then(|| Duration::from_secs_f64(self.estimate_s.get()))
-    }
-
     fn fading(&self, now: Instant) -> f64 {
         let age = now.saturating_duration_since(self.updated.get());
         (-age.as_secs_f64() / DECAY.as_secs_f64()).exp()

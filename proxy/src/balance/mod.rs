@@ -1,4 +1,4 @@
-//! Stage 5 of 8: balance. In: a backend's endpoints, and the time. Out: one endpoint, held by a [`Picked`]. Refuses: a
+//! Stage 5 of 8: balance. In: a backend's endpoints, and the time. Out: one endpoint, with an [`InFlight`] guard. Refuses: a
 //! set that is empty, or of which nothing may be tried ([`NoEndpoint`]).
 //!
 //! The choice is the better of two random endpoints (P2C) by peak-EWMA latency × requests in flight ÷ weight, per
@@ -22,7 +22,7 @@ use remora_model::Accrual;
 use std::{
     cell::Cell,
     collections::HashMap,
-    hash::Hash,
+    net::SocketAddr,
     ops::Range,
     rc::Rc,
     time::{Duration, Instant},
@@ -40,16 +40,15 @@ const DRAWS: usize = 8;
 
 /// One endpoint as the source names it.
 #[derive(Clone, Debug)]
-pub struct Entry<K, E> {
-    /// Who it is. Statistics survive an update under an equal key; put the identity into it, so that a reused address
-    /// starts afresh.
-    pub key: K,
+pub struct Member<P> {
+    /// Where it is. Statistics survive an update under an equal key.
+    pub key: SocketAddr,
     /// Relative share; 0 counts as 1.
     pub weight: u32,
     /// Whether it is in our zone.
-    pub same_zone: bool,
+    pub local: bool,
     /// What the caller needs to reach it.
-    pub endpoint: E,
+    pub payload: P,
 }
 
 /// Why nothing was picked.
@@ -71,26 +70,23 @@ pub enum Outcome {
     /// It answered with a failure, reset, or did not answer in time.
     Failure,
     /// It could not be connected to.
-    ConnectFailure,
+    Unreachable,
     /// It proved to be somebody else.
     WrongIdentity,
 }
 
 /// The endpoints of one backend.
 #[derive(Debug)]
-pub struct Balancer<K, E> {
+pub struct Balancer<P> {
     /// Those of our zone first.
-    slots: Vec<Rc<Slot<K, E>>>,
+    slots: Vec<Slot<P>>,
     local: usize,
     pool: Rc<Pool>,
 }
 
 #[derive(Debug)]
-struct Slot<K, E> {
-    key: K,
-    weight: u32,
-    same_zone: bool,
-    endpoint: E,
+struct Slot<P> {
+    member: Member<P>,
     stats: Rc<Stats>,
 }
 
@@ -100,30 +96,48 @@ struct Stats {
     health: Health,
 }
 
-impl<K: Clone + Eq + Hash, E> Balancer<K, E> {
-    /// An empty set. `now` is the start of its time: instants before it count as it.
+impl<P: Clone> Balancer<P> {
+    /// An empty set. The clock is read once, for an origin; all times after it are passed in.
     #[must_use]
-    pub fn new(accrual: Accrual, now: Instant) -> Self {
-        Self { slots: Vec::new(), local: 0, pool: Rc::new(Pool::new(accrual, now)) }
+    pub fn new(accrual: Accrual) -> Self {
+        Self { slots: Vec::new(), local: 0, pool: Rc::new(Pool::new(accrual, Instant::now())) }
     }
 
-    /// Replaces the endpoints. Those with a known key keep their statistics, and their place outside the rotation.
-    pub fn update(&mut self, entries: Vec<Entry<K, E>>) {
-        let mut known: HashMap<K, Rc<Stats>> =
-            self.slots.drain(..).map(|slot| (slot.key.clone(), Rc::clone(&slot.stats))).collect();
-        for entry in entries {
+    /// Changes when endpoints leave, from the next failure on.
+    pub fn set_accrual(&mut self, accrual: Accrual) {
+        self.pool.accrual.set(accrual);
+    }
+
+    /// Replaces the endpoints. Those with a known key keep their statistics, and their place outside the rotation; but
+    /// one that was ejected for a wrong identity may be probed at once, since that may be what changed.
+    pub fn update(&mut self, members: Vec<Member<P>>) {
+        let mut known: HashMap<SocketAddr, Rc<Stats>> =
+            self.slots.drain(..).map(|slot| (slot.member.key, slot.stats)).collect();
+        for mut member in members {
+            member.weight = member.weight.max(1);
             let stats = known
-                .remove(&entry.key)
+                .remove(&member.key)
                 .unwrap_or_else(|| Rc::new(Stats { load: Load::new(self.pool.epoch), health: Health::new() }));
-            let Entry { key, weight, same_zone, endpoint } = entry;
-            self.slots.push(Rc::new(Slot { key, weight: weight.max(1), same_zone, endpoint, stats }));
+            stats.health.doubt_impostor();
+            self.slots.push(Slot { member, stats });
         }
         for gone in known.values() {
             gone.health.leave_pool();
         }
-        self.slots.sort_by_key(|slot| !slot.same_zone);
-        self.local = self.slots.iter().filter(|slot| slot.same_zone).count();
+        self.slots.sort_by_key(|slot| !slot.member.local);
+        self.local = self.slots.iter().filter(|slot| slot.member.local).count();
         self.pool.recount(self.slots.iter().map(|slot| &slot.stats.health));
+    }
+
+    /// The payload of an endpoint.
+    #[must_use]
+    pub fn get(&self, key: &SocketAddr) -> Option<&P> {
+        self.slots.iter().find(|slot| slot.member.key == *key).map(|slot| &slot.member.payload)
+    }
+
+    /// Every endpoint's payload.
+    pub fn iter(&self) -> impl Iterator<Item = &P> {
+        self.slots.iter().map(|slot| &slot.member.payload)
     }
 
     /// Chooses an endpoint that is not in `exclude`, the ones this request has tried.
@@ -133,7 +147,12 @@ impl<K: Clone + Eq + Hash, E> Balancer<K, E> {
     ///
     /// # Errors
     /// The set is empty, or everything in it is excluded or known to be somebody else.
-    pub fn pick(&self, now: Instant, rng: &mut fastrand::Rng, exclude: &[K]) -> Result<Picked<K, E>, NoEndpoint> {
+    pub fn pick(
+        &self,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+        exclude: &[SocketAddr],
+    ) -> Result<(P, InFlight), NoEndpoint> {
         if self.slots.is_empty() {
             return Err(NoEndpoint::Empty);
         }
@@ -163,29 +182,18 @@ impl<K: Clone + Eq + Hash, E> Balancer<K, E> {
         (self.slots.len(), self.pool.ready.get())
     }
 
-    /// The endpoints, for people.
-    pub fn endpoints(&self) -> impl Iterator<Item = View<'_, K, E>> {
-        self.slots.iter().map(|slot| View {
-            key: &slot.key,
-            endpoint: &slot.endpoint,
-            ready: slot.stats.health.is_ready(),
-            in_flight: slot.stats.load.in_flight(),
-            latency: slot.stats.load.latency(),
-        })
-    }
-
     fn better_of_two(
         &self,
         range: Range<usize>,
         now: Instant,
         rng: &mut fastrand::Rng,
-        exclude: &[K],
-    ) -> Option<&Rc<Slot<K, E>>> {
+        exclude: &[SocketAddr],
+    ) -> Option<&Slot<P>> {
         let slots = self.slots.get(range)?;
         if slots.is_empty() {
             return None;
         }
-        let eligible = |slot: &Slot<K, E>| slot.stats.health.is_ready() && !exclude.contains(&slot.key);
+        let eligible = |slot: &Slot<P>| slot.stats.health.is_ready() && !exclude.contains(&slot.member.key);
         let (first, second) = two(slots, rng, |slot| eligible(slot));
         match (first, second) {
             (Some(a), Some(b)) => Some(if b.cost(now) < a.cost(now) { b } else { a }),
@@ -193,18 +201,19 @@ impl<K: Clone + Eq + Hash, E> Balancer<K, E> {
         }
     }
 
-    fn last_resort(&self, exclude: &[K]) -> Option<&Rc<Slot<K, E>>> {
+    fn last_resort(&self, exclude: &[SocketAddr]) -> Option<&Slot<P>> {
         self.slots
             .iter()
-            .filter(|slot| !exclude.contains(&slot.key))
+            .filter(|slot| !exclude.contains(&slot.member.key))
             .filter_map(|slot| slot.stats.health.due_at().map(|due| (due, slot)))
             .min_by_key(|(due, slot)| (slot.stats.load.in_flight(), *due))
             .map(|(_, slot)| slot)
     }
 
-    fn picked(&self, slot: &Rc<Slot<K, E>>, now: Instant, probe: bool) -> Picked<K, E> {
+    fn picked(&self, slot: &Slot<P>, now: Instant, probe: bool) -> (P, InFlight) {
         slot.stats.load.begin(now);
-        Picked { slot: Rc::clone(slot), pool: Rc::clone(&self.pool), started: now, probe, recorded: Cell::new(false) }
+        let (stats, pool) = (Rc::clone(&slot.stats), Rc::clone(&self.pool));
+        (slot.member.payload.clone(), InFlight { stats, pool, started: now, probe, recorded: Cell::new(false) })
     }
 }
 
@@ -234,73 +243,50 @@ fn two<'a, T>(
     (walk.next(), walk.next())
 }
 
-impl<K, E> Slot<K, E> {
+impl<P> Slot<P> {
     fn cost(&self, now: Instant) -> f64 {
-        self.stats.load.cost(now, 0) / f64::from(self.weight)
+        self.stats.load.cost(now, 0) / f64::from(self.member.weight)
     }
 
     fn spill_cost(&self, now: Instant) -> f64 {
-        self.stats.load.cost(now, SPILL_FREE.saturating_mul(self.weight)) / f64::from(self.weight)
+        self.stats.load.cost(now, SPILL_FREE.saturating_mul(self.member.weight)) / f64::from(self.member.weight)
     }
 }
 
-/// One endpoint of a [`Balancer`] as it stands.
-#[derive(Clone, Copy, Debug)]
-pub struct View<'a, K, E> {
-    pub key: &'a K,
-    pub endpoint: &'a E,
-    /// Whether it is in rotation.
-    pub ready: bool,
-    pub in_flight: u32,
-    /// The latency estimate, once there is one.
-    pub latency: Option<Duration>,
-}
-
-/// A chosen endpoint. It counts as in flight until this is dropped: keep it until the response body ended.
+/// A request on a chosen endpoint. It counts as in flight until this is dropped: keep it until the response body ended.
 #[derive(Debug)]
-pub struct Picked<K, E> {
-    slot: Rc<Slot<K, E>>,
+pub struct InFlight {
+    stats: Rc<Stats>,
     pool: Rc<Pool>,
     started: Instant,
     probe: bool,
     recorded: Cell<bool>,
 }
 
-impl<K, E> Picked<K, E> {
-    #[must_use]
-    pub fn key(&self) -> &K {
-        &self.slot.key
-    }
-
-    #[must_use]
-    pub fn endpoint(&self) -> &E {
-        &self.slot.endpoint
-    }
-
+impl InFlight {
     /// Whether this request decides if the endpoint returns to the rotation.
     #[must_use]
     pub const fn is_probe(&self) -> bool {
         self.probe
     }
 
-    /// Tells how it went, `latency` after it was picked (for HTTP: when the response head came). The first call counts;
-    /// a `Picked` that is dropped without one (the client went away) says nothing about the endpoint.
-    pub fn record(&self, latency: Duration, outcome: Outcome) {
+    /// Tells at `now` how it went, and after what latency (for HTTP: when the response head came). The first call
+    /// counts; one that is dropped without any (the client went away) says nothing about the endpoint.
+    pub fn record(&self, now: Instant, latency: Duration, outcome: Outcome) {
         if self.recorded.replace(true) {
             return;
         }
-        let now = self.started + latency;
-        let Stats { load, health } = &*self.slot.stats;
-        load.answered(now, (outcome != Outcome::ConnectFailure).then_some(latency), outcome == Outcome::Success);
+        let Stats { load, health } = &*self.stats;
+        load.answered(now, (outcome != Outcome::Unreachable).then_some(latency), outcome == Outcome::Success);
         health.record(&self.pool, outcome, self.started, now);
     }
 }
 
-impl<K, E> Drop for Picked<K, E> {
+impl Drop for InFlight {
     fn drop(&mut self) {
-        self.slot.stats.load.end(!self.recorded.get());
+        self.stats.load.end(!self.recorded.get());
         if self.probe {
-            self.slot.stats.health.end_probe(&self.pool);
+            self.stats.health.end_probe(&self.pool);
         }
     }
 }

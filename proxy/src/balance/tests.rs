@@ -6,10 +6,18 @@ use std::collections::BTreeMap;
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
-type Set = Balancer<u16, ()>;
+type Set = Balancer<u16>;
 
-fn entries(keys: impl IntoIterator<Item = u16>) -> Vec<Entry<u16, ()>> {
-    keys.into_iter().map(|key| Entry { key, weight: 1, same_zone: true, endpoint: () }).collect()
+fn at(key: u16) -> SocketAddr {
+    ([10, 0, 0, 1], key).into()
+}
+
+fn member(key: u16) -> Member<u16> {
+    Member { key: at(key), weight: 1, local: true, payload: key }
+}
+
+fn entries(keys: impl IntoIterator<Item = u16>) -> Vec<Member<u16>> {
+    keys.into_iter().map(member).collect()
 }
 
 /// One set under a steady load, event by event.
@@ -19,14 +27,14 @@ struct Sim {
     start: Instant,
     now: Instant,
     /// By time of the answer, then a sequence number.
-    pending: BTreeMap<(Instant, u64), (Picked<u16, ()>, Outcome)>,
+    pending: BTreeMap<(Instant, u64), (InFlight, Outcome)>,
     sequence: u64,
 }
 
 impl Sim {
     fn new(keys: impl IntoIterator<Item = u16>, seed: u64) -> Self {
         let start = Instant::now();
-        let mut set = Set::new(Accrual::default(), start);
+        let mut set = Set::new(Accrual::default());
         set.update(entries(keys));
         Self { set, rng: fastrand::Rng::with_seed(seed), start, now: start, pending: BTreeMap::new(), sequence: 0 }
     }
@@ -45,11 +53,11 @@ impl Sim {
                 && first.key().0 <= self.now
             {
                 let (picked, outcome) = first.remove();
-                picked.record(self.now - picked.started, outcome);
+                picked.record(self.now, self.now - picked.started, outcome);
             }
-            let picked = self.set.pick(self.now, &mut self.rng, &[]).unwrap();
-            *sent.entry(*picked.key()).or_default() += 1;
-            let (latency, outcome) = serve(*picked.key(), &mut self.rng);
+            let (key, picked) = self.set.pick(self.now, &mut self.rng, &[]).unwrap();
+            *sent.entry(key).or_default() += 1;
+            let (latency, outcome) = serve(key, &mut self.rng);
             self.sequence += 1;
             self.pending.insert((self.now + latency, self.sequence), (picked, outcome));
             self.now += SECOND / rps;
@@ -108,7 +116,7 @@ fn a_dead_endpoint_leaves_after_two_connects_and_is_back_within_ten_seconds() {
         let mut sim = Sim::new(0..5, seed);
         sim.run(500, 2 * SECOND, |_, _| (MS, Outcome::Success));
         let dead = |key, _: &mut fastrand::Rng| {
-            if key == 1 { (MS / 10, Outcome::ConnectFailure) } else { (MS, Outcome::Success) }
+            if key == 1 { (MS / 10, Outcome::Unreachable) } else { (MS, Outcome::Success) }
         };
         let sent = sim.run(500, 60 * SECOND, dead);
         assert!(sent[&1] < 25, "seed {seed}: {} requests in a minute", sent[&1]);
@@ -142,19 +150,19 @@ fn failed_answers_eject_at_most_half_and_failed_connects_all_but_one() {
     sim.run(500, 3 * SECOND, |_, _| (MS, Outcome::Failure));
     assert_eq!(sim.set.counts(), (5, 3));
     let mut sim = Sim::new(0..5, 6);
-    sim.run(500, 3 * SECOND, |_, _| (MS, Outcome::ConnectFailure));
+    sim.run(500, 3 * SECOND, |_, _| (MS, Outcome::Unreachable));
     assert_eq!(sim.set.counts(), (5, 1));
 }
 
 #[test]
 fn an_impostor_leaves_at_once_even_as_the_last_and_returns_by_probe() {
     let mut sim = Sim::new([7], 7);
-    sim.set.pick(sim.now, &mut sim.rng, &[]).unwrap().record(MS, Outcome::WrongIdentity);
+    sim.set.pick(sim.now, &mut sim.rng, &[]).unwrap().1.record(sim.now, MS, Outcome::WrongIdentity);
     assert_eq!(sim.set.pick(sim.now + MS, &mut sim.rng, &[]).unwrap_err(), NoEndpoint::AllEjected);
-    let probe = sim.set.pick(sim.now + 2 * SECOND, &mut sim.rng, &[]).unwrap();
+    let (_, probe) = sim.set.pick(sim.now + 2 * SECOND, &mut sim.rng, &[]).unwrap();
     assert!(probe.is_probe());
     assert!(sim.set.pick(sim.now + 2 * SECOND, &mut sim.rng, &[]).is_err(), "one probe at a time");
-    probe.record(MS, Outcome::Success);
+    probe.record(sim.now + 2 * SECOND, MS, Outcome::Success);
     assert_eq!(sim.set.counts(), (1, 1));
 }
 
@@ -163,9 +171,9 @@ fn an_abandoned_probe_is_tried_again() {
     let mut sim = Sim::new([1, 2], 8);
     for _ in 0..2 {
         loop {
-            let picked = sim.set.pick(sim.now, &mut sim.rng, &[]).unwrap();
-            if *picked.key() == 1 {
-                picked.record(MS, Outcome::ConnectFailure);
+            let (key, picked) = sim.set.pick(sim.now, &mut sim.rng, &[]).unwrap();
+            if key == 1 {
+                picked.record(sim.now, MS, Outcome::Unreachable);
                 break;
             }
         }
@@ -173,9 +181,12 @@ fn an_abandoned_probe_is_tried_again() {
     assert_eq!(sim.set.counts(), (2, 1));
     let later = sim.now + 2 * SECOND;
     for _ in 0..3 {
-        let probe = sim.set.pick(later, &mut sim.rng, &[]).unwrap();
-        assert!(probe.is_probe() && *probe.key() == 1);
-        assert!(!sim.set.pick(later, &mut sim.rng, &[2]).is_ok_and(|retry| retry.is_probe()), "retries do not probe");
+        let (key, probe) = sim.set.pick(later, &mut sim.rng, &[]).unwrap();
+        assert!(probe.is_probe() && key == 1);
+        assert!(
+            !sim.set.pick(later, &mut sim.rng, &[at(2)]).is_ok_and(|retry| retry.1.is_probe()),
+            "retries do not probe"
+        );
     }
 }
 
@@ -183,11 +194,11 @@ fn an_abandoned_probe_is_tried_again() {
 fn a_retry_goes_to_an_endpoint_not_yet_tried() {
     let mut sim = Sim::new(0..3, 9);
     for _ in 0..200 {
-        let first = *sim.set.pick(sim.now, &mut sim.rng, &[]).unwrap().key();
-        let second = *sim.set.pick(sim.now, &mut sim.rng, &[first]).unwrap().key();
-        let third = *sim.set.pick(sim.now, &mut sim.rng, &[first, second]).unwrap().key();
+        let first = sim.set.pick(sim.now, &mut sim.rng, &[]).unwrap().0;
+        let second = sim.set.pick(sim.now, &mut sim.rng, &[at(first)]).unwrap().0;
+        let third = sim.set.pick(sim.now, &mut sim.rng, &[at(first), at(second)]).unwrap().0;
         assert!(first != second && second != third && first != third);
-        let spent = sim.set.pick(sim.now, &mut sim.rng, &[first, second, third]);
+        let spent = sim.set.pick(sim.now, &mut sim.rng, &[at(first), at(second), at(third)]);
         assert_eq!(spent.unwrap_err(), NoEndpoint::AllEjected);
     }
 }
@@ -202,14 +213,14 @@ fn an_empty_set_says_so() {
 fn an_update_keeps_what_is_known_of_those_who_stay() {
     let mut sim = Sim::new(0..3, 11);
     for _ in 0..2 {
-        sim.set.pick(sim.now, &mut sim.rng, &[1, 2]).unwrap().record(MS, Outcome::ConnectFailure);
+        sim.set.pick(sim.now, &mut sim.rng, &[at(1), at(2)]).unwrap().1.record(sim.now, MS, Outcome::Unreachable);
     }
     assert_eq!(sim.set.counts(), (3, 2));
     sim.set.update(entries([0, 1, 9]));
     assert_eq!(sim.set.counts(), (3, 2));
-    let late = sim.set.pick(sim.now, &mut sim.rng, &[0, 9]).unwrap();
+    let (_, late) = sim.set.pick(sim.now, &mut sim.rng, &[at(0), at(9)]).unwrap();
     sim.set.update(entries([0, 9]));
-    late.record(MS, Outcome::WrongIdentity);
+    late.record(sim.now, MS, Outcome::WrongIdentity);
     assert_eq!(sim.set.counts(), (2, 1), "an endpoint that is gone is not counted out again");
     sim.set.update(entries([0]));
     assert!(sim.set.pick(sim.now, &mut sim.rng, &[]).is_ok(), "the last one serves although it is ejected");
@@ -218,7 +229,7 @@ fn an_update_keeps_what_is_known_of_those_who_stay() {
 #[test]
 fn traffic_stays_in_the_zone_until_it_is_overloaded() {
     let mut sim = Sim::new([], 12);
-    let zoned = (0..4).map(|key| Entry { key, weight: 1, same_zone: key < 2, endpoint: () });
+    let zoned = (0..4).map(|key| Member { local: key < 2, ..member(key) });
     sim.set.update(zoned.collect());
     let sent = sim.run(500, 30 * SECOND, |key, _| (if key < 2 { 2 * MS } else { 3 * MS }, Outcome::Success));
     assert!(share(&sent, 2) + share(&sent, 3) < 0.01, "{sent:?}");
@@ -231,7 +242,7 @@ fn traffic_stays_in_the_zone_until_it_is_overloaded() {
 #[test]
 fn weights_are_shares_under_load() {
     let mut sim = Sim::new([], 13);
-    let weighted = [(0, 1), (1, 3)].map(|(key, weight)| Entry { key, weight, same_zone: true, endpoint: () });
+    let weighted = [(0, 1), (1, 3)].map(|(key, weight)| Member { weight, ..member(key) });
     sim.set.update(weighted.into());
     let sent = sim.run(2000, 10 * SECOND, |_, _| (50 * MS, Outcome::Success));
     assert!((0.65..0.85).contains(&share(&sent, 1)), "{sent:?}");

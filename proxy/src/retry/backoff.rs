@@ -3,33 +3,15 @@
 
 use std::time::Duration;
 
-/// The bounds of a backoff.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Backoff {
-    min: Duration,
-    max: Duration,
-}
+const MIN: Duration = Duration::from_millis(25);
+const MAX: Duration = Duration::from_millis(250);
 
-impl Default for Backoff {
-    fn default() -> Self {
-        Self { min: Duration::from_millis(25), max: Duration::from_millis(250) }
-    }
-}
-
-impl Backoff {
-    /// From `min`, doubled with every retry, up to `max` (or `min`, if that is longer). A route's own backoff is a
-    /// minimum (Gateway API GEP-1731).
-    #[must_use]
-    pub fn new(min: Duration, max: Duration) -> Self {
-        Self { min, max: max.max(min) }
-    }
-
-    /// Before retry number `retry`, counted from 0: between one and two times the doubled minimum, never over the maximum.
-    #[must_use]
-    pub fn delay(&self, retry: u32, rng: &mut fastrand::Rng) -> Duration {
-        let base = self.min.saturating_mul(1 << retry.min(16)).min(self.max);
-        base.mul_f64(1.0 + rng.f64()).min(self.max)
-    }
+/// The wait before the next try when `tries` were made: the minimum doubled with every try, times one to two, at most
+/// the maximum; never less than `least`, which the route may ask for (Gateway API GEP-1731: a backoff is a minimum).
+#[must_use]
+pub fn backoff(least: Duration, tries: u32, rng: &mut fastrand::Rng) -> Duration {
+    let base = MIN.saturating_mul(1 << tries.saturating_sub(1).min(16)).min(MAX);
+    base.mul_f64(1.0 + rng.f64()).min(MAX).max(least)
 }
 
 #[cfg(test)]
@@ -39,14 +21,14 @@ mod tests {
     #[test]
     fn delays_double_vary_and_stay_in_bounds() {
         let mut rng = fastrand::Rng::with_seed(1);
-        let backoff = Backoff::default();
-        for retry in 0..64 {
-            let least = Duration::from_millis(25).saturating_mul(1 << retry.min(10)).min(Duration::from_millis(250));
+        for tries in 0..64u32 {
+            let least = MIN.saturating_mul(1 << tries.saturating_sub(1).min(10)).min(MAX);
             for _ in 0..50 {
-                let delay = backoff.delay(retry, &mut rng);
-                assert!((least..=Duration::from_millis(250)).contains(&delay), "{retry}: {delay:?}");
+                let delay = backoff(Duration::ZERO, tries, &mut rng);
+                assert!((least..=MAX).contains(&delay), "{tries}: {delay:?}");
             }
         }
-        assert_ne!(backoff.delay(0, &mut rng), backoff.delay(0, &mut rng));
+        assert_ne!(backoff(MIN, 1, &mut rng), backoff(MIN, 1, &mut rng));
+        assert_eq!(backoff(2 * MAX, 1, &mut rng), 2 * MAX);
     }
 }

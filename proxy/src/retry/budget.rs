@@ -17,7 +17,8 @@ const BUCKETS: usize = 10;
 pub struct Budget {
     ratio: f64,
     per_second: f64,
-    epoch: Instant,
+    /// The first time that was passed in.
+    epoch: Cell<Option<Instant>>,
     /// By second since the epoch: requests and retries.
     buckets: [Cell<(u64, u32, u32)>; BUCKETS],
 }
@@ -25,8 +26,9 @@ pub struct Budget {
 impl Budget {
     /// `ratio` retries per request, and `per_second` whatever the traffic.
     #[must_use]
-    pub fn new(ratio: f64, per_second: f64, now: Instant) -> Self {
-        Self { ratio: ratio.max(0.0), per_second: per_second.max(0.0), epoch: now, buckets: Default::default() }
+    pub fn new(ratio: f32, per_second: u32) -> Self {
+        let (ratio, per_second) = (f64::from(ratio.max(0.0)), f64::from(per_second));
+        Self { ratio, per_second, epoch: Cell::new(None), buckets: Default::default() }
     }
 
     /// Counts one request, not its retries.
@@ -50,7 +52,7 @@ impl Budget {
             }
         }
         // The fixed part is a rate, not a lump: a second's worth at the start, the window's worth once it is over.
-        let age = now.saturating_duration_since(self.epoch).as_secs_f64() + 1.0;
+        let age = self.age(now).as_secs_f64() + 1.0;
         let allowed = self.ratio * requests + self.per_second * age.min(WINDOW.as_secs_f64());
         if retries + 1.0 > allowed {
             return false;
@@ -60,8 +62,14 @@ impl Budget {
         true
     }
 
+    fn age(&self, now: Instant) -> Duration {
+        let epoch = self.epoch.get().unwrap_or(now);
+        self.epoch.set(Some(epoch));
+        now.saturating_duration_since(epoch)
+    }
+
     fn bucket(&self, now: Instant) -> &Cell<(u64, u32, u32)> {
-        let second = now.saturating_duration_since(self.epoch).as_secs();
+        let second = self.age(now).as_secs();
         let bucket = &self.buckets[(second % BUCKETS as u64) as usize];
         if bucket.get().0 != second {
             bucket.set((second, 0, 0));
@@ -77,7 +85,7 @@ mod tests {
     #[test]
     fn when_everything_fails_retries_are_a_fifth_and_ten_a_second() {
         let start = Instant::now();
-        let budget = Budget::new(0.2, 10.0, start);
+        let budget = Budget::new(0.2, 10);
         let (mut sent, mut retried) = (0u32, 0u32);
         for millisecond in 0..60_000 {
             let now = start + Duration::from_millis(millisecond);
@@ -95,7 +103,7 @@ mod tests {
     #[test]
     fn the_share_is_earned_before_it_is_spent_and_old_requests_pay_nothing() {
         let start = Instant::now();
-        let budget = Budget::new(0.2, 0.0, start);
+        let budget = Budget::new(0.2, 0);
         assert!(!budget.withdraw(start));
         (0..10).for_each(|_| budget.deposit(start));
         assert_eq!((0..5).filter(|_| budget.withdraw(start)).count(), 2);
@@ -106,7 +114,7 @@ mod tests {
     #[test]
     fn a_quiet_client_may_still_retry() {
         let start = Instant::now();
-        let budget = Budget::new(0.2, 10.0, start);
+        let budget = Budget::new(0.2, 10);
         budget.deposit(start);
         assert_eq!((0..100).filter(|_| budget.withdraw(start)).count(), 10);
     }

@@ -5,5 +5,5 @@
 pub mod backoff;
 pub mod budget;
 
-pub use backoff::Backoff;
+pub use backoff::backoff;
 pub use budget::Budget;
