@@ -1,0 +1,19 @@
+//! `remora-discovery`: turns Services, EndpointSlices, Gateway API routes and policies into what each proxy needs, and
+//! pushes it.
+//!
+//! | module | what it does |
+//! |--|--|
+//! | [`objects`] | the Kubernetes objects, cut down to what is used |
+//! | [`source`] | where they come from: a watched directory |
+//! | [`index`] | what they mean: objects to resources, pure |
+//! | [`serve`] | who is told: one stream per proxy |
+//! | [`config`], [`main`] | the process |
+
+pub mod objects;
+pub mod source;
+pub mod index;
+pub mod serve;
+pub mod config;
+mod run;
+
+pub use run::main;

@@ -6,4 +6,3 @@ pub mod detect;
 pub mod balance;
 pub mod retry;
 pub mod telemetry;
-pub mod admin;

@@ -1,7 +1,7 @@
 //! The result: a table of medians for people, and a JSON file with every raw figure.
 
 use crate::build::Plan;
-use crate::case::{Case, Outcome, Sample};
+use crate::case::{Case, Sample};
 use crate::contender::Contender;
 use crate::tools::{self, output};
 use anyhow::{Context, Result};
@@ -76,7 +76,6 @@ pub(crate) struct Report<'a> {
     machine: Machine,
     versions: Vec<String>,
     samples: Vec<Sample>,
-    failed: Vec<(Contender, String)>,
 }
 
 #[derive(Serialize)]
@@ -87,7 +86,7 @@ struct Machine {
 }
 
 impl<'a> Report<'a> {
-    pub(crate) fn new(plan: &'a Plan, outcome: Outcome) -> Result<Self> {
+    pub(crate) fn new(plan: &'a Plan, samples: Vec<Sample>) -> Result<Self> {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").context("read /proc/cpuinfo")?;
         let cpu = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
         let machine = Machine {
@@ -95,8 +94,7 @@ impl<'a> Report<'a> {
             cores: cpuinfo.lines().filter(|line| line.starts_with("processor")).count(),
             kernel: output(Command::new("uname").arg("-r"))?.trim().to_owned(),
         };
-        let Outcome { samples, failed } = outcome;
-        Ok(Self { plan, machine, versions: versions(plan), samples, failed })
+        Ok(Self { plan, machine, versions: versions(plan), samples })
     }
 
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
@@ -174,9 +172,6 @@ impl fmt::Display for Report<'_> {
         for verdict in THRESHOLDS.iter().filter_map(|&(case, figure, bound)| self.verdict(case, figure, bound)) {
             writeln!(f, "{verdict}")?;
         }
-        self.failed
-            .iter()
-            .try_for_each(|(contender, error)| writeln!(f, "- {} left out: {error}", contender.title()))?;
         self.errors().try_for_each(|line| writeln!(f, "{line}"))
     }
 }

@@ -1,0 +1,45 @@
+//! Flags and `REMORA_DISCOVERY_*`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Turns Services, EndpointSlices, Gateway API routes and policies into what each proxy needs, and pushes it.
+#[derive(Debug, Clone, clap::Parser)]
+#[command(name = "remora-discovery", version)]
+pub struct Config {
+    /// Where proxies connect, with mTLS
+    #[arg(long, env = "REMORA_DISCOVERY_LISTEN", default_value = "[::]:4181")]
+    pub listen: SocketAddr,
+    /// Probes, metrics
+    #[arg(long, env = "REMORA_DISCOVERY_ADMIN", default_value = "[::]:4193")]
+    pub admin: SocketAddr,
+    /// Directory of Kubernetes manifests, watched
+    #[arg(long, env = "REMORA_DISCOVERY_MANIFESTS", value_name = "DIR")]
+    pub manifests: PathBuf,
+    /// The mesh's trust domain
+    #[arg(long, env = "REMORA_DISCOVERY_TRUST_DOMAIN", default_value = "cluster.local")]
+    pub trust_domain: remora_model::TrustDomain,
+    /// host:port of the identity service
+    #[arg(long, env = "REMORA_DISCOVERY_IDENTITY_ADDR", required_unless_present = "insecure_listen")]
+    pub identity_addr: Option<String>,
+    /// PEM file of the trust anchors
+    #[arg(
+        long,
+        env = "REMORA_DISCOVERY_TRUST_ANCHORS",
+        value_name = "PEM",
+        required_unless_present = "insecure_listen"
+    )]
+    pub trust_anchors: Option<PathBuf>,
+    /// Our service-account token
+    #[arg(long, env = "REMORA_DISCOVERY_TOKEN", value_name = "FILE", required_unless_present = "insecure_listen")]
+    pub token: Option<PathBuf>,
+    /// Serve plaintext to anybody instead; for tests only
+    #[arg(long, env = "REMORA_DISCOVERY_INSECURE_LISTEN", value_name = "ADDR")]
+    pub insecure_listen: Option<SocketAddr>,
+    /// Log filter
+    #[arg(long, env = "REMORA_DISCOVERY_LOG", default_value = "info")]
+    pub log: String,
+    /// How log lines look: text or json
+    #[arg(long, env = "REMORA_DISCOVERY_LOG_FORMAT", default_value = "text", value_parser = ["text", "json"])]
+    pub log_format: String,
+}

@@ -1,0 +1,197 @@
+//! The process: source → index → serve, beside the admin server, until it is told to end.
+
+use crate::config::Config;
+use crate::index::Snapshot;
+use crate::serve::{Service, Snapshots};
+use crate::source::directory::{DEBOUNCE, Directory, POLL, watch};
+use anyhow::{Context as _, anyhow};
+use clap::Parser as _;
+use remora_api::v1::discovery_server::DiscoveryServer;
+use remora_model::SpiffeId;
+use remora_runtime::tls::{self, Alpn, ServerConfig};
+use remora_runtime::{admin, certify, drain, grpc, log};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+
+/// How long open streams may take to end when the process is told to.
+const DRAIN_GRACE: Duration = Duration::from_secs(2);
+
+/// Parses the arguments and runs until SIGTERM.
+pub fn main() -> ExitCode {
+    let config = match Config::try_parse() {
+        Ok(config) => config,
+        Err(error) => {
+            let bad = error.use_stderr();
+            if error.print().is_err() {
+                return ExitCode::FAILURE;
+            }
+            return if bad { ExitCode::from(64) } else { ExitCode::SUCCESS };
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let done = runtime.context("cannot start the runtime").and_then(|runtime| runtime.block_on(run(config)));
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(config: Config) -> anyhow::Result<()> {
+    let format = if config.log_format == "json" { log::Format::Json } else { log::Format::Text };
+    let handle = log::init(&config.log, format)?;
+    let metrics = admin::install_metrics().map_err(|error| anyhow!(error))?;
+    let readiness = admin::Readiness::new();
+    readiness.waiting("manifests", "not read yet");
+    let (drain, draining) = drain::channel();
+    let listener =
+        TcpListener::bind(config.admin).await.with_context(|| format!("cannot listen on {}", config.admin))?;
+    tracing::info!(admin = %listener.local_addr()?, "admin server listens");
+    let router = admin::Admin::new(readiness.clone()).with_log(handle).with_metrics(metrics).router();
+    let admin = tokio::spawn(admin::serve(listener, router, draining.clone()));
+
+    let (publish, snapshots) = tokio::sync::watch::channel(None);
+    let reading = tokio::spawn(read(config.clone(), publish, readiness.clone(), draining.clone()));
+    let serving = serve(&config, snapshots, &readiness, draining.clone());
+    drop(draining);
+    tokio::select! {
+        served = serving => served?,
+        signal = drain::terminated() => tracing::info!(signal = signal?, "ending"),
+    }
+    // Streams end with this function; only the admin server and the reader are waited for.
+    if tokio::time::timeout(DRAIN_GRACE, drain.drain()).await.is_err() {
+        tracing::warn!("some connections did not end in time");
+    }
+    reading.abort();
+    admin.abort();
+    Ok(())
+}
+
+/// Keeps reading the manifests and publishing what they mean.
+async fn read(
+    config: Config,
+    publish: tokio::sync::watch::Sender<Option<Arc<Snapshot>>>,
+    readiness: admin::Readiness,
+    draining: drain::Watch,
+) {
+    let (_watcher, changed) = watch(&config.manifests);
+    let mut directory = Directory::new(&config.manifests);
+    let mut reported: Vec<String> = Vec::new();
+    loop {
+        let (news, errors) = directory.refresh();
+        for error in &errors {
+            tracing::error!(error = %chain(error), "broken manifest; its last good state stays");
+        }
+        metrics::gauge!("remora_discovery_broken_files").set(directory.broken() as f64);
+        let first = publish.borrow().is_none();
+        // At the start a broken file has no good state, and the directory itself may be missing: wait for it.
+        let listed = !errors.iter().any(|e| matches!(e, crate::source::directory::SourceError::List { .. }));
+        if (news || first) && listed {
+            match directory.objects() {
+                Ok(objects) => {
+                    let snapshot = Snapshot::build(objects, &config.trust_domain);
+                    announce(&snapshot, &mut reported);
+                    publish.send_replace(Some(Arc::new(snapshot)));
+                    readiness.ready("manifests");
+                }
+                Err(error) => tracing::error!(error = %chain(&error), "manifests refused"),
+            }
+        }
+        tokio::select! {
+            () = draining.signaled() => return,
+            // Writers write more than once: what follows closely is read together.
+            () = changed.notified() => tokio::time::sleep(DEBOUNCE).await,
+            () = tokio::time::sleep(POLL) => {}
+        }
+    }
+}
+
+fn announce(snapshot: &Snapshot, reported: &mut Vec<String>) {
+    for report in snapshot.reports.iter().filter(|report| !reported.contains(report)) {
+        tracing::warn!("{report}");
+    }
+    reported.clone_from(&snapshot.reports);
+    let (services, pods, backends) = snapshot.counts();
+    metrics::gauge!("remora_discovery_services").set(services as f64);
+    metrics::gauge!("remora_discovery_pods").set(pods as f64);
+    metrics::gauge!("remora_discovery_backends").set(backends as f64);
+    metrics::counter!("remora_discovery_snapshots_total").increment(1);
+    tracing::info!(services, pods, backends, "new snapshot");
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        source = inner.source();
+    }
+    text
+}
+
+async fn serve(
+    config: &Config,
+    snapshots: Snapshots,
+    readiness: &admin::Readiness,
+    draining: drain::Watch,
+) -> anyhow::Result<()> {
+    let mut server = Server::builder()
+        .http2_keepalive_interval(Some(grpc::KEEP_ALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(grpc::KEEP_ALIVE_TIMEOUT));
+    if let Some(address) = config.insecure_listen {
+        let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+        tracing::warn!(listen = %listener.local_addr()?, "serves plaintext to anybody; for tests only");
+        let service = DiscoveryServer::new(Service::danger_any_peer(snapshots));
+        let incoming = TcpListenerStream::new(listener);
+        return Ok(server.add_service(service).serve_with_incoming_shutdown(incoming, draining.signaled()).await?);
+    }
+    let missing = || anyhow!("identity-addr, trust-anchors and token are required");
+    let own = |account| SpiffeId::workload(&config.trust_domain, "remora", account);
+    readiness.waiting("certificate", "not issued yet");
+    let (mut source, _certifier) = certify::start(certify::CertifyConfig {
+        identity_addr: config.identity_addr.clone().ok_or_else(missing)?,
+        identity_id: own("remora-identity")?,
+        token_path: config.token.clone().ok_or_else(missing)?,
+        anchors_path: config.trust_anchors.clone().ok_or_else(missing)?,
+        id: own("remora-discovery")?,
+    })?;
+    let listener = TcpListener::bind(config.listen).await;
+    let listener = listener.with_context(|| format!("cannot listen on {}", config.listen))?;
+    source.wait_for(Option::is_some).await.context("the certificate client ended")?;
+    readiness.ready("certificate");
+    tracing::info!(listen = %listener.local_addr()?, "serves proxies");
+    let last = Last::default();
+    let incoming = grpc::tls_incoming(listener, move || last.config(&source));
+    let service = DiscoveryServer::new(Service::new(snapshots));
+    Ok(server.add_service(service).serve_with_incoming_shutdown(incoming, draining.signaled()).await?)
+}
+
+/// The TLS configuration of the current certificate, made once per certificate.
+#[derive(Default)]
+struct Last(std::sync::Mutex<Option<(u64, Arc<ServerConfig>)>>);
+
+impl Last {
+    fn config(&self, source: &certify::Source) -> Arc<ServerConfig> {
+        let mut last = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let credentials = source.borrow().clone();
+        if let Some(credentials) = &credentials
+            && last.as_ref().is_none_or(|(generation, _)| *generation != credentials.generation)
+        {
+            match tls::server_config(credentials, &[Alpn::Grpc]) {
+                Ok(config) => *last = Some((credentials.generation, config)),
+                Err(error) => tracing::error!(%error, "the new certificate cannot be used; the old one stays"),
+            }
+        }
+        let made = last.as_ref().map(|(_, config)| Arc::clone(config));
+        made.expect("serving starts with the first certificate, whose key was made here")
+    }
+}

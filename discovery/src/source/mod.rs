@@ -1,0 +1,4 @@
+//! Where objects come from. Today a directory of manifests; the Kubernetes API joins it later.
+
+pub mod directory;
+pub mod parse;
