@@ -4,6 +4,7 @@ pub mod body;
 pub mod client;
 pub mod exchange;
 mod filter;
+pub mod guard;
 pub mod headers;
 pub mod inbound;
 pub mod outbound;

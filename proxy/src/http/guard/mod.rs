@@ -1,0 +1,281 @@
+//! The strict gate before hyper: refuses HTTP/1 that two implementations could read in two ways.
+//!
+//! In: the raw bytes of one direction of a connection, in any pieces, before hyper sees them. Out: nothing, or a
+//! [`Refusal`], after which the connection must be closed and no further byte of it be used. hyper is lenient where
+//! the RFC lets it be (bare LF, lists of codings that end in `chunked`, both lengths at once); a proxy that passes on
+//! what it read leniently is one half of a request-smuggling attack, so we take the other choice the RFC gives.
+//!
+//! It follows message boundaries by itself: heads line by line, bodies of known length by counting, chunked bodies by
+//! their framing. Pieces that hold whole lines are judged in place; only a line cut in two is copied, into a buffer
+//! that is kept. What it does not do: change or hold back bytes, or judge meaning (paths, reserved headers).
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
+
+mod head;
+mod refusal;
+
+pub use refusal::Refusal;
+
+use head::{Head, plain};
+use http::Method;
+use std::collections::VecDeque;
+
+/// The head of a message, start line included.
+pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Field lines in a head, and in trailers.
+pub const HEAD_FIELDS_MAX: usize = 100;
+/// The request line alone.
+pub const LINE_BYTES_MAX: usize = 16 * 1024;
+/// Chunk extensions of one body, all together: nobody uses them, attackers excepted.
+pub const EXTENSION_BYTES_MAX: usize = 16 * 1024;
+/// Trailers of one body.
+pub const TRAILER_BYTES_MAX: usize = 16 * 1024;
+/// 1xx responses before a final one.
+pub const INTERIM_MAX: u32 = 16;
+
+/// Judges one direction of one connection.
+#[derive(Debug)]
+pub struct Guard {
+    requests: bool,
+    state: State,
+    /// The beginning of a line whose end has not come.
+    partial: Vec<u8>,
+    /// Bytes of this head, these trailers, or this body's chunk extensions.
+    bytes: usize,
+    head: Head,
+    /// What the responses to come answer.
+    expected: VecDeque<Expected>,
+    interim: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Before a start line; whether an empty line was skipped (RFC 9112 §2.2 allows one).
+    Start {
+        skipped: bool,
+    },
+    Fields,
+    Body(u64),
+    ChunkSize,
+    ChunkData(u64),
+    ChunkEnd {
+        cr: bool,
+    },
+    Trailers,
+    /// Not ours to judge any more: an upgrade, a tunnel, or a body that the end of the connection ends.
+    Opaque,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expected {
+    Head,
+    Connect,
+    Other,
+}
+
+impl Guard {
+    /// For what a client sends.
+    #[must_use]
+    pub fn requests() -> Self {
+        Self {
+            requests: true,
+            state: State::Start { skipped: false },
+            partial: Vec::new(),
+            bytes: 0,
+            head: Head::default(),
+            expected: VecDeque::new(),
+            interim: 0,
+        }
+    }
+
+    /// For what a server sends. Every request that is sent to it must be announced with [`Guard::expect`].
+    #[must_use]
+    pub fn responses() -> Self {
+        Self { requests: false, ..Self::requests() }
+    }
+
+    /// A request of `method` goes out: its response is awaited, after those of earlier ones.
+    pub fn expect(&mut self, method: &Method) {
+        self.expected.push_back(match *method {
+            Method::HEAD => Expected::Head,
+            Method::CONNECT => Expected::Connect,
+            _ => Expected::Other,
+        });
+    }
+
+    /// The connection is no longer HTTP/1 from the next byte on (101, or a 2xx to CONNECT).
+    pub fn opaque(&mut self) {
+        self.state = State::Opaque;
+    }
+
+    /// Judges the next bytes.
+    ///
+    /// # Errors
+    /// They, with those before them, are nothing that may be acted on. Any later call refuses nothing and means nothing.
+    pub fn feed(&mut self, mut bytes: &[u8]) -> Result<(), Refusal> {
+        while !bytes.is_empty() {
+            match self.state {
+                State::Opaque => return Ok(()),
+                State::Body(left) => {
+                    let taken = skip(&mut bytes, left);
+                    self.state =
+                        if taken == left { State::Start { skipped: false } } else { State::Body(left - taken) };
+                }
+                State::ChunkData(left) => {
+                    let taken = skip(&mut bytes, left);
+                    self.state =
+                        if taken == left { State::ChunkEnd { cr: false } } else { State::ChunkData(left - taken) };
+                }
+                State::ChunkEnd { cr } => {
+                    let Some((byte, rest)) = bytes.split_first() else { return Ok(()) };
+                    self.state = match (cr, byte) {
+                        (false, b'\r') => State::ChunkEnd { cr: true },
+                        (true, b'\n') => State::ChunkSize,
+                        _ => return Err(Refusal::ChunkEnd),
+                    };
+                    bytes = rest;
+                }
+                State::Start { .. } | State::Fields | State::ChunkSize | State::Trailers => {
+                    bytes = self.lines(bytes)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes one line, or what there is of it, and returns the rest.
+    fn lines<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], Refusal> {
+        let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
+            self.within_limits(self.partial.len() + bytes.len())?;
+            self.partial.extend_from_slice(bytes);
+            return Ok(&[]);
+        };
+        let (piece, rest) = bytes.split_at(end + 1);
+        self.within_limits(self.partial.len() + piece.len())?;
+        if self.partial.is_empty() {
+            self.line(piece)?;
+        } else {
+            let mut whole = std::mem::take(&mut self.partial);
+            whole.extend_from_slice(piece);
+            self.line(&whole)?;
+            whole.clear();
+            self.partial = whole;
+        }
+        Ok(rest)
+    }
+
+    fn within_limits(&self, line: usize) -> Result<(), Refusal> {
+        let total = self.bytes + line;
+        match self.state {
+            State::Start { .. } if self.requests && line > LINE_BYTES_MAX => Err(Refusal::LineTooLong),
+            State::Start { .. } | State::Fields if total > HEAD_BYTES_MAX => Err(Refusal::HeadTooLarge),
+            State::ChunkSize if total > EXTENSION_BYTES_MAX => Err(Refusal::ChunkExtensions),
+            State::Trailers if total > TRAILER_BYTES_MAX => Err(Refusal::TrailersTooLarge),
+            _ => Ok(()),
+        }
+    }
+
+    /// Judges one line, which ends in LF.
+    fn line(&mut self, line: &[u8]) -> Result<(), Refusal> {
+        let length = line.len();
+        let line = line.strip_suffix(b"\r\n").ok_or(Refusal::BareLf)?;
+        if line.contains(&b'\r') {
+            return Err(Refusal::BareCr);
+        }
+        match self.state {
+            State::Start { skipped: false } if line.is_empty() && self.requests => {
+                self.state = State::Start { skipped: true };
+            }
+            State::Start { .. } => {
+                self.head.restart();
+                self.bytes = length;
+                if self.requests {
+                    self.head.request_line(line)?
+                } else {
+                    self.head.status_line(line)?
+                }
+                self.state = State::Fields;
+            }
+            State::Fields if line.is_empty() => {
+                self.bytes = 0;
+                self.state = self.after_head()?;
+            }
+            State::Fields => {
+                self.bytes += length;
+                self.head.field(line)?;
+            }
+            State::ChunkSize => {
+                let size = self.chunk_size(line)?;
+                if size == 0 {
+                    (self.bytes, self.head.fields) = (0, 0);
+                    self.state = State::Trailers;
+                } else {
+                    self.state = State::ChunkData(size);
+                }
+            }
+            State::Trailers if line.is_empty() => {
+                self.bytes = 0;
+                self.state = State::Start { skipped: false };
+            }
+            State::Trailers => {
+                self.bytes += length;
+                self.head.trailer(line)?;
+            }
+            State::Body(_) | State::ChunkData(_) | State::ChunkEnd { .. } | State::Opaque => {}
+        }
+        Ok(())
+    }
+
+    /// What follows a head that has ended.
+    fn after_head(&mut self) -> Result<State, Refusal> {
+        let length = self.head.length()?;
+        if self.requests {
+            self.head.check_host()?;
+            return Ok(match length {
+                head::Length::Chunked => State::ChunkSize,
+                head::Length::Known(0) | head::Length::Unknown => State::Start { skipped: false },
+                head::Length::Known(length) => State::Body(length),
+            });
+        }
+        let expected = *self.expected.front().ok_or(Refusal::UnexpectedResponse)?;
+        let status = self.head.status;
+        if status / 100 == 1 && status != 101 {
+            self.interim += 1;
+            let state = State::Start { skipped: false };
+            return if self.interim > INTERIM_MAX { Err(Refusal::TooManyInterim) } else { Ok(state) };
+        }
+        self.interim = 0;
+        self.expected.pop_front();
+        Ok(match (expected, status, length) {
+            (_, 101, _) | (Expected::Connect, 200..300, _) => State::Opaque,
+            (Expected::Head, ..) | (_, 204 | 304, _) => State::Start { skipped: false },
+            (_, _, head::Length::Chunked) => State::ChunkSize,
+            (_, _, head::Length::Known(0)) => State::Start { skipped: false },
+            (_, _, head::Length::Known(length)) => State::Body(length),
+            (_, _, head::Length::Unknown) => State::Opaque,
+        })
+    }
+
+    fn chunk_size(&mut self, line: &[u8]) -> Result<u64, Refusal> {
+        let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+        let (size, extension) = line.split_at(digits);
+        if !(1..=15).contains(&digits) || !(extension.is_empty() || extension.starts_with(b";")) {
+            return Err(Refusal::ChunkSize);
+        }
+        if !plain(extension) {
+            return Err(Refusal::ControlCharacter);
+        }
+        self.bytes += extension.len();
+        let digit = |byte: &u8| u64::from(char::from(*byte).to_digit(16).unwrap_or(0));
+        Ok(size.iter().fold(0, |size, byte| size << 4 | digit(byte)))
+    }
+}
+
+/// Drops up to `left` bytes from the front, and says how many.
+fn skip(bytes: &mut &[u8], left: u64) -> u64 {
+    let taken = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
+    *bytes = bytes.get(taken..).unwrap_or_default();
+    taken as u64
+}
+
+#[cfg(test)]
+mod tests;
