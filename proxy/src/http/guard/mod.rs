@@ -11,8 +11,10 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 mod head;
+mod io;
 mod refusal;
 
+pub use io::Guarded;
 pub use refusal::Refusal;
 
 use head::{Head, plain};
