@@ -1,0 +1,229 @@
+//! Issue, refuse, renew, rotate: over real sockets.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rcgen::{CertificateParams, KeyPair};
+use remora_api::v1::identity_client::IdentityClient;
+use remora_api::v1::{CertifyRequest, WatchBundleRequest};
+use remora_model::{SpiffeId, TrustDomain};
+use remora_runtime::tls::{Alpn, TrustBundle, anonymous_client_config, verify_svid};
+use remora_runtime::{certify, drain, grpc};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tonic::Code;
+use tonic::transport::Channel;
+
+use super::tokens::{AUDIENCE, Signer, claims};
+use crate::authority::{Authority, AuthorityError, Sources};
+use crate::issuer::{FORCE_REMOVE, Files, IssuerError, serving_id};
+use crate::server::serve;
+use crate::service::Terms;
+
+struct World {
+    dir: TempDir,
+    signer: Signer,
+    authority: Arc<Authority>,
+    trust_domain: TrustDomain,
+    addr: SocketAddr,
+    drain: drain::Signal,
+}
+
+impl World {
+    async fn start() -> Self {
+        let dir = TempDir::new().unwrap();
+        let signer = Signer::new();
+        let trust_domain = TrustDomain::new("cluster.local").unwrap();
+        let jwks = dir.path().join("jwks.json");
+        fs::write(&jwks, signer.jwks()).unwrap();
+        let sources = Sources { issuer_dir: dir.path().join("issuer"), jwks, trust_domain: trust_domain.clone() };
+        let authority = Authority::open(sources, SystemTime::now()).unwrap();
+        let terms = Terms {
+            trust_domain: trust_domain.clone(),
+            audience: AUDIENCE.into(),
+            leaf_lifetime: Duration::from_secs(3600),
+            skew: Duration::from_secs(60),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (drain, watch) = drain::channel();
+        tokio::spawn(serve(listener, Arc::clone(&authority), terms, watch));
+        Self { dir, signer, authority, trust_domain, addr, drain }
+    }
+
+    fn client(&self) -> IdentityClient<Channel> {
+        let bundle = self.authority.issuer().bundle().clone();
+        let id = serving_id(&self.trust_domain).unwrap();
+        let config = move || anonymous_client_config(&bundle, &id, &[Alpn::Grpc]);
+        IdentityClient::new(grpc::mtls_channel(&self.addr.to_string(), config).unwrap())
+    }
+
+    fn request(&self, name: &str) -> CertifyRequest {
+        let key = KeyPair::generate().unwrap();
+        let csr_der = CertificateParams::new(["evil.example".to_owned()]).unwrap().serialize_request(&key).unwrap();
+        CertifyRequest { csr_der: csr_der.der().to_vec(), token: self.signer.sign(&claims("shop", name)) }
+    }
+
+    fn issuer_dir(&self) -> std::path::PathBuf {
+        self.dir.path().join("issuer")
+    }
+
+    /// Old and new anchor in `ca.crt`, or the new alone; the issuer itself new or old.
+    fn install(&self, crt_and_key_of: &std::path::Path, anchors_of: &[&std::path::Path]) {
+        let anchors: Vec<u8> = anchors_of.iter().flat_map(|dir| fs::read(dir.join("ca.crt")).unwrap()).collect();
+        let dir = self.issuer_dir();
+        for name in ["tls.crt", "tls.key"] {
+            fs::write(dir.join(name), fs::read(crt_and_key_of.join(name)).unwrap()).unwrap();
+        }
+        fs::write(dir.join("ca.crt"), anchors).unwrap();
+    }
+
+    /// A second issuer and a copy of the first, each in a folder.
+    fn two_issuers(&self) -> (TempDir, TempDir) {
+        let (old, new) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        Files::read(&self.issuer_dir()).unwrap().unwrap().write(old.path()).unwrap();
+        Files::make(&self.trust_domain, SystemTime::now()).unwrap().write(new.path()).unwrap();
+        (old, new)
+    }
+}
+
+#[tokio::test]
+async fn a_good_token_gets_a_certificate_that_peers_accept_and_nothing_the_csr_asked_for() {
+    let world = World::start().await;
+    let response = world.client().certify(world.request("web")).await.unwrap().into_inner();
+    let bundle = TrustBundle::new(world.trust_domain.clone(), response.bundle.unwrap().anchors_der).unwrap();
+    let chain: Vec<_> = response.chain_der.iter().map(|der| der.as_slice().into()).collect();
+    let id = verify_svid(&chain, &bundle, SystemTime::now()).unwrap();
+    assert_eq!(id.as_str(), "spiffe://cluster.local/ns/shop/sa/web");
+    assert!(!response.chain_der.concat().windows(4).any(|window| window == b"evil"));
+    assert_eq!(
+        verify_svid(&chain, &bundle, SystemTime::now() + Duration::from_secs(7200)).unwrap_err().reason(),
+        "expired"
+    );
+    world.drain.drain().await;
+}
+
+#[tokio::test]
+async fn refusals_carry_the_rule_and_the_right_code() {
+    let world = World::start().await;
+    let mut client = world.client();
+    let mut request = world.request("web");
+    request.token = "junk".into();
+    let status = client.certify(request).await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (Code::Unauthenticated, "token is not a JWT"));
+    let mut request = world.request("web");
+    request.csr_der.push(0);
+    assert_eq!(client.certify(request).await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_workload_that_asks_too_often_is_told_to_wait() {
+    let world = World::start().await;
+    let mut client = world.client();
+    let mut codes = Vec::new();
+    for _ in 0..15 {
+        codes.push(client.certify(world.request("web")).await.map_or_else(|status| status.code(), |_| Code::Ok));
+    }
+    assert!(codes.contains(&Code::ResourceExhausted), "{codes:?}");
+    assert!(client.certify(world.request("other")).await.is_ok());
+}
+
+#[tokio::test]
+async fn anchors_and_issuer_rotate_without_reconnecting() {
+    let world = World::start().await;
+    let mut client = world.client();
+    let mut stream = client.watch_bundle(WatchBundleRequest::default()).await.unwrap().into_inner();
+    assert_eq!(stream.message().await.unwrap().unwrap().anchors_der.len(), 1);
+    client.certify(world.request("web")).await.unwrap();
+    let (old, new) = world.two_issuers();
+
+    world.install(old.path(), &[old.path(), new.path()]);
+    world.authority.reload(SystemTime::now()).unwrap();
+    assert_eq!(stream.message().await.unwrap().unwrap().anchors_der.len(), 2);
+
+    world.install(new.path(), &[old.path(), new.path()]);
+    world.authority.reload(SystemTime::now()).unwrap();
+    let response = client.certify(world.request("web")).await.unwrap().into_inner();
+    let new_anchors = TrustBundle::from_pem(world.trust_domain.clone(), &fs::read(new.path().join("ca.crt")).unwrap());
+    let chain: Vec<_> = response.chain_der.iter().map(|der| der.as_slice().into()).collect();
+    assert!(verify_svid(&chain, &new_anchors.unwrap(), SystemTime::now()).is_ok());
+
+    // The first leaf still chains to the old anchor.
+    world.install(new.path(), &[new.path()]);
+    let now = SystemTime::now();
+    let refused = world.authority.reload(now);
+    assert!(matches!(refused, Err(AuthorityError::Issuer(IssuerError::AnchorInUse(_)))), "{refused:?}");
+    world.authority.reload(now + Duration::from_secs(3601)).unwrap();
+    assert_eq!(stream.message().await.unwrap().unwrap().anchors_der.len(), 1);
+}
+
+#[tokio::test]
+async fn a_marker_forces_an_anchor_out() {
+    let world = World::start().await;
+    world.client().certify(world.request("web")).await.unwrap();
+    let (_, new) = world.two_issuers();
+    // Written before the swap: the service watches the folder too, and may be first.
+    fs::write(world.issuer_dir().join(FORCE_REMOVE), "").unwrap();
+    world.install(new.path(), &[new.path()]);
+    world.authority.reload(SystemTime::now()).unwrap();
+    assert_eq!(world.authority.issuer().bundle().anchors().len(), 1);
+}
+
+#[tokio::test]
+async fn a_bad_issuer_is_refused_and_the_old_one_goes_on() {
+    let world = World::start().await;
+    let (old, new) = world.two_issuers();
+    // A certificate with another's key, an issuer that does not chain, junk.
+    fs::write(world.issuer_dir().join("tls.key"), fs::read(new.path().join("tls.key")).unwrap()).unwrap();
+    assert!(world.authority.reload(SystemTime::now()).is_err());
+    world.install(new.path(), &[old.path()]);
+    assert!(world.authority.reload(SystemTime::now()).is_err());
+    fs::write(world.issuer_dir().join("tls.crt"), "junk").unwrap();
+    assert!(world.authority.reload(SystemTime::now()).is_err());
+    fs::remove_file(world.issuer_dir().join("tls.crt")).unwrap();
+    assert!(world.authority.reload(SystemTime::now()).is_err());
+    assert!(world.client().certify(world.request("web")).await.is_ok());
+}
+
+#[tokio::test]
+async fn the_workload_client_certifies_itself_and_follows_the_bundle() {
+    let world = World::start().await;
+    let token_path = world.dir.path().join("token");
+    fs::write(&token_path, world.signer.sign(&claims("shop", "web"))).unwrap();
+    let anchors_path = world.dir.path().join("anchors.pem");
+    fs::copy(world.issuer_dir().join("ca.crt"), &anchors_path).unwrap();
+    let id = SpiffeId::workload(&world.trust_domain, "shop", "web").unwrap();
+    let config = certify::CertifyConfig {
+        identity_addr: world.addr.to_string(),
+        identity_id: serving_id(&world.trust_domain).unwrap(),
+        token_path,
+        anchors_path,
+        id: id.clone(),
+    };
+    let (mut source, task) = certify::start(config).unwrap();
+    let first = source.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+    assert_eq!((first.svid.id(), first.bundle.anchors().len()), (&id, 1));
+    let (old, new) = world.two_issuers();
+    world.install(old.path(), &[old.path(), new.path()]);
+    world.authority.reload(SystemTime::now()).unwrap();
+    let both = |credentials: &Option<Arc<remora_runtime::tls::Credentials>>| {
+        credentials.as_ref().is_some_and(|credentials| credentials.bundle.anchors().len() == 2)
+    };
+    assert!(source.wait_for(both).await.unwrap().as_ref().unwrap().generation > first.generation);
+    drop(source);
+    task.await.unwrap();
+}
+
+#[test]
+fn the_key_on_disk_is_readable_by_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = TempDir::new().unwrap();
+    let trust_domain = TrustDomain::new("td").unwrap();
+    Files::make(&trust_domain, SystemTime::now()).unwrap().write(dir.path()).unwrap();
+    assert_eq!(fs::metadata(dir.path().join("tls.key")).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(Files::read(dir.path()).unwrap().is_some());
+    fs::remove_file(dir.path().join("ca.crt")).unwrap();
+    assert!(matches!(Files::read(dir.path()), Err(IssuerError::Incomplete(_))));
+}
