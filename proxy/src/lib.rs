@@ -6,3 +6,4 @@ pub mod detect;
 pub mod balance;
 pub mod retry;
 pub mod telemetry;
+pub mod admin;

@@ -120,7 +120,7 @@ fn mariadb() -> anyhow::Result<()> {
     let select = |client: &Pod, ip: IpAddr| {
         let client =
             client.command("mariadb").args("--no-defaults --skip-ssl --user=app --batch --host").arg(ip.to_string());
-        client.arg("--execute").arg("select seq, sha2(seq, 512) from seq_1_to_10000")
+        client.arg("--execute").arg("select seq, sha2(seq, 512) from mysql.seq_1_to_10000")
     };
     let first_byte = |scene: &Scene| -> anyhow::Result<Duration> {
         let address = SocketAddr::from((scene.server.ipv4, 3306)).to_string();

@@ -129,9 +129,16 @@ pub enum Filter {
     RequestHeaders(HeaderEdit),
     ResponseHeaders(HeaderEdit),
     Redirect(Redirect),
-    Rewrite { hostname: Option<Arc<str>>, path: Option<PathRewrite> },
+    Rewrite {
+        hostname: Option<Arc<str>>,
+        path: Option<PathRewrite>,
+    },
     /// A copy of `numerator / denominator` of the requests, whose answers nobody sees.
-    Mirror { backend: BackendId, numerator: u32, denominator: u32 },
+    Mirror {
+        backend: BackendId,
+        numerator: u32,
+        denominator: u32,
+    },
 }
 
 /// Whether a backend can be used at all.

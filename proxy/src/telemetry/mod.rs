@@ -4,6 +4,7 @@
 //! or look-ups. Out: JSON for people and the demo, Prometheus text for scrapers. No key is made of unchecked request
 //! data: a path becomes a name only by [`PathTemplates`]. It keeps no history; a scraper does that.
 
+pub mod catalog;
 pub mod histogram;
 pub mod prometheus;
 pub mod reason;

@@ -6,7 +6,7 @@ use crate::load::{self, Idle};
 use crate::pki;
 use crate::pods::Pods;
 use crate::process::Memory;
-use anyhow::{Context, Result};
+use anyhow::{Result, bail};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -49,28 +49,50 @@ pub(crate) struct Sample {
     pub(crate) figures: BTreeMap<&'static str, f64>,
 }
 
+/// What came of the run.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    pub(crate) samples: Vec<Sample>,
+    /// Contenders that failed, each with what went wrong; they are left out from then on.
+    pub(crate) failed: Vec<(Contender, String)>,
+}
+
 /// Runs everything in the plan: contenders take turns within a case, cases within a round.
-pub(crate) fn measure_all(plan: &Plan) -> Result<Vec<Sample>> {
+pub(crate) fn measure_all(plan: &Plan) -> Result<Outcome> {
     pki::create()?;
     let mut pods = Pods::create()?;
-    let mut samples = Vec::new();
+    let mut outcome = Outcome::default();
     for round in 1..=plan.rounds {
         for &case in &plan.cases {
             for &contender in &plan.contenders {
-                if (case, contender) == (Case::Memory, Contender::None) {
+                let failed = outcome.failed.iter().any(|(other, _)| *other == contender);
+                if failed || (case, contender) == (Case::Memory, Contender::None) {
                     continue;
                 }
-                let mut pair = contender.start(plan)?;
                 let title = format!("round {round}, {case:?}, {contender}");
-                let figures = case.measure(&pair, plan.seconds).with_context(|| title.clone())?;
-                pair.check()?;
+                match measure(plan, case, contender) {
+                    Ok(figures) => {
+                        eprintln!("{title}: {}", shown(&figures));
+                        outcome.samples.push(Sample { case, contender, round, figures });
+                    }
+                    Err(error) => {
+                        eprintln!("{title}: {error:#}\ngoing on without {contender}");
+                        outcome.failed.push((contender, format!("{title}: {error:#}")));
+                    }
+                }
                 pods.check()?;
-                eprintln!("{title}: {}", shown(&figures));
-                samples.push(Sample { case, contender, round, figures });
             }
         }
     }
-    Ok(samples)
+    Ok(outcome)
+}
+
+fn measure(plan: &Plan, case: Case, contender: Contender) -> Result<BTreeMap<&'static str, f64>> {
+    let mut pair = contender.start(plan)?;
+    let figures = case.measure(&pair, plan.seconds);
+    // A proxy that died is the cause of whatever else went wrong.
+    pair.check()?;
+    figures
 }
 
 fn shown(figures: &BTreeMap<&'static str, f64>) -> String {
@@ -123,7 +145,7 @@ fn memory(pair: &Pair) -> Result<BTreeMap<&'static str, f64>> {
     let held = pair.memory()?;
     drop(connections);
     let (&[client, server], &[client_held, server_held]) = (&idle[..], &held[..]) else {
-        anyhow::bail!("memory is measured of pairs only");
+        bail!("memory is measured of pairs only");
     };
     let each = |idle: Memory, held: Memory| (held.resident_kb - idle.resident_kb) / f64::from(IDLE_CONNECTIONS);
     Ok(BTreeMap::from([

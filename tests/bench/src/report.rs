@@ -1,7 +1,7 @@
 //! The result: a table of medians for people, and a JSON file with every raw figure.
 
 use crate::build::Plan;
-use crate::case::{Case, Sample};
+use crate::case::{Case, Outcome, Sample};
 use crate::contender::Contender;
 use crate::tools::{self, output};
 use anyhow::{Context, Result};
@@ -76,6 +76,7 @@ pub(crate) struct Report<'a> {
     machine: Machine,
     versions: Vec<String>,
     samples: Vec<Sample>,
+    failed: Vec<(Contender, String)>,
 }
 
 #[derive(Serialize)]
@@ -86,7 +87,7 @@ struct Machine {
 }
 
 impl<'a> Report<'a> {
-    pub(crate) fn new(plan: &'a Plan, samples: Vec<Sample>) -> Result<Self> {
+    pub(crate) fn new(plan: &'a Plan, outcome: Outcome) -> Result<Self> {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").context("read /proc/cpuinfo")?;
         let cpu = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
         let machine = Machine {
@@ -94,7 +95,8 @@ impl<'a> Report<'a> {
             cores: cpuinfo.lines().filter(|line| line.starts_with("processor")).count(),
             kernel: output(Command::new("uname").arg("-r"))?.trim().to_owned(),
         };
-        Ok(Self { plan, machine, versions: versions(plan), samples })
+        let Outcome { samples, failed } = outcome;
+        Ok(Self { plan, machine, versions: versions(plan), samples, failed })
     }
 
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
@@ -172,6 +174,9 @@ impl fmt::Display for Report<'_> {
         for verdict in THRESHOLDS.iter().filter_map(|&(case, figure, bound)| self.verdict(case, figure, bound)) {
             writeln!(f, "{verdict}")?;
         }
+        self.failed
+            .iter()
+            .try_for_each(|(contender, error)| writeln!(f, "- {} left out: {error}", contender.title()))?;
         self.errors().try_for_each(|line| writeln!(f, "{line}"))
     }
 }

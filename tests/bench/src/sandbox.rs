@@ -8,7 +8,7 @@ use crate::build::Plan;
 use crate::case;
 use crate::report::Report;
 use crate::tools::{self, output};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -39,10 +39,14 @@ pub(crate) fn inside(file: &Path) -> Result<()> {
     output(Command::new("mount").args(["-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run"]))?;
     fs::create_dir_all(DIR).with_context(|| format!("create {DIR}"))?;
 
-    let samples = case::measure_all(&plan)?;
-    let report = Report::new(&plan, samples)?;
+    let outcome = case::measure_all(&plan)?;
+    let left_out = outcome.failed.len();
+    let report = Report::new(&plan, outcome)?;
     println!("{report}");
     report.write(&plan.out)?;
     println!("written: {}", plan.out.display());
+    if left_out > 0 {
+        bail!("{left_out} of {} contenders failed", plan.contenders.len());
+    }
     Ok(())
 }

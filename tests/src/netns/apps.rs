@@ -66,7 +66,7 @@ pub fn mariadb(pod: &Pod, dir: &Path) -> anyhow::Result<Process> {
         .output()
         .context("running mariadb-install-db (package mariadb-server)")?;
     ensure!(install.status.success(), "mariadb-install-db: {}", String::from_utf8_lossy(&install.stderr));
-    fs::write(dir.join("init.sql"), "CREATE USER app@'%'; GRANT ALL ON *.* TO app@'%';")?;
+    fs::write(dir.join("init.sql"), "CREATE USER app@'%';\nGRANT ALL ON *.* TO app@'%';\n")?;
     pod.command("mariadbd")
         .uid(UID)
         .args("--no-defaults --port=3306 --bind-address=* --skip-name-resolve --skip-log-bin --innodb-buffer-pool-size=16M")

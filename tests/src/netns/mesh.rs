@@ -141,7 +141,8 @@ impl Sidecar {
 /// The `remora` binary: `REMORA_BIN`, or the one that cargo built beside this test program.
 fn binary() -> anyhow::Result<PathBuf> {
     if let Some(path) = std::env::var_os("REMORA_BIN") {
-        return Ok(path.into());
+        let path = PathBuf::from(path);
+        return path.canonicalize().with_context(|| format!("REMORA_BIN: there is no {}", path.display()));
     }
     // target/debug/deps/TEST -> target/debug/remora
     let own = std::env::current_exe()?;

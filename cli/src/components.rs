@@ -1,0 +1,76 @@
+//! The mesh's components, which this one binary also is: called by a component's file name, it is that component.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use clap::Subcommand;
+
+/// `remora run …`, for a place where the file cannot be called by another name.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Run {
+    /// The sidecar
+    Proxy(Rest),
+    /// The cluster's CA
+    Identity(Rest),
+    /// What turns manifests into what each proxy needs
+    Discovery(Rest),
+}
+
+/// What follows, handed on unread.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Rest {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<OsString>,
+}
+
+/// What can be run instead of the command. Each reads its own arguments and environment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Component {
+    /// `remora-proxy`
+    Proxy,
+    /// `remora-identity`
+    Identity,
+    /// `remora-discovery`
+    Discovery,
+}
+
+impl Component {
+    /// The file name that selects it.
+    pub(crate) const fn program(self) -> &'static str {
+        match self {
+            Self::Proxy => "remora-proxy",
+            Self::Identity => "remora-identity",
+            Self::Discovery => "remora-discovery",
+        }
+    }
+
+    /// Runs it until it ends.
+    pub(crate) fn main(self) -> ExitCode {
+        eprintln!("{} is not part of this build yet", self.program());
+        ExitCode::FAILURE
+    }
+}
+
+/// The component that we were called as: the last part of `argv[0]`.
+pub(crate) fn by_program_name() -> Option<Component> {
+    let program = std::env::args_os().next()?;
+    let name = Path::new(&program).file_name().and_then(OsStr::to_str)?;
+    [Component::Proxy, Component::Identity, Component::Discovery].into_iter().find(|it| it.program() == name)
+}
+
+/// Becomes the component, under its own name and with its own arguments. Returns only if that fails.
+pub(crate) fn become_component(run: Run) -> ExitCode {
+    let (component, rest) = match run {
+        Run::Proxy(rest) => (Component::Proxy, rest),
+        Run::Identity(rest) => (Component::Identity, rest),
+        Run::Discovery(rest) => (Component::Discovery, rest),
+    };
+    let error = match std::env::current_exe() {
+        Ok(program) => Command::new(program).arg0(component.program()).args(rest.args).exec(),
+        Err(error) => error,
+    };
+    eprintln!("remora: cannot run {}: {error}", component.program());
+    ExitCode::FAILURE
+}

@@ -1,0 +1,132 @@
+//! The ways to break the running demo, what each should do to callers, and how each is undone.
+
+use std::path::Path;
+
+use super::children::Children;
+use super::layout::VICTIM;
+use super::manifests;
+use super::web::Tally;
+use crate::sys::Signal;
+
+/// How many requests can be lost when a replica dies: those it was working on.
+const IN_FLIGHT_MAX: u64 = 16;
+
+/// What `--break` does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Break {
+    /// kill -9 a replica of api, with its proxy
+    Endpoint,
+    /// kill -9 the CA
+    Identity,
+    /// kill -9 discovery
+    Discovery,
+    /// Make a replica of api twenty times slower
+    Slow,
+    /// Deny web to write to the cart
+    Deny,
+}
+
+impl Break {
+    /// The word that a person types.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Endpoint => "endpoint",
+            Self::Identity => "identity",
+            Self::Discovery => "discovery",
+            Self::Slow => "slow",
+            Self::Deny => "deny",
+        }
+    }
+
+    /// Breaks it; says what was done and what to expect.
+    pub(super) fn inflict(self, children: &mut Children, manifests: &Path) -> anyhow::Result<String> {
+        Ok(match self {
+            Self::Endpoint => {
+                children.kill(&app(VICTIM))?;
+                children.kill(&proxy(VICTIM))?;
+                format!("{VICTIM} was killed; its requests go to the other replicas")
+            }
+            Self::Identity => {
+                children.kill("identity")?;
+                "identity was killed; certificates in hand stay good for hours".to_owned()
+            }
+            Self::Discovery => {
+                children.kill("discovery")?;
+                "discovery was killed; proxies go on with what they know".to_owned()
+            }
+            Self::Slow => {
+                children.signal(&app(VICTIM), Signal::Slow)?;
+                format!("{VICTIM} is 20 times slower; it should get few requests")
+            }
+            Self::Deny => {
+                manifests::deny(manifests)?;
+                "web may not POST /cart; it should see 403 denied there, and nowhere else".to_owned()
+            }
+        })
+    }
+
+    /// Undoes it; says what was done.
+    pub(super) fn heal(self, children: &mut Children, manifests: &Path) -> anyhow::Result<String> {
+        Ok(match self {
+            Self::Endpoint => {
+                children.restart(&app(VICTIM))?;
+                children.restart(&proxy(VICTIM))?;
+                format!("{VICTIM} was started again")
+            }
+            Self::Identity | Self::Discovery => {
+                children.restart(self.name())?;
+                format!("{} was started again", self.name())
+            }
+            Self::Slow => {
+                children.signal(&app(VICTIM), Signal::Usual)?;
+                format!("{VICTIM} works as usual again")
+            }
+            Self::Deny => {
+                manifests::undeny(manifests)?;
+                "web may write to the cart again".to_owned()
+            }
+        })
+    }
+
+    /// Whether what callers saw is what they should see.
+    pub(super) fn excuses(self, tally: &Tally) -> bool {
+        let failed: u64 = tally.failures.values().sum();
+        match self {
+            Self::Identity | Self::Discovery | Self::Slow => failed == 0,
+            Self::Endpoint => failed <= IN_FLIGHT_MAX,
+            Self::Deny => tally.failures.keys().all(|reason| reason == "403 denied"),
+        }
+    }
+}
+
+/// The name of a pod's application process.
+pub(super) fn app(pod: &str) -> String {
+    format!("{pod}.app")
+}
+
+/// The name of a pod's proxy process.
+pub(super) fn proxy(pod: &str) -> String {
+    format!("{pod}.proxy")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::ValueEnum;
+
+    #[test]
+    fn every_name_is_the_word_that_is_typed() {
+        for &it in Break::value_variants() {
+            assert_eq!(Break::from_str(it.name(), false), Ok(it));
+        }
+    }
+
+    #[test]
+    fn a_denial_excuses_denials_only() {
+        let tally = |reason: &str| Tally { failures: [(reason.to_owned(), 3)].into(), ..Tally::default() };
+        assert!(Break::Deny.excuses(&tally("403 denied")));
+        assert!(!Break::Deny.excuses(&tally("503 no_endpoints")));
+        assert!(Break::Endpoint.excuses(&tally("503 connect_refused")));
+        assert!(!Break::Identity.excuses(&tally("403 denied")));
+    }
+}

@@ -1,0 +1,98 @@
+//! Serving: the service's own certificate, its listener, and its end.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
+use remora_api::v1::identity_server::IdentityServer;
+use remora_runtime::certify::renew_after;
+use remora_runtime::drain;
+use remora_runtime::grpc::{KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, tls_incoming};
+use remora_runtime::tls::{Alpn, InvalidSvid, ServerConfig, Svid, TlsError, danger_open_server_config};
+use tokio::net::TcpListener;
+
+use crate::authority::Authority;
+use crate::issuer::{IssuerError, serving_id};
+use crate::service::{Service, Terms};
+
+/// A token and a CSR, with room.
+const MESSAGE_BYTES_MAX: usize = 128 * 1024;
+/// A client has one call and one stream open.
+const STREAMS_MAX: u32 = 16;
+
+/// Why serving failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Our own certificate could not be signed.
+    #[error("cannot certify ourselves: {0}")]
+    Sign(#[source] IssuerError),
+    /// Our own certificate is unusable.
+    #[error("own certificate: {0}")]
+    Svid(#[source] InvalidSvid),
+    /// TLS could not be set up.
+    #[error("{0}")]
+    Tls(#[source] TlsError),
+    /// The server ended.
+    #[error("grpc server failed: {0}")]
+    Grpc(#[source] tonic::transport::Error),
+}
+
+/// Serves until drained. Open streams are ended, open calls finished.
+pub async fn serve(
+    listener: TcpListener,
+    authority: Arc<Authority>,
+    terms: Terms,
+    drain: drain::Watch,
+) -> Result<(), ServeError> {
+    let (config, svid) = own_config(&authority, &terms)?;
+    let config = Arc::new(ArcSwap::new(config));
+    let current = Arc::clone(&config);
+    let incoming = tls_incoming(listener, move || current.load_full());
+    let service = Service::new(Arc::clone(&authority), terms.clone(), drain.clone());
+    let service = IdentityServer::new(service).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let server = tonic::transport::Server::builder()
+        .max_concurrent_streams(STREAMS_MAX)
+        .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+        .serve_with_incoming_shutdown(service, incoming, drain.signaled());
+    tokio::select! {
+        done = server => done.map_err(ServeError::Grpc),
+        () = authority.follow() => Ok(()),
+        () = keep_certified(&authority, &terms, &config, svid) => Ok(()),
+    }
+}
+
+/// Renews our own certificate in time, and at once when the issuer changes.
+async fn keep_certified(authority: &Authority, terms: &Terms, config: &ArcSwap<ServerConfig>, mut svid: Svid) {
+    let mut issuer = authority.watch();
+    issuer.mark_unchanged();
+    loop {
+        let life = svid.not_after().duration_since(SystemTime::now()).unwrap_or_default();
+        let changed = tokio::time::timeout(renew_after(life, 0.5), issuer.changed()).await;
+        if matches!(changed, Ok(Err(_))) {
+            return;
+        }
+        match own_config(authority, terms) {
+            Ok((new, renewed)) => {
+                config.store(new);
+                svid = renewed;
+            }
+            Err(error) => {
+                tracing::error!(%error, "cannot renew our own certificate, keeping the old");
+                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+fn own_config(authority: &Authority, terms: &Terms) -> Result<(Arc<ServerConfig>, Svid), ServeError> {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|e| ServeError::Sign(IssuerError::Sign(e)))?;
+    let id = serving_id(&terms.trust_domain).map_err(ServeError::Sign)?;
+    let issuer = authority.issuer();
+    let leaf =
+        issuer.sign(&id, &key, SystemTime::now(), (terms.leaf_lifetime, terms.skew)).map_err(ServeError::Sign)?;
+    let svid = Svid::new(leaf.chain, key.serialize_der()).map_err(ServeError::Svid)?;
+    let config = danger_open_server_config(&svid, &[Alpn::Grpc]).map_err(ServeError::Tls)?;
+    Ok((config, svid))
+}

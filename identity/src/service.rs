@@ -1,0 +1,182 @@
+//! The gRPC service: `Certify` and `WatchBundle`.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use futures_util::stream::{Stream, StreamExt as _};
+use remora_api::v1::identity_server::Identity;
+use remora_api::v1::{Bundle, CertifyRequest, CertifyResponse, WatchBundleRequest};
+use remora_model::TrustDomain;
+use remora_runtime::drain;
+use remora_runtime::grpc::Peer;
+use remora_runtime::tls::TrustBundle;
+use tokio_stream::wrappers::WatchStream;
+use tonic::{Request, Response, Status};
+
+use crate::authority::Authority;
+use crate::csr::{self, CsrError};
+use crate::issuer::IssuerError;
+use crate::rate::{Limited, Limiter};
+use crate::token::{Rules, TokenError};
+
+/// How leaves are made and for whom.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    /// Ours.
+    pub trust_domain: TrustDomain,
+    /// Audience that tokens must be for.
+    pub audience: String,
+    /// How long leaves live.
+    pub leaf_lifetime: Duration,
+    /// How far clocks may be apart.
+    pub skew: Duration,
+}
+
+/// Why a certificate is not issued.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The token breaks a rule.
+    #[error("{0}")]
+    Token(#[source] TokenError),
+    /// The request breaks a rule.
+    #[error("{0}")]
+    Csr(#[source] CsrError),
+    /// Too often.
+    #[error("rate limit of {0}; retry with backoff")]
+    Limited(&'static str),
+    /// Our fault.
+    #[error("issuer cannot sign: {0}")]
+    Issuer(#[source] IssuerError),
+}
+
+impl Refusal {
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Token(error) => error.reason(),
+            Self::Csr(error) => error.reason(),
+            Self::Limited(_) => "rate_limit",
+            Self::Issuer(_) => "issuer",
+        }
+    }
+
+    fn status(&self) -> Status {
+        let message = self.to_string();
+        match self {
+            Self::Token(_) => Status::unauthenticated(message),
+            Self::Csr(_) => Status::invalid_argument(message),
+            Self::Limited(_) => Status::resource_exhausted(message),
+            Self::Issuer(_) => Status::unavailable(message),
+        }
+    }
+}
+
+/// Answers `remora.v1.Identity`.
+#[derive(Debug)]
+pub struct Service {
+    authority: Arc<Authority>,
+    terms: Terms,
+    limiter: Mutex<Limiter>,
+    started: Instant,
+    drain: drain::Watch,
+}
+
+impl Service {
+    /// Over `authority`, until `drain`.
+    #[must_use]
+    pub fn new(authority: Arc<Authority>, terms: Terms, drain: drain::Watch) -> Self {
+        Self { authority, terms, limiter: Mutex::default(), started: Instant::now(), drain }
+    }
+
+    fn issue(&self, request: &CertifyRequest, peer: Option<&Peer>) -> Result<CertifyResponse, Refusal> {
+        let now = SystemTime::now();
+        let keys = self.authority.keys();
+        let rules = Rules {
+            keys: &keys,
+            audience: &self.terms.audience,
+            trust_domain: &self.terms.trust_domain,
+            skew: self.terms.skew,
+        };
+        let workload = rules.check(&request.token, now).map_err(Refusal::Token)?;
+        let key = csr::public_key(&request.csr_der).map_err(Refusal::Csr)?;
+        self.limiter
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take(&format!("{} {}", workload.id, workload.pod_uid), self.started.elapsed())
+            .map_err(|limited| match limited {
+                Limited::Workload => Refusal::Limited("this workload"),
+                Limited::Everybody => Refusal::Limited("the service"),
+            })?;
+        let issuer = self.authority.issuer();
+        let terms = (self.terms.leaf_lifetime, self.terms.skew);
+        let leaf = issuer.sign(&workload.id, &key, now, terms).map_err(Refusal::Issuer)?;
+        self.authority.issued(issuer.anchor(), leaf.not_after);
+        let not_after = leaf.not_after.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        // The audit line: one per issuance, always these fields.
+        tracing::info!(
+            target: "audit",
+            id = %workload.id,
+            pod_uid = workload.pod_uid,
+            serial = leaf.serial,
+            not_after,
+            peer = peer.map(|peer| peer.addr.to_string()),
+            "issued"
+        );
+        Ok(CertifyResponse {
+            chain_der: leaf.chain,
+            bundle: Some(message(issuer.bundle())),
+            not_after: i64::try_from(not_after).unwrap_or(i64::MAX),
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl Identity for Service {
+    async fn certify(&self, request: Request<CertifyRequest>) -> Result<Response<CertifyResponse>, Status> {
+        let peer = request.extensions().get::<Peer>().cloned();
+        match self.issue(request.get_ref(), peer.as_ref()) {
+            Ok(response) => {
+                metrics::counter!("remora_identity_issued_total").increment(1);
+                Ok(Response::new(response))
+            }
+            Err(refusal) => {
+                let reason = refusal.reason();
+                metrics::counter!("remora_identity_refused_total", "reason" => reason).increment(1);
+                let peer = peer.map(|peer| peer.addr.to_string());
+                tracing::warn!(target: "audit", reason, %refusal, peer, "refused");
+                Err(refusal.status())
+            }
+        }
+    }
+
+    type WatchBundleStream = Pin<Box<dyn Stream<Item = Result<Bundle, Status>> + Send>>;
+
+    async fn watch_bundle(
+        &self,
+        request: Request<WatchBundleRequest>,
+    ) -> Result<Response<Self::WatchBundleStream>, Status> {
+        let wanted = &request.get_ref().trust_domain;
+        if !wanted.is_empty() && wanted != self.terms.trust_domain.as_str() {
+            return Err(Status::not_found(format!("no bundle for trust domain {wanted:?} here")));
+        }
+        let drain = self.drain.clone();
+        let mut last = None;
+        // A watch holds one value: a slow reader skips to the latest.
+        let bundles = WatchStream::new(self.authority.watch())
+            .filter_map(move |issuer| {
+                let bundle = issuer.bundle();
+                let changed = last.replace(bundle.version()) != Some(bundle.version());
+                std::future::ready(changed.then(|| Ok(message(bundle))))
+            })
+            .take_until(async move { drain.signaled().await });
+        Ok(Response::new(Box::pin(bundles)))
+    }
+}
+
+fn message(bundle: &TrustBundle) -> Bundle {
+    Bundle {
+        trust_domain: bundle.trust_domain().to_string(),
+        version: bundle.version(),
+        anchors_der: bundle.anchors().iter().map(|anchor| anchor.to_vec()).collect(),
+    }
+}

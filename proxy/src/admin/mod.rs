@@ -1,0 +1,115 @@
+//! The admin port: what this proxy does, for people, probes and scrapers.
+//!
+//! In: a listener on the control thread and an [`AdminState`]. Out: the endpoints that every component has
+//! ([`remora_runtime::admin`], which also bounds connections, heads and bodies), and those of this proxy: the page at `/`,
+//! `/routes`, `/errors`, `/config`, `/certificate` and `POST /drain`. `/live`, `/ready` and `/metrics` are for everybody;
+//! the rest is for the pod itself, and never for a foreign web page in a browser on this machine ([`origin`]). It shows
+//! no secrets: the configuration is what its caller hands over. It also moves the telemetry's windows on.
+
+mod origin;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router, middleware};
+use remora_runtime::admin::{self, Admin};
+use remora_runtime::drain;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::time::MissedTickBehavior;
+
+use crate::telemetry::Routes;
+
+const PAGE: &str = include_str!("page.html");
+/// The page loads nothing from elsewhere and is shown in no frame.
+const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
+                           connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+const PATHS: &str = "no such path; there are: / /routes /errors /config /certificate /metrics /live /ready \
+                     /log-level (GET, PUT) /drain (POST)\n";
+
+/// What the admin port shows and does. Its functions must return at once: they run on the control thread.
+#[derive(Clone)]
+pub struct AdminState {
+    /// The common endpoints: readiness, log filter, metrics of the recorder.
+    pub common: Admin,
+    /// The golden signals.
+    pub routes: Arc<Routes>,
+    /// The settings in force, without secrets.
+    pub config: Value,
+    /// The current certificate: identity, serial, validity.
+    pub certificate: Arc<dyn Fn() -> Value + Send + Sync>,
+    /// Begins the shutdown.
+    pub drain: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl std::fmt::Debug for AdminState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AdminState").finish_non_exhaustive()
+    }
+}
+
+/// Serves the admin port until `stop`, which should come after the workers have drained: an operator wants to look
+/// while they do. Not cancel safe: dropping it cuts off whoever is being answered.
+pub async fn serve(listener: TcpListener, state: AdminState, stop: drain::Watch) {
+    let sampler = sample(state.routes.clone());
+    tokio::select! {
+        () = admin::serve(listener, router(state), stop) => {}
+        never = sampler => match never {},
+    }
+}
+
+/// Moves the windows of rates and quantiles on, once a second.
+async fn sample(routes: Arc<Routes>) -> std::convert::Infallible {
+    let mut second = tokio::time::interval(Duration::from_secs(1));
+    second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        second.tick().await;
+        routes.tick(Instant::now());
+    }
+}
+
+fn router(state: AdminState) -> Router {
+    let routes = state.routes.clone();
+    let common = state.common.clone().with_extra_metrics(move || {
+        let mut text = String::new();
+        routes.prometheus(&mut text);
+        text
+    });
+    let own = Router::new()
+        .route("/", get(page))
+        .route("/routes", get(|State(state): State<AdminState>| async move { Json(state.routes.json()) }))
+        .route("/errors", get(|State(state): State<AdminState>| async move { Json(errors(&state.routes)) }))
+        .route("/config", get(|State(state): State<AdminState>| async move { Json(state.config) }))
+        .route("/certificate", get(|State(state): State<AdminState>| async move { Json((state.certificate)()) }))
+        .route("/drain", post(start_drain));
+    admin::local_only(own)
+        .with_state(state)
+        .merge(common.router())
+        .fallback(|| async { (StatusCode::NOT_FOUND, PATHS) })
+        .layer(middleware::from_fn(origin::no_foreign_pages))
+        .layer(middleware::map_response(common_headers))
+}
+
+async fn common_headers(response: Response) -> impl IntoResponse {
+    ([(header::CACHE_CONTROL, "no-store"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")], response)
+}
+
+async fn page() -> impl IntoResponse {
+    ([(header::CONTENT_SECURITY_POLICY, PAGE_POLICY)], Html(PAGE))
+}
+
+fn errors(routes: &Routes) -> Value {
+    json!({ "errors": routes.errors() })
+}
+
+async fn start_drain(State(state): State<AdminState>) -> (StatusCode, &'static str) {
+    (state.drain)();
+    (StatusCode::ACCEPTED, "draining\n")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,159 @@
+//! Every metric of the proxy, from which `docs/metrics.md` is made. A name that was released is API.
+//!
+//! The families of routes are [`FAMILIES`]; the others are counted where they happen, with the `metrics` crate, and a
+//! test finds those that are missing here.
+
+use std::fmt::Write as _;
+
+use super::Reason;
+use super::prometheus::{FAMILIES, Kind, LABELS};
+
+/// Where the page is, below the top of the repository.
+pub const PAGE: &str = "docs/metrics.md";
+
+struct Metric {
+    name: &'static str,
+    kind: Kind,
+    labels: &'static str,
+    help: &'static str,
+}
+
+const fn counter(name: &'static str, labels: &'static str, help: &'static str) -> Metric {
+    Metric { name, kind: Kind::Counter, labels, help }
+}
+
+/// What is counted once per process rather than per route.
+const PROCESS: &[Metric] = &[
+    counter("remora_accept_errors_total", "", "Failures to accept a connection, for want of descriptors or memory."),
+    counter(
+        "remora_connections_refused_total",
+        "reason",
+        "Connections closed before they had a route, by one of the reasons below.",
+    ),
+    counter("remora_tls_refused_total", "direction, reason", "TLS handshakes of the mesh that were refused."),
+    counter("remora_certificate_renewals_total", "", "Certificates received from the identity service."),
+    counter("remora_certificate_renewal_failures_total", "reason", "Attempts to get a certificate that failed."),
+    Metric {
+        name: "remora_certificate_expiry_timestamp_seconds",
+        kind: Kind::Gauge,
+        labels: "",
+        help: "When the current certificate ends, in seconds since 1970.",
+    },
+    counter(
+        "remora_control_handshake_failures_total",
+        "reason",
+        "TLS handshakes with control-plane clients that failed.",
+    ),
+    counter("remora_discovery_disconnects_total", "", "Losses of the stream from discovery."),
+    counter(
+        "remora_discovery_doubts_total",
+        "",
+        "Times discovery was asked again because an endpoint could not be reached.",
+    ),
+    counter(
+        "remora_discovery_nacks_total",
+        "",
+        "Updates from discovery that were unusable; the last good state was kept.",
+    ),
+];
+
+/// The text of `docs/metrics.md`.
+pub fn page() -> String {
+    let mut page = String::from(
+        "# Metrics of the proxy\n\n\
+         Made from `proxy/src/telemetry/catalog.rs` by `cargo test -p remora-proxy write_the_metrics_page -- --ignored`; \
+         do not edit. Names and labels, once released, stay.\n\n\
+         Served at `/metrics` of the admin port (4191) in Prometheus' text format.\n\n\
+         ## Per route\n\n",
+    );
+    for &(label, help) in LABELS {
+        line(&mut page, format_args!("- `{label}`: {help}"));
+    }
+    page.push_str("\nAt most 1000 combinations are kept apart; what comes later has the route `other`.\n\n");
+    head(&mut page);
+    for family in FAMILIES {
+        let label = family.label.map_or_else(String::new, |label| format!(", `{label}`"));
+        row(&mut page, family.name, family.kind, &format!("those above{label}"), family.help);
+    }
+    page.push_str("\n## Per process\n\n");
+    head(&mut page);
+    for metric in PROCESS {
+        let labels: Vec<_> = metric.labels.split(", ").filter(|l| !l.is_empty()).map(|l| format!("`{l}`")).collect();
+        row(&mut page, metric.name, metric.kind, &labels.join(", "), metric.help);
+    }
+    page.push_str(
+        "\n## Reasons\n\n\
+         The label `reason` of `remora_failures_total`, the response header `x-remora-error` and the log field `reason` \
+         say the same words. `status_5xx` is the application's own failure and has no header.\n\n\
+         | reason | HTTP status | gRPC code |\n|--|--|--|\n",
+    );
+    for reason in Reason::ALL {
+        let (status, grpc) = (reason.http_status().as_u16(), reason.grpc_code());
+        line(&mut page, format_args!("| `{}` | {status} | {grpc} |", reason.as_str()));
+    }
+    page
+}
+
+fn head(page: &mut String) {
+    page.push_str("| name | type | labels | what it says |\n|--|--|--|--|\n");
+}
+
+fn row(page: &mut String, name: &str, kind: Kind, labels: &str, help: &str) {
+    line(page, format_args!("| `{name}` | {} | {labels} | {help} |", kind.as_str()));
+}
+
+fn line(page: &mut String, text: std::fmt::Arguments<'_>) {
+    // Writing to a string cannot fail.
+    let _ = writeln!(page, "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+
+    fn top() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+    }
+
+    #[test]
+    fn the_metrics_page_is_current() {
+        let shown = std::fs::read_to_string(top().join(PAGE)).unwrap();
+        assert!(shown == page(), "{PAGE} is old: cargo test -p remora-proxy write_the_metrics_page -- --ignored");
+    }
+
+    #[test]
+    #[ignore = "writes docs/metrics.md"]
+    fn write_the_metrics_page() {
+        std::fs::write(top().join(PAGE), page()).unwrap();
+    }
+
+    #[test]
+    fn every_metric_in_the_sources_is_documented() {
+        let mut folders = vec![top().join("proxy/src"), top().join("mesh/runtime/src")];
+        let mut seen = 0;
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.extension().is_some_and(|extension| extension == "rs") {
+                    let text = std::fs::read_to_string(&path).unwrap();
+                    for name in ["counter!(", "gauge!(", "histogram!("].iter().flat_map(|call| text.split(call).skip(1))
+                    {
+                        let Some(name) = name.trim_start().strip_prefix('"') else { continue };
+                        let name = name.split('"').next().unwrap();
+                        seen += 1;
+                        assert!(
+                            PROCESS.iter().any(|metric| metric.name == name) || !name.starts_with("remora_"),
+                            "{name} of {} is not in the catalog",
+                            path.display()
+                        );
+                    }
+                }
+            }
+        }
+        assert!(seen > 0, "the sources were not found");
+    }
+}
