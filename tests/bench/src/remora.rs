@@ -46,7 +46,9 @@ fn identity() -> Result<Process> {
         }
         std::thread::yield_now();
     }
-    fs::copy(file("issuer/ca.crt"), file("ca.crt")).context("copy the anchors")?;
+    // The issuer's folder is closed to the proxies' user.
+    let anchors = fs::read_to_string(file("issuer/ca.crt")).context("read the anchors")?;
+    write("ca.crt", &anchors)?;
     Ok(process)
 }
 
