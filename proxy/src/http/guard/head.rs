@@ -9,6 +9,7 @@ pub(super) struct Head {
     pub(super) fields: usize,
     pub(super) status: u16,
     old_version: bool,
+    pub(super) leaving: Leaving,
     chunked: bool,
     content_length: Option<u64>,
     hosts: usize,
@@ -16,6 +17,15 @@ pub(super) struct Head {
     /// Of an absolute-form target; empty for the other forms.
     authority: Vec<u8>,
     default_port: &'static [u8],
+}
+
+/// What a request asks the connection to become.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Leaving {
+    #[default]
+    No,
+    Upgrade,
+    Tunnel,
 }
 
 /// How a body ends.
@@ -44,6 +54,7 @@ impl Head {
         if method.is_empty() || !method.iter().copied().all(is_token) {
             return Err(Refusal::RequestLine);
         }
+        self.leaving = if method == b"CONNECT" { Leaving::Tunnel } else { Leaving::No };
         self.version(version)?;
         self.target(method, target)
     }
@@ -121,6 +132,8 @@ impl Head {
         } else if name.eq_ignore_ascii_case(b"host") {
             self.hosts += 1;
             self.host.extend_from_slice(value);
+        } else if name.eq_ignore_ascii_case(b"upgrade") && self.leaving == Leaving::No {
+            self.leaving = Leaving::Upgrade;
         }
         Ok(())
     }

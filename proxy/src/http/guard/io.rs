@@ -1,6 +1,6 @@
 //! The guard as a stream: what hyper reads has passed it.
 
-use super::{Guard, Refusal};
+use super::{Guard, Refusal, head::Leaving};
 use std::{
     io,
     pin::Pin,
@@ -13,6 +13,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// A refused read never reaches the reader, so that a refused head is never whole: it sees an error of kind
 /// [`io::ErrorKind::InvalidData`] with the [`Refusal`] inside. If nothing was asked on this connection before, the client is told with a bare response;
 /// otherwise an answer may be under way that another one would corrupt, and the connection just ends.
+///
+/// A 101 or 2xx that is written in answer to an upgrade or CONNECT ends the judging: what follows is not HTTP/1.
+/// Limitation: it is known by the bytes a write begins with, so hyper must not join it to the answer before it; it does
+/// not, since an upgrade waits for the answers before it.
 #[derive(Debug)]
 pub struct Guarded<S> {
     stream: S,
@@ -31,6 +35,19 @@ impl<S> Guarded<S> {
     /// See [`Guard::opaque`].
     pub fn opaque(&mut self) {
         self.guard.opaque();
+    }
+
+    fn writing(&mut self, bytes: &[u8]) {
+        self.answered = true;
+        let status = bytes.strip_prefix(b"HTTP/1.1 ").or_else(|| bytes.strip_prefix(b"HTTP/1.0 ")).unwrap_or_default();
+        let granted: &[u8] = match self.guard.leaving() {
+            Leaving::No => return,
+            Leaving::Upgrade => b"101",
+            Leaving::Tunnel => b"2",
+        };
+        if status.starts_with(granted) {
+            self.guard.opaque();
+        }
     }
 
     /// Why the connection ended, if that was the guard's doing.
@@ -80,7 +97,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         if let Some(refusal) = self.refusal {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, refusal)));
         }
-        self.answered = true;
+        self.writing(bytes);
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
@@ -92,7 +109,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         if let Some(refusal) = self.refusal {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, refusal)));
         }
-        self.answered = true;
+        self.writing(bytes.iter().find(|slice| !slice.is_empty()).map_or(&[], |slice| slice));
         Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
     }
 
@@ -157,9 +174,21 @@ mod tests {
         let mut server = Guarded::new(server);
         client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\n\r\n").await.unwrap();
         let mut read = [0; 64];
-        server.read(&mut read).await.unwrap();
-        server.opaque();
+        assert!(server.read(&mut read).await.unwrap() > 0);
+        server.write_all(b"HTTP/1.1 101 Switching Protocols\r\n\r\n").await.unwrap();
         client.write_all(b"\0\n\0").await.unwrap();
         assert_eq!(server.read(&mut read).await.unwrap(), 3);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_refused_upgrade_leaves_the_gate_in_place() {
+        let (mut client, server) = tokio::io::duplex(4096);
+        let mut server = Guarded::new(server);
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\n\r\n").await.unwrap();
+        let mut read = [0; 64];
+        assert!(server.read(&mut read).await.unwrap() > 0);
+        server.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        client.write_all(b"\0\n\0").await.unwrap();
+        assert!(server.read(&mut read).await.is_err());
     }
 }

@@ -109,6 +109,11 @@ impl Guard {
         self.state = State::Opaque;
     }
 
+    /// Whether the last request asked for an upgrade or a tunnel.
+    const fn leaving(&self) -> head::Leaving {
+        self.head.leaving
+    }
+
     /// Judges the next bytes.
     ///
     /// # Errors
