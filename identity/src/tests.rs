@@ -1,0 +1,4 @@
+//! The service over real sockets, with the real client.
+
+mod tokens;
+mod serving;
