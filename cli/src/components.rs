@@ -48,8 +48,17 @@ impl Component {
 
     /// Runs it until it ends.
     pub(crate) fn main(self) -> ExitCode {
-        eprintln!("{} is not part of this build yet", self.program());
-        ExitCode::FAILURE
+        match self {
+            Self::Identity => remora_identity::main(),
+            Self::Discovery => remora_discovery::main(),
+            Self::Proxy if std::env::args_os().nth(1).is_some_and(|word| word == "init") => {
+                remora_proxy::init::main(std::env::args_os().skip(2))
+            }
+            Self::Proxy => {
+                eprintln!("{} run is not part of this build yet", self.program());
+                ExitCode::FAILURE
+            }
+        }
     }
 }
 
