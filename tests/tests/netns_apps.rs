@@ -16,6 +16,7 @@ const GROWTH_BYTES_MAX: u64 = 4 << 20;
 
 fn main() -> ExitCode {
     netns::run(&[
+        ("the_control_plane_starts_in_a_pod_of_its_own", control_plane),
         ("nginx_and_curl_exchange_the_same_bytes", nginx),
         ("https_with_its_own_certificate_passes_untouched", https),
         ("redis_exchanges_the_same_bytes", redis),
@@ -87,6 +88,11 @@ fn compared(scene: &Scene, port: u16, question: impl Fn(&Pod, IpAddr) -> Command
 
 fn url(scheme: &str, ip: IpAddr, port: u16, path: &str) -> String {
     format!("{scheme}://{}{path}", SocketAddr::from((ip, port)))
+}
+
+/// Discovery is ready only once identity has certified it, so that this is the first use of the CA as well.
+fn control_plane() -> anyhow::Result<()> {
+    Mesh::start(&Network::new("ctl")?).map(drop)
 }
 
 fn nginx() -> anyhow::Result<()> {

@@ -81,6 +81,7 @@ impl Mesh {
             .spawn()?
             .listening(4181)
             .with_context(|| log_of(&path.join("discovery.log")))?;
+        await_ready(&control, 4193).with_context(|| log_of(&path.join("discovery.log")))?;
         Ok(Self { _discovery: discovery, _identity: identity, control, key, dir })
     }
 
@@ -108,10 +109,7 @@ impl Mesh {
             .spawn()?;
         let ready = [4191, 4143, 4140].into_iter().try_fold(process, Process::listening);
         let sidecar = Sidecar { process: ready.with_context(|| log_of(&log))?, log };
-        pod.command("curl")
-            .uid(PROXY_UID)
-            .args("-sS --fail --retry 40 --retry-delay 0 --retry-max-time 20 --retry-all-errors http://127.0.0.1:4191/ready")
-            .output()
+        await_ready(pod, 4191)
             .with_context(|| format!("the proxy of {name} does not become ready\n{}", sidecar.log()))?;
         Ok(sidecar)
     }
@@ -136,6 +134,12 @@ impl Sidecar {
         let body = pod.command("curl").uid(PROXY_UID).args("-sS --fail http://127.0.0.1:4191/routes").output()?;
         serde_json::from_str(&body).with_context(|| format!("/routes of {}: {body}", pod.name()))
     }
+}
+
+/// Waits until the program behind this admin port says that it is ready: it has its certificate then.
+fn await_ready(pod: &Pod, port: u16) -> anyhow::Result<()> {
+    let curl = pod.command("curl").uid(PROXY_UID).args("-sS --fail --retry 40 --retry-delay 0 --retry-max-time 20");
+    curl.arg("--retry-all-errors").arg(format!("http://127.0.0.1:{port}/ready")).output().map(drop)
 }
 
 /// The `remora` binary: `REMORA_BIN`, or the one that cargo built beside this test program.
