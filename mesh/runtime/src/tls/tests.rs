@@ -1,1 +1,174 @@
+//! Every reason to refuse a certificate, once as a pure judgement and once through a real handshake.
 
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
+};
+use remora_model::{SpiffeId, TrustDomain};
+use rustls::pki_types::CertificateDer;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use super::*;
+
+struct Root {
+    params: CertificateParams,
+    key: KeyPair,
+    bundle: TrustBundle,
+}
+
+impl Root {
+    fn new(trust_domain: &str) -> Self {
+        let trust_domain = TrustDomain::new(trust_domain).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, "root");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let anchor = params.self_signed(&key).unwrap().der().to_vec();
+        Self { params, key, bundle: TrustBundle::new(trust_domain, [anchor]).unwrap() }
+    }
+
+    fn sign(&self, params: &CertificateParams, key: &KeyPair) -> CertificateDer<'static> {
+        params.signed_by(key, &Issuer::from_params(&self.params, &self.key)).unwrap().der().clone()
+    }
+
+    fn credentials(&self, params: &CertificateParams) -> Credentials {
+        let key = KeyPair::generate().unwrap();
+        let leaf = self.sign(params, &key);
+        let svid = Svid::new([leaf.to_vec()], key.serialize_der()).unwrap();
+        Credentials { svid, bundle: self.bundle.clone(), generation: 1 }
+    }
+
+    fn judge(&self, change: impl FnOnce(&mut CertificateParams)) -> Result<SpiffeId, &'static str> {
+        let mut params = leaf("spiffe://td/ns/shop/sa/web");
+        change(&mut params);
+        let leaf = self.sign(&params, &KeyPair::generate().unwrap());
+        verify_svid(&[leaf], &self.bundle, SystemTime::now()).map_err(|error| error.reason())
+    }
+}
+
+fn leaf(id: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.subject_alt_names = vec![uri(id)];
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.not_before = (SystemTime::now() - Duration::from_secs(60)).into();
+    params.not_after = (SystemTime::now() + Duration::from_secs(3600)).into();
+    params
+}
+
+fn uri(text: &str) -> SanType {
+    SanType::URI(text.try_into().unwrap())
+}
+
+#[test]
+fn a_proper_svid_is_accepted() {
+    assert_eq!(Root::new("td").judge(|_| {}), Ok(SpiffeId::parse("spiffe://td/ns/shop/sa/web").unwrap()));
+}
+
+#[test]
+fn every_broken_rule_has_its_own_reason() {
+    let root = Root::new("td");
+    let hour = Duration::from_secs(3600);
+    assert_eq!(root.judge(|p| p.not_after = (SystemTime::now() - Duration::from_secs(1)).into()), Err("expired"));
+    assert_eq!(root.judge(|p| p.not_before = (SystemTime::now() + hour / 2).into()), Err("not_yet_valid"));
+    assert_eq!(root.judge(|p| p.subject_alt_names.clear()), Err("no_uri_san"));
+    assert_eq!(root.judge(|p| p.subject_alt_names.push(uri("spiffe://td/x"))), Err("multiple_uri_sans"));
+    assert_eq!(root.judge(|p| p.subject_alt_names = vec![uri("https://td/x")]), Err("invalid_id"));
+    assert_eq!(root.judge(|p| p.subject_alt_names = vec![uri("spiffe://td")]), Err("no_path"));
+    assert_eq!(root.judge(|p| p.subject_alt_names = vec![uri("spiffe://other/x")]), Err("trust_domain"));
+    assert_eq!(root.judge(|p| p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)), Err("ca_as_leaf"));
+    assert_eq!(root.judge(|p| p.key_usages.push(KeyUsagePurpose::KeyCertSign)), Err("key_usage"));
+    assert_eq!(root.judge(|p| p.key_usages.push(KeyUsagePurpose::CrlSign)), Err("key_usage"));
+    assert_eq!(root.judge(|p| p.key_usages = vec![KeyUsagePurpose::KeyAgreement]), Err("key_usage"));
+    assert_eq!(root.judge(|p| p.key_usages.clear()), Err("key_usage"));
+    assert_eq!(root.judge(|p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]), Err("key_usage"));
+    assert!(root.judge(|p| p.subject_alt_names.push(SanType::DnsName("web.shop".try_into().unwrap()))).is_ok());
+    assert!(root.judge(|p| p.extended_key_usages.clear()).is_ok());
+}
+
+#[test]
+fn chains_to_strangers_and_non_certificates_are_refused() {
+    let (root, stranger) = (Root::new("td"), Root::new("td"));
+    let svid = stranger.sign(&leaf("spiffe://td/ns/shop/sa/web"), &KeyPair::generate().unwrap());
+    let judge = |chain: &[CertificateDer<'_>]| {
+        verify_svid(chain, &root.bundle, SystemTime::now()).map_err(|error| error.reason())
+    };
+    assert!(matches!(judge(std::slice::from_ref(&svid)), Err("unknown_issuer" | "chain")));
+    assert_eq!(judge(&[]), Err("no_certificate"));
+    assert_eq!(judge(&[CertificateDer::from(b"junk".to_vec())]), Err("malformed"));
+    assert_eq!(judge(&vec![svid; CHAIN_CERTIFICATES_MAX + 1]), Err("chain_too_long"));
+}
+
+#[test]
+fn a_key_of_another_certificate_is_no_svid() {
+    let root = Root::new("td");
+    let cert = root.sign(&leaf("spiffe://td/x"), &KeyPair::generate().unwrap());
+    let other = KeyPair::generate().unwrap();
+    assert!(matches!(Svid::new([cert.to_vec()], other.serialize_der()), Err(InvalidSvid::Mismatch(_))));
+}
+
+#[test]
+fn equal_sets_of_anchors_have_equal_versions_in_any_order() {
+    let (a, b) = (Root::new("td").bundle, Root::new("td").bundle);
+    let (ab, ba) = (a.union(&b).unwrap(), b.union(&a).unwrap());
+    assert_eq!((ab.version(), ab.anchors().len()), (ba.version(), 2));
+    assert_ne!(ab.version(), a.version());
+    assert_eq!(a.union(&a).unwrap().version(), a.version());
+    assert!(matches!(TrustBundle::new(a.trust_domain().clone(), Vec::<Vec<u8>>::new()), Err(InvalidBundle::Empty)));
+}
+
+type Ends = (Result<Option<SpiffeId>, Option<VerifyError>>, Result<(Option<SpiffeId>, bool), Option<VerifyError>>);
+
+async fn handshake(client: Arc<ClientConfig>, server: Arc<ServerConfig>) -> Ends {
+    let (a, b) = tokio::io::duplex(64 * 1024);
+    let connect = TlsConnector::from(client).connect(server_name(), a);
+    let (client, server) = tokio::join!(connect, TlsAcceptor::from(server).accept(b));
+    let client = client.map(|io| peer_id(io.get_ref().1)).map_err(|error| refusal(&error));
+    let server = server.map_err(|error| refusal(&error)).map(|io| {
+        let group = io.get_ref().1.negotiated_key_exchange_group().map(|group| group.name());
+        (peer_id(io.get_ref().1), group == Some(rustls::NamedGroup::X25519MLKEM768))
+    });
+    (client, server)
+}
+
+#[tokio::test]
+async fn both_sides_learn_who_the_other_is_over_a_post_quantum_exchange() {
+    let root = Root::new("td");
+    let (web, api) = (root.credentials(&leaf("spiffe://td/web")), root.credentials(&leaf("spiffe://td/api")));
+    let client = client_config(&web, api.svid.id(), &[Alpn::MeshHttp]).unwrap();
+    let server = server_config(&api, &[Alpn::MeshHttp, Alpn::MeshTcp]).unwrap();
+    let ends = handshake(client, server).await;
+    assert_eq!(ends, (Ok(Some(api.svid.id().clone())), Ok((Some(web.svid.id().clone()), true))));
+}
+
+#[tokio::test]
+async fn an_identity_other_than_the_expected_is_refused_by_the_client() {
+    let root = Root::new("td");
+    let (web, api) = (root.credentials(&leaf("spiffe://td/web")), root.credentials(&leaf("spiffe://td/api")));
+    let client = client_config(&web, web.svid.id(), &[Alpn::MeshTcp]).unwrap();
+    let (client, server) = handshake(client, server_config(&api, &[Alpn::MeshTcp]).unwrap()).await;
+    assert_eq!(client.unwrap_err().unwrap().reason(), "identity_mismatch");
+    assert_eq!(server.unwrap_err(), None, "the refusal was not the server's");
+}
+
+#[tokio::test]
+async fn a_client_without_certificate_or_of_a_stranger_is_refused_by_the_server() {
+    let (root, stranger) = (Root::new("td"), Root::new("other"));
+    let api = root.credentials(&leaf("spiffe://td/api"));
+    let server = server_config(&api, &[Alpn::Grpc]).unwrap();
+    let anonymous = anonymous_client_config(&root.bundle, api.svid.id(), &[Alpn::Grpc]).unwrap();
+    let (_, refused) = handshake(anonymous, Arc::clone(&server)).await;
+    assert_eq!(refused.unwrap_err(), Some(VerifyError::NoCertificate));
+    let mut mallory = stranger.credentials(&leaf("spiffe://other/web"));
+    mallory.bundle = root.bundle.clone();
+    let client = client_config(&mallory, api.svid.id(), &[Alpn::Grpc]).unwrap();
+    let (_, refused) = handshake(client, server).await;
+    assert_eq!(refused.unwrap_err().map(|error| error.reason()), Some("trust_domain"));
+}
