@@ -4,7 +4,6 @@ use crate::{
     config::Mode,
     connect::{self, proxy_header},
     detect::client_hello::{Peek, peek},
-    discover::Port,
     first::{self, First, FirstError},
     forward,
     http::{
@@ -107,7 +106,9 @@ async fn named<S: AsyncRead + Unpin>(stream: &mut Prefixed<S>, world: &World) ->
             proxy_header::Parsed::Destination { to, length } => {
                 stream.consume(length);
                 let to = SocketAddr::new(world.config.app_host, to.port());
-                return (!world.config.is_own(to)).then_some(to);
+                // Dialled from the pod itself, the admin port would take the peer for the pod.
+                let own = world.config.is_own(to) || to.port() == world.config.admin_listen.port();
+                return (!own).then_some(to);
             }
             proxy_header::Parsed::Incomplete => {}
             proxy_header::Parsed::Absent | proxy_header::Parsed::Malformed => return None,
@@ -150,7 +151,7 @@ async fn caller(world: &Rc<World>, from: SocketAddr, to: SocketAddr, identity: O
 /// Serves a decrypted or plaintext stream by what it turns out to be.
 async fn decided<S>(world: &Rc<World>, mut stream: Prefixed<S>, caller: Visit)
 where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let inbound = caller.port.inbound();
     let said = if world.config.opaque_ports.contains(&inbound.port) { Protocol::Opaque } else { inbound.protocol };
@@ -189,7 +190,7 @@ where
 
 async fn http<S>(world: &Rc<World>, stream: S, wire: Wire, streams_max: u32, caller: Visit)
 where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (shared, caller) = (world.clone(), Rc::new(caller));
     let answer = move |request| handle(shared.clone(), caller.clone(), wire, request);

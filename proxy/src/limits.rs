@@ -111,3 +111,8 @@ pub const SERIES_PER_TARGET_MAX: usize = 512;
 
 /// Threads of the data path. More than this on one pod is a mistake in a setting.
 pub const WORKERS_MAX: usize = 64;
+
+/// Waits before a second and later retry.
+pub const BACKOFF_MIN: Duration = Duration::from_millis(25);
+/// See [`BACKOFF_MIN`].
+pub const BACKOFF_MAX: Duration = Duration::from_millis(250);

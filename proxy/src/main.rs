@@ -1,1 +1,7 @@
-fn main() {}
+//! `remora-proxy`: see the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    remora_proxy::main()
+}

@@ -100,7 +100,7 @@ async fn serve(parts: Parts, listeners: Listeners) -> std::io::Result<usize> {
     let background = Tasks::default();
     let world = Rc::new(World {
         directory: Directory::new(parts.discover, background.clone(), parts.routes.clone(), parts.config.clone()),
-        tls: tls::Store::new(parts.tls, parts.config.clone()),
+        tls: tls::Store::new(parts.tls),
         config: parts.config,
         routes: parts.routes,
         drain: parts.drain,

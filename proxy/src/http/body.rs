@@ -211,7 +211,7 @@ impl Body for ResponseBody {
             Self::Empty => Poll::Ready(None),
             Self::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
             Self::Upstream { body, exchange } => {
-                let polled = Pin::new(body).poll_frame(cx);
+                let polled = Pin::new(&mut *body).poll_frame(cx);
                 match &polled {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(None) => exchange.ended(None),

@@ -10,7 +10,7 @@ use remora_model::{Filter, HeaderEdit, PathRewrite, Redirect, Rule};
 use std::time::Duration;
 
 /// The redirect that the rule answers with, if it has one.
-pub fn redirect<B>(rule: &Rule, prefix: &str, request: &Request<B>) -> Option<Response<ResponseBody>> {
+pub(super) fn redirect<B>(rule: &Rule, prefix: &str, request: &Request<B>) -> Option<Response<ResponseBody>> {
     let redirect = rule.filters.iter().find_map(|filter| match filter {
         Filter::Redirect(redirect) => Some(redirect),
         _ => None,
@@ -59,7 +59,7 @@ fn rewritten(rewrite: Option<&PathRewrite>, prefix: &str, uri: &Uri) -> String {
 }
 
 /// Applies the request's part of the filters.
-pub fn request<B>(filters: &[Filter], prefix: &str, request: &mut Request<B>) {
+pub(super) fn request<B>(filters: &[Filter], prefix: &str, request: &mut Request<B>) {
     for filter in filters {
         match filter {
             Filter::RequestHeaders(edit) => apply(edit, request.headers_mut()),
@@ -77,7 +77,7 @@ pub fn request<B>(filters: &[Filter], prefix: &str, request: &mut Request<B>) {
 }
 
 /// Applies the response's part of the filters.
-pub fn response(filters: &[Filter], headers: &mut HeaderMap) {
+pub(super) fn response(filters: &[Filter], headers: &mut HeaderMap) {
     for filter in filters {
         if let Filter::ResponseHeaders(edit) = filter {
             apply(edit, headers);
@@ -121,7 +121,7 @@ fn rewrite_host<B>(hostname: &str, request: &mut Request<B>) {
 }
 
 /// The caller's deadline (gRPC over HTTP/2: at most eight digits and a unit). Anything else is none.
-pub fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
@@ -140,7 +140,7 @@ pub fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// Tells the next hop what is left of the deadline.
-pub fn set_grpc_timeout(headers: &mut HeaderMap, left: Duration) {
+pub(super) fn set_grpc_timeout(headers: &mut HeaderMap, left: Duration) {
     let micros = left.as_micros();
     let text = if micros < 100_000_000 { format!("{micros}u") } else { format!("{}m", left.as_millis().min(99_999_999)) };
     if let Ok(value) = HeaderValue::try_from(text) {

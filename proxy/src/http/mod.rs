@@ -45,7 +45,7 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExec {
 /// and HTTP/2 peers get GOAWAY).
 pub async fn serve<S, H, R>(world: &Rc<World>, stream: S, wire: Wire, streams_max: u32, handle: H) -> hyper::Result<()>
 where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Fn(Request<Incoming>) -> R + 'static,
     R: Future<Output = Response<ResponseBody>> + 'static,
 {

@@ -321,7 +321,7 @@ impl Call {
         }
     }
 
-    fn judge(&self, result: Result<Answer, Failed>, mut in_flight: InFlight, upstream: Rc<Upstream>, latency: Duration) -> Tried {
+    fn judge(&self, result: Result<Answer, Failed>, in_flight: InFlight, upstream: Rc<Upstream>, latency: Duration) -> Tried {
         let answer = match result {
             Ok(answer) => answer,
             Err(Failed { reason, unsent }) => {

@@ -25,7 +25,7 @@ use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
 pub async fn connect(world: &Rc<World>, pool: &Pool, permit: &Permit) -> Result<(ByteStream, InFlight, Rc<Upstream>), Reason> {
     let mut tried: Vec<SocketAddr> = Vec::new();
     loop {
-        let (upstream, mut in_flight) = pool.pick(&mut world.rng.borrow_mut(), &tried)?;
+        let (upstream, in_flight) = pool.pick(&mut world.rng.borrow_mut(), &tried)?;
         let started = Instant::now();
         match upstream.bytes(world, permit).await {
             Ok(stream) => {

@@ -1,0 +1,268 @@
+//! The process: reads the configuration, opens the listeners, starts the workers and the control thread, and ends them
+//! in good order.
+
+use crate::{
+    admin::{self, AdminState},
+    config::{Config, Mode},
+    discover::{self, client::Client},
+    init, accept,
+    telemetry::Routes,
+    worker::{self, Listeners, Parts},
+};
+use anyhow::Context;
+use remora_api::v1;
+use remora_model::SpiffeId;
+use remora_runtime::{
+    EX_USAGE,
+    admin::{Admin, Readiness, install_metrics},
+    certify::{self, CertifyConfig},
+    drain, grpc, log, tls,
+};
+use serde_json::{Value, json};
+use std::{process::ExitCode, sync::Arc, thread, time::UNIX_EPOCH};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
+
+/// Requests were cut off when the grace period ended.
+const EX_CUT: u8 = 3;
+
+/// `remora-proxy [run]` and `remora-proxy init …`.
+pub fn main() -> ExitCode {
+    let mut args = std::env::args_os().skip(1).peekable();
+    match args.peek().and_then(|first| first.to_str()) {
+        Some("init") => init::main(args.skip(1)),
+        None | Some("run") => start(),
+        Some("--version" | "-V") => {
+            println!("remora-proxy {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+        Some(other) => {
+            eprintln!("remora-proxy: no such command: {other}; there are run (default) and init");
+            ExitCode::from(EX_USAGE)
+        }
+    }
+}
+
+fn start() -> ExitCode {
+    let config = match Config::from_env() {
+        Ok(config) => Arc::new(config),
+        Err(mistakes) => {
+            eprint!("remora-proxy: {mistakes}");
+            return ExitCode::from(EX_USAGE);
+        }
+    };
+    match run(&config) {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(cut) => {
+            tracing::warn!(cut, "the grace period ended before these tasks did");
+            ExitCode::from(EX_CUT)
+        }
+        Err(error) => {
+            eprintln!("remora-proxy: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs until the drain is over: how many tasks were cut off.
+fn run(config: &Arc<Config>) -> anyhow::Result<usize> {
+    let format = if config.log_json { log::Format::Json } else { log::Format::Text };
+    let logs = log::init(&config.log, format).context("REMORA_PROXY_LOG")?;
+    let metrics = install_metrics().map_err(anyhow::Error::msg)?;
+    let control = tokio::runtime::Builder::new_current_thread().enable_all().build().context("control runtime")?;
+    let (signal, drained) = drain::channel();
+    let (stop, stopped) = drain::channel();
+    let signal = Arc::new(signal);
+    let routes = Routes::new(format!("{}/{}", config.namespace, config.pod));
+    let (handle, commands) = discover::Handle::new();
+
+    let (identity, background) = control.block_on(async {
+        let readiness = Readiness::new();
+        let (source, certify) = certificate(config)?;
+        let (connected, sees) = watch::channel(false);
+        let discovery = discovery(config, source.clone(), connected, commands)?;
+        let common = Admin::new(readiness.clone()).with_log(logs).with_metrics(metrics);
+        let state = AdminState {
+            common,
+            routes: routes.clone(),
+            config: shown(config),
+            certificate: certificate_shown(source.clone()),
+            drain: { let signal = signal.clone(); Arc::new(move || signal.start()) },
+        };
+        let listener = tokio::net::TcpListener::bind(config.admin_listen)
+            .await
+            .with_context(|| format!("cannot listen on {} (REMORA_PROXY_ADMIN_LISTEN)", config.admin_listen))?;
+        tracing::info!(address = %listener.local_addr()?, "admin");
+        let background = vec![
+            certify,
+            discovery,
+            tokio::spawn(ready(readiness, source.clone(), sees, routes.clone())),
+            tokio::spawn(admin::serve(listener, state, stopped)),
+        ];
+        anyhow::Ok((source, background))
+    })?;
+
+    let workers = spawn_workers(config, &control, || Parts {
+        config: config.clone(),
+        tls: identity.clone(),
+        discover: handle.clone(),
+        routes: routes.clone(),
+        drain: drained.clone(),
+    })?;
+    drop(handle);
+    let asked = drained;
+    control.block_on(async {
+        let name = tokio::select! {
+            name = drain::terminated() => name.unwrap_or("no signals"),
+            () = asked.signaled() => "/drain",
+        };
+        tracing::info!(by = name, grace = ?config.drain_grace, "draining");
+        signal.start();
+        let waiting = tokio::task::spawn_blocking(move || join(workers));
+        let cut = waiting.await.context("workers")??;
+        stop.start();
+        for task in background {
+            task.abort();
+        }
+        Ok(cut)
+    })
+}
+
+/// Our certificate, kept current by a task.
+fn certificate(config: &Config) -> anyhow::Result<(certify::Source, JoinHandle<()>)> {
+    let id = config.id().context("REMORA_PROXY_NAMESPACE and REMORA_PROXY_SERVICE_ACCOUNT make no SPIFFE ID")?;
+    let identity_id = config.control_plane("remora-identity").context("the trust domain makes no SPIFFE ID")?;
+    let wanted = CertifyConfig {
+        identity_addr: config.identity_addr.clone(),
+        identity_id,
+        token_path: config.token.clone(),
+        anchors_path: config.trust_anchors.clone(),
+        id,
+    };
+    certify::start(wanted).context("cannot start asking for a certificate (REMORA_PROXY_TRUST_ANCHORS, REMORA_PROXY_IDENTITY_ADDR)")
+}
+
+/// The stream to discovery, kept open by a task that begins once there is a certificate to show.
+fn discovery(
+    config: &Config,
+    mut source: certify::Source,
+    connected: watch::Sender<bool>,
+    commands: mpsc::Receiver<discover::Command>,
+) -> anyhow::Result<JoinHandle<()>> {
+    let expected = config.control_plane("remora-discovery").context("the trust domain makes no SPIFFE ID")?;
+    let current = source.clone();
+    let channel = grpc::mtls_channel(&config.discovery_addr, move || discovery_tls(&current, &expected))
+        .context("REMORA_PROXY_DISCOVERY_ADDR")?;
+    let hello = v1::Hello {
+        namespace: config.namespace.clone(),
+        pod: config.pod.clone(),
+        service_account: config.service_account.clone(),
+        zone: config.zone.to_string(),
+        proxy_version: env!("CARGO_PKG_VERSION").to_owned(),
+        held: Vec::new(),
+    };
+    Ok(tokio::spawn(async move {
+        if source.wait_for(Option::is_some).await.is_ok() {
+            discover::client::run(Client { hello, connected }, channel, commands).await;
+        }
+    }))
+}
+
+fn discovery_tls(source: &certify::Source, expected: &SpiffeId) -> Result<Arc<tls::ClientConfig>, String> {
+    let credentials = source.borrow().clone().ok_or("no certificate yet")?;
+    tls::client_config(&credentials, expected, &[tls::Alpn::Grpc]).map_err(|error| error.to_string())
+}
+
+/// Ready is: a certificate to show and discovery's first answer. Both stay met when the control plane goes away, because
+/// known traffic goes on.
+async fn ready(readiness: Readiness, mut source: certify::Source, mut connected: watch::Receiver<bool>, routes: Arc<Routes>) {
+    readiness.waiting("certificate", "the identity service has not signed one yet");
+    readiness.waiting("discovery", "not connected yet");
+    if let Ok(credentials) = source.wait_for(Option::is_some).await {
+        if let Some(credentials) = &*credentials {
+            routes.set_identity(credentials.svid.id().as_str());
+            tracing::info!(identity = %credentials.svid.id(), "certified");
+        }
+    }
+    readiness.ready("certificate");
+    if connected.wait_for(|connected| *connected).await.is_ok() {
+        readiness.ready("discovery");
+        tracing::info!("ready");
+    }
+}
+
+/// The settings in force, for `/config`: names and paths, nothing secret.
+fn shown(config: &Config) -> Value {
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "mode": match config.mode { Mode::Redirect => "redirect", Mode::Explicit => "explicit" },
+        "outbound_listen": config.outbound_listen,
+        "inbound_listen": config.inbound_listen,
+        "admin_listen": config.admin_listen,
+        "pod": format!("{}/{}", config.namespace, config.pod),
+        "identity": config.id().map(|id| id.to_string()),
+        "zone": &*config.zone,
+        "identity_addr": config.identity_addr,
+        "discovery_addr": config.discovery_addr,
+        "workers": config.workers,
+        "drain_grace_s": config.drain_grace.as_secs_f64(),
+        "opaque_ports": config.opaque_ports,
+    })
+}
+
+fn certificate_shown(source: certify::Source) -> Arc<dyn Fn() -> Value + Send + Sync> {
+    let seconds = |time: std::time::SystemTime| time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    Arc::new(move || match &*source.borrow() {
+        None => Value::Null,
+        Some(credentials) => json!({
+            "identity": credentials.svid.id().as_str(),
+            "not_before": seconds(credentials.svid.not_before()),
+            "not_after": seconds(credentials.svid.not_after()),
+            "generation": credentials.generation,
+            "anchors": credentials.bundle.anchors().len(),
+        }),
+    })
+}
+
+type Worker = thread::JoinHandle<std::io::Result<usize>>;
+
+/// Opens each worker's listeners, so that a port in use is told at once, and starts its thread.
+fn spawn_workers(
+    config: &Config,
+    control: &tokio::runtime::Runtime,
+    parts: impl Fn() -> Parts,
+) -> anyhow::Result<Vec<Worker>> {
+    let _inside = control.enter();
+    let mut workers = Vec::new();
+    for number in 0..config.workers {
+        let listeners = Listeners {
+            outbound: open(&config.outbound_listen, "OUTBOUND_LISTEN")?,
+            inbound: open(&config.inbound_listen, "INBOUND_LISTEN")?,
+        };
+        let parts = parts();
+        let worker = thread::Builder::new().name(format!("worker-{number}"));
+        workers.push(worker.spawn(move || worker::run(parts, listeners)).context("cannot start a thread")?);
+    }
+    Ok(workers)
+}
+
+fn open(addresses: &[std::net::SocketAddr], setting: &str) -> anyhow::Result<Vec<std::net::TcpListener>> {
+    let open = |address: &std::net::SocketAddr| {
+        let listener = accept::listen(*address).and_then(tokio::net::TcpListener::into_std);
+        let listener = listener.with_context(|| format!("cannot listen on {address} (REMORA_PROXY_{setting})"))?;
+        tracing::info!(address = %listener.local_addr()?, setting, "listening");
+        Ok(listener)
+    };
+    addresses.iter().map(open).collect()
+}
+
+/// Waits for every worker: how many tasks they cut off.
+fn join(workers: Vec<Worker>) -> anyhow::Result<usize> {
+    let mut cut = 0;
+    for worker in workers {
+        cut += worker.join().map_err(|_| anyhow::anyhow!("a worker panicked"))?.context("worker")?;
+    }
+    Ok(cut)
+}
