@@ -54,10 +54,7 @@ impl Component {
             Self::Proxy if std::env::args_os().nth(1).is_some_and(|word| word == "init") => {
                 remora_proxy::init::main(std::env::args_os().skip(2))
             }
-            Self::Proxy => {
-                eprintln!("{} run is not part of this build yet", self.program());
-                ExitCode::FAILURE
-            }
+            Self::Proxy => remora_proxy::main(),
         }
     }
 }

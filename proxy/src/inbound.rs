@@ -43,7 +43,9 @@ pub async fn serve(world: Rc<World>, stream: TcpStream, from: SocketAddr) {
     match (seen, original) {
         (Seen::Mesh, _) => mesh(world, client, from, original).await,
         (_, Some(to)) => plain(world, client, from, to).await,
-        (_, None) => refuse(&from, Reason::ProtocolError, "this listener takes mesh TLS only, where nothing redirects to it"),
+        (_, None) => {
+            refuse(&from, Reason::ProtocolError, "this listener takes mesh TLS only, where nothing redirects to it")
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! A connection on its way out of the pod, from accept to its end.
 
 use crate::{
+    config::Mode,
+    connect,
     discover::{Plan, Route},
     first::{self, First, FirstError},
     forward,
@@ -10,8 +12,6 @@ use crate::{
         outbound::{Destination, handle},
         upgrade,
     },
-    config::Mode,
-    connect,
     io::Prefixed,
     limits, policy, sys,
     telemetry::{Reason, Tls},
@@ -42,7 +42,11 @@ pub async fn serve(world: Rc<World>, stream: TcpStream, peer: SocketAddr) {
 
 /// A connection to a Service or pod that discovery knows.
 async fn redirected(world: Rc<World>, mut client: Prefixed<TcpStream>, route: Rc<Route>, plan: &Plan) {
-    let said = if world.config.opaque_ports.contains(&route.target.port()) { Protocol::Opaque } else { plan.outbound.protocol };
+    let said = if world.config.opaque_ports.contains(&route.target.port()) {
+        Protocol::Opaque
+    } else {
+        plan.outbound.protocol
+    };
     let first = match said {
         Protocol::Http1 => Ok(First::Http1),
         Protocol::Http2 => Ok(First::Http2),
@@ -68,7 +72,12 @@ async fn explicit(world: Rc<World>, mut client: Prefixed<TcpStream>) {
     let wire = match first::protocol(&mut client, never).await {
         Ok(First::Http1) => Wire::Http1,
         Ok(First::Http2) => Wire::Http2,
-        Ok(_) => return tracing::info!(reason = Reason::ProtocolError.as_str(), "this listener takes HTTP only; use CONNECT for bytes"),
+        Ok(_) => {
+            return tracing::info!(
+                reason = Reason::ProtocolError.as_str(),
+                "this listener takes HTTP only; use CONNECT for bytes"
+            );
+        }
         Err(_) => return,
     };
     serve_http(&world, client, wire, Rc::new(Destination::by_authority())).await;

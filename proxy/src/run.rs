@@ -2,10 +2,11 @@
 //! in good order.
 
 use crate::{
+    accept,
     admin::{self, AdminState},
     config::{Config, Mode},
     discover::{self, client::Client},
-    init, accept,
+    init,
     telemetry::Routes,
     worker::{self, Listeners, Parts},
 };
@@ -89,7 +90,10 @@ fn run(config: &Arc<Config>) -> anyhow::Result<usize> {
             routes: routes.clone(),
             config: shown(config),
             certificate: certificate_shown(source.clone()),
-            drain: { let signal = signal.clone(); Arc::new(move || signal.start()) },
+            drain: {
+                let signal = signal.clone();
+                Arc::new(move || signal.start())
+            },
         };
         let listener = tokio::net::TcpListener::bind(config.admin_listen)
             .await
@@ -141,7 +145,8 @@ fn certificate(config: &Config) -> anyhow::Result<(certify::Source, JoinHandle<(
         anchors_path: config.trust_anchors.clone(),
         id,
     };
-    certify::start(wanted).context("cannot start asking for a certificate (REMORA_PROXY_TRUST_ANCHORS, REMORA_PROXY_IDENTITY_ADDR)")
+    certify::start(wanted)
+        .context("cannot start asking for a certificate (REMORA_PROXY_TRUST_ANCHORS, REMORA_PROXY_IDENTITY_ADDR)")
 }
 
 /// The stream to discovery, kept open by a task that begins once there is a certificate to show.
@@ -177,7 +182,12 @@ fn discovery_tls(source: &certify::Source, expected: &SpiffeId) -> Result<Arc<tl
 
 /// Ready is: a certificate to show and discovery's first answer. Both stay met when the control plane goes away, because
 /// known traffic goes on.
-async fn ready(readiness: Readiness, mut source: certify::Source, mut connected: watch::Receiver<bool>, routes: Arc<Routes>) {
+async fn ready(
+    readiness: Readiness,
+    mut source: certify::Source,
+    mut connected: watch::Receiver<bool>,
+    routes: Arc<Routes>,
+) {
     readiness.waiting("certificate", "the identity service has not signed one yet");
     readiness.waiting("discovery", "not connected yet");
     if let Ok(credentials) = source.wait_for(Option::is_some).await {

@@ -121,8 +121,11 @@ async fn serve(parts: Parts, listeners: Listeners) -> std::io::Result<usize> {
     Ok(if finished { 0 } else { world.tasks.running() })
 }
 
-async fn listen<F>(world: Rc<World>, listener: TcpListener, serve: impl Fn(Rc<World>, tokio::net::TcpStream, SocketAddr) -> F)
-where
+async fn listen<F>(
+    world: Rc<World>,
+    listener: TcpListener,
+    serve: impl Fn(Rc<World>, tokio::net::TcpStream, SocketAddr) -> F,
+) where
     F: Future<Output = ()> + 'static,
 {
     let open = Rc::new(Cell::new(0_usize));

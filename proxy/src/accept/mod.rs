@@ -51,10 +51,8 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 /// is already closed, which its first use will tell.
 pub fn tune(stream: &TcpStream) {
     let socket = SockRef::from(stream);
-    let keep_alive = TcpKeepalive::new()
-        .with_time(limits::TCP_KEEP_ALIVE)
-        .with_interval(limits::TCP_KEEP_ALIVE)
-        .with_retries(3);
+    let keep_alive =
+        TcpKeepalive::new().with_time(limits::TCP_KEEP_ALIVE).with_interval(limits::TCP_KEEP_ALIVE).with_retries(3);
     let tuned = socket
         .set_tcp_nodelay(true)
         .and_then(|()| socket.set_tcp_keepalive(&keep_alive))

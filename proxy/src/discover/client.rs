@@ -82,7 +82,11 @@ async fn session(client: &Client, channel: Channel, commands: &mut mpsc::Receive
     let (send, receive) = mpsc::channel::<v1::SyncRequest>(QUEUE);
     let lost = |worked: bool, error: String| End::Lost { worked, error };
     let mut hello = client.hello.clone();
-    hello.held = store.iter().filter(|(_, held)| held.state.borrow().is_some()).map(|(name, held)| request::held(name, held.version)).collect();
+    hello.held = store
+        .iter()
+        .filter(|(_, held)| held.state.borrow().is_some())
+        .map(|(name, held)| request::held(name, held.version))
+        .collect();
     let asked: Vec<Name> = store.iter().filter(|(_, held)| held.asked).map(|(name, _)| name.clone()).collect();
     let first = std::iter::once(request::hello(hello)).chain(asked.iter().map(request::subscribe)).collect::<Vec<_>>();
     let outgoing = tokio_stream::iter(first).chain(ReceiverStream::new(receive));
@@ -179,7 +183,9 @@ fn apply(message: v1::SyncResponse, store: &mut Store) -> Vec<v1::SyncRequest> {
         }
         Ok(Update::Delta(delta)) => {
             let name = Name::Backend(delta.id.clone());
-            let Some(held) = store.get_mut(&name) else { return refuse("nothing is held to apply a delta to".to_owned()) };
+            let Some(held) = store.get_mut(&name) else {
+                return refuse("nothing is held to apply a delta to".to_owned());
+            };
             let state = held.state.borrow().clone();
             let Some(Resource::Backend(backend)) = state.as_deref() else {
                 return refuse("nothing is held to apply a delta to".to_owned());

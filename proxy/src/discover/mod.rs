@@ -11,14 +11,7 @@ pub use plan::{Branch, Plan, Pool, Signals};
 use crate::{config::Config, http::client::Upstream, limits, telemetry::Routes, worker::Tasks};
 use remora_api::sync::{Name, Resource};
 use remora_model::{BackendId, Inbound, Outbound, Target};
-use std::{
-    cell::RefCell,
-    collections::HashMap,
-    fmt,
-    net::SocketAddr,
-    rc::Rc,
-    sync::Arc,
-};
+use std::{cell::RefCell, collections::HashMap, fmt, net::SocketAddr, rc::Rc, sync::Arc};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// What is known of a resource: nothing yet, or its latest state.

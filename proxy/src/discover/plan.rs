@@ -287,9 +287,7 @@ impl Signals {
         let route = match labelled {
             Some(index) => Which::Rule(index),
             None if protocol == Proto::Grpc => Which::Method(self.method(request.uri().path())),
-            None => {
-                Which::Template(self.templates.borrow_mut().learn(request.method(), request.uri().path()))
-            }
+            None => Which::Template(self.templates.borrow_mut().learn(request.method(), request.uri().path())),
         };
         self.find(route, peer, tls, protocol)
     }
@@ -324,7 +322,8 @@ impl Signals {
             return name.clone();
         }
         let mut methods = self.methods.borrow_mut();
-        let plain = path.len() <= 200 && path.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'.' | b'_'));
+        let plain =
+            path.len() <= 200 && path.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'.' | b'_'));
         if methods.len() >= limits::TEMPLATES_MAX || !plain {
             return "other".into();
         }

@@ -164,7 +164,10 @@ impl Replay {
 
     fn is_end_stream(&self) -> bool {
         let kept = self.shared.borrow();
-        self.ended || (self.sent >= kept.chunks.len() && kept.trailers.is_none() && (kept.ended || kept.source.is_end_stream()))
+        self.ended
+            || (self.sent >= kept.chunks.len()
+                && kept.trailers.is_none()
+                && (kept.ended || kept.source.is_end_stream()))
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -199,7 +202,10 @@ pub enum ResponseBody {
     /// An answer of the proxy's own.
     Text(Option<Bytes>),
     /// The upstream's, counted to its end.
-    Upstream { body: Incoming, exchange: Exchange },
+    Upstream {
+        body: Incoming,
+        exchange: Exchange,
+    },
 }
 
 impl Body for ResponseBody {

@@ -80,7 +80,12 @@ impl Upstream {
     }
 
     /// Sends over HTTP/2. Dropping the future resets the stream.
-    pub async fn send_http2(self: &Rc<Self>, world: &Rc<World>, permit: &Permit, request: Request) -> Result<Answer, Failed> {
+    pub async fn send_http2(
+        self: &Rc<Self>,
+        world: &Rc<World>,
+        permit: &Permit,
+        request: Request,
+    ) -> Result<Answer, Failed> {
         let mut connection = match self.http2(world, permit).await {
             Ok(connection) => connection,
             Err(reason) => return Err(Failed { reason, unsent: Some(request) }),
@@ -96,7 +101,12 @@ impl Upstream {
     }
 
     /// Sends over an idle HTTP/1 connection or a new one. Dropping the future closes the connection.
-    pub async fn send_http1(self: &Rc<Self>, world: &Rc<World>, permit: &Permit, mut request: Request) -> Result<Answer, Failed> {
+    pub async fn send_http1(
+        self: &Rc<Self>,
+        world: &Rc<World>,
+        permit: &Permit,
+        mut request: Request,
+    ) -> Result<Answer, Failed> {
         loop {
             let (mut connection, reused) = match self.idle_http1() {
                 Some(connection) => (connection, true),
@@ -150,7 +160,9 @@ impl Upstream {
 
     /// Drops connections that were idle for too long.
     pub fn sweep(&self) {
-        self.h1.borrow_mut().retain(|(connection, since)| !connection.is_closed() && since.elapsed() < limits::IDLE_TIMEOUT);
+        self.h1
+            .borrow_mut()
+            .retain(|(connection, since)| !connection.is_closed() && since.elapsed() < limits::IDLE_TIMEOUT);
     }
 
     async fn open_http1(&self, world: &Rc<World>, permit: &Permit) -> Result<H1, ConnectError> {
@@ -196,7 +208,11 @@ impl Upstream {
     }
 
     /// Connects in a task of its own, so that a caller who gives up takes nothing from the others who wait.
-    fn connect_http2(self: &Rc<Self>, world: &Rc<World>, _permit: &Permit) -> watch::Receiver<Option<Result<(), Reason>>> {
+    fn connect_http2(
+        self: &Rc<Self>,
+        world: &Rc<World>,
+        _permit: &Permit,
+    ) -> watch::Receiver<Option<Result<(), Reason>>> {
         let (tell, told) = watch::channel(None);
         *self.h2.borrow_mut() = Shared::Connecting(told.clone());
         let (this, world) = (self.clone(), world.clone());
@@ -222,7 +238,8 @@ impl Upstream {
 
     async fn open_http2(&self, world: &Rc<World>, permit: &Permit) -> Result<H2, ConnectError> {
         let address = self.endpoint.address;
-        let handshake_failed = |source: hyper::Error| ConnectError::Io { address, source: std::io::Error::other(source) };
+        let handshake_failed =
+            |source: hyper::Error| ConnectError::Io { address, source: std::io::Error::other(source) };
         let mut builder = http2::Builder::new(LocalExec(world.tasks.clone()));
         builder
             .timer(TokioTimer::new())
@@ -249,7 +266,12 @@ impl Upstream {
 
     /// Mesh TLS to the endpoint's proxy, with the wanted destination named where nothing redirects. `None`: the
     /// endpoint is not in the mesh. It never falls back from one to the other.
-    pub async fn mesh(&self, world: &Rc<World>, permit: &Permit, alpn: tls::Alpn) -> Result<Option<tls::ClientStream>, ConnectError> {
+    pub async fn mesh(
+        &self,
+        world: &Rc<World>,
+        permit: &Permit,
+        alpn: tls::Alpn,
+    ) -> Result<Option<tls::ClientStream>, ConnectError> {
         let Some(expected) = &self.endpoint.identity else { return Ok(None) };
         let address = self.endpoint.proxy.unwrap_or(self.endpoint.address);
         let stream = connect::tcp(permit, address, self.connect_timeout).await?;
@@ -289,7 +311,11 @@ fn reason_of(error: &hyper::Error) -> Reason {
 }
 
 impl tokio::io::AsyncRead for ByteStream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut tokio::io::ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut tokio::io::ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Mesh(stream) => Pin::new(stream).poll_read(cx, buf),

@@ -92,5 +92,7 @@ impl Drop for Exchange {
 
 /// Whether a gRPC status says that the server, not the caller, failed.
 pub fn grpc_failed(headers: &HeaderMap) -> bool {
-    headers.get("grpc-status").is_some_and(|status| matches!(status.as_bytes(), b"2" | b"4" | b"12" | b"13" | b"14" | b"15"))
+    headers
+        .get("grpc-status")
+        .is_some_and(|status| matches!(status.as_bytes(), b"2" | b"4" | b"12" | b"13" | b"14" | b"15"))
 }

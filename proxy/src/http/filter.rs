@@ -142,7 +142,8 @@ pub(super) fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
 /// Tells the next hop what is left of the deadline.
 pub(super) fn set_grpc_timeout(headers: &mut HeaderMap, left: Duration) {
     let micros = left.as_micros();
-    let text = if micros < 100_000_000 { format!("{micros}u") } else { format!("{}m", left.as_millis().min(99_999_999)) };
+    let text =
+        if micros < 100_000_000 { format!("{micros}u") } else { format!("{}m", left.as_millis().min(99_999_999)) };
     if let Ok(value) = HeaderValue::try_from(text) {
         headers.insert("grpc-timeout", value);
     }

@@ -76,7 +76,9 @@ pub fn authority<B>(request: &Request<B>) -> Result<Option<Authority>, Reason> {
         return Err(Reason::ProtocolError);
     }
     let host = match host {
-        Some(value) if !value.is_empty() => Some(Authority::try_from(value.as_bytes()).map_err(|_| Reason::ProtocolError)?),
+        Some(value) if !value.is_empty() => {
+            Some(Authority::try_from(value.as_bytes()).map_err(|_| Reason::ProtocolError)?)
+        }
         _ => None,
     };
     let chosen = match (request.uri().authority(), host) {
@@ -125,8 +127,7 @@ pub fn to_http2<B>(request: &mut Request<B>, authority: Option<&Authority>) -> R
         let mut parts = http::uri::Parts::default();
         parts.scheme = Some(http::uri::Scheme::HTTP);
         // RFC 9113 §8.3.1 wants an authority or none; HTTP/1.0 without Host has none, which `http` cannot write.
-        parts.authority =
-            Some(authority.cloned().unwrap_or_else(|| Authority::from_static(NO_HOST)));
+        parts.authority = Some(authority.cloned().unwrap_or_else(|| Authority::from_static(NO_HOST)));
         parts.path_and_query = Some(path.unwrap_or_else(|| http::uri::PathAndQuery::from_static("/")));
         *request.uri_mut() = Uri::from_parts(parts).map_err(|_| Reason::ProtocolError)?;
     }

@@ -35,7 +35,12 @@ pub struct Visit {
 }
 
 /// Answers one request. Never fails: what goes wrong becomes an answer that says so.
-pub async fn handle(world: Rc<World>, visit: Rc<Visit>, wire: Wire, mut request: Request<Incoming>) -> Response<ResponseBody> {
+pub async fn handle(
+    world: Rc<World>,
+    visit: Rc<Visit>,
+    wire: Wire,
+    mut request: Request<Incoming>,
+) -> Response<ResponseBody> {
     let started = Instant::now();
     let grpc = headers::is_grpc(request.headers());
     let from_mesh = visit.peer.identity.is_some();

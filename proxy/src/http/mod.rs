@@ -16,6 +16,7 @@ use crate::{
     worker::{Tasks, World},
 };
 use body::ResponseBody;
+use guard::Guarded;
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -53,7 +54,6 @@ where
         let answer = handle(request);
         async move { Ok::<_, Infallible>(answer.await) }
     });
-    let stream = TokioIo::new(stream);
     match wire {
         Wire::Http1 => {
             let connection = conn::http1::Builder::new()
@@ -62,7 +62,7 @@ where
                 .max_headers(limits::HEADER_COUNT_MAX)
                 .max_buf_size(limits::HEADER_BYTES_MAX + 8192)
                 .half_close(true)
-                .serve_connection(stream, service)
+                .serve_connection(TokioIo::new(Guarded::new(stream)), service)
                 .with_upgrades();
             let mut connection = pin!(connection);
             tokio::select! {
@@ -83,7 +83,7 @@ where
                 .max_local_error_reset_streams(limits::LOCAL_RESETS_MAX)
                 .keep_alive_interval(limits::SERVER_KEEP_ALIVE_INTERVAL)
                 .keep_alive_timeout(limits::SERVER_KEEP_ALIVE_TIMEOUT)
-                .serve_connection(stream, service);
+                .serve_connection(TokioIo::new(stream), service);
             let mut connection = pin!(connection);
             tokio::select! {
                 done = connection.as_mut() => return done,

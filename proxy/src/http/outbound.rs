@@ -160,11 +160,19 @@ enum Tried {
     Answered(Answer, InFlight, Rc<Upstream>),
     /// An answer worth another try.
     Unwelcome(Answer, InFlight, Rc<Upstream>),
-    Failed { reason: Reason, unsent: Option<Request<RequestBody>> },
+    Failed {
+        reason: Reason,
+        unsent: Option<Request<RequestBody>>,
+    },
 }
 
 impl Call {
-    async fn run(self, mut request: Request<Incoming>, authority: Option<&Authority>, exchange: Exchange) -> Response<ResponseBody> {
+    async fn run(
+        self,
+        mut request: Request<Incoming>,
+        authority: Option<&Authority>,
+        exchange: Exchange,
+    ) -> Response<ResponseBody> {
         let version = request.version();
         headers::strip_hop_by_hop(request.headers_mut());
         let timeout = self.timeout(&mut request);
@@ -211,7 +219,12 @@ impl Call {
     }
 
     /// Makes the head fit for the way that this backend's requests take.
-    fn prepare(&self, request: &mut Request<Incoming>, version: Version, authority: Option<&Authority>) -> Result<(), Reason> {
+    fn prepare(
+        &self,
+        request: &mut Request<Incoming>,
+        version: Version,
+        authority: Option<&Authority>,
+    ) -> Result<(), Reason> {
         if self.wire == Wire::Http1 {
             // A mesh peer restores it; towards anybody else the request stays HTTP/1 and this is taken off again.
             request.headers_mut().insert(headers::RESTORE, headers::restore_value(version));
@@ -305,7 +318,12 @@ impl Call {
         self.judge(result, in_flight, upstream, sent.elapsed())
     }
 
-    async fn send(&self, upstream: &Rc<Upstream>, permit: &Permit, mut request: Request<RequestBody>) -> Result<Answer, Failed> {
+    async fn send(
+        &self,
+        upstream: &Rc<Upstream>,
+        permit: &Permit,
+        mut request: Request<RequestBody>,
+    ) -> Result<Answer, Failed> {
         if upstream.endpoint.identity.is_some() {
             return upstream.send_http2(&self.world, permit, request).await;
         }
@@ -321,7 +339,13 @@ impl Call {
         }
     }
 
-    fn judge(&self, result: Result<Answer, Failed>, in_flight: InFlight, upstream: Rc<Upstream>, latency: Duration) -> Tried {
+    fn judge(
+        &self,
+        result: Result<Answer, Failed>,
+        in_flight: InFlight,
+        upstream: Rc<Upstream>,
+        latency: Duration,
+    ) -> Tried {
         let answer = match result {
             Ok(answer) => answer,
             Err(Failed { reason, unsent }) => {
@@ -353,7 +377,11 @@ impl Call {
             .rule()
             .and_then(|rule| rule.retry.as_ref())
             .is_some_and(|retry| retry.codes.contains(&response.status()));
-        if undelivered || listed { Tried::Unwelcome(answer, in_flight, upstream) } else { Tried::Answered(answer, in_flight, upstream) }
+        if undelivered || listed {
+            Tried::Unwelcome(answer, in_flight, upstream)
+        } else {
+            Tried::Answered(answer, in_flight, upstream)
+        }
     }
 }
 
@@ -371,11 +399,17 @@ fn undelivered(response: &Response<Incoming>) -> bool {
     })
 }
 
-fn finish(answer: Answer, in_flight: InFlight, upstream: Rc<Upstream>, mut exchange: Exchange) -> Response<ResponseBody> {
+fn finish(
+    answer: Answer,
+    in_flight: InFlight,
+    upstream: Rc<Upstream>,
+    mut exchange: Exchange,
+) -> Response<ResponseBody> {
     let Answer { response, connection } = answer;
     let (mut parts, body) = response.into_parts();
     headers::strip_hop_by_hop(&mut parts.headers);
-    let give_back = connection.map(|connection| -> Box<dyn FnOnce()> { Box::new(move || upstream.give_back(connection)) });
+    let give_back =
+        connection.map(|connection| -> Box<dyn FnOnce()> { Box::new(move || upstream.give_back(connection)) });
     exchange.head(parts.status, Some(in_flight), give_back);
     parts.version = Version::HTTP_11;
     if http_body::Body::is_end_stream(&body) {

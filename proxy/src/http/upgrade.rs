@@ -22,7 +22,11 @@ use hyper_util::rt::TokioIo;
 use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
 
 /// A byte connection to an endpoint of `pool`; those that cannot be reached are passed over, within the retry bound.
-pub async fn connect(world: &Rc<World>, pool: &Pool, permit: &Permit) -> Result<(ByteStream, InFlight, Rc<Upstream>), Reason> {
+pub async fn connect(
+    world: &Rc<World>,
+    pool: &Pool,
+    permit: &Permit,
+) -> Result<(ByteStream, InFlight, Rc<Upstream>), Reason> {
     let mut tried: Vec<SocketAddr> = Vec::new();
     loop {
         let (upstream, in_flight) = pool.pick(&mut world.rng.borrow_mut(), &tried)?;
@@ -85,7 +89,12 @@ pub async fn tunnel(world: Rc<World>, plan: Rc<Plan>, request: Request<Incoming>
 }
 
 /// An upgrade request on its way out: HTTP/1 bytes on a connection of its own, which the far proxy reads as HTTP/1.
-pub async fn forward(world: Rc<World>, pool: Rc<Pool>, request: Request<Incoming>, mut exchange: Exchange) -> Response<ResponseBody> {
+pub async fn forward(
+    world: Rc<World>,
+    pool: Rc<Pool>,
+    request: Request<Incoming>,
+    mut exchange: Exchange,
+) -> Response<ResponseBody> {
     let permit = policy::outbound();
     match connect(&world, &pool, &permit).await {
         Ok((stream, in_flight, _)) => switch(&world, permit, stream, request, exchange, Some(in_flight)).await,

@@ -78,7 +78,8 @@ pub fn authorize(inbound: &Inbound, peer: &Peer, act: Act<'_>) -> Result<Permit,
     if let Some(rule) = with(Action::Deny).find(|rule| matches(rule, peer, act, canonical.as_deref())) {
         return Err(Denial::Denied { rule: rule.name.clone() });
     }
-    let allowed = !inbound.default_deny || with(Action::Allow).any(|rule| matches(rule, peer, act, canonical.as_deref()));
+    let allowed =
+        !inbound.default_deny || with(Action::Allow).any(|rule| matches(rule, peer, act, canonical.as_deref()));
     if allowed { Ok(Permit(())) } else { Err(Denial::NotAllowed { parent: inbound.parent.clone() }) }
 }
 
