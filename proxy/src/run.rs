@@ -190,11 +190,11 @@ async fn ready(
 ) {
     readiness.waiting("certificate", "the identity service has not signed one yet");
     readiness.waiting("discovery", "not connected yet");
-    if let Ok(credentials) = source.wait_for(Option::is_some).await {
-        if let Some(credentials) = &*credentials {
-            routes.set_identity(credentials.svid.id().as_str());
-            tracing::info!(identity = %credentials.svid.id(), "certified");
-        }
+    if let Ok(credentials) = source.wait_for(Option::is_some).await
+        && let Some(credentials) = &*credentials
+    {
+        routes.set_identity(credentials.svid.id().as_str());
+        tracing::info!(identity = %credentials.svid.id(), "certified");
     }
     readiness.ready("certificate");
     if connected.wait_for(|connected| *connected).await.is_ok() {

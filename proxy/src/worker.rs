@@ -109,11 +109,11 @@ async fn serve(parts: Parts, listeners: Listeners) -> std::io::Result<usize> {
     });
     for listener in listeners.outbound {
         let listener = TcpListener::from_std(listener)?;
-        world.tasks.spawn(listen(world.clone(), listener, |world, stream, peer| outbound::serve(world, stream, peer)));
+        world.tasks.spawn(listen(world.clone(), listener, outbound::serve));
     }
     for listener in listeners.inbound {
         let listener = TcpListener::from_std(listener)?;
-        world.tasks.spawn(listen(world.clone(), listener, |world, stream, peer| inbound::serve(world, stream, peer)));
+        world.tasks.spawn(listen(world.clone(), listener, inbound::serve));
     }
     world.drain.signaled().await;
     let grace = world.config.drain_grace;

@@ -238,7 +238,7 @@ fn workers(text: &str) -> Result<usize, String> {
 }
 
 fn ports(text: &str) -> Result<BTreeSet<u16>, String> {
-    text.split(',').map(str::trim).filter(|one| !one.is_empty()).map(|one| parsed(one)).collect()
+    text.split(',').map(str::trim).filter(|one| !one.is_empty()).map(parsed).collect()
 }
 
 /// `500ms`, `30s`, `5m`, `1h`.

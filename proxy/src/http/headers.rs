@@ -142,10 +142,10 @@ const NO_HOST: &str = "none.remora.invalid";
 /// Turns the head into HTTP/1 origin form with `Host`.
 pub fn to_http1<B>(request: &mut Request<B>, version: Version) {
     if let Some(authority) = request.uri().authority().cloned() {
-        if authority.as_str() != NO_HOST {
-            if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
-                request.headers_mut().insert(HOST, host);
-            }
+        if authority.as_str() != NO_HOST
+            && let Ok(host) = HeaderValue::from_str(authority.as_str())
+        {
+            request.headers_mut().insert(HOST, host);
         }
         let path = request.uri().path_and_query().cloned();
         *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);

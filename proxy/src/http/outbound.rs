@@ -52,10 +52,10 @@ impl Destination {
             return Ok(route.clone());
         }
         let authority = authority.ok_or(Reason::ProtocolError)?;
-        if let Some((known, route)) = &*self.last.borrow() {
-            if known == authority {
-                return Ok(route.clone());
-            }
+        if let Some((known, route)) = &*self.last.borrow()
+            && known == authority
+        {
+            return Ok(route.clone());
         }
         let target = Target::parse(authority.as_str(), 80).map_err(|_| Reason::ProtocolError)?;
         let route = world.directory.route(&target).await;
