@@ -58,7 +58,8 @@ where
     decide(client).await.map_err(FirstError::Client)
 }
 
-/// Goes on reading while a prefix is undecided; at the deadline, the end or the bound it is opaque.
+/// Goes on reading while a prefix is undecided. At the client's end or the bound it is opaque, since no request can come
+/// of it any more; at the deadline the connection is closed.
 async fn decide<S: AsyncRead + Unpin, U>(client: &mut Prefixed<S>) -> io::Result<First<U>> {
     let deadline = Instant::now() + limits::DETECT_TIMEOUT;
     loop {
@@ -68,7 +69,9 @@ async fn decide<S: AsyncRead + Unpin, U>(client: &mut Prefixed<S>) -> io::Result
             Detection::Tls => return Ok(First::Tls),
             Detection::Opaque => return Ok(First::Opaque),
             Detection::Undecided => match timeout_at(deadline, client.read_ahead(limits::DETECT_BYTES_MAX)).await {
-                Ok(Ok(0)) | Err(_) => return Ok(First::Opaque),
+                // `GE` and a long pause may yet be a request: as bytes it would meet a policy for bytes.
+                Err(_) => return Ok(First::Closed),
+                Ok(Ok(0)) => return Ok(First::Opaque),
                 Ok(read) => drop(read?),
             },
         }

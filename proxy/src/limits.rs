@@ -22,7 +22,7 @@ pub const DETECT_BYTES_MAX: usize = 17 * 1024;
 pub const DETECT_GRACE: Duration = Duration::from_millis(1);
 
 /// From the first byte of a prefix that is no protocol yet to a decision. A client that sends `GE` and stops is no
-/// HTTP client; what it sent goes on as opaque bytes, to policies for opaque bytes.
+/// HTTP client of any kind; the connection is closed, because as opaque bytes it would meet a more permissive policy.
 pub const DETECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A TLS handshake between proxies takes two round trips; 5 s is a lost packet or two, not an attacker's patience.
