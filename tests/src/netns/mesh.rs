@@ -203,7 +203,7 @@ fn pod_manifest(pod: &Pod, ports: &[u16]) -> String {
     format!(
         "apiVersion: v1
 kind: Pod
-metadata: {{ name: {name}, namespace: {NAMESPACE}, labels: {{ app: {name} }} }}
+metadata: {{ name: {name}, namespace: {NAMESPACE}, labels: {{ app: {name} }}, annotations: {{ remora.dev/injected: \"true\" }} }}
 spec:
   serviceAccountName: {name}
   containers:
