@@ -165,7 +165,7 @@ impl Authority {
         Ok(())
     }
 
-    /// Reloads on file events and every [`POLL`], until dropped.
+    /// Reloads on file events and every `POLL`, until dropped.
     pub async fn follow(&self) {
         let (sender, mut events) = mpsc::channel(1);
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {

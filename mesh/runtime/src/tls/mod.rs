@@ -1,7 +1,7 @@
 //! Mesh TLS: TLS 1.3 only, both sides known by SPIFFE identity.
 //!
 //! In: certificates as DER or PEM, the trust bundle, an expected identity. Out: rustls configurations, a peer's
-//! [`SpiffeId`], and when a peer is turned away a [`VerifyError`] from a closed set of reasons.
+//! [`SpiffeId`](remora_model::SpiffeId), and when a peer is turned away a [`VerifyError`] from a closed set of reasons.
 //!
 //! This is the only module that names rustls and webpki (ARCHITECTURE.md, invariant 3). What it deliberately does
 //! not do: no session resumption (a resumed session would outlive its certificate and skip verification), no
