@@ -6,7 +6,7 @@ use crate::{
     io::Prefixed,
     limits,
 };
-use std::{io, pin::pin};
+use std::{io, pin::pin, time::Duration};
 use tokio::{
     io::AsyncRead,
     time::{Instant, timeout, timeout_at},
@@ -35,10 +35,11 @@ pub enum FirstError<E> {
     Upstream(E),
 }
 
-/// Reads until the protocol is certain. A client that is silent for [`limits::DETECT_GRACE`] has its upstream opened
+/// Reads until the protocol is certain. A client that is silent for `grace` has its upstream opened
 /// beside the wait. Not cancel safe: what `open` made is lost.
 pub async fn protocol<S, U, E>(
     client: &mut Prefixed<S>,
+    grace: Duration,
     open: impl Future<Output = Result<U, E>>,
 ) -> Result<First<U>, FirstError<E>>
 where
@@ -46,7 +47,7 @@ where
     U: AsyncRead + Unpin,
 {
     if client.prefix().is_empty() {
-        match timeout(limits::DETECT_GRACE, client.read_ahead(limits::DETECT_BYTES_MAX)).await {
+        match timeout(grace, client.read_ahead(limits::DETECT_BYTES_MAX)).await {
             Ok(read) => {
                 if read.map_err(FirstError::Client)? == 0 {
                     return Ok(First::Closed);

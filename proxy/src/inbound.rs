@@ -22,7 +22,12 @@ use crate::{
 };
 use http::HeaderValue;
 use remora_model::{Endpoint, Protocol, SpiffeId};
-use std::{io, net::SocketAddr, rc::Rc, time::Instant};
+use std::{
+    io,
+    net::SocketAddr,
+    rc::Rc,
+    time::{Duration, Instant},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -163,6 +168,8 @@ where
         Protocol::Http2 => Ok(First::Http2),
         Protocol::Opaque => Ok(First::Opaque),
         Protocol::Detect => {
+            // A peer proxy has waited for its client already.
+            let grace = if caller.peer.identity.is_some() { Duration::ZERO } else { limits::DETECT_GRACE };
             // Before a byte of the application's is asked for, the caller must be let in as a sender of bytes.
             let open = async {
                 match policy::authorize(&inbound, &caller.peer, Act::Bytes) {
@@ -170,7 +177,7 @@ where
                     Err(_) => std::future::pending().await,
                 }
             };
-            first::protocol(&mut stream, open).await
+            first::protocol(&mut stream, grace, open).await
         }
     };
     let wire = match first {
@@ -183,7 +190,7 @@ where
         Err(FirstError::Upstream(error)) => {
             let stats = caller.port.signals.bytes(&caller.peer_name, caller.tls);
             stats.request();
-            stats.failure(error.reason(), std::time::Duration::ZERO);
+            stats.failure(error.reason(), Duration::ZERO);
             return tracing::info!(%error, cause = error.cause(), "cannot reach the application");
         }
     };
@@ -237,7 +244,7 @@ where
 fn denied(caller: &Visit, denial: &policy::Denial) {
     let stats = caller.port.signals.bytes(&caller.peer_name, caller.tls);
     stats.request();
-    stats.failure(Reason::Denied, std::time::Duration::ZERO);
+    stats.failure(Reason::Denied, Duration::ZERO);
     tracing::info!(peer = %caller.peer_name, address = %caller.peer.address, %denial, "connection denied");
 }
 

@@ -51,7 +51,7 @@ async fn redirected(world: Rc<World>, mut client: Prefixed<TcpStream>, route: Rc
         Protocol::Http1 => Ok(First::Http1),
         Protocol::Http2 => Ok(First::Http2),
         Protocol::Opaque => Ok(First::Opaque),
-        Protocol::Detect => first::protocol(&mut client, open(&world, plan)).await,
+        Protocol::Detect => first::protocol(&mut client, limits::DETECT_GRACE, open(&world, plan)).await,
     };
     let wire = match first {
         Ok(First::Http1) => Wire::Http1,
@@ -69,7 +69,7 @@ async fn redirected(world: Rc<World>, mut client: Prefixed<TcpStream>, route: Rc
 /// A connection made to the listener itself: HTTP whose requests name where they go.
 async fn explicit(world: Rc<World>, mut client: Prefixed<TcpStream>) {
     let never = std::future::pending::<Result<TcpStream, Reason>>();
-    let wire = match first::protocol(&mut client, never).await {
+    let wire = match first::protocol(&mut client, limits::DETECT_GRACE, never).await {
         Ok(First::Http1) => Wire::Http1,
         Ok(First::Http2) => Wire::Http2,
         Ok(_) => {
