@@ -99,7 +99,8 @@ fn prepare(plan: &Plan) -> Result<()> {
     write("client.jwt", &token(&key, "bench", "client")?)?;
     write("server.jwt", &token(&key, "bench", "server")?)?;
     write("remora-discovery.jwt", &token(&key, "remora", "remora-discovery")?)?;
-    write("manifests/bench.json", &manifests().to_string())
+    let documents: Vec<String> = manifests().iter().map(ToString::to_string).collect();
+    write("manifests/bench.yaml", &documents.join("\n---\n"))
 }
 
 /// A service-account token in the shape of Kubernetes' projected ones.
@@ -122,7 +123,7 @@ fn token(key: &EncodingKey, namespace: &str, account: &str) -> Result<String> {
 }
 
 /// The two pods and a Service in front of the server.
-fn manifests() -> serde_json::Value {
+fn manifests() -> [serde_json::Value; 4] {
     let address = SERVER_ADDRESS.to_string();
     let labels = json!({ "app": "server" });
     let ports = |key: &str| {
@@ -132,7 +133,10 @@ fn manifests() -> serde_json::Value {
     let pod = |name: &str, address: &str| {
         json!({
             "apiVersion": "v1", "kind": "Pod",
-            "metadata": { "name": name, "namespace": "bench", "uid": name, "labels": { "app": name } },
+            "metadata": {
+                "name": name, "namespace": "bench", "uid": name, "labels": { "app": name },
+                "annotations": { "remora.dev/injected": "true" }
+            },
             "spec": {
                 "serviceAccountName": name,
                 "containers": [{ "name": "app", "image": "app", "ports": ports("containerPort") }]
@@ -143,15 +147,15 @@ fn manifests() -> serde_json::Value {
             }
         })
     };
-    json!({ "apiVersion": "v1", "kind": "List", "items": [
+    [
         pod("client", &pods::CLIENT_ADDRESS.to_string()),
         pod("server", &address),
-        {
+        json!({
             "apiVersion": "v1", "kind": "Service",
             "metadata": { "name": "server", "namespace": "bench" },
             "spec": { "clusterIP": "None", "selector": labels, "ports": ports("port") }
-        },
-        {
+        }),
+        json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
             "metadata": {
                 "name": "server-1", "namespace": "bench", "labels": { "kubernetes.io/service-name": "server" }
@@ -163,8 +167,8 @@ fn manifests() -> serde_json::Value {
                 "conditions": { "ready": true, "serving": true, "terminating": false },
                 "targetRef": { "kind": "Pod", "namespace": "bench", "name": "server", "uid": "server" }
             }]
-        }
-    ] })
+        }),
+    ]
 }
 
 fn component(name: &str) -> String {
