@@ -19,7 +19,10 @@ pub struct World {
     pub directory: Directory,
     pub routes: Arc<Routes>,
     pub drain: drain::Watch,
+    /// What the drain waits for: connections accepted, and tunnels.
     pub tasks: Tasks,
+    /// What ends with the worker: connections upstream, which idle until a request wants them, and subscriptions.
+    pub background: Tasks,
     pub rng: RefCell<fastrand::Rng>,
 }
 
@@ -100,6 +103,7 @@ async fn serve(parts: Parts, listeners: Listeners) -> std::io::Result<usize> {
     let background = Tasks::default();
     let world = Rc::new(World {
         directory: Directory::new(parts.discover, background.clone(), parts.routes.clone(), parts.config.clone()),
+        background,
         tls: tls::Store::new(parts.tls),
         config: parts.config,
         routes: parts.routes,

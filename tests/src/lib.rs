@@ -1,3 +1,8 @@
-//! The harnesses of the tests and benchmarks: one module per kind of surroundings.
+//! The harnesses of the tests and benchmarks: one module per kind of surroundings, and what they share.
 
+pub mod components;
+pub mod local;
 pub mod netns;
+pub mod patience;
+mod sys;
+mod tokens;

@@ -174,7 +174,7 @@ impl Upstream {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|source| ConnectError::Io { address, source: std::io::Error::other(source) })?;
-        world.tasks.spawn(async move {
+        world.background.spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%address, %error, "HTTP/1 connection upstream ended");
             }
@@ -217,7 +217,7 @@ impl Upstream {
         *self.h2.borrow_mut() = Shared::Connecting(told.clone());
         let (this, world) = (self.clone(), world.clone());
         let permit = crate::policy::outbound();
-        world.clone().tasks.spawn(async move {
+        world.clone().background.spawn(async move {
             let generation = this.generation(&world);
             let result = match this.open_http2(&world, &permit).await {
                 Ok(h2) => {
@@ -240,7 +240,7 @@ impl Upstream {
         let address = self.endpoint.address;
         let handshake_failed =
             |source: hyper::Error| ConnectError::Io { address, source: std::io::Error::other(source) };
-        let mut builder = http2::Builder::new(LocalExec(world.tasks.clone()));
+        let mut builder = http2::Builder::new(LocalExec(world.background.clone()));
         builder
             .timer(TokioTimer::new())
             .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
@@ -252,13 +252,13 @@ impl Upstream {
         match self.mesh(world, permit, tls::Alpn::MeshHttp).await? {
             Some(stream) => {
                 let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(handshake_failed)?;
-                world.tasks.spawn(run(address, connection));
+                world.background.spawn(run(address, connection));
                 Ok(sender)
             }
             None => {
                 let stream = connect::tcp(permit, address, self.connect_timeout).await?;
                 let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(handshake_failed)?;
-                world.tasks.spawn(run(address, connection));
+                world.background.spawn(run(address, connection));
                 Ok(sender)
             }
         }

@@ -6,17 +6,13 @@
 use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, bail, ensure};
-use jsonwebtoken::jwk::{Jwk, JwkSet};
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use serde_json::json;
+use anyhow::{Context as _, ensure};
 use tempfile::TempDir;
 
 use super::{Network, PROXY_UID, Pod, Process};
+use crate::tokens::TokenKey;
 
-const TOKEN_LIFETIME: Duration = Duration::from_secs(3600);
 /// The namespace of all pods of a test.
 const NAMESPACE: &str = "test";
 
@@ -27,7 +23,7 @@ pub struct Mesh {
     _discovery: Process,
     _identity: Process,
     control: Pod,
-    key: EncodingKey,
+    key: TokenKey,
     dir: TempDir,
 }
 
@@ -50,7 +46,7 @@ impl Mesh {
         for component in ["remora-proxy", "remora-identity", "remora-discovery"] {
             symlink(&binary, path.join(component))?;
         }
-        let key = token_key(&path.join("jwks.json"))?;
+        let key = TokenKey::new(&path.join("jwks.json"))?;
         write_token(&key, &path.join("discovery.token"), "remora", "remora-discovery", "discovery-1")?;
 
         let control = net.pod("control")?;
@@ -163,38 +159,11 @@ fn log_of(path: &Path) -> String {
     format!("its log ends: {}", lines[lines.len().saturating_sub(LINES)..].join("\n        "))
 }
 
-/// Plays the API server: a key that signs tokens, its public half in a JWKS file.
-fn token_key(jwks: &Path) -> anyhow::Result<EncodingKey> {
-    let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
-    let key = EncodingKey::from_ec_pem(pair.serialize_pem().as_bytes())?;
-    let mut jwk = Jwk::from_encoding_key(&key, Algorithm::ES256)?;
-    jwk.common.key_id = Some("test".to_owned());
-    fs::write(jwks, serde_json::to_vec(&JwkSet { keys: vec![jwk] })?)?;
-    Ok(key)
-}
-
 /// A projected service-account token that only the proxy can read.
-fn write_token(key: &EncodingKey, path: &Path, namespace: &str, account: &str, pod: &str) -> anyhow::Result<()> {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
-    let claims = json!({
-        "iss": "https://kubernetes.default.svc.cluster.local",
-        "sub": format!("system:serviceaccount:{namespace}:{account}"),
-        "aud": ["identity.remora.dev"],
-        "iat": now.as_secs(),
-        "exp": (now + TOKEN_LIFETIME).as_secs(),
-        "kubernetes.io": {
-            "namespace": namespace,
-            "serviceaccount": { "name": account, "uid": account },
-            "pod": { "name": pod, "uid": pod },
-        },
-    });
-    let header = Header { kid: Some("test".to_owned()), ..Header::new(Algorithm::ES256) };
-    fs::write(path, jsonwebtoken::encode(&header, &claims, key)?)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o400))?;
-    if let Err(error) = chown(path, Some(PROXY_UID), Some(PROXY_UID)) {
-        bail!("giving {} to uid {PROXY_UID}: {error}", path.display());
-    }
-    Ok(())
+fn write_token(key: &TokenKey, path: &Path, namespace: &str, account: &str, pod: &str) -> anyhow::Result<()> {
+    key.write(path, namespace, account, pod)?;
+    chown(path, Some(PROXY_UID), Some(PROXY_UID))
+        .with_context(|| format!("giving {} to uid {PROXY_UID}", path.display()))
 }
 
 fn pod_manifest(pod: &Pod, ports: &[u16]) -> String {

@@ -1,0 +1,33 @@
+//! The system calls that std has no safe name for: a child's fate and its signals. The only `unsafe` of this crate.
+
+#![allow(unsafe_code, reason = "prctl and kill have no safe wrapper in std")]
+
+use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+/// Makes the child die with the thread that starts it, and so with this program, even if that is killed.
+pub(crate) fn tie_to_parent(command: &mut Command) -> &mut Command {
+    let parent = std::process::id();
+    // SAFETY: between fork and exec the closure calls only async-signal-safe functions (prctl, getppid),
+    // allocates nothing on the success path and touches no memory but its own copied `parent`.
+    unsafe {
+        command.pre_exec(move || {
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            // The parent may have died before prctl took effect; then nobody would end us.
+            if libc::getppid().unsigned_abs() != parent {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Sends a signal to the process `pid`, which must be a child that was not waited for yet (its id is then still its own).
+pub(crate) fn send(pid: u32, signal: libc::c_int) -> io::Result<()> {
+    let pid = libc::pid_t::try_from(pid).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    // SAFETY: kill takes two integers and touches no memory.
+    if unsafe { libc::kill(pid, signal) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
