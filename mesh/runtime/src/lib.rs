@@ -8,6 +8,7 @@
 //! | [`admin`] | the admin port: liveness, readiness, metrics, log filter |
 //! | [`drain`] | stopping in good order |
 //! | [`log`] | the process's log subscriber |
+//! | [`settings`] | text to values, all mistakes told at once |
 
 pub mod tls;
 pub mod grpc;
@@ -15,6 +16,7 @@ pub mod certify;
 pub mod admin;
 pub mod drain;
 pub mod log;
+pub mod settings;
 
 /// The exit code for a bad configuration (sysexits.h).
 pub const EX_USAGE: u8 = 64;

@@ -50,6 +50,11 @@ pub enum LogError {
 #[derive(Clone)]
 pub struct Handle(reload::Handle<EnvFilter, Registry>);
 
+/// Whether `filter` would be taken, for a configuration to be checked before anything starts.
+pub fn check(filter: &str) -> Result<(), LogError> {
+    parse(filter).map(drop)
+}
+
 /// Installs the process's subscriber.
 pub fn init(filter: &str, format: Format) -> Result<Handle, LogError> {
     let (filter, handle) = reload::Layer::new(parse(filter)?);

@@ -1,21 +1,19 @@
 //! The admin port: what this proxy does, for people, probes and scrapers.
 //!
 //! In: a listener on the control thread and an [`AdminState`]. Out: the endpoints that every component has
-//! ([`remora_runtime::admin`], which also bounds connections, heads and bodies), and those of this proxy: the page at `/`,
-//! `/routes`, `/errors`, `/config`, `/certificate` and `POST /drain`. `/live`, `/ready` and `/metrics` are for everybody;
-//! the rest is for the pod itself, and never for a foreign web page in a browser on this machine ([`origin`]). It shows
-//! no secrets: the configuration is what its caller hands over. It also moves the telemetry's windows on.
-
-mod origin;
+//! ([`remora_runtime::admin`], which also bounds connections, heads and bodies and keeps foreign web pages out), and those
+//! of this proxy: the page at `/`, `/routes`, `/errors`, `/config`, `/certificate` and `POST /drain`. `/live`, `/ready`
+//! and `/metrics` are for everybody; the rest is for the pod itself. It shows no secrets: the configuration is what its
+//! caller hands over. It also moves the telemetry's windows on.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{Html, IntoResponse};
 use axum::routing::{get, post};
-use axum::{Json, Router, middleware};
+use axum::{Json, Router};
 use remora_runtime::admin::{self, Admin};
 use remora_runtime::drain;
 use serde_json::{Value, json};
@@ -90,12 +88,6 @@ fn router(state: AdminState) -> Router {
         .with_state(state)
         .merge(common.router())
         .fallback(|| async { (StatusCode::NOT_FOUND, PATHS) })
-        .layer(middleware::from_fn(origin::no_foreign_pages))
-        .layer(middleware::map_response(common_headers))
-}
-
-async fn common_headers(response: Response) -> impl IntoResponse {
-    ([(header::CACHE_CONTROL, "no-store"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")], response)
 }
 
 async fn page() -> impl IntoResponse {

@@ -2,12 +2,12 @@
 
 use crate::limits;
 use remora_model::{SpiffeId, TrustDomain};
+pub use remora_runtime::settings::Mistakes;
+use remora_runtime::settings::{duration, parsed};
 use std::{
     collections::BTreeSet,
-    fmt,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
-    str::FromStr,
     sync::Arc,
     time::Duration,
 };
@@ -47,17 +47,6 @@ pub struct Config {
     pub log_json: bool,
     pub app_host: IpAddr,
     pub opaque_ports: BTreeSet<u16>,
-}
-
-/// Everything that is wrong with the settings.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub struct Mistakes(pub Vec<String>);
-
-impl fmt::Display for Mistakes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{} in the configuration:", if self.0.len() == 1 { "a mistake" } else { "mistakes" })?;
-        self.0.iter().try_for_each(|mistake| writeln!(f, "  {mistake}"))
-    }
 }
 
 impl Config {
@@ -208,13 +197,6 @@ fn log_format(text: &str) -> Result<bool, String> {
     }
 }
 
-fn parsed<T: FromStr>(text: &str) -> Result<T, String>
-where
-    T::Err: fmt::Display,
-{
-    text.parse().map_err(|error: T::Err| error.to_string())
-}
-
 fn trust_domain(text: &str) -> Result<TrustDomain, String> {
     TrustDomain::new(text).map_err(|error| error.to_string())
 }
@@ -239,22 +221,6 @@ fn workers(text: &str) -> Result<usize, String> {
 
 fn ports(text: &str) -> Result<BTreeSet<u16>, String> {
     text.split(',').map(str::trim).filter(|one| !one.is_empty()).map(parsed).collect()
-}
-
-/// `500ms`, `30s`, `5m`, `1h`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || "is a number with a unit: 500ms, 30s, 5m, 1h".to_owned();
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (value, unit) = text.split_at(digits);
-    let value: u64 = value.parse().map_err(|_| wrong())?;
-    let factor = match unit {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return Err(wrong()),
-    };
-    value.checked_mul(factor).map(Duration::from_millis).ok_or_else(wrong)
 }
 
 /// The cgroup's CPU quota, rounded up; 1 where there is none, because a sidecar is a guest.

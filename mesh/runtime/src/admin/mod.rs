@@ -1,7 +1,10 @@
 //! The admin port: `/live`, `/ready` with reasons, `/metrics`, `/log-level`, and whatever a component adds.
 //!
 //! Bounded: so many connections at once, header and idle times, body size. What would change the process answers only
-//! to the pod itself ([`local_only`]); probes and scrapers may come from anywhere.
+//! to the pod itself ([`local_only`]), and never to a foreign web page in a browser on this machine ([`origin`]); probes
+//! and scrapers may come from anywhere.
+
+mod origin;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,8 +14,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::StatusCode;
-use axum::middleware::{Next, from_fn};
+use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -153,8 +156,10 @@ pub fn local_only<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router
     }))
 }
 
-/// Serves `router` until drained; then waits for open requests.
+/// Serves `router` until drained; then waits for open requests. Whatever the router holds is kept from foreign pages
+/// and from caches.
 pub async fn serve(listener: TcpListener, router: Router, drain: drain::Watch) {
+    let router = router.layer(from_fn(origin::no_foreign_pages)).layer(map_response(common_headers));
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     loop {
@@ -180,6 +185,10 @@ pub async fn serve(listener: TcpListener, router: Router, drain: drain::Watch) {
         }
     }
     while connections.join_next().await.is_some() {}
+}
+
+async fn common_headers(response: Response) -> impl IntoResponse {
+    ([(header::CACHE_CONTROL, "no-store"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")], response)
 }
 
 async fn pause(error: &io::Error) {
@@ -245,8 +254,12 @@ mod tests {
     use super::*;
 
     async fn ask(addr: SocketAddr, path: &str) -> String {
+        ask_as(addr, "GET", path, &format!("host: {addr}")).await
+    }
+
+    async fn ask_as(addr: SocketAddr, method: &str, path: &str, headers: &str) -> String {
         let mut tcp = TcpStream::connect(addr).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let request = format!("{method} {path} HTTP/1.1\r\n{headers}\r\nconnection: close\r\n\r\n");
         tcp.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         tcp.read_to_string(&mut answer).await.unwrap();
@@ -269,6 +282,24 @@ mod tests {
         assert!(ask(addr, "/ready").await.starts_with("HTTP/1.1 200"));
         assert!(ask(addr, "/metrics").await.ends_with("extra 1\n"));
         assert!(ask(addr, "/log-level").await.starts_with("HTTP/1.1 200"));
+        signal.drain().await;
+        server.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_rebound_name_sees_only_what_is_open_to_all_and_a_foreign_page_changes_nothing() {
+        let (signal, watch) = drain::channel();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let server = tokio::spawn(serve(listener, Admin::new(Readiness::new()).router(), watch));
+        for (path, status) in [("/live", "200"), ("/ready", "200"), ("/metrics", "200"), ("/log-level", "403")] {
+            let answer = ask_as(addr, "GET", path, "host: evil.example").await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {answer}");
+        }
+        let foreign = format!("host: {addr}\r\norigin: http://evil.example\r\ncontent-length: 0");
+        let answer = ask_as(addr, "PUT", "/log-level", &foreign).await;
+        assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("another origin"), "{answer}");
+        assert!(ask(addr, "/log-level").await.contains("x-content-type-options: nosniff"));
         signal.drain().await;
         server.await.unwrap();
     }

@@ -1,0 +1,115 @@
+//! Settings as text, read so that all their mistakes are told at once. Pure: who reads the environment or arguments is
+//! the component's `config`.
+
+use std::fmt;
+use std::time::Duration;
+
+/// Everything that is wrong with the settings.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub struct Mistakes(pub Vec<String>);
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} in the configuration:", if self.0.len() == 1 { "a mistake" } else { "mistakes" })?;
+        self.0.iter().try_for_each(|mistake| writeln!(f, "  {mistake}"))
+    }
+}
+
+/// Reads one setting after the other and remembers what was wrong.
+#[derive(Debug, Default)]
+pub struct Reader {
+    mistakes: Vec<String>,
+}
+
+impl Reader {
+    /// The value of `name`; a mistake that names it if `parse` refuses `text`.
+    pub fn value<T>(&mut self, name: &str, text: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        parse(text).map_err(|problem| self.mistake(format!("{name}={text:?}: {problem}"))).ok()
+    }
+
+    /// As [`Reader::value`], for a setting without default.
+    pub fn required<T>(
+        &mut self,
+        name: &str,
+        given: Option<&str>,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        match given {
+            Some(text) if !text.is_empty() => self.value(name, text, parse),
+            _ => {
+                self.mistake(format!("{name}: must be set"));
+                None
+            }
+        }
+    }
+
+    /// Notes what is wrong with several settings together.
+    pub fn mistake(&mut self, mistake: String) {
+        self.mistakes.push(mistake);
+    }
+
+    /// What was read, unless anything was wrong.
+    pub fn finish<T>(self, settings: Option<T>) -> Result<T, Mistakes> {
+        match settings {
+            Some(settings) if self.mistakes.is_empty() => Ok(settings),
+            _ => Err(Mistakes(self.mistakes)),
+        }
+    }
+}
+
+/// Whatever has a text form of its own.
+pub fn parsed<T: std::str::FromStr<Err: fmt::Display>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error: T::Err| error.to_string())
+}
+
+/// `500ms`, `30s`, `5m`, `24h`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || "is a number with a unit: 500ms, 30s, 5m, 24h".to_owned();
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (value, unit) = text.split_at(digits);
+    let value: u64 = value.parse().map_err(|_| wrong())?;
+    let factor = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(wrong()),
+    };
+    value.checked_mul(factor).map(Duration::from_millis).ok_or_else(wrong)
+}
+
+/// As [`duration`], within bounds.
+pub fn duration_within(least: Duration, most: Duration) -> impl FnOnce(&str) -> Result<Duration, String> {
+    move |text| match duration(text)? {
+        duration if (least..=most).contains(&duration) => Ok(duration),
+        _ => Err(format!("is from {least:?} to {most:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units_and_bounds() {
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("24h"), Ok(Duration::from_secs(86_400)));
+        for wrong in ["", "s", "10", "10 s", "-1s", "1d", "99999999999999999999s", "18446744073709551615h"] {
+            assert!(duration(wrong).is_err(), "{wrong:?}");
+        }
+        let within = || duration_within(Duration::from_secs(5), Duration::from_secs(60));
+        assert_eq!(within()("5s"), Ok(Duration::from_secs(5)));
+        assert_eq!(within()("61s"), Err("is from 5s to 60s".to_owned()));
+    }
+
+    #[test]
+    fn every_mistake_is_remembered_and_nothing_is_read_with_one() {
+        let mut reader = Reader::default();
+        let good = reader.value("--a", "1s", duration);
+        reader.value("--b", "1", duration);
+        reader.required("--c", None, duration);
+        let Mistakes(mistakes) = reader.finish(good).unwrap_err();
+        assert_eq!(mistakes.len(), 2, "{mistakes:?}");
+        assert!(mistakes[0].starts_with("--b=\"1\": ") && mistakes[1] == "--c: must be set", "{mistakes:?}");
+    }
+}
