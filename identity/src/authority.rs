@@ -1,7 +1,11 @@
 //! What the service knows at a moment: the issuer and the token keys, reloaded when their files change.
 //!
-//! A bad new state is refused and the old one kept, loudly: an operator's slip must not stop renewals.
+//! A bad new state is refused and the old one kept, loudly: an operator's slip must not stop renewals. An anchor does not
+//! go while leaves may chain to it. Nothing about leaves is written down; what this process cannot know (what it signed
+//! before it was started, what another replica signs until it too has seen new files) is taken to be the worst.
+//! Limitation: files that change while no replica runs are taken as they are.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -26,6 +30,8 @@ pub struct Sources {
     pub jwks: PathBuf,
     /// Ours.
     pub trust_domain: TrustDomain,
+    /// How long leaves live: after that, none is left of what an earlier process or another replica signed.
+    pub leaf_lifetime: Duration,
 }
 
 /// Why the service cannot start, or keeps its old state.
@@ -60,7 +66,7 @@ pub struct Authority {
     files: Mutex<Files>,
     keys: ArcSwap<JwkSet>,
     keys_text: Mutex<String>,
-    /// Until when leaves live, by the anchor they chain to. Few: one entry per anchor ever used.
+    /// Until when leaves may live, by the anchor they chain to. Bounded: anchors in use, and those that still count.
     leaves: Mutex<Vec<(Vec<u8>, SystemTime)>>,
 }
 
@@ -79,14 +85,15 @@ impl Authority {
         let issuer = Issuer::load(&files, &sources.trust_domain, now).map_err(AuthorityError::Issuer)?;
         let keys_text = read_keys(&sources)?;
         let keys = parse_keys(&sources, &keys_text)?;
-        report_expiry(&issuer);
+        let presumed = now + sources.leaf_lifetime;
+        let leaves = issuer.anchors().iter().map(|anchor| (anchor.der.clone(), presumed)).collect();
         Ok(Arc::new(Self {
             sources,
             issuer: watch::Sender::new(Arc::new(issuer)),
             files: Mutex::new(files),
             keys: ArcSwap::from_pointee(keys),
             keys_text: Mutex::new(keys_text),
-            leaves: Mutex::default(),
+            leaves: Mutex::new(leaves),
         }))
     }
 
@@ -117,6 +124,47 @@ impl Authority {
         }
     }
 
+    /// The expiries that an operator must know of, in Prometheus' text format. They are not in the metrics recorder
+    /// because it cannot forget an anchor that went.
+    #[must_use]
+    pub fn prometheus(&self) -> String {
+        let (issuer, leaves) = (self.issuer(), self.leaves.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut text = String::new();
+        let mut family = |name: &str, help: &str, samples: &[(String, SystemTime)]| {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
+            for (labels, at) in samples {
+                let seconds = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+                let _ = writeln!(text, "{name}{labels} {seconds}");
+            }
+        };
+        family(
+            "remora_identity_issuer_expiry_timestamp_seconds",
+            "When the first certificate of the issuer's chain ends, in seconds since 1970.",
+            &[(String::new(), issuer.not_after())],
+        );
+        let anchors = issuer.anchors().iter();
+        let labelled = anchors.clone().map(|anchor| {
+            let signing = anchor.der == issuer.anchor();
+            (format!("{{anchor=\"{}\",signing=\"{signing}\"}}", anchor.fingerprint), anchor.not_after)
+        });
+        family(
+            "remora_identity_anchor_expiry_timestamp_seconds",
+            "When a trust anchor ends, in seconds since 1970; signing is whether new certificates chain to it.",
+            &labelled.collect::<Vec<_>>(),
+        );
+        let until = anchors.filter_map(|anchor| {
+            let (_, until) = leaves.iter().find(|(known, _)| *known == anchor.der)?;
+            Some((format!("{{anchor=\"{}\"}}", anchor.fingerprint), *until))
+        });
+        family(
+            "remora_identity_anchor_leaves_until_timestamp_seconds",
+            "Until when certificates may chain to a trust anchor, which is not removed before.",
+            &until.collect::<Vec<_>>(),
+        );
+        text
+    }
+
     /// Looks at the files, and takes what changed if it is good.
     pub fn reload(&self, now: SystemTime) -> Result<(), AuthorityError> {
         let issuer = self.reload_issuer(now).map_err(AuthorityError::Issuer);
@@ -135,7 +183,12 @@ impl Authority {
         if !dir.join(FORCE_REMOVE).exists() {
             self.check_removed(&issuer, now)?;
         }
-        report_expiry(&issuer);
+        let old = self.issuer();
+        if old.anchor() != issuer.anchor() {
+            // Another replica may go on signing with the old issuer until its next look at the files.
+            self.issued(old.anchor(), now + POLL + self.sources.leaf_lifetime);
+        }
+        self.forget(&issuer, now);
         tracing::info!(anchors = issuer.bundle().anchors().len(), "issuer reloaded");
         *current = files;
         self.issuer.send_replace(Arc::new(issuer));
@@ -154,6 +207,12 @@ impl Authority {
         Ok(())
     }
 
+    /// Drops the records of anchors that are gone and signed nothing that lives.
+    fn forget(&self, new: &Issuer, now: SystemTime) {
+        let mut leaves = self.leaves.lock().unwrap_or_else(PoisonError::into_inner);
+        leaves.retain(|(anchor, until)| *until > now || new.anchors().iter().any(|kept| kept.der == *anchor));
+    }
+
     fn reload_keys(&self) -> Result<(), AuthorityError> {
         let text = read_keys(&self.sources)?;
         let mut current = self.keys_text.lock().unwrap_or_else(PoisonError::into_inner);
@@ -165,8 +224,10 @@ impl Authority {
         Ok(())
     }
 
-    /// Reloads on file events and every `POLL`, until dropped.
-    pub async fn follow(&self) {
+    /// Reloads on file events and every `POLL`, until dropped. Tells `report` how many token keys there are, at once and
+    /// after each look.
+    pub async fn follow(&self, report: impl Fn(usize)) {
+        report(self.keys().keys.len());
         let (sender, mut events) = mpsc::channel(1);
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             // Our own reading makes access events; answering those would never end.
@@ -197,6 +258,7 @@ impl Authority {
                 tracing::error!(error, "refusing the new state, keeping the old");
             }
             last_error = error;
+            report(self.keys().keys.len());
         }
     }
 }
@@ -208,10 +270,4 @@ fn read_keys(sources: &Sources) -> Result<String, AuthorityError> {
 
 fn parse_keys(sources: &Sources, text: &str) -> Result<JwkSet, AuthorityError> {
     serde_json::from_str(text).map_err(|e| AuthorityError::Keys { path: sources.jwks.clone(), reason: e.to_string() })
-}
-
-fn report_expiry(issuer: &Issuer) {
-    let seconds = issuer.not_after().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    metrics::gauge!("remora_identity_issuer_expiry_timestamp_seconds").set(seconds);
-    metrics::gauge!("remora_identity_anchors").set(issuer.bundle().anchors().len() as f64);
 }

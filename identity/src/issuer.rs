@@ -141,8 +141,28 @@ pub struct Issuer {
     /// What follows the leaf in a chain: nothing if the issuer is itself an anchor.
     intermediates: Vec<Vec<u8>>,
     bundle: TrustBundle,
+    anchors: Vec<Anchor>,
     anchor: Vec<u8>,
     not_after: SystemTime,
+}
+
+/// A trust anchor, as operators see it.
+#[derive(Debug, Clone)]
+pub struct Anchor {
+    /// The certificate.
+    pub der: Vec<u8>,
+    /// The first eight bytes of its SHA-256, in hexadecimal: `openssl x509 -fingerprint -sha256` begins with them.
+    pub fingerprint: String,
+    /// When it ends.
+    pub not_after: SystemTime,
+}
+
+impl Anchor {
+    fn new(der: &[u8]) -> Result<Self, IssuerError> {
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, der);
+        let fingerprint = digest.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self { der: der.to_vec(), fingerprint, not_after: end_of(der)? })
+    }
 }
 
 impl std::fmt::Debug for Issuer {
@@ -183,11 +203,11 @@ impl Issuer {
             }
         }
         let signer = rcgen::Issuer::from_ca_cert_der(first, key).map_err(|e| content("tls.crt", e.to_string()))?;
-        let mut issuer = Self { signer, intermediates, bundle, anchor: Vec::new(), not_after };
+        let anchors = bundle.anchors().iter().map(|anchor| Anchor::new(anchor)).collect::<Result<_, _>>()?;
+        let mut issuer = Self { signer, intermediates, bundle, anchors, anchor: Vec::new(), not_after };
         issuer.anchor = issuer.prove(trust_domain, now)?;
-        let anchor = pem_certificates(&files.anchors).map_err(|e| content("ca.crt", e))?;
-        if let Some(anchor) = anchor.iter().find(|anchor| anchor.as_ref() == issuer.anchor) {
-            issuer.not_after = issuer.not_after.min(end_of(anchor)?);
+        if let Some(anchor) = issuer.anchors.iter().find(|anchor| anchor.der == issuer.anchor) {
+            issuer.not_after = issuer.not_after.min(anchor.not_after);
         }
         Ok(issuer)
     }
@@ -224,6 +244,12 @@ impl Issuer {
     #[must_use]
     pub fn bundle(&self) -> &TrustBundle {
         &self.bundle
+    }
+
+    /// The anchors to trust, one by one.
+    #[must_use]
+    pub fn anchors(&self) -> &[Anchor] {
+        &self.anchors
     }
 
     /// The anchor that this issuer's leaves chain to.

@@ -5,6 +5,7 @@
 //! The identity comes from the token alone. What it does not do: keep any record of what it signed (leaves are
 //! short-lived and not revoked), or speak to Kubernetes (tokens are checked offline).
 
+mod config;
 pub mod authority;
 pub mod csr;
 pub mod issuer;

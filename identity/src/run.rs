@@ -1,58 +1,22 @@
 //! The process: arguments in, exit code out.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use clap::Parser;
-use remora_model::TrustDomain;
+use clap::Parser as _;
 use remora_runtime::admin::{self, Admin, Readiness};
 use remora_runtime::{EX_USAGE, drain, log};
 use tokio::net::TcpListener;
 
 use crate::authority::{Authority, AuthorityError, Sources};
+use crate::config::{Config, Raw};
 use crate::server::{ServeError, serve};
 use crate::service::Terms;
 
 /// How long open calls may take after a signal.
 const DRAIN_GRACE: Duration = Duration::from_secs(10);
-
-/// The cluster's certificate authority.
-#[derive(Debug, Parser)]
-#[command(name = "remora-identity", version)]
-struct Args {
-    /// Where to serve gRPC over TLS.
-    #[arg(long, env = "REMORA_IDENTITY_LISTEN", default_value = "[::]:4180")]
-    listen: SocketAddr,
-    /// Where to serve /live, /ready, /metrics.
-    #[arg(long, env = "REMORA_IDENTITY_ADMIN", default_value = "[::]:4192")]
-    admin: SocketAddr,
-    /// The trust domain of all identities.
-    #[arg(long, env = "REMORA_IDENTITY_TRUST_DOMAIN", default_value = "cluster.local")]
-    trust_domain: TrustDomain,
-    /// Folder with tls.crt, tls.key, ca.crt; filled on first start if it holds none of them.
-    #[arg(long, env = "REMORA_IDENTITY_ISSUER_DIR")]
-    issuer_dir: PathBuf,
-    /// JWKS file with the keys that sign service-account tokens.
-    #[arg(long, env = "REMORA_IDENTITY_JWKS")]
-    jwks: PathBuf,
-    /// The audience that tokens must be for.
-    #[arg(long, env = "REMORA_IDENTITY_AUDIENCE", default_value = "identity.remora.dev")]
-    audience: String,
-    /// How long certificates live, like 24h.
-    #[arg(long, env = "REMORA_IDENTITY_LEAF_LIFETIME", default_value = "24h", value_parser = duration)]
-    leaf_lifetime: Duration,
-    /// How far clocks may be apart, like 60s.
-    #[arg(long, env = "REMORA_IDENTITY_SKEW", default_value = "60s", value_parser = duration)]
-    skew: Duration,
-    /// Log filter.
-    #[arg(long, env = "REMORA_IDENTITY_LOG", default_value = "info")]
-    log: String,
-    /// Log format: text or json.
-    #[arg(long, env = "REMORA_IDENTITY_LOG_FORMAT", default_value = "text")]
-    log_format: log::Format,
-}
 
 #[derive(Debug, thiserror::Error)]
 enum RunError {
@@ -69,18 +33,25 @@ enum RunError {
 /// Parses arguments and environment, runs until SIGTERM, and says how it went.
 #[must_use]
 pub fn main() -> ExitCode {
-    let args = match Args::try_parse() {
-        Ok(args) => args,
+    let raw = match Raw::try_parse() {
+        Ok(raw) => raw,
         Err(error) => {
             let code = if error.use_stderr() { ExitCode::from(EX_USAGE) } else { ExitCode::SUCCESS };
             return error.print().map_or(ExitCode::FAILURE, |()| code);
         }
     };
-    let log = match log::init(&args.log, args.log_format) {
+    let config = match raw.read() {
+        Ok(config) => config,
+        Err(mistakes) => {
+            eprint!("remora-identity: {mistakes}");
+            return ExitCode::from(EX_USAGE);
+        }
+    };
+    let log = match log::init(&config.log, config.log_format) {
         Ok(log) => log,
         Err(error) => {
             eprintln!("remora-identity: {error}");
-            return ExitCode::from(EX_USAGE);
+            return ExitCode::FAILURE;
         }
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -90,7 +61,7 @@ pub fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(run(args, log)) {
+    match runtime.block_on(run(config, log)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("remora-identity: {error}");
@@ -99,33 +70,42 @@ pub fn main() -> ExitCode {
     }
 }
 
-async fn run(args: Args, log: log::Handle) -> Result<(), RunError> {
+async fn run(config: Config, log: log::Handle) -> Result<(), RunError> {
     let metrics = admin::install_metrics().map_err(RunError::Metrics)?;
-    let sources = Sources { issuer_dir: args.issuer_dir, jwks: args.jwks, trust_domain: args.trust_domain.clone() };
+    let sources = Sources {
+        issuer_dir: config.issuer_dir,
+        jwks: config.jwks,
+        trust_domain: config.trust_domain.clone(),
+        leaf_lifetime: config.leaf_lifetime,
+    };
     let authority = Authority::open(sources, SystemTime::now()).map_err(RunError::Authority)?;
     let terms = Terms {
-        trust_domain: args.trust_domain,
-        audience: args.audience,
-        leaf_lifetime: args.leaf_lifetime,
-        skew: args.skew,
+        trust_domain: config.trust_domain,
+        audience: config.audience,
+        leaf_lifetime: config.leaf_lifetime,
+        skew: config.skew,
     };
-    let listener = bind(args.listen).await?;
-    let admin_listener = bind(args.admin).await?;
+    let listener = bind(config.listen).await?;
+    let admin_listener = bind(config.admin).await?;
     for (what, listener) in [("grpc", &listener), ("admin", &admin_listener)] {
         if let Ok(addr) = listener.local_addr() {
             tracing::info!(what, %addr, "listening");
         }
     }
     let (signal, watch) = drain::channel();
-    let admin = Admin::new(Readiness::new()).with_log(log).with_metrics(metrics);
+    let readiness = Readiness::new();
+    let shown = Arc::clone(&authority);
+    let admin = Admin::new(readiness.clone()).with_log(log).with_metrics(metrics);
+    let admin = admin.with_extra_metrics(move || shown.prometheus());
     let admin = tokio::spawn(admin::serve(admin_listener, admin.router(), watch.clone()));
-    let mut server = tokio::spawn(serve(listener, authority, terms, watch));
+    let mut server = tokio::spawn(serve(listener, authority, terms, readiness.clone(), watch));
     let terminated = tokio::select! {
         ended = &mut server => return ended.unwrap_or(Ok(())).map_err(RunError::Serve),
         terminated = drain::terminated() => terminated,
     };
     let by = terminated.map_err(|source| RunError::Io { operation: "listen for signals".into(), source })?;
     tracing::info!(by, "draining");
+    readiness.waiting("process", "it is ending");
     if tokio::time::timeout(DRAIN_GRACE, signal.drain()).await.is_err() {
         tracing::warn!("some calls did not finish in time");
         server.abort();
@@ -136,20 +116,4 @@ async fn run(args: Args, log: log::Handle) -> Result<(), RunError> {
 
 async fn bind(addr: SocketAddr) -> Result<TcpListener, RunError> {
     TcpListener::bind(addr).await.map_err(|source| RunError::Io { operation: format!("listen on {addr}"), source })
-}
-
-/// `30s`, `5m`, `24h`, `250ms`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| format!("{text:?} is no duration; write it like 30s or 24h"))?;
-    let seconds = |factor: u64| number.checked_mul(factor).map(Duration::from_secs);
-    let duration = match unit {
-        "ms" => Some(Duration::from_millis(number)),
-        "s" => seconds(1),
-        "m" => seconds(60),
-        "h" => seconds(3600),
-        _ => None,
-    };
-    duration.ok_or_else(|| format!("{text:?} is no duration; write it like 30s or 24h"))
 }

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use arc_swap::ArcSwap;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use remora_api::v1::identity_server::IdentityServer;
+use remora_runtime::admin::Readiness;
 use remora_runtime::certify::renew_after;
 use remora_runtime::drain;
 use remora_runtime::grpc::{KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, tls_incoming};
@@ -38,14 +39,21 @@ pub enum ServeError {
     Grpc(#[source] tonic::transport::Error),
 }
 
+/// Conditions of `/ready`: the issuer signs, there are keys to check tokens with.
+pub(crate) const ISSUER: &str = "issuer";
+pub(crate) const TOKEN_KEYS: &str = "token keys";
+
 /// Serves until drained. Open streams are ended, open calls finished.
 pub async fn serve(
     listener: TcpListener,
     authority: Arc<Authority>,
     terms: Terms,
+    readiness: Readiness,
     drain: drain::Watch,
 ) -> Result<(), ServeError> {
+    readiness.waiting(ISSUER, "it has not signed anything yet");
     let (config, svid) = own_config(&authority, &terms)?;
+    readiness.ready(ISSUER);
     let config = Arc::new(ArcSwap::new(config));
     let current = Arc::clone(&config);
     let incoming = tls_incoming(listener, move || current.load_full());
@@ -58,13 +66,27 @@ pub async fn serve(
         .serve_with_incoming_shutdown(service, incoming, drain.signaled());
     tokio::select! {
         done = server => done.map_err(ServeError::Grpc),
-        () = authority.follow() => Ok(()),
-        () = keep_certified(&authority, &terms, &config, svid) => Ok(()),
+        () = authority.follow(|keys| report_keys(&readiness, keys)) => Ok(()),
+        () = keep_certified(&authority, &terms, &readiness, &config, svid) => Ok(()),
     }
 }
 
-/// Renews our own certificate in time, and at once when the issuer changes.
-async fn keep_certified(authority: &Authority, terms: &Terms, config: &ArcSwap<ServerConfig>, mut svid: Svid) {
+fn report_keys(readiness: &Readiness, keys: usize) {
+    match keys {
+        0 => readiness.waiting(TOKEN_KEYS, "the JWKS holds no key, so no token can be checked"),
+        _ => readiness.ready(TOKEN_KEYS),
+    }
+}
+
+/// Renews our own certificate in time, and at once when the issuer changes. It is signed by the issuer like any other,
+/// so this is also where an issuer shows that can sign no longer.
+async fn keep_certified(
+    authority: &Authority,
+    terms: &Terms,
+    readiness: &Readiness,
+    config: &ArcSwap<ServerConfig>,
+    mut svid: Svid,
+) {
     let mut issuer = authority.watch();
     issuer.mark_unchanged();
     loop {
@@ -77,8 +99,10 @@ async fn keep_certified(authority: &Authority, terms: &Terms, config: &ArcSwap<S
             Ok((new, renewed)) => {
                 config.store(new);
                 svid = renewed;
+                readiness.ready(ISSUER);
             }
             Err(error) => {
+                readiness.waiting(ISSUER, error.to_string());
                 tracing::error!(%error, "cannot renew our own certificate, keeping the old");
                 tokio::time::sleep(std::time::Duration::from_secs(1)).await;
             }

@@ -9,6 +9,7 @@ use rcgen::{CertificateParams, KeyPair};
 use remora_api::v1::identity_client::IdentityClient;
 use remora_api::v1::{CertifyRequest, WatchBundleRequest};
 use remora_model::{SpiffeId, TrustDomain};
+use remora_runtime::admin::Readiness;
 use remora_runtime::tls::{Alpn, TrustBundle, anonymous_client_config, verify_svid};
 use remora_runtime::{certify, drain, grpc};
 use tempfile::TempDir;
@@ -22,12 +23,17 @@ use crate::issuer::{FORCE_REMOVE, Files, IssuerError, serving_id};
 use crate::server::serve;
 use crate::service::Terms;
 
+const LEAF_LIFETIME: Duration = Duration::from_secs(3600);
+/// How long another replica may sign with an issuer that this one has replaced.
+const REPLICA: Duration = Duration::from_secs(30);
+
 struct World {
     dir: TempDir,
     signer: Signer,
     authority: Arc<Authority>,
     trust_domain: TrustDomain,
     addr: SocketAddr,
+    readiness: Readiness,
     drain: drain::Signal,
 }
 
@@ -38,19 +44,19 @@ impl World {
         let trust_domain = TrustDomain::new("cluster.local").unwrap();
         let jwks = dir.path().join("jwks.json");
         fs::write(&jwks, signer.jwks()).unwrap();
-        let sources = Sources { issuer_dir: dir.path().join("issuer"), jwks, trust_domain: trust_domain.clone() };
-        let authority = Authority::open(sources, SystemTime::now()).unwrap();
+        let authority = open(&dir, &trust_domain, SystemTime::now());
         let terms = Terms {
             trust_domain: trust_domain.clone(),
             audience: AUDIENCE.into(),
-            leaf_lifetime: Duration::from_secs(3600),
+            leaf_lifetime: LEAF_LIFETIME,
             skew: Duration::from_secs(60),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (drain, watch) = drain::channel();
-        tokio::spawn(serve(listener, Arc::clone(&authority), terms, watch));
-        Self { dir, signer, authority, trust_domain, addr, drain }
+        let readiness = Readiness::new();
+        tokio::spawn(serve(listener, Arc::clone(&authority), terms, readiness.clone(), watch));
+        Self { dir, signer, authority, trust_domain, addr, readiness, drain }
     }
 
     fn client(&self) -> IdentityClient<Channel> {
@@ -87,6 +93,16 @@ impl World {
         Files::make(&self.trust_domain, SystemTime::now()).unwrap().write(new.path()).unwrap();
         (old, new)
     }
+}
+
+fn open(dir: &TempDir, trust_domain: &TrustDomain, now: SystemTime) -> Arc<Authority> {
+    let (issuer_dir, jwks) = (dir.path().join("issuer"), dir.path().join("jwks.json"));
+    let sources = Sources { issuer_dir, jwks, trust_domain: trust_domain.clone(), leaf_lifetime: LEAF_LIFETIME };
+    Authority::open(sources, now).unwrap()
+}
+
+fn in_use(reloaded: &Result<(), AuthorityError>) -> bool {
+    matches!(reloaded, Err(AuthorityError::Issuer(IssuerError::AnchorInUse(_))))
 }
 
 #[tokio::test]
@@ -154,9 +170,70 @@ async fn anchors_and_issuer_rotate_without_reconnecting() {
     world.install(new.path(), &[new.path()]);
     let now = SystemTime::now();
     let refused = world.authority.reload(now);
-    assert!(matches!(refused, Err(AuthorityError::Issuer(IssuerError::AnchorInUse(_)))), "{refused:?}");
-    world.authority.reload(now + Duration::from_secs(3601)).unwrap();
+    assert!(in_use(&refused), "{refused:?}");
+    world.authority.reload(now + LEAF_LIFETIME + REPLICA).unwrap();
     assert_eq!(stream.message().await.unwrap().unwrap().anchors_der.len(), 1);
+}
+
+#[tokio::test]
+async fn a_restarted_service_keeps_the_old_anchor_for_a_leafs_life() {
+    let world = World::start().await;
+    let (old, new) = world.two_issuers();
+    world.install(new.path(), &[old.path(), new.path()]);
+    // A process that signed nothing with the old issuer, and knows nothing of who did.
+    let start = SystemTime::now();
+    let restarted = open(&world.dir, &world.trust_domain, start);
+    world.install(new.path(), &[new.path()]);
+    let refused = restarted.reload(start + LEAF_LIFETIME - Duration::from_secs(1));
+    assert!(in_use(&refused), "{refused:?}");
+    restarted.reload(start + LEAF_LIFETIME).unwrap();
+    assert_eq!(restarted.issuer().bundle().anchors().len(), 1);
+}
+
+#[tokio::test]
+async fn what_another_replica_may_have_signed_keeps_the_old_anchor_too() {
+    let world = World::start().await;
+    let start = SystemTime::now();
+    let replica = open(&world.dir, &world.trust_domain, start);
+    let (old, new) = world.two_issuers();
+    world.install(new.path(), &[old.path(), new.path()]);
+    let swapped = start + 2 * LEAF_LIFETIME;
+    replica.reload(swapped).unwrap();
+    world.install(new.path(), &[new.path()]);
+    assert!(in_use(&replica.reload(swapped + LEAF_LIFETIME)));
+    replica.reload(swapped + LEAF_LIFETIME + REPLICA).unwrap();
+}
+
+#[tokio::test]
+async fn expiries_are_shown_per_anchor_and_of_the_issuer_and_go_with_their_anchor() {
+    let world = World::start().await;
+    let (old, new) = world.two_issuers();
+    world.install(new.path(), &[old.path(), new.path()]);
+    let now = SystemTime::now();
+    world.authority.reload(now).unwrap();
+    let text = world.authority.prometheus();
+    let count = |text: &str, what: &str| text.lines().filter(|line| line.starts_with(what)).count();
+    assert_eq!(count(&text, "remora_identity_issuer_expiry_timestamp_seconds "), 1, "{text}");
+    assert_eq!(count(&text, "remora_identity_anchor_expiry_timestamp_seconds{"), 2, "{text}");
+    assert_eq!(text.matches("signing=\"true\"").count(), 1, "{text}");
+    assert_eq!(count(&text, "remora_identity_anchor_leaves_until_timestamp_seconds{"), 1, "{text}");
+    world.install(new.path(), &[new.path()]);
+    world.authority.reload(now + LEAF_LIFETIME + REPLICA).unwrap();
+    assert_eq!(count(&world.authority.prometheus(), "remora_identity_anchor_expiry_timestamp_seconds{"), 1);
+}
+
+#[tokio::test]
+async fn readiness_names_the_token_keys_while_there_are_none() {
+    let world = World::start().await;
+    world.client().certify(world.request("web")).await.unwrap();
+    assert_eq!(world.readiness.reasons(), Vec::<String>::new());
+    fs::write(world.dir.path().join("jwks.json"), "{\"keys\":[]}").unwrap();
+    let named = async {
+        while !world.readiness.reasons().iter().any(|reason| reason.starts_with("token keys: ")) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), named).await.expect("the empty JWKS is named");
 }
 
 #[tokio::test]
