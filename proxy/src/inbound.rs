@@ -17,7 +17,7 @@ use crate::{
     policy::{self, Act, Peer},
     sys,
     telemetry::{Reason, Tls},
-    tls::Alpn,
+    tls::{self, Alpn},
     worker::World,
 };
 use http::HeaderValue;
@@ -90,6 +90,7 @@ async fn mesh(world: Rc<World>, client: Prefixed<TcpStream>, from: SocketAddr, o
             return tracing::warn!(%from, %error, reason = error.reason(), "mesh TLS refused");
         }
     };
+    let goodbye = terminated.stream.goodbye();
     let mut stream = Prefixed::new(terminated.stream);
     let to = match original {
         Some(to) => to,
@@ -98,7 +99,8 @@ async fn mesh(world: Rc<World>, client: Prefixed<TcpStream>, from: SocketAddr, o
             None => return refuse(&from, Reason::ProtocolError, "the peer names no destination of this pod"),
         },
     };
-    let Some(caller) = caller(&world, from, to, Some(terminated.peer)).await else { return };
+    let Some(mut caller) = caller(&world, from, to, Some(terminated.peer)).await else { return };
+    caller.goodbye = goodbye;
     match terminated.alpn {
         Alpn::MeshHttp => http(&world, stream, Wire::Http2, limits::MESH_STREAMS_MAX, caller).await,
         _ => decided(&world, stream, caller).await,
@@ -146,6 +148,7 @@ async fn caller(world: &Rc<World>, from: SocketAddr, to: SocketAddr, identity: O
     let tls = if identity.is_some() { Tls::Mtls } else { Tls::Plain };
     let name = identity.as_ref().map(SpiffeId::as_str).unwrap_or_default();
     Some(Visit {
+        goodbye: None,
         client_id: HeaderValue::from_str(name).ok().filter(|_| identity.is_some()),
         peer_name: name.into(),
         peer: Peer { identity, address: from.ip().to_canonical() },
@@ -201,9 +204,11 @@ async fn http<S>(world: &Rc<World>, stream: S, wire: Wire, streams_max: u32, cal
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (shared, caller) = (world.clone(), Rc::new(caller));
+    let (goodbye, shared, caller) = (caller.goodbye, world.clone(), Rc::new(caller));
     let answer = move |request| handle(shared.clone(), caller.clone(), wire, request);
-    if let Err(error) = serve_http(world, stream, wire, streams_max, answer).await {
+    if let Err(error) = serve_http(world, stream, wire, streams_max, goodbye, answer).await
+        && !tls::ended(&error)
+    {
         tracing::debug!(%error, "HTTP connection of a peer ended");
     }
 }

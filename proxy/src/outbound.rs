@@ -86,7 +86,7 @@ async fn explicit(world: Rc<World>, mut client: Prefixed<TcpStream>) {
 async fn serve_http(world: &Rc<World>, client: Prefixed<TcpStream>, wire: Wire, destination: Rc<Destination>) {
     let shared = world.clone();
     let answer = move |request| handle(shared.clone(), destination.clone(), wire, request);
-    if let Err(error) = http::serve(world, client, wire, limits::STREAMS_MAX, answer).await {
+    if let Err(error) = http::serve(world, client, wire, limits::STREAMS_MAX, None, answer).await {
         tracing::debug!(%error, "HTTP connection of the application ended");
     }
 }

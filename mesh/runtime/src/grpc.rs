@@ -1,7 +1,8 @@
 //! gRPC of the control plane over mesh TLS: channels to call with, incoming connections to serve.
 //!
 //! Both sides take their TLS configuration per connection from a closure, so that new certificates and anchors hold
-//! from the next connection on, with no restart. Existing connections live on: who ends them is the caller's affair.
+//! from the next connection on, with no restart. Each side ends a connection when the certificate that it was shown ends:
+//! streams reconnect by themselves.
 
 use std::fmt;
 use std::future::Future;
@@ -10,7 +11,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::stream::{FuturesUnordered, Stream, StreamExt as _, unfold};
 use hyper_util::rt::TokioIo;
@@ -22,7 +23,8 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use crate::tls::{ClientConfig, ServerConfig, peer_id, refusal, server_name};
+use crate::dated::{Dated, Span};
+use crate::tls::{self, ClientConfig, Failure, ServerConfig, server_name};
 
 /// TCP connect and TLS handshake together. A control plane in the same cluster answers in milliseconds.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -62,7 +64,7 @@ pub enum DialError {
     Handshake {
         /// Where to.
         addr: String,
-        /// What rustls says; [`refusal`] tells whether and why we turned the peer away.
+        /// What rustls says; [`Failure`] tells whether and why we turned the peer away.
         #[source]
         source: io::Error,
     },
@@ -93,21 +95,21 @@ where
     })))
 }
 
+/// A connection to the control plane.
+pub type ClientIo = Dated<tokio_rustls::client::TlsStream<TcpStream>>;
+
 /// Opens one TLS connection.
 ///
 /// Cancel-safe: dropping the future closes what was opened.
-pub async fn dial(
-    addr: &str,
-    config: Arc<ClientConfig>,
-) -> Result<tokio_rustls::client::TlsStream<TcpStream>, DialError> {
+pub async fn dial(addr: &str, config: Arc<ClientConfig>) -> Result<ClientIo, DialError> {
     let named = || addr.to_owned();
     let connect = async {
         let tcp = TcpStream::connect(addr).await.map_err(|source| DialError::Connect { addr: named(), source })?;
         tcp.set_nodelay(true).map_err(|source| DialError::Connect { addr: named(), source })?;
-        TlsConnector::from(config)
-            .connect(server_name(), tcp)
-            .await
-            .map_err(|source| DialError::Handshake { addr: named(), source })
+        let io = TlsConnector::from(config).connect(server_name(), tcp).await;
+        let io = io.map_err(|source| DialError::Handshake { addr: named(), source })?;
+        let span = span(tls::peer(io.get_ref().1).as_ref());
+        Ok(Dated::new(io, span))
     };
     timeout(CONNECT_TIMEOUT, connect).await.map_err(|_| DialError::Timeout { addr: named() })?
 }
@@ -124,8 +126,12 @@ pub struct Peer {
 /// An accepted TLS connection that knows its [`Peer`].
 #[derive(Debug)]
 pub struct TlsIo {
-    io: tokio_rustls::server::TlsStream<TcpStream>,
+    io: Dated<tokio_rustls::server::TlsStream<TcpStream>>,
     peer: Peer,
+}
+
+fn span(peer: Option<&tls::Peer>) -> Option<Span> {
+    Span::new(SystemTime::now(), peer.map(|peer| peer.not_after), fastrand::f64())
 }
 
 /// Accepts connections and shakes hands, up to [`HANDSHAKES_MAX`] at once; yields the finished ones.
@@ -178,11 +184,12 @@ async fn shake(tcp: TcpStream, addr: SocketAddr, config: Arc<ServerConfig>) -> O
     }
     let reason = match timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(tcp)).await {
         Ok(Ok(io)) => {
-            let id = peer_id(io.get_ref().1);
-            return Some(TlsIo { io, peer: Peer { addr, id } });
+            let peer = tls::peer(io.get_ref().1);
+            let io = Dated::new(io, span(peer.as_ref()));
+            return Some(TlsIo { io, peer: Peer { addr, id: peer.map(|peer| peer.id) } });
         }
         Ok(Err(error)) => {
-            let reason = refusal(&error).map_or("handshake", |refusal| refusal.reason());
+            let reason = Failure::of(&error).reason();
             tracing::info!(%addr, reason, %error, "tls handshake failed");
             reason
         }

@@ -3,6 +3,7 @@
 //! | module | what it gives |
 //! |--|--|
 //! | [`tls`] | certificates, the SPIFFE verifiers, TLS configurations; the only module that names rustls and webpki |
+//! | [`dated`] | connections that end with the certificates that made them |
 //! | [`certify`] | the workload's own certificate: asked for, renewed, swapped live |
 //! | [`grpc`] | channels to and listeners of the control plane over that TLS |
 //! | [`admin`] | the admin port: liveness, readiness, metrics, log filter |
@@ -11,6 +12,7 @@
 //! | [`settings`] | text to values, all mistakes told at once |
 
 pub mod tls;
+pub mod dated;
 pub mod grpc;
 pub mod certify;
 pub mod admin;

@@ -219,7 +219,7 @@ impl Upstream {
         let permit = crate::policy::outbound();
         world.clone().background.spawn(async move {
             let generation = this.generation(&world);
-            let result = match this.open_http2(&world, &permit).await {
+            let result = match this.open_http2(&world, &permit, generation).await {
                 Ok(h2) => {
                     *this.h2.borrow_mut() = Shared::Ready(h2, generation);
                     Ok(())
@@ -236,7 +236,12 @@ impl Upstream {
         told
     }
 
-    async fn open_http2(&self, world: &Rc<World>, permit: &Permit) -> Result<H2, ConnectError> {
+    async fn open_http2(
+        self: &Rc<Self>,
+        world: &Rc<World>,
+        permit: &Permit,
+        generation: u64,
+    ) -> Result<H2, ConnectError> {
         let address = self.endpoint.address;
         let handshake_failed =
             |source: hyper::Error| ConnectError::Io { address, source: std::io::Error::other(source) };
@@ -251,15 +256,36 @@ impl Upstream {
             .keep_alive_timeout(limits::KEEP_ALIVE_TIMEOUT);
         match self.mesh(world, permit, tls::Alpn::MeshHttp).await? {
             Some(stream) => {
+                let retire = self.retire(generation, stream.retire());
                 let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(handshake_failed)?;
-                world.background.spawn(run(address, connection));
+                world.background.spawn(run(address, connection, retire));
                 Ok(sender)
             }
             None => {
                 let stream = connect::tcp(permit, address, self.connect_timeout).await?;
                 let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(handshake_failed)?;
-                world.background.spawn(run(address, connection));
+                world.background.spawn(run(address, connection, std::future::pending()));
                 Ok(sender)
+            }
+        }
+    }
+
+    /// Takes the connection of this generation out of use before its certificates end; what is under way on it finishes.
+    fn retire(
+        self: &Rc<Self>,
+        generation: u64,
+        at: Option<tokio::time::Instant>,
+    ) -> impl Future<Output = ()> + 'static {
+        let this = Rc::downgrade(self);
+        async move {
+            match at {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+            let Some(this) = this.upgrade() else { return };
+            let mut shared = this.h2.borrow_mut();
+            if matches!(&*shared, Shared::Ready(_, of) if *of == generation) {
+                *shared = Shared::Idle;
             }
         }
     }
@@ -300,8 +326,20 @@ pub enum ByteStream {
     Mesh(Box<tls::ClientStream>),
 }
 
-async fn run<C: Future<Output = hyper::Result<()>>>(address: std::net::SocketAddr, connection: C) {
-    if let Err(error) = connection.await {
+/// Drives a connection to its end, past the moment when it was retired.
+async fn run<C: Future<Output = hyper::Result<()>>>(
+    address: std::net::SocketAddr,
+    connection: C,
+    retire: impl Future<Output = ()>,
+) {
+    let mut connection = std::pin::pin!(connection);
+    let done = tokio::select! {
+        done = connection.as_mut() => done,
+        () = retire => connection.await,
+    };
+    if let Err(error) = done
+        && !tls::ended(&error)
+    {
         tracing::debug!(%address, %error, "HTTP/2 connection upstream ended");
     }
 }

@@ -30,6 +30,8 @@ pub struct Visit {
     /// The header that tells the application; made once.
     pub client_id: Option<HeaderValue>,
     pub tls: Tls,
+    /// When the peer is told to put no new requests on this connection.
+    pub goodbye: Option<tokio::time::Instant>,
     /// The application.
     pub app: Rc<Upstream>,
 }

@@ -21,7 +21,10 @@ use http::{Request, Response};
 use hyper::{body::Incoming, server::conn, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{convert::Infallible, pin::pin, rc::Rc};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::{Instant, timeout_at},
+};
 
 /// Which HTTP is on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -42,9 +45,16 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExec {
     }
 }
 
-/// Serves one connection until its peer closes it, it breaks, or the proxy drains (then the requests under way finish
-/// and HTTP/2 peers get GOAWAY).
-pub async fn serve<S, H, R>(world: &Rc<World>, stream: S, wire: Wire, streams_max: u32, handle: H) -> hyper::Result<()>
+/// Serves one connection until its peer closes it, it breaks, the proxy drains, or `goodbye` has come (then the requests
+/// under way finish and HTTP/2 peers get GOAWAY).
+pub async fn serve<S, H, R>(
+    world: &Rc<World>,
+    stream: S,
+    wire: Wire,
+    streams_max: u32,
+    goodbye: Option<Instant>,
+    handle: H,
+) -> hyper::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Fn(Request<Incoming>) -> R + 'static,
@@ -67,7 +77,7 @@ where
             let mut connection = pin!(connection);
             tokio::select! {
                 done = connection.as_mut() => return done,
-                () = world.drain.signaled() => connection.as_mut().graceful_shutdown(),
+                () = closing(world, goodbye) => connection.as_mut().graceful_shutdown(),
             }
             connection.await
         }
@@ -87,9 +97,18 @@ where
             let mut connection = pin!(connection);
             tokio::select! {
                 done = connection.as_mut() => return done,
-                () = world.drain.signaled() => connection.as_mut().graceful_shutdown(),
+                () = closing(world, goodbye) => connection.as_mut().graceful_shutdown(),
             }
             connection.await
         }
+    }
+}
+
+/// Returns when a connection should take no new requests.
+async fn closing(world: &World, goodbye: Option<Instant>) {
+    let drain = world.drain.signaled();
+    match goodbye {
+        None => drain.await,
+        Some(at) => drop(timeout_at(at, drain).await),
     }
 }

@@ -5,8 +5,11 @@
 
 use std::fmt::Write as _;
 
+use remora_runtime::tls::{Failure, VerifyError};
+
 use super::Reason;
 use super::prometheus::{FAMILIES, Kind, LABELS};
+use crate::tls;
 
 /// Where the page is, below the top of the repository.
 pub const PAGE: &str = "docs/metrics.md";
@@ -30,7 +33,16 @@ const PROCESS: &[Metric] = &[
         "reason",
         "Connections closed before they had a route, by one of the reasons below.",
     ),
-    counter("remora_tls_refused_total", "direction, reason", "TLS handshakes of the mesh that were refused."),
+    counter(
+        "remora_tls_refused_total",
+        "direction, reason",
+        "TLS handshakes of the mesh that failed, from peers (inbound) or to them (outbound).",
+    ),
+    counter(
+        "remora_connections_outlived_total",
+        "",
+        "Connections cut off because a certificate that they were made with had ended.",
+    ),
     counter("remora_certificate_renewals_total", "", "Certificates received from the identity service."),
     counter("remora_certificate_renewal_failures_total", "reason", "Attempts to get a certificate that failed."),
     Metric {
@@ -90,6 +102,14 @@ pub fn page() -> String {
     for reason in Reason::ALL {
         let (status, grpc) = (reason.http_status().as_u16(), reason.grpc_code());
         line(&mut page, format_args!("| `{}` | {status} | {grpc} |", reason.as_str()));
+    }
+    page.push_str(
+        "\n## Reasons of refused handshakes\n\n\
+         The label `reason` of `remora_tls_refused_total` and the log field `reason` of the same event say the same words.\n\n\
+         | reason | the peer … |\n|--|--|\n",
+    );
+    for (reason, meaning) in VerifyError::REASONS.iter().chain(&Failure::REASONS).chain(&tls::REASONS) {
+        line(&mut page, format_args!("| `{reason}` | {meaning} |"));
     }
     page
 }

@@ -1,22 +1,42 @@
 //! Mesh TLS on the data path: originate towards a peer, terminate from one. What a certificate must be to count is
 //! decided in `remora_runtime::tls`; this keeps the configurations made from it, one per generation of credentials.
+//!
+//! No connection outlives the certificates that it was made with, ours and the peer's: [`Dated`] ends it, whoever uses it
+//! by then. HTTP is not cut off by that: it moves to a new connection at each renewal and before the end (GOAWAY), and
+//! what is under way has the last quarter to finish. Bytes that nobody can move end there, and are counted.
 
 use crate::{connect::ConnectError, io::Prefixed, limits};
 use remora_model::SpiffeId;
+use remora_runtime::dated::{Dated, Span, is_over};
 pub use remora_runtime::tls::Alpn;
 use remora_runtime::tls::{
-    ClientConfig, Credentials, ServerConfig, VerifyError, client_config, peer_id, refusal, server_config, server_name,
+    ClientConfig, Credentials, Failure, Peer, ServerConfig, VerifyError, client_config, peer, server_config,
+    server_name,
 };
-use std::{cell::RefCell, collections::HashMap, fmt, io, net::SocketAddr, sync::Arc};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    fmt, io,
+    net::SocketAddr,
+    sync::Arc,
+    time::SystemTime,
+};
 use tokio::{net::TcpStream, sync::watch, time::timeout};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// The workload's certificate and bundle as they change.
 pub type Source = watch::Receiver<Option<Arc<Credentials>>>;
 /// A connection to a peer.
-pub type ClientStream = tokio_rustls::client::TlsStream<TcpStream>;
+pub type ClientStream = Dated<tokio_rustls::client::TlsStream<TcpStream>>;
 /// A connection from a peer.
-pub type ServerStream = tokio_rustls::server::TlsStream<Prefixed<TcpStream>>;
+pub type ServerStream = Dated<tokio_rustls::server::TlsStream<Prefixed<TcpStream>>>;
+
+/// The values of the label `reason` of `remora_tls_refused_total` besides [`VerifyError::REASONS`] and
+/// [`Failure::REASONS`], and what they say.
+pub const REASONS: [(&str, &str); 2] = [
+    ("no_certificate_of_ours", "came before this proxy had a certificate"),
+    ("timeout", "did not finish its handshake in time"),
+];
 
 /// Peers whose configuration a worker keeps.
 const CONFIGS_MAX: usize = 1024;
@@ -38,8 +58,8 @@ pub enum TerminateError {
     Timeout,
     #[error("the peer's certificate was refused: {0}")]
     Refused(VerifyError),
-    #[error("handshake failed")]
-    Io(#[source] io::Error),
+    #[error("handshake failed: {0}")]
+    Failed(#[source] io::Error),
     #[error("the peer agreed on no mesh protocol")]
     NoProtocol,
 }
@@ -48,53 +68,75 @@ impl TerminateError {
     /// A short stable word for the metric label and log.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::NoCertificate => "no_certificate_of_ours",
-            Self::Timeout => "timeout",
+            Self::NoCertificate => REASONS[0].0,
+            Self::Timeout => REASONS[1].0,
             Self::Refused(error) => error.reason(),
-            Self::Io(_) => "handshake_failed",
-            Self::NoProtocol => "no_protocol",
+            Self::Failed(error) => Failure::of(error).reason(),
+            Self::NoProtocol => Failure::NoProtocol.reason(),
+        }
+    }
+
+    fn of(error: io::Error) -> Self {
+        match Failure::of(&error) {
+            Failure::Refused(refusal) => Self::Refused(refusal),
+            Failure::NoProtocol => Self::NoProtocol,
+            Failure::ByPeer | Failure::Other => Self::Failed(error),
         }
     }
 }
 
 /// One worker's view of the certificate, with the configurations made from it.
 pub struct Store {
-    source: Source,
-    made: RefCell<Made>,
+    seen: RefCell<Seen>,
+    generation: Cell<u64>,
 }
 
-#[derive(Default)]
-struct Made {
-    generation: u64,
+/// The latest certificate that this worker has looked at.
+struct Seen {
+    source: Source,
+    credentials: Option<Arc<Credentials>>,
     server: Option<Arc<ServerConfig>>,
     clients: HashMap<(SpiffeId, Alpn), Arc<ClientConfig>>,
 }
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Store").field("generation", &self.made.borrow().generation).finish_non_exhaustive()
+        f.debug_struct("Store").field("generation", &self.generation).finish_non_exhaustive()
     }
 }
 
 impl Store {
     /// Follows `source`.
     pub fn new(source: Source) -> Self {
-        Self { source, made: RefCell::default() }
+        let seen = Seen { source, credentials: None, server: None, clients: HashMap::new() };
+        let store = Self { seen: RefCell::new(seen), generation: Cell::new(0) };
+        store.take();
+        store
     }
 
-    /// Counts the certificates and bundles that there were; 0 before the first.
+    /// Counts the certificates and bundles that there were; 0 before the first. Asked for each request: where nothing
+    /// changed it is one atomic load.
     pub fn generation(&self) -> u64 {
-        self.source.borrow().as_ref().map_or(0, |credentials| credentials.generation)
+        // A source that is closed, because the process ends, changes no more.
+        if self.seen.borrow().source.has_changed().unwrap_or(false) {
+            self.take();
+        }
+        self.generation.get()
+    }
+
+    /// Looks at the source, and drops what was made from the certificate before.
+    fn take(&self) {
+        let mut seen = self.seen.borrow_mut();
+        let credentials = seen.source.borrow_and_update().clone();
+        self.generation.set(credentials.as_ref().map_or(0, |credentials| credentials.generation));
+        seen.credentials = credentials;
+        seen.server = None;
+        seen.clients.clear();
     }
 
     fn credentials(&self) -> Option<Arc<Credentials>> {
-        let credentials = self.source.borrow().clone()?;
-        let mut made = self.made.borrow_mut();
-        if made.generation != credentials.generation || made.clients.len() > CONFIGS_MAX {
-            *made = Made { generation: credentials.generation, ..Made::default() };
-        }
-        drop(made);
-        Some(credentials)
+        self.generation();
+        self.seen.borrow().credentials.clone()
     }
 
     /// A handshake with the peer that must be `expected`. Cancel safe: the connection is dropped.
@@ -105,34 +147,49 @@ impl Store {
         expected: &SpiffeId,
         alpn: Alpn,
     ) -> Result<ClientStream, ConnectError> {
-        let config = self.client(expected, alpn)?;
+        let credentials = self.credentials().ok_or(ConnectError::NoCertificate)?;
+        let config = self.client(&credentials, expected, alpn)?;
         let handshake = TlsConnector::from(config).connect(server_name(), stream);
-        match timeout(limits::HANDSHAKE_TIMEOUT, handshake).await {
-            Err(_) => Err(ConnectError::HandshakeTimeout { address }),
-            Ok(Err(source)) => {
-                count("outbound", refusal(&source).map_or("handshake_failed", |refused| refused.reason()));
-                let stranger = matches!(refusal(&source), Some(VerifyError::IdentityMismatch { .. }));
-                Err(if stranger {
-                    ConnectError::Identity { address, expected: expected.clone(), source }
-                } else {
-                    ConnectError::Tls { address, source }
-                })
-            }
+        let (reason, error) = match timeout(limits::HANDSHAKE_TIMEOUT, handshake).await {
             Ok(Ok(stream)) => match stream.get_ref().1.alpn_protocol().and_then(Alpn::from_bytes) {
-                Some(agreed) if agreed == alpn => Ok(stream),
-                _ => Err(ConnectError::Tls { address, source: io::Error::other("the peer speaks no mesh protocol") }),
+                Some(agreed) if agreed == alpn => {
+                    let peer = peer(stream.get_ref().1);
+                    return Ok(Dated::new(stream, span(&credentials, peer.as_ref())));
+                }
+                _ => {
+                    let source = io::Error::other("the peer speaks no mesh protocol");
+                    (Failure::NoProtocol.reason(), ConnectError::Tls { address, source })
+                }
             },
-        }
+            Ok(Err(source)) => match Failure::of(&source) {
+                Failure::Refused(refusal @ VerifyError::IdentityMismatch { .. }) => {
+                    (refusal.reason(), ConnectError::Identity { address, expected: expected.clone(), source })
+                }
+                failure => (failure.reason(), ConnectError::Tls { address, source }),
+            },
+            Err(_) => (REASONS[1].0, ConnectError::HandshakeTimeout { address }),
+        };
+        count("outbound", reason);
+        tracing::warn!(peer = %address, %expected, reason, %error, cause = error.cause(), "mesh TLS to a peer failed");
+        Err(error)
     }
 
-    fn client(&self, expected: &SpiffeId, alpn: Alpn) -> Result<Arc<ClientConfig>, ConnectError> {
-        let credentials = self.credentials().ok_or(ConnectError::NoCertificate)?;
+    fn client(
+        &self,
+        credentials: &Credentials,
+        expected: &SpiffeId,
+        alpn: Alpn,
+    ) -> Result<Arc<ClientConfig>, ConnectError> {
         let key = (expected.clone(), alpn);
-        if let Some(config) = self.made.borrow().clients.get(&key) {
+        if let Some(config) = self.seen.borrow().clients.get(&key) {
             return Ok(config.clone());
         }
-        let config = client_config(&credentials, expected, &[alpn]).map_err(|_| ConnectError::NoCertificate)?;
-        self.made.borrow_mut().clients.insert(key, config.clone());
+        let config = client_config(credentials, expected, &[alpn]).map_err(|_| ConnectError::NoCertificate)?;
+        let clients = &mut self.seen.borrow_mut().clients;
+        if clients.len() >= CONFIGS_MAX {
+            clients.clear();
+        }
+        clients.insert(key, config.clone());
         Ok(config)
     }
 
@@ -146,29 +203,49 @@ impl Store {
     }
 
     async fn accept(&self, stream: Prefixed<TcpStream>) -> Result<Terminated, TerminateError> {
-        let config = self.server().ok_or(TerminateError::NoCertificate)?;
+        let credentials = self.credentials().ok_or(TerminateError::NoCertificate)?;
+        let config = self.server(&credentials).ok_or(TerminateError::NoCertificate)?;
         let stream = match timeout(limits::HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(stream)).await {
             Err(_) => return Err(TerminateError::Timeout),
-            Ok(Err(error)) => return Err(refusal(&error).map_or(TerminateError::Io(error), TerminateError::Refused)),
+            Ok(Err(error)) => return Err(TerminateError::of(error)),
             Ok(Ok(stream)) => stream,
         };
         let session = stream.get_ref().1;
-        let peer = peer_id(session).ok_or(TerminateError::Refused(VerifyError::NoCertificate))?;
+        let peer = peer(session).ok_or(TerminateError::Refused(VerifyError::NoCertificate))?;
         let alpn = session.alpn_protocol().and_then(Alpn::from_bytes).ok_or(TerminateError::NoProtocol)?;
-        Ok(Terminated { stream, peer, alpn })
+        let stream = Dated::new(stream, span(&credentials, Some(&peer)));
+        Ok(Terminated { stream, peer: peer.id, alpn })
     }
 
-    fn server(&self) -> Option<Arc<ServerConfig>> {
-        let credentials = self.credentials()?;
-        if let Some(config) = &self.made.borrow().server {
+    fn server(&self, credentials: &Credentials) -> Option<Arc<ServerConfig>> {
+        if let Some(config) = &self.seen.borrow().server {
             return Some(config.clone());
         }
-        let config = server_config(&credentials, &[Alpn::MeshHttp, Alpn::MeshTcp]).ok()?;
-        self.made.borrow_mut().server = Some(config.clone());
+        let config = server_config(credentials, &[Alpn::MeshHttp, Alpn::MeshTcp]).ok()?;
+        self.seen.borrow_mut().server = Some(config.clone());
         Some(config)
     }
+}
+
+/// How long a connection made now may be used.
+fn span(credentials: &Credentials, peer: Option<&Peer>) -> Option<Span> {
+    let ends = peer.map(|peer| peer.not_after).into_iter().chain([credentials.svid.not_after()]);
+    Span::new(SystemTime::now(), ends, fastrand::f64())
+}
+
+/// Whether `error` is that a connection's certificates have ended; counts it if so.
+pub fn ended(error: &(dyn std::error::Error + 'static)) -> bool {
+    let over = is_over(error);
+    if over {
+        metrics::counter!("remora_connections_outlived_total").increment(1);
+        tracing::info!("a connection ended with the certificates that it was made with");
+    }
+    over
 }
 
 fn count(direction: &'static str, reason: &'static str) {
     metrics::counter!("remora_tls_refused_total", "direction" => direction, "reason" => reason).increment(1);
 }
+
+#[cfg(test)]
+mod tests;

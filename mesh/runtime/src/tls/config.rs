@@ -49,7 +49,7 @@ impl Alpn {
 }
 
 /// For accepting: presents our SVID, and demands one of the same trust domain. Read the peer's name from the
-/// finished connection with [`peer_id`](super::peer_id).
+/// finished connection with [`peer`](super::peer).
 pub fn server_config(credentials: &Credentials, alpn: &[Alpn]) -> Result<Arc<ServerConfig>, TlsError> {
     let verifier = Arc::new(AnyMember { bundle: credentials.bundle.clone() });
     let config = ServerConfig::builder_with_provider(provider())

@@ -17,7 +17,7 @@ pub use config::{
 };
 pub use rustls::{ClientConfig, ServerConfig};
 pub use svid::{Credentials, InvalidBundle, InvalidSvid, Svid, TrustBundle, pem_certificates};
-pub use verifier::{peer_id, refusal};
+pub use verifier::{Failure, Peer, peer};
 pub use verify::{VerifyError, leaf_identity, verify_svid};
 
 /// Certificates a peer may present: leaf, a few intermediates. Deeper chains are a mistake or an attack.

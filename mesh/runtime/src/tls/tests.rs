@@ -100,7 +100,9 @@ fn chains_to_strangers_and_non_certificates_are_refused() {
     let judge = |chain: &[CertificateDer<'_>]| {
         verify_svid(chain, &root.bundle, SystemTime::now()).map_err(|error| error.reason())
     };
-    assert!(matches!(judge(std::slice::from_ref(&svid)), Err("unknown_issuer" | "chain")));
+    assert_eq!(judge(std::slice::from_ref(&svid)), Err("unknown_issuer"));
+    let own = leaf("spiffe://td/ns/shop/sa/web").self_signed(&KeyPair::generate().unwrap()).unwrap();
+    assert_eq!(judge(std::slice::from_ref(own.der())), Err("self_signed"));
     assert_eq!(judge(&[]), Err("no_certificate"));
     assert_eq!(judge(&[CertificateDer::from(b"junk".to_vec())]), Err("malformed"));
     assert_eq!(judge(&vec![svid; CHAIN_CERTIFICATES_MAX + 1]), Err("chain_too_long"));
@@ -124,16 +126,17 @@ fn equal_sets_of_anchors_have_equal_versions_in_any_order() {
     assert!(matches!(TrustBundle::new(a.trust_domain().clone(), Vec::<Vec<u8>>::new()), Err(InvalidBundle::Empty)));
 }
 
-type Ends = (Result<Option<SpiffeId>, Option<VerifyError>>, Result<(Option<SpiffeId>, bool), Option<VerifyError>>);
+type Ends = (Result<Option<SpiffeId>, Failure>, Result<(Option<SpiffeId>, bool), Failure>);
 
 async fn handshake(client: Arc<ClientConfig>, server: Arc<ServerConfig>) -> Ends {
     let (a, b) = tokio::io::duplex(64 * 1024);
     let connect = TlsConnector::from(client).connect(server_name(), a);
     let (client, server) = tokio::join!(connect, TlsAcceptor::from(server).accept(b));
-    let client = client.map(|io| peer_id(io.get_ref().1)).map_err(|error| refusal(&error));
-    let server = server.map_err(|error| refusal(&error)).map(|io| {
+    let id = |connection: &rustls::CommonState| peer(connection).map(|peer| peer.id);
+    let client = client.map(|io| id(io.get_ref().1)).map_err(|error| Failure::of(&error));
+    let server = server.map_err(|error| Failure::of(&error)).map(|io| {
         let group = io.get_ref().1.negotiated_key_exchange_group().map(|group| group.name());
-        (peer_id(io.get_ref().1), group == Some(rustls::NamedGroup::X25519MLKEM768))
+        (id(io.get_ref().1), group == Some(rustls::NamedGroup::X25519MLKEM768))
     });
     (client, server)
 }
@@ -154,8 +157,8 @@ async fn an_identity_other_than_the_expected_is_refused_by_the_client() {
     let (web, api) = (root.credentials(&leaf("spiffe://td/web")), root.credentials(&leaf("spiffe://td/api")));
     let client = client_config(&web, web.svid.id(), &[Alpn::MeshTcp]).unwrap();
     let (client, server) = handshake(client, server_config(&api, &[Alpn::MeshTcp]).unwrap()).await;
-    assert_eq!(client.unwrap_err().unwrap().reason(), "identity_mismatch");
-    assert_eq!(server.unwrap_err(), None, "the refusal was not the server's");
+    assert_eq!(client.unwrap_err().reason(), "identity_mismatch");
+    assert_eq!(server.unwrap_err(), Failure::ByPeer, "the refusal was not the server's");
 }
 
 #[tokio::test]
@@ -165,10 +168,61 @@ async fn a_client_without_certificate_or_of_a_stranger_is_refused_by_the_server(
     let server = server_config(&api, &[Alpn::Grpc]).unwrap();
     let anonymous = anonymous_client_config(&root.bundle, api.svid.id(), &[Alpn::Grpc]).unwrap();
     let (_, refused) = handshake(anonymous, Arc::clone(&server)).await;
-    assert_eq!(refused.unwrap_err(), Some(VerifyError::NoCertificate));
+    assert_eq!(refused.unwrap_err(), Failure::Refused(VerifyError::NoCertificate));
     let mut mallory = stranger.credentials(&leaf("spiffe://other/web"));
     mallory.bundle = root.bundle.clone();
     let client = client_config(&mallory, api.svid.id(), &[Alpn::Grpc]).unwrap();
     let (_, refused) = handshake(client, server).await;
-    assert_eq!(refused.unwrap_err().map(|error| error.reason()), Some("trust_domain"));
+    assert_eq!(refused.unwrap_err().reason(), "trust_domain");
+}
+
+#[tokio::test]
+async fn a_peer_without_a_common_protocol_is_told_apart_from_one_that_refuses() {
+    let root = Root::new("td");
+    let (web, api) = (root.credentials(&leaf("spiffe://td/web")), root.credentials(&leaf("spiffe://td/api")));
+    let client = client_config(&web, api.svid.id(), &[Alpn::Grpc]).unwrap();
+    let (client, server) = handshake(client, server_config(&api, &[Alpn::MeshTcp]).unwrap()).await;
+    assert_eq!((client, server), (Err(Failure::NoProtocol), Err(Failure::NoProtocol)));
+}
+
+#[tokio::test]
+async fn no_session_is_resumed_so_every_connection_proves_who_it_is_anew() {
+    let root = Root::new("td");
+    let (web, api) = (root.credentials(&leaf("spiffe://td/web")), root.credentials(&leaf("spiffe://td/api")));
+    let client = client_config(&web, api.svid.id(), &[Alpn::MeshTcp]).unwrap();
+    let server = server_config(&api, &[Alpn::MeshTcp]).unwrap();
+    for _ in 0..3 {
+        let (a, b) = tokio::io::duplex(64 * 1024);
+        let connect = TlsConnector::from(Arc::clone(&client)).connect(server_name(), a);
+        let (mut a, mut b) = tokio::try_join!(connect, TlsAcceptor::from(Arc::clone(&server)).accept(b)).unwrap();
+        // A ticket would come with the first bytes from the server.
+        tokio::io::AsyncWriteExt::write_all(&mut b, b"x").await.unwrap();
+        tokio::io::AsyncReadExt::read_u8(&mut a).await.unwrap();
+        let full = Some(rustls::HandshakeKind::Full);
+        assert_eq!((a.get_ref().1.handshake_kind(), b.get_ref().1.handshake_kind()), (full, full));
+        assert_eq!(a.get_ref().1.tls13_tickets_received(), 0);
+    }
+}
+
+#[tokio::test]
+async fn after_an_identity_change_the_old_name_is_refused_on_the_next_connection() {
+    let root = Root::new("td");
+    let web = root.credentials(&leaf("spiffe://td/web"));
+    let (api, other) = (root.credentials(&leaf("spiffe://td/api")), root.credentials(&leaf("spiffe://td/other")));
+    // One client configuration, as a proxy keeps it for a peer: what it learned of the first server must not count.
+    let client = client_config(&web, api.svid.id(), &[Alpn::MeshTcp]).unwrap();
+    let ends = handshake(Arc::clone(&client), server_config(&api, &[Alpn::MeshTcp]).unwrap()).await;
+    assert_eq!(ends.0, Ok(Some(api.svid.id().clone())));
+    let ends = handshake(client, server_config(&other, &[Alpn::MeshTcp]).unwrap()).await;
+    assert_eq!(ends.0.unwrap_err().reason(), "identity_mismatch");
+}
+
+#[test]
+fn reasons_are_a_closed_set_without_doubles() {
+    let all = VerifyError::REASONS.iter().chain(&Failure::REASONS).map(|(reason, _)| *reason);
+    let mut reasons: Vec<_> = all.collect();
+    let count = reasons.len();
+    reasons.sort_unstable();
+    reasons.dedup();
+    assert_eq!(reasons.len(), count);
 }

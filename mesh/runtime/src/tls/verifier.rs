@@ -3,18 +3,20 @@
 use std::error::Error as StdError;
 use std::io;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use remora_model::SpiffeId;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
-    CertificateError, CommonState, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
+    AlertDescription, CertificateError, CommonState, DigitallySignedStruct, DistinguishedName, Error, OtherError,
+    SignatureScheme,
 };
 
 use super::config::signature_algorithms;
-use super::verify::verify_parts;
-use super::{TrustBundle, VerifyError, leaf_identity};
+use super::verify::{read_leaf, verify_parts};
+use super::{TrustBundle, VerifyError};
 
 /// Accepts exactly one identity; the server's name or address plays no part.
 #[derive(Debug)]
@@ -111,26 +113,72 @@ fn to_rustls(error: VerifyError) -> Error {
     Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error))))
 }
 
-/// Who the peer of a finished handshake is. `None` if it presented no certificate.
-///
-/// The verifiers above have judged the certificate by then; this only reads the name.
-#[must_use]
-pub fn peer_id(connection: &CommonState) -> Option<SpiffeId> {
-    leaf_identity(connection.peer_certificates()?.first()?).ok()
+/// Who is at the other end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// By its certificate.
+    pub id: SpiffeId,
+    /// Until when the certificate is valid.
+    pub not_after: SystemTime,
 }
 
-/// Why *we* refused the peer, if `error` (as a failed handshake returns it) is about that.
+/// Who the peer of a finished handshake is. `None` if it presented no certificate.
+///
+/// The verifiers above have judged the certificate by then; this only reads it.
 #[must_use]
-pub fn refusal(error: &io::Error) -> Option<VerifyError> {
-    let mut cause: Option<&(dyn StdError + 'static)> = error.get_ref().map(|inner| inner as _);
-    while let Some(error) = cause {
-        match error.downcast_ref::<Error>() {
-            Some(Error::InvalidCertificate(CertificateError::Other(other))) => {
-                return other.0.downcast_ref::<VerifyError>().cloned();
+pub fn peer(connection: &CommonState) -> Option<Peer> {
+    let (id, not_after) = read_leaf(connection.peer_certificates()?.first()?).ok()?;
+    Some(Peer { id, not_after })
+}
+
+/// Why a handshake failed, as far as it is about certificates and protocols.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// We refused the peer.
+    Refused(VerifyError),
+    /// The peer refused us, or gave up; it alone knows why.
+    ByPeer,
+    /// There is no protocol that both speak.
+    NoProtocol,
+    /// The connection broke, or what came was no TLS.
+    Other,
+}
+
+impl Failure {
+    /// The reasons besides those of [`VerifyError::REASONS`], and what they say.
+    pub const REASONS: [(&'static str, &'static str); 3] = [
+        ("refused_by_peer", "refused us: its own log and metrics say why"),
+        ("no_protocol", "agreed on no protocol of the mesh"),
+        ("handshake_failed", "broke the connection, or speaks no TLS 1.3"),
+    ];
+
+    /// What is behind the error that a handshake returned.
+    #[must_use]
+    pub fn of(error: &io::Error) -> Self {
+        let mut cause: Option<&(dyn StdError + 'static)> = error.get_ref().map(|inner| inner as _);
+        while let Some(error) = cause {
+            match error.downcast_ref::<Error>() {
+                Some(Error::InvalidCertificate(CertificateError::Other(other))) => {
+                    return other.0.downcast_ref::<VerifyError>().cloned().map_or(Self::Other, Self::Refused);
+                }
+                Some(Error::NoCertificatesPresented) => return Self::Refused(VerifyError::NoCertificate),
+                Some(Error::AlertReceived(AlertDescription::NoApplicationProtocol))
+                | Some(Error::NoApplicationProtocol) => return Self::NoProtocol,
+                Some(Error::AlertReceived(_)) => return Self::ByPeer,
+                _ => cause = error.source(),
             }
-            Some(Error::NoCertificatesPresented) => return Some(VerifyError::NoCertificate),
-            _ => cause = error.source(),
+        }
+        Self::Other
+    }
+
+    /// A short stable name for metric labels and log fields.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Refused(error) => error.reason(),
+            Self::ByPeer => Self::REASONS[0].0,
+            Self::NoProtocol => Self::REASONS[1].0,
+            Self::Other => Self::REASONS[2].0,
         }
     }
-    None
 }

@@ -54,6 +54,9 @@ pub enum VerifyError {
     /// No path from the leaf to an anchor of the bundle.
     #[error("peer certificate does not chain to a trust anchor")]
     UnknownIssuer,
+    /// It vouches for itself.
+    #[error("peer certificate is self-signed")]
+    SelfSigned,
     /// A chain was found, but breaks RFC 5280: signature, path length, name constraint, ….
     #[error("peer certificate chain is invalid: {0}")]
     Chain(String),
@@ -68,26 +71,48 @@ pub enum VerifyError {
 }
 
 impl VerifyError {
-    /// A short stable name for metric labels and log fields.
+    /// Every reason there is, and what it says of the peer.
+    pub const REASONS: [(&'static str, &'static str); 16] = [
+        ("no_certificate", "presented no certificate"),
+        ("chain_too_long", "presented more certificates than are read"),
+        ("malformed", "presented something that is no certificate"),
+        ("ca_as_leaf", "presented a CA certificate as its own"),
+        ("key_usage", "has a certificate for other uses (key usage, extended key usage)"),
+        ("no_uri_san", "has a certificate without a URI name, such as one with DNS names only"),
+        ("multiple_uri_sans", "has a certificate with several URI names"),
+        ("invalid_id", "has a URI name that is no SPIFFE ID"),
+        ("no_path", "has the SPIFFE ID of a trust domain, not of a workload"),
+        ("trust_domain", "is of another trust domain"),
+        ("expired", "has a certificate that has expired"),
+        ("not_yet_valid", "has a certificate that is not valid yet; compare the clocks"),
+        ("unknown_issuer", "has a certificate that chains to none of our trust anchors"),
+        ("self_signed", "has a certificate that is signed by itself"),
+        ("chain", "has a certificate chain that breaks RFC 5280, such as its path length or a name constraint"),
+        ("identity_mismatch", "is not the workload that discovery named for its address"),
+    ];
+
+    /// A short stable name for metric labels and log fields, of [`VerifyError::REASONS`].
     #[must_use]
     pub fn reason(&self) -> &'static str {
-        match self {
-            Self::NoCertificate => "no_certificate",
-            Self::ChainTooLong(_) => "chain_too_long",
-            Self::Malformed(_) => "malformed",
-            Self::CaAsLeaf => "ca_as_leaf",
-            Self::KeyUsage(_) => "key_usage",
-            Self::NoUriSan => "no_uri_san",
-            Self::MultipleUriSans(_) => "multiple_uri_sans",
-            Self::InvalidId(_) => "invalid_id",
-            Self::NoPath(_) => "no_path",
-            Self::TrustDomain(_) => "trust_domain",
-            Self::Expired => "expired",
-            Self::NotYetValid => "not_yet_valid",
-            Self::UnknownIssuer => "unknown_issuer",
-            Self::Chain(_) => "chain",
-            Self::IdentityMismatch { .. } => "identity_mismatch",
-        }
+        let index = match self {
+            Self::NoCertificate => 0,
+            Self::ChainTooLong(_) => 1,
+            Self::Malformed(_) => 2,
+            Self::CaAsLeaf => 3,
+            Self::KeyUsage(_) => 4,
+            Self::NoUriSan => 5,
+            Self::MultipleUriSans(_) => 6,
+            Self::InvalidId(_) => 7,
+            Self::NoPath(_) => 8,
+            Self::TrustDomain(_) => 9,
+            Self::Expired => 10,
+            Self::NotYetValid => 11,
+            Self::UnknownIssuer => 12,
+            Self::SelfSigned => 13,
+            Self::Chain(_) => 14,
+            Self::IdentityMismatch { .. } => 15,
+        };
+        Self::REASONS[index].0
     }
 }
 
@@ -129,12 +154,24 @@ pub(super) fn verify_parts(
             None,
             None,
         )
-        .map_err(chain_error)?;
+        .map_err(|error| match chain_error(error) {
+            VerifyError::UnknownIssuer if is_self_issued(leaf) => VerifyError::SelfSigned,
+            other => other,
+        })?;
     Ok(id)
+}
+
+fn is_self_issued(leaf: &CertificateDer<'_>) -> bool {
+    X509Certificate::from_der(leaf).is_ok_and(|(_, cert)| cert.issuer() == cert.subject())
 }
 
 /// The identity that a leaf certificate claims, if its shape is an SVID's. Says nothing about who signed it.
 pub fn leaf_identity(leaf: &CertificateDer<'_>) -> Result<SpiffeId, VerifyError> {
+    read_leaf(leaf).map(|(id, _)| id)
+}
+
+/// [`leaf_identity`], and until when the leaf is valid.
+pub(super) fn read_leaf(leaf: &CertificateDer<'_>) -> Result<(SpiffeId, SystemTime), VerifyError> {
     let (rest, cert) = X509Certificate::from_der(leaf).map_err(|e| VerifyError::Malformed(e.to_string()))?;
     if !rest.is_empty() {
         return Err(VerifyError::Malformed("trailing bytes after the certificate".into()));
@@ -144,7 +181,8 @@ pub fn leaf_identity(leaf: &CertificateDer<'_>) -> Result<SpiffeId, VerifyError>
     if id.path().is_empty() {
         return Err(VerifyError::NoPath(id));
     }
-    Ok(id)
+    let not_after = u64::try_from(cert.validity().not_after.timestamp()).unwrap_or(0);
+    Ok((id, UNIX_EPOCH + Duration::from_secs(not_after)))
 }
 
 fn check_usage(cert: &X509Certificate<'_>) -> Result<(), VerifyError> {
@@ -196,9 +234,9 @@ fn chain_error(error: webpki::Error) -> VerifyError {
     match error {
         webpki::Error::CertExpired { .. } => VerifyError::Expired,
         webpki::Error::CertNotValidYet { .. } => VerifyError::NotYetValid,
-        webpki::Error::UnknownIssuer => VerifyError::UnknownIssuer,
+        // An anchor of the same name with another key shows as a bad signature.
+        webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey => VerifyError::UnknownIssuer,
         webpki::Error::CaUsedAsEndEntity => VerifyError::CaAsLeaf,
-        // webpki reports a wrong issuer key as a bad signature: the anchor's name is ours, its key is not.
         other => VerifyError::Chain(other.to_string()),
     }
 }

@@ -1,0 +1,73 @@
+//! What a worker makes of certificates that change.
+
+use super::*;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
+};
+use remora_model::TrustDomain;
+use remora_runtime::tls::{Svid, TrustBundle};
+use std::time::Duration;
+
+fn credentials(generation: u64) -> Option<Arc<Credentials>> {
+    let key = KeyPair::generate().unwrap();
+    let mut root = CertificateParams::default();
+    root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    root.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    let anchor = root.self_signed(&key).unwrap();
+    let own = KeyPair::generate().unwrap();
+    let mut leaf = CertificateParams::default();
+    leaf.distinguished_name = DistinguishedName::new();
+    leaf.subject_alt_names = vec![SanType::URI("spiffe://td/ns/shop/sa/web".try_into().unwrap())];
+    leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    leaf.not_after = (SystemTime::now() + Duration::from_secs(3600)).into();
+    let leaf = leaf.signed_by(&own, &Issuer::from_params(&root, &key)).unwrap();
+    let svid = Svid::new([leaf.der().to_vec()], own.serialize_der()).unwrap();
+    let bundle = TrustBundle::new(TrustDomain::new("td").unwrap(), [anchor.der().to_vec()]).unwrap();
+    Some(Arc::new(Credentials { svid, bundle, generation }))
+}
+
+fn client(store: &Store) -> Arc<ClientConfig> {
+    let peer = SpiffeId::parse("spiffe://td/ns/shop/sa/api").unwrap();
+    store.client(&store.credentials().unwrap(), &peer, Alpn::MeshHttp).unwrap()
+}
+
+#[test]
+fn the_generation_follows_the_certificate_even_one_that_was_there_before() {
+    let (sender, source) = watch::channel(credentials(1));
+    let store = Store::new(source);
+    assert_eq!(store.generation(), 1);
+    sender.send_replace(credentials(2));
+    assert_eq!((store.generation(), store.generation()), (2, 2));
+    drop(sender);
+    assert_eq!(store.generation(), 2, "the last certificate stays when its source is gone");
+}
+
+#[test]
+fn without_a_certificate_there_is_no_generation_and_no_configuration() {
+    let (_sender, source) = watch::channel(None);
+    let store = Store::new(source);
+    assert_eq!(store.generation(), 0);
+    assert!(store.credentials().is_none());
+}
+
+#[test]
+fn a_configuration_is_made_once_per_peer_and_never_survives_its_certificate() {
+    let (sender, source) = watch::channel(credentials(1));
+    let store = Store::new(source);
+    let first = client(&store);
+    assert!(Arc::ptr_eq(&first, &client(&store)));
+    let server = store.server(&store.credentials().unwrap()).unwrap();
+    sender.send_replace(credentials(2));
+    assert!(!Arc::ptr_eq(&first, &client(&store)), "nothing of the old identity is presented or resumed");
+    assert!(!Arc::ptr_eq(&server, &store.server(&store.credentials().unwrap()).unwrap()));
+}
+
+#[test]
+fn every_own_reason_is_on_the_list() {
+    assert_eq!(TerminateError::NoCertificate.reason(), "no_certificate_of_ours");
+    assert_eq!(TerminateError::Timeout.reason(), "timeout");
+    assert_eq!(TerminateError::NoProtocol.reason(), "no_protocol");
+    assert_eq!(TerminateError::Failed(io::ErrorKind::ConnectionReset.into()).reason(), "handshake_failed");
+}
