@@ -1,6 +1,7 @@
 //! The harnesses of the tests and benchmarks: one module per kind of surroundings, and what they share.
 
 pub mod components;
+pub mod forge;
 pub mod local;
 pub mod netns;
 pub mod patience;

@@ -244,6 +244,7 @@ impl Call {
         let mut again = Again::new(parts, body, repeatable && attempts > 0);
         let mut tried: Vec<SocketAddr> = Vec::new();
         let mut next = again.first();
+        let mut failed = None;
         loop {
             let Some(attempt) = next.take() else {
                 exchange.fail(Reason::Internal);
@@ -268,9 +269,14 @@ impl Call {
                 Tried::Failed { reason, unsent } => (reason, unsent),
             };
             let can = unsent.is_some() || again.possible();
-            if last || !can || matches!(reason, Reason::NoEndpoints | Reason::AllEjected | Reason::QueueFull) {
+            if matches!(reason, Reason::NoEndpoints | Reason::AllEjected) {
+                // What put the last endpoint out of use says more than that there is none.
+                return self.give_up(failed.unwrap_or(reason), exchange);
+            }
+            if last || !can || reason == Reason::QueueFull {
                 return self.give_up(reason, exchange);
             }
+            failed = Some(reason);
             if !self.pool.withdraw(Instant::now()) {
                 exchange.stats().retry_overflow();
                 return self.give_up(reason, exchange);

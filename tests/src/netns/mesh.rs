@@ -125,6 +125,11 @@ impl Sidecar {
         log_of(&self.log)
     }
 
+    /// What the proxy counted, for Prometheus.
+    pub fn metrics(&self, pod: &Pod) -> anyhow::Result<String> {
+        pod.command("curl").uid(PROXY_UID).args("-sS --fail http://127.0.0.1:4191/metrics").output()
+    }
+
     /// What the proxy counted, as its admin port tells it.
     pub fn routes(&self, pod: &Pod) -> anyhow::Result<serde_json::Value> {
         let body = pod.command("curl").uid(PROXY_UID).args("-sS --fail http://127.0.0.1:4191/routes").output()?;
