@@ -1,0 +1,65 @@
+//! `tests/soak/run NAME`: a mesh on loopback under load for minutes, while parts of it are renewed, swapped, killed or
+//! stalled.
+//!
+//! In: what to do, and for how long. Out: a table (or JSON) of what was seen beside what was wanted, and an exit code: 0
+//! all of it met, 1 not, 2 it could not be tried. Everything is real but the machines: identity, discovery and the
+//! proxies are processes of their own, copies of this program ([`remora_tests::local`]).
+//!
+//! One module per subcommand; they share the application ([`app`]), the load ([`load`], [`tunnels`]), the eye on
+//! connections ([`ages`]) and the [`report`].
+
+mod ages;
+mod app;
+mod load;
+mod report;
+mod scene;
+mod tunnels;
+// the subcommands
+mod renewal;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use remora_runtime::settings;
+
+use report::Format;
+
+/// Minutes of load while something is done to the mesh.
+#[derive(Debug, Parser)]
+#[command(name = "tests/soak/run", version)]
+struct Args {
+    /// How to print what was seen
+    #[arg(short, long, value_enum, default_value_t, global = true)]
+    output: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Certificates are renewed all the time; no connection outlives its own
+    Renewal(renewal::Args),
+}
+
+/// `90s`, `10m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    settings::duration(text)
+}
+
+fn main() -> ExitCode {
+    if let Some(code) = remora_tests::components::play() {
+        return code;
+    }
+    let Args { output, command } = Args::parse();
+    let outcome = match command {
+        Command::Renewal(args) => renewal::run(&args),
+    };
+    match outcome.and_then(|report| report.print(output)) {
+        Ok(met) => ExitCode::from(u8::from(!met)),
+        Err(error) => {
+            eprintln!("remora-soak: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
