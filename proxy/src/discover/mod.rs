@@ -246,13 +246,13 @@ impl Plans {
             return pool.clone();
         }
         let pool = Rc::new(Pool::new(id.clone(), parts.config.zone.clone()));
-        parts.pools.borrow_mut().insert(id.clone(), pool.clone());
-        let known = first(&parts.handle, Name::Backend(id.clone())).await;
-        let Some(mut known) = known else {
-            parts.pools.borrow_mut().remove(id);
-            return pool;
-        };
+        let Some(mut known) = first(&parts.handle, Name::Backend(id.clone())).await else { return pool };
         apply(&pool, known.borrow_and_update().clone());
+        if let Some(pool) = parts.pools.borrow().get(id) {
+            return pool.clone(); // another connection was quicker
+        }
+        // Only now: whoever finds it takes it for complete.
+        parts.pools.borrow_mut().insert(id.clone(), pool.clone());
         let kept = Rc::downgrade(&pool);
         parts.tasks.spawn(async move {
             while known.changed().await.is_ok() {
