@@ -251,11 +251,11 @@ impl Upstream {
             .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
             .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
             .max_header_list_size(limits::HEADER_BYTES_MAX as u32)
-            .max_send_buf_size(limits::SEND_BUFFER_BYTES)
-            .keep_alive_interval(limits::KEEP_ALIVE_INTERVAL)
-            .keep_alive_timeout(limits::KEEP_ALIVE_TIMEOUT);
+            .max_send_buf_size(limits::SEND_BUFFER_BYTES);
         match self.mesh(world, permit, tls::Alpn::MeshHttp).await? {
             Some(stream) => {
+                // Proxies only: gRPC servers take PING this often for abuse and close the connection (ENHANCE_YOUR_CALM).
+                builder.keep_alive_interval(limits::KEEP_ALIVE_INTERVAL).keep_alive_timeout(limits::KEEP_ALIVE_TIMEOUT);
                 let retire = self.retire(generation, stream.retire());
                 let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(handshake_failed)?;
                 world.background.spawn(run(address, connection, retire));
