@@ -65,19 +65,19 @@ enum Seen {
 /// come here (`patient`).
 async fn mesh_hello(client: &mut Prefixed<TcpStream>, patient: bool) -> io::Result<Seen> {
     let whole = Deadline::now() + limits::HANDSHAKE_TIMEOUT;
-    let first = if patient { whole } else { Deadline::now() + limits::DETECT_GRACE };
-    let mut deadline = first;
+    let silence = if patient { whole } else { Deadline::now() + limits::DETECT_GRACE };
     loop {
-        match timeout_at(deadline, client.read_ahead(limits::DETECT_BYTES_MAX)).await {
-            Err(_) | Ok(Ok(0)) => return Ok(Seen::Other),
-            Ok(read) => drop(read?),
-        }
         match peek(client.prefix()) {
-            Peek::Incomplete => deadline = whole,
+            Peek::Incomplete => {}
             Peek::Hello(hello) if [Alpn::MeshHttp, Alpn::MeshTcp].iter().any(|alpn| hello.offers(alpn.as_bytes())) => {
                 return Ok(Seen::Mesh);
             }
             Peek::Hello(_) | Peek::NotTls => return Ok(Seen::Other),
+        }
+        let deadline = if client.prefix().is_empty() { silence } else { whole };
+        match timeout_at(deadline, client.read_ahead(limits::DETECT_BYTES_MAX)).await {
+            Err(_) | Ok(Ok(0)) => return Ok(Seen::Other),
+            Ok(read) => drop(read?),
         }
     }
 }
@@ -103,7 +103,10 @@ async fn mesh(world: Rc<World>, client: Prefixed<TcpStream>, from: SocketAddr, o
     caller.goodbye = goodbye;
     match terminated.alpn {
         Alpn::MeshHttp => http(&world, stream, Wire::Http2, limits::MESH_STREAMS_MAX, caller).await,
-        _ => decided(&world, stream, caller).await,
+        _ => {
+            let first = first(&world, &mut stream, &caller).await;
+            decided(&world, stream, caller, first).await;
+        }
     }
 }
 
@@ -129,13 +132,24 @@ async fn named<S: AsyncRead + Unpin>(stream: &mut Prefixed<S>, world: &World) ->
     }
 }
 
-/// A plaintext connection, or the application's own TLS.
-async fn plain(world: Rc<World>, client: Prefixed<TcpStream>, from: SocketAddr, to: SocketAddr) {
+/// A plaintext connection, the application's own TLS, or a peer's ClientHello that came after the grace: until the
+/// client speaks, silence is none of them.
+async fn plain(world: Rc<World>, mut client: Prefixed<TcpStream>, from: SocketAddr, to: SocketAddr) {
     let Some(caller) = caller(&world, from, to, None).await else { return };
     if let Err(denial) = policy::admit(&caller.port.inbound(), &caller.peer) {
-        return denied(&caller, &denial);
+        return match mesh_hello(&mut client, true).await {
+            Ok(Seen::Mesh) => mesh(world, client, from, Some(to)).await,
+            _ => denied(&caller, &denial),
+        };
     }
-    decided(&world, client, caller).await;
+    let first = first(&world, &mut client, &caller).await;
+    if matches!(first, Ok(First::Tls | First::Opened(_)))
+        && !client.prefix().is_empty()
+        && let Ok(Seen::Mesh) = mesh_hello(&mut client, true).await
+    {
+        return mesh(world, client, from, Some(to)).await;
+    }
+    decided(&world, client, caller, first).await;
 }
 
 /// Who calls which port.
@@ -158,31 +172,44 @@ async fn caller(world: &Rc<World>, from: SocketAddr, to: SocketAddr, identity: O
     })
 }
 
-/// Serves a decrypted or plaintext stream by what it turns out to be.
-async fn decided<S>(world: &Rc<World>, mut stream: Prefixed<S>, caller: Visit)
+/// Waits for the first bytes of a decrypted or plaintext stream, unless policy says what they are. The grace is over: a
+/// peer proxy has waited for its client already, and so have we for a peer's ClientHello.
+async fn first<S>(
+    world: &World,
+    stream: &mut Prefixed<S>,
+    caller: &Visit,
+) -> Result<First<TcpStream>, FirstError<connect::ConnectError>>
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin,
 {
     let inbound = caller.port.inbound();
     let said = if world.config.opaque_ports.contains(&inbound.port) { Protocol::Opaque } else { inbound.protocol };
-    let address = caller.app.endpoint.address;
-    let first = match said {
+    match said {
         Protocol::Http1 => Ok(First::Http1),
         Protocol::Http2 => Ok(First::Http2),
         Protocol::Opaque => Ok(First::Opaque),
         Protocol::Detect => {
-            // A peer proxy has waited for its client already.
-            let grace = if caller.peer.identity.is_some() { Duration::ZERO } else { limits::DETECT_GRACE };
             // Before a byte of the application's is asked for, the caller must be let in as a sender of bytes.
             let open = async {
                 match policy::authorize(&inbound, &caller.peer, Act::Bytes) {
-                    Ok(permit) => connect::tcp(&permit, address, limits::APP_CONNECT_TIMEOUT).await,
+                    Ok(permit) => connect::tcp(&permit, caller.app.endpoint.address, limits::APP_CONNECT_TIMEOUT).await,
                     Err(_) => std::future::pending().await,
                 }
             };
-            first::protocol(&mut stream, grace, open).await
+            first::protocol(stream, Duration::ZERO, open).await
         }
-    };
+    }
+}
+
+/// Serves a stream by what it turned out to be.
+async fn decided<S>(
+    world: &Rc<World>,
+    stream: Prefixed<S>,
+    caller: Visit,
+    first: Result<First<TcpStream>, FirstError<connect::ConnectError>>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let wire = match first {
         Ok(First::Http1) => Wire::Http1,
         Ok(First::Http2) => Wire::Http2,
