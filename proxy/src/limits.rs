@@ -63,10 +63,8 @@ pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_millis(2000);
 /// See [`KEEP_ALIVE_INTERVAL`].
 pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// TCP keep-alive and unacknowledged data, for what has no PING of its own.
+/// TCP keep-alive, for what has no PING of its own: four of these without an answer and the peer is gone.
 pub const TCP_KEEP_ALIVE: Duration = Duration::from_secs(10);
-/// See [`TCP_KEEP_ALIVE`].
-pub const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A connection to the pod's own application.
 pub const APP_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);

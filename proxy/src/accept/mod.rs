@@ -47,17 +47,34 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-/// Sets what every connection has: no delay, keep-alive, a bound on unacknowledged data. A socket that takes none of it
-/// is already closed, which its first use will tell.
+/// Sets what every connection has: no delay, and keep-alive. A socket that takes none of it is already closed, which its
+/// first use will tell.
+///
+/// TCP_USER_TIMEOUT is left alone: Linux counts it while the peer's window is closed too, so that it would cut off
+/// whoever stops reading for a while (a paused download, a process under a debugger).
 pub fn tune(stream: &TcpStream) {
     let socket = SockRef::from(stream);
     let keep_alive =
         TcpKeepalive::new().with_time(limits::TCP_KEEP_ALIVE).with_interval(limits::TCP_KEEP_ALIVE).with_retries(3);
-    let tuned = socket
-        .set_tcp_nodelay(true)
-        .and_then(|()| socket.set_tcp_keepalive(&keep_alive))
-        .and_then(|()| socket.set_tcp_user_timeout(Some(limits::TCP_USER_TIMEOUT)));
+    let tuned = socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_keepalive(&keep_alive));
     if let Err(error) = tuned {
         tracing::debug!(%error, "connection closed before it was set up");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_peer_that_stops_reading_may_do_so_for_as_long_as_it_likes() {
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (server, _) = next(&listener).await;
+        tune(&client);
+        for stream in [&client, &server] {
+            assert_eq!(SockRef::from(stream).tcp_user_timeout().unwrap(), None);
+            assert!(SockRef::from(stream).keepalive().unwrap(), "a peer that is gone must be noticed");
+        }
     }
 }
