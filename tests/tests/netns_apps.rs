@@ -1,13 +1,14 @@
 //! Stock clients and servers, first directly, then through two redirected proxies: nobody can tell the difference.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
-use remora_tests::netns::mesh::{Mesh, Sidecar};
-use remora_tests::netns::{self, APP_UID, Command, Network, Pod, Process, apps};
+use anyhow::ensure;
+use remora_tests::netns::mesh::Mesh;
+use remora_tests::netns::scene::{Scene, url};
+use remora_tests::netns::{self, APP_UID, Network, PROXY_UID, Pod, apps};
+use remora_tests::patience::until;
 
 /// What two proxies may add to the first byte of a server that speaks first.
 const FIRST_BYTE_EXTRA: Duration = Duration::from_millis(5);
@@ -24,70 +25,8 @@ fn main() -> ExitCode {
         ("postgresql_exchanges_the_same_bytes", postgresql),
         ("a_gibibyte_each_way_takes_constant_memory", a_gibibyte),
         ("a_capture_between_the_pods_shows_tls_and_no_plaintext", capture),
+        ("a_peer_that_hesitates_before_its_client_hello_is_still_a_peer", late_hello),
     ])
-}
-
-/// A client pod, and a server pod whose application listens.
-struct Scene {
-    app: Process,
-    client: Pod,
-    server: Pod,
-    net: Network,
-    dir: tempfile::TempDir,
-}
-
-impl Scene {
-    fn new(start: fn(&Pod, &Path) -> anyhow::Result<Process>) -> anyhow::Result<Self> {
-        let dir = tempfile::tempdir()?;
-        let net = Network::new("apps")?;
-        let (client, server) = (net.pod("client")?, net.pod("server")?);
-        let app = start(&server, dir.path())?;
-        Ok(Self { app, client, server, net, dir })
-    }
-
-    /// What the client gets from each address of the server.
-    fn ask(&self, question: impl Fn(&Pod, IpAddr) -> Command) -> anyhow::Result<Vec<Vec<u8>>> {
-        self.server.addresses().into_iter().map(|ip| question(&self.client, ip).uid(APP_UID).bytes()).collect()
-    }
-
-    fn mesh(&self, port: u16) -> anyhow::Result<Meshed> {
-        let mesh = Mesh::start(&self.net)?;
-        let server = mesh.join(&self.server, &[port])?;
-        let client = mesh.join(&self.client, &[])?;
-        Ok(Meshed { client, server, _mesh: mesh })
-    }
-}
-
-struct Meshed {
-    client: Sidecar,
-    server: Sidecar,
-    _mesh: Mesh,
-}
-
-impl Meshed {
-    /// Fails with both proxies' logs.
-    fn context<T>(&self, outcome: anyhow::Result<T>) -> anyhow::Result<T> {
-        outcome.with_context(|| format!("client proxy: {}\nserver proxy: {}", self.client.log(), self.server.log()))
-    }
-}
-
-/// Asks directly, then through the mesh, and compares every byte; the server's proxy must have seen mutual TLS.
-fn compared(scene: &Scene, port: u16, question: impl Fn(&Pod, IpAddr) -> Command) -> anyhow::Result<Meshed> {
-    let direct = scene.ask(&question).context("directly")?;
-    ensure!(direct.iter().all(|answer| !answer.is_empty()), "the server says nothing, even directly");
-    let meshed = scene.mesh(port)?;
-    let through = meshed.context(scene.ask(&question).context("through the mesh"))?;
-    ensure!(direct == through, "the bytes through the mesh are not those of the direct path");
-    let routes = meshed.server.routes(&scene.server)?;
-    ensure!(
-        routes["routes"].as_array().is_some_and(|routes| routes.iter().any(|route| route["tls"] == "mtls")),
-        "the server's proxy saw no mutual TLS: {routes}"
-    );
-    Ok(meshed)
-}
-
-fn url(scheme: &str, ip: IpAddr, port: u16, path: &str) -> String {
-    format!("{scheme}://{}{path}", SocketAddr::from((ip, port)))
 }
 
 /// Discovery is ready only once identity has certified it, so that this is the first use of the CA as well.
@@ -98,7 +37,7 @@ fn control_plane() -> anyhow::Result<()> {
 fn nginx() -> anyhow::Result<()> {
     let scene = Scene::new(apps::nginx)?;
     let get = |client: &Pod, ip| client.command("curl").args("-sS --fail").arg(url("http", ip, 8080, "/random"));
-    compared(&scene, 8080, get).map(drop)
+    scene.compare(&[8080], get).map(drop)
 }
 
 fn https() -> anyhow::Result<()> {
@@ -109,7 +48,7 @@ fn https() -> anyhow::Result<()> {
         let curl = client.command("curl").args("-sS --fail --resolve").arg(name).arg("--cacert").arg(&certificate);
         curl.arg("https://nginx.test:8443/random")
     };
-    compared(&scene, 8443, get).map(drop)
+    scene.compare(&[8443], get).map(drop)
 }
 
 fn redis() -> anyhow::Result<()> {
@@ -118,7 +57,7 @@ fn redis() -> anyhow::Result<()> {
     let eval = |client: &Pod, ip: IpAddr| {
         client.command("redis-cli").arg("-h").arg(ip.to_string()).args("-p 6379 --raw eval").arg(script).arg("0")
     };
-    compared(&scene, 6379, eval).map(drop)
+    scene.compare(&[6379], eval).map(drop)
 }
 
 fn mariadb() -> anyhow::Result<()> {
@@ -130,11 +69,11 @@ fn mariadb() -> anyhow::Result<()> {
     };
     let first_byte = |scene: &Scene| -> anyhow::Result<Duration> {
         let address = SocketAddr::from((scene.server.ipv4, 3306)).to_string();
-        let said = scene.client.role("first-byte")?.uid(APP_UID).arg(address).output()?;
+        let said = scene.client.role("first-byte").uid(APP_UID).arg(address).output()?;
         Ok(Duration::from_micros(said.trim().parse()?))
     };
     let direct = first_byte(&scene)?;
-    let meshed = compared(&scene, 3306, select)?;
+    let meshed = scene.compare(&[3306], select)?;
     let through = meshed.context(first_byte(&scene))?;
     ensure!(
         through <= direct + FIRST_BYTE_EXTRA,
@@ -149,14 +88,14 @@ fn postgresql() -> anyhow::Result<()> {
         let psql = client.command("psql").args("-U app -d postgres -A -t -h").arg(ip.to_string());
         psql.arg("-c").arg("select n, md5(n::text) from generate_series(1, 20000) n")
     };
-    compared(&scene, 5432, select).map(drop)
+    scene.compare(&[5432], select).map(drop)
 }
 
 fn a_gibibyte() -> anyhow::Result<()> {
     let scene = Scene::new(apps::nginx)?;
-    let mut sink = scene.server.role("sink")?.arg("[::]:8081").spawn()?;
+    let mut sink = scene.server.role("origin").arg("[::]:8081").spawn()?;
     ensure!(sink.line()? == "ready");
-    let meshed = scene.mesh(8080)?;
+    let meshed = scene.mesh(&[8080])?;
     let warm = |path: &str| {
         let curl = scene.client.command("curl").uid(APP_UID).args("-sS --fail -o /dev/null -w %{size_download}");
         curl.patience(Duration::from_secs(120)).arg(url("http", scene.server.ipv4.into(), 8080, path)).output()
@@ -179,24 +118,50 @@ fn a_gibibyte() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The capture ends with a control: the same request from the proxy's own user, which no rule redirects. Its plaintext
+/// shows that the capture would have shown the first one's, and that everything before it has been written.
 fn capture() -> anyhow::Result<()> {
     const MARKER: &str = "a-marker-that-nobody-between-the-pods-may-read";
+    const CONTROL: &str = "a-marker-that-everybody-may-read";
     let scene = Scene::new(apps::nginx)?;
     std::fs::write(scene.dir.path().join("secret"), MARKER)?;
-    let meshed = scene.mesh(8080)?;
+    let meshed = scene.mesh(&[8080])?;
     let file = scene.dir.path().join("capture");
-    let tcpdump = scene.server.command("tcpdump").args("-i eth0 -U -Z root -w").arg(&file).args("tcp port 8080");
-    let mut tcpdump = tcpdump.log_lines()?;
+    let tcpdump = scene.server.command("tcpdump").args("-i eth0 -U --immediate-mode -Z root -w").arg(&file);
+    let mut tcpdump = tcpdump.args("tcp port 8080").log_lines()?;
     ensure!(tcpdump.line()?.contains("listening on"), "tcpdump does not listen");
-    let get = scene.client.command("curl").uid(APP_UID).args("-sS --fail").arg("-H").arg(format!("x-secret: {MARKER}"));
-    let body = meshed.context(get.arg(url("http", scene.server.ipv4.into(), 8080, "/secret")).output())?;
-    ensure!(body == MARKER);
-    drop(tcpdump);
-    let captured = std::fs::read(&file)?;
-    let has = |needle: &[u8]| captured.windows(needle.len()).any(|window| window == needle);
+    let get = |uid, secret: &str, path| {
+        let curl = scene.client.command("curl").uid(uid).args("-sS --fail -H").arg(format!("x-secret: {secret}"));
+        curl.arg(url("http", scene.server.ipv4.into(), 8080, path)).output()
+    };
+    ensure!(meshed.context(get(APP_UID, MARKER, "/secret"))? == MARKER);
+    get(PROXY_UID, CONTROL, "/random?control")?;
+    let has = |captured: &[u8], needle: &[u8]| captured.windows(needle.len()).any(|window| window == needle);
+    let captured = until("the control request is in the capture", || {
+        let captured = std::fs::read(&file)?;
+        Ok(has(&captured, CONTROL.as_bytes()).then_some(captured))
+    })?;
     // A TLS 1.3 ServerHello names its version in an extension: supported_versions, two bytes, 0x0304.
-    ensure!(has(&[0, 0x2b, 0, 2, 3, 4]), "the capture ({} bytes) has no TLS 1.3 handshake", captured.len());
-    ensure!(!has(MARKER.as_bytes()), "the capture has the marker in plain text");
-    drop(scene.app);
+    ensure!(has(&captured, &[0, 0x2b, 0, 2, 3, 4]), "the capture ({} bytes) has no TLS 1.3 handshake", captured.len());
+    ensure!(!has(&captured, MARKER.as_bytes()), "the capture has the marker in plain text");
+    Ok(())
+}
+
+/// In permissive mode the application may have been asked meanwhile; in strict mode silence is no plaintext.
+fn late_hello() -> anyhow::Result<()> {
+    const STRICT: &str = "apiVersion: remora.dev/v1alpha1
+kind: MeshTLSPolicy
+metadata: { name: strict, namespace: test }
+spec: { mode: Strict }
+";
+    for manifests in [&[][..], &[("strict", STRICT)][..]] {
+        let scene = Scene::new(apps::nginx)?;
+        let outsider = scene.net.pod("outside")?;
+        let meshed = scene.mesh_with(&[8080], manifests)?;
+        for ip in scene.server.addresses() {
+            let late = outsider.role("late-hello").arg(SocketAddr::from((ip, 8080)).to_string());
+            ensure!(meshed.context(late.output())?.trim() == "ServerHello");
+        }
+    }
     Ok(())
 }

@@ -37,7 +37,7 @@ fn s_client(pod: &Pod, server: &Pod, words: &str) -> anyhow::Result<String> {
 fn strict() -> anyhow::Result<()> {
     let net = Network::new("strict")?;
     let (outsider, member, server) = (net.pod("outsider")?, net.pod("member")?, net.pod("server")?);
-    let mut app = server.role("sink")?.arg(format!("[::]:{PORT}")).spawn()?;
+    let mut app = server.role("origin").arg(format!("[::]:{PORT}")).spawn()?;
     ensure!(app.line()? == "ready");
     let mesh = Mesh::start(&net)?;
     let sidecar = mesh.join(&server, &[PORT])?;

@@ -3,22 +3,32 @@
 //! Each function starts one server as distributions ship it, as an unprivileged user, on its usual port, IPv4 and IPv6.
 
 use std::fs;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::Path;
 use std::process::Command as Tool;
 
 use anyhow::{Context as _, ensure};
 
-use super::{Pod, Process};
+pub use super::origin::EVENTS;
+use super::{Pod, Process, go};
 
 /// `nobody`: PostgreSQL and MariaDB want a user that has a name.
 const UID: u32 = 65534;
 /// Bytes of the file that nginx serves as `/random`.
-const RANDOM_BYTES: u64 = 3_000_000;
+pub const RANDOM_BYTES: u64 = 3_000_000;
 /// Bytes of the file that nginx serves as `/large`.
 pub const LARGE_BYTES: u64 = 1 << 30;
 
-/// nginx with `/random` (a few MB of noise) and `/large` (1 GiB), on port 80 and, with its own certificate, on 443.
+/// The port of nginx that speaks HTTP/2 in plaintext, by prior knowledge.
+pub const H2C_PORT: u16 = 8082;
+/// The port of grpc-go's interop server.
+pub const GRPC_PORT: u16 = 10000;
+/// The port of tinyproxy.
+pub const TINYPROXY_PORT: u16 = 8888;
+
+/// nginx with `/random` (a few MB of noise) and `/large` (1 GiB): HTTP/1 on port 8080, HTTP/2 on [`H2C_PORT`], and HTTPS
+/// with its own certificate on 8443.
 pub fn nginx(pod: &Pod, dir: &Path) -> anyhow::Result<Process> {
     give(dir)?;
     let mut noise = Vec::new();
@@ -38,7 +48,8 @@ http {{
     client_body_temp_path {dir_name}/body; proxy_temp_path {dir_name}/proxy; fastcgi_temp_path {dir_name}/fastcgi;
     uwsgi_temp_path {dir_name}/uwsgi; scgi_temp_path {dir_name}/scgi;
     server {{
-        listen 8080; listen [::]:8080; listen 8443 ssl; listen [::]:8443 ssl;
+        listen 8080; listen [::]:8080; listen {H2C_PORT} http2; listen [::]:{H2C_PORT} http2;
+        listen 8443 ssl; listen [::]:8443 ssl;
         ssl_certificate {dir_name}/tls.crt; ssl_certificate_key {dir_name}/tls.key;
         root {dir_name};
     }}
@@ -99,6 +110,42 @@ pub fn postgresql(pod: &Pod, dir: &Path) -> anyhow::Result<Process> {
         .log(fs::File::create(dir.join("log"))?)
         .spawn()?
         .listening(5432)
+}
+
+/// The server of role `origin` on port 8080: `/sink` counts the bytes it is sent, `/hints` sends 103 first, `/events` is
+/// a stream of [`EVENTS`] events, each sent when somebody asks for `/next`.
+pub fn origin(pod: &Pod) -> anyhow::Result<Process> {
+    pod.role("origin").arg("[::]:8080").uid(UID).spawn()?.listening(8080)
+}
+
+/// grpc-go's interop server on [`GRPC_PORT`].
+pub fn grpc_go(pod: &Pod) -> anyhow::Result<Process> {
+    let server = pod.command(go::program("interop/server")?).uid(UID).arg(format!("-port={GRPC_PORT}"));
+    server.spawn()?.listening(GRPC_PORT)
+}
+
+/// tinyproxy, an HTTP proxy that tunnels (CONNECT), on [`TINYPROXY_PORT`].
+pub fn tinyproxy(pod: &Pod, dir: &Path) -> anyhow::Result<Process> {
+    let config = dir.join("tinyproxy.conf");
+    fs::write(
+        &config,
+        format!(
+            "Port {TINYPROXY_PORT}\nListen 0.0.0.0\nListen ::\nTimeout 60\nLogLevel Warning\nDisableViaHeader Yes\n"
+        ),
+    )?;
+    pod.command("tinyproxy").uid(UID).arg("-d").arg("-c").arg(config).spawn()?.listening(TINYPROXY_PORT)
+}
+
+/// A WebSocket echo server of Python's `websockets` on port 8765; [`websocket_client`] asks it.
+pub fn websocket(pod: &Pod) -> anyhow::Result<Process> {
+    let python = pod.command("/usr/bin/python3").uid(UID).arg("-c").arg(include_str!("websocket_server.py"));
+    python.spawn()?.listening(8765)
+}
+
+/// A client for [`websocket`]: prints what came back.
+pub fn websocket_client(pod: &Pod, ip: IpAddr) -> super::Command {
+    let python = pod.command("/usr/bin/python3").arg("-c").arg(include_str!("websocket_client.py"));
+    python.arg(format!("ws://{}/chat", SocketAddr::from((ip, 8765))))
 }
 
 /// Debian keeps PostgreSQL's server programs out of the path, one folder per version.

@@ -83,26 +83,36 @@ impl Mesh {
 
     /// Tells discovery of the pod, redirects its traffic and starts its proxy; the application serves `ports`.
     pub fn join(&self, pod: &Pod, ports: &[u16]) -> anyhow::Result<Sidecar> {
+        self.join_as(pod, pod.name(), ports, &[])
+    }
+
+    /// As [`Mesh::join`], with these settings of the proxy.
+    pub fn join_with(&self, pod: &Pod, ports: &[u16], settings: &[(&str, &str)]) -> anyhow::Result<Sidecar> {
+        self.join_as(pod, pod.name(), ports, settings)
+    }
+
+    /// As [`Mesh::join_with`], as a replica of the workload `part`: that is its service account and its label `part`.
+    pub fn join_as(&self, pod: &Pod, part: &str, ports: &[u16], settings: &[(&str, &str)]) -> anyhow::Result<Sidecar> {
         let (name, path) = (pod.name(), self.dir.path());
-        self.manifest(&format!("pod-{name}"), &pod_manifest(pod, ports))?;
+        self.manifest(&format!("pod-{name}"), &pod_manifest(pod, part, ports))?;
         let token = path.join(format!("{name}.token"));
-        write_token(&self.key, &token, NAMESPACE, name, name)?;
+        write_token(&self.key, &token, NAMESPACE, part, name)?;
         pod.redirect()?;
         let log = path.join(format!("{name}.log"));
         let control = self.control.ipv4;
-        let process = pod
+        let proxy = pod
             .command(path.join("remora-proxy"))
             .uid(PROXY_UID)
             .env("REMORA_PROXY_NAMESPACE", NAMESPACE)
             .env("REMORA_PROXY_POD", name)
-            .env("REMORA_PROXY_SERVICE_ACCOUNT", name)
+            .env("REMORA_PROXY_SERVICE_ACCOUNT", part)
             .env("REMORA_PROXY_TRUST_ANCHORS", path.join("ca.crt"))
             .env("REMORA_PROXY_TOKEN", &token)
             .env("REMORA_PROXY_IDENTITY_ADDR", format!("{control}:4180"))
             .env("REMORA_PROXY_DISCOVERY_ADDR", format!("{control}:4181"))
             .env("REMORA_PROXY_LOG", "info,remora_proxy=debug")
-            .log(File::create(&log)?)
-            .spawn()?;
+            .log(File::create(&log)?);
+        let process = settings.iter().fold(proxy, |proxy, (name, value)| proxy.env(name, value)).spawn()?;
         let ready = [4191, 4143, 4140].into_iter().try_fold(process, Process::listening);
         let sidecar = Sidecar { process: ready.with_context(|| log_of(&log))?, log };
         await_ready(pod, 4191)
@@ -128,6 +138,11 @@ impl Sidecar {
     /// What the proxy counted, for Prometheus.
     pub fn metrics(&self, pod: &Pod) -> anyhow::Result<String> {
         pod.command("curl").uid(PROXY_UID).args("-sS --fail http://127.0.0.1:4191/metrics").output()
+    }
+
+    /// Whether the proxy has said that it drains.
+    pub fn is_draining(&self) -> bool {
+        fs::read_to_string(&self.log).is_ok_and(|log| log.contains("draining"))
     }
 
     /// What the proxy counted, as its admin port tells it.
@@ -171,15 +186,15 @@ fn write_token(key: &TokenKey, path: &Path, namespace: &str, account: &str, pod:
         .with_context(|| format!("giving {} to uid {PROXY_UID}", path.display()))
 }
 
-fn pod_manifest(pod: &Pod, ports: &[u16]) -> String {
+fn pod_manifest(pod: &Pod, part: &str, ports: &[u16]) -> String {
     let Pod { name, ipv4, ipv6 } = pod;
     let ports: Vec<_> = ports.iter().map(|port| format!("{{ containerPort: {port} }}")).collect();
     format!(
         "apiVersion: v1
 kind: Pod
-metadata: {{ name: {name}, namespace: {NAMESPACE}, labels: {{ app: {name} }}, annotations: {{ remora.dev/injected: \"true\" }} }}
+metadata: {{ name: {name}, namespace: {NAMESPACE}, labels: {{ part: {part} }}, annotations: {{ remora.dev/injected: \"true\" }} }}
 spec:
-  serviceAccountName: {name}
+  serviceAccountName: {part}
   containers:
     - {{ name: app, image: app, ports: [{}] }}
 status:

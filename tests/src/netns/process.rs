@@ -3,16 +3,13 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read};
-use std::process::{Child, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 
-/// How long a program may take to come up, and a command to end.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Between two looks at a condition that nothing announces.
-const GLANCE: Duration = Duration::from_millis(10);
+use crate::patience::{PATIENCE, until};
 
 /// A program to be run in a pod.
 #[derive(Debug)]
@@ -167,18 +164,32 @@ impl Process {
 
     /// Waits until something in its pod listens on this TCP port.
     pub fn listening(mut self, port: u16) -> anyhow::Result<Self> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
+        until(&format!("{} listens on port {port} of pod {}", self.name, self.pod), || {
             if listens(self.pid(), port)? {
-                return Ok(self);
+                return Ok(Some(Ok(())));
             }
-            if let Some(status) = self.child.try_wait()? {
-                let complaint = self.rest();
-                bail!("{}: {status} before it listened on port {port}: {complaint}", self.name);
-            }
-            ensure!(Instant::now() < deadline, "{}: does not listen on port {port} of pod {}", self.name, self.pod);
-            std::thread::park_timeout(GLANCE);
-        }
+            let Some(status) = self.child.try_wait()? else { return Ok(None) };
+            let complaint = self.rest();
+            Ok(Some(Err(anyhow!("{}: {status} before it listened on port {port}: {complaint}", self.name))))
+        })??;
+        Ok(self)
+    }
+
+    /// Asks it to end (SIGTERM).
+    pub fn terminate(&self) -> anyhow::Result<()> {
+        self.signal("TERM")
+    }
+
+    /// Sends it a signal, by the name that `kill` knows.
+    pub fn signal(&self, name: &str) -> anyhow::Result<()> {
+        let status = std::process::Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status();
+        ensure!(status.context("running kill")?.success(), "{}: cannot be sent SIG{name}", self.name);
+        Ok(())
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn ended(&mut self) -> anyhow::Result<ExitStatus> {
+        until(&format!("{} ends", self.name), || Ok(self.child.try_wait()?))
     }
 
     /// Its resident memory in bytes.

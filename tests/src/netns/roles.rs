@@ -4,12 +4,14 @@
 //! are copies of the test program that play a role.
 
 use std::ffi::OsString;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+
+use super::{load, origin};
 
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -23,7 +25,12 @@ pub(super) fn play(mut args: impl Iterator<Item = OsString>) -> ExitCode {
         (Some("answer"), [listen @ .., greeting]) => answer(listen, greeting),
         (Some("dial"), [address]) => dial(address),
         (Some("first-byte"), [address]) => first_byte(address),
-        (Some("sink"), [listen]) => sink(listen),
+        (Some("late-hello"), [address]) => late_hello(address),
+        (Some("origin"), [listen]) => origin::serve(listen),
+        (Some("events"), [address]) => origin::events(address),
+        (Some("load"), [address, seconds]) => load::load(address, seconds),
+        (Some("slow-http2"), [address, path]) => load::slow_http2(address, path),
+        (Some("silent-stream"), [address]) => load::silent_stream(address),
         _ => Err(anyhow::anyhow!("no role {role:?} with the arguments {args:?}")),
     };
     match outcome {
@@ -82,32 +89,23 @@ fn first_byte(address: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// An HTTP/1.1 server that swallows bodies and answers with the count of their bytes.
-fn sink(listen: &str) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(listen).with_context(|| format!("listening on {listen}"))?;
-    println!("ready");
-    loop {
-        let (connection, _) = listener.accept()?;
-        std::thread::spawn(move || swallow(connection));
-    }
-}
-
-fn swallow(connection: TcpStream) -> anyhow::Result<()> {
-    let mut reader = BufReader::with_capacity(1 << 16, connection.try_clone()?);
-    let mut writer = connection;
-    loop {
-        let mut length = 0;
-        let mut line = String::new();
-        while line != "\r\n" {
-            line.clear();
-            if reader.read_line(&mut line)? == 0 {
-                return Ok(());
-            }
-            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-                length = value.trim().parse::<u64>()?;
-            }
-        }
-        let swallowed = std::io::copy(&mut (&mut reader).take(length), &mut std::io::sink())?.to_string();
-        write!(writer, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{swallowed}", swallowed.len())?;
-    }
+/// Is silent for a while, then sends a ClientHello of the mesh, and prints what kind of TLS record comes back.
+fn late_hello(address: &str) -> anyhow::Result<()> {
+    const SILENCE: Duration = Duration::from_millis(200);
+    // Nobody gets as far as to verify against this root.
+    let own = rcgen::generate_simple_self_signed(["nobody.test".to_owned()])?;
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(own.cert.der().clone())?;
+    let mut config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![b"remora/h2".to_vec()];
+    let mut tls = rustls::ClientConnection::new(std::sync::Arc::new(config), "nobody.test".try_into()?)?;
+    let mut connection = TcpStream::connect(address).with_context(|| format!("connecting to {address}"))?;
+    connection.set_read_timeout(Some(DIAL_TIMEOUT))?;
+    std::thread::park_timeout(SILENCE);
+    tls.write_tls(&mut connection)?;
+    let mut record = [0; 6];
+    connection.read_exact(&mut record).context("reading an answer to the ClientHello")?;
+    let [0x16, .., 0x02] = record else { bail!("no ServerHello: {record:x?}") };
+    println!("ServerHello");
+    Ok(())
 }
