@@ -180,8 +180,7 @@ pub fn knock(to: SocketAddr, certificate: Option<Forged>, say: &[u8]) -> anyhow:
         None => config.with_no_client_auth(),
     };
     config.alpn_protocols = vec![b"remora/h2".to_vec()];
-    let name = ServerName::IpAddress(IpAddr::V4(Ipv4Addr::from([0, 0, 0, 0])));
-    let mut session = ClientConnection::new(Arc::new(config), name)?;
+    let mut session = ClientConnection::new(Arc::new(config), nobody())?;
     let mut tcp = TcpStream::connect(to)?;
     tcp.set_read_timeout(Some(TIMEOUT))?;
     session.complete_io(&mut tcp)?;
@@ -194,6 +193,24 @@ pub fn knock(to: SocketAddr, certificate: Option<Forged>, say: &[u8]) -> anyhow:
         Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(()),
         Err(error) => Err(error).context("after the handshake"),
     }
+}
+
+/// The certificates that whoever listens there shows, leaf first. Nothing is shown to it, which a proxy refuses.
+pub fn presented(by: SocketAddr) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let config = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13])?;
+    let config = config.dangerous().with_custom_certificate_verifier(Arc::new(Gullible));
+    let mut config = config.with_no_client_auth();
+    config.alpn_protocols = vec![b"remora/h2".to_vec(), b"h2".to_vec()];
+    let (mut session, mut tcp) = (ClientConnection::new(Arc::new(config), nobody())?, TcpStream::connect(by)?);
+    tcp.set_read_timeout(Some(TIMEOUT))?;
+    session.complete_io(&mut tcp)?;
+    let chain = session.peer_certificates().context("it showed no certificate")?;
+    Ok(chain.iter().map(|certificate| certificate.clone().into_owned()).collect())
+}
+
+/// A name that is never sent.
+fn nobody() -> ServerName<'static> {
+    ServerName::IpAddress(IpAddr::V4(Ipv4Addr::from([0, 0, 0, 0])))
 }
 
 /// Plays a peer's proxy on `at`: shows `certificate` to everybody. Tells of each connection whether bytes came over it,

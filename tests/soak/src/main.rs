@@ -11,11 +11,14 @@
 mod ages;
 mod app;
 mod load;
+mod pki;
 mod report;
 mod scene;
 mod tunnels;
 // the subcommands
+mod ca_outage;
 mod renewal;
+mod swap;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -40,6 +43,12 @@ struct Args {
 enum Command {
     /// Certificates are renewed all the time; no connection outlives its own
     Renewal(renewal::Args),
+    /// The CA is killed for half of a certificate's life, again and again
+    CaOutage(ca_outage::Args),
+    /// The CA's signing certificate is replaced by another of the same trust anchor
+    IssuerSwap,
+    /// The trust anchor is replaced: old, both, new
+    AnchorSwap,
 }
 
 /// `90s`, `10m`.
@@ -54,6 +63,9 @@ fn main() -> ExitCode {
     let Args { output, command } = Args::parse();
     let outcome = match command {
         Command::Renewal(args) => renewal::run(&args),
+        Command::CaOutage(args) => ca_outage::run(&args),
+        Command::IssuerSwap => swap::issuer(),
+        Command::AnchorSwap => swap::anchor(),
     };
     match outcome.and_then(|report| report.print(output)) {
         Ok(met) => ExitCode::from(u8::from(!met)),

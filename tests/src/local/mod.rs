@@ -55,6 +55,7 @@ pub struct Builder {
     program: PathBuf,
     identity: Vec<OsString>,
     discovery: Vec<OsString>,
+    issuer: Vec<(&'static str, String)>,
 }
 
 impl Builder {
@@ -70,11 +71,21 @@ impl Builder {
         self
     }
 
+    /// With an issuer of the test's own: `tls.crt`, `tls.key` and `ca.crt`. Else the identity service makes one.
+    pub fn issuer(mut self, files: impl IntoIterator<Item = (&'static str, String)>) -> Self {
+        self.issuer.extend(files);
+        self
+    }
+
     /// Starts the control plane and waits until it is ready.
     pub fn start(self) -> anyhow::Result<Mesh> {
         let dir = tempfile::Builder::new().prefix("remora-test-").tempdir().context("making a directory")?;
         let path = dir.path();
         fs::create_dir(path.join("manifests"))?;
+        fs::create_dir(path.join("issuer"))?;
+        for (name, pem) in self.issuer {
+            fs::write(path.join("issuer").join(name), pem)?;
+        }
         let key = TokenKey::new(&path.join("jwks.json"))?;
         key.write(&path.join("discovery.token"), "remora", "remora-discovery", "discovery-1")?;
 
@@ -103,7 +114,7 @@ impl Mesh {
     /// A mesh whose processes are copies of `program`, which must begin with [`crate::components::play`]: in an
     /// integration test `env!("CARGO_BIN_EXE_remora-components")`.
     pub fn builder(program: impl Into<PathBuf>) -> Builder {
-        Builder { program: program.into(), identity: Vec::new(), discovery: Vec::new() }
+        Builder { program: program.into(), identity: Vec::new(), discovery: Vec::new(), issuer: Vec::new() }
     }
 
     /// A mesh with everything by default.
