@@ -16,7 +16,7 @@ use crate::{
     limits,
     policy::{self, Act, Peer},
     sys,
-    telemetry::{Reason, Tls},
+    telemetry::{Direction, Reason, Tls},
     tls::{self, Alpn},
     worker::World,
 };
@@ -233,7 +233,7 @@ where
 {
     let (goodbye, shared, caller) = (caller.goodbye, world.clone(), Rc::new(caller));
     let answer = move |request| handle(shared.clone(), caller.clone(), wire, request);
-    if let Err(error) = serve_http(world, stream, wire, streams_max, goodbye, answer).await
+    if let Err(error) = serve_http(world, stream, (Direction::Inbound, wire), streams_max, goodbye, answer).await
         && !tls::ended(&error)
     {
         tracing::debug!(%error, "HTTP connection of a peer ended");

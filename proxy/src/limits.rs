@@ -28,11 +28,24 @@ pub const DETECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A TLS handshake between proxies takes two round trips; 5 s is a lost packet or two, not an attacker's patience.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// From a connection's first byte to the end of a request's head, and between requests of a kept connection's head.
-pub const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// From the first bytes of an HTTP/1 head to its end, unless `REMORA_PROXY_HEADER_TIMEOUT` says otherwise. A head is
+/// a packet or two.
+pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Silence within an HTTP/1 body, and an answer of which the client takes nothing, unless `REMORA_PROXY_BODY_TIMEOUT`
+/// says otherwise. Applications pause; Envoy gives a stream as long. A stalled connection holds 200 KB.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// A kept HTTP/1 connection of a client, between requests, unless `REMORA_PROXY_IDLE_TIMEOUT` says otherwise. Longer than
+/// any server's own, so that it is never our doing that a request meets a closing connection. It holds 5 KB.
+pub const CLIENT_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// Header section, both directions: twice what Linkerd's users found too small (16 KiB), the size of a large cookie jar.
 pub const HEADER_BYTES_MAX: usize = 64 * 1024;
+
+/// From an HTTP/1 request to the end of its answer's head, interim answers included: a head of [`HEADER_BYTES_MAX`], and
+/// what may be read of the body behind it before the head is taken.
+pub const ANSWER_HEAD_BYTES_MAX: usize = 256 * 1024;
 
 /// Header fields: hyper's own bound for HTTP/1, held for HTTP/2 as well.
 pub const HEADER_COUNT_MAX: usize = 100;

@@ -14,7 +14,7 @@ use crate::{
     },
     io::Prefixed,
     limits, policy, sys,
-    telemetry::{Reason, Tls},
+    telemetry::{Direction, Reason, Tls},
     worker::World,
 };
 use remora_model::{Protocol, Target};
@@ -86,7 +86,8 @@ async fn explicit(world: Rc<World>, mut client: Prefixed<TcpStream>) {
 async fn serve_http(world: &Rc<World>, client: Prefixed<TcpStream>, wire: Wire, destination: Rc<Destination>) {
     let shared = world.clone();
     let answer = move |request| handle(shared.clone(), destination.clone(), wire, request);
-    if let Err(error) = http::serve(world, client, wire, limits::STREAMS_MAX, None, answer).await {
+    if let Err(error) = http::serve(world, client, (Direction::Outbound, wire), limits::STREAMS_MAX, None, answer).await
+    {
         tracing::debug!(%error, "HTTP connection of the application ended");
     }
 }

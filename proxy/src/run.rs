@@ -48,13 +48,13 @@ pub fn main() -> ExitCode {
 
 fn start() -> ExitCode {
     let config = match Config::from_env() {
-        Ok(config) => Arc::new(config),
+        Ok(config) => config,
         Err(mistakes) => {
             eprint!("remora-proxy: {mistakes}");
             return ExitCode::from(EX_USAGE);
         }
     };
-    match run(&config) {
+    match run(config) {
         Ok(0) => ExitCode::SUCCESS,
         Ok(cut) => {
             tracing::warn!(cut, "the grace period ended before these tasks did");
@@ -68,11 +68,13 @@ fn start() -> ExitCode {
 }
 
 /// Runs until the drain is over: how many tasks were cut off.
-fn run(config: &Arc<Config>) -> anyhow::Result<usize> {
+fn run(mut config: Config) -> anyhow::Result<usize> {
     let format = if config.log_json { log::Format::Json } else { log::Format::Text };
     let logs = log::init(&config.log, format).context("REMORA_PROXY_LOG")?;
     let metrics = install_metrics().map_err(anyhow::Error::msg)?;
     let control = tokio::runtime::Builder::new_current_thread().enable_all().build().context("control runtime")?;
+    let open = control.block_on(open_all(&mut config))?;
+    let config = &Arc::new(config);
     let (signal, drained) = drain::channel();
     let (stop, stopped) = drain::channel();
     let signal = Arc::new(signal);
@@ -95,20 +97,16 @@ fn run(config: &Arc<Config>) -> anyhow::Result<usize> {
                 Arc::new(move || signal.start())
             },
         };
-        let listener = tokio::net::TcpListener::bind(config.admin_listen)
-            .await
-            .with_context(|| format!("cannot listen on {} (REMORA_PROXY_ADMIN_LISTEN)", config.admin_listen))?;
-        tracing::info!(address = %listener.local_addr()?, "admin");
         let background = vec![
             certify,
             discovery,
             tokio::spawn(ready(readiness, source.clone(), sees, routes.clone())),
-            tokio::spawn(admin::serve(listener, state, stopped)),
+            tokio::spawn(admin::serve(open.admin, state, stopped)),
         ];
         anyhow::Ok((source, background))
     })?;
 
-    let workers = spawn_workers(config, &control, || Parts {
+    let workers = spawn_workers(open.workers, || Parts {
         config: config.clone(),
         tls: identity.clone(),
         discover: handle.clone(),
@@ -238,34 +236,50 @@ fn certificate_shown(source: certify::Source) -> Arc<dyn Fn() -> Value + Send + 
 
 type Worker = thread::JoinHandle<std::io::Result<usize>>;
 
-/// Opens each worker's listeners, so that a port in use is told at once, and starts its thread.
-fn spawn_workers(
-    config: &Config,
-    control: &tokio::runtime::Runtime,
-    parts: impl Fn() -> Parts,
-) -> anyhow::Result<Vec<Worker>> {
-    let _inside = control.enter();
-    let mut workers = Vec::new();
-    for number in 0..config.workers {
-        let listeners = Listeners {
-            outbound: open(&config.outbound_listen, "OUTBOUND_LISTEN")?,
-            inbound: open(&config.inbound_listen, "INBOUND_LISTEN")?,
-        };
-        let parts = parts();
-        let worker = thread::Builder::new().name(format!("worker-{number}"));
-        workers.push(worker.spawn(move || worker::run(parts, listeners)).context("cannot start a thread")?);
-    }
-    Ok(workers)
+/// The listeners of the process.
+struct Open {
+    admin: tokio::net::TcpListener,
+    /// Each worker has its own, on the same addresses.
+    workers: Vec<Listeners>,
 }
 
-fn open(addresses: &[std::net::SocketAddr], setting: &str) -> anyhow::Result<Vec<std::net::TcpListener>> {
-    let open = |address: &std::net::SocketAddr| {
+/// Opens every listener before anything else, so that a port in use is told at once. Where a port is 0, `config` knows
+/// the one that was chosen from then on: a proxy must know its own ports, or it may be made to call itself.
+async fn open_all(config: &mut Config) -> anyhow::Result<Open> {
+    let address = config.admin_listen;
+    let admin = tokio::net::TcpListener::bind(address).await;
+    let admin = admin.with_context(|| format!("cannot listen on {address} (REMORA_PROXY_ADMIN_LISTEN)"))?;
+    config.admin_listen = admin.local_addr()?;
+    tracing::info!(address = %config.admin_listen, "admin");
+    let mut workers = Vec::new();
+    for _ in 0..config.workers {
+        workers.push(Listeners {
+            outbound: open(&mut config.outbound_listen, "OUTBOUND_LISTEN")?,
+            inbound: open(&mut config.inbound_listen, "INBOUND_LISTEN")?,
+        });
+    }
+    Ok(Open { admin, workers })
+}
+
+fn open(addresses: &mut [std::net::SocketAddr], setting: &str) -> anyhow::Result<Vec<std::net::TcpListener>> {
+    let open = |address: &mut std::net::SocketAddr| {
         let listener = accept::listen(*address).and_then(tokio::net::TcpListener::into_std);
         let listener = listener.with_context(|| format!("cannot listen on {address} (REMORA_PROXY_{setting})"))?;
-        tracing::info!(address = %listener.local_addr()?, setting, "listening");
+        *address = listener.local_addr()?;
+        tracing::info!(%address, setting, "listening");
         Ok(listener)
     };
-    addresses.iter().map(open).collect()
+    addresses.iter_mut().map(open).collect()
+}
+
+/// Starts a thread per worker.
+fn spawn_workers(open: Vec<Listeners>, parts: impl Fn() -> Parts) -> anyhow::Result<Vec<Worker>> {
+    let spawn = |(number, listeners)| {
+        let parts = parts();
+        let worker = thread::Builder::new().name(format!("worker-{number}"));
+        worker.spawn(move || worker::run(parts, listeners)).context("cannot start a thread")
+    };
+    open.into_iter().enumerate().map(spawn).collect()
 }
 
 /// Waits for every worker: how many tasks they cut off.

@@ -1,6 +1,6 @@
 //! The proxy's settings: `REMORA_PROXY_*` from the environment, read once, all mistakes told at once.
 
-use crate::limits;
+use crate::{http::guard::Patience, limits};
 use remora_model::{SpiffeId, TrustDomain};
 pub use remora_runtime::settings::Mistakes;
 use remora_runtime::settings::{duration, parsed};
@@ -43,6 +43,7 @@ pub struct Config {
     pub workers: usize,
     pub drain_grace: Duration,
     pub connect_timeout: Duration,
+    pub patience: Patience,
     pub log: String,
     pub log_json: bool,
     pub app_host: IpAddr,
@@ -87,6 +88,9 @@ impl Config {
         let workers = read.or("WORKERS", &default_workers().to_string(), workers);
         let drain_grace = read.or("DRAIN_GRACE", "30s", duration);
         let connect_timeout = read.or("CONNECT_TIMEOUT", "10s", duration);
+        let header_timeout = read.or("HEADER_TIMEOUT", &in_ms(limits::HEADER_TIMEOUT), duration);
+        let body_timeout = read.or("BODY_TIMEOUT", &in_ms(limits::BODY_TIMEOUT), duration);
+        let idle_timeout = read.or("IDLE_TIMEOUT", &in_ms(limits::CLIENT_IDLE_TIMEOUT), duration);
         let log = read.or("LOG", "info", text);
         let log_json = read.or("LOG_FORMAT", "text", log_format);
         let app_host = read.or("APP_HOST", "127.0.0.1", parsed);
@@ -110,6 +114,7 @@ impl Config {
                 workers: workers?,
                 drain_grace: drain_grace?,
                 connect_timeout: connect_timeout?,
+                patience: Patience { head: header_timeout?, body: body_timeout?, idle: idle_timeout? },
                 log: log?,
                 log_json: log_json?,
                 app_host: app_host?,
@@ -221,6 +226,10 @@ fn workers(text: &str) -> Result<usize, String> {
 
 fn ports(text: &str) -> Result<BTreeSet<u16>, String> {
     text.split(',').map(str::trim).filter(|one| !one.is_empty()).map(parsed).collect()
+}
+
+fn in_ms(duration: Duration) -> String {
+    format!("{}ms", duration.as_millis())
 }
 
 /// The cgroup's CPU quota, rounded up; 1 where there is none, because a sidecar is a guest.

@@ -1,7 +1,11 @@
 //! HTTP to one endpoint: one HTTP/2 connection for everything where the peer is in the mesh, a pool of HTTP/1
 //! connections where it is not.
 
-use super::{LocalExec, body::RequestBody};
+use super::{
+    LocalExec,
+    answer::{self, Allowance, Allowed},
+    body::RequestBody,
+};
 use crate::{
     connect::{self, ConnectError},
     limits,
@@ -26,7 +30,7 @@ use std::{
 };
 use tokio::sync::watch;
 
-type H1 = http1::SendRequest<RequestBody>;
+type SendHttp1 = http1::SendRequest<RequestBody>;
 type H2 = http2::SendRequest<RequestBody>;
 type Request = http::Request<RequestBody>;
 
@@ -35,7 +39,14 @@ pub struct Upstream {
     pub endpoint: Endpoint,
     connect_timeout: Duration,
     h2: RefCell<Shared>,
-    h1: RefCell<Vec<(H1, Instant)>>,
+    h1: RefCell<Vec<(Http1, Instant)>>,
+}
+
+/// An HTTP/1 connection, for one request at a time.
+#[derive(Debug)]
+pub struct Http1 {
+    sender: SendHttp1,
+    allowance: Allowance,
 }
 
 impl fmt::Debug for Upstream {
@@ -64,7 +75,7 @@ pub struct Failed {
 /// A response, and the HTTP/1 connection to give back once its body ended.
 pub struct Answer {
     pub response: http::Response<Incoming>,
-    pub connection: Option<H1>,
+    pub connection: Option<Http1>,
 }
 
 impl fmt::Debug for Answer {
@@ -115,8 +126,18 @@ impl Upstream {
                     Err(error) => return Err(Failed { reason: error.reason(), unsent: Some(request) }),
                 },
             };
-            match connection.try_send_request(request).await {
-                Ok(response) => return Ok(Answer { response, connection: Some(connection) }),
+            connection.allowance.head();
+            match connection.sender.try_send_request(request).await {
+                Ok(mut response) => {
+                    connection.allowance.body();
+                    return match answer::check(&mut response) {
+                        Ok(()) => Ok(Answer { response, connection: Some(connection) }),
+                        Err(error) => {
+                            tracing::info!(address = %self.endpoint.address, %error, "answer refused");
+                            Err(Failed { reason: Reason::UpstreamReset, unsent: None })
+                        }
+                    };
+                }
                 Err(mut error) => match error.take_message() {
                     // It closed while idle: that is nobody's failure, the next one takes the request.
                     Some(unsent) if reused => request = unsent,
@@ -127,14 +148,14 @@ impl Upstream {
     }
 
     /// Takes back an HTTP/1 connection whose response was read to its end.
-    pub fn give_back(&self, connection: H1) {
+    pub fn give_back(&self, connection: Http1) {
         let mut idle = self.h1.borrow_mut();
-        if idle.len() < limits::IDLE_CONNECTIONS_MAX && !connection.is_closed() {
+        if idle.len() < limits::IDLE_CONNECTIONS_MAX && !connection.sender.is_closed() {
             idle.push((connection, Instant::now()));
         }
     }
 
-    fn idle_http1(&self) -> Option<H1> {
+    fn idle_http1(&self) -> Option<Http1> {
         let mut idle = self.h1.borrow_mut();
         if idle.is_empty() {
             return None;
@@ -146,10 +167,10 @@ impl Upstream {
             return None;
         }
         while let Some((connection, since)) = idle.pop() {
-            if connection.is_ready() {
+            if connection.sender.is_ready() {
                 return Some(connection);
             }
-            if !connection.is_closed() {
+            if !connection.sender.is_closed() {
                 // Its task has not seen the end of the last body yet; it will be ready for the next request.
                 idle.insert(0, (connection, since));
                 return None;
@@ -162,24 +183,25 @@ impl Upstream {
     pub fn sweep(&self) {
         self.h1
             .borrow_mut()
-            .retain(|(connection, since)| !connection.is_closed() && since.elapsed() < limits::IDLE_TIMEOUT);
+            .retain(|(connection, since)| !connection.sender.is_closed() && since.elapsed() < limits::IDLE_TIMEOUT);
     }
 
-    async fn open_http1(&self, world: &Rc<World>, permit: &Permit) -> Result<H1, ConnectError> {
+    async fn open_http1(&self, world: &Rc<World>, permit: &Permit) -> Result<Http1, ConnectError> {
         let address = self.endpoint.address;
         let stream = connect::tcp(permit, address, self.connect_timeout).await?;
+        let allowance = Allowance::default();
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(limits::HEADER_BYTES_MAX + 8192)
             .max_headers(limits::HEADER_COUNT_MAX)
-            .handshake(TokioIo::new(stream))
+            .handshake(TokioIo::new(Allowed::new(stream, allowance.clone())))
             .await
             .map_err(|source| ConnectError::Io { address, source: std::io::Error::other(source) })?;
         world.background.spawn(async move {
-            if let Err(error) = connection.with_upgrades().await {
+            if let Err(error) = connection.await {
                 tracing::debug!(%address, %error, "HTTP/1 connection upstream ended");
             }
         });
-        Ok(sender)
+        Ok(Http1 { sender, allowance })
     }
 
     async fn http2(self: &Rc<Self>, world: &Rc<World>, permit: &Permit) -> Result<H2, Reason> {

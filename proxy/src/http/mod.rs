@@ -1,5 +1,6 @@
 //! HTTP through the proxy: serving a connection, the life of a request in each direction, and what both share.
 
+pub mod answer;
 pub mod body;
 pub mod client;
 pub mod exchange;
@@ -13,6 +14,7 @@ pub mod upgrade;
 
 use crate::{
     limits,
+    telemetry::Direction,
     worker::{Tasks, World},
 };
 use body::ResponseBody;
@@ -50,7 +52,7 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExec {
 pub async fn serve<S, H, R>(
     world: &Rc<World>,
     stream: S,
-    wire: Wire,
+    (direction, wire): (Direction, Wire),
     streams_max: u32,
     goodbye: Option<Instant>,
     handle: H,
@@ -67,12 +69,12 @@ where
     match wire {
         Wire::Http1 => {
             let connection = conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(limits::HEADER_TIMEOUT)
+                // The gate has a timer of its own, once per connection; hyper's costs an allocation per request.
+                .header_read_timeout(None)
                 .max_headers(limits::HEADER_COUNT_MAX)
                 .max_buf_size(limits::HEADER_BYTES_MAX + 8192)
                 .half_close(true)
-                .serve_connection(TokioIo::new(Guarded::new(stream)), service)
+                .serve_connection(TokioIo::new(Guarded::new(stream, direction, world.config.patience)), service)
                 .with_upgrades();
             let mut connection = pin!(connection);
             tokio::select! {

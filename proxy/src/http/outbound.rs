@@ -58,6 +58,9 @@ impl Destination {
             return Ok(route.clone());
         }
         let target = Target::parse(authority.as_str(), 80).map_err(|_| Reason::ProtocolError)?;
+        if matches!(target, Target::Address(address) if world.config.is_own(address)) {
+            return Err(Reason::Loop);
+        }
         let route = world.directory.route(&target).await;
         if route.plan().parent.is_some() {
             *self.last.borrow_mut() = Some((authority.clone(), route.clone()));
@@ -89,7 +92,13 @@ pub async fn handle(
     headers::strip_reserved(request.headers_mut());
     let route = match destination.route(&world, authority.as_ref()).await {
         Ok(route) => route,
-        Err(reason) => return respond::failure(reason, grpc, "the request names no host and port"),
+        Err(reason) => {
+            return respond::failure(
+                reason,
+                grpc,
+                "the request must name a host and port that are not this proxy's own",
+            );
+        }
     };
     let plan = route.plan();
     if request.method() == Method::CONNECT && destination.fixed.is_none() {
@@ -414,6 +423,9 @@ fn finish(
     let Answer { response, connection } = answer;
     let (mut parts, body) = response.into_parts();
     headers::strip_hop_by_hop(&mut parts.headers);
+    if upstream.endpoint.identity.is_none() {
+        headers::strip_reserved(&mut parts.headers);
+    }
     let give_back =
         connection.map(|connection| -> Box<dyn FnOnce()> { Box::new(move || upstream.give_back(connection)) });
     exchange.head(parts.status, Some(in_flight), give_back);

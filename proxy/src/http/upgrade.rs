@@ -2,6 +2,7 @@
 //! the head is bytes.
 
 use super::{
+    answer::{self, Allowance, Allowed},
     body::{RequestBody, ResponseBody},
     client::{ByteStream, Upstream},
     exchange::Exchange,
@@ -123,13 +124,17 @@ pub async fn switch(
     if request.method() != Method::CONNECT {
         headers::to_http1(&mut request, Version::HTTP_11);
     }
-    let sent = match http1::Builder::new().max_headers(limits::HEADER_COUNT_MAX).handshake(TokioIo::new(stream)).await {
+    let allowance = Allowance::default();
+    allowance.head();
+    let stream = TokioIo::new(Allowed::new(stream, allowance.clone()));
+    let sent = match http1::Builder::new().max_headers(limits::HEADER_COUNT_MAX).handshake(stream).await {
         Ok((mut sender, connection)) => {
             world.tasks.spawn(async move { drop(connection.with_upgrades().await) });
             sender.send_request(request).await
         }
         Err(error) => Err(error),
     };
+    allowance.body();
     let mut response = match sent {
         Ok(response) => response,
         Err(error) => {
@@ -142,6 +147,11 @@ pub async fn switch(
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS
         || (response.status().is_success() && response.extensions().get::<hyper::upgrade::OnUpgrade>().is_some());
     if !switched {
+        if let Err(error) = answer::check(&mut response) {
+            tracing::info!(%error, "answer refused");
+            exchange.fail(Reason::UpstreamReset);
+            return respond::failure(Reason::UpstreamReset, false, "");
+        }
         return finish(response, exchange, in_flight);
     }
     let up = hyper::upgrade::on(&mut response);

@@ -34,6 +34,11 @@ const PROCESS: &[Metric] = &[
         "Connections closed before they had a route, by one of the reasons below.",
     ),
     counter(
+        "remora_requests_refused_total",
+        "direction, reason, detail",
+        "Requests refused before they had a route, and bytes that never became one; detail says what was wrong with them.",
+    ),
+    counter(
         "remora_tls_refused_total",
         "direction, reason",
         "TLS handshakes of the mesh that failed, from peers (inbound) or to them (outbound).",

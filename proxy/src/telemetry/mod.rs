@@ -17,3 +17,11 @@ pub use reason::Reason;
 pub use routes::{Direction, ERRORS_MAX, Proto, RecentError, RouteKey, Routes, SERIES_MAX, Tls};
 pub use stats::{RouteStats, STATUS_5XX};
 pub use template::{OTHER, PathTemplates, TemplateId};
+
+/// Counts a request that was refused before it had a route, or bytes that never became one. `detail` is one of a closed
+/// set of words.
+pub fn refused(direction: Direction, reason: Reason, detail: &'static str) {
+    let (direction, reason) = (direction.as_str(), reason.as_str());
+    metrics::counter!("remora_requests_refused_total", "direction" => direction, "reason" => reason, "detail" => detail)
+        .increment(1);
+}

@@ -7,7 +7,6 @@ use crate::detect::is_token;
 #[derive(Debug, Default)]
 pub(super) struct Head {
     pub(super) fields: usize,
-    pub(super) status: u16,
     old_version: bool,
     pub(super) leaving: Leaving,
     chunked: bool,
@@ -97,24 +96,6 @@ impl Head {
         self.authority.extend_from_slice(authority);
         self.default_port = port;
         !authority.is_empty() && is_host(authority)
-    }
-
-    pub(super) fn status_line(&mut self, line: &[u8]) -> Result<(), Refusal> {
-        let (version, rest) = line.split_at_checked(8).ok_or(Refusal::StatusLine)?;
-        self.version(version)?;
-        let (code, reason) = rest.split_at_checked(4).ok_or(Refusal::StatusLine)?;
-        let &[b' ', hundreds @ b'1'..=b'9', tens @ b'0'..=b'9', ones @ b'0'..=b'9'] = code else {
-            return Err(Refusal::StatusLine);
-        };
-        if !(reason.is_empty() || reason.starts_with(b" ")) {
-            return Err(Refusal::StatusLine);
-        }
-        if !plain(reason) {
-            return Err(Refusal::ControlCharacter);
-        }
-        let digit = |byte: u8| u16::from(byte - b'0');
-        self.status = digit(hundreds) * 100 + digit(tens) * 10 + digit(ones);
-        Ok(())
     }
 
     pub(super) fn field(&mut self, line: &[u8]) -> Result<(), Refusal> {

@@ -1,6 +1,6 @@
 //! The strict gate before hyper: refuses HTTP/1 that two implementations could read in two ways.
 //!
-//! In: the raw bytes of one direction of a connection, in any pieces, before hyper sees them. Out: nothing, or a
+//! In: the raw bytes that a client sends on one connection, in any pieces, before hyper sees them. Out: nothing, or a
 //! [`Refusal`], after which the connection must be closed and no further byte of it be used. hyper is lenient where
 //! the RFC lets it be (bare LF, lists of codings that end in `chunked`, both lengths at once); a proxy that passes on
 //! what it read leniently is one half of a request-smuggling attack, so we take the other choice the RFC gives.
@@ -13,13 +13,13 @@
 mod head;
 mod io;
 mod refusal;
+mod stall;
 
 pub use io::Guarded;
 pub use refusal::Refusal;
+pub use stall::{Patience, Wait};
 
 use head::{Head, plain};
-use http::Method;
-use std::collections::VecDeque;
 
 /// The head of a message, start line included.
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -31,22 +31,20 @@ pub const LINE_BYTES_MAX: usize = 16 * 1024;
 pub const EXTENSION_BYTES_MAX: usize = 16 * 1024;
 /// Trailers of one body.
 pub const TRAILER_BYTES_MAX: usize = 16 * 1024;
-/// 1xx responses before a final one.
-pub const INTERIM_MAX: u32 = 16;
 
-/// Judges one direction of one connection.
+/// Judges what comes on one connection.
 #[derive(Debug)]
 pub struct Guard {
-    requests: bool,
     state: State,
     /// The beginning of a line whose end has not come.
     partial: Vec<u8>,
     /// Bytes of this head, these trailers, or this body's chunk extensions.
     bytes: usize,
     head: Head,
-    /// What the responses to come answer.
-    expected: VecDeque<Expected>,
-    interim: u32,
+    /// Heads that have ended.
+    heads: u64,
+    /// Bytes that were judged.
+    total: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,15 +61,8 @@ enum State {
         cr: bool,
     },
     Trailers,
-    /// Not ours to judge any more: an upgrade, a tunnel, or a body that the end of the connection ends.
+    /// Not ours to judge any more: an upgrade or a tunnel.
     Opaque,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Expected {
-    Head,
-    Connect,
-    Other,
 }
 
 impl Guard {
@@ -79,29 +70,13 @@ impl Guard {
     #[must_use]
     pub fn requests() -> Self {
         Self {
-            requests: true,
             state: State::Start { skipped: false },
             partial: Vec::new(),
             bytes: 0,
             head: Head::default(),
-            expected: VecDeque::new(),
-            interim: 0,
+            heads: 0,
+            total: 0,
         }
-    }
-
-    /// For what a server sends. Every request that is sent to it must be announced with [`Guard::expect`].
-    #[must_use]
-    pub fn responses() -> Self {
-        Self { requests: false, ..Self::requests() }
-    }
-
-    /// A request of `method` goes out: its response is awaited, after those of earlier ones.
-    pub fn expect(&mut self, method: &Method) {
-        self.expected.push_back(match *method {
-            Method::HEAD => Expected::Head,
-            Method::CONNECT => Expected::Connect,
-            _ => Expected::Other,
-        });
     }
 
     /// The connection is no longer HTTP/1 from the next byte on (101, or a 2xx to CONNECT).
@@ -114,11 +89,24 @@ impl Guard {
         self.head.leaving
     }
 
+    /// What the next bytes will be part of, and how far that is; `None` once nothing is judged any more.
+    fn awaited(&self) -> Option<(Wait, u64)> {
+        match self.state {
+            State::Start { .. } if self.partial.is_empty() => Some((Wait::Idle, self.heads)),
+            State::Start { .. } | State::Fields => Some((Wait::Head, self.heads)),
+            State::Body(_) | State::ChunkSize | State::ChunkData(_) | State::ChunkEnd { .. } | State::Trailers => {
+                Some((Wait::Body, self.total))
+            }
+            State::Opaque => None,
+        }
+    }
+
     /// Judges the next bytes.
     ///
     /// # Errors
     /// They, with those before them, are nothing that may be acted on. Any later call refuses nothing and means nothing.
     pub fn feed(&mut self, mut bytes: &[u8]) -> Result<(), Refusal> {
+        self.total += bytes.len() as u64;
         while !bytes.is_empty() {
             match self.state {
                 State::Opaque => return Ok(()),
@@ -173,7 +161,7 @@ impl Guard {
     fn within_limits(&self, line: usize) -> Result<(), Refusal> {
         let total = self.bytes + line;
         match self.state {
-            State::Start { .. } if self.requests && line > LINE_BYTES_MAX => Err(Refusal::LineTooLong),
+            State::Start { .. } if line > LINE_BYTES_MAX => Err(Refusal::LineTooLong),
             State::Start { .. } | State::Fields if total > HEAD_BYTES_MAX => Err(Refusal::HeadTooLarge),
             State::ChunkSize if total > EXTENSION_BYTES_MAX => Err(Refusal::ChunkExtensions),
             State::Trailers if total > TRAILER_BYTES_MAX => Err(Refusal::TrailersTooLarge),
@@ -189,17 +177,13 @@ impl Guard {
             return Err(Refusal::BareCr);
         }
         match self.state {
-            State::Start { skipped: false } if line.is_empty() && self.requests => {
+            State::Start { skipped: false } if line.is_empty() => {
                 self.state = State::Start { skipped: true };
             }
             State::Start { .. } => {
                 self.head.restart();
                 self.bytes = length;
-                if self.requests {
-                    self.head.request_line(line)?
-                } else {
-                    self.head.status_line(line)?
-                }
+                self.head.request_line(line)?;
                 self.state = State::Fields;
             }
             State::Fields if line.is_empty() => {
@@ -234,31 +218,13 @@ impl Guard {
 
     /// What follows a head that has ended.
     fn after_head(&mut self) -> Result<State, Refusal> {
+        self.heads += 1;
         let length = self.head.length()?;
-        if self.requests {
-            self.head.check_host()?;
-            return Ok(match length {
-                head::Length::Chunked => State::ChunkSize,
-                head::Length::Known(0) | head::Length::Unknown => State::Start { skipped: false },
-                head::Length::Known(length) => State::Body(length),
-            });
-        }
-        let expected = *self.expected.front().ok_or(Refusal::UnexpectedResponse)?;
-        let status = self.head.status;
-        if status / 100 == 1 && status != 101 {
-            self.interim += 1;
-            let state = State::Start { skipped: false };
-            return if self.interim > INTERIM_MAX { Err(Refusal::TooManyInterim) } else { Ok(state) };
-        }
-        self.interim = 0;
-        self.expected.pop_front();
-        Ok(match (expected, status, length) {
-            (_, 101, _) | (Expected::Connect, 200..300, _) => State::Opaque,
-            (Expected::Head, ..) | (_, 204 | 304, _) => State::Start { skipped: false },
-            (_, _, head::Length::Chunked) => State::ChunkSize,
-            (_, _, head::Length::Known(0)) => State::Start { skipped: false },
-            (_, _, head::Length::Known(length)) => State::Body(length),
-            (_, _, head::Length::Unknown) => State::Opaque,
+        self.head.check_host()?;
+        Ok(match length {
+            head::Length::Chunked => State::ChunkSize,
+            head::Length::Known(0) | head::Length::Unknown => State::Start { skipped: false },
+            head::Length::Known(length) => State::Body(length),
         })
     }
 

@@ -1,5 +1,6 @@
 //! Why the guard refuses a connection's bytes.
 
+use crate::telemetry::Reason;
 use http::StatusCode;
 
 /// What is wrong with the bytes. Whoever sent them loses the connection: behind one ambiguous message nothing can be
@@ -18,8 +19,6 @@ pub enum Refusal {
     Target,
     #[error("the version is neither HTTP/1.1 nor HTTP/1.0")]
     Version,
-    #[error("the status line is not `HTTP/1.x SP 3digits` (RFC 9112 §4)")]
-    StatusLine,
     #[error("the request line is longer than {} bytes", super::LINE_BYTES_MAX)]
     LineTooLong,
     #[error("the head is longer than {} bytes", super::HEAD_BYTES_MAX)]
@@ -52,14 +51,48 @@ pub enum Refusal {
     TrailersTooLarge,
     #[error("a trailer that frames, routes or authorises (RFC 9110 §6.5.1)")]
     ForbiddenTrailer,
-    #[error("a response that no request asked for")]
-    UnexpectedResponse,
-    #[error("more than {} interim responses to one request", super::INTERIM_MAX)]
-    TooManyInterim,
 }
 
 impl Refusal {
-    /// The status that tells a client. A response that is refused becomes a 502, whatever this says.
+    /// The word for it in the metric label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::BareLf => "bare_lf",
+            Self::BareCr => "bare_cr",
+            Self::ControlCharacter => "control_character",
+            Self::RequestLine => "request_line",
+            Self::Target => "target",
+            Self::Version => "version",
+            Self::LineTooLong => "line_too_long",
+            Self::HeadTooLarge => "head_too_large",
+            Self::TooManyFields => "too_many_fields",
+            Self::Fold => "fold",
+            Self::FieldName => "field_name",
+            Self::TransferEncoding => "transfer_encoding",
+            Self::TransferEncodingInOldVersion => "transfer_encoding_in_old_version",
+            Self::TwoLengths => "two_lengths",
+            Self::ContentLength => "content_length",
+            Self::Host => "host",
+            Self::HostMismatch => "host_mismatch",
+            Self::ChunkSize => "chunk_size",
+            Self::ChunkEnd => "chunk_end",
+            Self::ChunkExtensions => "chunk_extensions",
+            Self::TrailersTooLarge => "trailers_too_large",
+            Self::ForbiddenTrailer => "forbidden_trailer",
+        }
+    }
+
+    /// The reason, of the closed set, that the client is told.
+    #[must_use]
+    pub fn reason(self) -> Reason {
+        match self.status() {
+            StatusCode::BAD_REQUEST | StatusCode::HTTP_VERSION_NOT_SUPPORTED => Reason::ProtocolError,
+            _ => Reason::HeaderTooLarge,
+        }
+    }
+
+    /// The status that tells a client.
     #[must_use]
     pub const fn status(self) -> StatusCode {
         match self {
@@ -73,7 +106,6 @@ impl Refusal {
             | Self::ControlCharacter
             | Self::RequestLine
             | Self::Target
-            | Self::StatusLine
             | Self::Fold
             | Self::FieldName
             | Self::TransferEncoding
@@ -85,9 +117,7 @@ impl Refusal {
             | Self::ChunkSize
             | Self::ChunkEnd
             | Self::ChunkExtensions
-            | Self::ForbiddenTrailer
-            | Self::UnexpectedResponse
-            | Self::TooManyInterim => StatusCode::BAD_REQUEST,
+            | Self::ForbiddenTrailer => StatusCode::BAD_REQUEST,
         }
     }
 }

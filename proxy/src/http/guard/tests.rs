@@ -173,42 +173,6 @@ fn everything_is_bounded() {
     assert_eq!(R::TwoLengths.status(), 400);
 }
 
-fn answering(methods: &'static [Method]) -> impl Fn() -> Guard {
-    move || {
-        let mut guard = Guard::responses();
-        methods.iter().for_each(|method| guard.expect(method));
-        guard
-    }
-}
-
-#[test]
-fn responses_end_where_their_request_says() {
-    let ok = |fields: &str, body: &str| format!("HTTP/1.1 200 OK\r\n{fields}\r\n{body}");
-    let length = ok("Content-Length: 2\r\n", "ab");
-    let cases: Vec<(&'static [Method], String, Result<State, R>)> = vec![
-        (&[Method::GET, Method::GET], format!("{length}{length}"), NEXT),
-        (&[Method::HEAD, Method::GET], format!("{}{length}", ok("Content-Length: 9\r\n", "")), NEXT),
-        (&[Method::GET, Method::GET], format!("HTTP/1.1 304 \r\nContent-Length: 9\r\n\r\n{length}"), NEXT),
-        (&[Method::GET], format!("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103\r\nLink: x\r\n\r\n{length}"), NEXT),
-        (&[Method::GET], ok("Transfer-Encoding: chunked\r\n", "2\r\nab\r\n0\r\n\r\n"), NEXT),
-        (&[Method::GET], ok("", "anything\n\0"), Ok(State::Opaque)),
-        (&[Method::GET], "HTTP/1.1 101 Switching Protocols\r\n\r\n\0\n".into(), Ok(State::Opaque)),
-        (&[Method::CONNECT], ok("", "\0\n"), Ok(State::Opaque)),
-        (&[Method::GET], format!("{length}{length}"), Err(R::UnexpectedResponse)),
-        (&[Method::GET], ok("Content-Length: 2\r\nContent-Length: 3\r\n", ""), Err(R::ContentLength)),
-        (&[Method::GET], ok("Content-Length: 2\r\nTransfer-Encoding: chunked\r\n", ""), Err(R::TwoLengths)),
-        (&[Method::GET], "HTTP/1.1 200 OK\nX: y\r\n\r\n".into(), Err(R::BareLf)),
-        (&[Method::GET], "HTTP/1.1 20 OK\r\n\r\n".into(), Err(R::StatusLine)),
-        (&[Method::GET], "HTTP/1.1 200OK\r\n\r\n".into(), Err(R::StatusLine)),
-        (&[Method::GET], "HTTP/3.1 200 OK\r\n\r\n".into(), Err(R::Version)),
-        (&[Method::GET], "\r\nHTTP/1.1 200 OK\r\n\r\n".into(), Err(R::StatusLine)),
-        (&[Method::GET], "HTTP/1.1 100 Continue\r\n\r\n".repeat(17), Err(R::TooManyInterim)),
-    ];
-    for (methods, bytes, expected) in cases {
-        check(answering(methods), bytes.as_bytes(), expected);
-    }
-}
-
 #[test]
 fn after_an_upgrade_nothing_is_judged() {
     let mut guard = Guard::requests();

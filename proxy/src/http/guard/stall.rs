@@ -1,0 +1,88 @@
+//! How long a client may keep us waiting in the middle of something.
+//!
+//! In: what is waited for, and a mark that moves when there is progress; asked only when a read or write would block.
+//! Out: whether it stood still for too long. A connection on which everything flows pays one timer for its whole life,
+//! not one per request: the timer is set once and runs out undisturbed; then the mark is compared with the one of when
+//! it was set, and it is set again. So a wait ends after one to two times its patience, and after exactly its patience
+//! where a shorter wait replaces a longer one, as a head that began replaces idleness.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::{Instant, Sleep, sleep};
+
+/// How long for what.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// From the first bytes of a head to its end.
+    pub head: Duration,
+    /// Silence within a body, and an answer of which nothing is taken.
+    pub body: Duration,
+    /// Between requests.
+    pub idle: Duration,
+}
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    Head,
+    Body,
+    Idle,
+    Write,
+}
+
+impl Wait {
+    /// The word for it in the metric label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Head => "slow_head",
+            Self::Body => "slow_body",
+            Self::Idle => "idle",
+            Self::Write => "slow_reader",
+        }
+    }
+
+    pub(super) const fn patience(self, patience: &Patience) -> Duration {
+        match self {
+            Self::Head => patience.head,
+            Self::Body | Self::Write => patience.body,
+            Self::Idle => patience.idle,
+        }
+    }
+}
+
+/// One direction's watch.
+#[derive(Debug, Default)]
+pub(super) struct Watch(Option<Armed>);
+
+#[derive(Debug)]
+struct Armed {
+    sleep: Pin<Box<Sleep>>,
+    period: Duration,
+    wait: Wait,
+    mark: u64,
+}
+
+impl Watch {
+    /// A read or write blocks, `wait` being what for and `mark` how far it is: whether that is so for `period` or longer.
+    /// Wakes the task of `cx` in time to be asked again.
+    pub(super) fn stalled(&mut self, cx: &mut Context<'_>, wait: Wait, mark: u64, period: Duration) -> bool {
+        let Some(armed) = &mut self.0 else {
+            let mut sleep = Box::pin(sleep(period));
+            let _ = sleep.as_mut().poll(cx); // registers the waker; a new sleep has not run out
+            self.0 = Some(Armed { sleep, period, wait, mark });
+            return false;
+        };
+        if period >= armed.period && !armed.sleep.is_elapsed() {
+            return false;
+        }
+        let ran_out = matches!(armed.sleep.as_mut().poll(cx), Poll::Ready(()));
+        if ran_out && armed.wait == wait && armed.mark == mark {
+            return true;
+        }
+        armed.sleep.as_mut().reset(Instant::now() + period);
+        let _ = armed.sleep.as_mut().poll(cx);
+        (armed.period, armed.wait, armed.mark) = (period, wait, mark);
+        false
+    }
+}
