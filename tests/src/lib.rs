@@ -7,3 +7,4 @@ pub mod netns;
 pub mod patience;
 mod sys;
 mod tokens;
+pub mod wire;

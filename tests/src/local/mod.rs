@@ -180,6 +180,13 @@ endpoints: [{{ addresses: [{ip}], conditions: {{ ready: true, serving: true, ter
         self.manifest(&format!("service-{name}"), &yaml)
     }
 
+    /// The token of a pod, in a file of its own.
+    pub fn token(&self, namespace: &str, account: &str, pod: &str) -> anyhow::Result<PathBuf> {
+        let path = self.dir().join(format!("{namespace}-{pod}.token"));
+        self.key.write(&path, namespace, account, pod)?;
+        Ok(path)
+    }
+
     /// A proxy to be started: the pod `name`, of a service account of the same name.
     pub fn proxy(&self, name: &str) -> ProxySpec<'_> {
         let ip = self.address();

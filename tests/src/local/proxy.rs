@@ -58,8 +58,7 @@ impl<'a> ProxySpec<'a> {
     /// Starts it, waits until it listens, and tells discovery of its pod. [`Proxy::ready`] waits for the rest.
     pub fn spawn(self) -> anyhow::Result<Proxy> {
         let Self { mesh, name, namespace, account, ip, known, env } = self;
-        let token = mesh.dir().join(format!("{namespace}-{name}.token"));
-        mesh.key.write(&token, &namespace, &account, &name)?;
+        let token = mesh.token(&namespace, &account, &name)?;
         let mut spec = Spec::new(&name, &mesh.program, mesh.dir());
         spec.component("remora-proxy");
         for listener in [OUTBOUND, INBOUND, ADMIN] {

@@ -1,0 +1,56 @@
+//! A client that does everything right while others do not, and notices if it is disturbed.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+
+use super::http1::{self, Read};
+use super::{Ending, Line};
+
+/// The target that bystanders ask for.
+pub(super) const TARGET: &str = "/bystander";
+/// No answer on loopback takes this long, even on a machine that is busy.
+const DISTURBED: Duration = Duration::from_secs(2);
+
+/// A client that asks on one connection, again and again.
+#[derive(Debug)]
+pub struct Bystander {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<anyhow::Result<usize>>,
+}
+
+impl Bystander {
+    /// Begins to ask `authority` through the listener at `to`.
+    pub fn start(to: SocketAddr, authority: &str) -> anyhow::Result<Self> {
+        let stop = Arc::<AtomicBool>::default();
+        let (stopped, mut line) = (stop.clone(), Line::plain(to)?);
+        let request = format!("GET {TARGET} HTTP/1.1\r\nhost: {authority}\r\n\r\n");
+        let thread = thread::spawn(move || {
+            let mut asked = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                let began = Instant::now();
+                line.send(request.as_bytes());
+                let heard = line.hear(|bytes| !matches!(http1::response(bytes, "GET", false), Read::Part));
+                ensure!(heard.ending == Ending::Open, "answer {asked}: {:?} {}", heard.ending, heard.text());
+                ensure!(heard.bytes.starts_with(b"HTTP/1.1 200 "), "answer {asked}: {}", heard.text());
+                ensure!(began.elapsed() < DISTURBED, "answer {asked} took {:?}", began.elapsed());
+                asked += 1;
+                thread::park_timeout(Duration::from_millis(2));
+            }
+            Ok(asked)
+        });
+        Ok(Self { stop, thread })
+    }
+
+    /// Ends, and says how many answers it got; none may have been wrong or late.
+    pub fn end(self) -> anyhow::Result<usize> {
+        self.stop.store(true, Ordering::Relaxed);
+        let asked = self.thread.join().map_err(|_| anyhow::anyhow!("the bystander panicked"))??;
+        ensure!(asked > 0, "the bystander got no answer");
+        Ok(asked)
+    }
+}

@@ -1,0 +1,137 @@
+//! A client's raw connection.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use rustls::{ClientConnection, StreamOwned};
+
+/// How long the other side may think before it counts as silent.
+const SILENCE: Duration = Duration::from_secs(8);
+
+/// How a connection stands after it was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The other side closed it, in order.
+    Closed,
+    /// The other side reset it.
+    Reset,
+    /// It is open, and as much was heard as was asked for.
+    Open,
+    /// It is open, and nothing more came.
+    Silent,
+}
+
+/// What was heard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Heard {
+    /// Every byte.
+    pub bytes: Vec<u8>,
+    /// What came after them.
+    pub ending: Ending,
+}
+
+impl Heard {
+    /// The bytes, for a reader.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes).into_owned()
+    }
+}
+
+/// A raw connection. Writes that fail are no error: who refuses bytes may close before it has taken them all.
+#[derive(Debug)]
+pub struct Line(Stream);
+
+#[derive(Debug)]
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+}
+
+impl Line {
+    /// Connects.
+    pub fn plain(to: SocketAddr) -> anyhow::Result<Self> {
+        let stream = TcpStream::connect_timeout(&to, SILENCE).with_context(|| format!("connecting to {to}"))?;
+        prepare(&stream)?;
+        Ok(Self(Stream::Plain(stream)))
+    }
+
+    /// Inside TLS, whose handshake may still be ahead.
+    pub(super) fn tls(stream: StreamOwned<ClientConnection, TcpStream>) -> anyhow::Result<Self> {
+        prepare(&stream.sock)?;
+        Ok(Self(Stream::Tls(Box::new(stream))))
+    }
+
+    fn socket(&self) -> &TcpStream {
+        match &self.0 {
+            Stream::Plain(stream) => stream,
+            Stream::Tls(stream) => &stream.sock,
+        }
+    }
+
+    /// Sends: whether all was taken.
+    pub fn send(&mut self, bytes: &[u8]) -> bool {
+        let sent = match &mut self.0 {
+            Stream::Plain(stream) => stream.write_all(bytes),
+            Stream::Tls(stream) => stream.write_all(bytes).and_then(|()| stream.flush()),
+        };
+        sent.is_ok()
+    }
+
+    /// Says that nothing more will be sent.
+    pub fn end(&mut self) {
+        if let Stream::Tls(stream) = &mut self.0 {
+            stream.conn.send_close_notify();
+            let _ = stream.flush();
+        }
+        let _ = self.socket().shutdown(Shutdown::Write);
+    }
+
+    /// Closes with a reset, whatever is under way.
+    pub fn reset(self) {
+        let _ = socket2::SockRef::from(self.socket()).set_linger(Some(Duration::ZERO));
+    }
+
+    /// Reads until `enough` says so, the other side ends, or it is silent.
+    pub fn hear(&mut self, mut enough: impl FnMut(&[u8]) -> bool) -> Heard {
+        let deadline = Instant::now() + SILENCE;
+        let mut bytes = Vec::new();
+        let mut buffer = [0; 16 * 1024];
+        let ending = loop {
+            if enough(&bytes) {
+                break Ending::Open;
+            }
+            if Instant::now() > deadline {
+                break Ending::Silent;
+            }
+            let read = match &mut self.0 {
+                Stream::Plain(stream) => stream.read(&mut buffer),
+                Stream::Tls(stream) => stream.read(&mut buffer),
+            };
+            match read {
+                Ok(0) => break Ending::Closed,
+                Ok(count) => bytes.extend_from_slice(&buffer[..count]),
+                Err(error) => match error.kind() {
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut => break Ending::Silent,
+                    ErrorKind::Interrupted => {}
+                    // TLS that ends without a farewell.
+                    ErrorKind::UnexpectedEof => break Ending::Closed,
+                    _ => break Ending::Reset,
+                },
+            }
+        };
+        Heard { bytes, ending }
+    }
+
+    /// Reads to the end.
+    pub fn hear_all(&mut self) -> Heard {
+        self.hear(|_| false)
+    }
+}
+
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(SILENCE))?;
+    stream.set_write_timeout(Some(SILENCE))
+}

@@ -1,0 +1,52 @@
+//! A workload with a certificate of the mesh and no proxy: whoever took over a pod. It can say anything to anybody.
+
+use std::net::TcpStream;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use remora_model::{SpiffeId, TrustDomain};
+use remora_runtime::certify::{self, CertifyConfig};
+use remora_runtime::tls::{self, Alpn, Credentials};
+use rustls::{ClientConnection, StreamOwned};
+
+use super::Line;
+use crate::local::{Mesh, NAMESPACE, Proxy};
+
+/// A certified workload.
+#[derive(Debug)]
+pub struct Workload {
+    credentials: Arc<Credentials>,
+}
+
+impl Workload {
+    /// Has the mesh's identity service certify the service account `account`.
+    pub fn certified(mesh: &Mesh, account: &str) -> anyhow::Result<Self> {
+        let domain: TrustDomain = "cluster.local".parse()?;
+        let config = CertifyConfig {
+            identity_addr: mesh.identity.kept("--listen")?.to_string(),
+            identity_id: SpiffeId::workload(&domain, "remora", "remora-identity")?,
+            token_path: mesh.token(NAMESPACE, account, account)?,
+            anchors_path: mesh.dir().join("issuer/ca.crt"),
+            id: SpiffeId::workload(&domain, NAMESPACE, account)?,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let credentials = runtime.block_on(async {
+            let (mut source, _task) = certify::start(config)?;
+            let credentials = source.wait_for(Option::is_some).await?.clone();
+            credentials.context("no certificate")
+        })?;
+        Ok(Self { credentials })
+    }
+
+    /// Connects to a proxy's inbound listener by mesh TLS and names `port` of its pod.
+    pub fn dial(&self, to: &Proxy, alpn: Alpn, port: u16) -> anyhow::Result<Line> {
+        let config = tls::client_config(&self.credentials, &SpiffeId::parse(&to.identity)?, &[alpn])?;
+        let connection = ClientConnection::new(config, tls::server_name())?;
+        let socket = TcpStream::connect(to.inbound).with_context(|| format!("connecting to {}", to.inbound))?;
+        let mut line = Line::tls(StreamOwned::new(connection, socket))?;
+        let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\0\0\0\0\x7f\0\0\x01\0\0".to_vec();
+        header.extend_from_slice(&port.to_be_bytes());
+        line.send(&header);
+        Ok(line)
+    }
+}
