@@ -12,7 +12,7 @@ use crate::{
         inbound::{Visit, handle},
         serve as serve_http,
     },
-    io::Prefixed,
+    io::{Abort, Prefixed},
     limits,
     policy::{self, Act, Peer},
     sys,
@@ -208,7 +208,7 @@ async fn decided<S>(
     caller: Visit,
     first: Result<First<TcpStream>, FirstError<connect::ConnectError>>,
 ) where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Abort + Unpin + Send + 'static,
 {
     let wire = match first {
         Ok(First::Http1) => Wire::Http1,
@@ -229,7 +229,7 @@ async fn decided<S>(
 
 async fn http<S>(world: &Rc<World>, stream: S, wire: Wire, streams_max: u32, caller: Visit)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Abort + Unpin + Send + 'static,
 {
     let (goodbye, shared, caller) = (caller.goodbye, world.clone(), Rc::new(caller));
     let answer = move |request| handle(shared.clone(), caller.clone(), wire, request);
@@ -243,7 +243,7 @@ where
 /// Bytes to the application, once policy lets them.
 async fn bytes<S>(mut client: Prefixed<S>, opened: Option<Prefixed<TcpStream>>, caller: Visit)
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Abort + Unpin,
 {
     let permit = match policy::authorize(&caller.port.inbound(), &caller.peer, Act::Bytes) {
         Ok(permit) => permit,

@@ -1,12 +1,43 @@
 //! A connection whose first bytes were read already.
 
 use bytes::{Buf, BytesMut};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use socket2::SockRef;
 use std::{
     io,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+/// A connection that can end so that the other side knows that it broke.
+pub trait Abort {
+    /// Has the connection, once dropped, end as broken. Call nothing else on it then.
+    fn abort(&self);
+}
+
+impl Abort for TcpStream {
+    fn abort(&self) {
+        // A reset instead of an end. One that cannot be set is on a socket that is closed already.
+        let _closed = SockRef::from(self).set_linger(Some(Duration::ZERO)).is_err();
+    }
+}
+
+impl<S: Abort> Abort for Prefixed<S> {
+    fn abort(&self) {
+        self.inner.abort();
+    }
+}
+
+/// Limitation: hyper hides the socket, so a tunnel over HTTP ends as if it were whole.
+impl Abort for TokioIo<Upgraded> {
+    fn abort(&self) {}
+}
 
 /// `S`, giving the bytes read ahead before its own.
 #[derive(Debug)]

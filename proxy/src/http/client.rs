@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     connect::{self, ConnectError},
+    io::Abort,
     limits,
     policy::Permit,
     telemetry::Reason,
@@ -368,6 +369,15 @@ async fn run<C: Future<Output = hyper::Result<()>>>(
 
 fn reason_of(error: &hyper::Error) -> Reason {
     if error.is_timeout() { Reason::ConnectTimeout } else { Reason::UpstreamReset }
+}
+
+impl Abort for ByteStream {
+    fn abort(&self) {
+        match self {
+            Self::Plain(stream) => stream.abort(),
+            Self::Mesh(stream) => stream.abort(),
+        }
+    }
 }
 
 impl tokio::io::AsyncRead for ByteStream {

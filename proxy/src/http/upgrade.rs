@@ -12,7 +12,9 @@ use crate::{
     balance::{InFlight, Outcome},
     connect::ConnectError,
     discover::{Plan, Pool},
-    forward, limits,
+    forward,
+    io::Abort,
+    limits,
     policy::{self, Permit},
     telemetry::{Reason, RouteStats, Tls},
     worker::World,
@@ -179,8 +181,8 @@ fn finish(response: Response<Incoming>, mut exchange: Exchange, in_flight: Optio
 
 async fn relay<D, U>(permit: Permit, mut down: D, mut up: U, stats: &RouteStats)
 where
-    D: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-    U: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    D: tokio::io::AsyncRead + tokio::io::AsyncWrite + Abort + Unpin,
+    U: tokio::io::AsyncRead + tokio::io::AsyncWrite + Abort + Unpin,
 {
     stats.connection_opened();
     if let Err(error) = forward::bytes(permit, &mut down, &mut up, stats).await {

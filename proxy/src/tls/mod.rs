@@ -5,7 +5,11 @@
 //! by then. HTTP is not cut off by that: it moves to a new connection at each renewal and before the end (GOAWAY), and
 //! what is under way has the last quarter to finish. Bytes that nobody can move end there, and are counted.
 
-use crate::{connect::ConnectError, io::Prefixed, limits};
+use crate::{
+    connect::ConnectError,
+    io::{Abort, Prefixed},
+    limits,
+};
 use remora_model::SpiffeId;
 use remora_runtime::dated::{Dated, Span, is_over};
 pub use remora_runtime::tls::Alpn;
@@ -37,6 +41,15 @@ pub const REASONS: [(&str, &str); 2] = [
     ("no_certificate_of_ours", "came before this proxy had a certificate"),
     ("timeout", "did not finish its handshake in time"),
 ];
+
+/// TLS says when it ends; what ends without a word is broken to its peer.
+impl Abort for ClientStream {
+    fn abort(&self) {}
+}
+
+impl Abort for ServerStream {
+    fn abort(&self) {}
+}
 
 /// Peers whose configuration a worker keeps.
 const CONFIGS_MAX: usize = 1024;
