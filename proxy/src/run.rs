@@ -178,27 +178,29 @@ fn discovery_tls(source: &certify::Source, expected: &SpiffeId) -> Result<Arc<tl
     tls::client_config(&credentials, expected, &[tls::Alpn::Grpc]).map_err(|error| error.to_string())
 }
 
-/// Ready is: a certificate to show and discovery's first answer. Both stay met when the control plane goes away, because
-/// known traffic goes on.
+/// Ready is: a certificate to show that has not ended, and discovery's first answer, which stays met when discovery goes
+/// away, because known traffic goes on.
 async fn ready(
     readiness: Readiness,
     mut source: certify::Source,
     mut connected: watch::Receiver<bool>,
     routes: Arc<Routes>,
 ) {
-    readiness.waiting("certificate", "the identity service has not signed one yet");
     readiness.waiting("discovery", "not connected yet");
-    if let Ok(credentials) = source.wait_for(Option::is_some).await
-        && let Some(credentials) = &*credentials
-    {
-        routes.set_identity(credentials.svid.id().as_str());
-        tracing::info!(identity = %credentials.svid.id(), "certified");
-    }
-    readiness.ready("certificate");
-    if connected.wait_for(|connected| *connected).await.is_ok() {
-        readiness.ready("discovery");
-        tracing::info!("ready");
-    }
+    let certificate = certify::report(&readiness, source.clone());
+    let once = async {
+        if let Ok(credentials) = source.wait_for(Option::is_some).await
+            && let Some(credentials) = &*credentials
+        {
+            routes.set_identity(credentials.svid.id().as_str());
+            tracing::info!(identity = %credentials.svid.id(), "certified");
+        }
+        if connected.wait_for(|connected| *connected).await.is_ok() {
+            readiness.ready("discovery");
+            tracing::info!("ready");
+        }
+    };
+    tokio::join!(certificate, once);
 }
 
 /// The settings in force, for `/config`: names and paths, nothing secret.

@@ -21,7 +21,7 @@ pub enum ConnectError {
     Tls { address: SocketAddr, source: io::Error },
     #[error("{address} is not {expected}")]
     Identity { address: SocketAddr, expected: remora_model::SpiffeId, source: io::Error },
-    #[error("this proxy has no certificate yet; see /ready")]
+    #[error("this proxy has no certificate that is valid now; see /ready")]
     NoCertificate,
 }
 

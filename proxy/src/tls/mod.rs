@@ -38,7 +38,7 @@ pub type ServerStream = Dated<tokio_rustls::server::TlsStream<Prefixed<TcpStream
 /// The values of the label `reason` of `remora_tls_refused_total` besides [`VerifyError::REASONS`] and
 /// [`Failure::REASONS`], and what they say.
 pub const REASONS: [(&str, &str); 2] = [
-    ("no_certificate_of_ours", "came before this proxy had a certificate"),
+    ("no_certificate_of_ours", "came while this proxy had no certificate, or one that had ended"),
     ("timeout", "did not finish its handshake in time"),
 ];
 
@@ -65,7 +65,7 @@ pub struct Terminated {
 /// Why a handshake from a peer failed.
 #[derive(Debug, thiserror::Error)]
 pub enum TerminateError {
-    #[error("this proxy has no certificate yet; see /ready")]
+    #[error("this proxy has no certificate that is valid now; see /ready")]
     NoCertificate,
     #[error("the peer did not finish its handshake in {:?}", limits::HANDSHAKE_TIMEOUT)]
     Timeout,
@@ -147,9 +147,11 @@ impl Store {
         seen.clients.clear();
     }
 
+    /// What to show to peers, unless it has ended: then they would all refuse it.
     fn credentials(&self) -> Option<Arc<Credentials>> {
         self.generation();
-        self.seen.borrow().credentials.clone()
+        let credentials = self.seen.borrow().credentials.clone();
+        credentials.filter(|credentials| !credentials.svid.has_ended(SystemTime::now()))
     }
 
     /// A handshake with the peer that must be `expected`. Cancel safe: the connection is dropped.

@@ -10,6 +10,10 @@ use remora_runtime::tls::{Svid, TrustBundle};
 use std::time::Duration;
 
 fn credentials(generation: u64) -> Option<Arc<Credentials>> {
+    until(generation, SystemTime::now() + Duration::from_secs(3600))
+}
+
+fn until(generation: u64, not_after: SystemTime) -> Option<Arc<Credentials>> {
     let key = KeyPair::generate().unwrap();
     let mut root = CertificateParams::default();
     root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -21,7 +25,7 @@ fn credentials(generation: u64) -> Option<Arc<Credentials>> {
     leaf.subject_alt_names = vec![SanType::URI("spiffe://td/ns/shop/sa/web".try_into().unwrap())];
     leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    leaf.not_after = (SystemTime::now() + Duration::from_secs(3600)).into();
+    leaf.not_after = not_after.into();
     let leaf = leaf.signed_by(&own, &Issuer::from_params(&root, &key)).unwrap();
     let svid = Svid::new([leaf.der().to_vec()], own.serialize_der()).unwrap();
     let bundle = TrustBundle::new(TrustDomain::new("td").unwrap(), [anchor.der().to_vec()]).unwrap();
@@ -49,6 +53,14 @@ fn without_a_certificate_there_is_no_generation_and_no_configuration() {
     let (_sender, source) = watch::channel(None);
     let store = Store::new(source);
     assert_eq!(store.generation(), 0);
+    assert!(store.credentials().is_none());
+}
+
+#[test]
+fn a_certificate_that_has_ended_is_shown_to_nobody() {
+    let (_sender, source) = watch::channel(until(1, SystemTime::now() - Duration::from_secs(1)));
+    let store = Store::new(source);
+    assert_eq!(store.generation(), 1);
     assert!(store.credentials().is_none());
 }
 

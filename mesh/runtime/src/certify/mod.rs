@@ -3,8 +3,9 @@
 //! In: a token file, an anchors file, an address. Out: a watch of [`Credentials`], `None` until the first certificate.
 //! Losing the identity service changes nothing for as long as the leaf lives. A renewal uses a fresh key each time,
 //! re-reads the token, and is checked against the bundle before anybody sees it. Deliberately not here: any use of the
-//! certificate, and any judgement of when to stop serving without one.
+//! certificate. Whether there is one that has not ended is a condition of readiness ([`report`]).
 
+mod condition;
 mod schedule;
 
 use std::path::PathBuf;
@@ -28,6 +29,7 @@ use crate::tls::{
     anonymous_client_config,
 };
 
+pub use condition::{CERTIFICATE, report};
 pub use schedule::{renew_after, retry_after};
 
 /// One `Certify` call, from dialling to the answer.

@@ -199,6 +199,12 @@ impl Svid {
         self.not_after
     }
 
+    /// Whether it has ended: nobody accepts it any more.
+    #[must_use]
+    pub fn has_ended(&self, now: SystemTime) -> bool {
+        self.not_after <= now
+    }
+
     /// Whether peers who trust `bundle` will accept us.
     pub fn verify(&self, bundle: &TrustBundle, now: SystemTime) -> Result<SpiffeId, VerifyError> {
         verify_svid(self.chain(), bundle, now)
