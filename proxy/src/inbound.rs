@@ -17,7 +17,7 @@ use crate::{
     policy::{self, Act, Peer},
     sys,
     telemetry::{Direction, Reason, Tls},
-    tls::{self, Alpn},
+    tls::Alpn,
     worker::World,
 };
 use http::HeaderValue;
@@ -233,9 +233,7 @@ where
 {
     let (goodbye, shared, caller) = (caller.goodbye, world.clone(), Rc::new(caller));
     let answer = move |request| handle(shared.clone(), caller.clone(), wire, request);
-    if let Err(error) = serve_http(world, stream, (Direction::Inbound, wire), streams_max, goodbye, answer).await
-        && !tls::ended(&error)
-    {
+    if let Err(error) = serve_http(world, stream, (Direction::Inbound, wire), streams_max, goodbye, answer).await {
         tracing::debug!(%error, "HTTP connection of a peer ended");
     }
 }

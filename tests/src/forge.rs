@@ -17,7 +17,9 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, IpAddr, Ipv4Addr, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::version::TLS13;
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, ServerConfig, ServerConnection, SignatureScheme};
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, ServerConfig, ServerConnection, SignatureScheme, StreamOwned,
+};
 
 use crate::local::Mesh;
 
@@ -171,23 +173,32 @@ pub const FLAWS: [Flaw; 11] = [
     },
 ];
 
-/// Dials a proxy's inbound listener, shows it `certificate`, or none, and says something. Fails as the proxy refuses.
-pub fn knock(to: SocketAddr, certificate: Option<Forged>, say: &[u8]) -> anyhow::Result<()> {
+/// A connection to a proxy's inbound listener.
+pub type Connection = StreamOwned<ClientConnection, TcpStream>;
+
+/// Dials a proxy's inbound listener and shows it `certificate`, or none. Our side of a TLS 1.3 handshake is done before
+/// the other has judged us: its verdict comes with the first read.
+pub fn dial(to: SocketAddr, certificate: Option<Forged>, alpn: &[&str]) -> anyhow::Result<Connection> {
     let config = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13])?;
     let config = config.dangerous().with_custom_certificate_verifier(Arc::new(Gullible));
     let mut config = match certificate {
         Some(Forged { certificate, key }) => config.with_client_auth_cert(vec![certificate], pkcs8(&key))?,
         None => config.with_no_client_auth(),
     };
-    config.alpn_protocols = vec![b"remora/h2".to_vec()];
-    let mut session = ClientConnection::new(Arc::new(config), nobody())?;
-    let mut tcp = TcpStream::connect(to)?;
+    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    let (session, tcp) = (ClientConnection::new(Arc::new(config), nobody())?, TcpStream::connect(to)?);
+    tcp.set_nodelay(true)?;
     tcp.set_read_timeout(Some(TIMEOUT))?;
-    session.complete_io(&mut tcp)?;
-    // Our side of a TLS 1.3 handshake is done before the other has judged us: its verdict comes with the first read.
-    let mut stream = rustls::Stream::new(&mut session, &mut tcp);
-    stream.write_all(say)?;
-    match stream.read(&mut [0]) {
+    let mut connection = StreamOwned::new(session, tcp);
+    connection.conn.complete_io(&mut connection.sock)?;
+    Ok(connection)
+}
+
+/// Dials a proxy, and says something. Fails as the proxy refuses.
+pub fn knock(to: SocketAddr, certificate: Option<Forged>, say: &[u8]) -> anyhow::Result<()> {
+    let mut connection = dial(to, certificate, &["remora/h2"])?;
+    connection.write_all(say)?;
+    match connection.read(&mut [0]) {
         Ok(_) => Ok(()),
         // Who is let in and then talks nonsense is closed without a word.
         Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(()),
@@ -195,16 +206,17 @@ pub fn knock(to: SocketAddr, certificate: Option<Forged>, say: &[u8]) -> anyhow:
     }
 }
 
+/// What a peer says first where nothing redirects it: which port of the pod it wants (PROXY protocol v2).
+pub fn wanting(port: u16) -> Vec<u8> {
+    let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\0\0\0\0\x7f\0\0\x01\0\0".to_vec();
+    header.extend_from_slice(&port.to_be_bytes());
+    header
+}
+
 /// The certificates that whoever listens there shows, leaf first. Nothing is shown to it, which a proxy refuses.
 pub fn presented(by: SocketAddr) -> anyhow::Result<Vec<CertificateDer<'static>>> {
-    let config = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13])?;
-    let config = config.dangerous().with_custom_certificate_verifier(Arc::new(Gullible));
-    let mut config = config.with_no_client_auth();
-    config.alpn_protocols = vec![b"remora/h2".to_vec(), b"h2".to_vec()];
-    let (mut session, mut tcp) = (ClientConnection::new(Arc::new(config), nobody())?, TcpStream::connect(by)?);
-    tcp.set_read_timeout(Some(TIMEOUT))?;
-    session.complete_io(&mut tcp)?;
-    let chain = session.peer_certificates().context("it showed no certificate")?;
+    let connection = dial(by, None, &["remora/h2", "h2"])?;
+    let chain = connection.conn.peer_certificates().context("it showed no certificate")?;
     Ok(chain.iter().map(|certificate| certificate.clone().into_owned()).collect())
 }
 

@@ -50,11 +50,10 @@ impl Span {
 #[error("a certificate that this connection was made with has ended")]
 pub struct Over;
 
-/// Whether the end of a span is behind an error.
+/// Whether an error is the end of a span.
 #[must_use]
-pub fn is_over(error: &(dyn std::error::Error + 'static)) -> bool {
-    let within = |error: &io::Error| error.get_ref().is_some_and(|inner| inner.is::<Over>());
-    error.downcast_ref::<io::Error>().is_some_and(within) || error.source().is_some_and(is_over)
+pub fn is_over(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<Over>())
 }
 
 /// A stream with an end.
@@ -64,14 +63,16 @@ pub struct Dated<S> {
     retire: Option<Instant>,
     goodbye: Option<Instant>,
     end: Option<Pin<Box<Sleep>>>,
+    on_over: Option<fn()>,
 }
 
 impl<S> Dated<S> {
-    /// `io`, from now on for `span`. Without one it has no end.
-    pub fn new(io: S, span: Option<Span>) -> Self {
+    /// `io`, from now on for `span`. Without one it has no end. Somebody who still uses it then has `on_over` called, once.
+    pub fn new(io: S, span: Option<Span>, on_over: fn()) -> Self {
         let now = Instant::now();
         let end = span.map(|span| Box::pin(sleep_until(now + span.end)));
-        Self { io, retire: span.map(|span| now + span.retire), goodbye: span.map(|span| now + span.goodbye), end }
+        let (retire, goodbye) = (span.map(|span| now + span.retire), span.map(|span| now + span.goodbye));
+        Self { io, retire, goodbye, end, on_over: Some(on_over) }
     }
 
     /// The stream beneath.
@@ -97,20 +98,23 @@ impl<S> Dated<S> {
     /// What a wait comes to: the end of the span, or a wake-up at it.
     fn or_over<T>(&mut self, polled: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         match (&polled, &mut self.end) {
-            (Poll::Pending, Some(end)) => end.as_mut().poll(cx).map(|()| Err(over())),
+            (Poll::Pending, Some(end)) => end.as_mut().poll(cx).map(|()| Err(self.over())),
             _ => polled,
         }
     }
-}
 
-fn over() -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, Over)
+    fn over(&mut self) -> io::Error {
+        if let Some(tell) = self.on_over.take() {
+            tell();
+        }
+        io::Error::new(io::ErrorKind::TimedOut, Over)
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Dated<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.is_over() {
-            return Poll::Ready(Err(over()));
+            return Poll::Ready(Err(self.over()));
         }
         let polled = Pin::new(&mut self.io).poll_read(cx, buf);
         self.or_over(polled, cx)
@@ -120,7 +124,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Dated<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Dated<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         if self.is_over() {
-            return Poll::Ready(Err(over()));
+            return Poll::Ready(Err(self.over()));
         }
         let polled = Pin::new(&mut self.io).poll_write(cx, buf);
         self.or_over(polled, cx)
@@ -142,7 +146,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Dated<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         if self.is_over() {
-            return Poll::Ready(Err(over()));
+            return Poll::Ready(Err(self.over()));
         }
         let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
         self.or_over(polled, cx)
@@ -198,7 +202,7 @@ mod tests {
 
     /// Soon over.
     fn brief<S>(io: S) -> Dated<S> {
-        Dated::new(io, Some(span(&[20 * MILLISECOND], 0.0)))
+        Dated::new(io, Some(span(&[20 * MILLISECOND], 0.0)), || ())
     }
 
     #[tokio::test]
@@ -237,7 +241,7 @@ mod tests {
     #[tokio::test]
     async fn a_stream_without_certificate_has_no_end() {
         let (ours, mut theirs) = duplex(16);
-        let mut dated = Dated::new(ours, None);
+        let mut dated = Dated::new(ours, None, || ());
         theirs.write_all(b"a").await.unwrap();
         assert_eq!(dated.read_u8().await.unwrap(), b'a');
         assert_eq!((dated.retire(), dated.is_over()), (None, false));

@@ -109,7 +109,7 @@ pub async fn dial(addr: &str, config: Arc<ClientConfig>) -> Result<ClientIo, Dia
         let io = TlsConnector::from(config).connect(server_name(), tcp).await;
         let io = io.map_err(|source| DialError::Handshake { addr: named(), source })?;
         let span = span(tls::peer(io.get_ref().1).as_ref());
-        Ok(Dated::new(io, span))
+        Ok(Dated::new(io, span, told))
     };
     timeout(CONNECT_TIMEOUT, connect).await.map_err(|_| DialError::Timeout { addr: named() })?
 }
@@ -128,6 +128,10 @@ pub struct Peer {
 pub struct TlsIo {
     io: Dated<tokio_rustls::server::TlsStream<TcpStream>>,
     peer: Peer,
+}
+
+fn told() {
+    tracing::debug!("a connection of the control plane ends with its certificate");
 }
 
 fn span(peer: Option<&tls::Peer>) -> Option<Span> {
@@ -185,7 +189,7 @@ async fn shake(tcp: TcpStream, addr: SocketAddr, config: Arc<ServerConfig>) -> O
     let reason = match timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(tcp)).await {
         Ok(Ok(io)) => {
             let peer = tls::peer(io.get_ref().1);
-            let io = Dated::new(io, span(peer.as_ref()));
+            let io = Dated::new(io, span(peer.as_ref()), told);
             return Some(TlsIo { io, peer: Peer { addr, id: peer.map(|peer| peer.id) } });
         }
         Ok(Err(error)) => {

@@ -22,7 +22,7 @@ where
         Err(error) => {
             down.abort();
             up.abort();
-            if tls::ended(&error) { Ok(()) } else { Err(error) }
+            if tls::is_over(&error) { Ok(()) } else { Err(error) }
         }
     }
 }

@@ -360,9 +360,7 @@ async fn run<C: Future<Output = hyper::Result<()>>>(
         done = connection.as_mut() => done,
         () = retire => connection.await,
     };
-    if let Err(error) = done
-        && !tls::ended(&error)
-    {
+    if let Err(error) = done {
         tracing::debug!(%address, %error, "HTTP/2 connection upstream ended");
     }
 }

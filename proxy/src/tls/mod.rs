@@ -11,7 +11,8 @@ use crate::{
     limits,
 };
 use remora_model::SpiffeId;
-use remora_runtime::dated::{Dated, Span, is_over};
+pub use remora_runtime::dated::is_over;
+use remora_runtime::dated::{Dated, Span};
 pub use remora_runtime::tls::Alpn;
 use remora_runtime::tls::{
     ClientConfig, Credentials, Failure, Peer, ServerConfig, VerifyError, client_config, peer, server_config,
@@ -169,7 +170,7 @@ impl Store {
             Ok(Ok(stream)) => match stream.get_ref().1.alpn_protocol().and_then(Alpn::from_bytes) {
                 Some(agreed) if agreed == alpn => {
                     let peer = peer(stream.get_ref().1);
-                    return Ok(Dated::new(stream, span(&credentials, peer.as_ref())));
+                    return Ok(Dated::new(stream, span(&credentials, peer.as_ref()), outlived));
                 }
                 _ => {
                     let source = io::Error::other("the peer speaks no mesh protocol");
@@ -228,7 +229,7 @@ impl Store {
         let session = stream.get_ref().1;
         let peer = peer(session).ok_or(TerminateError::Refused(VerifyError::NoCertificate))?;
         let alpn = session.alpn_protocol().and_then(Alpn::from_bytes).ok_or(TerminateError::NoProtocol)?;
-        let stream = Dated::new(stream, span(&credentials, Some(&peer)));
+        let stream = Dated::new(stream, span(&credentials, Some(&peer)), outlived);
         Ok(Terminated { stream, peer: peer.id, alpn })
     }
 
@@ -248,14 +249,10 @@ fn span(credentials: &Credentials, peer: Option<&Peer>) -> Option<Span> {
     Span::new(SystemTime::now(), ends, fastrand::f64())
 }
 
-/// Whether `error` is that a connection's certificates have ended; counts it if so.
-pub fn ended(error: &(dyn std::error::Error + 'static)) -> bool {
-    let over = is_over(error);
-    if over {
-        metrics::counter!("remora_connections_outlived_total").increment(1);
-        tracing::info!("a connection ended with the certificates that it was made with");
-    }
-    over
+/// Somebody still used a connection when its certificates ended.
+fn outlived() {
+    metrics::counter!("remora_connections_outlived_total").increment(1);
+    tracing::info!("a connection ended with the certificates that it was made with");
 }
 
 fn count(direction: &'static str, reason: &'static str) {
