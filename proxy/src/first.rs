@@ -2,11 +2,15 @@
 //! or the upstream connection that was opened meanwhile. Never stalls a connection whose server speaks first.
 
 use crate::{
-    detect::{self, Detection},
+    detect::{
+        self, Detection,
+        client_hello::{Peek, peek},
+    },
     io::Prefixed,
     limits,
+    tls::Alpn,
 };
-use std::{io, pin::pin, time::Duration};
+use std::{cell::Cell, io, pin::pin, time::Duration};
 use tokio::{
     io::AsyncRead,
     time::{Instant, timeout, timeout_at},
@@ -17,6 +21,8 @@ use tokio::{
 pub enum First<U> {
     Http1,
     Http2,
+    /// The whole ClientHello of another proxy; only where [`Wait::mesh`] asks for it.
+    Mesh,
     /// A ClientHello of the application's own.
     Tls,
     /// The client spoke, and it is none of these.
@@ -35,65 +41,111 @@ pub enum FirstError<E> {
     Upstream(E),
 }
 
-/// Reads until the protocol is certain. A client that is silent for `grace` has its upstream opened
-/// beside the wait. Not cancel safe: what `open` made is lost.
+/// What other proxies offer in their ClientHello.
+const MESH: [Alpn; 2] = [Alpn::MeshHttp, Alpn::MeshTcp];
+
+/// How to wait.
+#[derive(Debug, Clone, Copy)]
+pub struct Wait {
+    /// How long the client may be silent before the upstream is opened beside the wait.
+    pub grace: Duration,
+    /// Whether another proxy may begin mesh TLS here, which must be told from the application's own TLS.
+    pub mesh: bool,
+}
+
+/// What earlier connections to a destination taught: where clients speak first, one that is slow to begin (its host is
+/// busy, it keeps connections in reserve) is waited for much longer before the upstream is opened for nothing. A
+/// mistake costs one connection that wait, and is unlearned by it.
+#[derive(Debug, Default)]
+pub struct Habit {
+    client_first: Cell<bool>,
+}
+
+impl Habit {
+    /// The silence to allow.
+    pub fn grace(&self) -> Duration {
+        if self.client_first.get() { limits::DETECT_GRACE_CLIENT_FIRST } else { limits::DETECT_GRACE }
+    }
+
+    /// Learns from what a wait found out.
+    pub fn learn<U>(&self, first: &First<U>) {
+        match first {
+            First::Http1 | First::Http2 | First::Mesh | First::Tls | First::Opaque => self.client_first.set(true),
+            First::Opened(_) => self.client_first.set(false),
+            First::Closed => {}
+        }
+    }
+}
+
+/// Reads until the protocol is certain. A client that is silent for the grace has its upstream opened beside the wait.
+/// Not cancel safe: what `open` made is lost.
 pub async fn protocol<S, U, E>(
     client: &mut Prefixed<S>,
-    grace: Duration,
-    open: impl Future<Output = Result<U, E>>,
+    wait: Wait,
+    open: impl AsyncFnOnce() -> Result<U, E>,
 ) -> Result<First<U>, FirstError<E>>
 where
     S: AsyncRead + Unpin,
     U: AsyncRead + Unpin,
 {
     if client.prefix().is_empty() {
-        match timeout(grace, client.read_ahead(limits::DETECT_BYTES_MAX)).await {
+        match timeout(wait.grace, client.read_ahead(limits::DETECT_BYTES_MAX)).await {
             Ok(read) => {
                 if read.map_err(FirstError::Client)? == 0 {
                     return Ok(First::Closed);
                 }
             }
-            Err(_) => return race(client, open).await,
+            // Boxed: few clients are silent, and the others need not carry the room for it.
+            Err(_) => return Box::pin(race(client, wait.mesh, open)).await,
         }
     }
-    decide(client).await.map_err(FirstError::Client)
+    decide(client, wait.mesh).await.map_err(FirstError::Client)
 }
 
 /// Goes on reading while a prefix is undecided. At the client's end or the bound it is opaque, since no request can come
 /// of it any more; at the deadline the connection is closed.
-async fn decide<S: AsyncRead + Unpin, U>(client: &mut Prefixed<S>) -> io::Result<First<U>> {
+async fn decide<S: AsyncRead + Unpin, U>(client: &mut Prefixed<S>, mesh: bool) -> io::Result<First<U>> {
     let deadline = Instant::now() + limits::DETECT_TIMEOUT;
     loop {
         match detect::detect(client.prefix()) {
             Detection::Http1 => return Ok(First::Http1),
             Detection::Http2 => return Ok(First::Http2),
-            Detection::Tls => return Ok(First::Tls),
             Detection::Opaque => return Ok(First::Opaque),
-            Detection::Undecided => match timeout_at(deadline, client.read_ahead(limits::DETECT_BYTES_MAX)).await {
-                // `GE` and a long pause may yet be a request: as bytes it would meet a policy for bytes.
-                Err(_) => return Ok(First::Closed),
-                Ok(Ok(0)) => return Ok(First::Opaque),
-                Ok(read) => drop(read?),
+            Detection::Tls if !mesh => return Ok(First::Tls),
+            Detection::Tls => match peek(client.prefix()) {
+                Peek::Hello(hello) if MESH.iter().any(|alpn| hello.offers(alpn.as_bytes())) => {
+                    return Ok(First::Mesh);
+                }
+                Peek::Hello(_) | Peek::NotTls => return Ok(First::Tls),
+                Peek::Incomplete => {}
             },
+            Detection::Undecided => {}
+        }
+        match timeout_at(deadline, client.read_ahead(limits::DETECT_BYTES_MAX)).await {
+            // `GE` and a long pause may yet be a request: as bytes it would meet a policy for bytes.
+            Err(_) => return Ok(First::Closed),
+            Ok(Ok(0)) => return Ok(First::Opaque),
+            Ok(read) => drop(read?),
         }
     }
 }
 
 async fn race<S, U, E>(
     client: &mut Prefixed<S>,
-    open: impl Future<Output = Result<U, E>>,
+    mesh: bool,
+    open: impl AsyncFnOnce() -> Result<U, E>,
 ) -> Result<First<U>, FirstError<E>>
 where
     S: AsyncRead + Unpin,
     U: AsyncRead + Unpin,
 {
-    let mut open = pin!(open);
+    let mut open = pin!(open());
     let mut upstream = tokio::select! {
         opened = open.as_mut() => Prefixed::new(opened.map_err(FirstError::Upstream)?),
         read = client.read_ahead(limits::DETECT_BYTES_MAX) => {
             return match read.map_err(FirstError::Client)? {
                 0 => Ok(First::Closed),
-                _ => decide(client).await.map_err(FirstError::Client),
+                _ => decide(client, mesh).await.map_err(FirstError::Client),
             };
         }
     };
@@ -104,7 +156,7 @@ where
             if read.map_err(FirstError::Client)? == 0 {
                 return Ok(First::Opened(upstream)); // half-closed: the server may still speak
             }
-            Ok(match decide(client).await.map_err(FirstError::Client)? {
+            Ok(match decide(client, mesh).await.map_err(FirstError::Client)? {
                 First::Opaque | First::Tls => First::Opened(upstream),
                 decided => decided,
             })

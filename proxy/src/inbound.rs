@@ -2,13 +2,14 @@
 
 use crate::{
     config::Mode,
-    connect::{self, proxy_header},
-    detect::client_hello::{Peek, peek},
-    first::{self, First, FirstError},
+    connect::{self, ConnectError, proxy_header},
+    discover::Port,
+    first::{self, First, FirstError, Wait},
     forward,
     http::{
         Wire,
         client::Upstream,
+        headers::LastHost,
         inbound::{Visit, handle},
         serve as serve_http,
     },
@@ -23,7 +24,6 @@ use crate::{
 use http::HeaderValue;
 use remora_model::{Endpoint, Protocol, SpiffeId};
 use std::{
-    io,
     net::SocketAddr,
     rc::Rc,
     time::{Duration, Instant},
@@ -35,55 +35,57 @@ use tokio::{
 };
 
 /// Serves one connection to the pod.
+///
+/// The stages that last are boxed, so that a connection in one of them does not hold the room that the others need.
 pub async fn serve(world: Rc<World>, stream: TcpStream, from: SocketAddr) {
+    let client = Prefixed::new(stream);
     let original = match world.config.mode {
-        Mode::Redirect => sys::original_destination(&stream).ok().filter(|to| !world.config.is_own(*to)),
+        Mode::Redirect => sys::original_destination(client.inner(), from).ok().filter(|to| !world.config.is_own(*to)),
         Mode::Explicit => None,
     };
-    let mut client = Prefixed::new(stream);
-    let seen = match mesh_hello(&mut client, original.is_none()).await {
-        Ok(seen) => seen,
-        Err(error) => return tracing::debug!(%from, %error, "connection ended before its first bytes"),
+    match original {
+        Some(to) => redirected(world, client, from, to).await,
+        None => direct(world, client, from).await,
+    }
+}
+
+/// A connection that was going to a port of this pod: mesh TLS, plaintext or the application's own TLS.
+async fn redirected(world: Rc<World>, mut client: Prefixed<TcpStream>, from: SocketAddr, to: SocketAddr) {
+    let port = match world.directory.known_port(to.port()) {
+        Some(port) => Some(port),
+        None => Box::pin(world.directory.port(to.port())).await,
     };
-    match (seen, original) {
-        (Seen::Mesh, _) => mesh(world, client, from, original).await,
-        (_, Some(to)) => plain(world, client, from, to).await,
-        (_, None) => {
-            refuse(&from, Reason::ProtocolError, "this listener takes mesh TLS only, where nothing redirects to it")
+    let Some(port) = port else { return refuse(&from, Reason::Denied, UNKNOWN_PORT) };
+    let caller = visit(&world, port, from, to, None);
+    let wait = Wait { grace: caller.port.habit.grace(), mesh: true };
+    let first = first::protocol(&mut client, wait, async || open(&caller).await).await;
+    if let Ok(first) = &first {
+        caller.port.habit.learn(first);
+        if matches!(first, First::Mesh) {
+            return Box::pin(mesh(world, client, from, Some((to, caller.port)))).await;
         }
+    }
+    if let Err(denial) = policy::admit(&caller.port.inbound(), &caller.peer) {
+        return denied(&caller, &denial);
+    }
+    decided(world, client, first, caller).await;
+}
+
+const UNKNOWN_PORT: &str = "no policy is known for this port; is discovery reachable?";
+
+/// A connection made to the listener itself: mesh TLS that names its destination.
+async fn direct(world: Rc<World>, mut client: Prefixed<TcpStream>, from: SocketAddr) {
+    let wait = Wait { grace: limits::HANDSHAKE_TIMEOUT, mesh: true };
+    let late = async || Err::<TcpStream, ()>(());
+    match first::protocol(&mut client, wait, late).await {
+        Ok(First::Mesh) => Box::pin(mesh(world, client, from, None)).await,
+        Ok(First::Closed) => {}
+        _ => refuse(&from, Reason::ProtocolError, "this listener takes mesh TLS only, where nothing redirects to it"),
     }
 }
 
-/// What the first bytes of a connection are, as far as inbound must know before it knows the port's policy.
-enum Seen {
-    Mesh,
-    /// Not mesh TLS; nothing came within the grace, or something else.
-    Other,
-}
-
-/// Reads a ClientHello if one comes. Silence ends the wait after the detection grace, unless mesh TLS is all that may
-/// come here (`patient`).
-async fn mesh_hello(client: &mut Prefixed<TcpStream>, patient: bool) -> io::Result<Seen> {
-    let whole = Deadline::now() + limits::HANDSHAKE_TIMEOUT;
-    let silence = if patient { whole } else { Deadline::now() + limits::DETECT_GRACE };
-    loop {
-        match peek(client.prefix()) {
-            Peek::Incomplete => {}
-            Peek::Hello(hello) if [Alpn::MeshHttp, Alpn::MeshTcp].iter().any(|alpn| hello.offers(alpn.as_bytes())) => {
-                return Ok(Seen::Mesh);
-            }
-            Peek::Hello(_) | Peek::NotTls => return Ok(Seen::Other),
-        }
-        let deadline = if client.prefix().is_empty() { silence } else { whole };
-        match timeout_at(deadline, client.read_ahead(limits::DETECT_BYTES_MAX)).await {
-            Err(_) | Ok(Ok(0)) => return Ok(Seen::Other),
-            Ok(read) => drop(read?),
-        }
-    }
-}
-
-/// A connection from another proxy.
-async fn mesh(world: Rc<World>, client: Prefixed<TcpStream>, from: SocketAddr, original: Option<SocketAddr>) {
+/// A connection from another proxy, to where it was redirected from or to the port that it names.
+async fn mesh(world: Rc<World>, client: Prefixed<TcpStream>, from: SocketAddr, to: Option<(SocketAddr, Rc<Port>)>) {
     let terminated = match world.tls.terminate(client).await {
         Ok(terminated) => terminated,
         Err(error) => {
@@ -92,22 +94,26 @@ async fn mesh(world: Rc<World>, client: Prefixed<TcpStream>, from: SocketAddr, o
     };
     let goodbye = terminated.stream.goodbye();
     let mut stream = Prefixed::new(terminated.stream);
-    let to = match original {
+    let (to, port) = match to {
         Some(to) => to,
-        None => match named(&mut stream, &world).await {
-            Some(to) => to,
-            None => return refuse(&from, Reason::ProtocolError, "the peer names no destination of this pod"),
-        },
-    };
-    let Some(mut caller) = caller(&world, from, to, Some(terminated.peer)).await else { return };
-    caller.goodbye = goodbye;
-    match terminated.alpn {
-        Alpn::MeshHttp => http(&world, stream, Wire::Http2, limits::MESH_STREAMS_MAX, caller).await,
-        _ => {
-            let first = first(&world, &mut stream, &caller).await;
-            decided(&world, stream, caller, first).await;
+        None => {
+            let Some(to) = named(&mut stream, &world).await else {
+                return refuse(&from, Reason::ProtocolError, "the peer names no destination of this pod");
+            };
+            let Some(port) = world.directory.port(to.port()).await else {
+                return refuse(&from, Reason::Denied, UNKNOWN_PORT);
+            };
+            (to, port)
         }
+    };
+    let caller = Visit { goodbye, ..visit(&world, port, from, to, Some(terminated.peer)) };
+    if terminated.alpn == Alpn::MeshHttp {
+        return Box::pin(http(world, stream, Wire::Http2, limits::MESH_STREAMS_MAX, caller)).await;
     }
+    // The peer has waited for its client already.
+    let wait = Wait { grace: Duration::ZERO, mesh: false };
+    let first = first::protocol(&mut stream, wait, async || open(&caller).await).await;
+    decided(world, stream, first, caller).await;
 }
 
 /// The destination that a peer names inside TLS: a port of this pod, never one of the proxy's own.
@@ -132,108 +138,86 @@ async fn named<S: AsyncRead + Unpin>(stream: &mut Prefixed<S>, world: &World) ->
     }
 }
 
-/// A plaintext connection, the application's own TLS, or a peer's ClientHello that came after the grace: until the
-/// client speaks, silence is none of them.
-async fn plain(world: Rc<World>, mut client: Prefixed<TcpStream>, from: SocketAddr, to: SocketAddr) {
-    let Some(caller) = caller(&world, from, to, None).await else { return };
-    if let Err(denial) = policy::admit(&caller.port.inbound(), &caller.peer) {
-        return match mesh_hello(&mut client, true).await {
-            Ok(Seen::Mesh) => mesh(world, client, from, Some(to)).await,
-            _ => denied(&caller, &denial),
-        };
-    }
-    let first = first(&world, &mut client, &caller).await;
-    if matches!(first, Ok(First::Tls | First::Opened(_)))
-        && !client.prefix().is_empty()
-        && let Ok(Seen::Mesh) = mesh_hello(&mut client, true).await
-    {
-        return mesh(world, client, from, Some(to)).await;
-    }
-    decided(&world, client, caller, first).await;
-}
-
 /// Who calls which port.
-async fn caller(world: &Rc<World>, from: SocketAddr, to: SocketAddr, identity: Option<SpiffeId>) -> Option<Visit> {
-    let Some(port) = world.directory.port(to.port()).await else {
-        refuse(&from, Reason::Denied, "no policy is known for this port; is discovery reachable?");
-        return None;
-    };
-    let endpoint = Endpoint { address: to, identity: None, proxy: None, weight: 1, zone: "".into(), pod: "".into() };
+fn visit(world: &World, port: Rc<Port>, from: SocketAddr, to: SocketAddr, identity: Option<SpiffeId>) -> Visit {
+    let endpoint = || Endpoint { address: to, identity: None, proxy: None, weight: 1, zone: "".into(), pod: "".into() };
     let tls = if identity.is_some() { Tls::Mtls } else { Tls::Plain };
     let name = identity.as_ref().map(SpiffeId::as_str).unwrap_or_default();
-    Some(Visit {
-        goodbye: None,
+    Visit {
         client_id: HeaderValue::from_str(name).ok().filter(|_| identity.is_some()),
         peer_name: name.into(),
         peer: Peer { identity, address: from.ip().to_canonical() },
         tls,
-        app: world.directory.app(&port, to, || Upstream::new(endpoint, limits::APP_CONNECT_TIMEOUT)),
+        goodbye: None,
+        host: LastHost::default(),
+        app: world.directory.app(&port, to, || Upstream::new(endpoint(), limits::APP_CONNECT_TIMEOUT)),
         port,
-    })
+    }
 }
 
-/// Waits for the first bytes of a decrypted or plaintext stream, unless policy says what they are. The grace is over: a
-/// peer proxy has waited for its client already, and so have we for a peer's ClientHello.
-async fn first<S>(
-    world: &World,
-    stream: &mut Prefixed<S>,
-    caller: &Visit,
-) -> Result<First<TcpStream>, FirstError<connect::ConnectError>>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let inbound = caller.port.inbound();
-    let said = if world.config.opaque_ports.contains(&inbound.port) { Protocol::Opaque } else { inbound.protocol };
-    match said {
-        Protocol::Http1 => Ok(First::Http1),
-        Protocol::Http2 => Ok(First::Http2),
-        Protocol::Opaque => Ok(First::Opaque),
-        Protocol::Detect => {
-            // Before a byte of the application's is asked for, the caller must be let in as a sender of bytes.
-            let open = async {
-                match policy::authorize(&inbound, &caller.peer, Act::Bytes) {
-                    Ok(permit) => connect::tcp(&permit, caller.app.endpoint.address, limits::APP_CONNECT_TIMEOUT).await,
-                    Err(_) => std::future::pending().await,
-                }
-            };
-            first::protocol(stream, Duration::ZERO, open).await
+/// Why the application was not called while the peer was silent.
+enum OpenError {
+    Denied(policy::Denial),
+    Connect(ConnectError),
+}
+
+/// Opens the application's connection beside the wait for the peer's first bytes. Before a byte of the application's is
+/// asked for, the peer must be let in as a sender of bytes; one that is not may yet turn out to speak something else,
+/// within the time of detection.
+async fn open(caller: &Visit) -> Result<TcpStream, OpenError> {
+    match policy::authorize(&caller.port.inbound(), &caller.peer, Act::Bytes) {
+        Ok(permit) => connect::tcp(&permit, caller.app.endpoint.address, limits::APP_CONNECT_TIMEOUT)
+            .await
+            .map_err(OpenError::Connect),
+        Err(denial) => {
+            tokio::time::sleep(limits::DETECT_TIMEOUT).await;
+            Err(OpenError::Denied(denial))
         }
     }
 }
 
-/// Serves a stream by what it turned out to be.
+/// Serves a decrypted or plaintext stream by what it turned out to be, or by what discovery says it is.
 async fn decided<S>(
-    world: &Rc<World>,
+    world: Rc<World>,
     stream: Prefixed<S>,
+    first: Result<First<TcpStream>, FirstError<OpenError>>,
     caller: Visit,
-    first: Result<First<TcpStream>, FirstError<connect::ConnectError>>,
 ) where
     S: AsyncRead + AsyncWrite + Abort + Unpin + Send + 'static,
 {
+    let inbound = caller.port.inbound();
+    let opaque = inbound.protocol == Protocol::Opaque || world.config.opaque_ports.contains(&inbound.port);
     let wire = match first {
+        Ok(First::Http1 | First::Http2 | First::Opaque | First::Tls | First::Mesh) if opaque => {
+            return Box::pin(bytes(stream, None, caller)).await;
+        }
+        Ok(First::Closed) => return,
+        Ok(First::Opened(upstream)) => return Box::pin(bytes(stream, Some(upstream), caller)).await,
+        Ok(_) if inbound.protocol == Protocol::Http1 => Wire::Http1,
+        Ok(_) if inbound.protocol == Protocol::Http2 => Wire::Http2,
         Ok(First::Http1) => Wire::Http1,
         Ok(First::Http2) => Wire::Http2,
-        Ok(First::Opaque | First::Tls) => return bytes(stream, None, caller).await,
-        Ok(First::Opened(upstream)) => return bytes(stream, Some(upstream), caller).await,
-        Ok(First::Closed) => return,
+        Ok(First::Opaque | First::Tls | First::Mesh) => return Box::pin(bytes(stream, None, caller)).await,
         Err(FirstError::Client(error)) => return tracing::debug!(%error, "peer left before its first bytes"),
-        Err(FirstError::Upstream(error)) => {
+        Err(FirstError::Upstream(OpenError::Denied(denial))) => return denied(&caller, &denial),
+        Err(FirstError::Upstream(OpenError::Connect(error))) => {
             let stats = caller.port.signals.bytes(&caller.peer_name, caller.tls);
             stats.request();
             stats.failure(error.reason(), Duration::ZERO);
             return tracing::info!(%error, cause = error.cause(), "cannot reach the application");
         }
     };
-    http(world, stream, wire, limits::STREAMS_MAX, caller).await;
+    drop(inbound);
+    Box::pin(http(world, stream, wire, limits::STREAMS_MAX, caller)).await;
 }
 
-async fn http<S>(world: &Rc<World>, stream: S, wire: Wire, streams_max: u32, caller: Visit)
+async fn http<S>(world: Rc<World>, stream: S, wire: Wire, streams_max: u32, caller: Visit)
 where
     S: AsyncRead + AsyncWrite + Abort + Unpin + Send + 'static,
 {
     let (goodbye, shared, caller) = (caller.goodbye, world.clone(), Rc::new(caller));
     let answer = move |request| handle(shared.clone(), caller.clone(), wire, request);
-    if let Err(error) = serve_http(world, stream, (Direction::Inbound, wire), streams_max, goodbye, answer).await {
+    if let Err(error) = serve_http(&world, stream, (Direction::Inbound, wire), streams_max, goodbye, answer).await {
         tracing::debug!(%error, "HTTP connection of a peer ended");
     }
 }

@@ -21,6 +21,10 @@ pub const DETECT_BYTES_MAX: usize = 17 * 1024;
 /// times what a client on the same machine needs to send what it has.
 pub const DETECT_GRACE: Duration = Duration::from_millis(1);
 
+/// The same where earlier clients spoke first: a busy client may need longer, and a connection opened for nothing costs
+/// both ends a handshake. A server that speaks first behind such an address is late once, by this.
+pub const DETECT_GRACE_CLIENT_FIRST: Duration = Duration::from_millis(100);
+
 /// From the first byte of a prefix that is no protocol yet to a decision. A client that sends `GE` and stops is no
 /// HTTP client of any kind; the connection is closed, because as opaque bytes it would meet a more permissive policy.
 pub const DETECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -84,12 +88,15 @@ pub const APP_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Idle HTTP/1 connections kept to one address, and for how long: below the 5 s after which Node.js, the shortest of the
 /// common servers, closes them.
-pub const IDLE_CONNECTIONS_MAX: usize = 256;
+pub const IDLE_CONNECTIONS_MAX: usize = 1024;
 /// See [`IDLE_CONNECTIONS_MAX`].
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The request body kept for a retry.
 pub const REPLAY_BYTES_MAX: usize = 64 * 1024;
+
+/// The life of a mirrored request, whose answer nobody waits for.
+pub const MIRROR_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Tries beyond the first where the route does not say.
 pub const DEFAULT_RETRIES: u32 = 2;
@@ -102,9 +109,6 @@ pub const TARGETS_MAX: usize = 4096;
 
 /// One direction's buffer of a byte relay, allocated once bytes flow.
 pub const RELAY_BYTES: usize = 64 * 1024;
-
-/// Proxies that a request may cross before it is a loop.
-pub const HOPS_MAX: usize = 16;
 
 /// A PROXY protocol v2 header with addresses and no extensions to speak of.
 pub const PROXY_HEADER_BYTES_MAX: usize = 256;

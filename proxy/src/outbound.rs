@@ -4,7 +4,7 @@ use crate::{
     config::Mode,
     connect,
     discover::{Plan, Route},
-    first::{self, First, FirstError},
+    first::{self, First, FirstError, Wait},
     forward,
     http::{
         self, Wire,
@@ -22,26 +22,32 @@ use std::{net::SocketAddr, rc::Rc, time::Instant};
 use tokio::net::TcpStream;
 
 /// Serves one connection of the application.
+///
+/// The stages that last are boxed, so that a connection in one of them does not hold the room that the others need.
 pub async fn serve(world: Rc<World>, stream: TcpStream, peer: SocketAddr) {
     let client = Prefixed::new(stream);
     if world.config.mode == Mode::Explicit {
         return explicit(world, client).await;
     }
-    let target = match sys::original_destination(client.inner()) {
+    let target = match sys::original_destination(client.inner(), peer) {
         Ok(target) if !world.config.is_own(target) => target,
         Ok(target) => return tracing::warn!(%peer, %target, reason = Reason::Loop.as_str(), "connection refused"),
         Err(error) => return tracing::debug!(%peer, %error, "connection was not redirected"),
     };
-    let route = world.directory.route(&Target::Address(target)).await;
-    let plan = route.plan();
-    if plan.parent.is_none() {
-        return pass(&world, client, target, &plan).await;
-    }
-    redirected(world, client, route, &plan).await;
+    let target = Target::Address(target);
+    let route = match world.directory.known_route(&target) {
+        Some(route) => route,
+        None => Box::pin(world.directory.route(&target)).await,
+    };
+    redirected(world, client, route).await;
 }
 
-/// A connection to a Service or pod that discovery knows.
-async fn redirected(world: Rc<World>, mut client: Prefixed<TcpStream>, route: Rc<Route>, plan: &Plan) {
+/// A connection that was going to an address.
+async fn redirected(world: Rc<World>, mut client: Prefixed<TcpStream>, route: Rc<Route>) {
+    let plan = route.plan();
+    if plan.parent.is_none() {
+        return Box::pin(pass(&world, client, &plan)).await;
+    }
     let said = if world.config.opaque_ports.contains(&route.target.port()) {
         Protocol::Opaque
     } else {
@@ -51,25 +57,30 @@ async fn redirected(world: Rc<World>, mut client: Prefixed<TcpStream>, route: Rc
         Protocol::Http1 => Ok(First::Http1),
         Protocol::Http2 => Ok(First::Http2),
         Protocol::Opaque => Ok(First::Opaque),
-        Protocol::Detect => first::protocol(&mut client, limits::DETECT_GRACE, open(&world, plan)).await,
+        Protocol::Detect => {
+            let wait = Wait { grace: route.habit.grace(), mesh: false };
+            let first = first::protocol(&mut client, wait, async || open(&world, &plan).await).await;
+            first.inspect(|first| route.habit.learn(first))
+        }
     };
     let wire = match first {
         Ok(First::Http1) => Wire::Http1,
         Ok(First::Http2) => Wire::Http2,
-        Ok(First::Opaque | First::Tls) => return bytes(&world, client, None, plan).await,
-        Ok(First::Opened(upstream)) => return bytes(&world, client, Some(upstream), plan).await,
+        Ok(First::Opaque | First::Tls | First::Mesh) => return Box::pin(bytes(&world, client, None, &plan)).await,
+        Ok(First::Opened(upstream)) => return Box::pin(bytes(&world, client, Some(upstream), &plan)).await,
         Ok(First::Closed) => return,
         Err(FirstError::Client(error)) => return tracing::debug!(%error, "client left before its first bytes"),
-        Err(FirstError::Upstream(reason)) => return failed(plan, reason),
+        Err(FirstError::Upstream(reason)) => return failed(&plan, reason),
     };
-    let destination = Rc::new(Destination::fixed(route));
-    serve_http(&world, client, wire, destination).await;
+    drop(plan);
+    Box::pin(serve_http(world, client, wire, Destination::fixed(route))).await;
 }
 
 /// A connection made to the listener itself: HTTP whose requests name where they go.
 async fn explicit(world: Rc<World>, mut client: Prefixed<TcpStream>) {
-    let never = std::future::pending::<Result<TcpStream, Reason>>();
-    let wire = match first::protocol(&mut client, limits::DETECT_GRACE, never).await {
+    let wait = Wait { grace: limits::DETECT_GRACE, mesh: false };
+    let never = async || std::future::pending::<Result<TcpStream, Reason>>().await;
+    let wire = match first::protocol(&mut client, wait, never).await {
         Ok(First::Http1) => Wire::Http1,
         Ok(First::Http2) => Wire::Http2,
         Ok(_) => {
@@ -80,13 +91,14 @@ async fn explicit(world: Rc<World>, mut client: Prefixed<TcpStream>) {
         }
         Err(_) => return,
     };
-    serve_http(&world, client, wire, Rc::new(Destination::by_authority())).await;
+    Box::pin(serve_http(world, client, wire, Destination::by_authority())).await;
 }
 
-async fn serve_http(world: &Rc<World>, client: Prefixed<TcpStream>, wire: Wire, destination: Rc<Destination>) {
-    let shared = world.clone();
+async fn serve_http(world: Rc<World>, client: Prefixed<TcpStream>, wire: Wire, destination: Destination) {
+    let (shared, destination) = (world.clone(), Rc::new(destination));
     let answer = move |request| handle(shared.clone(), destination.clone(), wire, request);
-    if let Err(error) = http::serve(world, client, (Direction::Outbound, wire), limits::STREAMS_MAX, None, answer).await
+    if let Err(error) =
+        http::serve(&world, client, (Direction::Outbound, wire), limits::STREAMS_MAX, None, answer).await
     {
         tracing::debug!(%error, "HTTP connection of the application ended");
     }
@@ -124,7 +136,8 @@ async fn bytes(world: &Rc<World>, mut client: Prefixed<TcpStream>, opened: Optio
 }
 
 /// A destination that the mesh does not know: untouched, to where it was going.
-async fn pass(world: &Rc<World>, mut client: Prefixed<TcpStream>, target: SocketAddr, plan: &Plan) {
+async fn pass(world: &Rc<World>, mut client: Prefixed<TcpStream>, plan: &Plan) {
+    let Target::Address(target) = plan.outbound.target else { return };
     let permit = policy::outbound();
     let stats = plan.signals.bytes(&"".into(), Tls::Passthrough);
     let started = Instant::now();

@@ -1,12 +1,15 @@
 //! A worker: a thread with its own runtime, listeners, connections and pools. Nothing of it is shared or locked.
 
 use crate::{accept, config::Config, discover::Directory, inbound, limits, outbound, telemetry::Routes, tls};
+use futures_util::FutureExt;
 use remora_runtime::drain;
 use std::{
     cell::{Cell, RefCell},
     net::SocketAddr,
+    pin::Pin,
     rc::Rc,
     sync::Arc,
+    task::{Context, Poll},
     time::Duration,
 };
 use tokio::{net::TcpListener, sync::Notify};
@@ -47,15 +50,29 @@ impl Drop for Running {
     }
 }
 
+pin_project_lite::pin_project! {
+    /// A task that counts as running. An `async` block around the task would hold it twice: once as what it captured
+    /// and once as what it awaits.
+    struct Owned<F> {
+        #[pin]
+        task: F,
+        _running: Running,
+    }
+}
+
+impl<F: Future> Future for Owned<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.project().task.poll(cx).map(drop)
+    }
+}
+
 impl Tasks {
-    /// Runs `task` on this thread.
-    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+    /// Runs `task` on this thread; what it returns is dropped.
+    pub fn spawn(&self, task: impl Future + 'static) {
         self.0.running.set(self.0.running.get() + 1);
-        let running = Running(self.0.clone());
-        tokio::task::spawn_local(async move {
-            task.await;
-            drop(running);
-        });
+        tokio::task::spawn_local(Owned { task, _running: Running(self.0.clone()) });
     }
 
     /// How many run.
@@ -132,22 +149,48 @@ async fn listen<F>(
 ) where
     F: Future<Output = ()> + 'static,
 {
-    let open = Rc::new(Cell::new(0_usize));
+    // One reference is ours, the others are the open connections'.
+    let open = Rc::new(());
     loop {
         let (stream, peer) = tokio::select! {
             accepted = accept::next(&listener) => accepted,
             () = world.drain.signaled() => return,
         };
-        if open.get() >= limits::CONNECTIONS_MAX {
+        if Rc::strong_count(&open) > limits::CONNECTIONS_MAX {
             metrics::counter!("remora_connections_refused_total", "reason" => "overloaded").increment(1);
             tokio::time::sleep(Duration::ZERO).await;
             continue;
         }
-        open.set(open.get() + 1);
-        let (open, connection) = (open.clone(), serve(world.clone(), stream, peer));
-        world.tasks.spawn(async move {
-            connection.await;
-            open.set(open.get() - 1);
-        });
+        let held = open.clone();
+        world.tasks.spawn(serve(world.clone(), stream, peer).map(move |()| drop(held)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::{Wire, inbound as requests_in, outbound as requests_out};
+
+    fn connection<F: Future>(_: impl Fn(Rc<World>, tokio::net::TcpStream, SocketAddr) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    fn request<A, B, F: Future>(_: impl Fn(Rc<World>, A, Wire, B) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// It is what an idle connection costs, and what is copied with every request.
+    #[test]
+    fn what_a_connection_and_a_request_hold_is_small() {
+        let sizes = [
+            ("outbound connection", connection(outbound::serve), 900),
+            ("inbound connection", connection(inbound::serve), 1600),
+            ("outbound request", request(requests_out::handle), 2000),
+            ("inbound request", request(requests_in::handle), 1000),
+        ];
+        for (what, bytes, most) in sizes {
+            println!("{what}: {bytes} bytes, at most {most}");
+        }
+        assert!(sizes.iter().all(|(_, bytes, most)| bytes <= most), "see above");
     }
 }

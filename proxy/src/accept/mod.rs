@@ -6,7 +6,7 @@
 
 use crate::limits;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, os::fd::AsFd};
 use tokio::net::{TcpListener, TcpStream};
 
 /// Opens a listener. Must be called inside a tokio runtime.
@@ -18,6 +18,7 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
+    set_options(&socket.as_fd())?; // Linux gives them to every connection accepted from it
     socket.bind(&address.into())?;
     socket.listen(limits::BACKLOG)?;
     TcpListener::from_std(socket.into())
@@ -29,7 +30,6 @@ pub async fn next(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                tune(&stream);
                 return (stream, peer);
             }
             Err(error) if is_of_one_connection(&error) => {}
@@ -47,24 +47,38 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-/// Sets what every connection has: no delay, and keep-alive. A socket that takes none of it is already closed, which its
-/// first use will tell.
+/// Sets what every connection has. A socket that takes none of it is already closed, which its first use will tell.
+pub fn tune(stream: &TcpStream) {
+    if let Err(error) = set_options(stream) {
+        tracing::debug!(%error, "connection closed before it was set up");
+    }
+}
+
+/// No delay, and keep-alive.
 ///
 /// TCP_USER_TIMEOUT is left alone: Linux counts it while the peer's window is closed too, so that it would cut off
 /// whoever stops reading for a while (a paused download, a process under a debugger).
-pub fn tune(stream: &TcpStream) {
-    let socket = SockRef::from(stream);
+fn set_options(socket: &impl AsFd) -> io::Result<()> {
+    let socket = SockRef::from(socket);
     let keep_alive =
         TcpKeepalive::new().with_time(limits::TCP_KEEP_ALIVE).with_interval(limits::TCP_KEEP_ALIVE).with_retries(3);
-    let tuned = socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_keepalive(&keep_alive));
-    if let Err(error) = tuned {
-        tracing::debug!(%error, "connection closed before it was set up");
-    }
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&keep_alive)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn an_accepted_connection_has_the_options_of_its_listener() {
+        let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (client, (accepted, _)) = tokio::join!(TcpStream::connect(address), next(&listener));
+        let (_client, socket) = (client.unwrap(), SockRef::from(&accepted));
+        assert!(socket.tcp_nodelay().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), limits::TCP_KEEP_ALIVE);
+    }
 
     #[tokio::test(flavor = "current_thread")]
     async fn a_peer_that_stops_reading_may_do_so_for_as_long_as_it_likes() {

@@ -6,9 +6,9 @@
 pub mod client;
 mod plan;
 
-pub use plan::{Branch, Plan, Pool, Signals};
+pub use plan::{Branch, Entered, Plan, Pool, Signals};
 
-use crate::{config::Config, http::client::Upstream, limits, telemetry::Routes, worker::Tasks};
+use crate::{config::Config, first::Habit, http::client::Upstream, limits, telemetry::Routes, worker::Tasks};
 use remora_api::sync::{Name, Resource};
 use remora_model::{BackendId, Inbound, Outbound, Target};
 use std::{cell::RefCell, collections::HashMap, fmt, net::SocketAddr, rc::Rc, sync::Arc};
@@ -55,10 +55,15 @@ impl Handle {
 #[derive(Debug)]
 pub struct Route {
     pub target: Target,
+    pub habit: Habit,
     plan: RefCell<Rc<Plan>>,
 }
 
 impl Route {
+    fn new(target: Target, plan: Rc<Plan>) -> Rc<Self> {
+        Rc::new(Self { target, habit: Habit::default(), plan: RefCell::new(plan) })
+    }
+
     /// The plan of this moment.
     pub fn plan(&self) -> Rc<Plan> {
         self.plan.borrow().clone()
@@ -69,6 +74,7 @@ impl Route {
 #[derive(Debug)]
 pub struct Port {
     inbound: RefCell<Arc<Inbound>>,
+    pub habit: Habit,
     pub signals: Signals,
     /// The application behind it, with this worker's connections to it.
     app: RefCell<Option<Rc<Upstream>>>,
@@ -115,15 +121,15 @@ impl Directory {
     /// The route to `target`: at once if it is known, else after discovery's first answer, or as an unknown target
     /// when that does not come in [`limits::DISCOVERY_TIMEOUT`].
     pub async fn route(&self, target: &Target) -> Rc<Route> {
-        if let Some(route) = self.targets.borrow().get(target) {
-            return route.clone();
+        if let Some(route) = self.known_route(target) {
+            return route;
         }
         let plans = Plans { directory: self.parts() };
         let Some(mut known) = self.first(Name::Outbound(target.clone())).await else {
-            return Rc::new(Route { target: target.clone(), plan: RefCell::new(plans.unknown(target)) });
+            return Route::new(target.clone(), plans.unknown(target));
         };
         let outbound = known.borrow_and_update().clone();
-        let route = Rc::new(Route { target: target.clone(), plan: RefCell::new(plans.make(outbound, target).await) });
+        let route = Route::new(target.clone(), plans.make(outbound, target).await);
         if let Some(route) = self.targets.borrow().get(target) {
             return route.clone(); // another connection was quicker
         }
@@ -141,15 +147,21 @@ impl Directory {
         route
     }
 
+    /// The route to `target`, if it is known.
+    pub fn known_route(&self, target: &Target) -> Option<Rc<Route>> {
+        self.targets.borrow().get(target).cloned()
+    }
+
     /// The policy of an inbound port. `None` when discovery has not said anything in time: nothing may come in then.
     pub async fn port(&self, port: u16) -> Option<Rc<Port>> {
-        if let Some(port) = self.ports.borrow().get(&port) {
-            return Some(port.clone());
+        if let Some(port) = self.known_port(port) {
+            return Some(port);
         }
         let mut known = self.first(Name::Inbound(port)).await?;
         let inbound = as_inbound(known.borrow_and_update().clone())?;
         let signals = Signals::inbound(self.routes.clone(), inbound.parent.clone());
-        let state = Rc::new(Port { inbound: RefCell::new(inbound), signals, app: RefCell::default() });
+        let state =
+            Rc::new(Port { inbound: RefCell::new(inbound), habit: Habit::default(), signals, app: RefCell::default() });
         if self.ports.borrow().len() >= limits::TARGETS_MAX {
             self.ports.borrow_mut().retain(|_, port| Rc::strong_count(port) > 1);
         }
@@ -164,6 +176,11 @@ impl Directory {
             }
         });
         Some(state)
+    }
+
+    /// The policy of an inbound port, if it is known.
+    pub fn known_port(&self, port: u16) -> Option<Rc<Port>> {
+        self.ports.borrow().get(&port).cloned()
     }
 
     /// The application behind `port`; made by `make` when it is new or was reached at another address.

@@ -75,24 +75,29 @@ impl Plan {
         self.pools.get(id)
     }
 
-    /// A branch of rule `index` by weight. `None`: the rule has no backends with a share.
-    pub fn branch(&self, index: usize, rng: &mut fastrand::Rng) -> Option<&Branch> {
-        let branches = self.rules.get(index)?;
-        let total: u64 = branches.iter().map(|branch| u64::from(branch.weight)).sum();
+    /// Draws one of rule `rule`'s branches by weight. `None`: the rule has no backends with a share.
+    pub fn draw(&self, rule: usize, rng: &mut fastrand::Rng) -> Option<usize> {
+        let branches = self.rules.get(rule)?;
         if let [only] = &branches[..] {
-            return (only.weight > 0).then_some(only);
+            return (only.weight > 0).then_some(0);
         }
+        let total: u64 = branches.iter().map(|branch| u64::from(branch.weight)).sum();
         if total == 0 {
             return None;
         }
         let mut ticket = rng.u64(..total);
-        branches.iter().find(|branch| match ticket.checked_sub(u64::from(branch.weight)) {
+        branches.iter().position(|branch| match ticket.checked_sub(u64::from(branch.weight)) {
             Some(rest) => {
                 ticket = rest;
                 false
             }
             None => true,
         })
+    }
+
+    /// A branch that was drawn.
+    pub fn branch(&self, rule: usize, branch: usize) -> Option<&Branch> {
+        self.rules.get(rule)?.get(branch)
     }
 
     /// Rule `index`, as written.
@@ -169,8 +174,13 @@ impl Pool {
     }
 
     /// An endpoint for one request or connection, not among those `tried`.
-    pub fn pick(&self, rng: &mut fastrand::Rng, tried: &[SocketAddr]) -> Result<(Rc<Upstream>, InFlight), Reason> {
-        match self.balancer.borrow_mut().pick(Instant::now(), rng, tried) {
+    pub fn pick(
+        &self,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+        tried: &[SocketAddr],
+    ) -> Result<(Rc<Upstream>, InFlight), Reason> {
+        match self.balancer.borrow().pick(now, rng, tried) {
             Ok(picked) => Ok(picked),
             Err(NoEndpoint::Empty) => Err(Reason::NoEndpoints),
             Err(NoEndpoint::AllEjected) => Err(Reason::AllEjected),

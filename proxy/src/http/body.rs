@@ -1,6 +1,6 @@
 //! Bodies on their way through: counted, kept for a retry, never collected.
 
-use crate::{http::exchange::Exchange, limits};
+use crate::{http::exchange::Exchange, limits, telemetry::Reason};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
@@ -113,6 +113,12 @@ impl Replayable {
         Self(Rc::new(RefCell::new(kept)))
     }
 
+    /// Whether all of it came, and is kept.
+    pub fn is_complete(&self) -> bool {
+        let kept = self.0.borrow();
+        !kept.overflow && (kept.ended || kept.source.is_end_stream())
+    }
+
     /// Whether another try would send the whole body.
     pub fn is_whole(&self) -> bool {
         !self.0.borrow().overflow
@@ -208,18 +214,35 @@ pub enum ResponseBody {
     },
 }
 
+/// Why a response ends in the middle.
+#[derive(Debug, thiserror::Error)]
+pub enum ResponseError {
+    #[error("the upstream broke off")]
+    Upstream(#[from] hyper::Error),
+    #[error("the request's deadline passed in the middle of the response")]
+    Timeout,
+}
+
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = ResponseError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
         match &mut *self {
             Self::Empty => Poll::Ready(None),
             Self::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
             Self::Upstream { body, exchange } => {
                 let polled = Pin::new(&mut *body).poll_frame(cx);
                 match &polled {
-                    Poll::Pending => return Poll::Pending,
+                    Poll::Pending => {
+                        futures_util::ready!(exchange.poll_deadline(cx));
+                        if !exchange.is_grpc() {
+                            return Poll::Ready(Some(Err(ResponseError::Timeout)));
+                        }
+                        let trailers = super::respond::grpc_trailers(Reason::Timeout);
+                        *self = Self::Empty;
+                        return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+                    }
                     Poll::Ready(None) => exchange.ended(None),
                     Poll::Ready(Some(Err(_))) => exchange.broken(),
                     Poll::Ready(Some(Ok(frame))) => match (frame.data_ref(), frame.trailers_ref()) {
@@ -232,7 +255,7 @@ impl Body for ResponseBody {
                         (_, trailers) => exchange.ended(trailers),
                     },
                 }
-                polled.map_ok(strip_trailers)
+                polled.map_ok(strip_trailers).map_err(ResponseError::Upstream)
             }
         }
     }

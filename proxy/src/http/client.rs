@@ -15,9 +15,10 @@ use crate::{
     tls,
     worker::World,
 };
+use futures_util::{FutureExt, future::Either};
 use hyper::{
     body::Incoming,
-    client::conn::{http1, http2},
+    client::conn::{TrySendError, http1, http2},
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use remora_model::Endpoint;
@@ -34,6 +35,10 @@ use tokio::sync::watch;
 type SendHttp1 = http1::SendRequest<RequestBody>;
 type H2 = http2::SendRequest<RequestBody>;
 type Request = http::Request<RequestBody>;
+type Sent = Result<http::Response<Incoming>, TrySendError<Request>>;
+
+/// Connections that were just given back are looked past, in search of a ready one.
+const NOT_READY_MAX: usize = 8;
 
 /// One endpoint with the connections that this worker has to it.
 pub struct Upstream {
@@ -48,6 +53,13 @@ pub struct Upstream {
 pub struct Http1 {
     sender: SendHttp1,
     allowance: Allowance,
+}
+
+impl Http1 {
+    fn send(&mut self, request: Request) -> impl Future<Output = Sent> + use<> {
+        self.allowance.head();
+        self.sender.try_send_request(request)
+    }
 }
 
 impl fmt::Debug for Upstream {
@@ -70,18 +82,39 @@ enum Shared {
 pub struct Failed {
     pub reason: Reason,
     /// The request, if not a byte of it was sent.
-    pub unsent: Option<Request>,
+    pub unsent: Option<Box<Request>>,
+    /// The connection had closed while it was kept: nobody's failure, and no try of the request.
+    pub stale: bool,
 }
 
 /// A response, and the HTTP/1 connection to give back once its body ended.
 pub struct Answer {
     pub response: http::Response<Incoming>,
-    pub connection: Option<Http1>,
+    pub lease: Option<Lease>,
 }
 
 impl fmt::Debug for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Answer").field("response", &self.response.status()).finish_non_exhaustive()
+    }
+}
+
+/// An HTTP/1 connection in use. Dropped, it closes.
+pub struct Lease {
+    upstream: Rc<Upstream>,
+    connection: Http1,
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease").field("upstream", &self.upstream).finish_non_exhaustive()
+    }
+}
+
+impl Lease {
+    /// Gives the connection back, once its response was read to the end.
+    pub fn give_back(self) {
+        self.upstream.keep(self.connection);
     }
 }
 
@@ -92,89 +125,90 @@ impl Upstream {
     }
 
     /// Sends over HTTP/2. Dropping the future resets the stream.
-    pub async fn send_http2(
-        self: &Rc<Self>,
-        world: &Rc<World>,
-        permit: &Permit,
+    ///
+    /// On a connection that is ready, which is nearly always, the request is handed over at once and the future is
+    /// small; only the way to a new connection is boxed.
+    pub fn send_http2<'a>(
+        self: &'a Rc<Self>,
+        world: &'a Rc<World>,
+        permit: &'a Permit,
         request: Request,
-    ) -> Result<Answer, Failed> {
-        let mut connection = match self.http2(world, permit).await {
-            Ok(connection) => connection,
-            Err(reason) => return Err(Failed { reason, unsent: Some(request) }),
-        };
-        match connection.try_send_request(request).await {
-            Ok(response) => Ok(Answer { response, connection: None }),
-            Err(mut error) => {
-                let unsent = error.take_message();
-                let reason = reason_of(error.error());
-                Err(Failed { reason, unsent })
+    ) -> impl Future<Output = Result<Answer, Failed>> + use<'a> {
+        match self.ready_http2(world) {
+            Some(mut connection) => {
+                Either::Left(connection.try_send_request(request).map(|sent| answered2(sent, true)))
             }
+            None => Either::Right(Box::pin(async move {
+                match self.http2(world, permit).await {
+                    Ok(mut connection) => answered2(connection.try_send_request(request).await, false),
+                    Err(reason) => Err(Failed { reason, unsent: Some(Box::new(request)), stale: false }),
+                }
+            })),
         }
     }
 
     /// Sends over an idle HTTP/1 connection or a new one. Dropping the future closes the connection.
-    pub async fn send_http1(
-        self: &Rc<Self>,
-        world: &Rc<World>,
-        permit: &Permit,
-        mut request: Request,
-    ) -> Result<Answer, Failed> {
-        loop {
-            let (mut connection, reused) = match self.idle_http1() {
-                Some(connection) => (connection, true),
-                None => match self.open_http1(world, permit).await {
-                    Ok(connection) => (connection, false),
-                    Err(error) => return Err(Failed { reason: error.reason(), unsent: Some(request) }),
-                },
-            };
-            connection.allowance.head();
-            match connection.sender.try_send_request(request).await {
-                Ok(mut response) => {
-                    connection.allowance.body();
-                    return match answer::check(&mut response) {
-                        Ok(()) => Ok(Answer { response, connection: Some(connection) }),
-                        Err(error) => {
-                            tracing::info!(address = %self.endpoint.address, %error, "answer refused");
-                            Err(Failed { reason: Reason::UpstreamReset, unsent: None })
-                        }
-                    };
-                }
-                Err(mut error) => match error.take_message() {
-                    // It closed while idle: that is nobody's failure, the next one takes the request.
-                    Some(unsent) if reused => request = unsent,
-                    unsent => return Err(Failed { reason: reason_of(error.error()), unsent }),
-                },
+    pub fn send_http1<'a>(
+        self: &'a Rc<Self>,
+        world: &'a Rc<World>,
+        permit: &'a Permit,
+        request: Request,
+    ) -> impl Future<Output = Result<Answer, Failed>> + use<'a> {
+        match self.idle_http1() {
+            Some(mut connection) => {
+                let sent = connection.send(request);
+                Either::Left(sent.map(move |sent| self.answered1(sent, connection, true)))
             }
+            None => Either::Right(Box::pin(async move {
+                match self.open_http1(world, permit).await {
+                    Ok(mut connection) => {
+                        let sent = connection.send(request).await;
+                        self.answered1(sent, connection, false)
+                    }
+                    Err(error) => Err(Failed { reason: error.reason(), unsent: Some(Box::new(request)), stale: false }),
+                }
+            })),
         }
     }
 
-    /// Takes back an HTTP/1 connection whose response was read to its end.
-    pub fn give_back(&self, connection: Http1) {
+    fn answered1(self: &Rc<Self>, sent: Sent, connection: Http1, reused: bool) -> Result<Answer, Failed> {
+        let mut response = sent.map_err(|error| failed(error, reused))?;
+        connection.allowance.body();
+        if let Err(error) = answer::check(&mut response) {
+            tracing::info!(address = %self.endpoint.address, %error, "answer refused");
+            return Err(Failed { reason: Reason::UpstreamReset, unsent: None, stale: false });
+        }
+        Ok(Answer { response, lease: Some(Lease { upstream: self.clone(), connection }) })
+    }
+
+    fn keep(&self, connection: Http1) {
         let mut idle = self.h1.borrow_mut();
         if idle.len() < limits::IDLE_CONNECTIONS_MAX && !connection.sender.is_closed() {
             idle.push((connection, Instant::now()));
         }
     }
 
+    /// The connection that was used last, among those that can take a request.
     fn idle_http1(&self) -> Option<Http1> {
         let mut idle = self.h1.borrow_mut();
-        if idle.is_empty() {
-            return None;
-        }
         // The youngest is last; behind the first one that is too old, all are.
-        let newest = idle.last()?.1;
-        if newest.elapsed() > limits::IDLE_TIMEOUT {
+        if idle.last()?.1.elapsed() > limits::IDLE_TIMEOUT {
             idle.clear();
             return None;
         }
-        while let Some((connection, since)) = idle.pop() {
+        // One given back a moment ago may not be ready before its task has run; a few of those at most are passed over.
+        let mut at = idle.len();
+        let mut passed_over = 0;
+        while at > 0 && passed_over < NOT_READY_MAX {
+            at -= 1;
+            let connection = &idle[at].0;
             if connection.sender.is_ready() {
-                return Some(connection);
+                return Some(idle.remove(at).0);
             }
-            if !connection.sender.is_closed() {
-                // Its task has not seen the end of the last body yet; it will be ready for the next request.
-                idle.insert(0, (connection, since));
-                return None;
+            if connection.sender.is_closed() {
+                idle.remove(at);
+            } else {
+                passed_over += 1;
             }
         }
         None
@@ -205,12 +239,21 @@ impl Upstream {
         Ok(Http1 { sender, allowance })
     }
 
+    fn ready_http2(&self, world: &World) -> Option<H2> {
+        match &*self.h2.borrow() {
+            Shared::Ready(h2, generation) if !h2.is_closed() && *generation == self.generation(world) => {
+                Some(h2.clone())
+            }
+            _ => None,
+        }
+    }
+
     async fn http2(self: &Rc<Self>, world: &Rc<World>, permit: &Permit) -> Result<H2, Reason> {
         loop {
+            if let Some(h2) = self.ready_http2(world) {
+                return Ok(h2);
+            }
             let mut waiting = match &*self.h2.borrow() {
-                Shared::Ready(h2, generation) if !h2.is_closed() && *generation == self.generation(world) => {
-                    return Ok(h2.clone());
-                }
                 Shared::Connecting(result) => Some(result.clone()),
                 _ => None,
             };
@@ -365,8 +408,14 @@ async fn run<C: Future<Output = hyper::Result<()>>>(
     }
 }
 
-fn reason_of(error: &hyper::Error) -> Reason {
-    if error.is_timeout() { Reason::ConnectTimeout } else { Reason::UpstreamReset }
+fn answered2(sent: Sent, reused: bool) -> Result<Answer, Failed> {
+    sent.map(|response| Answer { response, lease: None }).map_err(|error| failed(error, reused))
+}
+
+fn failed(mut error: TrySendError<Request>, reused: bool) -> Failed {
+    let unsent = error.take_message().map(Box::new);
+    let reason = if error.error().is_timeout() { Reason::ConnectTimeout } else { Reason::UpstreamReset };
+    Failed { reason, stale: reused && unsent.is_some(), unsent }
 }
 
 impl Abort for ByteStream {

@@ -1,11 +1,19 @@
 //! One request and its response, from arrival to the last byte, as the signals see it.
 
+use super::client::Lease;
 use crate::{
     balance::InFlight,
     telemetry::{Reason, RouteStats},
 };
 use http::HeaderMap;
-use std::{cell::Cell, fmt, sync::Arc, time::Instant};
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+use tokio::time::{Sleep, sleep_until};
 
 /// Counts a request once, whatever becomes of it. Dropped before its end, it counts as cancelled by the client.
 pub struct Exchange {
@@ -15,9 +23,11 @@ pub struct Exchange {
     server_error: bool,
     /// The endpoint's part, whose latency ends with the response head.
     in_flight: Option<InFlight>,
-    /// Gives the HTTP/1 connection back to its pool.
-    on_end: Option<Box<dyn FnOnce()>>,
-    done: Cell<bool>,
+    /// The HTTP/1 connection to give back to its pool.
+    lease: Option<Lease>,
+    /// When the response must be complete; armed where a route or caller sets a bound.
+    deadline: Option<Pin<Box<Sleep>>>,
+    done: bool,
 }
 
 impl fmt::Debug for Exchange {
@@ -30,7 +40,7 @@ impl Exchange {
     /// Begins to count a request.
     pub fn begin(stats: Arc<RouteStats>, started: Instant, grpc: bool) -> Self {
         stats.request();
-        Self { stats, started, grpc, server_error: false, in_flight: None, on_end: None, done: Cell::new(false) }
+        Self { stats, started, grpc, server_error: false, in_flight: None, lease: None, deadline: None, done: false }
     }
 
     /// The route's counters.
@@ -38,11 +48,38 @@ impl Exchange {
         &self.stats
     }
 
+    /// When the request arrived.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
     /// The head of a response came.
-    pub fn head(&mut self, status: http::StatusCode, in_flight: Option<InFlight>, on_end: Option<Box<dyn FnOnce()>>) {
+    pub fn head(&mut self, status: http::StatusCode, in_flight: Option<InFlight>, lease: Option<Lease>) {
         self.server_error = status.is_server_error();
         self.in_flight = in_flight;
-        self.on_end = on_end;
+        self.lease = lease;
+    }
+
+    /// The response must be complete at `deadline`.
+    pub fn bound(&mut self, deadline: Option<Instant>) {
+        self.deadline = deadline.map(|at| Box::pin(sleep_until(at.into())));
+    }
+
+    /// Ready once the response's time is over; the exchange has failed then.
+    pub fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.deadline {
+            None => Poll::Pending,
+            Some(deadline) => {
+                ready!(deadline.as_mut().poll(cx));
+                self.fail(Reason::Timeout);
+                Poll::Ready(())
+            }
+        }
+    }
+
+    /// Whether the caller speaks gRPC.
+    pub fn is_grpc(&self) -> bool {
+        self.grpc
     }
 
     /// Bytes of the response's body went by.
@@ -52,7 +89,7 @@ impl Exchange {
 
     /// The response is complete.
     pub fn ended(&mut self, trailers: Option<&HeaderMap>) {
-        if self.done.replace(true) {
+        if std::mem::replace(&mut self.done, true) {
             return;
         }
         let failed = self.server_error || (self.grpc && trailers.is_some_and(grpc_failed));
@@ -63,8 +100,8 @@ impl Exchange {
             self.stats.success(latency);
         }
         self.in_flight = None;
-        if let Some(give_back) = self.on_end.take() {
-            give_back();
+        if let Some(lease) = self.lease.take() {
+            lease.give_back();
         }
     }
 
@@ -75,7 +112,7 @@ impl Exchange {
 
     /// The request failed for `reason`.
     pub fn fail(&mut self, reason: Reason) {
-        if !self.done.replace(true) {
+        if !std::mem::replace(&mut self.done, true) {
             self.stats.failure(reason, self.started.elapsed());
         }
         self.in_flight = None;
@@ -84,7 +121,7 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        if !self.done.get() {
+        if !self.done {
             self.stats.cancelled(self.started.elapsed());
         }
     }

@@ -6,15 +6,12 @@ use http::{
     header::{HOST, LOCATION},
     uri::{Authority, PathAndQuery},
 };
-use remora_model::{Filter, HeaderEdit, PathRewrite, Redirect, Rule};
+use remora_model::{Filter, HeaderEdit, PathRewrite, Redirect};
 use std::time::Duration;
 
-/// The redirect that the rule answers with, if it has one.
-pub(super) fn redirect<B>(rule: &Rule, prefix: &str, request: &Request<B>) -> Option<Response<ResponseBody>> {
-    let redirect = rule.filters.iter().find_map(|filter| match filter {
-        Filter::Redirect(redirect) => Some(redirect),
-        _ => None,
-    })?;
+/// The answer of a filter that redirects.
+pub(super) fn redirect<B>(filter: &Filter, prefix: &str, request: &Request<B>) -> Option<Response<ResponseBody>> {
+    let Filter::Redirect(redirect) = filter else { return None };
     let mut response = respond::empty(redirect.status);
     if let Ok(location) = HeaderValue::try_from(location(redirect, prefix, request)) {
         response.headers_mut().insert(LOCATION, location);
@@ -58,30 +55,26 @@ fn rewritten(rewrite: Option<&PathRewrite>, prefix: &str, uri: &Uri) -> String {
     }
 }
 
-/// Applies the request's part of the filters.
-pub(super) fn request<B>(filters: &[Filter], prefix: &str, request: &mut Request<B>) {
-    for filter in filters {
-        match filter {
-            Filter::RequestHeaders(edit) => apply(edit, request.headers_mut()),
-            Filter::Rewrite { hostname, path } => {
-                if path.is_some() {
-                    rewrite_path(path.as_ref(), prefix, request);
-                }
-                if let Some(hostname) = hostname {
-                    rewrite_host(hostname, request);
-                }
+/// Applies what a filter does to a request.
+pub(super) fn request<B>(filter: &Filter, prefix: &str, request: &mut Request<B>) {
+    match filter {
+        Filter::RequestHeaders(edit) => apply(edit, request.headers_mut()),
+        Filter::Rewrite { hostname, path } => {
+            if path.is_some() {
+                rewrite_path(path.as_ref(), prefix, request);
             }
-            Filter::ResponseHeaders(_) | Filter::Redirect(_) | Filter::Mirror { .. } => {}
+            if let Some(hostname) = hostname {
+                rewrite_host(hostname, request);
+            }
         }
+        Filter::ResponseHeaders(_) | Filter::Redirect(_) | Filter::Mirror { .. } => {}
     }
 }
 
-/// Applies the response's part of the filters.
-pub(super) fn response(filters: &[Filter], headers: &mut HeaderMap) {
-    for filter in filters {
-        if let Filter::ResponseHeaders(edit) = filter {
-            apply(edit, headers);
-        }
+/// Applies what a filter does to a response.
+pub(super) fn response(filter: &Filter, headers: &mut HeaderMap) {
+    if let Filter::ResponseHeaders(edit) = filter {
+        apply(edit, headers);
     }
 }
 

@@ -6,6 +6,8 @@ use http::{
     header::{CONNECTION, HOST, TE, TRANSFER_ENCODING, UPGRADE},
     uri::Authority,
 };
+use remora_model::Protocol;
+use std::cell::RefCell;
 
 /// What every name that only proxies may write begins with.
 pub const RESERVED_PREFIX: &str = "x-remora-";
@@ -15,11 +17,12 @@ pub const CLIENT_ID: HeaderName = HeaderName::from_static("x-remora-client-id");
 pub const ERROR: HeaderName = HeaderName::from_static("x-remora-error");
 /// Between proxies: the HTTP/1 version to restore.
 pub const RESTORE: HeaderName = HeaderName::from_static("x-remora-http");
-/// Between proxies: how many proxies the request has crossed.
-pub const HOPS: HeaderName = HeaderName::from_static("x-remora-hops");
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Without `Connection` and `TE`, of which more is to say.
+const HOP_BY_HOP: [HeaderName; 4] = [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE];
 
 /// Whether `name` is reserved, `_` for `-` included (CGI-style servers cannot tell them apart).
 pub fn is_reserved(name: &str) -> bool {
@@ -38,6 +41,9 @@ pub fn strip_reserved(headers: &mut HeaderMap) {
 /// Takes off the headers of one hop (RFC 9110 §7.6.1): those that any `Connection` line names, and the well-known ones.
 /// `TE: trailers` stays, for gRPC.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if !headers.keys().any(|name| *name == CONNECTION || *name == TE || HOP_BY_HOP.contains(name)) {
+        return;
+    }
     if headers.contains_key(CONNECTION) {
         let lines: Vec<HeaderValue> = headers.get_all(CONNECTION).iter().cloned().collect();
         for name in lines.iter().flat_map(|line| line.as_bytes().split(|b| *b == b',')) {
@@ -51,10 +57,8 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
         }
         headers.remove(CONNECTION);
     }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE] {
-        if headers.contains_key(&name) {
-            headers.remove(name);
-        }
+    for name in HOP_BY_HOP {
+        headers.remove(name);
     }
     if headers.contains_key(TE) {
         let trailers = headers.get_all(TE).iter().any(|line| {
@@ -67,18 +71,33 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// The last `Host` of a connection, already parsed: clients rarely change it.
+#[derive(Debug, Default)]
+pub struct LastHost(RefCell<Option<(HeaderValue, Authority)>>);
+
+impl LastHost {
+    fn parse(&self, value: &HeaderValue) -> Result<Authority, Reason> {
+        if let Some((known, authority)) = &*self.0.borrow()
+            && known == value
+        {
+            return Ok(authority.clone());
+        }
+        let authority = Authority::try_from(value.as_bytes()).map_err(|_| Reason::ProtocolError)?;
+        *self.0.borrow_mut() = Some((value.clone(), authority.clone()));
+        Ok(authority)
+    }
+}
+
 /// The request's one authority: absolute form and `Host` must not disagree (RFC 9112 §3.2.2 lets the form win; two
 /// readers of one request that choose differently is an attack).
-pub fn authority<B>(request: &Request<B>) -> Result<Option<Authority>, Reason> {
+pub fn authority<B>(request: &Request<B>, last: &LastHost) -> Result<Option<Authority>, Reason> {
     let mut hosts = request.headers().get_all(HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
         return Err(Reason::ProtocolError);
     }
     let host = match host {
-        Some(value) if !value.is_empty() => {
-            Some(Authority::try_from(value.as_bytes()).map_err(|_| Reason::ProtocolError)?)
-        }
+        Some(value) if !value.is_empty() => Some(last.parse(value)?),
         _ => None,
     };
     let chosen = match (request.uri().authority(), host) {
@@ -170,15 +189,16 @@ pub fn within_bounds(headers: &HeaderMap) -> bool {
             <= crate::limits::HEADER_BYTES_MAX
 }
 
-/// How many proxies the request has crossed.
-pub fn hops(headers: &HeaderMap) -> usize {
-    headers.get(HOPS).and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or(0)
-}
-
-/// The header that says so to the next one.
-pub fn hops_value(hops: usize) -> HeaderValue {
-    match hops {
-        1 => HeaderValue::from_static("1"),
-        hops => HeaderValue::from(hops),
+/// Gives an outgoing request, made for a peer in the mesh, the form that its endpoint takes: `true` is HTTP/1.
+pub fn fit<B>(request: &mut Request<B>, mesh: bool, protocol: Protocol) -> bool {
+    if mesh {
+        return false;
+    }
+    match request.headers_mut().remove(RESTORE) {
+        Some(version) if protocol != Protocol::Http2 => {
+            to_http1(request, if version == "1.0" { Version::HTTP_10 } else { Version::HTTP_11 });
+            true
+        }
+        _ => false,
     }
 }

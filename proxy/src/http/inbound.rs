@@ -4,21 +4,23 @@
 use super::{
     Wire,
     body::{RequestBody, ResponseBody},
-    client::{Answer, ByteStream, Failed, Upstream},
+    client::{Answer, ByteStream, Upstream},
     exchange::Exchange,
-    headers, respond, upgrade,
+    headers::{self, LastHost},
+    respond, upgrade,
 };
 use crate::{
     connect,
     discover::Port,
     limits,
-    policy::{self, Act, Peer},
+    policy::{self, Act, Peer, Permit},
     telemetry::{Proto, Reason, Tls},
     worker::World,
 };
-use http::{HeaderValue, Request, Response, Version};
+use futures_util::future::Either;
+use http::{HeaderValue, Request, Response, Version, uri::Authority};
 use hyper::body::Incoming;
-use std::{rc::Rc, sync::Arc, time::Instant};
+use std::{future::ready, pin::Pin, rc::Rc, sync::Arc, time::Instant};
 
 /// What all requests of one inbound connection share.
 #[derive(Debug)]
@@ -32,18 +34,55 @@ pub struct Visit {
     pub tls: Tls,
     /// When the peer is told to put no new requests on this connection.
     pub goodbye: Option<tokio::time::Instant>,
+    pub host: LastHost,
     /// The application.
     pub app: Rc<Upstream>,
 }
 
+/// What becomes of a request once it was looked at.
+#[expect(clippy::large_enum_variant, reason = "nearly every request is of the large variant")]
+enum Step {
+    /// It goes to the application: whether as HTTP/1, and what it takes to count it.
+    Send { request: Option<Request<RequestBody>>, http1: bool, permit: Permit, exchange: Option<Exchange> },
+    /// Anything rarer: an answer of our own, an upgrade.
+    Other(Pin<Box<dyn Future<Output = Response<ResponseBody>>>>),
+}
+
 /// Answers one request. Never fails: what goes wrong becomes an answer that says so.
-pub async fn handle(
+///
+/// All but the exchange with the application is plain code without a wait, in front of a future that is as small as can
+/// be: it is copied with every request.
+pub fn handle(
     world: Rc<World>,
     visit: Rc<Visit>,
     wire: Wire,
-    mut request: Request<Incoming>,
-) -> Response<ResponseBody> {
-    let started = Instant::now();
+    request: Request<Incoming>,
+) -> impl Future<Output = Response<ResponseBody>> + 'static {
+    let mut step = arrive(&world, &visit, wire, request);
+    async move {
+        match &mut step {
+            Step::Other(other) => other.await,
+            Step::Send { request, http1, permit, exchange } => {
+                let (Some(request), Some(mut exchange)) = (request.take(), exchange.take()) else {
+                    return respond::failure(Reason::Internal, false, "");
+                };
+                let sending = match *http1 {
+                    true => Either::Left(visit.app.send_http1(&world, permit, request)),
+                    false => Either::Right(visit.app.send_http2(&world, permit, request)),
+                };
+                match sending.await {
+                    Ok(answer) => pass_on(answer, exchange),
+                    Err(failed) => {
+                        exchange.fail(failed.reason);
+                        respond::failure(failed.reason, exchange.is_grpc(), "")
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn arrive(world: &Rc<World>, visit: &Rc<Visit>, wire: Wire, mut request: Request<Incoming>) -> Step {
     let grpc = headers::is_grpc(request.headers());
     let from_mesh = visit.peer.identity.is_some();
     let restore = if from_mesh { request.headers_mut().remove(headers::RESTORE) } else { None };
@@ -53,28 +92,12 @@ pub async fn handle(
         _ => Proto::Http1,
     };
     let stats = visit.port.signals.request(None, &request, proto, &visit.peer_name, visit.tls);
-    let mut exchange = Exchange::begin(stats, started, grpc);
-    let mut refuse = |reason: Reason, detail: &str| {
-        exchange.fail(reason);
-        respond::failure(reason, grpc, detail)
-    };
-    if wire == Wire::Http2 && !headers::within_bounds(request.headers()) {
-        return refuse(Reason::HeaderTooLarge, "");
-    }
-    let Ok(authority) = headers::authority(&request) else {
-        return refuse(Reason::ProtocolError, "the request names no single authority");
-    };
-    if headers::hops(request.headers()) > limits::HOPS_MAX {
-        return refuse(Reason::Loop, "too many proxies on the way");
-    }
-    let act = Act::Request { method: request.method(), path: request.uri().path() };
-    let permit = match policy::authorize(&visit.port.inbound(), &visit.peer, act) {
-        Ok(permit) => permit,
-        Err(denial @ policy::Denial::Ambiguous(_)) => return refuse(Reason::ProtocolError, &denial.to_string()),
-        Err(denial) => {
-            tracing::info!(peer = %visit.peer_name, address = %visit.peer.address, parent = %visit.port.inbound().parent,
-                method = %request.method(), %denial, "request denied");
-            return refuse(Reason::Denied, "");
+    let mut exchange = Exchange::begin(stats, Instant::now(), grpc);
+    let (permit, authority) = match admit(visit, wire, &request) {
+        Ok(admitted) => admitted,
+        Err((reason, detail)) => {
+            exchange.fail(reason);
+            return Step::Other(Box::pin(ready(respond::failure(reason, grpc, &detail))));
         }
     };
     headers::strip_reserved(request.headers_mut());
@@ -82,10 +105,7 @@ pub async fn handle(
         request.headers_mut().insert(headers::CLIENT_ID, id.clone());
     }
     if headers::wants_upgrade(&request) {
-        return match connect::tcp(&permit, visit.app.endpoint.address, limits::APP_CONNECT_TIMEOUT).await {
-            Ok(stream) => upgrade::switch(&world, permit, ByteStream::Plain(stream), request, exchange, None).await,
-            Err(error) => refuse(error.reason(), ""),
-        };
+        return Step::Other(Box::pin(switch(world.clone(), visit.clone(), permit, request, exchange)));
     }
     let as_http1 = match (&restore, wire) {
         (Some(version), _) => Some(if version == "1.0" { Version::HTTP_10 } else { Version::HTTP_11 }),
@@ -94,30 +114,67 @@ pub async fn handle(
     };
     headers::strip_hop_by_hop(request.headers_mut());
     let mut request = request.map(RequestBody::new);
-    let sent = match as_http1 {
-        Some(version) => {
-            headers::to_http1(&mut request, version);
-            visit.app.send_http1(&world, &permit, request).await
+    match as_http1 {
+        Some(version) => headers::to_http1(&mut request, version),
+        None => {
+            if let Err(reason) = headers::to_http2(&mut request, authority.as_ref()) {
+                exchange.fail(reason);
+                return Step::Other(Box::pin(ready(respond::failure(reason, grpc, ""))));
+            }
         }
-        None => match headers::to_http2(&mut request, authority.as_ref()) {
-            Ok(()) => visit.app.send_http2(&world, &permit, request).await,
-            Err(reason) => Err(Failed { reason, unsent: None }),
-        },
-    };
-    match sent {
-        Ok(answer) => finish(answer, &visit, exchange),
-        Err(Failed { reason, .. }) => refuse(reason, ""),
+    }
+    Step::Send { request: Some(request), http1: as_http1.is_some(), permit, exchange: Some(exchange) }
+}
+
+/// Whether the request may come in, and the authority that it names. An error says why not, with what the caller may
+/// know of it.
+fn admit(
+    visit: &Visit,
+    wire: Wire,
+    request: &Request<Incoming>,
+) -> Result<(Permit, Option<Authority>), (Reason, String)> {
+    if wire == Wire::Http2 && !headers::within_bounds(request.headers()) {
+        return Err((Reason::HeaderTooLarge, String::new()));
+    }
+    let authority = headers::authority(request, &visit.host)
+        .map_err(|reason| (reason, "the request names no single authority".to_owned()))?;
+    let inbound = visit.port.inbound();
+    let act = Act::Request { method: request.method(), path: request.uri().path() };
+    match policy::authorize(&inbound, &visit.peer, act) {
+        Ok(permit) => Ok((permit, authority)),
+        Err(denial @ policy::Denial::Ambiguous(_)) => Err((Reason::ProtocolError, denial.to_string())),
+        Err(denial) => {
+            tracing::info!(peer = %visit.peer_name, address = %visit.peer.address, parent = %inbound.parent,
+                method = %request.method(), %denial, "request denied");
+            Err((Reason::Denied, String::new()))
+        }
     }
 }
 
-fn finish(answer: Answer, visit: &Visit, mut exchange: Exchange) -> Response<ResponseBody> {
-    let Answer { response, connection } = answer;
+/// An upgrade: a connection to the application of its own.
+async fn switch(
+    world: Rc<World>,
+    visit: Rc<Visit>,
+    permit: Permit,
+    request: Request<Incoming>,
+    mut exchange: Exchange,
+) -> Response<ResponseBody> {
+    match connect::tcp(&permit, visit.app.endpoint.address, limits::APP_CONNECT_TIMEOUT).await {
+        Ok(stream) => upgrade::switch(&world, permit, ByteStream::Plain(stream), request, exchange, None).await,
+        Err(error) => {
+            exchange.fail(error.reason());
+            respond::failure(error.reason(), exchange.is_grpc(), "")
+        }
+    }
+}
+
+/// The application's answer, counted to its end.
+fn pass_on(answer: Answer, mut exchange: Exchange) -> Response<ResponseBody> {
+    let Answer { response, lease } = answer;
     let (mut parts, body) = response.into_parts();
     headers::strip_hop_by_hop(&mut parts.headers);
     headers::strip_reserved(&mut parts.headers);
-    let app = visit.app.clone();
-    let give_back = connection.map(|connection| -> Box<dyn FnOnce()> { Box::new(move || app.give_back(connection)) });
-    exchange.head(parts.status, None, give_back);
+    exchange.head(parts.status, None, lease);
     parts.version = Version::HTTP_11;
     if http_body::Body::is_end_stream(&body) {
         exchange.ended(Some(&parts.headers));

@@ -8,8 +8,10 @@ mod filter;
 pub mod guard;
 pub mod headers;
 pub mod inbound;
+mod mirror;
 pub mod outbound;
 pub mod respond;
+mod tries;
 pub mod upgrade;
 
 use crate::{
@@ -18,6 +20,7 @@ use crate::{
     worker::{Tasks, World},
 };
 use body::ResponseBody;
+use futures_util::FutureExt;
 use guard::Guarded;
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn, service::service_fn};
@@ -41,9 +44,7 @@ pub struct LocalExec(pub Tasks);
 
 impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExec {
     fn execute(&self, future: F) {
-        self.0.spawn(async move {
-            future.await;
-        });
+        self.0.spawn(future);
     }
 }
 
@@ -62,10 +63,7 @@ where
     H: Fn(Request<Incoming>) -> R + 'static,
     R: Future<Output = Response<ResponseBody>> + 'static,
 {
-    let service = service_fn(move |request| {
-        let answer = handle(request);
-        async move { Ok::<_, Infallible>(answer.await) }
-    });
+    let service = service_fn(move |request| handle(request).map(Ok::<_, Infallible>));
     match wire {
         Wire::Http1 => {
             let connection = conn::http1::Builder::new()

@@ -1,31 +1,28 @@
-//! The life of a request on its way out: normalise, route, and try endpoints until one answers, the deadline passes or
-//! the budget is spent.
+//! The life of a request on its way out, up to its first try: read what it asks for, find the rule that governs it,
+//! change it as the rule says. [`Call`] then tries endpoints.
+//!
+//! All of that is plain code without a wait, in front of a future that is as small as can be: what it holds is copied
+//! with every request.
 
 use super::{
     Wire,
-    body::{Replayable, RequestBody, ResponseBody},
-    client::{Answer, Failed, Upstream},
-    exchange::{self, Exchange},
-    filter, headers, respond, upgrade,
+    body::{RequestBody, ResponseBody},
+    exchange::Exchange,
+    filter,
+    headers::{self, LastHost},
+    mirror, respond,
+    tries::{Call, Governed},
+    upgrade,
 };
 use crate::{
-    balance::{InFlight, Outcome},
-    discover::{Plan, Pool, Route},
-    limits,
-    policy::{self, Permit},
-    retry,
-    telemetry::{Proto, Reason, Tls},
+    discover::{Plan, Route},
+    telemetry::{Direction, Proto, Reason, Tls},
     worker::World,
 };
-use http::{Method, Request, Response, Version, request::Parts, uri::Authority};
+use http::{Method, Request, Response, uri::Authority};
 use hyper::body::Incoming;
-use remora_model::{Protocol, Rule, Target};
-use std::{
-    cell::RefCell,
-    net::SocketAddr,
-    rc::Rc,
-    time::{Duration, Instant},
-};
+use remora_model::Target;
+use std::{cell::RefCell, pin::Pin, rc::Rc, time::Instant};
 
 /// Where the requests of one client connection go.
 #[derive(Debug)]
@@ -34,29 +31,31 @@ pub struct Destination {
     fixed: Option<Rc<Route>>,
     /// The last authority seen here and its route: clients rarely change it.
     last: RefCell<Option<(Authority, Rc<Route>)>>,
+    host: LastHost,
 }
 
 impl Destination {
     /// All requests of the connection go where it went.
     pub fn fixed(route: Rc<Route>) -> Self {
-        Self { fixed: Some(route), last: RefCell::default() }
+        Self { fixed: Some(route), last: RefCell::default(), host: LastHost::default() }
     }
 
     /// Each request says where it goes.
     pub fn by_authority() -> Self {
-        Self { fixed: None, last: RefCell::default() }
+        Self { fixed: None, last: RefCell::default(), host: LastHost::default() }
     }
 
-    async fn route(&self, world: &World, authority: Option<&Authority>) -> Result<Rc<Route>, Reason> {
-        if let Some(route) = &self.fixed {
-            return Ok(route.clone());
+    /// The route, if no wait is needed to know it.
+    fn known(&self, authority: Option<&Authority>) -> Option<Rc<Route>> {
+        match (&self.fixed, &*self.last.borrow(), authority) {
+            (Some(route), ..) => Some(route.clone()),
+            (None, Some((known, route)), Some(authority)) if known == authority => Some(route.clone()),
+            _ => None,
         }
+    }
+
+    async fn discover(&self, world: &World, authority: Option<&Authority>) -> Result<Rc<Route>, Reason> {
         let authority = authority.ok_or(Reason::ProtocolError)?;
-        if let Some((known, route)) = &*self.last.borrow()
-            && known == authority
-        {
-            return Ok(route.clone());
-        }
         let target = Target::parse(authority.as_str(), 80).map_err(|_| Reason::ProtocolError)?;
         if matches!(target, Target::Address(address) if world.config.is_own(address)) {
             return Err(Reason::Loop);
@@ -69,407 +68,141 @@ impl Destination {
     }
 }
 
+/// What becomes of a request once it was looked at.
+#[expect(clippy::large_enum_variant, reason = "nearly every request is of the large variant")]
+enum Step {
+    /// It is tried.
+    Call(Call),
+    /// Anything rarer: an answer of our own, an upgrade, a wait for discovery.
+    Other(Pin<Box<dyn Future<Output = Response<ResponseBody>>>>),
+}
+
+impl From<Response<ResponseBody>> for Step {
+    fn from(response: Response<ResponseBody>) -> Self {
+        Self::Other(Box::pin(std::future::ready(response)))
+    }
+}
+
+impl Step {
+    async fn finish(&mut self) -> Response<ResponseBody> {
+        match self {
+            Self::Call(call) => call.run().await,
+            Self::Other(other) => other.await,
+        }
+    }
+}
+
 /// Answers one request. Never fails: what goes wrong becomes an answer that says so.
-pub async fn handle(
+pub fn handle(
     world: Rc<World>,
     destination: Rc<Destination>,
     wire: Wire,
-    mut request: Request<Incoming>,
-) -> Response<ResponseBody> {
-    let started = Instant::now();
-    let grpc = headers::is_grpc(request.headers());
-    if wire == Wire::Http2 && !headers::within_bounds(request.headers()) {
-        return respond::failure(Reason::HeaderTooLarge, grpc, "");
-    }
-    let authority = match headers::authority(&request) {
-        Ok(authority) => authority,
-        Err(reason) => return respond::failure(reason, grpc, "the request names no single authority"),
+    request: Request<Incoming>,
+) -> impl Future<Output = Response<ResponseBody>> + 'static {
+    let mut step = match Arrival::read(world, &destination.host, wire, request) {
+        Err(answer) => (*answer).into(),
+        Ok(arrival) => match destination.known(arrival.authority.as_ref()) {
+            Some(route) => arrival.direct(&route.plan(), destination.fixed.is_some()),
+            None => Step::Other(Box::pin(async move {
+                match destination.discover(&arrival.world, arrival.authority.as_ref()).await {
+                    Ok(route) => arrival.direct(&route.plan(), false).finish().await,
+                    Err(reason) => arrival.refuse(reason, NO_TARGET),
+                }
+            })),
+        },
     };
-    let hops = headers::hops(request.headers());
-    if hops > limits::HOPS_MAX {
-        return respond::failure(Reason::Loop, grpc, "too many proxies on the way");
-    }
-    headers::strip_reserved(request.headers_mut());
-    let route = match destination.route(&world, authority.as_ref()).await {
-        Ok(route) => route,
-        Err(reason) => {
-            return respond::failure(
-                reason,
-                grpc,
-                "the request must name a host and port that are not this proxy's own",
-            );
-        }
-    };
-    let plan = route.plan();
-    if request.method() == Method::CONNECT && destination.fixed.is_none() {
-        return upgrade::tunnel(world, plan, request).await;
-    }
-    let Some(parent) = plan.parent.clone() else {
-        return respond::failure(Reason::NoRoute, grpc, "discovery knows no Service of this name and port");
-    };
-    let selected = crate::route::select(&plan.outbound, request.method(), request.uri(), request.headers());
-    let (index, prefix) = match selected {
-        Some(selected) => (Some(selected.index), selected.prefix),
-        None if plan.outbound.matches.is_empty() => (None, ""),
-        None => return respond::failure(Reason::NoRoute, grpc, "no route of this Service matches"),
-    };
-    let proto = if grpc { Proto::Grpc } else { proto_of(wire) };
-    let pool = match index {
-        None => Some(parent.clone()),
-        Some(index) => plan.branch(index, &mut world.rng.borrow_mut()).and_then(|branch| branch.pool.clone()),
-    };
-    let peer = pool.as_ref().unwrap_or(&parent).identity();
-    let tls = if peer.is_empty() { Tls::Plain } else { Tls::Mtls };
-    let stats = plan.signals.request(index, &request, proto, &peer, tls);
-    let mut exchange = Exchange::begin(stats, started, grpc);
-    let rule = index.and_then(|index| plan.rule(index));
-    if let Some(answer) = rule.and_then(|rule| filter::redirect(rule, prefix, &request)) {
-        exchange.ended(None);
-        return answer;
-    }
-    let Some(pool) = pool else {
-        exchange.fail(Reason::InvalidBackend);
-        return respond::failure(Reason::InvalidBackend, grpc, "the route names a backend that is not there");
-    };
-    if let Some(rule) = rule {
-        filter::request(&rule.filters, prefix, &mut request);
-    }
-    if headers::wants_upgrade(&request) {
-        return upgrade::forward(world, pool, request, exchange).await;
-    }
-    let call = Call { world, plan: plan.clone(), pool, rule: index, wire, hops, grpc, started };
-    let mut response = call.run(request, authority.as_ref(), exchange).await;
-    if let Some(rule) = rule {
-        filter::response(&rule.filters, response.headers_mut());
-    }
-    response
+    async move { step.finish().await }
 }
 
-fn proto_of(wire: Wire) -> Proto {
-    match wire {
-        Wire::Http1 => Proto::Http1,
-        Wire::Http2 => Proto::Http2,
-    }
-}
+const NO_TARGET: &str = "the request must name a host and port that are not this proxy's own";
 
-/// A request with all that its tries need.
-struct Call {
+/// A request that passed the checks which need no route.
+struct Arrival {
     world: Rc<World>,
-    plan: Rc<Plan>,
-    pool: Rc<Pool>,
-    rule: Option<usize>,
     wire: Wire,
-    hops: usize,
     grpc: bool,
     started: Instant,
+    authority: Option<Authority>,
+    request: Request<Incoming>,
 }
 
-/// What a try came to.
-enum Tried {
-    Answered(Answer, InFlight, Rc<Upstream>),
-    /// An answer worth another try.
-    Unwelcome(Answer, InFlight, Rc<Upstream>),
-    Failed {
-        reason: Reason,
-        unsent: Option<Request<RequestBody>>,
-    },
-}
-
-impl Call {
-    async fn run(
-        self,
+impl Arrival {
+    fn read(
+        world: Rc<World>,
+        last: &LastHost,
+        wire: Wire,
         mut request: Request<Incoming>,
-        authority: Option<&Authority>,
-        exchange: Exchange,
-    ) -> Response<ResponseBody> {
-        let version = request.version();
-        headers::strip_hop_by_hop(request.headers_mut());
-        let timeout = self.timeout(&mut request);
-        let (pool, grpc) = (self.pool.clone(), self.grpc);
-        let Some(entered) = pool.enter() else {
-            let mut exchange = exchange;
-            exchange.fail(Reason::QueueFull);
-            return respond::failure(Reason::QueueFull, grpc, "too many requests wait for this backend");
+    ) -> Result<Self, Box<Response<ResponseBody>>> {
+        let started = Instant::now();
+        let grpc = headers::is_grpc(request.headers());
+        if wire == Wire::Http2 && !headers::within_bounds(request.headers()) {
+            return Err(Box::new(respond::refusal(Direction::Outbound, Reason::HeaderTooLarge, grpc, "")));
+        }
+        let authority = headers::authority(&request, last).map_err(|reason| {
+            Box::new(respond::refusal(Direction::Outbound, reason, grpc, "the request names no single authority"))
+        })?;
+        headers::strip_reserved(request.headers_mut());
+        Ok(Self { world, wire, grpc, started, authority, request })
+    }
+
+    fn refuse(&self, reason: Reason, detail: &str) -> Response<ResponseBody> {
+        respond::refusal(Direction::Outbound, reason, self.grpc, detail)
+    }
+
+    /// Finds the rule that governs the request and applies it.
+    fn direct(mut self, plan: &Rc<Plan>, fixed: bool) -> Step {
+        if self.request.method() == Method::CONNECT && !fixed {
+            return Step::Other(Box::pin(upgrade::tunnel(self.world, plan.clone(), self.request)));
+        }
+        let Some(parent) = &plan.parent else {
+            return self.refuse(Reason::NoRoute, "discovery knows no Service of this name and port").into();
         };
-        if let Err(reason) = self.prepare(&mut request, version, authority) {
-            let mut exchange = exchange;
-            exchange.fail(reason);
-            return respond::failure(reason, grpc, "");
-        }
-        let stats = exchange.stats().clone();
-        let tries = self.tries(request, exchange);
-        let response = match timeout {
-            None => tries.await,
-            Some(within) => match tokio::time::timeout(within, tries).await {
-                Ok(response) => response,
-                Err(_) => {
-                    stats.failure(Reason::Timeout, within);
-                    respond::failure(Reason::Timeout, grpc, "the request's deadline passed")
-                }
-            },
+        let head = &self.request;
+        let (rule, prefix) = match crate::route::select(&plan.outbound, head.method(), head.uri(), head.headers()) {
+            Some(selected) => (Some(selected.index), selected.prefix),
+            None if plan.outbound.matches.is_empty() => (None, ""),
+            None => return self.refuse(Reason::NoRoute, "no route of this Service matches").into(),
         };
-        drop(entered);
-        response
-    }
-
-    /// The request's deadline: the route's, or the caller's `grpc-timeout` if that is shorter, which is passed on.
-    fn timeout(&self, request: &mut Request<Incoming>) -> Option<Duration> {
-        let route = self.rule().and_then(|rule| rule.timeouts.request);
-        let caller = if self.grpc { filter::grpc_timeout(request.headers()) } else { None };
-        let chosen = [route, caller].into_iter().flatten().min();
-        if let (true, Some(chosen)) = (self.grpc, chosen) {
-            filter::set_grpc_timeout(request.headers_mut(), chosen.saturating_sub(self.started.elapsed()));
-        }
-        chosen
-    }
-
-    fn rule(&self) -> Option<&Rule> {
-        self.rule.and_then(|index| self.plan.rule(index))
-    }
-
-    /// Makes the head fit for the way that this backend's requests take.
-    fn prepare(
-        &self,
-        request: &mut Request<Incoming>,
-        version: Version,
-        authority: Option<&Authority>,
-    ) -> Result<(), Reason> {
-        if self.wire == Wire::Http1 {
-            // A mesh peer restores it; towards anybody else the request stays HTTP/1 and this is taken off again.
-            request.headers_mut().insert(headers::RESTORE, headers::restore_value(version));
-        }
-        request.headers_mut().insert(headers::HOPS, headers::hops_value(self.hops + 1));
-        headers::to_http2(request, authority)
-    }
-
-    async fn tries(self, request: Request<Incoming>, mut exchange: Exchange) -> Response<ResponseBody> {
-        let now = Instant::now();
-        self.pool.deposit(now);
-        let retry = self.rule().and_then(|rule| rule.retry.clone());
-        let repeatable = request.method().is_idempotent() || retry.as_ref().is_some_and(|retry| retry.any_method);
-        let attempts = retry.as_ref().map_or(limits::DEFAULT_RETRIES, |retry| retry.attempts);
-        let (parts, body) = request.into_parts();
-        let body = RequestBody::new(body);
-        let mut again = Again::new(parts, body, repeatable && attempts > 0);
-        let mut tried: Vec<SocketAddr> = Vec::new();
-        let mut next = again.first();
-        let mut failed = None;
-        loop {
-            let Some(attempt) = next.take() else {
-                exchange.fail(Reason::Internal);
-                return respond::failure(Reason::Internal, self.grpc, "");
-            };
-            let last = tried.len() as u32 >= attempts;
-            let (reason, unsent) = match self.attempt(attempt, &mut tried).await {
-                Tried::Answered(answer, in_flight, upstream) => return finish(answer, in_flight, upstream, exchange),
-                Tried::Unwelcome(answer, in_flight, upstream) if last || !again.possible() => {
-                    return finish(answer, in_flight, upstream, exchange);
-                }
-                Tried::Unwelcome(answer, in_flight, upstream) => {
-                    if !self.pool.withdraw(Instant::now()) {
-                        exchange.stats().retry_overflow();
-                        return finish(answer, in_flight, upstream, exchange);
-                    }
-                    exchange.stats().retry();
-                    self.pause(&retry, tried.len()).await;
-                    next = again.next();
-                    continue;
-                }
-                Tried::Failed { reason, unsent } => (reason, unsent),
-            };
-            let can = unsent.is_some() || again.possible();
-            if matches!(reason, Reason::NoEndpoints | Reason::AllEjected) {
-                // What put the last endpoint out of use says more than that there is none.
-                return self.give_up(failed.unwrap_or(reason), exchange);
-            }
-            if last || !can || reason == Reason::QueueFull {
-                return self.give_up(reason, exchange);
-            }
-            failed = Some(reason);
-            if !self.pool.withdraw(Instant::now()) {
-                exchange.stats().retry_overflow();
-                return self.give_up(reason, exchange);
-            }
-            exchange.stats().retry();
-            self.pause(&retry, tried.len()).await;
-            next = unsent.or_else(|| again.next());
-        }
-    }
-
-    fn give_up(&self, reason: Reason, mut exchange: Exchange) -> Response<ResponseBody> {
-        exchange.fail(reason);
-        self.world.directory.doubt(&self.pool.id);
-        respond::failure(reason, self.grpc, "")
-    }
-
-    async fn pause(&self, retry: &Option<remora_model::Retry>, tries: usize) {
-        let least = retry.as_ref().map_or(Duration::ZERO, |retry| retry.backoff);
-        let wait = retry::backoff(least, tries as u32, &mut self.world.rng.borrow_mut());
-        tokio::time::sleep(wait).await;
-    }
-
-    async fn attempt(&self, request: Request<RequestBody>, tried: &mut Vec<SocketAddr>) -> Tried {
-        let picked = self.pool.pick(&mut self.world.rng.borrow_mut(), tried);
-        let (upstream, in_flight) = match picked {
-            Ok(picked) => picked,
-            // Every endpoint was tried: one of them may try again.
-            Err(_) if !tried.is_empty() => match self.pool.pick(&mut self.world.rng.borrow_mut(), &[]) {
-                Ok(picked) => picked,
-                Err(reason) => return Tried::Failed { reason, unsent: None },
-            },
-            Err(reason) => return Tried::Failed { reason, unsent: None },
+        let branch = rule.and_then(|rule| Some((rule, plan.draw(rule, &mut self.world.rng.borrow_mut())?)));
+        let pool = match (rule, branch) {
+            (None, _) => Some(parent),
+            (Some(_), None) => None,
+            (Some(_), Some((rule, branch))) => plan.branch(rule, branch).and_then(|branch| branch.pool.as_ref()),
         };
-        tried.push(upstream.endpoint.address);
-        let permit = policy::outbound();
-        let sent = Instant::now();
-        let sending = self.send(&upstream, &permit, request);
-        let result = match self.rule().and_then(|rule| rule.timeouts.backend_request) {
-            None => sending.await,
-            Some(within) => match tokio::time::timeout(within, sending).await {
-                Ok(result) => result,
-                Err(_) => Err(Failed { reason: Reason::Timeout, unsent: None }),
-            },
-        };
-        self.judge(result, in_flight, upstream, sent.elapsed())
-    }
-
-    async fn send(
-        &self,
-        upstream: &Rc<Upstream>,
-        permit: &Permit,
-        mut request: Request<RequestBody>,
-    ) -> Result<Answer, Failed> {
-        if upstream.endpoint.identity.is_some() {
-            return upstream.send_http2(&self.world, permit, request).await;
+        let peer = pool.unwrap_or(parent).identity();
+        let tls = if peer.is_empty() { Tls::Plain } else { Tls::Mtls };
+        let stats = plan.signals.request(rule, &self.request, self.proto(), &peer, tls);
+        let mut exchange = Exchange::begin(stats, self.started, self.grpc);
+        let governed = Governed { plan: plan.clone(), rule, branch: branch.map(|(_, branch)| branch) };
+        if let Some(answer) = governed.filters().find_map(|filter| filter::redirect(filter, prefix, &self.request)) {
+            exchange.ended(None);
+            return answer.into();
         }
-        let restore = request.headers_mut().remove(headers::RESTORE);
-        request.headers_mut().remove(headers::HOPS);
-        match restore {
-            Some(version) if self.pool.protocol() != Protocol::Http2 => {
-                let version = if version == "1.0" { Version::HTTP_10 } else { Version::HTTP_11 };
-                headers::to_http1(&mut request, version);
-                upstream.send_http1(&self.world, permit, request).await
-            }
-            _ => upstream.send_http2(&self.world, permit, request).await,
+        let Some(pool) = pool.cloned() else {
+            exchange.fail(Reason::InvalidBackend);
+            let text = "the route names a backend that is not there";
+            return respond::failure(Reason::InvalidBackend, self.grpc, text).into();
+        };
+        for filter in governed.filters() {
+            filter::request(filter, prefix, &mut self.request);
+        }
+        if headers::wants_upgrade(&self.request) {
+            return Step::Other(Box::pin(upgrade::forward(self.world, pool, self.request, exchange)));
+        }
+        let mirrors = mirror::pools(&governed, &mut self.world.rng.borrow_mut());
+        let request = self.request.map(RequestBody::new);
+        let call = Call::new(self.world, self.wire, governed, pool, mirrors, exchange);
+        match call.with(request, self.authority.as_ref()) {
+            Ok(call) => Step::Call(call),
+            Err(answer) => (*answer).into(),
         }
     }
 
-    fn judge(
-        &self,
-        result: Result<Answer, Failed>,
-        in_flight: InFlight,
-        upstream: Rc<Upstream>,
-        latency: Duration,
-    ) -> Tried {
-        let answer = match result {
-            Ok(answer) => answer,
-            Err(Failed { reason, unsent }) => {
-                let outcome = match reason {
-                    Reason::IdentityMismatch => Outcome::WrongIdentity,
-                    Reason::ConnectRefused | Reason::ConnectTimeout | Reason::ConnectFailed | Reason::TlsRefused => {
-                        Outcome::Unreachable
-                    }
-                    _ => Outcome::Failure,
-                };
-                in_flight.record(Instant::now(), latency, outcome);
-                if outcome != Outcome::Failure {
-                    self.world.directory.doubt(&self.pool.id);
-                }
-                return Tried::Failed { reason, unsent };
-            }
-        };
-        let response = &answer.response;
-        // Only a peer that proved who it is may say that it did not deliver the request.
-        let undelivered = upstream.endpoint.identity.is_some() && undelivered(response);
-        let failed = response.status().is_server_error() || (self.grpc && exchange::grpc_failed(response.headers()));
-        let outcome = match (undelivered, failed) {
-            (true, _) => Outcome::Unreachable,
-            (_, true) => Outcome::Failure,
-            _ => Outcome::Success,
-        };
-        in_flight.record(Instant::now(), latency, outcome);
-        let listed = self
-            .rule()
-            .and_then(|rule| rule.retry.as_ref())
-            .is_some_and(|retry| retry.codes.contains(&response.status()));
-        if undelivered || listed {
-            Tried::Unwelcome(answer, in_flight, upstream)
-        } else {
-            Tried::Answered(answer, in_flight, upstream)
+    fn proto(&self) -> Proto {
+        match (self.grpc, self.wire) {
+            (true, _) => Proto::Grpc,
+            (false, Wire::Http1) => Proto::Http1,
+            (false, Wire::Http2) => Proto::Http2,
         }
-    }
-}
-
-fn undelivered(response: &Response<Incoming>) -> bool {
-    response.headers().get(headers::ERROR).and_then(|word| Reason::from_bytes(word.as_bytes())).is_some_and(|reason| {
-        matches!(
-            reason,
-            Reason::ConnectRefused
-                | Reason::ConnectTimeout
-                | Reason::ConnectFailed
-                | Reason::Draining
-                | Reason::Overloaded
-                | Reason::QueueFull
-        )
-    })
-}
-
-fn finish(
-    answer: Answer,
-    in_flight: InFlight,
-    upstream: Rc<Upstream>,
-    mut exchange: Exchange,
-) -> Response<ResponseBody> {
-    let Answer { response, connection } = answer;
-    let (mut parts, body) = response.into_parts();
-    headers::strip_hop_by_hop(&mut parts.headers);
-    if upstream.endpoint.identity.is_none() {
-        headers::strip_reserved(&mut parts.headers);
-    }
-    let give_back =
-        connection.map(|connection| -> Box<dyn FnOnce()> { Box::new(move || upstream.give_back(connection)) });
-    exchange.head(parts.status, Some(in_flight), give_back);
-    parts.version = Version::HTTP_11;
-    if http_body::Body::is_end_stream(&body) {
-        exchange.ended(Some(&parts.headers));
-        return Response::from_parts(parts, ResponseBody::Empty);
-    }
-    Response::from_parts(parts, ResponseBody::Upstream { body, exchange })
-}
-
-/// What it takes to send a request another time.
-struct Again {
-    head: Option<Parts>,
-    body: Option<Replayable>,
-    first: Option<Request<RequestBody>>,
-}
-
-impl Again {
-    fn new(parts: Parts, body: RequestBody, repeatable: bool) -> Self {
-        if !repeatable {
-            return Self { head: None, body: None, first: Some(Request::from_parts(parts, body)) };
-        }
-        let (replay, body) = match body {
-            RequestBody::Stream(source) => {
-                let replay = Replayable::new(source);
-                let body = replay.body();
-                (Some(replay), body)
-            }
-            body => (None, body),
-        };
-        Self { head: Some(parts.clone()), body: replay, first: Some(Request::from_parts(parts, body)) }
-    }
-
-    fn first(&mut self) -> Option<Request<RequestBody>> {
-        self.first.take()
-    }
-
-    fn possible(&self) -> bool {
-        self.head.is_some() && self.body.as_ref().is_none_or(Replayable::is_whole)
-    }
-
-    fn next(&self) -> Option<Request<RequestBody>> {
-        let body = self.body.as_ref().map_or(RequestBody::Empty, Replayable::body);
-        self.head.clone().map(|head| Request::from_parts(head, body))
     }
 }

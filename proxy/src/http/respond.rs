@@ -1,9 +1,9 @@
 //! Answers of the proxy's own.
 
 use super::{body::ResponseBody, headers};
-use crate::telemetry::Reason;
+use crate::telemetry::{Direction, Reason};
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, Version, header};
 
 /// An answer that names the reason, in the caller's protocol: a status for HTTP, `grpc-status` for gRPC.
 pub fn failure(reason: Reason, grpc: bool, detail: &str) -> Response<ResponseBody> {
@@ -12,8 +12,7 @@ pub fn failure(reason: Reason, grpc: bool, detail: &str) -> Response<ResponseBod
     fields.insert(headers::ERROR, HeaderValue::from_static(reason.as_str()));
     if grpc {
         fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        fields.insert("grpc-status", HeaderValue::from(u16::from(reason.grpc_code())));
-        fields.insert("grpc-message", HeaderValue::from_static(reason.as_str()));
+        fields.extend(grpc_trailers(reason));
         return response;
     }
     let text = format!("remora: {}{}{detail}\n", reason.as_str(), if detail.is_empty() { "" } else { ": " });
@@ -21,6 +20,21 @@ pub fn failure(reason: Reason, grpc: bool, detail: &str) -> Response<ResponseBod
     *response.body_mut() = ResponseBody::Text(Some(Bytes::from(text)));
     *response.status_mut() = reason.http_status();
     response
+}
+
+/// The same for a request that no route counts, because it was refused before it had one.
+pub fn refusal(direction: Direction, reason: Reason, grpc: bool, detail: &str) -> Response<ResponseBody> {
+    crate::telemetry::refused(direction, reason, reason.as_str());
+    tracing::debug!(direction = direction.as_str(), reason = reason.as_str(), detail, "request refused");
+    failure(reason, grpc, detail)
+}
+
+/// What ends a gRPC response that failed for `reason`.
+pub fn grpc_trailers(reason: Reason) -> HeaderMap {
+    let mut trailers = HeaderMap::with_capacity(2);
+    trailers.insert("grpc-status", HeaderValue::from(u16::from(reason.grpc_code())));
+    trailers.insert("grpc-message", HeaderValue::from_static(reason.as_str()));
+    trailers
 }
 
 /// An empty answer with `status`.

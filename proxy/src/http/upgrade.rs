@@ -32,7 +32,7 @@ pub async fn connect(
 ) -> Result<(ByteStream, InFlight, Rc<Upstream>), Reason> {
     let mut tried: Vec<SocketAddr> = Vec::new();
     loop {
-        let (upstream, in_flight) = pool.pick(&mut world.rng.borrow_mut(), &tried)?;
+        let (upstream, in_flight) = pool.pick(Instant::now(), &mut world.rng.borrow_mut(), &tried)?;
         let started = Instant::now();
         match upstream.bytes(world, permit).await {
             Ok(stream) => {
@@ -49,7 +49,7 @@ pub async fn connect(
                 if tried.len() as u32 > limits::DEFAULT_RETRIES {
                     return Err(error.reason());
                 }
-                if let Err(reason) = pool.pick(&mut world.rng.borrow_mut(), &tried) {
+                if let Err(reason) = pool.pick(Instant::now(), &mut world.rng.borrow_mut(), &tried) {
                     tracing::debug!(reason = reason.as_str(), "no endpoint left to try");
                     return Err(error.reason());
                 }

@@ -11,7 +11,7 @@ use std::os::fd::AsFd;
 
 use socket2::{SockAddr, SockRef};
 
-/// The address that the client of this accepted TCP connection dialled before the kernel redirected it.
+/// The address that the client `peer` of this accepted TCP connection dialled before the kernel redirected it.
 ///
 /// An IPv4 connection accepted by a dual-stack listener (`[::]:4143`) is asked for as IPv4 and answers with an
 /// IPv4 address, never an IPv4-mapped one. Without redirection the answer is the socket's own local address.
@@ -20,10 +20,9 @@ use socket2::{SockAddr, SockRef};
 ///
 /// `NotFound` if the kernel tracks no such connection (no nat rules in this network namespace), and whatever else
 /// `getsockopt` says, e.g. `ENOPROTOOPT` from a kernel without connection tracking.
-pub fn original_destination(socket: &impl AsFd) -> io::Result<SocketAddr> {
+pub fn original_destination(socket: &impl AsFd, peer: SocketAddr) -> io::Result<SocketAddr> {
     let socket = SockRef::from(socket);
-    let local = inet(&socket.local_addr()?)?;
-    let original = match local.ip().to_canonical() {
+    let original = match peer.ip().to_canonical() {
         IpAddr::V4(_) => socket.original_dst_v4()?,
         IpAddr::V6(_) => socket.original_dst_v6()?,
     };
@@ -51,8 +50,10 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_without_ip_addresses_is_refused() {
+    fn a_socket_that_is_no_tcp_connection_is_refused() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
-        assert_eq!(original_destination(&ours).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        for peer in ["127.0.0.1:1", "[::1]:1"] {
+            assert!(original_destination(&ours, peer.parse().unwrap()).is_err());
+        }
     }
 }

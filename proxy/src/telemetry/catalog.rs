@@ -48,6 +48,11 @@ const PROCESS: &[Metric] = &[
         "",
         "Connections cut off because a certificate that they were made with had ended.",
     ),
+    counter(
+        "remora_mirror_skipped_total",
+        "",
+        "Copies of requests that were not sent: the body was larger than what is kept, or the backend was full.",
+    ),
     counter("remora_certificate_renewals_total", "", "Certificates received from the identity service."),
     counter("remora_certificate_renewal_failures_total", "reason", "Attempts to get a certificate that failed."),
     Metric {

@@ -50,8 +50,8 @@ fn answer(listen: &[String], greeting: &str) -> anyhow::Result<()> {
         let greeting = greeting.to_owned();
         threads.push(std::thread::spawn(move || -> std::io::Result<()> {
             loop {
-                let (mut connection, _) = listener.accept()?;
-                let original = match remora_proxy::sys::original_destination(&connection) {
+                let (mut connection, peer) = listener.accept()?;
+                let original = match remora_proxy::sys::original_destination(&connection, peer) {
                     Ok(original) => original.to_string(),
                     Err(error) => error.to_string(),
                 };

@@ -1,0 +1,437 @@
+//! The tries of one request: pick an endpoint, send, judge the answer, and again while the route, the budget and the
+//! deadline allow it.
+
+use super::{
+    Wire,
+    body::{Replayable, RequestBody, ResponseBody},
+    client::{Answer, Failed, Upstream},
+    exchange::{self, Exchange},
+    filter, headers, mirror, respond,
+};
+use crate::{
+    balance::{InFlight, Outcome},
+    discover::{Entered, Plan, Pool},
+    limits,
+    policy::{self, Permit},
+    retry,
+    telemetry::Reason,
+    worker::World,
+};
+use futures_util::future::Either;
+use http::{Request, Response, Version, request::Parts, uri::Authority};
+use hyper::body::Incoming;
+use remora_model::{Filter, Retry, Rule};
+use std::{
+    net::SocketAddr,
+    rc::Rc,
+    time::{Duration, Instant},
+};
+use tokio::time::timeout_at;
+
+/// The plan of a request's target, and which of its rules and backends was chosen.
+#[derive(Debug)]
+pub(super) struct Governed {
+    pub(super) plan: Rc<Plan>,
+    pub(super) rule: Option<usize>,
+    /// Index into the rule's backends.
+    pub(super) branch: Option<usize>,
+}
+
+impl Governed {
+    fn rule(&self) -> Option<&Rule> {
+        self.rule.and_then(|rule| self.plan.rule(rule))
+    }
+
+    fn retry(&self) -> Option<&Retry> {
+        self.rule().and_then(|rule| rule.retry.as_ref())
+    }
+
+    /// The rule's filters, then the backend's own.
+    pub(super) fn filters(&self) -> impl Iterator<Item = &Filter> {
+        let rule = self.rule().map(|rule| &rule.filters[..]).unwrap_or_default();
+        let branch = self.rule.zip(self.branch).and_then(|(rule, branch)| self.plan.branch(rule, branch));
+        rule.iter().chain(branch.map(|branch| &branch.filters[..]).unwrap_or_default())
+    }
+}
+
+/// A request with all that its tries need.
+pub(super) struct Call {
+    world: Rc<World>,
+    wire: Wire,
+    governed: Governed,
+    pool: Rc<Pool>,
+    mirrors: Vec<Rc<Pool>>,
+    /// Taken by whatever ends the call.
+    exchange: Option<Exchange>,
+    /// The next try.
+    next: Option<Request<RequestBody>>,
+    /// Tries beyond the first.
+    attempts: u32,
+    /// Whether a request that may have been delivered may be sent again.
+    repeatable: bool,
+    /// What another one, or a mirror, is made of.
+    again: Option<Again>,
+    /// Its place in the backend's bound on requests, given up with the call.
+    _entered: Option<Entered>,
+    /// When the whole exchange must be over.
+    deadline: Option<Instant>,
+    failed: Vec<SocketAddr>,
+}
+
+/// What it takes to send a request another time.
+struct Again {
+    head: Parts,
+    /// `None`: the request has no body.
+    body: Option<Replayable>,
+}
+
+impl Again {
+    fn possible(&self) -> bool {
+        self.body.as_ref().is_none_or(Replayable::is_whole)
+    }
+
+    fn request(&self) -> Request<RequestBody> {
+        let body = self.body.as_ref().map_or(RequestBody::Empty, Replayable::body);
+        Request::from_parts(self.head.clone(), body)
+    }
+}
+
+/// An answer, with what it leaves behind when it is passed on.
+struct Answered {
+    answer: Answer,
+    in_flight: InFlight,
+    /// Whether it came from a proxy of the mesh, whose reserved headers are to be believed.
+    mesh: bool,
+}
+
+/// What a try came to.
+enum Tried {
+    Answered(Answered),
+    /// An answer worth another try.
+    Unwelcome(Answered),
+    Failed {
+        reason: Reason,
+        unsent: Option<Box<Request<RequestBody>>>,
+    },
+}
+
+impl Call {
+    pub(super) fn new(
+        world: Rc<World>,
+        wire: Wire,
+        governed: Governed,
+        pool: Rc<Pool>,
+        mirrors: Vec<Rc<Pool>>,
+        exchange: Exchange,
+    ) -> Self {
+        Self {
+            world,
+            wire,
+            governed,
+            pool,
+            mirrors,
+            exchange: Some(exchange),
+            next: None,
+            attempts: 0,
+            repeatable: false,
+            again: None,
+            _entered: None,
+            deadline: None,
+            failed: Vec::new(),
+        }
+    }
+
+    /// Makes the request ready for its first try, or says why it has none.
+    pub(super) fn with(
+        mut self,
+        mut request: Request<RequestBody>,
+        authority: Option<&Authority>,
+    ) -> Result<Self, Box<Response<ResponseBody>>> {
+        let Some(entered) = self.pool.enter() else {
+            return Err(Box::new(self.give_up(Reason::QueueFull, "too many requests wait for this backend")));
+        };
+        self._entered = Some(entered);
+        let version = request.version();
+        headers::strip_hop_by_hop(request.headers_mut());
+        self.set_deadline(&mut request);
+        if self.wire == Wire::Http1 {
+            // A mesh peer restores it; towards anybody else the request stays HTTP/1 and this is taken off again.
+            request.headers_mut().insert(headers::RESTORE, headers::restore_value(version));
+        }
+        if let Err(reason) = headers::to_http2(&mut request, authority) {
+            return Err(Box::new(self.give_up(reason, "the request's target is malformed")));
+        }
+        self.pool.deposit(self.started());
+        let (any_method, attempts) =
+            self.governed.retry().map_or((false, limits::DEFAULT_RETRIES), |retry| (retry.any_method, retry.attempts));
+        self.attempts = attempts;
+        self.repeatable = attempts > 0 && (any_method || request.method().is_idempotent());
+        self.next = Some(if self.repeatable || !self.mirrors.is_empty() { self.keep(request) } else { request });
+        Ok(self)
+    }
+
+    /// Keeps what a further try, or a mirror, is made of.
+    fn keep(&mut self, request: Request<RequestBody>) -> Request<RequestBody> {
+        let (parts, body) = request.into_parts();
+        let (kept, body) = match body {
+            RequestBody::Stream(source) => {
+                let kept = Replayable::new(source);
+                let body = kept.body();
+                (Some(kept), body)
+            }
+            body => (None, body),
+        };
+        self.again = Some(Again { head: parts.clone(), body: kept });
+        Request::from_parts(parts, body)
+    }
+
+    /// The request's deadline: the route's, or the caller's `grpc-timeout` if that is shorter, which is passed on.
+    fn set_deadline(&mut self, request: &mut Request<RequestBody>) {
+        let grpc = self.is_grpc();
+        let route = self.governed.rule().and_then(|rule| rule.timeouts.request);
+        let caller = if grpc { filter::grpc_timeout(request.headers()) } else { None };
+        let Some(within) = [route, caller].into_iter().flatten().min() else { return };
+        let started = self.started();
+        if grpc {
+            filter::set_grpc_timeout(request.headers_mut(), within.saturating_sub(started.elapsed()));
+        }
+        self.deadline = Some(started + within);
+    }
+
+    fn is_grpc(&self) -> bool {
+        self.exchange.as_ref().is_some_and(Exchange::is_grpc)
+    }
+
+    fn started(&self) -> Instant {
+        self.exchange.as_ref().map_or_else(Instant::now, Exchange::started)
+    }
+
+    /// Answers the request.
+    pub(super) async fn run(&mut self) -> Response<ResponseBody> {
+        let tried = match self.deadline {
+            None => self.tries().await,
+            Some(deadline) => match timeout_at(deadline.into(), self.tries()).await {
+                Ok(tried) => tried,
+                Err(_) => Err(Reason::Timeout),
+            },
+        };
+        if !self.mirrors.is_empty()
+            && let Some(again) = &self.again
+        {
+            mirror::send(&self.world, std::mem::take(&mut self.mirrors), &again.head, again.body.as_ref());
+        }
+        match tried {
+            Ok(answered) => self.pass_on(answered),
+            Err(Reason::Timeout) => self.give_up(Reason::Timeout, "the request's deadline passed"),
+            Err(reason) => {
+                self.world.directory.doubt(&self.pool.id);
+                self.give_up(reason, "")
+            }
+        }
+    }
+
+    async fn tries(&mut self) -> Result<Answered, Reason> {
+        let mut made: u32 = 0;
+        let mut before = None;
+        loop {
+            let tried = self.attempt().await;
+            made += 1;
+            let reason = if let Tried::Failed { reason, .. } = &tried { Some(*reason) } else { None };
+            let retry = self.retry(&tried, made);
+            match (tried, retry) {
+                (Tried::Answered(answered) | Tried::Unwelcome(answered), false) => return Ok(answered),
+                // What put the last endpoint out of use says more than that there is none.
+                (Tried::Failed { reason: reason @ (Reason::NoEndpoints | Reason::AllEjected), .. }, false) => {
+                    return Err(before.unwrap_or(reason));
+                }
+                (Tried::Failed { reason, .. }, false) => return Err(reason),
+                (Tried::Failed { unsent: Some(request), .. }, true) => self.next = Some(*request),
+                (_, true) => self.next = self.again.as_ref().map(Again::request),
+            }
+            before = reason.or(before);
+            self.pause(made).await;
+        }
+    }
+
+    /// Whether there is another try, which is paid for then.
+    fn retry(&self, tried: &Tried, made: u32) -> bool {
+        let again = self.repeatable && self.again.as_ref().is_some_and(Again::possible);
+        let worth = match tried {
+            Tried::Answered(_) => false,
+            Tried::Unwelcome(_) => again,
+            Tried::Failed { reason: Reason::NoEndpoints | Reason::AllEjected | Reason::Internal, .. } => false,
+            Tried::Failed { unsent, .. } => unsent.is_some() || again,
+        };
+        if !worth || made > self.attempts {
+            return false;
+        }
+        let paid = self.pool.withdraw(Instant::now());
+        if let Some(exchange) = &self.exchange {
+            if paid { exchange.stats().retry() } else { exchange.stats().retry_overflow() }
+        }
+        paid
+    }
+
+    async fn pause(&self, made: u32) {
+        let least = self.governed.retry().map_or(Duration::ZERO, |retry| retry.backoff);
+        let wait = retry::backoff(least, made, &mut self.world.rng.borrow_mut());
+        tokio::time::sleep(wait).await;
+    }
+
+    async fn attempt(&mut self) -> Tried {
+        let sent = if self.failed.is_empty() { self.started() } else { Instant::now() };
+        let (upstream, in_flight) = match self.pick(sent) {
+            Ok(picked) => picked,
+            Err(reason) => return Tried::Failed { reason, unsent: None },
+        };
+        let within = self.governed.rule().and_then(|rule| rule.timeouts.backend_request);
+        let mut stale = 0;
+        let result = loop {
+            let Some(request) = self.next.take() else {
+                return Tried::Failed { reason: Reason::Internal, unsent: None };
+            };
+            let permit = policy::outbound();
+            let sending = send(&self.world, &upstream, &permit, request, self.pool.protocol());
+            let result = match within {
+                None => sending.await,
+                Some(within) => match timeout_at((sent + within).into(), sending).await {
+                    Ok(result) => result,
+                    Err(_) => Err(Failed { reason: Reason::Timeout, unsent: None, stale: false }),
+                },
+            };
+            match result {
+                // Connections that closed while they were kept; each of them is used up by this.
+                Err(Failed { stale: true, unsent: Some(request), .. }) if stale < limits::IDLE_CONNECTIONS_MAX => {
+                    stale += 1;
+                    self.next = Some(*request);
+                }
+                result => break result,
+            }
+        };
+        self.judge(result, in_flight, &upstream, sent)
+    }
+
+    /// An endpoint that did not fail yet; where all did, any of them may try again.
+    fn pick(&self, now: Instant) -> Result<(Rc<Upstream>, InFlight), Reason> {
+        let mut rng = self.world.rng.borrow_mut();
+        match self.pool.pick(now, &mut rng, &self.failed) {
+            Err(_) if !self.failed.is_empty() => self.pool.pick(now, &mut rng, &[]),
+            picked => picked,
+        }
+    }
+
+    /// Tells the endpoint's statistics how it went, and says what follows.
+    fn judge(
+        &mut self,
+        result: Result<Answer, Failed>,
+        in_flight: InFlight,
+        upstream: &Upstream,
+        sent: Instant,
+    ) -> Tried {
+        let now = Instant::now();
+        let latency = now.saturating_duration_since(sent);
+        let answer = match result {
+            Ok(answer) => answer,
+            Err(Failed { reason, unsent, .. }) => {
+                let outcome = outcome_of(reason);
+                in_flight.record(now, latency, outcome);
+                if outcome != Outcome::Failure {
+                    self.world.directory.doubt(&self.pool.id);
+                }
+                self.failed.push(upstream.endpoint.address);
+                return Tried::Failed { reason, unsent };
+            }
+        };
+        let response = &answer.response;
+        // Only a peer that proved who it is may say that it did not deliver the request.
+        let undelivered = upstream.endpoint.identity.is_some() && undelivered(response);
+        let failed =
+            response.status().is_server_error() || (self.is_grpc() && exchange::grpc_failed(response.headers()));
+        let outcome = match (undelivered, failed) {
+            (true, _) => Outcome::Unreachable,
+            (_, true) => Outcome::Failure,
+            _ => Outcome::Success,
+        };
+        in_flight.record(now, latency, outcome);
+        let listed = self.governed.retry().is_some_and(|retry| retry.codes.contains(&response.status()));
+        let answered = Answered { answer, in_flight, mesh: upstream.endpoint.identity.is_some() };
+        if undelivered || listed {
+            self.failed.push(upstream.endpoint.address);
+            Tried::Unwelcome(answered)
+        } else {
+            Tried::Answered(answered)
+        }
+    }
+
+    fn give_up(&mut self, reason: Reason, detail: &str) -> Response<ResponseBody> {
+        let grpc = self.is_grpc();
+        if let Some(mut exchange) = self.exchange.take() {
+            exchange.fail(reason);
+        }
+        respond::failure(reason, grpc, detail)
+    }
+
+    /// The upstream's answer, counted to its end.
+    fn pass_on(&mut self, Answered { answer, in_flight, mesh }: Answered) -> Response<ResponseBody> {
+        let Answer { response, lease } = answer;
+        let (mut parts, body) = response.into_parts();
+        headers::strip_hop_by_hop(&mut parts.headers);
+        if !mesh {
+            headers::strip_reserved(&mut parts.headers);
+        }
+        parts.version = Version::HTTP_11;
+        let Some(mut exchange) = self.exchange.take() else {
+            return respond::failure(Reason::Internal, false, "");
+        };
+        exchange.head(parts.status, Some(in_flight), lease);
+        exchange.bound(self.deadline);
+        let empty = http_body::Body::is_end_stream(&body);
+        if empty {
+            exchange.ended(Some(&parts.headers));
+        }
+        for filter in self.governed.filters() {
+            filter::response(filter, &mut parts.headers);
+        }
+        let body = if empty { ResponseBody::Empty } else { ResponseBody::Upstream { body, exchange } };
+        Response::from_parts(parts, body)
+    }
+}
+
+/// Hands the request to the endpoint, in the form that it takes.
+fn send<'a>(
+    world: &'a Rc<World>,
+    upstream: &'a Rc<Upstream>,
+    permit: &'a Permit,
+    mut request: Request<RequestBody>,
+    protocol: remora_model::Protocol,
+) -> impl Future<Output = Result<Answer, Failed>> + use<'a> {
+    if headers::fit(&mut request, upstream.endpoint.identity.is_some(), protocol) {
+        Either::Left(upstream.send_http1(world, permit, request))
+    } else {
+        Either::Right(upstream.send_http2(world, permit, request))
+    }
+}
+
+fn outcome_of(reason: Reason) -> Outcome {
+    match reason {
+        Reason::IdentityMismatch => Outcome::WrongIdentity,
+        Reason::ConnectRefused | Reason::ConnectTimeout | Reason::ConnectFailed | Reason::TlsRefused => {
+            Outcome::Unreachable
+        }
+        _ => Outcome::Failure,
+    }
+}
+
+fn undelivered(response: &Response<Incoming>) -> bool {
+    response.headers().get(headers::ERROR).and_then(|word| Reason::from_bytes(word.as_bytes())).is_some_and(|reason| {
+        matches!(
+            reason,
+            Reason::ConnectRefused
+                | Reason::ConnectTimeout
+                | Reason::ConnectFailed
+                | Reason::Draining
+                | Reason::Overloaded
+                | Reason::QueueFull
+        )
+    })
+}
