@@ -87,6 +87,22 @@ impl fmt::Debug for Handle {
     }
 }
 
+/// h2 warns of every odd frame, so that a peer could fill a disk; who wants to see that says so: `info,h2=warn`.
+const QUIET: &str = "h2=error";
+
 fn parse(filter: &str) -> Result<EnvFilter, LogError> {
-    EnvFilter::try_new(filter).map_err(|e| LogError::Filter { filter: filter.to_owned(), reason: e.to_string() })
+    EnvFilter::try_new(format!("{QUIET},{filter}"))
+        .map_err(|e| LogError::Filter { filter: filter.to_owned(), reason: e.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn odd_frames_fill_no_log_unless_asked_for() {
+        assert_eq!(parse("info").unwrap().to_string(), "h2=error,info");
+        assert_eq!(parse("info,h2=warn").unwrap().to_string(), "h2=warn,info");
+        assert!(parse("=,=").is_err());
+    }
 }

@@ -90,7 +90,11 @@ impl LastHost {
 
 /// The request's one authority: absolute form and `Host` must not disagree (RFC 9112 §3.2.2 lets the form win; two
 /// readers of one request that choose differently is an attack).
+/// HTTP/2 leaves it to us that there is one (RFC 9113 §8.3.1), and that `*` is asked by OPTIONS only.
 pub fn authority<B>(request: &Request<B>, last: &LastHost) -> Result<Option<Authority>, Reason> {
+    if request.uri().path() == "*" && request.method() != Method::OPTIONS {
+        return Err(Reason::ProtocolError);
+    }
     let mut hosts = request.headers().get_all(HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
@@ -107,6 +111,7 @@ pub fn authority<B>(request: &Request<B>, last: &LastHost) -> Result<Option<Auth
     };
     match chosen {
         Some(authority) if authority.as_str().contains('@') => Err(Reason::ProtocolError),
+        None if request.version() == Version::HTTP_2 => Err(Reason::ProtocolError),
         chosen => Ok(chosen),
     }
 }
@@ -159,7 +164,15 @@ pub fn to_http2<B>(request: &mut Request<B>, authority: Option<&Authority>) -> R
 const NO_HOST: &str = "none.remora.invalid";
 
 /// Turns the head into HTTP/1 origin form with `Host`.
-pub fn to_http1<B>(request: &mut Request<B>, version: Version) {
+pub fn to_http1<B: http_body::Body>(request: &mut Request<B>, version: Version) {
+    // hyper takes it that these have no body, and drops one whose length it does not know.
+    if matches!(*request.method(), Method::GET | Method::HEAD)
+        && version == Version::HTTP_11
+        && !request.body().is_end_stream()
+        && !request.headers().contains_key(http::header::CONTENT_LENGTH)
+    {
+        request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     if let Some(authority) = request.uri().authority().cloned() {
         if authority.as_str() != NO_HOST
             && let Ok(host) = HeaderValue::from_str(authority.as_str())
@@ -190,7 +203,7 @@ pub fn within_bounds(headers: &HeaderMap) -> bool {
 }
 
 /// Gives an outgoing request, made for a peer in the mesh, the form that its endpoint takes: `true` is HTTP/1.
-pub fn fit<B>(request: &mut Request<B>, mesh: bool, protocol: Protocol) -> bool {
+pub fn fit<B: http_body::Body>(request: &mut Request<B>, mesh: bool, protocol: Protocol) -> bool {
     if mesh {
         return false;
     }

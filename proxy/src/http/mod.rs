@@ -16,7 +16,7 @@ pub mod upgrade;
 
 use crate::{
     limits,
-    telemetry::Direction,
+    telemetry::{self, Direction, Reason},
     worker::{Tasks, World},
 };
 use body::ResponseBody;
@@ -95,13 +95,32 @@ where
                 .keep_alive_timeout(limits::SERVER_KEEP_ALIVE_TIMEOUT)
                 .serve_connection(TokioIo::new(stream), service);
             let mut connection = pin!(connection);
-            tokio::select! {
-                done = connection.as_mut() => return done,
-                () = closing(world, goodbye) => connection.as_mut().graceful_shutdown(),
-            }
-            connection.await
+            let done = tokio::select! {
+                done = connection.as_mut() => done,
+                () = closing(world, goodbye) => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            done.inspect_err(|error| count_broken(direction, error))
         }
     }
+}
+
+/// Counts a connection that ended because its peer broke the rules of HTTP/2.
+fn count_broken(direction: Direction, error: &hyper::Error) {
+    let broken = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
+    let Some(reason) = broken.filter(|error| error.is_library()).and_then(h2::Error::reason) else { return };
+    let detail = match reason {
+        h2::Reason::PROTOCOL_ERROR => "http2_protocol_error",
+        h2::Reason::ENHANCE_YOUR_CALM => "http2_flood",
+        h2::Reason::FLOW_CONTROL_ERROR => "http2_flow_control",
+        h2::Reason::FRAME_SIZE_ERROR => "http2_frame_size",
+        h2::Reason::COMPRESSION_ERROR => "http2_compression",
+        h2::Reason::STREAM_CLOSED => "http2_stream_closed",
+        _ => "http2_other",
+    };
+    telemetry::refused(direction, Reason::ProtocolError, detail);
 }
 
 /// Returns when a connection should take no new requests.
@@ -110,5 +129,20 @@ async fn closing(world: &World, goodbye: Option<Instant>) {
     match goodbye {
         None => drain.await,
         Some(at) => drop(timeout_at(at, drain).await),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// What `handle` makes of its four arguments.
+    fn size<A, B, C, D, F>(_: fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Every request holds one of these on the heap, thousands of them on one connection.
+    #[test]
+    fn a_request_under_way_is_small() {
+        assert!(size(super::inbound::handle) <= 4 << 10, "{}", size(super::inbound::handle));
+        assert!(size(super::outbound::handle) <= 6 << 10, "{}", size(super::outbound::handle));
     }
 }
