@@ -11,6 +11,7 @@ pub mod http2;
 mod line;
 mod recorder;
 mod scene;
+pub mod servers;
 mod workload;
 
 pub use bystander::Bystander;

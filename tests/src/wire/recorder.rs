@@ -61,6 +61,22 @@ impl Recorder {
         Ok(Self { address, seen })
     }
 
+    /// Listens on a port of `ip` and speaks HTTP/2.
+    pub fn start_http2(ip: IpAddr) -> anyhow::Result<Self> {
+        super::servers::recorder(ip)
+    }
+
+    /// One whose requests somebody else hears.
+    pub(super) fn silent(address: SocketAddr) -> Self {
+        Self { address, seen: Arc::default() }
+    }
+
+    /// Keeps a request that somebody else heard.
+    pub(super) fn keeper(&self) -> impl Fn(Message) + Clone + Send + use<> {
+        let seen = self.seen.clone();
+        move |request| lock(&seen).requests.push(request)
+    }
+
     fn seen(&self) -> MutexGuard<'_, Seen> {
         lock(&self.seen)
     }

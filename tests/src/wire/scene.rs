@@ -7,6 +7,7 @@ use anyhow::{Context as _, ensure};
 use remora_runtime::tls::Alpn;
 
 use super::bystander::TARGET;
+use super::servers::Puppet;
 use super::{Bystander, Line, Recorder, Workload};
 use crate::local::{Mesh, Proxy};
 use crate::patience::until;
@@ -46,10 +47,17 @@ pub struct Scene {
     pub app: Recorder,
     /// The application outside the mesh.
     pub outside: Recorder,
+    /// Another behind `api`, which speaks HTTP/2: `api2:80`.
+    pub app2: Recorder,
+    /// Another outside the mesh, which speaks HTTP/2: `outside2:80`.
+    pub outside2: Recorder,
+    /// Those without manners: `puppet:80` behind `api`, `far-puppet:80` outside the mesh.
+    pub puppets: [Puppet; 2],
     /// A workload of the mesh that says what it likes.
     pub mallory: Workload,
     bystander: Bystander,
-    _mesh: Mesh,
+    /// Identity, discovery and their files.
+    pub mesh: Mesh,
 }
 
 impl Scene {
@@ -64,6 +72,12 @@ impl Scene {
         let (app, outside) = (Recorder::start(api.ip)?, Recorder::start(mesh.address())?);
         mesh.service("api", 80, None, &[app.address])?;
         mesh.service("outside", 80, None, &[outside.address])?;
+        let (app2, outside2) = (Recorder::start_http2(api.ip)?, Recorder::start_http2(mesh.address())?);
+        mesh.service("api2", 80, None, &[app2.address])?;
+        mesh.service("outside2", 80, None, &[outside2.address])?;
+        let puppets = [Puppet::start(api.ip)?, Puppet::start(mesh.address())?];
+        mesh.service("puppet", 80, None, &[puppets[0].address])?;
+        mesh.service("far-puppet", 80, None, &[puppets[1].address])?;
         let (web, api) = (web.ready()?, api.ready()?);
         for road in [Road::Mesh, Road::Outside] {
             until(&format!("{road:?} is open"), || {
@@ -75,7 +89,7 @@ impl Scene {
         }
         let mallory = Workload::certified(&mesh, "mallory")?;
         let bystander = Bystander::start(web.outbound, "api:80")?;
-        Ok(Self { web, api, app, outside, mallory, bystander, _mesh: mesh })
+        Ok(Self { web, api, app, outside, app2, outside2, puppets, mallory, bystander, mesh })
     }
 
     /// A raw connection that HTTP/1 takes this road on.
@@ -83,6 +97,23 @@ impl Scene {
         match road {
             Road::Mesh | Road::Outside => Line::plain(self.web.outbound),
             Road::Peer => self.mallory.dial(&self.api, Alpn::MeshTcp, self.app.address.port()),
+        }
+    }
+
+    /// A raw connection that HTTP/2 takes this road on, and the authority that its requests name.
+    pub fn line2(&self, road: Road) -> anyhow::Result<(Line, &'static str)> {
+        Ok(match road {
+            Road::Mesh => (Line::plain(self.web.outbound)?, "api2:80"),
+            Road::Outside => (Line::plain(self.web.outbound)?, "outside2:80"),
+            Road::Peer => (self.mallory.dial(&self.api, Alpn::MeshHttp, self.app2.address.port())?, "api2:80"),
+        })
+    }
+
+    /// The application at the end of that.
+    pub fn end2(&self, road: Road) -> &Recorder {
+        match road {
+            Road::Mesh | Road::Peer => &self.app2,
+            Road::Outside => &self.outside2,
         }
     }
 
@@ -112,7 +143,7 @@ impl Scene {
             let log = proxy.log();
             ensure!(!log.contains("panicked"), "a proxy panicked: {log}");
         }
-        for app in [&self.app, &self.outside] {
+        for app in [&self.app, &self.outside, &self.app2, &self.outside2] {
             let surprises = app.surprises(|target| target == TARGET || expected(target));
             ensure!(surprises.is_empty(), "an application saw what nobody asked for: {surprises:?}");
         }

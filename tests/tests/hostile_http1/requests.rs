@@ -107,6 +107,11 @@ fn good_lengths() -> Vec<Row> {
         ("no length at all", post("", ""), Passed(b"")),
         ("a body of length 0", post("Content-Length: 0\r\n", ""), Passed(b"")),
         ("a GET with a body", request("GET", "Content-Length: 5\r\n", "hello"), Passed(b"hello")),
+        (
+            "a GET with chunks",
+            request("GET", "Transfer-Encoding: chunked\r\n", "5\r\nhello\r\n0\r\n\r\n"),
+            Passed(b"hello"),
+        ),
         ("a body that is not waited for", length("Expect: 100-continue\r\nContent-Length: 5\r\n"), Passed(b"hello")),
         (
             "a length that nominates itself",
