@@ -3,11 +3,10 @@
 use crate::config::Config;
 use crate::index::Snapshot;
 use crate::serve::{Service, Snapshots};
-use crate::source::directory::{DEBOUNCE, Directory, POLL, watch};
+use crate::source::directory::{DEBOUNCE, Directory, POLL, Refreshed, SourceError, watch};
 use anyhow::{Context as _, anyhow};
 use clap::Parser as _;
-use remora_api::v1::discovery_server::DiscoveryServer;
-use remora_model::SpiffeId;
+use remora_model::{SpiffeId, TrustDomain};
 use remora_runtime::tls::{self, Alpn, ServerConfig};
 use remora_runtime::{admin, certify, drain, grpc, log};
 use std::process::ExitCode;
@@ -19,6 +18,9 @@ use tonic::transport::Server;
 
 /// How long open streams may take to end when the process is told to.
 const DRAIN_GRACE: Duration = Duration::from_secs(2);
+
+/// Streams on one connection: a proxy has one, and one that is ending while it reconnects.
+const STREAMS_MAX: u32 = 16;
 
 /// Parses the arguments and runs until SIGTERM.
 pub fn main() -> ExitCode {
@@ -57,59 +59,102 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let admin = tokio::spawn(admin::serve(listener, router, draining.clone()));
 
     let (publish, snapshots) = tokio::sync::watch::channel(None);
-    let reading = tokio::spawn(read(config.clone(), publish, readiness.clone(), draining.clone()));
-    let serving = serve(&config, snapshots, &readiness, draining.clone());
-    drop(draining);
-    tokio::select! {
-        served = serving => served?,
-        signal = drain::terminated() => tracing::info!(signal = signal?, "ending"),
-    }
-    // Streams end with this function; only the admin server and the reader are waited for.
-    if tokio::time::timeout(DRAIN_GRACE, drain.drain()).await.is_err() {
-        tracing::warn!("some connections did not end in time");
-    }
-    reading.abort();
-    admin.abort();
-    Ok(())
+    let mut reading = std::pin::pin!(read(&config, publish, &readiness, draining.clone()));
+    let mut serving = std::pin::pin!(serve(&config, snapshots, &readiness, draining));
+    let early = tokio::select! {
+        served = &mut serving => Some(served),
+        read = &mut reading => Some(read),
+        signal = drain::terminated() => {
+            tracing::info!(signal = signal?, "ending");
+            None
+        }
+    };
+    drain.start();
+    let rest = async {
+        match early {
+            Some(ended) => ended?,
+            None => drop(tokio::try_join!(serving, reading)?),
+        }
+        admin.await.context("the admin server ended badly")
+    };
+    let ended = tokio::time::timeout(DRAIN_GRACE, rest).await;
+    ended.unwrap_or_else(|_| {
+        tracing::warn!("some connections did not end in time; they are cut off");
+        Ok(())
+    })
 }
 
-/// Keeps reading the manifests and publishing what they mean.
+/// A look at the manifests, and what they mean if that may have changed.
+struct Look {
+    directory: Directory,
+    found: Refreshed,
+    snapshot: Option<Result<Snapshot, SourceError>>,
+}
+
+/// Reading and indexing blocks, on a thread where it delays no stream.
+async fn look(mut directory: Directory, trust_domain: TrustDomain, first: bool) -> anyhow::Result<Look> {
+    let look = move || {
+        let found = directory.refresh();
+        // The directory itself may be missing: that is no news.
+        let listed = !found.errors.iter().any(|error| matches!(error, SourceError::List { .. }));
+        let build = || directory.objects().map(|objects| Snapshot::build(objects, &trust_domain));
+        let snapshot = ((found.changed || first) && listed).then(build);
+        Look { directory, found, snapshot }
+    };
+    tokio::task::spawn_blocking(look).await.context("reading the manifests ended badly")
+}
+
+/// Keeps reading the manifests and publishing what they mean, until the drain.
 async fn read(
-    config: Config,
+    config: &Config,
     publish: tokio::sync::watch::Sender<Option<Arc<Snapshot>>>,
-    readiness: admin::Readiness,
+    readiness: &admin::Readiness,
     draining: drain::Watch,
-) {
+) -> anyhow::Result<()> {
     let (_watcher, changed) = watch(&config.manifests);
     let mut directory = Directory::new(&config.manifests);
-    let mut reported: Vec<String> = Vec::new();
+    let (mut reported, mut refused) = (Vec::new(), String::new());
     loop {
-        let (news, errors) = directory.refresh();
-        for error in &errors {
-            tracing::error!(error = %chain(error), "broken manifest; its last good state stays");
-        }
-        metrics::gauge!("remora_discovery_broken_files").set(directory.broken() as f64);
         let first = publish.borrow().is_none();
-        // At the start a broken file has no good state, and the directory itself may be missing: wait for it.
-        let listed = !errors.iter().any(|e| matches!(e, crate::source::directory::SourceError::List { .. }));
-        if (news || first) && listed {
-            match directory.objects() {
-                Ok(objects) => {
-                    let snapshot = Snapshot::build(objects, &config.trust_domain);
-                    announce(&snapshot, &mut reported);
-                    publish.send_replace(Some(Arc::new(snapshot)));
-                    readiness.ready("manifests");
-                }
-                Err(error) => tracing::error!(error = %chain(&error), "manifests refused"),
+        let look = look(directory, config.trust_domain.clone(), first).await?;
+        directory = look.directory;
+        tell(&look.found, directory.broken());
+        match look.snapshot {
+            Some(Ok(snapshot)) => {
+                announce(&snapshot, &mut reported);
+                publish.send_replace(Some(Arc::new(snapshot)));
+                readiness.ready("manifests");
+                refused.clear();
             }
+            Some(Err(error)) => {
+                let why = chain(&error);
+                if first {
+                    readiness.waiting("manifests", why.clone());
+                }
+                if why != refused {
+                    tracing::error!(error = why, "manifests refused");
+                    refused = why;
+                }
+            }
+            None => {}
         }
         tokio::select! {
-            () = draining.signaled() => return,
+            () = draining.signaled() => return Ok(()),
             // Writers write more than once: what follows closely is read together.
             () = changed.notified() => tokio::time::sleep(DEBOUNCE).await,
             () = tokio::time::sleep(POLL) => {}
         }
     }
+}
+
+fn tell(found: &Refreshed, broken: usize) {
+    for error in &found.errors {
+        tracing::error!(error = %chain(error), "broken manifest; what it last said stays");
+    }
+    for (file, kind, count) in &found.unused {
+        tracing::info!(file = %file.display(), kind, count, "manifests of this kind have no effect here");
+    }
+    metrics::gauge!("remora_discovery_broken_files").set(broken as f64);
 }
 
 fn announce(snapshot: &Snapshot, reported: &mut Vec<String>) {
@@ -146,18 +191,20 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let mut server = Server::builder()
         .http2_keepalive_interval(Some(grpc::KEEP_ALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(grpc::KEEP_ALIVE_TIMEOUT));
+        .http2_keepalive_timeout(Some(grpc::KEEP_ALIVE_TIMEOUT))
+        .max_concurrent_streams(STREAMS_MAX);
+    let service = Service::new(snapshots, draining.clone());
     if let Some(address) = config.insecure_listen {
         let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
         tracing::warn!(listen = %listener.local_addr()?, "serves plaintext to anybody; for tests only");
-        let service = DiscoveryServer::new(Service::danger_any_peer(snapshots));
+        let service = service.danger_any_peer().into_server();
         let incoming = TcpListenerStream::new(listener);
         return Ok(server.add_service(service).serve_with_incoming_shutdown(incoming, draining.signaled()).await?);
     }
     let missing = || anyhow!("identity-addr, trust-anchors and token are required");
     let own = |account| SpiffeId::workload(&config.trust_domain, "remora", account);
     readiness.waiting("certificate", "not issued yet");
-    let (mut source, _certifier) = certify::start(certify::CertifyConfig {
+    let (mut source, certifier) = certify::start(certify::CertifyConfig {
         identity_addr: config.identity_addr.clone().ok_or_else(missing)?,
         identity_id: own("remora-identity")?,
         token_path: config.token.clone().ok_or_else(missing)?,
@@ -166,13 +213,19 @@ async fn serve(
     })?;
     let listener = TcpListener::bind(config.listen).await;
     let listener = listener.with_context(|| format!("cannot listen on {}", config.listen))?;
-    source.wait_for(Option::is_some).await.context("the certificate client ended")?;
+    tokio::select! {
+        first = source.wait_for(Option::is_some) => drop(first.context("the certificate client ended")?),
+        () = draining.signaled() => return Ok(()),
+    }
     readiness.ready("certificate");
     tracing::info!(listen = %listener.local_addr()?, "serves proxies");
     let last = Last::default();
     let incoming = grpc::tls_incoming(listener, move || last.config(&source));
-    let service = DiscoveryServer::new(Service::new(snapshots));
-    Ok(server.add_service(service).serve_with_incoming_shutdown(incoming, draining.signaled()).await?)
+    let service = service.into_server();
+    let served = server.add_service(service).serve_with_incoming_shutdown(incoming, draining.signaled()).await;
+    certifier.abort();
+    drop(certifier.await);
+    Ok(served?)
 }
 
 /// The TLS configuration of the current certificate, made once per certificate.

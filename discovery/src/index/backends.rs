@@ -1,15 +1,27 @@
 //! Backends: one per Service port, with endpoints from EndpointSlices, or from pods where no slice names the Service.
+//!
+//! Which endpoints take traffic is what kube-proxy does: those that are ready; if none is, those that are shutting down
+//! and still serve.
 
-use super::{Key, Snapshot, backend_id, values};
+use super::{Key, Snapshot, Versioned, backend_id, is_external, report, values};
 use crate::objects::Object;
 use crate::objects::core::{
-    EndpointSlice, INJECTED, IntOrName, OPAQUE_PORTS, PROXY_ADDRESS, Pod, SERVICE_NAME, Service, ServicePort, ZONE,
+    EndpointSlice, IntOrName, OPAQUE_PORTS, Pod, SERVICE_NAME, Service, ServicePort, SliceEndpoint,
 };
 use crate::objects::policy::{BackendPolicy, TargetKind};
-use remora_model::{Backend, BackendId, BackendSettings, Endpoint, Protocol, SpiffeId};
+use remora_model::{Backend, BackendSettings, Endpoint, Protocol};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+
+/// An address of a Service port, ready or not.
+struct Candidate<'a> {
+    address: SocketAddr,
+    pod: Option<&'a Pod>,
+    zone: Option<&'a str>,
+    ready: bool,
+    /// Not ready because it is shutting down, but still answering.
+    lingering: bool,
+}
 
 impl Snapshot {
     pub(super) fn index_backends(&mut self, objects: &[Object]) {
@@ -26,113 +38,120 @@ impl Snapshot {
                 _ => {}
             }
         }
-        for (key, service) in &self.services {
-            if service.spec.kind.as_deref() == Some("ExternalName") {
-                continue;
-            }
-            let settings = settings(key, &policies, &mut self.reports);
+        let (mut backends, mut served, mut named, mut reports) = (BTreeMap::new(), Vec::new(), Vec::new(), Vec::new());
+        for (key, service) in self.services.iter().filter(|(_, service)| !is_external(service)) {
+            let settings = settings(key, &policies, &mut reports);
             let own = slices.get(key).map_or(&[][..], Vec::as_slice);
-            for slice in own {
-                for endpoint in &slice.endpoints {
-                    let name = endpoint.hostname.as_ref().or_else(|| endpoint.target_ref.as_ref().map(|t| &t.name));
-                    let ip = endpoint.addresses.first().and_then(|ip| ip.parse().ok());
-                    if let Some((name, ip)) = name.zip(ip) {
-                        self.named.insert((key.clone(), name.clone()), ip);
-                    }
-                }
-            }
+            let selected: Vec<&Pod> = self.selected(key, service).collect();
+            named.extend(names(own, &selected).map(|(name, ip)| ((key.clone(), name), ip)));
             for port in service.spec.ports.iter().filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP") {
-                let mut endpoints: BTreeMap<SocketAddr, Endpoint> = BTreeMap::new();
-                if own.is_empty() {
-                    self.add_pods(key, service, port, &mut endpoints);
-                }
-                for slice in own {
-                    self.add_slice(slice, port, &mut endpoints);
-                }
                 let id = backend_id(key, port.port);
-                for address in endpoints.keys() {
-                    self.served.entry(*address).or_default().push(id.clone());
+                let mut candidates: Vec<Candidate<'_>> =
+                    selected.iter().flat_map(|pod| of_pod(pod, service, port)).collect();
+                served.extend(candidates.iter().map(|candidate| (candidate.address, id.clone())));
+                if !own.is_empty() {
+                    candidates = own.iter().flat_map(|slice| self.of_slice(slice, port, &mut reports)).collect();
+                    served.extend(candidates.iter().map(|candidate| (candidate.address, id.clone())));
                 }
                 let opaque = values::names_port(service.metadata.annotations.get(OPAQUE_PORTS), port.port);
                 let said = values::protocol(port.app_protocol.as_deref());
                 let protocol = if opaque { Protocol::Opaque } else { said };
-                let endpoints = endpoints.into_values().collect();
+                let endpoints = self.in_use(&candidates);
                 let backend = Backend { id: id.clone(), protocol, settings: settings.clone(), endpoints };
-                self.backends.insert(id, Arc::new(backend));
+                backends.insert(id, Versioned::new(backend));
             }
         }
+        self.backends = backends;
+        self.named = named.into_iter().collect();
+        for (address, id) in served {
+            let ids = self.served.entry(address).or_default();
+            if !ids.contains(&id) {
+                ids.push(id);
+            }
+        }
+        self.reports.append(&mut reports);
     }
 
-    fn add_slice(&self, slice: &EndpointSlice, port: &ServicePort, into: &mut BTreeMap<SocketAddr, Endpoint>) {
+    fn selected<'a>(&'a self, key: &'a Key, service: &'a Service) -> impl Iterator<Item = &'a Pod> {
+        let selector = &service.spec.selector;
+        self.pods.values().filter(move |pod| {
+            !selector.is_empty()
+                && pod.metadata.namespace == key.0
+                && selector.iter().all(|(k, v)| pod.metadata.labels.get(k) == Some(v))
+        })
+    }
+
+    fn of_slice<'a>(
+        &'a self,
+        slice: &'a EndpointSlice,
+        port: &ServicePort,
+        reports: &mut Vec<String>,
+    ) -> Vec<Candidate<'a>> {
         let same = |name: &Option<String>| name.as_deref().unwrap_or("") == port.name.as_deref().unwrap_or("");
-        let Some(number) = slice.ports.iter().find(|p| same(&p.name)).and_then(|p| p.port) else { return };
-        for endpoint in &slice.endpoints {
+        let Some(number) = slice.ports.iter().find(|p| same(&p.name)).and_then(|p| p.port) else { return Vec::new() };
+        let candidate = |endpoint: &'a SliceEndpoint| {
+            let ip = first_ip(endpoint)?;
+            let named = endpoint.target_ref.as_ref().filter(|target| target.kind == "Pod").map(|target| {
+                (target.namespace.clone().unwrap_or_else(|| slice.metadata.namespace.clone()), target.name.clone())
+            });
+            if let Some((namespace, name)) = named.as_ref().filter(|key| !self.pods.contains_key(key)) {
+                // Nobody can say yet whether it is in the mesh: plaintext might be a downgrade.
+                let problem = format!("names Pod {namespace}/{name}, which is not there; it is left out");
+                reports.push(report(&slice.metadata, "EndpointSlice", problem));
+                return None;
+            }
+            let key = named.or_else(|| self.pod_by_ip.get(&ip).cloned());
             let conditions = &endpoint.conditions;
-            if !conditions.ready.unwrap_or(true) || conditions.terminating.unwrap_or(false) {
-                continue;
-            }
-            for ip in endpoint.addresses.iter().filter_map(|ip| ip.parse::<IpAddr>().ok()) {
-                let named = endpoint.target_ref.as_ref().filter(|target| target.kind == "Pod").map(|target| {
-                    (target.namespace.clone().unwrap_or_else(|| slice.metadata.namespace.clone()), target.name.clone())
-                });
-                let key = named.or_else(|| self.pod_by_ip.get(&ip).cloned());
-                let pod = key.as_ref().and_then(|key| self.pods.get(key));
-                let address = SocketAddr::new(ip, number);
-                into.insert(address, self.endpoint(address, pod, endpoint.zone.as_deref()));
-            }
-        }
-    }
-
-    fn add_pods(&self, key: &Key, service: &Service, port: &ServicePort, into: &mut BTreeMap<SocketAddr, Endpoint>) {
-        if service.spec.selector.is_empty() {
-            return;
-        }
-        let selected = |pod: &&Pod| {
-            pod.metadata.namespace == key.0
-                && service.spec.selector.iter().all(|(k, v)| pod.metadata.labels.get(k) == Some(v))
-                && pod.status.conditions.iter().all(|c| c.kind != "Ready" || c.status == "True")
+            let ready = conditions.ready.unwrap_or(true);
+            Some(Candidate {
+                address: SocketAddr::new(ip, number),
+                pod: key.and_then(|key| self.pods.get(&key)),
+                zone: endpoint.zone.as_deref(),
+                ready,
+                lingering: conditions.serving.unwrap_or(ready) && conditions.terminating.unwrap_or(false),
+            })
         };
-        for pod in self.pods.values().filter(selected) {
-            let Some(number) = target_port(pod, port) else { continue };
-            for ip in values::pod_ips(pod) {
-                let address = SocketAddr::new(ip, number);
-                into.insert(address, self.endpoint(address, Some(pod), None));
-            }
-        }
+        slice.endpoints.iter().filter_map(candidate).collect()
     }
 
-    fn endpoint(&self, address: SocketAddr, pod: Option<&Pod>, zone: Option<&str>) -> Endpoint {
-        let label = pod.and_then(|pod| pod.metadata.labels.get(ZONE)).map(String::as_str);
-        Endpoint {
-            address,
-            identity: pod.and_then(|pod| self.identity(pod)),
-            proxy: pod.and_then(|pod| pod.metadata.annotations.get(PROXY_ADDRESS)).and_then(|a| a.parse().ok()),
-            weight: 1,
-            zone: zone.or(label).unwrap_or_default().into(),
-            pod: pod.map(|pod| format!("{}/{}", pod.metadata.namespace, pod.metadata.name)).unwrap_or_default().into(),
-        }
+    /// The endpoints that take traffic, in the order of addresses.
+    fn in_use(&self, candidates: &[Candidate<'_>]) -> Vec<Endpoint> {
+        let any_ready = candidates.iter().any(|candidate| candidate.ready);
+        let used = candidates.iter().filter(|c| if any_ready { c.ready } else { c.lingering });
+        let made = used.filter_map(|c| Some((c.address, self.endpoint(c.address, c.pod, c.zone)?)));
+        made.collect::<BTreeMap<_, _>>().into_values().collect()
     }
+}
 
-    /// A pod is in the mesh if it says where its proxy is, or that it was injected.
-    fn identity(&self, pod: &Pod) -> Option<SpiffeId> {
-        let annotations = &pod.metadata.annotations;
-        let injected = annotations.get(INJECTED).is_some_and(|value| value == "true");
-        if !injected && !annotations.contains_key(PROXY_ADDRESS) {
-            return None;
-        }
-        let account = pod.spec.service_account_name.as_deref().unwrap_or("default");
-        SpiffeId::workload(self.trust_domain.as_ref()?, &pod.metadata.namespace, account).ok()
-    }
+/// The addresses of one endpoint are interchangeable; the first stands for all.
+fn first_ip(endpoint: &SliceEndpoint) -> Option<IpAddr> {
+    endpoint.addresses.iter().find_map(|ip| ip.parse().ok())
+}
 
-    /// A pod reached by its own address.
-    pub(super) fn pod_as_backend(&self, id: &BackendId, name: &str) -> Option<Backend> {
-        let pod = self.pods.get(&(id.namespace.to_string(), name.to_owned()))?;
-        let opaque = values::names_port(pod.metadata.annotations.get(OPAQUE_PORTS), id.port);
-        let protocol = if opaque { Protocol::Opaque } else { Protocol::Detect };
-        let addresses = values::pod_ips(pod).into_iter().map(|ip| SocketAddr::new(ip, id.port));
-        let endpoints = addresses.map(|address| self.endpoint(address, Some(pod), None)).collect();
-        Some(Backend { id: id.clone(), protocol, settings: BackendSettings::default(), endpoints })
-    }
+/// The names under which a headless Service's endpoints are known one by one.
+fn names(slices: &[&EndpointSlice], pods: &[&Pod]) -> impl Iterator<Item = (String, IpAddr)> {
+    let endpoints = slices.iter().flat_map(|slice| &slice.endpoints).filter_map(|endpoint| {
+        let name = endpoint.hostname.as_ref().or_else(|| endpoint.target_ref.as_ref().map(|t| &t.name))?;
+        Some((name.clone(), first_ip(endpoint)?))
+    });
+    let pods = pods.iter().filter_map(|pod| Some((pod.metadata.name.clone(), *values::pod_ips(pod).first()?)));
+    pods.chain(endpoints).collect::<Vec<_>>().into_iter()
+}
+
+/// A pod as the endpoint controller would see it. Manifests by hand need not say that a pod is ready.
+fn of_pod<'a>(pod: &'a Pod, service: &Service, port: &ServicePort) -> Vec<Candidate<'a>> {
+    let Some(number) = target_port(pod, port) else { return Vec::new() };
+    let passes = pod.status.conditions.iter().all(|c| c.kind != "Ready" || c.status == "True");
+    let terminating = pod.metadata.deletion_timestamp.is_some();
+    let ready = service.spec.publish_not_ready_addresses || (passes && !terminating);
+    let candidate = |ip| Candidate {
+        address: SocketAddr::new(ip, number),
+        pod: Some(pod),
+        zone: None,
+        ready,
+        lingering: passes && terminating,
+    };
+    values::pod_ips(pod).into_iter().map(candidate).collect()
 }
 
 fn target_port(pod: &Pod, port: &ServicePort) -> Option<u16> {
@@ -158,7 +177,7 @@ fn settings(key: &Key, policies: &[&BackendPolicy], reports: &mut Vec<String>) -
             .map(values::duration)
         {
             Some(Ok(time)) => *into = time,
-            Some(Err(e)) => reports.push(format!("BackendPolicy {}/{}: {field}: {e}", key.0, policy.metadata.name)),
+            Some(Err(e)) => reports.push(report(&policy.metadata, "BackendPolicy", format!("{field}: {e}"))),
             None => {}
         };
         let accrual = &mut settings.accrual;

@@ -1,32 +1,75 @@
 //! Inbound ports: who may come in, and how.
 
-use super::{Key, Snapshot, values};
-use crate::objects::core::{OPAQUE_PORTS, Pod};
+use super::{Key, Snapshot, report};
+use crate::objects::core::Pod;
 use crate::objects::policy::{
-    AuthorizationPolicy, Mode, PolicyAction, PolicyOperation, PolicyRule, PolicySource, PolicyTarget, TargetKind,
+    AuthorizationPolicy, MeshTlsPolicy, Mode, PolicyAction, PolicyOperation, PolicyRule, PolicySource, PolicyTarget,
+    Selector, TargetKind,
 };
 use http::Method;
-use remora_model::{
-    Action, AuthorizationRule, BackendId, Inbound, MtlsMode, Operation, PathPattern, Protocol, Source, SpiffeId,
-};
-use std::net::SocketAddr;
+use remora_model::{Action, AuthorizationRule, Inbound, MtlsMode, Operation, PathPattern, Source, SpiffeId};
 
 /// The namespace whose policies without targets hold for the whole mesh.
 const ROOT_NAMESPACE: &str = "remora";
 
+/// An AuthorizationPolicy, read.
+#[derive(Debug)]
+pub(super) struct Authorization {
+    namespace: String,
+    targets: Vec<PolicyTarget>,
+    selector: Option<Selector>,
+    allows: bool,
+    rules: Vec<AuthorizationRule>,
+}
+
 impl Snapshot {
+    pub(super) fn index_policies(&mut self, policies: &[AuthorizationPolicy]) {
+        let mut reports = Vec::new();
+        for policy in policies {
+            let (meta, spec) = (&policy.metadata, &policy.spec);
+            let mut say = |problem| reports.push(report(meta, "AuthorizationPolicy", problem));
+            self.missing_targets(&meta.namespace, &spec.target_refs, &mut say);
+            let read = |(i, rule): (usize, &PolicyRule)| {
+                authorization(policy, i, rule).unwrap_or_else(|(problem, instead)| {
+                    say(format!("spec.rules[{i}].{problem}; it denies"));
+                    instead
+                })
+            };
+            self.authorization.push(Authorization {
+                namespace: meta.namespace.clone(),
+                targets: spec.target_refs.clone(),
+                selector: spec.selector.clone(),
+                allows: spec.action == PolicyAction::Allow,
+                rules: spec.rules.iter().enumerate().filter_map(read).collect(),
+            });
+        }
+        for policy in &self.mesh_tls {
+            let meta = &policy.metadata;
+            let mut say = |problem| reports.push(report(meta, "MeshTLSPolicy", problem));
+            self.missing_targets(&meta.namespace, &policy.spec.target_refs, &mut say);
+        }
+        self.reports.append(&mut reports);
+    }
+
+    fn missing_targets(&self, namespace: &str, targets: &[PolicyTarget], say: &mut dyn FnMut(String)) {
+        for (i, target) in targets.iter().enumerate() {
+            let key = (namespace.to_owned(), target.name.clone());
+            let there = match target.kind {
+                TargetKind::Service => self.services.contains_key(&key),
+                TargetKind::Pod => self.pods.contains_key(&key),
+            };
+            if !there {
+                let (kind, name) = (target.kind, &target.name);
+                say(format!("spec.targetRefs[{i}]: {kind:?} {namespace}/{name} is not there; it holds once it is"));
+            }
+        }
+    }
+
     /// What a proxy must know of `port` of its pod. `None` while the pod is unknown.
     pub fn inbound(&self, namespace: &str, pod: &str, port: u16) -> Option<Inbound> {
         let key = (namespace.to_owned(), pod.to_owned());
         let pod = self.pods.get(&key)?;
-        let ids = values::pod_ips(pod).into_iter().filter_map(|ip| self.served.get(&SocketAddr::new(ip, port)));
-        let mut ids: Vec<&BackendId> = ids.flatten().filter(|id| *id.namespace == key.0).collect();
-        // A Service with an address before one without: that is how clients call the pod.
-        ids.sort_by_key(|id| (!self.has_address(id), *id));
-        ids.dedup();
-        let opaque = values::names_port(pod.metadata.annotations.get(OPAQUE_PORTS), port);
-        let said = ids.iter().filter_map(|id| self.backends.get(*id)).map(|b| b.protocol);
-        let protocol = if opaque { Protocol::Opaque } else { said.into_iter().next().unwrap_or_default() };
+        let ids = self.served_by(pod, port);
         let selected = |targets: &[PolicyTarget]| {
             targets.iter().any(|target| match target.kind {
                 TargetKind::Pod => target.name == key.1,
@@ -34,23 +77,18 @@ impl Snapshot {
             })
         };
         let (mut rules, mut default_deny) = (Vec::new(), false);
-        for policy in self.authorization.iter().filter(|policy| selects(policy, &key, pod, &selected)) {
-            default_deny |= policy.spec.action == PolicyAction::Allow;
-            rules.extend(policy.spec.rules.iter().enumerate().filter_map(|(i, rule)| authorization(policy, i, rule)));
+        for policy in self.authorization.iter().filter(|policy| policy.selects(&key, pod, &selected)) {
+            default_deny |= policy.allows;
+            rules.extend(policy.rules.iter().cloned());
         }
         let parent = ids.first().map_or_else(|| format!("{}/{}:{port}", key.0, key.1), ToString::to_string);
-        let mtls = self.mtls(&key, &selected);
+        let (protocol, mtls) = (self.protocol_at(pod, port), self.mtls(&key, &selected));
         Some(Inbound { port, parent: parent.into(), protocol, mtls, rules, default_deny })
-    }
-
-    fn has_address(&self, id: &BackendId) -> bool {
-        let service = self.services.get(&(id.namespace.to_string(), id.name.to_string()));
-        service.and_then(|s| s.spec.cluster_ip.as_deref()).is_some_and(|ip| ip != "None")
     }
 
     /// The most specific policy wins: workload, namespace, mesh; of equals, the strict one.
     fn mtls(&self, key: &Key, selected: &dyn Fn(&[PolicyTarget]) -> bool) -> MtlsMode {
-        let level = |policy: &&crate::objects::policy::MeshTlsPolicy| {
+        let level = |policy: &&MeshTlsPolicy| {
             let (own, targets) = (policy.metadata.namespace == key.0, &policy.spec.target_refs);
             match (own, targets.is_empty()) {
                 (true, false) if selected(targets) => Some(3),
@@ -68,17 +106,22 @@ impl Snapshot {
     }
 }
 
-fn selects(policy: &AuthorizationPolicy, key: &Key, pod: &Pod, selected: &dyn Fn(&[PolicyTarget]) -> bool) -> bool {
-    let spec = &policy.spec;
-    let labels = |selector: &crate::objects::policy::Selector| {
-        selector.match_labels.iter().all(|(k, v)| pod.metadata.labels.get(k) == Some(v))
-    };
-    let targets = spec.target_refs.is_empty() || selected(&spec.target_refs);
-    policy.metadata.namespace == key.0 && targets && spec.selector.as_ref().is_none_or(labels)
+impl Authorization {
+    fn selects(&self, key: &Key, pod: &Pod, selected: &dyn Fn(&[PolicyTarget]) -> bool) -> bool {
+        let labels =
+            |selector: &Selector| selector.match_labels.iter().all(|(k, v)| pod.metadata.labels.get(k) == Some(v));
+        let targets = self.targets.is_empty() || selected(&self.targets);
+        self.namespace == key.0 && targets && self.selector.as_ref().is_none_or(labels)
+    }
 }
 
-/// A rule that cannot be read denies: a deny rule then matches everything, an allow rule nothing.
-fn authorization(policy: &AuthorizationPolicy, index: usize, rule: &PolicyRule) -> Option<AuthorizationRule> {
+/// A rule, or what is wrong with it and what stands in for it: an unreadable deny rule matches everything, an unreadable
+/// allow rule nothing.
+fn authorization(
+    policy: &AuthorizationPolicy,
+    index: usize,
+    rule: &PolicyRule,
+) -> Result<Option<AuthorizationRule>, (String, Option<AuthorizationRule>)> {
     let name = format!("{}/{} rule {index}", policy.metadata.namespace, policy.metadata.name);
     let action = match policy.spec.action {
         PolicyAction::Allow => Action::Allow,
@@ -90,11 +133,10 @@ fn authorization(policy: &AuthorizationPolicy, index: usize, rule: &PolicyRule) 
         Ok((from, rule.to.iter().map(operation).collect::<Result<Vec<_>, _>>()?))
     };
     match read() {
-        Ok((from, to)) => Some(AuthorizationRule { name: name.into(), action, from, to }),
+        Ok((from, to)) => Ok(Some(AuthorizationRule { name: name.into(), action, from, to })),
         Err(problem) => {
-            tracing::warn!(rule = name, problem, "unreadable authorization rule; it denies");
             let everything = AuthorizationRule { name: name.into(), action, from: Vec::new(), to: Vec::new() };
-            (action == Action::Deny).then_some(everything)
+            Err((problem, (action == Action::Deny).then_some(everything)))
         }
     }
 }

@@ -1,85 +1,139 @@
 //! Objects to resources: what a proxy is told of a target, a backend, an inbound port.
 //!
 //! In: all objects. Out: a [`Snapshot`] that answers by name. Pure: no IO, no clock. An object that makes no sense is
-//! reported and does the least harm: a broken rule answers 500, a broken policy denies.
+//! reported and does the least harm: a broken rule answers 500, a broken policy denies, a pod whose identity cannot be
+//! told is no endpoint.
 
 mod backends;
 mod inbound;
+mod matches;
+mod pods;
 mod routes;
+mod rules;
 mod sort;
 mod values;
 
 #[cfg(test)]
 mod tests;
 
-use crate::objects::Object;
-use crate::objects::core::{Pod, Service};
-use crate::objects::policy::{AuthorizationPolicy, MeshTlsPolicy};
-use remora_model::{Backend, BackendId, BackendRef, BackendRefState, Outbound, RouteMatch, Rule, Target, Timeouts};
+use crate::objects::core::{IntOrName, Pod, Service};
+use crate::objects::policy::MeshTlsPolicy;
+use crate::objects::{Metadata, Object};
+use inbound::Authorization;
+use pods::Membership;
+use remora_model::{
+    Backend, BackendId, BackendRef, BackendRefState, Outbound, RouteMatch, Rule, Target, Timeouts, TrustDomain,
+};
 use routes::Attached;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Namespace and name.
 pub type Key = (String, String);
+
+/// A backend with its version, which is computed once for all proxies that are sent it.
+#[derive(Debug, Clone)]
+pub struct Versioned {
+    pub backend: Arc<Backend>,
+    version: Arc<OnceLock<u64>>,
+}
+
+impl Versioned {
+    fn new(backend: Backend) -> Self {
+        Self { backend: Arc::new(backend), version: Arc::default() }
+    }
+
+    /// The version, by `digest` if nobody has asked before.
+    pub fn version(&self, digest: impl FnOnce(&Backend) -> u64) -> u64 {
+        *self.version.get_or_init(|| digest(&self.backend))
+    }
+}
 
 /// Everything that was read, ready to answer.
 #[derive(Debug, Default)]
 pub struct Snapshot {
     services: BTreeMap<Key, Service>,
     pods: BTreeMap<Key, Pod>,
+    membership: BTreeMap<Key, Membership>,
     service_by_ip: HashMap<IpAddr, Key>,
     pod_by_ip: HashMap<IpAddr, Key>,
     /// Endpoints of headless Services by their own name: (service, pod or host name).
     named: HashMap<(Key, String), IpAddr>,
-    backends: BTreeMap<BackendId, Arc<Backend>>,
-    /// Which backends an address serves.
+    backends: BTreeMap<BackendId, Versioned>,
+    /// Which backends an address serves, or will once it is ready: policies hold for a pod that is not, too.
     served: HashMap<SocketAddr, Vec<BackendId>>,
     routes: HashMap<BackendId, Vec<Attached>>,
-    authorization: Vec<AuthorizationPolicy>,
+    authorization: Vec<Authorization>,
     mesh_tls: Vec<MeshTlsPolicy>,
-    trust_domain: Option<remora_model::TrustDomain>,
     /// What made no sense, for the log.
     pub reports: Vec<String>,
 }
 
 impl Snapshot {
     /// Builds the answers to everything.
-    pub fn build(objects: Vec<Object>, trust_domain: &remora_model::TrustDomain) -> Self {
-        let mut snapshot = Self { trust_domain: Some(trust_domain.clone()), ..Self::default() };
-        let mut rest = Vec::new();
-        for object in objects {
+    pub fn build(objects: Vec<Object>, trust_domain: &TrustDomain) -> Self {
+        let mut snapshot = Self::default();
+        let (mut rest, mut authorization) = (Vec::new(), Vec::new());
+        for object in snapshot.once_each(objects) {
             let key = (object.metadata().namespace.clone(), object.metadata().name.clone());
             match object {
                 Object::Pod(pod) => drop(snapshot.pods.insert(key, pod)),
                 Object::Service(service) => drop(snapshot.services.insert(key, service)),
-                Object::AuthorizationPolicy(policy) => snapshot.authorization.push(policy),
+                Object::AuthorizationPolicy(policy) => authorization.push(policy),
                 Object::MeshTlsPolicy(policy) => snapshot.mesh_tls.push(policy),
                 other => rest.push(other),
             }
         }
-        snapshot.index_addresses();
+        snapshot.index_pods(trust_domain);
+        snapshot.index_services();
         snapshot.index_backends(&rest);
         snapshot.index_routes(&rest);
+        snapshot.index_policies(&authorization);
         snapshot
     }
 
-    fn index_addresses(&mut self) {
-        for (key, pod) in &self.pods {
-            for ip in values::pod_ips(pod) {
-                self.pod_by_ip.insert(ip, key.clone());
+    /// Of objects that are given twice, the last. A policy is kept each time: what any of them forbids is forbidden.
+    fn once_each(&mut self, objects: Vec<Object>) -> Vec<Object> {
+        let mut last: BTreeMap<(&'static str, String, String), usize> = BTreeMap::new();
+        let mut again = Vec::new();
+        for (at, object) in objects.iter().enumerate() {
+            let meta = object.metadata();
+            let name = (object.kind(), meta.namespace.clone(), meta.name.clone());
+            if let Some(before) = last.insert(name, at)
+                && !object.restricts()
+            {
+                again.push(before);
+                let origin = &objects[before].metadata().origin;
+                self.reports.push(report(
+                    meta,
+                    object.kind(),
+                    format!("is given twice; the one at {origin} is ignored"),
+                ));
             }
         }
+        let mut at = 0..;
+        objects.into_iter().filter(|_| at.next().is_none_or(|at| !again.contains(&at))).collect()
+    }
+
+    fn index_services(&mut self) {
         for (key, service) in &self.services {
             let spec = &service.spec;
-            if spec.kind.as_deref() == Some("ExternalName") {
-                self.reports.push(format!("Service {}/{}: ExternalName is not supported, ignored", key.0, key.1));
+            if is_external(service) {
+                let problem = "ExternalName is not supported, ignored".to_owned();
+                self.reports.push(report(&service.metadata, "Service", problem));
             }
-            for ip in spec.cluster_ips.iter().chain(&spec.cluster_ip).filter_map(|ip| ip.parse().ok()) {
-                self.service_by_ip.insert(ip, key.clone());
+            for ip in spec.cluster_ips.iter().chain(&spec.cluster_ip).filter(|ip| !matches!(ip.as_str(), "None" | "")) {
+                match ip.parse() {
+                    Ok(ip) => drop(self.service_by_ip.insert(ip, key.clone())),
+                    Err(_) => {
+                        let problem = format!("spec.clusterIPs: {ip:?} is no address");
+                        self.reports.push(report(&service.metadata, "Service", problem));
+                    }
+                }
             }
         }
+        self.reports.dedup();
     }
 
     /// What `target` is to a client in `namespace`.
@@ -89,7 +143,7 @@ impl Snapshot {
             let (matches, rules) = (Vec::new(), Vec::new());
             return Outbound { target: target.clone(), parent: None, protocol: Default::default(), matches, rules };
         };
-        let protocol = self.backend(&parent).map(|backend| backend.protocol).unwrap_or_default();
+        let protocol = self.backend(&parent).map(|known| known.backend.protocol).unwrap_or_default();
         let attached: &[Attached] = self.routes.get(&parent).map_or(&[], Vec::as_slice);
         let (matches, rules) = sort::select(attached, namespace).unwrap_or_else(|| default_rule(&parent));
         Outbound { target: target.clone(), parent: Some(parent), protocol, matches, rules }
@@ -99,7 +153,7 @@ impl Snapshot {
         match target {
             Target::Address(address) => {
                 if let Some(key) = self.service_by_ip.get(&address.ip()) {
-                    return self.known(key, address.port());
+                    return self.port_of(key, address.port());
                 }
                 let key = self.pod_by_ip.get(&address.ip())?;
                 Some(pod_backend(key, address.port()))
@@ -108,8 +162,8 @@ impl Snapshot {
                 let host =
                     host.strip_suffix(".svc.cluster.local").or_else(|| host.strip_suffix(".svc")).unwrap_or(host);
                 match host.split('.').collect::<Vec<_>>().as_slice() {
-                    [name] => self.known(&(namespace.to_owned(), (*name).to_owned()), *port),
-                    [name, ns] => self.known(&((*ns).to_owned(), (*name).to_owned()), *port),
+                    [name] => self.port_of(&(namespace.to_owned(), (*name).to_owned()), *port),
+                    [name, ns] => self.port_of(&((*ns).to_owned(), (*name).to_owned()), *port),
                     [pod, name, ns] => {
                         let service = ((*ns).to_owned(), (*name).to_owned());
                         let ip = self.named.get(&(service, (*pod).to_owned()))?;
@@ -121,15 +175,23 @@ impl Snapshot {
         }
     }
 
-    fn known(&self, key: &Key, port: u16) -> Option<BackendId> {
+    /// The port of a Service that `port` means. The name of a headless one leads to its pods, so that clients may ask for
+    /// the pods' own port.
+    fn port_of(&self, key: &Key, port: u16) -> Option<BackendId> {
         let id = backend_id(key, port);
+        if self.backends.contains_key(&id) {
+            return Some(id);
+        }
+        let service = self.services.get(key).filter(|service| is_headless(service))?;
+        let target = |p: &&crate::objects::core::ServicePort| p.target_port == Some(IntOrName::Number(port));
+        let id = backend_id(key, service.spec.ports.iter().find(target)?.port);
         self.backends.contains_key(&id).then_some(id)
     }
 
     /// A backend by name; a pod's is made when it is asked for.
-    pub fn backend(&self, id: &BackendId) -> Option<Arc<Backend>> {
+    pub fn backend(&self, id: &BackendId) -> Option<Versioned> {
         match id.name.strip_prefix("pod/") {
-            Some(pod) => self.pod_as_backend(id, pod).map(Arc::new),
+            Some(pod) => self.pod_as_backend(id, pod).map(Versioned::new),
             None => self.backends.get(id).cloned(),
         }
     }
@@ -140,7 +202,20 @@ impl Snapshot {
     }
 }
 
-pub(crate) fn backend_id(key: &Key, port: u16) -> BackendId {
+/// A line for the log: where, what, and what is the matter with it.
+fn report(meta: &Metadata, kind: &str, problem: String) -> String {
+    format!("{}: {kind} {}/{}: {problem}", meta.origin, meta.namespace, meta.name)
+}
+
+fn is_headless(service: &Service) -> bool {
+    service.spec.cluster_ip.as_deref() == Some("None")
+}
+
+fn is_external(service: &Service) -> bool {
+    service.spec.kind.as_deref() == Some("ExternalName")
+}
+
+fn backend_id(key: &Key, port: u16) -> BackendId {
     BackendId { namespace: key.0.as_str().into(), name: key.1.as_str().into(), port }
 }
 

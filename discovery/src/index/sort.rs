@@ -1,8 +1,9 @@
 //! Which rule comes first, exactly as the Gateway API says.
 //!
 //! HTTPRoute: exact path, longest prefix, method, number of headers, number of query parameters. GRPCRoute: characters of
-//! the service, of the method, number of headers. Ties: oldest route, then `namespace/name`, then order of rules. A
-//! regular expression, whose place the specification leaves open, comes between exact paths and prefixes.
+//! the service, of the method, number of headers. Ties: oldest route, then `namespace/name` by alphabet, then order of
+//! rules. A regular expression, whose place the specification leaves open, comes between exact paths and prefixes.
+//! Host names come nowhere: on a Service they mean nothing (GEP-1426).
 
 use super::routes::Attached;
 use crate::objects::{Metadata, routes::GrpcMatch};
@@ -19,7 +20,7 @@ pub(super) struct Rank {
     query: Reverse<usize>,
     /// Without a time: as if made last.
     created: (bool, String),
-    name: (String, String),
+    name: String,
     rule: usize,
     index: usize,
 }
@@ -36,44 +37,34 @@ impl Rank {
         Self::new(class, counts, meta, rule, index)
     }
 
-    pub(super) fn grpc(one: &GrpcMatch, meta: &Metadata, rule: usize, index: usize) -> Self {
+    pub(super) fn grpc(one: &GrpcMatch, headers: usize, meta: &Metadata, rule: usize, index: usize) -> Self {
         let length = |text: Option<&String>| text.map_or(0, String::len);
         let (service, method) =
             one.method.as_ref().map_or((0, 0), |m| (length(m.service.as_ref()), length(m.method.as_ref())));
-        let class = if service + method > 0 { 0 } else { 2 };
-        Self::new(class, [service, method, one.headers.len(), 0], meta, rule, index)
+        Self::new(0, [service, method, headers, 0], meta, rule, index)
     }
 
     fn new(class: u8, counts: [usize; 4], meta: &Metadata, rule: usize, index: usize) -> Self {
         let [first, second, headers, query] = counts.map(Reverse);
         let created = (meta.creation_timestamp.is_none(), meta.creation_timestamp.clone().unwrap_or_default());
-        Self {
-            class,
-            first,
-            second,
-            headers,
-            query,
-            created,
-            name: (meta.namespace.clone(), meta.name.clone()),
-            rule,
-            index,
-        }
+        let name = format!("{}/{}", meta.namespace, meta.name);
+        Self { class, first, second, headers, query, created, name, rule, index }
     }
 }
 
 /// The rules for a client in `namespace`, in order: its own namespace's routes if there are any, else the producer's.
+/// Of several types of routes only the most specific one counts: GRPCRoute, then HTTPRoute (GEP-1426).
 pub(super) fn select(attached: &[Attached], namespace: &str) -> Option<(Vec<RouteMatch>, Vec<Rule>)> {
     let own = attached.iter().any(|one| one.consumer.as_deref() == Some(namespace));
+    let ours = || attached.iter().filter(|one| one.consumer.as_deref() == own.then_some(namespace));
+    let kind = ours().map(|one| one.kind).min()?;
     let (mut ranked, mut rules) = (Vec::new(), Vec::new());
-    for one in attached {
-        if one.consumer.as_deref() != own.then_some(namespace) {
-            continue;
-        }
+    for one in ours().filter(|one| one.kind == kind) {
         for (rank, found) in &one.matches {
             ranked.push((rank, RouteMatch { rule: rules.len(), ..found.clone() }));
         }
         rules.push(one.rule.clone());
     }
     ranked.sort_by(|a, b| a.0.cmp(b.0));
-    (!rules.is_empty()).then(|| (ranked.into_iter().map(|(_, found)| found).collect(), rules))
+    Some((ranked.into_iter().map(|(_, found)| found).collect(), rules))
 }

@@ -90,6 +90,8 @@ pub struct ServiceSpec {
     #[serde(default)]
     pub selector: BTreeMap<String, String>,
     #[serde(default)]
+    pub publish_not_ready_addresses: bool,
+    #[serde(default)]
     pub ports: Vec<ServicePort>,
 }
 
@@ -149,7 +151,8 @@ pub struct SliceEndpoint {
     pub target_ref: Option<TargetRef>,
 }
 
-/// Absent means: ready as `true`, serving as ready, terminating as `false`.
+/// Absent means: ready as `true`, serving as ready, terminating as `false`. A terminating endpoint is not ready, unless
+/// its Service publishes addresses that are not; while its pod still passes its readiness probe, it is serving.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 pub struct Conditions {
     #[serde(default)]

@@ -10,6 +10,23 @@ pub mod routes;
 
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+/// Where an object was read, for whoever must mend it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// As the source names it.
+    pub file: Arc<str>,
+    /// The first of the object.
+    pub line: usize,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: line {}", self.file, self.line)
+    }
+}
 
 /// `metadata`.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -25,6 +42,11 @@ pub struct Metadata {
     /// RFC 3339 in UTC as Kubernetes writes it, so that text order is time order.
     #[serde(default)]
     pub creation_timestamp: Option<String>,
+    /// Set while it is being deleted: a pod with one is terminating.
+    #[serde(default)]
+    pub deletion_timestamp: Option<String>,
+    #[serde(skip)]
+    pub origin: Origin,
 }
 
 fn default_namespace() -> String {
@@ -66,6 +88,26 @@ impl Object {
             Self::MeshTlsPolicy(o) => &o.metadata,
             Self::BackendPolicy(o) => &o.metadata,
         }
+    }
+
+    /// Its metadata, to be told where it comes from.
+    pub fn metadata_mut(&mut self) -> &mut Metadata {
+        match self {
+            Self::Pod(o) => &mut o.metadata,
+            Self::Service(o) => &mut o.metadata,
+            Self::EndpointSlice(o) => &mut o.metadata,
+            Self::HttpRoute(o) => &mut o.metadata,
+            Self::GrpcRoute(o) => &mut o.metadata,
+            Self::ReferenceGrant(o) => &mut o.metadata,
+            Self::AuthorizationPolicy(o) => &mut o.metadata,
+            Self::MeshTlsPolicy(o) => &mut o.metadata,
+            Self::BackendPolicy(o) => &mut o.metadata,
+        }
+    }
+
+    /// Whether it says who may come in: what must never be lost by a mistake elsewhere.
+    pub fn restricts(&self) -> bool {
+        matches!(self, Self::AuthorizationPolicy(_) | Self::MeshTlsPolicy(_))
     }
 
     /// Its kind, as manifests spell it.

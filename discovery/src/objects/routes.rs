@@ -15,11 +15,15 @@ pub type ReferenceGrant = Resource<GrantSpec>;
 pub struct RouteSpec<R> {
     #[serde(default)]
     pub parent_refs: Vec<ParentRef>,
+    /// Without meaning on a Service (GEP-1426); read so that it can be reported.
+    #[serde(default)]
+    pub hostnames: Vec<String>,
     #[serde(default = "Vec::new")]
     pub rules: Vec<R>,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ParentRef {
     #[serde(default)]
     pub group: Option<String>,
@@ -28,6 +32,9 @@ pub struct ParentRef {
     #[serde(default)]
     pub namespace: Option<String>,
     pub name: String,
+    /// The name of a Service port. With `port`, both must agree.
+    #[serde(default)]
+    pub section_name: Option<String>,
     #[serde(default)]
     pub port: Option<u16>,
 }

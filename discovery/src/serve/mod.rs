@@ -1,8 +1,9 @@
 //! `Discovery.Sync`: one stream per proxy.
 //!
 //! In: snapshots, as a watch of which each stream sees only the latest. Out: what each proxy subscribed to, when it
-//! differs from what it holds. Every stream is one task that waits for its own proxy only: a stalled one stays behind
-//! alone, and its queue is at most [`QUEUE_MAX`] messages.
+//! differs from what it holds. A conversation is no task: it is the response stream itself, and goes on when its own
+//! connection has room for a message. So its owner is the server, which awaits its connections; there is no queue; and a
+//! proxy that reads nothing delays nobody, and on its return is told the latest.
 
 mod subscriber;
 
@@ -10,23 +11,25 @@ mod subscriber;
 mod tests;
 
 use crate::index::Snapshot;
-use remora_api::v1::discovery_server::Discovery;
+use futures_util::{FutureExt as _, Stream, stream};
+use remora_api::v1::discovery_server::{Discovery, DiscoveryServer};
 use remora_api::v1::{Hello, SyncRequest, SyncResponse, sync_request};
 use remora_model::SpiffeId;
+use remora_runtime::drain;
 use remora_runtime::grpc::Peer;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use subscriber::Subscriber;
-use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 
-/// Messages on their way to one proxy, beside what HTTP/2 buffers; a fuller queue waits.
-pub const QUEUE_MAX: usize = 16;
 /// Resources that one proxy may subscribe to.
 pub const SUBSCRIPTIONS_MAX: usize = 10_000;
 /// How long a proxy may take to say who it is.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// The largest message taken: a Hello that offers twice [`SUBSCRIPTIONS_MAX`] resources of the longest names.
+pub const REQUEST_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// What is served: nothing until the first snapshot.
 pub type Snapshots = watch::Receiver<Option<Arc<Snapshot>>>;
@@ -35,44 +38,148 @@ pub type Snapshots = watch::Receiver<Option<Arc<Snapshot>>>;
 #[derive(Debug, Clone)]
 pub struct Service {
     snapshots: Snapshots,
+    draining: drain::Watch,
     /// Whether peers must be who they say. Only the plaintext listener for tests goes without.
     danger_any_peer: bool,
 }
 
 impl Service {
-    /// For the mTLS listener.
-    pub fn new(snapshots: Snapshots) -> Self {
-        Self { snapshots, danger_any_peer: false }
+    /// For the mTLS listener. Streams end when the drain begins.
+    pub fn new(snapshots: Snapshots, draining: drain::Watch) -> Self {
+        Self { snapshots, draining, danger_any_peer: false }
     }
 
     /// For a plaintext listener in tests: believes every Hello.
-    pub fn danger_any_peer(snapshots: Snapshots) -> Self {
-        Self { snapshots, danger_any_peer: true }
+    pub fn danger_any_peer(self) -> Self {
+        Self { danger_any_peer: true, ..self }
+    }
+
+    /// With its bounds, as a server takes it.
+    pub fn into_server(self) -> DiscoveryServer<Self> {
+        DiscoveryServer::new(self).max_decoding_message_size(REQUEST_BYTES_MAX)
     }
 }
 
 #[tonic::async_trait]
 impl Discovery for Service {
-    type SyncStream = ReceiverStream<Result<SyncResponse, Status>>;
+    type SyncStream = Pin<Box<dyn Stream<Item = Result<SyncResponse, Status>> + Send>>;
 
     async fn sync(&self, request: Request<Streaming<SyncRequest>>) -> Result<Response<Self::SyncStream>, Status> {
         let peer = request.extensions().get::<Peer>().and_then(|peer| peer.id.clone());
-        let any_peer = self.danger_any_peer;
-        let (to_proxy, responses) = mpsc::channel(QUEUE_MAX);
-        let snapshots = self.snapshots.clone();
-        let mut requests = request.into_inner();
-        // The task ends with its stream: when the proxy goes, or the server drops the responses.
-        tokio::spawn(async move {
-            let check = |hello: &Hello| if any_peer { Ok(()) } else { same(peer.as_ref(), hello) };
-            if let Err(status) = run(&mut requests, &to_proxy, snapshots, check).await {
-                tracing::warn!(code = ?status.code(), reason = status.message(), "sync stream refused");
-                if to_proxy.send(Err(status)).await.is_err() {
-                    tracing::debug!("the proxy left before it was told");
+        let conversation = Conversation {
+            requests: request.into_inner(),
+            snapshots: self.snapshots.clone(),
+            draining: self.draining.clone(),
+            peer,
+            any_peer: self.danger_any_peer,
+            proxy: None,
+        };
+        let responses = stream::unfold(Some(conversation), |conversation| async move {
+            let mut conversation = conversation?;
+            match conversation.next().await {
+                Ok(response) => Some((Ok(response?), Some(conversation))),
+                Err(status) => {
+                    tracing::info!(code = ?status.code(), reason = status.message(), "sync stream ended");
+                    Some((Err(status), None))
                 }
             }
         });
-        Ok(Response::new(ReceiverStream::new(responses)))
+        Ok(Response::new(Box::pin(responses)))
     }
+}
+
+/// One stream.
+struct Conversation {
+    requests: Streaming<SyncRequest>,
+    snapshots: Snapshots,
+    draining: drain::Watch,
+    peer: Option<SpiffeId>,
+    any_peer: bool,
+    /// Known after Hello.
+    proxy: Option<Connected>,
+}
+
+/// A proxy that has said who it is.
+struct Connected {
+    subscriber: Subscriber,
+    snapshot: Option<Arc<Snapshot>>,
+}
+
+impl Connected {
+    fn new(hello: Hello) -> Result<Self, Status> {
+        let subscriber = Subscriber::new(hello)?;
+        metrics::gauge!("remora_discovery_streams").increment(1.0);
+        Ok(Self { subscriber, snapshot: None })
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        metrics::gauge!("remora_discovery_streams").decrement(1.0);
+    }
+}
+
+impl Conversation {
+    /// The next thing to say; `None` when the proxy is gone.
+    ///
+    /// What the proxy said is heard before anything more is said to it, so that its acks never pile up.
+    async fn next(&mut self) -> Result<Option<SyncResponse>, Status> {
+        let proxy = match &mut self.proxy {
+            Some(proxy) => proxy,
+            None => {
+                let hello = self.hello().await?;
+                self.proxy.insert(Connected::new(hello)?)
+            }
+        };
+        let mut heard = self.requests.message().now_or_never();
+        loop {
+            match heard.take() {
+                Some(Ok(Some(message))) => {
+                    proxy.subscriber.take(message)?;
+                    heard = self.requests.message().now_or_never();
+                    continue;
+                }
+                // The proxy is gone, in good order or not.
+                Some(Ok(None) | Err(_)) => return Ok(None),
+                None => {}
+            }
+            let latest = self.snapshots.borrow_and_update().clone();
+            if let Some(latest) =
+                latest.filter(|latest| !proxy.snapshot.as_ref().is_some_and(|s| Arc::ptr_eq(s, latest)))
+            {
+                proxy.snapshot = Some(latest);
+                proxy.subscriber.renew();
+            }
+            if let Some(response) = proxy.snapshot.as_deref().and_then(|snapshot| proxy.subscriber.next(snapshot)) {
+                metrics::counter!("remora_discovery_sent_total").increment(1);
+                return Ok(Some(response));
+            }
+            tokio::select! {
+                changed = self.snapshots.changed() => changed.map_err(|_| ending())?,
+                () = self.draining.signaled() => return Err(ending()),
+                message = self.requests.message() => heard = Some(message),
+            }
+        }
+    }
+
+    async fn hello(&mut self) -> Result<Hello, Status> {
+        let first = tokio::select! {
+            first = tokio::time::timeout(HELLO_TIMEOUT, self.requests.message()) => first,
+            () = self.draining.signaled() => return Err(ending()),
+        };
+        let first = first.map_err(|_| Status::deadline_exceeded(format!("no hello within {HELLO_TIMEOUT:?}")))??;
+        let Some(SyncRequest { kind: Some(sync_request::Kind::Hello(hello)) }) = first else {
+            return Err(Status::invalid_argument("the first message must be hello"));
+        };
+        if !self.any_peer {
+            same(self.peer.as_ref(), &hello)?;
+        }
+        Ok(hello)
+    }
+}
+
+fn ending() -> Status {
+    Status::unavailable("discovery is shutting down")
 }
 
 /// Whether the peer is the workload that it says.
@@ -84,53 +191,4 @@ fn same(peer: Option<&SpiffeId>, hello: &Hello) -> Result<(), Status> {
     }
     let claim = format!("ns/{}/sa/{}", hello.namespace, hello.service_account);
     Err(Status::permission_denied(format!("the certificate is {peer}'s, but the hello says {claim}")))
-}
-
-async fn run(
-    requests: &mut Streaming<SyncRequest>,
-    to_proxy: &mpsc::Sender<Result<SyncResponse, Status>>,
-    mut snapshots: Snapshots,
-    check: impl Fn(&Hello) -> Result<(), Status>,
-) -> Result<(), Status> {
-    let first = tokio::time::timeout(HELLO_TIMEOUT, requests.message()).await;
-    let first = first.map_err(|_| Status::deadline_exceeded("no hello within ten seconds"))??;
-    let Some(SyncRequest { kind: Some(sync_request::Kind::Hello(hello)) }) = first else {
-        return Err(Status::invalid_argument("the first message must be hello"));
-    };
-    check(&hello)?;
-    let mut subscriber = Subscriber::new(hello)?;
-    metrics::gauge!("remora_discovery_streams").increment(1.0);
-    let done = converse(requests, to_proxy, &mut snapshots, &mut subscriber).await;
-    metrics::gauge!("remora_discovery_streams").decrement(1.0);
-    done
-}
-
-async fn converse(
-    requests: &mut Streaming<SyncRequest>,
-    to_proxy: &mpsc::Sender<Result<SyncResponse, Status>>,
-    snapshots: &mut Snapshots,
-    subscriber: &mut Subscriber,
-) -> Result<(), Status> {
-    loop {
-        let snapshot = snapshots.borrow_and_update().clone();
-        for response in snapshot.iter().flat_map(|snapshot| subscriber.catch_up(snapshot)) {
-            metrics::counter!("remora_discovery_sent_total").increment(1);
-            if to_proxy.send(Ok(response)).await.is_err() {
-                return Ok(());
-            }
-        }
-        tokio::select! {
-            changed = snapshots.changed() => {
-                if changed.is_err() {
-                    return Err(Status::unavailable("discovery is shutting down"));
-                }
-            }
-            message = requests.message() => match message {
-                Ok(Some(message)) => subscriber.take(message)?,
-                // The proxy is gone, in good order or not.
-                Ok(None) | Err(_) => return Ok(()),
-            },
-            () = to_proxy.closed() => return Ok(()),
-        }
-    }
 }

@@ -1,15 +1,22 @@
 //! A directory of manifests as a source of objects.
 //!
-//! In: every `*.yaml`, `*.yml`, `*.json` right in the directory. Out: all objects, again after each change. A broken file
-//! is reported once, and what it said when it was last good stays. Watched by the system's notification and by a poll
-//! (network file systems and ConfigMap symlinks tell nothing). It does not judge objects, nor descend into folders.
+//! In: every `*.yaml`, `*.yml`, `*.json` right in the directory. Out: all objects, again after each change, and every
+//! mistake of every file. Watched by the system's notification and by a poll (network file systems and ConfigMap symlinks
+//! tell nothing). It does not judge objects, nor descend into folders.
+//!
+//! **A broken file changes nothing**: what it said when it was last good stays. A file that was never good has nothing
+//! to stay, and what it meant to forbid nobody knows; so at the start [`Directory::objects`] gives nothing at all until
+//! every file has been good once ([`SourceError::NeverGood`]). A file that comes later and is broken from its beginning
+//! adds nothing, but takes nothing away either: as long as it stands, policies of files that are gone stay in force,
+//! for it may be one of them, renamed and spoilt in one step.
 
 use super::parse::{ParseError, parse};
 use crate::objects::Object;
 use notify::Watcher;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -31,19 +38,46 @@ pub enum SourceError {
     List { path: PathBuf, source: io::Error },
     #[error("cannot read {}", path.display())]
     Read { path: PathBuf, source: io::Error },
+    #[error("{} is no regular file", path.display())]
+    NoFile { path: PathBuf },
     #[error("{} is larger than {FILE_BYTES_MAX} bytes; split it", path.display())]
     TooLarge { path: PathBuf },
     #[error("{}: {source}", path.display())]
     Parse { path: PathBuf, source: ParseError },
     #[error("more than {OBJECTS_MAX} objects; the previous state is kept")]
     TooMany,
+    #[error("{} never could be read since the start; nothing is served until all can", names(files))]
+    NeverGood { files: Vec<PathBuf> },
 }
+
+fn names(files: &[PathBuf]) -> String {
+    let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+    names.join(", ")
+}
+
+/// Changes when the file does: modification time, length, inode (a file that is moved into place may keep the others).
+type Stamp = (SystemTime, u64, u64);
 
 #[derive(Debug, Default)]
 struct File {
-    seen: Option<(SystemTime, u64)>,
+    seen: Option<Stamp>,
     objects: Vec<Object>,
     broken: bool,
+    /// Was read without a mistake at least once.
+    good: bool,
+    /// Not there any more.
+    gone: bool,
+}
+
+/// What a look at the directory found.
+#[derive(Debug, Default)]
+pub struct Refreshed {
+    /// Whether the objects may be others.
+    pub changed: bool,
+    /// Every mistake of every file that changed.
+    pub errors: Vec<SourceError>,
+    /// Kinds that have no effect and were not named before: file, `apiVersion kind`, how many.
+    pub unused: Vec<(PathBuf, String, usize)>,
 }
 
 /// The directory with what was last good of each file.
@@ -51,46 +85,79 @@ struct File {
 pub struct Directory {
     path: PathBuf,
     files: BTreeMap<PathBuf, File>,
+    /// Whether every file has been good at the same time.
+    started: bool,
+    /// Kinds without effect that were told of.
+    told: BTreeSet<String>,
 }
 
 impl Directory {
     /// Nothing is read yet.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), files: BTreeMap::new() }
+        Self { path: path.into(), files: BTreeMap::new(), started: false, told: BTreeSet::new() }
     }
 
-    /// Reads what changed. Returns whether any object may have, and every new mistake.
-    pub fn refresh(&mut self) -> (bool, Vec<SourceError>) {
+    /// Reads what changed. Blocks on the file system.
+    pub fn refresh(&mut self) -> Refreshed {
+        let mut found = Refreshed::default();
         let names = match list(&self.path) {
             Ok(names) => names,
-            Err(source) => return (false, vec![SourceError::List { path: self.path.clone(), source }]),
+            Err(source) => {
+                found.errors.push(SourceError::List { path: self.path.clone(), source });
+                return found;
+            }
         };
-        let before = self.files.len();
-        self.files.retain(|path, _| names.contains(path));
-        let (mut changed, mut errors) = (self.files.len() != before, Vec::new());
-        for path in names {
-            let stamp = fs::metadata(&path).and_then(|meta| Ok((meta.modified()?, meta.len()))).ok();
-            let file = self.files.entry(path.clone()).or_default();
-            if stamp.is_some() && file.seen == stamp {
-                continue;
-            }
-            match read(&path) {
-                Ok(objects) => {
-                    changed |= objects != file.objects;
-                    (file.objects, file.broken) = (objects, false);
-                }
-                Err(error) => {
-                    file.broken = true;
-                    errors.push(error);
-                }
-            }
-            file.seen = stamp;
+        for path in &names {
+            self.look_at(path, &mut found);
         }
-        (changed, errors)
+        self.forget(&names, &mut found);
+        self.started |= self.never_good().is_empty();
+        found
     }
 
-    /// All objects, in the order of file names.
+    fn look_at(&mut self, path: &Path, found: &mut Refreshed) {
+        let stamp = fs::metadata(path).and_then(|meta| Ok((meta.modified()?, meta.len(), meta.ino()))).ok();
+        let file = self.files.entry(path.to_owned()).or_default();
+        file.gone = false;
+        if file.seen == stamp && (stamp.is_some() || file.broken) {
+            return;
+        }
+        file.seen = stamp;
+        let (objects, unused) = match read(path) {
+            Ok(read) => read,
+            Err(mut errors) => {
+                file.broken = true;
+                found.errors.append(&mut errors);
+                return;
+            }
+        };
+        found.changed |= objects != file.objects || !file.good;
+        (file.objects, file.broken, file.good) = (objects, false, true);
+        let fresh = unused.into_iter().filter(|(kind, _)| self.told.insert(kind.clone()));
+        found.unused.extend(fresh.map(|(kind, count)| (path.to_owned(), kind, count)));
+    }
+
+    /// Drops files that are gone; but not their policies while something stands that nobody could ever read.
+    fn forget(&mut self, names: &[PathBuf], found: &mut Refreshed) {
+        let doubtful = self.files.iter().any(|(path, file)| !file.good && names.contains(path));
+        for (path, file) in &mut self.files {
+            if names.contains(path) {
+                continue;
+            }
+            let before = file.objects.len();
+            file.objects.retain(|object| doubtful && object.restricts());
+            file.gone = true;
+            file.seen = None;
+            found.changed |= file.objects.len() != before;
+        }
+        self.files.retain(|_, file| !file.gone || !file.objects.is_empty());
+    }
+
+    /// All objects, in the order of file names. Nothing as long as, at the start, some file could not be read.
     pub fn objects(&self) -> Result<Vec<Object>, SourceError> {
+        if !self.started {
+            return Err(SourceError::NeverGood { files: self.never_good() });
+        }
         let all: Vec<Object> = self.files.values().flat_map(|file| file.objects.iter().cloned()).collect();
         if all.len() > OBJECTS_MAX { Err(SourceError::TooMany) } else { Ok(all) }
     }
@@ -98,6 +165,10 @@ impl Directory {
     /// Files that stand as they last were, because they are broken now.
     pub fn broken(&self) -> usize {
         self.files.values().filter(|file| file.broken).count()
+    }
+
+    fn never_good(&self) -> Vec<PathBuf> {
+        self.files.iter().filter(|(_, file)| !file.good).map(|(path, _)| path.clone()).collect()
     }
 }
 
@@ -107,7 +178,8 @@ fn list(path: &Path) -> io::Result<Vec<PathBuf>> {
         let path = entry?.path();
         let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
         let manifest = path.extension().is_some_and(|ext| ext == "yaml" || ext == "yml" || ext == "json");
-        if manifest && !hidden && path.is_file() {
+        // A link that leads nowhere is a manifest that cannot be read, not one that is not there.
+        if manifest && !hidden && !path.is_dir() {
             names.push(path);
         }
     }
@@ -115,13 +187,25 @@ fn list(path: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(names)
 }
 
-fn read(path: &Path) -> Result<Vec<Object>, SourceError> {
-    let whole = |source| SourceError::Read { path: path.to_owned(), source };
-    if fs::metadata(path).map_err(whole)?.len() > FILE_BYTES_MAX {
-        return Err(SourceError::TooLarge { path: path.to_owned() });
+type Read = (Vec<Object>, BTreeMap<String, usize>);
+
+fn read(path: &Path) -> Result<Read, Vec<SourceError>> {
+    let name = || path.to_owned();
+    let one = |error| vec![error];
+    let meta = fs::metadata(path).map_err(|source| one(SourceError::Read { path: name(), source }))?;
+    if !meta.is_file() {
+        return Err(one(SourceError::NoFile { path: name() }));
     }
-    let text = fs::read_to_string(path).map_err(whole)?;
-    parse(&text).map_err(|source| SourceError::Parse { path: path.to_owned(), source })
+    if meta.len() > FILE_BYTES_MAX {
+        return Err(one(SourceError::TooLarge { path: name() }));
+    }
+    let text = fs::read_to_string(path).map_err(|source| one(SourceError::Read { path: name(), source }))?;
+    let mut parsed = parse(&text, &path.display().to_string());
+    let unused = std::mem::take(&mut parsed.unused);
+    let told = |mistakes: Vec<ParseError>| {
+        mistakes.into_iter().map(|source| SourceError::Parse { path: name(), source }).collect::<Vec<_>>()
+    };
+    Ok((parsed.whole().map_err(told)?, unused))
 }
 
 /// Tells of changes in `path` until it is dropped. Without notification (no inotify left) only the poll remains.
@@ -144,23 +228,112 @@ mod tests {
     use super::*;
 
     const GOOD: &str = "apiVersion: v1\nkind: Service\nmetadata: { name: api }\nspec: { ports: [{ port: 80 }] }\n";
+    const POLICY: &str =
+        "apiVersion: remora.dev/v1alpha1\nkind: MeshTLSPolicy\nmetadata: { name: strict }\nspec: { mode: Strict }\n";
+    const BROKEN: &str =
+        "apiVersion: remora.dev/v1alpha1\nkind: MeshTLSPolicy\nmetadata: { name: strict }\nspec: { mode: Strikt }\n";
+
+    struct Folder(tempfile::TempDir, Directory);
+
+    impl Folder {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let source = Directory::new(dir.path());
+            Self(dir, source)
+        }
+
+        fn write(&self, name: &str, text: &str) {
+            fs::write(self.0.path().join(name), text).unwrap();
+        }
+
+        fn remove(&self, name: &str) {
+            fs::remove_file(self.0.path().join(name)).unwrap();
+        }
+
+        fn refresh(&mut self) -> (bool, Vec<String>) {
+            let found = self.1.refresh();
+            (found.changed, found.errors.iter().map(ToString::to_string).collect())
+        }
+
+        fn kinds(&self) -> Vec<&'static str> {
+            self.1.objects().unwrap().iter().map(Object::kind).collect()
+        }
+    }
 
     #[test]
     fn a_broken_file_is_reported_once_and_keeps_its_last_good_state() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("a.yaml");
-        fs::write(&file, GOOD).unwrap();
-        let mut source = Directory::new(dir.path());
-        assert!(source.refresh().0);
-        fs::write(&file, format!("{GOOD}---\napiVersion: v1\nkind: Pod\nmetadata:\n  name: []\n")).unwrap();
-        let (changed, errors) = source.refresh();
+        let mut folder = Folder::new();
+        folder.write("a.yaml", GOOD);
+        assert!(folder.refresh().0);
+        folder.write("a.yaml", &format!("{GOOD}---\napiVersion: v1\nkind: Pod\nmetadata:\n  name: []\n"));
+        let (changed, errors) = folder.refresh();
         assert!(!changed);
-        let text = errors[0].to_string();
-        assert!(text.contains("a.yaml: line 9: metadata.name:"), "{text}");
-        assert_eq!((source.objects().unwrap().len(), source.broken()), (1, 1));
-        assert!(source.refresh().1.is_empty());
-        fs::remove_file(&file).unwrap();
-        assert!(source.refresh().0);
-        assert!(source.objects().unwrap().is_empty());
+        assert!(errors[0].contains("a.yaml: line 9: metadata.name:"), "{errors:?}");
+        assert_eq!((folder.kinds(), folder.1.broken()), (vec!["Service"], 1));
+        assert!(folder.refresh().1.is_empty());
+        folder.remove("a.yaml");
+        assert!(folder.refresh().0);
+        assert!(folder.kinds().is_empty());
+    }
+
+    #[test]
+    fn a_file_that_is_broken_at_the_start_holds_everything_back() {
+        let mut folder = Folder::new();
+        folder.write("a.yaml", GOOD);
+        folder.write("b.yaml", BROKEN);
+        folder.write("c.yaml", &BROKEN.replace("Strikt", "Permissif"));
+        let (_, errors) = folder.refresh();
+        assert_eq!(errors.len(), 2, "the mistakes of all files: {errors:?}");
+        let refusal = folder.1.objects().unwrap_err().to_string();
+        assert!(refusal.contains("b.yaml") && refusal.contains("c.yaml") && !refusal.contains("a.yaml"), "{refusal}");
+        folder.write("b.yaml", POLICY);
+        folder.refresh();
+        assert!(folder.1.objects().is_err(), "one is still broken");
+        folder.remove("c.yaml");
+        folder.refresh();
+        assert_eq!(folder.kinds(), ["Service", "MeshTLSPolicy"]);
+    }
+
+    #[test]
+    fn a_link_that_leads_nowhere_is_a_broken_file() {
+        let mut folder = Folder::new();
+        std::os::unix::fs::symlink("nowhere", folder.0.path().join("a.yaml")).unwrap();
+        assert!(folder.refresh().1[0].starts_with("cannot read "));
+        assert!(folder.1.objects().is_err());
+    }
+
+    #[test]
+    fn a_new_file_that_is_broken_adds_nothing_and_takes_nothing_away() {
+        let mut folder = Folder::new();
+        folder.write("a.yaml", GOOD);
+        folder.write("b.yaml", POLICY);
+        folder.refresh();
+        folder.write("c.yaml", BROKEN);
+        assert_eq!((folder.refresh().0, folder.kinds()), (false, vec!["Service", "MeshTLSPolicy"]));
+    }
+
+    #[test]
+    fn a_policy_renamed_and_spoilt_in_one_step_stays_in_force() {
+        let mut folder = Folder::new();
+        folder.write("a.yaml", &format!("{GOOD}---\n{POLICY}"));
+        folder.refresh();
+        folder.remove("a.yaml");
+        folder.write("b.yaml", BROKEN);
+        assert!(folder.refresh().0);
+        assert_eq!(folder.kinds(), ["MeshTLSPolicy"], "the policy stays, the Service is gone");
+        folder.write("b.yaml", GOOD);
+        assert!(folder.refresh().0);
+        assert_eq!(folder.kinds(), ["Service"]);
+    }
+
+    #[test]
+    fn a_kind_without_effect_is_named_once() {
+        let mut folder = Folder::new();
+        let deployment = "apiVersion: apps/v1\nkind: Deployment\nmetadata: { name: a }\n";
+        folder.write("a.yaml", deployment);
+        let unused = folder.1.refresh().unused;
+        assert!(unused.len() == 1 && unused[0].1 == "apps/v1 Deployment" && unused[0].2 == 1, "{unused:?}");
+        folder.write("b.yaml", deployment);
+        assert!(folder.1.refresh().unused.is_empty());
     }
 }

@@ -1,4 +1,5 @@
-//! Where objects come from. Today a directory of manifests; the Kubernetes API joins it later.
+//! Where objects come from.
 
 pub mod directory;
 pub mod parse;
+mod tree;

@@ -1,71 +1,55 @@
 //! Text of a manifest file to objects.
 //!
-//! In: YAML (many documents) or JSON (which is YAML). Out: objects of the kinds that matter, or the first mistake with
-//! its line and field. Kinds that we do not use are skipped. Pure.
+//! In: YAML (many documents, `kind: List`) or JSON (which is YAML). Out: objects of the kinds that matter, **every**
+//! mistake with its line and field, and which other kinds there were. Pure.
 
-use crate::objects::Object;
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use super::tree::{self, Node, Value};
+use crate::objects::{Object, Origin};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
-/// The first mistake of a file.
+/// One mistake of a file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {field}: {problem}")]
 pub struct ParseError {
     pub line: usize,
-    /// The way to it by keys, as far as it can be told: `spec.ports.port`.
+    /// The way to it: `spec.ports[0].port`.
     pub field: String,
     pub problem: String,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Head {
-    #[serde(default)]
-    api_version: String,
-    #[serde(default)]
-    kind: String,
+/// What a file says.
+#[derive(Debug, Default)]
+pub struct Parsed {
+    /// Those without a mistake.
+    pub objects: Vec<Object>,
+    /// Objects of kinds that have no effect here, by `apiVersion kind`.
+    pub unused: BTreeMap<String, usize>,
+    /// In the order of lines.
+    pub mistakes: Vec<ParseError>,
 }
 
-/// Reads all documents of `text`.
-pub fn parse(text: &str) -> Result<Vec<Object>, ParseError> {
-    let mut objects = Vec::new();
+impl Parsed {
+    /// The objects of a file that has no mistake.
+    pub fn whole(self) -> Result<Vec<Object>, Vec<ParseError>> {
+        if self.mistakes.is_empty() { Ok(self.objects) } else { Err(self.mistakes) }
+    }
+}
+
+/// Reads all documents of `text`, which `file` names for people.
+pub fn parse(text: &str, file: &str) -> Parsed {
+    let mut parser = Parser { file: file.into(), before: 0, item: String::new(), parsed: Parsed::default() };
     for (first_line, document) in documents(text) {
         if document.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
             continue;
         }
-        if let Some(object) = object(&document, first_line)? {
-            objects.push(object);
+        parser.before = first_line - 1;
+        match tree::read(&document) {
+            Ok(node) => parser.document(&node),
+            Err(mistake) => parser.mistake(mistake),
         }
     }
-    Ok(objects)
-}
-
-fn object(document: &str, first_line: usize) -> Result<Option<Object>, ParseError> {
-    fn read<T: DeserializeOwned>(document: &str, first_line: usize) -> Result<T, ParseError> {
-        serde_saphyr::from_str(document).map_err(|error| mistake(document, first_line, &error))
-    }
-    let head: Head = read(document, first_line)?;
-    let group = head.api_version.rsplit_once('/').map_or("", |(group, _)| group);
-    let object = match (group, head.kind.as_str()) {
-        ("", "Pod") => Object::Pod(read(document, first_line)?),
-        ("", "Service") => Object::Service(read(document, first_line)?),
-        ("discovery.k8s.io", "EndpointSlice") => Object::EndpointSlice(read(document, first_line)?),
-        ("gateway.networking.k8s.io", "HTTPRoute") => Object::HttpRoute(read(document, first_line)?),
-        ("gateway.networking.k8s.io", "GRPCRoute") => Object::GrpcRoute(read(document, first_line)?),
-        ("gateway.networking.k8s.io", "ReferenceGrant") => Object::ReferenceGrant(read(document, first_line)?),
-        ("remora.dev", "AuthorizationPolicy") => Object::AuthorizationPolicy(read(document, first_line)?),
-        ("remora.dev", "MeshTLSPolicy") => Object::MeshTlsPolicy(read(document, first_line)?),
-        ("remora.dev", "BackendPolicy") => Object::BackendPolicy(read(document, first_line)?),
-        ("remora.dev", kind) => {
-            return Err(ParseError {
-                line: first_line,
-                field: "kind".to_owned(),
-                problem: format!("remora.dev has no kind {kind:?}"),
-            });
-        }
-        _ => return Ok(None),
-    };
-    Ok(Some(object))
+    parser.parsed
 }
 
 /// Splits at `---` lines; each document with the number of its first line.
@@ -82,56 +66,190 @@ fn documents(text: &str) -> Vec<(usize, String)> {
     all
 }
 
-fn mistake(document: &str, first_line: usize, error: &serde_saphyr::Error) -> ParseError {
-    let within = error.location().map_or(1, |location| usize::try_from(location.line()).unwrap_or(1));
-    let problem = error.without_snippet().to_string();
-    let problem = problem.lines().next().unwrap_or("is not valid").to_owned();
-    ParseError { line: first_line + within - 1, field: field_at(document, within), problem }
+struct Parser {
+    file: Arc<str>,
+    /// Lines before the document at hand.
+    before: usize,
+    /// `items[3]` within a List.
+    item: String,
+    parsed: Parsed,
 }
 
-/// The keys that lead to a line, by indentation; for flow style that is the block around it.
-fn field_at(document: &str, line: usize) -> String {
-    let mut path: Vec<&str> = Vec::new();
-    let mut depth = usize::MAX;
-    let before: Vec<&str> = document.lines().take(line).collect();
-    for text in before.iter().rev() {
-        let bare = text.trim_start_matches([' ', '-']);
-        let indent = text.len() - bare.len();
-        let Some((key, _)) = bare.split_once(':') else { continue };
-        let key = key.trim_matches(['"', ' ', '{']);
-        if indent < depth && !key.is_empty() && !key.starts_with('#') {
-            path.push(key);
-            depth = indent;
+impl Parser {
+    fn mistake(&mut self, mistake: tree::Mistake) {
+        let dot = if self.item.is_empty() { "" } else { "." };
+        let field = format!("{}{dot}{}", self.item, mistake.field);
+        let line = self.before + mistake.line;
+        self.parsed.mistakes.push(ParseError { line, field, problem: mistake.problem });
+    }
+
+    fn wrong(&mut self, node: &Node, field: &str, problem: impl Into<String>) {
+        self.mistake(tree::Mistake { line: node.line, field: field.to_owned(), problem: problem.into() });
+    }
+
+    /// An object, or a List of them as `kubectl get -o yaml` prints it.
+    fn document(&mut self, node: &Node) {
+        let items = match (node.text("kind"), node.get("items").map(|items| &items.value)) {
+            (Some("List"), Some(Value::List(items))) => items,
+            (Some("List"), _) => return self.wrong(node, "items", "a List needs them"),
+            _ => return self.object(node),
+        };
+        for (index, item) in items.iter().enumerate() {
+            self.item = format!("items[{index}]");
+            match item.text("kind") {
+                Some("List") => self.wrong(item, "kind", "a List within a List is not read"),
+                _ => self.object(item),
+            }
+        }
+        self.item.clear();
+    }
+
+    fn object(&mut self, node: &Node) {
+        let (Some(version), Some(kind)) = (node.text("apiVersion"), node.text("kind")) else {
+            for field in ["apiVersion", "kind"].into_iter().filter(|field| node.text(field).is_none()) {
+                self.wrong(node, field, "is missing, or is no text");
+            }
+            return;
+        };
+        let group = version.rsplit_once('/').map_or("", |(group, _)| group);
+        let read = match (group, kind) {
+            ("", "Pod") => node.decode().map(Object::Pod),
+            ("", "Service") => node.decode().map(Object::Service),
+            ("discovery.k8s.io", "EndpointSlice") => node.decode().map(Object::EndpointSlice),
+            ("gateway.networking.k8s.io", "HTTPRoute") => node.decode().map(Object::HttpRoute),
+            ("gateway.networking.k8s.io", "GRPCRoute") => node.decode().map(Object::GrpcRoute),
+            ("gateway.networking.k8s.io", "ReferenceGrant") => node.decode().map(Object::ReferenceGrant),
+            ("remora.dev", "AuthorizationPolicy") => node.decode().map(Object::AuthorizationPolicy),
+            ("remora.dev", "MeshTLSPolicy") => node.decode().map(Object::MeshTlsPolicy),
+            ("remora.dev", "BackendPolicy") => node.decode().map(Object::BackendPolicy),
+            // A policy whose kind is misspelt must not pass for something that is none of our business.
+            ("remora.dev", _) => return self.wrong(node, "kind", format!("remora.dev has no kind {kind:?}")),
+            _ => {
+                *self.parsed.unused.entry(format!("{version} {kind}")).or_default() += 1;
+                return;
+            }
+        };
+        match read {
+            Ok(mut object) => {
+                object.metadata_mut().origin = Origin { file: self.file.clone(), line: self.before + node.line };
+                self.parsed.objects.push(object);
+            }
+            Err(mistakes) => mistakes.into_iter().for_each(|mistake| self.mistake(mistake)),
         }
     }
-    path.reverse();
-    if path.is_empty() { "document".to_owned() } else { path.join(".") }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn told(text: &str) -> Vec<String> {
+        parse(text, "test").mistakes.iter().map(ToString::to_string).collect()
+    }
+
     #[test]
     fn a_mistake_is_named_by_line_and_field() {
         let text =
             "# first\n---\napiVersion: v1\nkind: Service\nmetadata: { name: api }\nspec:\n  ports:\n    - port: many\n";
-        let error = parse(text).unwrap_err();
-        assert_eq!((error.line, error.field.as_str()), (8, "spec.ports.port"), "{error}");
-        let error = parse("apiVersion: remora.dev/v1alpha1\nkind: Nonsense\n").unwrap_err();
+        assert_eq!(told(text), ["line 8: spec.ports[0].port: invalid type: string \"many\", expected u16"]);
+        let error = &parse("apiVersion: remora.dev/v1alpha1\nkind: Nonsense\n", "test").mistakes[0];
         assert_eq!(error.field, "kind");
     }
 
     #[test]
-    fn json_and_unused_kinds_are_read_and_skipped() {
-        let json = r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"api","namespace":"shop"},"spec":{"ports":[{"port":80}]}}"#;
-        assert_eq!(parse(json).unwrap().len(), 1);
-        assert_eq!(parse("apiVersion: apps/v1\nkind: Deployment\nmetadata: { name: a }\n").unwrap(), vec![]);
+    fn all_mistakes_of_all_documents_are_told_at_once_and_each_once() {
+        let text = "apiVersion: v1
+kind: Service
+metadata: { name: api, namespace: 7 }
+spec:
+  clusterIP: [10.0.0.1]
+  ports:
+    - { port: many, targetPort: 80 }
+    - { port: 70000 }
+    - { name: none }
+---
+: not yaml : [
+---
+kind: Pod
+---
+apiVersion: v1
+kind: Pod
+metadata: { name: fine }
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: { name: api }
+spec:
+  rules:
+    - matches:
+        - path: { type: Suffix, value: /a }
+        - headers: [{ name: x }]
+";
+        let parsed = parse(text, "test");
+        let at: Vec<_> = parsed.mistakes.iter().map(|m| (m.line, m.field.as_str())).collect();
+        let expected = [
+            (3, "metadata.namespace"),
+            (5, "spec.clusterIP"),
+            (7, "spec.ports[0].port"),
+            (8, "spec.ports[1].port"),
+            (9, "spec.ports[2]"),
+            (11, "document"),
+            (13, "apiVersion"),
+            (25, "spec.rules[0].matches[0].path.type"),
+            (26, "spec.rules[0].matches[1].headers[0]"),
+        ];
+        assert_eq!(at, expected, "{:#?}", parsed.mistakes);
+        assert_eq!(parsed.objects.len(), 1, "what is right is read");
+        assert!(parsed.whole().is_err());
+    }
+
+    #[test]
+    fn json_is_read_and_an_object_knows_its_line() {
+        let json = "\n{\"apiVersion\":\"v1\",\"kind\":\"Service\",\n\"metadata\":{\"name\":\"api\"},\"spec\":{\"ports\":[{\"port\":80}],\"clusterIP\":null}}";
+        let objects = parse(json, "a.json").whole().unwrap();
+        assert_eq!(objects[0].metadata().origin.to_string(), "a.json: line 2");
+    }
+
+    #[test]
+    fn kinds_without_effect_are_counted_not_hidden() {
+        let text = "apiVersion: apps/v1\nkind: Deployment\nmetadata: { name: a }\n---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n---\napiVersion: apps/v1\nkind: Deployment\n";
+        let parsed = parse(text, "test");
+        assert!(parsed.objects.is_empty() && parsed.mistakes.is_empty());
+        let unused: Vec<_> = parsed.unused.iter().map(|(kind, count)| (kind.as_str(), *count)).collect();
+        assert_eq!(unused, [("apps/v1 Deployment", 2), ("security.istio.io/v1 AuthorizationPolicy", 1)]);
+    }
+
+    #[test]
+    fn a_list_is_its_items() {
+        let text = "apiVersion: v1
+kind: List
+items:
+  - { apiVersion: v1, kind: Pod, metadata: { name: a } }
+  - { apiVersion: v1, kind: Pod, metadata: {} }
+  - { apiVersion: v1, kind: List, items: [] }
+";
+        let parsed = parse(text, "test");
+        assert_eq!(parsed.objects.len(), 1);
+        assert_eq!(
+            told(text),
+            [
+                "line 5: items[1].metadata: missing field `name`",
+                "line 6: items[2].kind: a List within a List is not read"
+            ]
+        );
+        assert_eq!(told("apiVersion: v1\nkind: List\n"), ["line 1: items: a List needs them"]);
     }
 
     #[test]
     fn a_misspelt_policy_field_is_refused() {
-        let text = "apiVersion: remora.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: { name: a }\nspec:\n  rules:\n    - form: []\n";
-        assert!(parse(text).unwrap_err().problem.contains("form"));
+        let text = "apiVersion: remora.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: { name: a }\nspec:\n  rules:\n    - form: []\n    - fron: []\n";
+        let mistakes = told(text);
+        assert!(mistakes.len() == 2 && mistakes[0].contains("form") && mistakes[1].contains("fron"), "{mistakes:?}");
+    }
+
+    #[test]
+    fn a_key_that_is_given_twice_is_a_mistake() {
+        let mistakes = told("apiVersion: v1\nkind: Pod\nmetadata: { name: a, name: b }\n");
+        assert!(mistakes.len() == 1 && mistakes[0].starts_with("line 3: "), "{mistakes:?}");
     }
 }

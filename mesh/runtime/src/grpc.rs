@@ -30,6 +30,8 @@ use crate::tls::{self, ClientConfig, Failure, ServerConfig, server_name};
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often an open channel is probed: a peer that vanished without a word is noticed within the sum of these two.
 pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// What may be on its way to a client that reads nothing. The library's own 2 MB would be old news by the time it reads.
+pub const WINDOW_BYTES: u32 = 64 * 1024;
 /// How long a probe may stay unanswered.
 pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A client that connects and says nothing is dropped after this.
@@ -84,6 +86,7 @@ where
 {
     let endpoint = Endpoint::from_shared(format!("http://{addr}"))?
         .connect_timeout(CONNECT_TIMEOUT)
+        .initial_stream_window_size(WINDOW_BYTES)
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .keep_alive_while_idle(true);

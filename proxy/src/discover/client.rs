@@ -6,7 +6,11 @@ use remora_api::{
     sync::{Name, Resource, Update, envelope, request},
     v1::{self, discovery_client::DiscoveryClient},
 };
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{
     sync::{mpsc, watch},
     time::sleep,
@@ -18,8 +22,12 @@ use tonic::{Streaming, transport::Channel};
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// See [`BACKOFF_MIN`]. Short, because endpoints must be right within a second of its return.
 const BACKOFF_MAX: Duration = Duration::from_millis(800);
-/// A stream that says nothing for this long while a resource is in doubt is thought dead.
+/// Messages handed to the connection and not sent yet.
 const QUEUE: usize = 256;
+/// Messages to discovery that wait; with more, workers' wishes wait too. Acks may exceed it: they are as many as updates.
+const OUTBOX_MAX: usize = 4096;
+/// The largest update: a backend with the most endpoints there may be, with long names.
+const UPDATE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Between two questions about the same doubt.
 const DOUBT_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -81,44 +89,64 @@ enum End {
 async fn session(client: &Client, channel: Channel, commands: &mut mpsc::Receiver<Command>, store: &mut Store) -> End {
     let (send, receive) = mpsc::channel::<v1::SyncRequest>(QUEUE);
     let lost = |worked: bool, error: String| End::Lost { worked, error };
-    let mut hello = client.hello.clone();
-    hello.held = store
-        .iter()
-        .filter(|(_, held)| held.state.borrow().is_some())
-        .map(|(name, held)| request::held(name, held.version))
-        .collect();
-    let asked: Vec<Name> = store.iter().filter(|(_, held)| held.asked).map(|(name, _)| name.clone()).collect();
-    let first = std::iter::once(request::hello(hello)).chain(asked.iter().map(request::subscribe)).collect::<Vec<_>>();
-    let outgoing = tokio_stream::iter(first).chain(ReceiverStream::new(receive));
-    let mut updates: Streaming<v1::SyncResponse> = match DiscoveryClient::new(channel).sync(outgoing).await {
-        Ok(response) => response.into_inner(),
-        Err(status) => return lost(false, status.to_string()),
+    let outgoing = tokio_stream::iter(opening(client, store)).chain(ReceiverStream::new(receive));
+    let mut discovery = DiscoveryClient::new(channel).max_decoding_message_size(UPDATE_BYTES_MAX);
+    let mut connecting = std::pin::pin!(discovery.sync(outgoing));
+    // What is to be said, in order. Discovery hears us only while we listen, so listening never waits for saying.
+    let mut outbox: VecDeque<v1::SyncRequest> = VecDeque::new();
+    let mut updates: Streaming<v1::SyncResponse> = loop {
+        tokio::select! {
+            answer = &mut connecting => match answer {
+                Ok(response) => break response.into_inner(),
+                Err(status) => return lost(false, status.to_string()),
+            },
+            command = commands.recv(), if outbox.len() < OUTBOX_MAX => match command {
+                Some(command) => outbox.extend(take(command, store)),
+                None => return End::NoWorkers,
+            },
+        }
     };
     client.connected.send_replace(true);
     let mut worked = false;
     let mut doubts: HashMap<Name, tokio::time::Instant> = HashMap::new();
     loop {
-        let reply = tokio::select! {
+        tokio::select! {
             update = updates.next() => match update {
                 Some(Ok(update)) => {
                     worked = true;
-                    apply(update, store)
+                    outbox.extend(apply(update, store));
                 }
                 Some(Err(status)) => return lost(worked, status.to_string()),
                 None => return lost(worked, "discovery ended the stream".to_owned()),
             },
-            command = commands.recv() => match command {
-                Some(Command::Doubt(name)) => doubt(&name, &mut doubts, store),
-                Some(command) => take(command, store),
+            permit = send.reserve(), if !outbox.is_empty() => match (permit, outbox.pop_front()) {
+                (Ok(permit), Some(message)) => permit.send(message),
+                (Ok(_), None) => {}
+                (Err(_), _) => return lost(worked, "discovery takes no more requests".to_owned()),
+            },
+            command = commands.recv(), if outbox.len() < OUTBOX_MAX => match command {
+                Some(Command::Doubt(name)) => outbox.extend(doubt(&name, &mut doubts, store)),
+                Some(command) => outbox.extend(take(command, store)),
                 None => return End::NoWorkers,
             },
-        };
-        for message in reply {
-            if send.send(message).await.is_err() {
-                return lost(worked, "discovery takes no more requests".to_owned());
-            }
         }
     }
+}
+
+/// What is said first: who we are, what we hold (which subscribes to it), and what we ask for and do not hold.
+fn opening(client: &Client, store: &mut Store) -> Vec<v1::SyncRequest> {
+    // Discovery forgets the backends that no target leads to; so do we.
+    store.retain(|name, held| !matches!(name, Name::Backend(_)) || held.state.receiver_count() > 0);
+    let mut hello = client.hello.clone();
+    let mut asked = Vec::new();
+    for (name, held) in &*store {
+        if held.state.borrow().is_some() {
+            hello.held.push(request::held(name, held.version));
+        } else if held.asked {
+            asked.push(request::subscribe(name));
+        }
+    }
+    std::iter::once(request::hello(hello)).chain(asked).collect()
 }
 
 /// Carries out a worker's wish; what discovery must be told of it.
@@ -214,5 +242,32 @@ impl Held {
     fn set(&mut self, version: u64, resource: Resource) {
         self.version = version;
         self.state.send_replace(Some(Arc::new(resource)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use remora_model::{Outbound, Protocol};
+
+    #[tokio::test]
+    async fn on_reconnect_what_is_held_is_offered_and_asked_for_no_second_time() {
+        let hello = v1::Hello { namespace: "shop".into(), ..v1::Hello::default() };
+        let client = Client { hello, connected: watch::Sender::new(false) };
+        let mut store = Store::new();
+        let name = |text: &str| Name::Outbound(text.parse().expect("a target"));
+        let mut known = Vec::new();
+        for target in ["held:80", "unanswered:80"] {
+            let (tell, told) = tokio::sync::oneshot::channel();
+            assert_eq!(take(Command::Watch(name(target), tell), &mut store), [request::subscribe(&name(target))]);
+            known.push(told.await.expect("told where to read"));
+        }
+        let Name::Outbound(target) = name("held:80") else { panic!("made so") };
+        let (matches, rules) = (Vec::new(), Vec::new());
+        let outbound = Outbound { target, parent: None, protocol: Protocol::Detect, matches, rules };
+        store.get_mut(&name("held:80")).expect("asked for").set(7, Resource::Outbound(outbound));
+        let held = vec![request::held(&name("held:80"), 7)];
+        let hello = v1::Hello { held, ..client.hello.clone() };
+        assert_eq!(opening(&client, &mut store), [request::hello(hello), request::subscribe(&name("unanswered:80"))]);
     }
 }

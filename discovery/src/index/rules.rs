@@ -1,0 +1,275 @@
+//! One rule of a route: filters, backends, timeouts, retries. Never fails: what makes no sense is reported, and the rule
+//! then answers 500, as the Gateway API wants of filters that cannot be carried out.
+
+use super::matches::{self, header_name};
+use super::routes::Kind;
+use super::sort::Rank;
+use super::{Key, Snapshot, backend_id, report, values};
+use crate::objects::{Metadata, routes as k8s};
+use http::{HeaderValue, StatusCode};
+use remora_model::{
+    BackendId, BackendRef, BackendRefState, Filter, HeaderEdit, PathRewrite, Redirect, Retry, RouteMatch, Rule,
+    Timeouts,
+};
+use std::cell::RefCell;
+use std::time::Duration;
+
+/// Set on a route whose requests may be sent twice whatever their method: `"true"`.
+const RETRY_ANY_METHOD: &str = "remora.dev/retry-any-method";
+
+type Read = (Vec<(Rank, RouteMatch)>, Rule);
+
+/// Reads the rules of one route.
+pub(super) struct Reader<'a> {
+    snapshot: &'a Snapshot,
+    grants: &'a [&'a k8s::ReferenceGrant],
+    meta: &'a Metadata,
+    kind: Kind,
+    /// Whether it is read for the clients of its own namespace alone.
+    pub(super) consumer: bool,
+    reports: RefCell<Vec<String>>,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(
+        snapshot: &'a Snapshot,
+        grants: &'a [&'a k8s::ReferenceGrant],
+        meta: &'a Metadata,
+        kind: Kind,
+    ) -> Self {
+        Self { snapshot, grants, meta, kind, consumer: false, reports: RefCell::default() }
+    }
+
+    /// Says that something makes no sense; once, though a route may be read twice.
+    pub(super) fn report(&self, problem: String) {
+        let line = report(self.meta, self.kind.name(), problem);
+        let mut reports = self.reports.borrow_mut();
+        if !reports.contains(&line) {
+            reports.push(line);
+        }
+    }
+
+    /// What made no sense.
+    pub(super) fn reports(self) -> Vec<String> {
+        self.reports.into_inner()
+    }
+
+    pub(super) fn http(&self, index: usize, rule: &k8s::HttpRule) -> Read {
+        let any = [k8s::HttpMatch::default()];
+        let all = if rule.matches.is_empty() { &any[..] } else { &rule.matches };
+        let ranked = |(i, one): (usize, &k8s::HttpMatch)| {
+            let one = self.kept(index, i, matches::http(one))?;
+            Some((Rank::http(&one, self.meta, index, i), one))
+        };
+        let timeout = |text: &Option<String>| -> Result<Option<Duration>, String> {
+            let time = text.as_deref().map(values::duration).transpose()?;
+            Ok(time.filter(|time| !time.is_zero()))
+        };
+        let made = || -> Result<Rule, String> {
+            let at = |field: &'static str| move |e| format!("{field}: {e}");
+            let timeouts = rule.timeouts.clone().unwrap_or_default();
+            Ok(Rule {
+                timeouts: Timeouts {
+                    request: timeout(&timeouts.request).map_err(at("timeouts.request"))?,
+                    backend_request: timeout(&timeouts.backend_request).map_err(at("timeouts.backendRequest"))?,
+                },
+                retry: rule.retry.as_ref().map(|retry| self.retry(retry)).transpose().map_err(at("retry"))?,
+                ..self.rule(index, rule.name.as_ref(), &rule.filters, &rule.backend_refs)?
+            })
+        };
+        let matches = all.iter().enumerate().filter_map(ranked).collect();
+        (matches, self.or_broken(index, rule.name.as_ref(), made()))
+    }
+
+    pub(super) fn grpc(&self, index: usize, rule: &k8s::GrpcRule) -> Read {
+        let any = [k8s::GrpcMatch::default()];
+        let all = if rule.matches.is_empty() { &any[..] } else { &rule.matches };
+        let ranked = |(i, one): (usize, &k8s::GrpcMatch)| {
+            let made = self.kept(index, i, matches::grpc(one))?;
+            Some((Rank::grpc(one, made.headers.len(), self.meta, index, i), made))
+        };
+        let made = self.rule(index, rule.name.as_ref(), &rule.filters, &rule.backend_refs);
+        (all.iter().enumerate().filter_map(ranked).collect(), self.or_broken(index, rule.name.as_ref(), made))
+    }
+
+    fn kept(&self, rule: usize, index: usize, made: Result<RouteMatch, String>) -> Option<RouteMatch> {
+        made.map_err(|e| self.report(format!("spec.rules[{rule}].matches[{index}]{e}; it matches nothing"))).ok()
+    }
+
+    /// What stands in for a rule that makes no sense: it takes its requests, and answers 500.
+    fn or_broken(&self, index: usize, name: Option<&String>, made: Result<Rule, String>) -> Rule {
+        made.unwrap_or_else(|problem| {
+            self.report(format!("spec.rules[{index}].{problem}; it answers 500"));
+            let (timeouts, filters) = (Timeouts::default(), Vec::new());
+            let backends = vec![self.nothing()];
+            Rule { label: self.label(index, name).into(), filters, backends, timeouts, retry: None }
+        })
+    }
+
+    fn label(&self, index: usize, name: Option<&String>) -> String {
+        let which = name.map_or_else(|| index.to_string(), Clone::clone);
+        format!("{}/{}/{} rule {which}", self.kind.name(), self.meta.namespace, self.meta.name)
+    }
+
+    fn nothing(&self) -> BackendRef {
+        let backend = BackendId { namespace: self.meta.namespace.as_str().into(), name: "invalid".into(), port: 1 };
+        BackendRef { backend, weight: 1, state: BackendRefState::Invalid, filters: Vec::new() }
+    }
+
+    fn rule(
+        &self,
+        index: usize,
+        name: Option<&String>,
+        filters: &[k8s::Filter],
+        backends: &[k8s::BackendRef],
+    ) -> Result<Rule, String> {
+        let filters = self.filters(filters)?;
+        let made = backends.iter().enumerate().map(|(i, backend)| {
+            let (id, state) = match self.backend(backend) {
+                (id, Ok(())) => (id, BackendRefState::Valid),
+                (id, Err(problem)) => {
+                    self.report(format!("spec.rules[{index}].backendRefs[{i}]: {problem}; its share answers 500"));
+                    (id, BackendRefState::Invalid)
+                }
+            };
+            let filters = self.filters(&backend.filters).map_err(|e| format!("backendRefs[{i}].{e}"))?;
+            Ok(BackendRef { backend: id, weight: backend.weight.unwrap_or(1), state, filters })
+        });
+        let mut backends = made.collect::<Result<Vec<_>, String>>()?;
+        if backends.is_empty() && !filters.iter().any(|filter| matches!(filter, Filter::Redirect(_))) {
+            backends.push(self.nothing());
+        }
+        let label = self.label(index, name).into();
+        Ok(Rule { label, filters, backends, timeouts: Timeouts::default(), retry: None })
+    }
+
+    fn retry(&self, retry: &k8s::Retry) -> Result<Retry, String> {
+        let code = |code: &u16| StatusCode::from_u16(*code).map_err(|_| format!("codes: {code} is no HTTP status"));
+        let backoff = retry.backoff.as_deref().map_or(Ok(Duration::from_millis(25)), values::duration);
+        Ok(Retry {
+            attempts: retry.attempts.unwrap_or(1),
+            codes: retry.codes.iter().map(code).collect::<Result<_, _>>()?,
+            backoff: backoff.map_err(|e| format!("backoff: {e}"))?,
+            any_method: self.meta.annotations.get(RETRY_ANY_METHOD).is_some_and(|value| value == "true"),
+        })
+    }
+
+    /// Which backend is meant, and why it may not be used.
+    ///
+    /// A consumer's route moves only its own namespace's requests, which could go there by themselves, so it needs no
+    /// grant (GEP-1426, "Namespace boundaries"). A producer's route moves everybody's, and would lend itself the identity
+    /// of callers that the other namespace trusts; so it needs that namespace's grant.
+    fn backend(&self, backend: &k8s::BackendRef) -> (BackendId, Result<(), String>) {
+        let namespace = backend.namespace.as_ref().unwrap_or(&self.meta.namespace);
+        let key = (namespace.clone(), backend.name.clone());
+        let id = backend_id(&key, backend.port.unwrap_or(1));
+        let service = backend.group.as_deref().unwrap_or("").is_empty()
+            && backend.kind.as_deref().unwrap_or("Service") == "Service";
+        let name = format!("Service {namespace}/{}", backend.name);
+        let problem = if !service {
+            Some(format!("{} is of no kind that can be a backend", backend.name))
+        } else if backend.port.is_none() {
+            Some("port is missing".to_owned())
+        } else if *namespace != self.meta.namespace && !self.consumer && !self.granted(&key) {
+            Some(format!("no ReferenceGrant in {namespace} permits {name}"))
+        } else if !self.snapshot.backends.contains_key(&id) {
+            Some(format!("{name} is not there, or has no such TCP port"))
+        } else {
+            None
+        };
+        (id, problem.map_or(Ok(()), Err))
+    }
+
+    fn granted(&self, (namespace, name): &Key) -> bool {
+        self.grants.iter().filter(|grant| grant.metadata.namespace == *namespace).any(|grant| {
+            let from = |from: &k8s::GrantFrom| {
+                from.group == "gateway.networking.k8s.io"
+                    && from.kind == self.kind.name()
+                    && from.namespace == self.meta.namespace
+            };
+            let to = |to: &k8s::GrantTo| {
+                let named = to.name.as_deref().is_none_or(|n| n.is_empty() || n == name);
+                to.group.is_empty() && to.kind == "Service" && named
+            };
+            grant.spec.from.iter().any(from) && grant.spec.to.iter().any(to)
+        })
+    }
+
+    fn filters(&self, filters: &[k8s::Filter]) -> Result<Vec<Filter>, String> {
+        let one = |(i, filter)| self.filter(filter).map_err(|e| format!("filters[{i}]: {e}")).transpose();
+        filters.iter().enumerate().filter_map(one).collect()
+    }
+
+    /// `None` for a mirror that leads nowhere, which the Gateway API wants left out.
+    fn filter(&self, filter: &k8s::Filter) -> Result<Option<Filter>, String> {
+        let missing = || format!("has no body for its type {}", filter.kind);
+        let made = match filter.kind.as_str() {
+            "RequestHeaderModifier" => {
+                Filter::RequestHeaders(edit(filter.request_header_modifier.as_ref().ok_or_else(missing)?)?)
+            }
+            "ResponseHeaderModifier" => {
+                Filter::ResponseHeaders(edit(filter.response_header_modifier.as_ref().ok_or_else(missing)?)?)
+            }
+            "RequestRedirect" if self.kind == Kind::Http => {
+                Filter::Redirect(redirect(filter.request_redirect.as_ref().ok_or_else(missing)?)?)
+            }
+            "URLRewrite" if self.kind == Kind::Http => {
+                let url = filter.url_rewrite.as_ref().ok_or_else(missing)?;
+                let path = url.path.as_ref().map(rewrite).transpose()?;
+                Filter::Rewrite { hostname: url.hostname.as_deref().map(Into::into), path }
+            }
+            "RequestMirror" => return self.mirror(filter.request_mirror.as_ref().ok_or_else(missing)?),
+            other => return Err(format!("type {other} is not supported here")),
+        };
+        Ok(Some(made))
+    }
+
+    fn mirror(&self, mirror: &k8s::RequestMirror) -> Result<Option<Filter>, String> {
+        let fraction = mirror.fraction.as_ref().map(|f| (f.numerator, f.denominator.unwrap_or(100)));
+        let (numerator, denominator) = fraction.unwrap_or_else(|| (mirror.percent.unwrap_or(100), 100));
+        if denominator == 0 || numerator > denominator {
+            return Err("mirrors a share above one".to_owned());
+        }
+        match self.backend(&mirror.backend_ref) {
+            (backend, Ok(())) => Ok(Some(Filter::Mirror { backend, numerator, denominator })),
+            (_, Err(problem)) => {
+                self.report(format!("a mirror is left out: {problem}"));
+                Ok(None)
+            }
+        }
+    }
+}
+
+fn redirect(redirect: &k8s::RequestRedirect) -> Result<Redirect, String> {
+    let status = redirect.status_code.unwrap_or(302);
+    if !matches!(status, 301 | 302 | 303 | 307 | 308) {
+        return Err(format!("{status} is no status of a redirect"));
+    }
+    Ok(Redirect {
+        scheme: redirect.scheme.as_deref().map(Into::into),
+        hostname: redirect.hostname.as_deref().map(Into::into),
+        port: redirect.port,
+        path: redirect.path.as_ref().map(rewrite).transpose()?,
+        status: StatusCode::from_u16(status).map_err(|e| e.to_string())?,
+    })
+}
+
+fn rewrite(path: &k8s::PathModifier) -> Result<PathRewrite, String> {
+    match (&path.replace_full_path, &path.replace_prefix_match) {
+        (Some(full), None) => Ok(PathRewrite::Full(full.as_str().into())),
+        (None, Some(prefix)) => Ok(PathRewrite::Prefix(prefix.trim_end_matches('/').into())),
+        _ => Err("path needs one of replaceFullPath and replacePrefixMatch".to_owned()),
+    }
+}
+
+fn edit(modifier: &k8s::HeaderModifier) -> Result<HeaderEdit, String> {
+    let header = |header: &k8s::Header| {
+        let value = HeaderValue::from_str(&header.value).map_err(|_| format!("{:?} is no header value", header.value));
+        Ok((header_name(&header.name)?, value?))
+    };
+    Ok(HeaderEdit {
+        set: modifier.set.iter().map(header).collect::<Result<_, String>>()?,
+        add: modifier.add.iter().map(header).collect::<Result<_, String>>()?,
+        remove: modifier.remove.iter().map(|name| header_name(name)).collect::<Result<_, _>>()?,
+    })
+}

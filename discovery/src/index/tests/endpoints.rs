@@ -1,0 +1,129 @@
+use super::*;
+
+#[test]
+fn only_a_meshed_pod_has_an_identity() {
+    let world = with("");
+    let known = world.backend(&outbound(&world, "shop", "api:80").parent.unwrap()).unwrap();
+    let ids: Vec<_> = known.backend.endpoints.iter().map(|e| e.identity.as_ref().map(ToString::to_string)).collect();
+    assert_eq!(ids, [Some("spiffe://cluster.local/ns/shop/sa/api".to_owned()), None]);
+    assert_eq!(known.backend.endpoints[0].proxy, "10.1.0.1:4143".parse().ok());
+    assert_eq!(known.backend.protocol, remora_model::Protocol::Http2);
+}
+
+#[test]
+fn a_target_port_may_be_named_and_then_only_pods_that_have_it_serve() {
+    assert_eq!(addresses(&with(""), "shop", "api:90"), "10.1.0.1:8000");
+}
+
+#[test]
+fn a_pod_whose_identity_or_proxy_cannot_be_read_is_no_endpoint_rather_than_a_plaintext_one() {
+    let broken = |what: &str, with: &str| snapshot(&WORLD.replace(what, with));
+    for world in [broken("serviceAccountName: api", "serviceAccountName: a/b"), broken("10.1.0.1:4143", "10.1.0.1")] {
+        assert_eq!(addresses(&world, "shop", "api:80"), "10.1.0.2:8000");
+        assert_eq!(addresses(&world, "shop", "10.1.0.1:8000"), "", "nor by its own address");
+        assert!(world.reports[0].starts_with("test.yaml: line 2: Pod shop/api-1: "), "{:?}", world.reports);
+    }
+}
+
+/// The endpoints in use of a Service whose slice has these conditions, one endpoint each.
+fn in_use(conditions: &[&str]) -> String {
+    let endpoints: String = conditions
+        .iter()
+        .enumerate()
+        .map(|(i, conditions)| format!("  - {{ addresses: [10.2.0.{i}], conditions: {{ {conditions} }} }}\n"))
+        .collect();
+    let world = snapshot(&format!(
+        "apiVersion: v1
+kind: Service
+metadata: {{ name: api, namespace: shop }}
+spec: {{ clusterIP: 10.0.0.1, ports: [{{ name: main, port: 80 }}] }}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{ name: api-1, namespace: shop, labels: {{ kubernetes.io/service-name: api }} }}
+addressType: IPv4
+ports: [{{ name: main, port: 1 }}, {{ name: other, port: 2 }}]
+endpoints:
+{endpoints}"
+    ));
+    addresses(&world, "shop", "api:80")
+}
+
+#[test]
+fn the_conditions_of_endpoints_mean_what_kubernetes_says() {
+    assert_eq!(in_use(&["", "ready: true"]), "10.2.0.0:1 10.2.0.1:1", "what is not said is ready");
+    assert_eq!(in_use(&["ready: false", "ready: true"]), "10.2.0.1:1");
+    let leaving = "ready: false, serving: true, terminating: true";
+    assert_eq!(in_use(&[leaving, "ready: true"]), "10.2.0.1:1", "one that shuts down gets nothing new");
+    assert_eq!(in_use(&[leaving, "ready: false"]), "10.2.0.0:1", "unless nothing else is left");
+    assert_eq!(in_use(&["ready: false, serving: false, terminating: true"]), "", "and it still serves");
+    assert_eq!(in_use(&["ready: false, terminating: true"]), "", "serving is as ready where it is not said");
+    let published = "ready: true, serving: true, terminating: true";
+    assert_eq!(in_use(&[published]), "10.2.0.0:1", "publishNotReadyAddresses");
+}
+
+#[test]
+fn without_slices_pods_are_judged_like_the_endpoint_controller_does() {
+    let changed = |what: &str| {
+        let pod = "metadata: { name: bare, namespace: shop, labels: { app: api } }";
+        assert!(WORLD.contains(pod));
+        addresses(&snapshot(&WORLD.replace(pod, what)), "shop", "api:80")
+    };
+    let both = "10.1.0.1:8000 10.1.0.2:8000";
+    assert_eq!(addresses(&with(""), "shop", "api:80"), both);
+    let leaving =
+        "metadata: { name: bare, namespace: shop, labels: { app: api }, deletionTimestamp: '2026-01-01T00:00:00Z' }";
+    assert_eq!(changed(leaving), "10.1.0.1:8000");
+    assert_eq!(changed("metadata: { name: bare, namespace: other, labels: { app: api } }"), "10.1.0.1:8000");
+    let unready = WORLD.replace("podIP: 10.1.0.2", "podIP: 10.1.0.2, conditions: [{ type: Ready, status: 'False' }]");
+    assert_eq!(addresses(&snapshot(&unready), "shop", "api:80"), "10.1.0.1:8000");
+    let published =
+        unready.replace("selector: { app: api }", "selector: { app: api }\n  publishNotReadyAddresses: true");
+    assert_eq!(addresses(&snapshot(&published), "shop", "api:80"), both);
+    let done = WORLD.replace("podIP: 10.1.0.2", "podIP: 10.1.0.2, phase: Succeeded");
+    assert_eq!(addresses(&snapshot(&done), "shop", "api:80"), "10.1.0.1:8000");
+}
+
+#[test]
+fn an_endpoint_of_a_pod_that_nobody_knows_is_left_out_since_plaintext_might_be_a_downgrade() {
+    let slice = |target: &str| {
+        with(&format!(
+            "apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{ name: api-1, namespace: shop, labels: {{ kubernetes.io/service-name: api }} }}
+ports: [{{ name: main, port: 8000 }}]
+endpoints: [{{ addresses: [10.2.0.1], targetRef: {{ kind: Pod, name: {target} }} }}]
+"
+        ))
+    };
+    assert_eq!(addresses(&slice("api-1"), "shop", "api:80"), "10.2.0.1:8000");
+    let world = slice("gone");
+    assert_eq!(addresses(&world, "shop", "api:80"), "");
+    assert!(world.reports[0].contains("Pod shop/gone, which is not there"), "{:?}", world.reports);
+}
+
+#[test]
+fn a_backend_policy_changes_what_it_names_and_leaves_the_rest() {
+    let world = with(
+        "apiVersion: remora.dev/v1alpha1
+kind: BackendPolicy
+metadata: { name: p, namespace: shop }
+spec: { targetRefs: [{ kind: Service, name: api }], accrual: { consecutive: 3, backoffMax: 1 hour }, retryBudget: { percent: 50 } }
+",
+    );
+    let known = world.backend(&outbound(&world, "shop", "api:80").parent.unwrap()).unwrap();
+    let settings = &known.backend.settings;
+    assert_eq!((settings.accrual.consecutive, settings.retry_ratio), (3, 0.5));
+    assert_eq!(settings.accrual.backoff_max, remora_model::BackendSettings::default().accrual.backoff_max);
+    assert!(world.reports[0].contains("spec.accrual.backoffMax: \"1 hour\" is no duration"), "{:?}", world.reports);
+}
+
+#[test]
+fn durations_are_those_of_gep_2257() {
+    let millis = |text| values::duration(text).ok().map(|time| time.as_millis());
+    assert_eq!(millis("1h30m"), Some(5_400_000));
+    assert_eq!(millis("10s5ms"), Some(10_005));
+    for wrong in ["", "1", "s", "1.5s", "1s1h", "100000s", "-1s"] {
+        assert_eq!(millis(wrong), None, "{wrong}");
+    }
+}

@@ -1,0 +1,191 @@
+//! `Discovery.Sync` over sockets and mutual TLS: what a proxy sees, and what a proxy that misbehaves does to others.
+
+#![allow(clippy::unwrap_used, reason = "tests fail by it")]
+
+#[path = "sync/mesh.rs"]
+mod mesh;
+
+use mesh::{Discovery, Proxy, api, target};
+use remora_api::sync::{Name, Resource, Update, request};
+use remora_api::v1::sync_request::Kind;
+use std::collections::HashMap;
+use tonic::Code;
+
+#[tokio::test]
+async fn a_change_reaches_a_subscribed_stream_as_a_delta() {
+    let discovery = Discovery::start(5, 1).await;
+    let mut proxy = Proxy::connect(&discovery, "web", Vec::new()).await;
+    proxy.subscribe(&api(1)).await;
+    let (backend, version) = proxy.backend().await;
+    assert_eq!(backend.endpoints.len(), 5);
+    assert!(matches!(proxy.next().await, Update::Whole { resource: Resource::Outbound(_), .. }));
+    discovery.publish(6, 1);
+    let Update::Delta(delta) = proxy.next().await else { panic!("no delta") };
+    assert_eq!(delta.apply(&backend, version).unwrap().endpoints.len(), 6);
+}
+
+#[tokio::test]
+async fn a_refused_delta_is_followed_by_the_whole_and_the_stream_goes_on() {
+    let discovery = Discovery::start(5, 1).await;
+    let mut proxy = Proxy::connect(&discovery, "web", Vec::new()).await;
+    proxy.subscribe(&api(1)).await;
+    let (backend, _) = proxy.backend().await;
+    proxy.next().await;
+    discovery.publish(6, 1);
+    let Update::Delta(delta) = proxy.next().await else { panic!("no delta") };
+    let name = (&Name::Backend(backend.id.clone())).into();
+    proxy.say(request::nack(name, delta.version, "for the test".into())).await;
+    assert_eq!(proxy.backend().await.0.endpoints.len(), 6);
+    discovery.publish(7, 1);
+    assert!(matches!(proxy.next().await, Update::Delta(delta) if delta.upserted.len() == 1));
+}
+
+#[tokio::test]
+async fn on_reconnect_only_what_changed_is_sent_again() {
+    let discovery = Discovery::start(5, 3).await;
+    let mut proxy = Proxy::connect(&discovery, "web", Vec::new()).await;
+    let mut held = Vec::new();
+    for port in 1..=3 {
+        proxy.subscribe(&api(port)).await;
+        for _ in 0..2 {
+            let Update::Whole { version, resource } = proxy.next().await else { panic!("not whole") };
+            held.push((resource.name(), version));
+        }
+    }
+    drop(proxy);
+    discovery.change_one_port(2);
+    let offered = held.iter().map(|(name, version)| request::held(name, *version)).collect();
+    let mut proxy = Proxy::connect(&discovery, "web", offered).await;
+    let mut told = HashMap::new();
+    while told.len() < held.len() {
+        match proxy.next().await {
+            Update::Current { name, .. } => told.insert(name, "current"),
+            Update::Whole { resource, .. } => told.insert(resource.name(), "whole"),
+            other => panic!("{other:?}"),
+        };
+    }
+    let whole: Vec<_> = told.iter().filter(|(_, how)| **how == "whole").map(|(name, _)| name.to_string()).collect();
+    assert!(whole.iter().all(|name| name.ends_with(":2")) && !whole.is_empty(), "{whole:?}");
+}
+
+#[tokio::test]
+async fn a_stalled_proxy_delays_nobody_and_is_told_the_latest_when_it_reads_again() {
+    const PORTS: u16 = 200;
+    const LAST: u8 = 45;
+    let discovery = Discovery::start(30, PORTS).await;
+    let mut stalled = Proxy::connect(&discovery, "web", Vec::new()).await;
+    for port in 1..=PORTS {
+        stalled.subscribe(&api(port)).await;
+    }
+    // It takes one message, so it is being served; far more than its windows hold is on the way to it.
+    let (first, _) = stalled.backend().await;
+    let mut quick = Proxy::connect(&discovery, "web", Vec::new()).await;
+    quick.subscribe(&api(1)).await;
+    let (mut backend, mut version) = quick.backend().await;
+    quick.next().await;
+    for pods in 31..=LAST {
+        discovery.publish(pods, PORTS);
+        let Update::Delta(delta) = quick.next().await else { panic!("no delta") };
+        backend = delta.apply(&backend, version).unwrap();
+        version = delta.version;
+        assert_eq!(backend.endpoints.len(), usize::from(pods));
+    }
+    let mut sizes = HashMap::from([(first.id.port, first.endpoints.len())]);
+    let mut messages = 0;
+    while sizes.len() < usize::from(PORTS) || sizes.values().any(|size| *size != usize::from(LAST)) {
+        messages += 1;
+        match stalled.next().await {
+            Update::Whole { resource: Resource::Backend(backend), .. } => {
+                sizes.insert(backend.id.port, backend.endpoints.len());
+            }
+            Update::Delta(delta) => *sizes.get_mut(&delta.id.port).unwrap() += delta.upserted.len(),
+            _ => {}
+        }
+    }
+    // Three for each port at most: a backend, its target, and one more step for what was on the way.
+    assert!(messages <= 3 * usize::from(PORTS), "{messages} messages for {PORTS} targets: it was told of the past");
+}
+
+#[tokio::test]
+async fn ten_thousand_targets_are_answered_to_a_proxy_that_acks_each() {
+    let discovery = Discovery::start(1, 1000).await;
+    let mut proxy = Proxy::connect(&discovery, "web", Vec::new()).await;
+    let hosts = ["api", "api.shop", "api.shop.svc", "api.shop.svc.cluster.local", "10.0.0.1"];
+    let mut wanted = 0;
+    for host in hosts {
+        for port in 1..=2000 {
+            proxy.subscribe(&target(&format!("{host}:{port}"))).await;
+            wanted += 1;
+        }
+    }
+    let (mut outbound, mut backends) = (0, 0);
+    while outbound < wanted {
+        let Update::Whole { version, resource } = proxy.next().await else { panic!("not whole") };
+        match resource {
+            Resource::Outbound(_) => outbound += 1,
+            _ => backends += 1,
+        }
+        proxy.say(request::ack(&resource.name(), version)).await;
+    }
+    assert_eq!(backends, 1000, "each backend once, though five targets lead to it");
+    proxy.subscribe(&target("one-too-many:80")).await;
+    assert_eq!(proxy.refusal().await, Code::ResourceExhausted);
+}
+
+#[tokio::test]
+async fn a_hundred_proxies_are_told_of_each_change() {
+    let discovery = Discovery::start(5, 1).await;
+    let mut proxies = Vec::new();
+    for _ in 0..100 {
+        let proxy = Proxy::connect(&discovery, "web", Vec::new()).await;
+        proxy.subscribe(&api(1)).await;
+        proxies.push(proxy);
+    }
+    for proxy in &mut proxies {
+        proxy.backend().await;
+        proxy.next().await;
+    }
+    discovery.publish(6, 1);
+    for proxy in &mut proxies {
+        assert!(matches!(proxy.next().await, Update::Delta(delta) if delta.upserted.len() == 1));
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_answered_before_the_first_snapshot() {
+    let discovery = Discovery::unread().await;
+    let mut proxy = Proxy::connect(&discovery, "web", Vec::new()).await;
+    proxy.subscribe(&api(1)).await;
+    proxy.subscribe(&Name::Inbound(80)).await;
+    // Had there been an answer to give, it would have come before the refusal of what follows.
+    proxy.say(remora_api::v1::SyncRequest { kind: Some(Kind::Hello(Default::default())) }).await;
+    assert_eq!(proxy.refusal().await, Code::InvalidArgument);
+    let mut proxy = Proxy::connect(&discovery, "web", Vec::new()).await;
+    proxy.subscribe(&api(1)).await;
+    discovery.publish(2, 1);
+    assert_eq!(proxy.backend().await.0.endpoints.len(), 2);
+}
+
+#[tokio::test]
+async fn a_proxy_is_answered_only_as_the_workload_that_its_certificate_names() {
+    let discovery = Discovery::start(1, 1).await;
+    let mut proxy = Proxy::connect(&discovery, "other", Vec::new()).await;
+    assert_eq!(proxy.refusal().await, Code::PermissionDenied);
+    let mut proxy = Proxy::connect(&discovery, "web", Vec::new()).await;
+    proxy.say(remora_api::v1::SyncRequest { kind: None }).await;
+    assert_eq!(proxy.refusal().await, Code::InvalidArgument);
+    assert!(discovery.refuses_strangers().await, "another trust domain's certificate is no certificate");
+}
+
+#[tokio::test]
+async fn streams_and_their_server_end_when_the_drain_begins() {
+    let discovery = Discovery::start(1, 1).await;
+    let mut proxy = Proxy::connect(&discovery, "web", Vec::new()).await;
+    proxy.subscribe(&api(1)).await;
+    proxy.backend().await;
+    proxy.next().await;
+    let silent = Proxy::silent(&discovery).await;
+    discovery.drain().await;
+    assert_eq!(proxy.refusal().await, Code::Unavailable);
+    drop(silent);
+}

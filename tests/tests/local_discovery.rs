@@ -1,0 +1,78 @@
+//! Discovery that cannot read what it should: nothing opens by that, and nothing that works stops.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
+use std::thread;
+
+use anyhow::{Context as _, ensure};
+use remora_tests::local::{Mesh, NAMESPACE, Proxy, http};
+use remora_tests::patience::until;
+
+/// Nobody but `nobody` may call `api`.
+const POLICY: &str = "apiVersion: remora.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: { name: api, namespace: test }
+spec: { targetRefs: [{ kind: Service, name: api }], action: Allow, rules: [{ from: [{ namespaces: [NAMESPACES] }] }] }
+";
+
+/// An application that answers every connection once.
+fn application(pod: &Proxy) -> anyhow::Result<SocketAddr> {
+    let listener = TcpListener::bind((pod.ip, 0))?;
+    let address = listener.local_addr()?;
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            // A connection that breaks is the client's to report.
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok");
+        }
+    });
+    Ok(address)
+}
+
+/// Waits until a call is answered so.
+fn answered(web: &Proxy, status: u16, reason: Option<&str>) -> anyhow::Result<()> {
+    until(&format!("a call is answered with {status}"), || {
+        let answer = web.get("api:80", "/")?;
+        ensure!(answer.status == status && answer.header("x-remora-error") == reason, "{}", answer.head);
+        Ok(Some(()))
+    })
+    .with_context(|| web.program.log_end())
+}
+
+#[test]
+fn a_policy_that_is_broken_when_discovery_starts_opens_nothing_and_stops_nothing() -> anyhow::Result<()> {
+    let mesh = Mesh::start(env!("CARGO_BIN_EXE_remora-components"))?;
+    let (web, api) = (mesh.proxy("web").spawn()?, mesh.proxy("api").spawn()?);
+    mesh.service("api", 80, None, &[application(&api)?])?;
+    let (web, api) = (web.ready()?, api.ready()?);
+    answered(&web, 200, None)?;
+
+    // Broken while discovery runs: what was known stays.
+    mesh.manifest("policy", &POLICY.replace("NAMESPACES", NAMESPACE))?;
+    answered(&web, 200, None)?;
+    mesh.manifest("policy", &POLICY.replace("action: Allow", "action: Alow"))?;
+    until("the mistake is told", || {
+        Ok(mesh.discovery.log().contains("policy.yaml: line 4: spec.action: unknown variant `Alow`").then_some(()))
+    })?;
+    answered(&web, 200, None)?;
+
+    // Broken when it starts: it says so, serves nothing, and those who know the rest go on.
+    mesh.discovery.restart()?;
+    let admin = mesh.discovery.kept("--admin")?;
+    until("discovery says why it is not ready", || {
+        let answer = http::get(admin, &admin.to_string(), "/ready")?;
+        let told = answer.text().contains("policy.yaml never could be read");
+        Ok((answer.status == 503 && told).then_some(()))
+    })?;
+    answered(&web, 200, None)?;
+
+    // A proxy that knows nothing lets nobody in: without a policy there is not even one who could say "denied".
+    api.program.restart()?;
+    answered(&web, 502, Some("upstream_reset"))?;
+
+    mesh.manifest("policy", &POLICY.replace("NAMESPACES", NAMESPACE))?;
+    mesh.ready(&mesh.discovery)?;
+    answered(&web, 200, None)?;
+    mesh.manifest("policy", &POLICY.replace("NAMESPACES", "other"))?;
+    answered(&web, 403, Some("denied"))
+}
