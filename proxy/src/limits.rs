@@ -6,6 +6,10 @@ use std::time::Duration;
 /// 20 000 idle ones cost about 100 MB, which is what a container limit of 256 MB leaves room for.
 pub const CONNECTIONS_MAX: usize = 20_000;
 
+/// Descriptors that no accepted connection may take, or half of all where there are few: connections that were taken
+/// need others upstream, and the admin port and the control plane must be reached above all when there is trouble.
+pub const DESCRIPTORS_RESERVED: u64 = 1024;
+
 /// Connections that wait in the kernel to be accepted.
 pub const BACKLOG: i32 = 4096;
 

@@ -6,7 +6,7 @@ use crate::{
     admin::{self, AdminState},
     config::{Config, Mode},
     discover::{self, client::Client},
-    init,
+    init, sys,
     telemetry::Routes,
     worker::{self, Listeners, Parts},
 };
@@ -72,6 +72,7 @@ fn run(mut config: Config) -> anyhow::Result<usize> {
     let format = if config.log_json { log::Format::Json } else { log::Format::Text };
     let logs = log::init(&config.log, format).context("REMORA_PROXY_LOG")?;
     let metrics = install_metrics().map_err(anyhow::Error::msg)?;
+    let room = accept::Room::new(sys::raise_limit().context("cannot read the limit of open files")?);
     let control = tokio::runtime::Builder::new_current_thread().enable_all().build().context("control runtime")?;
     let open = control.block_on(open_all(&mut config))?;
     let config = &Arc::new(config);
@@ -112,6 +113,7 @@ fn run(mut config: Config) -> anyhow::Result<usize> {
         discover: handle.clone(),
         routes: routes.clone(),
         drain: drained.clone(),
+        room,
     })?;
     drop(handle);
     let asked = drained;

@@ -113,10 +113,11 @@ pub struct Parts {
     pub discover: crate::discover::Handle,
     pub routes: Arc<Routes>,
     pub drain: drain::Watch,
+    pub room: accept::Room,
 }
 
 async fn serve(parts: Parts, listeners: Listeners) -> std::io::Result<usize> {
-    let tasks = Tasks::default();
+    let (tasks, room) = (Tasks::default(), parts.room);
     let background = Tasks::default();
     let world = Rc::new(World {
         directory: Directory::new(parts.discover, background.clone(), parts.routes.clone(), parts.config.clone()),
@@ -130,11 +131,11 @@ async fn serve(parts: Parts, listeners: Listeners) -> std::io::Result<usize> {
     });
     for listener in listeners.outbound {
         let listener = TcpListener::from_std(listener)?;
-        world.tasks.spawn(listen(world.clone(), listener, outbound::serve));
+        world.tasks.spawn(listen(world.clone(), room, listener, outbound::serve));
     }
     for listener in listeners.inbound {
         let listener = TcpListener::from_std(listener)?;
-        world.tasks.spawn(listen(world.clone(), listener, inbound::serve));
+        world.tasks.spawn(listen(world.clone(), room, listener, inbound::serve));
     }
     world.drain.signaled().await;
     let grace = world.config.drain_grace;
@@ -144,6 +145,7 @@ async fn serve(parts: Parts, listeners: Listeners) -> std::io::Result<usize> {
 
 async fn listen<F>(
     world: Rc<World>,
+    room: accept::Room,
     listener: TcpListener,
     serve: impl Fn(Rc<World>, tokio::net::TcpStream, SocketAddr) -> F,
 ) where
@@ -156,7 +158,8 @@ async fn listen<F>(
             accepted = accept::next(&listener) => accepted,
             () = world.drain.signaled() => return,
         };
-        if Rc::strong_count(&open) > limits::CONNECTIONS_MAX {
+        if Rc::strong_count(&open) > limits::CONNECTIONS_MAX || !room.has(&stream) {
+            tracing::debug!(%peer, reason = "overloaded", "connection closed at once");
             metrics::counter!("remora_connections_refused_total", "reason" => "overloaded").increment(1);
             tokio::time::sleep(Duration::ZERO).await;
             continue;

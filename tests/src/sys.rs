@@ -1,6 +1,6 @@
 //! The system calls that std has no safe name for: a child's fate and its signals. The only `unsafe` of this crate.
 
-#![allow(unsafe_code, reason = "prctl and kill have no safe wrapper in std")]
+#![allow(unsafe_code, reason = "prctl, setrlimit and kill have no safe wrapper in std")]
 
 use std::io;
 use std::os::unix::process::CommandExt as _;
@@ -21,6 +21,21 @@ pub(crate) fn tie_to_parent(command: &mut Command) -> &mut Command {
                 return Err(io::ErrorKind::Interrupted.into());
             }
             Ok(())
+        })
+    }
+}
+
+/// Lets the child have at most `count` descriptors open.
+pub(crate) fn limit_descriptors(command: &mut Command, count: u64) -> &mut Command {
+    // SAFETY: between fork and exec the closure calls only setrlimit, which is async-signal-safe, allocates nothing, and
+    // touches no memory but its own copied `count`.
+    unsafe {
+        command.pre_exec(move || {
+            let limit = libc::rlimit { rlim_cur: count, rlim_max: count };
+            if libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) == 0 {
+                return Ok(());
+            }
+            Err(io::Error::last_os_error())
         })
     }
 }

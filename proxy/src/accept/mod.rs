@@ -1,12 +1,16 @@
 //! Stage 1 of 8: accept. In: a listening address. Out: connections, one at a time. Refuses: more than
-//! [`limits::CONNECTIONS_MAX`] per worker.
+//! [`limits::CONNECTIONS_MAX`] per worker, and those for which the process has no descriptors to spare ([`Room`]).
 //!
 //! Each worker has a listener of its own on the same address (SO_REUSEPORT), so that the kernel spreads connections and
 //! no connection ever crosses threads.
 
 use crate::limits;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use std::{io, net::SocketAddr, os::fd::AsFd};
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::{AsFd, AsRawFd},
+};
 use tokio::net::{TcpListener, TcpStream};
 
 /// Opens a listener. Must be called inside a tokio runtime.
@@ -39,6 +43,27 @@ pub async fn next(listener: &TcpListener) -> (TcpStream, SocketAddr) {
                 tokio::time::sleep(limits::ACCEPT_BACKOFF).await;
             }
         }
+    }
+}
+
+/// Whether there are descriptors to spare.
+///
+/// The kernel gives a socket the lowest number that is free: a number near the limit says that nearly all are taken,
+/// by whomever, and costs nothing to know.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    below: u64,
+}
+
+impl Room {
+    /// Of a process that may have `limit` descriptors open.
+    pub fn new(limit: u64) -> Self {
+        Self { below: limit - limits::DESCRIPTORS_RESERVED.min(limit / 2) }
+    }
+
+    /// Whether this connection leaves enough for others' needs.
+    pub fn has(self, stream: &TcpStream) -> bool {
+        u64::try_from(stream.as_raw_fd()).is_ok_and(|number| number < self.below)
     }
 }
 
@@ -90,5 +115,16 @@ mod tests {
             assert_eq!(SockRef::from(stream).tcp_user_timeout().unwrap(), None);
             assert!(SockRef::from(stream).keepalive().unwrap(), "a peer that is gone must be noticed");
         }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_would_take_the_last_descriptors_has_no_room() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let number = u64::try_from(stream.as_raw_fd()).unwrap();
+        assert!(Room::new(2 * (number + 1)).has(&stream));
+        assert!(!Room::new(2 * number).has(&stream), "half is kept where there are few");
+        let many = 100_000 + limits::DESCRIPTORS_RESERVED;
+        assert_eq!(Room::new(many).below, 100_000, "and no more than is needed where there are many");
     }
 }

@@ -193,6 +193,16 @@ endpoints: [{{ addresses: [{ip}], conditions: {{ ready: true, serving: true, ter
         ProxySpec::new(self, name, ip)
     }
 
+    /// Another process of the mesh's program, called as `arg0`, with its log beside the others': a backend, say.
+    pub fn helper(&self, name: &str, arg0: &str, flags: &[(&str, &str)]) -> anyhow::Result<Program> {
+        let mut spec = Spec::new(name, &self.program, self.dir());
+        spec.component(arg0);
+        for (flag, value) in flags {
+            spec.flag(flag, value);
+        }
+        Program::start(spec)
+    }
+
     /// An address that no other pod of this mesh has.
     pub fn address(&self) -> IpAddr {
         Ipv4Addr::new(127, 1, 0, self.next.fetch_add(1, Ordering::Relaxed)).into()

@@ -27,6 +27,8 @@ pub(super) struct Spec {
     flags: Vec<OsString>,
     env: Vec<(String, OsString)>,
     log: PathBuf,
+    /// The most descriptors that it may have open.
+    descriptors: Option<u64>,
 }
 
 impl Spec {
@@ -34,7 +36,13 @@ impl Spec {
     pub(super) fn new(name: &str, program: &Path, dir: &Path) -> Self {
         let log = dir.join(format!("{name}.log"));
         let arg0 = format!("remora-{name}");
-        Self { name: name.to_owned(), program: program.to_owned(), arg0, flags: Vec::new(), env: Vec::new(), log }
+        let (name, program) = (name.to_owned(), program.to_owned());
+        Self { name, program, arg0, flags: Vec::new(), env: Vec::new(), log, descriptors: None }
+    }
+
+    pub(super) fn descriptors(&mut self, count: u64) -> &mut Self {
+        self.descriptors = Some(count);
+        self
     }
 
     /// Of another component than its name says.
@@ -185,7 +193,7 @@ impl Program {
     }
 
     /// Waits for a line of this start's log that has `mark` in it: the address in its field `field`.
-    pub(super) fn logged(&self, mark: &str, field: &str) -> anyhow::Result<SocketAddr> {
+    pub fn logged(&self, mark: &str, field: &str) -> anyhow::Result<SocketAddr> {
         let field = format!("{field}=");
         until(&format!("{} logs {mark}", self.name()), || {
             self.running()?;
@@ -198,7 +206,7 @@ impl Program {
     }
 
     /// Has a listener's setting name the address that it got, for the next start and for whoever asks.
-    pub(super) fn keep(&self, setting: &str, address: SocketAddr) {
+    pub fn keep(&self, setting: &str, address: SocketAddr) {
         if let Some(value) = self.state().spec.setting(setting) {
             *value = address.to_string().into();
         }
@@ -214,12 +222,15 @@ impl Program {
 
 impl State {
     fn start(&mut self) -> anyhow::Result<()> {
-        let Spec { name, program, arg0, flags, env, log } = &self.spec;
+        let Spec { name, program, arg0, flags, env, log, descriptors } = &self.spec;
         let file = File::options().create(true).append(true).open(log).context("opening a log")?;
         self.from = usize::try_from(file.metadata()?.len())?;
         let mut command = Command::new(program);
         command.arg0(arg0).args(flags).env_clear().envs(env.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        if let Some(count) = descriptors {
+            sys::limit_descriptors(&mut command, *count);
+        }
         let child = spawn(command).with_context(|| format!("starting {name} from {}", program.display()))?;
         self.child = Some(child);
         Ok(())

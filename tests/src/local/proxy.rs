@@ -22,13 +22,23 @@ pub struct ProxySpec<'a> {
     account: String,
     ip: IpAddr,
     known: bool,
+    descriptors: Option<u64>,
     env: Vec<(String, OsString)>,
 }
 
 impl<'a> ProxySpec<'a> {
     pub(super) fn new(mesh: &'a Mesh, name: &str, ip: IpAddr) -> Self {
         let (name, account) = (name.to_owned(), name.to_owned());
-        Self { mesh, name, namespace: NAMESPACE.to_owned(), account, ip, known: true, env: Vec::new() }
+        Self {
+            mesh,
+            name,
+            namespace: NAMESPACE.to_owned(),
+            account,
+            ip,
+            known: true,
+            descriptors: None,
+            env: Vec::new(),
+        }
     }
 
     /// In another namespace than [`NAMESPACE`].
@@ -49,6 +59,12 @@ impl<'a> ProxySpec<'a> {
         self
     }
 
+    /// With at most so many open descriptors.
+    pub fn descriptors(mut self, count: u64) -> Self {
+        self.descriptors = Some(count);
+        self
+    }
+
     /// Without telling discovery of the pod.
     pub fn unknown(mut self) -> Self {
         self.known = false;
@@ -57,7 +73,7 @@ impl<'a> ProxySpec<'a> {
 
     /// Starts it, waits until it listens, and tells discovery of its pod. [`Proxy::ready`] waits for the rest.
     pub fn spawn(self) -> anyhow::Result<Proxy> {
-        let Self { mesh, name, namespace, account, ip, known, env } = self;
+        let Self { mesh, name, namespace, account, ip, known, descriptors, env } = self;
         let token = mesh.token(&namespace, &account, &name)?;
         let mut spec = Spec::new(&name, &mesh.program, mesh.dir());
         spec.component("remora-proxy");
@@ -77,6 +93,9 @@ impl<'a> ProxySpec<'a> {
             .env("REMORA_PROXY_LOG", "info,remora_proxy=debug");
         for (name, value) in env {
             spec.env(&name, value);
+        }
+        if let Some(count) = descriptors {
+            spec.descriptors(count);
         }
         let program = Program::start(spec)?;
         program.keep(ADMIN, program.logged("run: admin", "address")?);
