@@ -153,17 +153,21 @@ impl Health {
         }
     }
 
-    pub(super) fn record(&self, pool: &Pool, outcome: Outcome, started: Instant, now: Instant) {
+    /// Takes in how a request went: whether the endpoint is back in the rotation by it.
+    pub(super) fn record(&self, pool: &Pool, outcome: Outcome, started: Instant, now: Instant) -> bool {
         if let State::Ejected { at, .. } = self.state.get() {
             // What was sent before the ejection says nothing new.
             if started >= at {
                 match outcome {
-                    Outcome::Success => self.restore(pool),
+                    Outcome::Success => {
+                        self.restore(pool);
+                        return true;
+                    }
                     failed if self.probing.get() => self.eject(pool, failed, now),
                     _ => {}
                 }
             }
-            return;
+            return false;
         }
         self.count(pool, outcome == Outcome::Success, now);
         let accrual = pool.accrual.get();
@@ -171,7 +175,7 @@ impl Health {
             Outcome::Success => {
                 self.failures.set(0);
                 self.connect_failures.set(0);
-                return;
+                return false;
             }
             Outcome::WrongIdentity => true,
             Outcome::Unreachable => {
@@ -187,6 +191,7 @@ impl Health {
             pool.ready.set(pool.ready.get() - 1);
             self.eject(pool, outcome, now);
         }
+        false
     }
 
     fn eject(&self, pool: &Pool, outcome: Outcome, now: Instant) {

@@ -87,6 +87,13 @@ impl Load {
         self.updated.set(self.updated.get().max(now));
     }
 
+    /// It returns to the rotation: how slow it was while it was failing says nothing about it now.
+    pub(super) fn forget(&self) {
+        self.estimate_s.set(SEED.as_millis() as f64 / 1000.0);
+        self.asked.set(false);
+        self.sampled.set(false);
+    }
+
     /// It is over; `silent` if no answer was recorded.
     pub(super) fn end(&self, silent: bool) {
         self.in_flight.set(self.in_flight.get().saturating_sub(1));

@@ -270,15 +270,17 @@ impl InFlight {
         self.probe
     }
 
-    /// Tells at `now` how it went, and after what latency (for HTTP: when the response head came). The first call
-    /// counts; one that is dropped without any (the client went away) says nothing about the endpoint.
+    /// Tells at `now` how it went, and after what latency (for HTTP: from the request on a ready connection to the
+    /// response head, as the making of a connection says nothing about the requests after it). The first call counts; one that is dropped without any (the client went away) says nothing about the endpoint.
     pub fn record(&self, now: Instant, latency: Duration, outcome: Outcome) {
         if self.recorded.replace(true) {
             return;
         }
         let Stats { load, health } = &*self.stats;
         load.answered(now, (outcome != Outcome::Unreachable).then_some(latency), outcome == Outcome::Success);
-        health.record(&self.pool, outcome, self.started, now);
+        if health.record(&self.pool, outcome, self.started, now) {
+            load.forget();
+        }
     }
 }
 

@@ -130,6 +130,22 @@ fn a_dead_endpoint_leaves_after_two_connects_and_is_back_within_ten_seconds() {
 }
 
 #[test]
+fn an_endpoint_that_left_slowly_gets_its_share_as_soon_as_it_answers_again() {
+    let mut sim = Sim::new(0..5, 4);
+    let fast = |_, _: &mut fastrand::Rng| (MS, Outcome::Success);
+    sim.run(500, 5 * SECOND, fast);
+    for _ in 0..7 {
+        let (_, picked) = sim.set.pick(sim.now, &mut sim.rng, &[0, 1, 3, 4].map(at)).unwrap();
+        sim.now += 3 * SECOND;
+        picked.record(sim.now, 3 * SECOND, Outcome::Failure);
+    }
+    assert_eq!(sim.set.counts(), (5, 4), "it has left");
+    sim.run(500, 5 * SECOND, fast);
+    let sent = sim.run(500, 2 * SECOND, fast);
+    assert!(share(&sent, 2) > 0.1, "{sent:?}");
+}
+
+#[test]
 fn failures_in_a_row_and_a_bad_share_both_eject() {
     let mut sim = Sim::new(0..4, 3);
     let failing = |key, _: &mut fastrand::Rng| (MS, if key == 0 { Outcome::Failure } else { Outcome::Success });

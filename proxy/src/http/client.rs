@@ -91,6 +91,8 @@ pub struct Failed {
 pub struct Answer {
     pub response: http::Response<Incoming>,
     pub lease: Option<Lease>,
+    /// When the request was sent, if a connection had to be made for it first: what that took is no answer's latency.
+    pub sent: Option<Instant>,
 }
 
 impl fmt::Debug for Answer {
@@ -140,7 +142,11 @@ impl Upstream {
             }
             None => Either::Right(Box::pin(async move {
                 match self.http2(world, permit).await {
-                    Ok(mut connection) => answered2(connection.try_send_request(request).await, false),
+                    Ok(mut connection) => {
+                        let sent = Some(Instant::now());
+                        let answered = answered2(connection.try_send_request(request).await, false);
+                        answered.map(|answer| Answer { sent, ..answer })
+                    }
                     Err(reason) => Err(Failed { reason, unsent: Some(Box::new(request)), stale: false }),
                 }
             })),
@@ -162,8 +168,9 @@ impl Upstream {
             None => Either::Right(Box::pin(async move {
                 match self.open_http1(world, permit).await {
                     Ok(mut connection) => {
+                        let began = Some(Instant::now());
                         let sent = connection.send(request).await;
-                        self.answered1(sent, connection, false)
+                        self.answered1(sent, connection, false).map(|answer| Answer { sent: began, ..answer })
                     }
                     Err(error) => Err(Failed { reason: error.reason(), unsent: Some(Box::new(request)), stale: false }),
                 }
@@ -178,7 +185,7 @@ impl Upstream {
             tracing::info!(address = %self.endpoint.address, %error, "answer refused");
             return Err(Failed { reason: Reason::UpstreamReset, unsent: None, stale: false });
         }
-        Ok(Answer { response, lease: Some(Lease { upstream: self.clone(), connection }) })
+        Ok(Answer { response, lease: Some(Lease { upstream: self.clone(), connection }), sent: None })
     }
 
     fn keep(&self, connection: Http1) {
@@ -409,7 +416,7 @@ async fn run<C: Future<Output = hyper::Result<()>>>(
 }
 
 fn answered2(sent: Sent, reused: bool) -> Result<Answer, Failed> {
-    sent.map(|response| Answer { response, lease: None }).map_err(|error| failed(error, reused))
+    sent.map(|response| Answer { response, lease: None, sent: None }).map_err(|error| failed(error, reused))
 }
 
 fn failed(mut error: TrySendError<Request>, reused: bool) -> Failed {

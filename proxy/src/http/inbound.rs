@@ -170,7 +170,7 @@ async fn switch(
 
 /// The application's answer, counted to its end.
 fn pass_on(answer: Answer, mut exchange: Exchange) -> Response<ResponseBody> {
-    let Answer { response, lease } = answer;
+    let Answer { response, lease, .. } = answer;
     let (mut parts, body) = response.into_parts();
     headers::strip_hop_by_hop(&mut parts.headers);
     headers::strip_reserved(&mut parts.headers);

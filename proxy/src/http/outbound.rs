@@ -160,7 +160,7 @@ impl Arrival {
         let head = &self.request;
         let (rule, prefix) = match crate::route::select(&plan.outbound, head.method(), head.uri(), head.headers()) {
             Some(selected) => (Some(selected.index), selected.prefix),
-            None if plan.outbound.matches.is_empty() => (None, ""),
+            None if plan.outbound.rules.is_empty() => (None, ""),
             None => return self.refuse(Reason::NoRoute, "no route of this Service matches").into(),
         };
         let branch = rule.and_then(|rule| Some((rule, plan.draw(rule, &mut self.world.rng.borrow_mut())?)));

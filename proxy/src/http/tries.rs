@@ -329,12 +329,11 @@ impl Call {
         sent: Instant,
     ) -> Tried {
         let now = Instant::now();
-        let latency = now.saturating_duration_since(sent);
         let answer = match result {
             Ok(answer) => answer,
             Err(Failed { reason, unsent, .. }) => {
                 let outcome = outcome_of(reason);
-                in_flight.record(now, latency, outcome);
+                in_flight.record(now, now.saturating_duration_since(sent), outcome);
                 if outcome != Outcome::Failure {
                     self.world.directory.doubt(&self.pool.id);
                 }
@@ -352,7 +351,7 @@ impl Call {
             (_, true) => Outcome::Failure,
             _ => Outcome::Success,
         };
-        in_flight.record(now, latency, outcome);
+        in_flight.record(now, now.saturating_duration_since(answer.sent.unwrap_or(sent)), outcome);
         let listed = self.governed.retry().is_some_and(|retry| retry.codes.contains(&response.status()));
         let answered = Answered { answer, in_flight, mesh: upstream.endpoint.identity.is_some() };
         if undelivered || listed {
@@ -373,7 +372,7 @@ impl Call {
 
     /// The upstream's answer, counted to its end.
     fn pass_on(&mut self, Answered { answer, in_flight, mesh }: Answered) -> Response<ResponseBody> {
-        let Answer { response, lease } = answer;
+        let Answer { response, lease, .. } = answer;
         let (mut parts, body) = response.into_parts();
         headers::strip_hop_by_hop(&mut parts.headers);
         if !mesh {
