@@ -5,8 +5,8 @@
 //! all of it met, 1 not, 2 it could not be tried. Everything is real but the machines: identity, discovery and the
 //! proxies are processes of their own, copies of this program ([`remora_tests::local`]).
 //!
-//! One module per subcommand; they share the application ([`app`]), the load ([`load`], [`tunnels`]), the eye on
-//! connections ([`ages`]) and the [`report`].
+//! One module per subcommand. Those about certificates share the application ([`app`]), the load ([`load`], [`tunnels`]), the eye on
+//! connections ([`ages`]); those about what callers notice are in [`hurt`]. All share the [`report`].
 
 mod ages;
 mod app;
@@ -17,6 +17,7 @@ mod scene;
 mod tunnels;
 // the subcommands
 mod ca_outage;
+mod hurt;
 mod renewal;
 mod swap;
 
@@ -26,6 +27,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use remora_runtime::settings;
 
+use hurt::Hurt;
 use report::Format;
 
 /// Minutes of load while something is done to the mesh.
@@ -49,6 +51,18 @@ enum Command {
     IssuerSwap,
     /// The trust anchor is replaced: old, both, new
     AnchorSwap,
+    /// Discovery is killed and stalled while endpoints come and go
+    Discovery(hurt::Args),
+    /// One of five endpoints is killed, and another stalled, under 500 requests a second
+    EndpointKill(hurt::Args),
+    /// One of five endpoints turns twenty times slower
+    SlowEndpoint(hurt::Args),
+    /// Everything fails: retries are counted where they arrive
+    RetryBudget(hurt::Args),
+    /// Ten thousand idle connections are held by one proxy
+    Idle(hurt::Args),
+    /// A proxy that may have 256 descriptors open meets 400 connections
+    Fds(hurt::Args),
 }
 
 /// `90s`, `10m`.
@@ -60,12 +74,21 @@ fn main() -> ExitCode {
     if let Some(code) = remora_tests::components::play() {
         return code;
     }
+    if std::env::args_os().next().is_some_and(|name| name == hurt::backend::NAME) {
+        return hurt::backend::main();
+    }
     let Args { output, command } = Args::parse();
     let outcome = match command {
         Command::Renewal(args) => renewal::run(&args),
         Command::CaOutage(args) => ca_outage::run(&args),
         Command::IssuerSwap => swap::issuer(),
         Command::AnchorSwap => swap::anchor(),
+        Command::Discovery(args) => hurt::run(Hurt::Discovery, &args),
+        Command::EndpointKill(args) => hurt::run(Hurt::EndpointKill, &args),
+        Command::SlowEndpoint(args) => hurt::run(Hurt::SlowEndpoint, &args),
+        Command::RetryBudget(args) => hurt::run(Hurt::RetryBudget, &args),
+        Command::Idle(args) => hurt::run(Hurt::Idle, &args),
+        Command::Fds(args) => hurt::run(Hurt::Fds, &args),
     };
     match outcome.and_then(|report| report.print(output)) {
         Ok(met) => ExitCode::from(u8::from(!met)),

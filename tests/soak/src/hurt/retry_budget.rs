@@ -1,0 +1,62 @@
+//! Every backend answers 503 and the route asks for three retries: what arrives must stay within the budget, a fifth of
+//! the requests and ten a second.
+
+use super::shop::{AUTHORITY, Shop};
+use super::steady::Load;
+use super::{at_least, at_most, pause, tell};
+use crate::report::Report;
+use anyhow::ensure;
+use remora_tests::local::NAMESPACE;
+use remora_tests::patience::until;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+const PER_SECOND: u32 = 200;
+/// How long a request pays for retries.
+const BUDGET_WINDOW: Duration = Duration::from_secs(11);
+
+pub(super) fn run(time: Duration, logs: Option<&Path>, report: &mut Report) -> anyhow::Result<()> {
+    let shop = Shop::open(3, logs)?;
+    shop.mesh.manifest(
+        "route-api",
+        &format!(
+            "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{ name: api, namespace: {NAMESPACE} }}
+spec:
+  parentRefs: [{{ group: '', kind: Service, name: api }}]
+  rules:
+    - retry: {{ codes: [503], attempts: 3, backoff: 5ms }}
+      backendRefs: [{{ name: api, port: 80 }}]
+"
+        ),
+    )?;
+    until("the route is in effect", || {
+        shop.web.get(AUTHORITY, "/")?;
+        let routes = shop.web.routes()?;
+        Ok(routes.to_string().contains("HTTPRoute/").then_some(()))
+    })?;
+    for pod in &shop.pods {
+        pod.behave(0, 503)?;
+    }
+    let arrived = || shop.pods.iter().map(super::shop::Pod::count).sum::<anyhow::Result<u64>>();
+    // What was asked so far pays for retries no more.
+    pause(BUDGET_WINDOW);
+    let before = arrived()?;
+    let begun = Instant::now();
+    let load = Load::start(shop.web.outbound, AUTHORITY, PER_SECOND);
+    pause(time);
+    let samples = load.stop()?;
+    let took = begun.elapsed().as_secs_f64();
+    let retries = (arrived()? - before) as f64 - samples.len() as f64;
+    ensure!(
+        samples.iter().all(|sample| sample.status == 503),
+        "something was answered otherwise: {:?}",
+        samples.last()
+    );
+    let allowed = 0.2 * samples.len() as f64 + 10.0 * (took + 1.0);
+    tell(report, "requests, all of which fail", samples.len() as f64, "");
+    at_most(report, "retries that arrived", retries, allowed, "");
+    at_least(report, "retries that arrived", retries, allowed / 2.0, "");
+    Ok(())
+}
