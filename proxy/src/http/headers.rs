@@ -47,9 +47,15 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
         let lines: Vec<HeaderValue> = headers.get_all(CONNECTION).iter().cloned().collect();
         for name in lines.iter().flat_map(|line| line.as_bytes().split(|b| *b == b',')) {
-            // Naming an end-to-end header here must not take it away behind a policy's back.
+            // Naming an end-to-end header here must not take it away behind a policy's back, nor one of ours: the
+            // client's were taken off before.
             match HeaderName::from_bytes(name.trim_ascii()) {
-                Ok(name) if name != HOST && name != http::header::CONTENT_LENGTH && name != TE => {
+                Ok(name)
+                    if name != HOST
+                        && name != http::header::CONTENT_LENGTH
+                        && name != TE
+                        && !is_reserved(name.as_str()) =>
+                {
                     headers.remove(name);
                 }
                 _ => {}

@@ -1,10 +1,11 @@
-//! A client that does everything right while others do not, and notices if it is disturbed.
+//! A client that does everything right while others do not, and notices if it is answered wrongly or not at all. How
+//! much slower it is answered is for the benchmarks: a debug build on a busy machine cannot say.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::ensure;
 
@@ -13,10 +14,6 @@ use super::{Ending, Line};
 
 /// The target that bystanders ask for.
 pub(super) const TARGET: &str = "/bystander";
-/// Later than this is as bad as wrong. In between, a debug build on a busy machine says nothing: how much an attacker
-/// slows others is measured by the benchmarks.
-const DISTURBED: Duration = Duration::from_secs(6);
-
 /// A client that asks on one connection, again and again.
 #[derive(Debug)]
 pub struct Bystander {
@@ -33,12 +30,10 @@ impl Bystander {
         let thread = thread::spawn(move || {
             let mut asked = 0;
             while !stopped.load(Ordering::Relaxed) {
-                let began = Instant::now();
                 line.send(request.as_bytes());
                 let heard = line.hear(|bytes| !matches!(http1::response(bytes, "GET", false), Read::Part));
                 ensure!(heard.ending == Ending::Open, "answer {asked}: {:?} {}", heard.ending, heard.text());
                 ensure!(heard.bytes.starts_with(b"HTTP/1.1 200 "), "answer {asked}: {}", heard.text());
-                ensure!(began.elapsed() < DISTURBED, "answer {asked} took {:?}", began.elapsed());
                 asked += 1;
                 thread::park_timeout(Duration::from_millis(2));
             }
