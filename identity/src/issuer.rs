@@ -54,8 +54,8 @@ pub enum IssuerError {
     /// What it signs would be refused by every peer.
     #[error("certificates signed by tls.crt would be refused: {0}; does it chain to ca.crt, and is tls.key its key?")]
     SelfCheck(#[source] VerifyError),
-    /// An anchor would go while leaves still chain to it.
-    #[error("ca.crt drops an anchor that leaves valid for another {0:?} chain to; wait, or add a file `force-remove`")]
+    /// An anchor would go while leaves may chain to it.
+    #[error("ca.crt drops an anchor that certificates may chain to for another {} s; wait, or add a file `force-remove`", .0.as_secs())]
     AnchorInUse(Duration),
 }
 

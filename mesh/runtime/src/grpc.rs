@@ -138,7 +138,9 @@ fn told() {
 }
 
 fn span(peer: Option<&tls::Peer>) -> Option<Span> {
-    Span::new(SystemTime::now(), peer.map(|peer| peer.not_after), fastrand::f64())
+    let span = Span::new(SystemTime::now(), peer.map(|peer| peer.not_after), fastrand::f64());
+    // Its streams are as long as the connection.
+    span.map(|span| span.ending_early(fastrand::f64()))
 }
 
 /// Accepts connections and shakes hands, up to [`HANDSHAKES_MAX`] at once; yields the finished ones.

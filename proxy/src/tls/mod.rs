@@ -170,7 +170,7 @@ impl Store {
             Ok(Ok(stream)) => match stream.get_ref().1.alpn_protocol().and_then(Alpn::from_bytes) {
                 Some(agreed) if agreed == alpn => {
                     let peer = peer(stream.get_ref().1);
-                    return Ok(Dated::new(stream, span(&credentials, peer.as_ref()), outlived));
+                    return Ok(Dated::new(stream, span(&credentials, peer.as_ref(), alpn), outlived));
                 }
                 _ => {
                     let source = io::Error::other("the peer speaks no mesh protocol");
@@ -229,7 +229,7 @@ impl Store {
         let session = stream.get_ref().1;
         let peer = peer(session).ok_or(TerminateError::Refused(VerifyError::NoCertificate))?;
         let alpn = session.alpn_protocol().and_then(Alpn::from_bytes).ok_or(TerminateError::NoProtocol)?;
-        let stream = Dated::new(stream, span(&credentials, Some(&peer)), outlived);
+        let stream = Dated::new(stream, span(&credentials, Some(&peer), alpn), outlived);
         Ok(Terminated { stream, peer: peer.id, alpn })
     }
 
@@ -244,9 +244,10 @@ impl Store {
 }
 
 /// How long a connection made now may be used.
-fn span(credentials: &Credentials, peer: Option<&Peer>) -> Option<Span> {
+fn span(credentials: &Credentials, peer: Option<&Peer>, alpn: Alpn) -> Option<Span> {
     let ends = peer.map(|peer| peer.not_after).into_iter().chain([credentials.svid.not_after()]);
-    Span::new(SystemTime::now(), ends, fastrand::f64())
+    let span = Span::new(SystemTime::now(), ends, fastrand::f64())?;
+    Some(if alpn == Alpn::MeshHttp { span } else { span.ending_early(fastrand::f64()) })
 }
 
 /// Somebody still used a connection when its certificates ended.

@@ -61,7 +61,7 @@ pub(crate) fn anchor() -> anyhow::Result<Report> {
     place(&folder, "ca.crt", &new.pem)?;
     let asked = Instant::now();
     until_within(RENEWED, "the removal is refused at first", || {
-        Ok(scene.mesh.identity.log().contains("drops an anchor that leaves").then_some(()))
+        Ok(scene.mesh.identity.log().contains("drops an anchor that certificates").then_some(()))
     })?;
     report.check("the old anchor removed while certificates chain to it", "refused", "refused", true);
     await_anchors(&scene, &mut report, 1, REMOVED)?;
