@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use remora_tests::netns::mesh::Mesh;
 use remora_tests::netns::scene::{Scene, url};
 use remora_tests::netns::{self, APP_UID, Network, PROXY_UID, Pod, apps};
@@ -12,6 +12,8 @@ use remora_tests::patience::until;
 
 /// What two proxies may add to the first byte of a server that speaks first.
 const FIRST_BYTE_EXTRA: Duration = Duration::from_millis(5);
+/// Greetings of which the median counts.
+const GREETINGS: usize = 15;
 /// What a proxy may grow by while 1 GiB passes through it.
 const GROWTH_BYTES_MAX: u64 = 4 << 20;
 
@@ -36,7 +38,8 @@ fn control_plane() -> anyhow::Result<()> {
 
 fn nginx() -> anyhow::Result<()> {
     let scene = Scene::new(apps::nginx)?;
-    let get = |client: &Pod, ip| client.command("curl").args("-sS --fail").arg(url("http", ip, 8080, "/random"));
+    let get =
+        |client: &Pod, ip| client.command("curl").args("-sS --fail-with-body").arg(url("http", ip, 8080, "/random"));
     scene.compare(&[8080], get).map(drop)
 }
 
@@ -45,7 +48,8 @@ fn https() -> anyhow::Result<()> {
     let certificate = scene.dir.path().join("tls.crt");
     let get = |client: &Pod, ip: IpAddr| {
         let name = format!("nginx.test:8443:{}", if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() });
-        let curl = client.command("curl").args("-sS --fail --resolve").arg(name).arg("--cacert").arg(&certificate);
+        let curl =
+            client.command("curl").args("-sS --fail-with-body --resolve").arg(name).arg("--cacert").arg(&certificate);
         curl.arg("https://nginx.test:8443/random")
     };
     scene.compare(&[8443], get).map(drop)
@@ -72,9 +76,16 @@ fn mariadb() -> anyhow::Result<()> {
         let said = scene.client.role("first-byte").uid(APP_UID).arg(address).output()?;
         Ok(Duration::from_micros(said.trim().parse()?))
     };
-    let direct = first_byte(&scene)?;
+    // A wait of ours would be in every one; what else the machine does is not.
+    let usual = |scene: &Scene| -> anyhow::Result<Duration> {
+        let mut taken = (0..GREETINGS).map(|_| first_byte(scene)).collect::<anyhow::Result<Vec<_>>>()?;
+        taken.sort();
+        taken.get(GREETINGS / 2).copied().context("no greeting")
+    };
+    let direct = usual(&scene)?;
     let meshed = scene.compare(&[3306], select)?;
-    let through = meshed.context(first_byte(&scene))?;
+    let through = meshed.context(usual(&scene))?;
+    println!("    MariaDB greets after {through:?} through the mesh, {direct:?} directly (median of {GREETINGS})");
     ensure!(
         through <= direct + FIRST_BYTE_EXTRA,
         "the greeting takes {through:?} through the mesh, {direct:?} directly"
@@ -97,13 +108,18 @@ fn a_gibibyte() -> anyhow::Result<()> {
     ensure!(sink.line()? == "ready");
     let meshed = scene.mesh(&[8080])?;
     let warm = |path: &str| {
-        let curl = scene.client.command("curl").uid(APP_UID).args("-sS --fail -o /dev/null -w %{size_download}");
+        let curl =
+            scene.client.command("curl").uid(APP_UID).args("-sS --fail-with-body -o /dev/null -w %{size_download}");
         curl.patience(Duration::from_secs(120)).arg(url("http", scene.server.ipv4.into(), 8080, path)).output()
     };
     let upload = |file: &str| {
-        let curl =
-            scene.client.command("curl").uid(APP_UID).args("-sS --fail -H Expect: -T").arg(scene.dir.path().join(file));
-        curl.patience(Duration::from_secs(120)).arg(url("http", scene.server.ipv4.into(), 8081, "/")).output()
+        let curl = scene
+            .client
+            .command("curl")
+            .uid(APP_UID)
+            .args("-sS --fail-with-body -H Expect: -T")
+            .arg(scene.dir.path().join(file));
+        curl.patience(Duration::from_secs(120)).arg(url("http", scene.server.ipv4.into(), 8081, "/sink")).output()
     };
     meshed.context(warm("/random").and_then(|_| upload("random")))?;
     let before = [meshed.client.process.resident_bytes()?, meshed.server.process.resident_bytes()?];
@@ -131,7 +147,8 @@ fn capture() -> anyhow::Result<()> {
     let mut tcpdump = tcpdump.args("tcp port 8080").log_lines()?;
     ensure!(tcpdump.line()?.contains("listening on"), "tcpdump does not listen");
     let get = |uid, secret: &str, path| {
-        let curl = scene.client.command("curl").uid(uid).args("-sS --fail -H").arg(format!("x-secret: {secret}"));
+        let curl =
+            scene.client.command("curl").uid(uid).args("-sS --fail-with-body -H").arg(format!("x-secret: {secret}"));
         curl.arg(url("http", scene.server.ipv4.into(), 8080, path)).output()
     };
     ensure!(meshed.context(get(APP_UID, MARKER, "/secret"))? == MARKER);

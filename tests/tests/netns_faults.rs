@@ -29,7 +29,7 @@ fn main() -> ExitCode {
 fn drain_finishes() -> anyhow::Result<()> {
     let scene = Scene::new(|pod, _| apps::origin(pod))?;
     let mut meshed = scene.mesh(&[8080])?;
-    let curl = scene.client.command("curl").uid(APP_UID).args("-sSN --fail");
+    let curl = scene.client.command("curl").uid(APP_UID).args("-sSN --fail-with-body");
     let mut curl = curl.arg(url("http", scene.server.ipv4.into(), 8080, "/events")).spawn()?;
     ensure!(meshed.context(curl.line())? == "data: 0");
     for sidecar in [&meshed.server, &meshed.client] {
@@ -38,7 +38,7 @@ fn drain_finishes() -> anyhow::Result<()> {
     until("both proxies drain", || Ok((meshed.server.is_draining() && meshed.client.is_draining()).then_some(())))?;
     for number in 1..apps::EVENTS {
         // From within its pod nothing redirects the request.
-        scene.server.command("curl").args("-sS --fail http://127.0.0.1:8080/next").output()?;
+        scene.server.command("curl").args("-sS --fail-with-body http://127.0.0.1:8080/next").output()?;
         ensure!(meshed.context(curl.line())?.is_empty(), "an event ends with an empty line");
         ensure!(meshed.context(curl.line())? == format!("data: {number}"));
     }
@@ -71,7 +71,7 @@ fn drain_cuts() -> anyhow::Result<()> {
     let mesh = Mesh::start(&scene.net)?;
     let _server = mesh.join(&scene.server, &[8080])?;
     let mut client = mesh.join_with(&scene.client, &[], &[("REMORA_PROXY_DRAIN_GRACE", "1s")])?;
-    let curl = scene.client.command("curl").uid(APP_UID).args("-sSN --fail");
+    let curl = scene.client.command("curl").uid(APP_UID).args("-sSN --fail-with-body");
     let mut curl = curl.arg(url("http", scene.server.ipv4.into(), 8080, "/events")).spawn()?;
     ensure!(curl.line()? == "data: 0");
     client.process.terminate()?;

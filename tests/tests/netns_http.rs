@@ -77,15 +77,16 @@ fn heads() -> anyhow::Result<()> {
 
 fn http_1_0() -> anyhow::Result<()> {
     let scene = Scene::new(apps::nginx)?;
-    let get =
-        |client: &Pod, ip| client.command("curl").args("-sS --fail --http1.0").arg(url("http", ip, 8080, "/random"));
+    let get = |client: &Pod, ip| {
+        client.command("curl").args("-sS --fail-with-body --http1.0").arg(url("http", ip, 8080, "/random"))
+    };
     scene.compare(&[8080], get).map(drop)
 }
 
 fn http_2() -> anyhow::Result<()> {
     let scene = Scene::new(apps::nginx)?;
     let get = |client: &Pod, ip| {
-        let curl = client.command("curl").args("-sS --fail --http2-prior-knowledge -w %{http_version}");
+        let curl = client.command("curl").args("-sS --fail-with-body --http2-prior-knowledge -w %{http_version}");
         curl.arg(url("http", ip, apps::H2C_PORT, "/random"))
     };
     scene.compare(&[apps::H2C_PORT], get).map(drop)
@@ -122,7 +123,9 @@ fn connect() -> anyhow::Result<()> {
     let _proxy = apps::tinyproxy(&scene.server, scene.dir.path())?;
     let certificate = scene.dir.path().join("tls.crt");
     let get = |client: &Pod, ip| {
-        let curl = client.command("curl").args("-sS --fail --proxytunnel --connect-to nginx.test:8443:127.0.0.1:8443");
+        let curl = client
+            .command("curl")
+            .args("-sS --fail-with-body --proxytunnel --connect-to nginx.test:8443:127.0.0.1:8443");
         let curl = curl.arg("--proxy").arg(url("http", ip, apps::TINYPROXY_PORT, "")).arg("--cacert").arg(&certificate);
         curl.arg("https://nginx.test:8443/random")
     };
@@ -140,7 +143,8 @@ fn events() -> anyhow::Result<()> {
 fn expect_continue() -> anyhow::Result<()> {
     let scene = Scene::new(|pod, _| apps::origin(pod))?;
     let post = |client: &Pod, ip| {
-        let curl = client.command("curl").args("-sS --fail --expect100-timeout 20 -H").arg("Expect: 100-continue");
+        let curl =
+            client.command("curl").args("-sS --fail-with-body --expect100-timeout 20 -H").arg("Expect: 100-continue");
         curl.args("--data-binary @/etc/services").arg(url("http", ip, 8080, "/sink")).patience(Duration::from_secs(10))
     };
     scene.compare(&[8080], post).map(drop)
@@ -174,7 +178,8 @@ fn early_refusal() -> anyhow::Result<()> {
 /// What happens to the interim answer itself: docs/protocols.md.
 fn early_hints() -> anyhow::Result<()> {
     let scene = Scene::new(|pod, _| apps::origin(pod))?;
-    let get = |client: &Pod, ip| client.command("curl").args("-sS --fail").arg(url("http", ip, 8080, "/hints"));
+    let get =
+        |client: &Pod, ip| client.command("curl").args("-sS --fail-with-body").arg(url("http", ip, 8080, "/hints"));
     scene.compare(&[8080], get).map(drop)
 }
 

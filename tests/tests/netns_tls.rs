@@ -21,7 +21,7 @@ fn main() -> ExitCode {
 /// Asks over plain HTTP.
 fn ask(pod: &Pod, server: &Pod) -> anyhow::Result<String> {
     let url = format!("http://{}:{PORT}/", server.ipv4);
-    pod.command("curl").uid(APP_UID).args("-sS --fail --max-time 5").arg(url).output()
+    pod.command("curl").uid(APP_UID).args("-sS --fail-with-body --max-time 5").arg(url).output()
 }
 
 /// Speaks TLS 1.3 to the server without a client certificate: what openssl complains of.

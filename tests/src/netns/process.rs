@@ -11,6 +11,9 @@ use anyhow::{Context as _, anyhow, bail, ensure};
 
 use crate::patience::{PATIENCE, until};
 
+/// Bytes of a failed command's output that its failure quotes: `curl --fail-with-body` tells the reason there.
+const SAID_MAX: usize = 200;
+
 /// A program to be run in a pod.
 #[derive(Debug)]
 pub struct Command {
@@ -114,7 +117,8 @@ impl Command {
         };
         let output = output.with_context(|| name.clone())?;
         let complaint = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{name}: {}: {}", output.status, complaint.trim());
+        let said = String::from_utf8_lossy(&output.stdout[..output.stdout.len().min(SAID_MAX)]);
+        ensure!(output.status.success(), "{name}: {}: {} {}", output.status, complaint.trim(), said.trim());
         Ok(output.stdout)
     }
 
