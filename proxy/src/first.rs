@@ -89,6 +89,10 @@ where
     U: AsyncRead + Unpin,
 {
     if client.prefix().is_empty() {
+        if wait.grace.is_zero() {
+            // A timer of nothing still waits for the runtime's next millisecond.
+            return Box::pin(race(client, wait.mesh, open)).await;
+        }
         match timeout(wait.grace, client.read_ahead(limits::DETECT_BYTES_MAX)).await {
             Ok(read) => {
                 if read.map_err(FirstError::Client)? == 0 {
@@ -141,13 +145,14 @@ where
 {
     let mut open = pin!(open());
     let mut upstream = tokio::select! {
-        opened = open.as_mut() => Prefixed::new(opened.map_err(FirstError::Upstream)?),
+        biased; // nothing is opened for a client that has spoken already
         read = client.read_ahead(limits::DETECT_BYTES_MAX) => {
             return match read.map_err(FirstError::Client)? {
                 0 => Ok(First::Closed),
                 _ => decide(client, mesh).await.map_err(FirstError::Client),
             };
         }
+        opened = open.as_mut() => Prefixed::new(opened.map_err(FirstError::Upstream)?),
     };
     tokio::select! {
         // The server spoke (or closed): no client protocol that we know waits for that.
