@@ -111,8 +111,18 @@ pub const DISCOVERY_TIMEOUT: Duration = Duration::from_millis(1500);
 /// Targets that one worker keeps; beyond them the ones that nobody uses are dropped.
 pub const TARGETS_MAX: usize = 4096;
 
-/// One direction's buffer of a byte relay, allocated once bytes flow.
-pub const RELAY_BYTES: usize = 64 * 1024;
+/// What a byte relay reads at once: at first, and at most while there is always more. A way whose writer is stalled holds
+/// the most.
+pub const RELAY_BYTES_MIN: usize = 16 * 1024;
+/// See [`RELAY_BYTES_MIN`].
+pub const RELAY_BYTES_MAX: usize = 256 * 1024;
+
+/// Relay buffers that a worker keeps for the next one who needs one.
+pub const RELAY_BUFFERS_SPARE: usize = 4;
+
+/// Ciphertext that a byte connection between proxies may have waiting for its socket: one relay buffer with the overhead
+/// of its records.
+pub const TLS_BUFFER_BYTES: usize = RELAY_BYTES_MAX + 4096;
 
 /// A PROXY protocol v2 header with addresses and no extensions to speak of.
 pub const PROXY_HEADER_BYTES_MAX: usize = 256;

@@ -167,8 +167,9 @@ impl Store {
         let config = self.client(&credentials, expected, alpn)?;
         let handshake = TlsConnector::from(config).connect(server_name(), stream);
         let (reason, error) = match timeout(limits::HANDSHAKE_TIMEOUT, handshake).await {
-            Ok(Ok(stream)) => match stream.get_ref().1.alpn_protocol().and_then(Alpn::from_bytes) {
+            Ok(Ok(mut stream)) => match stream.get_ref().1.alpn_protocol().and_then(Alpn::from_bytes) {
                 Some(agreed) if agreed == alpn => {
+                    stream.get_mut().1.set_buffer_limit(Some(buffer_limit(alpn)));
                     let peer = peer(stream.get_ref().1);
                     return Ok(Dated::new(stream, span(&credentials, peer.as_ref(), alpn), outlived));
                 }
@@ -221,14 +222,15 @@ impl Store {
     async fn accept(&self, stream: Prefixed<TcpStream>) -> Result<Terminated, TerminateError> {
         let credentials = self.credentials().ok_or(TerminateError::NoCertificate)?;
         let config = self.server(&credentials).ok_or(TerminateError::NoCertificate)?;
-        let stream = match timeout(limits::HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(stream)).await {
+        let mut stream = match timeout(limits::HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(stream)).await {
             Err(_) => return Err(TerminateError::Timeout),
             Ok(Err(error)) => return Err(TerminateError::of(error)),
             Ok(Ok(stream)) => stream,
         };
-        let session = stream.get_ref().1;
+        let session = stream.get_mut().1;
         let peer = peer(session).ok_or(TerminateError::Refused(VerifyError::NoCertificate))?;
         let alpn = session.alpn_protocol().and_then(Alpn::from_bytes).ok_or(TerminateError::NoProtocol)?;
+        session.set_buffer_limit(Some(buffer_limit(alpn)));
         let stream = Dated::new(stream, span(&credentials, Some(&peer), alpn), outlived);
         Ok(Terminated { stream, peer: peer.id, alpn })
     }
@@ -241,6 +243,12 @@ impl Store {
         self.seen.borrow_mut().server = Some(config.clone());
         Some(config)
     }
+}
+
+/// What may wait for the socket in the form of ciphertext: the library's own bound, or more where a byte relay writes
+/// more at once.
+fn buffer_limit(alpn: Alpn) -> usize {
+    if alpn == Alpn::MeshTcp { limits::TLS_BUFFER_BYTES } else { 64 * 1024 }
 }
 
 /// How long a connection made now may be used.

@@ -1,0 +1,149 @@
+//! One way of a relay: read as much as there is, write it, and so on until the end, which is passed on as well.
+//!
+//! In: a reader and a writer. Out: counted bytes. A few large reads and writes cost far less than many small ones, since
+//! each wakes up the process at the other end; so a way that finds its buffer full takes a larger one the next time.
+//! The buffers belong to the worker's thread and are lent: an idle connection holds none.
+
+use crate::limits;
+use std::{
+    cell::RefCell,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+thread_local! {
+    /// Buffers that nobody holds at the moment.
+    static SPARE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A buffer of [`limits::RELAY_BYTES_MAX`], given back when dropped.
+struct Lent(Box<[u8]>);
+
+impl Lent {
+    fn new() -> Self {
+        let spare = SPARE.with_borrow_mut(Vec::pop);
+        Self(spare.unwrap_or_else(|| vec![0; limits::RELAY_BYTES_MAX].into_boxed_slice()))
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let buffer = std::mem::take(&mut self.0);
+        // While the thread ends there is nothing to give it back to.
+        let _ = SPARE.try_with(|spare| {
+            let mut spare = spare.borrow_mut();
+            if spare.len() < limits::RELAY_BUFFERS_SPARE {
+                spare.push(buffer);
+            }
+        });
+    }
+}
+
+/// What was read and not yet written.
+struct Held {
+    buffer: Lent,
+    from: usize,
+    to: usize,
+}
+
+/// The state of one way.
+pub(super) struct Way {
+    held: Option<Held>,
+    /// How much to read at once.
+    size: usize,
+    /// What the reader came to, once it came to an end.
+    end: Option<io::Result<()>>,
+    /// Whether something was written that the writer may still keep to itself.
+    unflushed: bool,
+    closed: bool,
+}
+
+impl Default for Way {
+    fn default() -> Self {
+        Self { held: None, size: limits::RELAY_BYTES_MIN, end: None, unflushed: false, closed: false }
+    }
+}
+
+impl Way {
+    /// Relays what can be relayed now. Ready once the end was passed on; an error of either side ends the way at once,
+    /// after what was read before it is written.
+    pub(super) fn poll<R: AsyncRead, W: AsyncWrite>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut reader: Pin<&mut R>,
+        mut writer: Pin<&mut W>,
+        count: impl Fn(u64),
+    ) -> Poll<io::Result<()>> {
+        while !self.closed {
+            if self.held.is_none() && self.end.is_none() {
+                let waits = self.read(cx, reader.as_mut());
+                if waits && self.held.is_none() {
+                    if self.unflushed {
+                        ready!(writer.as_mut().poll_flush(cx))?;
+                        self.unflushed = false;
+                    }
+                    return Poll::Pending;
+                }
+            }
+            while let Some(held) = &mut self.held {
+                match ready!(writer.as_mut().poll_write(cx, &held.buffer.0[held.from..held.to]))? {
+                    0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                    written => {
+                        count(written as u64);
+                        self.unflushed = true;
+                        held.from += written;
+                        if held.from == held.to {
+                            self.held = None;
+                        }
+                    }
+                }
+            }
+            match self.end.take() {
+                None => {}
+                Some(Err(error)) => return Poll::Ready(Err(error)),
+                Some(Ok(())) => {
+                    self.end = Some(Ok(())); // the shutdown may have to wait
+                    ready!(writer.as_mut().poll_shutdown(cx))?;
+                    self.closed = true;
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Fills a buffer with what there is. `true`: the reader has no more for now, and wakes us up.
+    fn read<R: AsyncRead>(&mut self, cx: &mut Context<'_>, mut reader: Pin<&mut R>) -> bool {
+        let mut buffer = Lent::new();
+        let mut filled = ReadBuf::new(&mut buffer.0[..self.size]);
+        let waits = loop {
+            let before = filled.filled().len();
+            match reader.as_mut().poll_read(cx, &mut filled) {
+                Poll::Pending => break true,
+                Poll::Ready(Err(error)) => {
+                    self.end = Some(Err(error));
+                    break false;
+                }
+                Poll::Ready(Ok(())) if filled.filled().len() == before => {
+                    self.end = Some(Ok(()));
+                    break false;
+                }
+                Poll::Ready(Ok(())) if filled.remaining() == 0 => {
+                    break false;
+                }
+                Poll::Ready(Ok(())) => {}
+            }
+        };
+        let to = filled.filled().len();
+        if to == self.size {
+            self.size = (self.size * 2).min(limits::RELAY_BYTES_MAX);
+        } else if to < self.size / 4 {
+            self.size = limits::RELAY_BYTES_MIN;
+        }
+        if to > 0 {
+            self.held = Some(Held { buffer, from: 0, to });
+        }
+        waits
+    }
+}
