@@ -1,6 +1,6 @@
 //! The system calls that std has no safe name for: a child's fate and its signals. The only `unsafe` of this crate.
 
-#![allow(unsafe_code, reason = "prctl, setrlimit and kill have no safe wrapper in std")]
+#![allow(unsafe_code, reason = "prctl, setrlimit, setns and kill have no safe wrapper in std")]
 
 use std::io;
 use std::os::unix::process::CommandExt as _;
@@ -45,4 +45,15 @@ pub(crate) fn send(pid: u32, signal: libc::c_int) -> io::Result<()> {
     let pid = libc::pid_t::try_from(pid).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     // SAFETY: kill takes two integers and touches no memory.
     if unsafe { libc::kill(pid, signal) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Moves the calling thread into a network namespace, for good: sockets that it makes from now on are there.
+pub(crate) fn enter_network(namespace: &std::fs::File) -> io::Result<()> {
+    use std::os::fd::AsRawFd as _;
+    // SAFETY: setns takes a descriptor, which `namespace` keeps open through the call, and touches no memory.
+    if unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }

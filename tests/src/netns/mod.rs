@@ -112,6 +112,19 @@ impl Pod {
         Command::new(&self.name, program.into())
     }
 
+    /// Does something on a thread inside this pod: sockets that it makes stay there, and work from outside.
+    pub fn inside<T: Send>(&self, act: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
+        let path = format!("/run/netns/{}", self.name);
+        let namespace = std::fs::File::open(&path).with_context(|| format!("opening {path}"))?;
+        std::thread::scope(|scope| {
+            let entered = scope.spawn(|| {
+                crate::sys::enter_network(&namespace).context("entering a pod")?;
+                act()
+            });
+            entered.join().map_err(|_| anyhow::anyhow!("a thread in pod {} panicked", self.name))?
+        })
+    }
+
     /// This test program itself in this pod, playing one of the [`roles`]: `dial`, `answer`, `init`, ….
     pub fn role(&self, role: &str) -> Command {
         // nsenter and setpriv lie between: the link would be theirs. Without /proc nothing here works anyway.

@@ -10,6 +10,7 @@ pub mod http1;
 pub mod http2;
 mod line;
 mod recorder;
+pub mod rows;
 mod scene;
 pub mod servers;
 mod workload;

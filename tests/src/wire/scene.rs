@@ -7,6 +7,7 @@ use anyhow::{Context as _, ensure};
 use remora_runtime::tls::Alpn;
 
 use super::bystander::TARGET;
+use super::rows::Way;
 use super::servers::Puppet;
 use super::{Bystander, Line, Recorder, Workload};
 use crate::local::{Mesh, Proxy};
@@ -133,6 +134,11 @@ impl Scene {
         }
     }
 
+    /// This road, for [`super::rows`].
+    pub fn way(&self, road: Road) -> impl Way {
+        Via { scene: self, road }
+    }
+
     /// The end: the bystander was not disturbed, both proxies live and never panicked, and the applications saw no
     /// request but those that `expected` knows.
     pub fn close(self, expected: impl Fn(&str) -> bool) -> anyhow::Result<()> {
@@ -148,5 +154,28 @@ impl Scene {
             ensure!(surprises.is_empty(), "an application saw what nobody asked for: {surprises:?}");
         }
         Ok(())
+    }
+}
+
+struct Via<'a> {
+    scene: &'a Scene,
+    road: Road,
+}
+
+impl Way for Via<'_> {
+    fn line(&self) -> anyhow::Result<Line> {
+        self.scene.line(self.road)
+    }
+
+    fn authority(&self) -> &str {
+        self.road.authority()
+    }
+
+    fn app(&self) -> &Recorder {
+        self.scene.end(self.road)
+    }
+
+    fn refusals(&self) -> anyhow::Result<f64> {
+        self.scene.first(self.road).metric("remora_requests_refused_total", &[])
     }
 }
