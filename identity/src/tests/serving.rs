@@ -13,7 +13,8 @@ use remora_runtime::admin::Readiness;
 use remora_runtime::tls::{Alpn, TrustBundle, anonymous_client_config, verify_svid};
 use remora_runtime::{certify, drain, grpc};
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::{TcpListener, TcpSocket};
 use tonic::Code;
 use tonic::transport::Channel;
 
@@ -144,6 +145,23 @@ async fn a_workload_that_asks_too_often_is_told_to_wait() {
     }
     assert!(codes.contains(&Code::ResourceExhausted), "{codes:?}");
     assert!(client.certify(world.request("other")).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_stranger_who_holds_all_connections_that_he_can_keeps_nobody_out() {
+    let world = World::start().await;
+    let mut held = Vec::new();
+    for _ in 0..grpc::PER_ADDRESS_MAX + 10 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        held.push(socket.connect(world.addr).await.unwrap());
+    }
+    // The first have a handshake's time to say something; the last are closed at once.
+    for turned_away in held.iter_mut().skip(grpc::PER_ADDRESS_MAX) {
+        let closed = tokio::time::timeout(Duration::from_secs(2), turned_away.read(&mut [0])).await;
+        assert!(matches!(closed, Ok(Ok(0) | Err(_))), "{closed:?}");
+    }
+    world.client().certify(world.request("web")).await.unwrap();
 }
 
 #[tokio::test]

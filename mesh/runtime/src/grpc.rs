@@ -24,6 +24,7 @@ use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::dated::{Dated, Span};
+use crate::slots::{Slot, Slots};
 use crate::tls::{self, ClientConfig, Failure, ServerConfig, server_name};
 
 /// TCP connect and TLS handshake together. A control plane in the same cluster answers in milliseconds.
@@ -36,8 +37,13 @@ pub const WINDOW_BYTES: u32 = 64 * 1024;
 pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A client that connects and says nothing is dropped after this.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Handshakes going on at once per listener; further connections wait in the kernel's backlog.
-pub const HANDSHAKES_MAX: usize = 128;
+/// Handshakes going on at once per listener; further connections wait in the kernel's backlog. One address can have half
+/// of them ([`PER_ADDRESS_MAX`]).
+pub const HANDSHAKES_MAX: usize = 512;
+/// Connections open at once per listener: a large cluster's proxies have one or two each.
+pub const CONNECTIONS_MAX: usize = 16_384;
+/// Of these from one address, which is one pod, or one machine's proxies where there are no pods.
+pub const PER_ADDRESS_MAX: usize = 256;
 /// Pause after a failed `accept`, which usually means that we are out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -131,6 +137,7 @@ pub struct Peer {
 pub struct TlsIo {
     io: Dated<tokio_rustls::server::TlsStream<TcpStream>>,
     peer: Peer,
+    _slot: Slot,
 }
 
 fn told() {
@@ -143,14 +150,16 @@ fn span(peer: Option<&tls::Peer>) -> Option<Span> {
     span.map(|span| span.ending_early(fastrand::f64()))
 }
 
-/// Accepts connections and shakes hands, up to [`HANDSHAKES_MAX`] at once; yields the finished ones.
+/// Accepts connections and shakes hands, up to [`HANDSHAKES_MAX`] at once; yields the finished ones. Turns away what is
+/// beyond [`CONNECTIONS_MAX`] or [`PER_ADDRESS_MAX`].
 ///
 /// A failed handshake is logged and counted with its reason, and never ends the stream.
 pub fn tls_incoming<F>(listener: TcpListener, config: F) -> impl Stream<Item = Result<TlsIo, io::Error>> + Send
 where
     F: Fn() -> Arc<ServerConfig> + Send + Sync + 'static,
 {
-    let accepting = Accepting { listener, config, handshakes: FuturesUnordered::new() };
+    let slots = Slots::new(CONNECTIONS_MAX, PER_ADDRESS_MAX);
+    let accepting = Accepting { listener, config, slots, handshakes: FuturesUnordered::new() };
     unfold(accepting, |mut accepting| async move {
         let io = accepting.next().await;
         Some((Ok(io), accepting))
@@ -162,6 +171,7 @@ type Handshake = Pin<Box<dyn Future<Output = Option<TlsIo>> + Send>>;
 struct Accepting<F> {
     listener: TcpListener,
     config: F,
+    slots: Slots,
     handshakes: FuturesUnordered<Handshake>,
 }
 
@@ -175,7 +185,13 @@ impl<F: Fn() -> Arc<ServerConfig>> Accepting<F> {
                     }
                 }
                 accepted = self.listener.accept(), if self.handshakes.len() < HANDSHAKES_MAX => match accepted {
-                    Ok((tcp, addr)) => self.handshakes.push(Box::pin(shake(tcp, addr, (self.config)()))),
+                    Ok((tcp, addr)) => match self.slots.take(addr.ip()) {
+                        Ok(slot) => self.handshakes.push(Box::pin(shake(tcp, addr, slot, (self.config)()))),
+                        Err(full) => {
+                            tracing::debug!(%addr, reason = "overloaded", %full, "connection refused");
+                            count("overloaded");
+                        }
+                    },
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept a connection; pausing");
                         sleep(ACCEPT_PAUSE).await;
@@ -186,7 +202,7 @@ impl<F: Fn() -> Arc<ServerConfig>> Accepting<F> {
     }
 }
 
-async fn shake(tcp: TcpStream, addr: SocketAddr, config: Arc<ServerConfig>) -> Option<TlsIo> {
+async fn shake(tcp: TcpStream, addr: SocketAddr, slot: Slot, config: Arc<ServerConfig>) -> Option<TlsIo> {
     if let Err(error) = tcp.set_nodelay(true) {
         tracing::debug!(%addr, %error, "peer left before the handshake");
         return None;
@@ -195,7 +211,7 @@ async fn shake(tcp: TcpStream, addr: SocketAddr, config: Arc<ServerConfig>) -> O
         Ok(Ok(io)) => {
             let peer = tls::peer(io.get_ref().1);
             let io = Dated::new(io, span(peer.as_ref()), told);
-            return Some(TlsIo { io, peer: Peer { addr, id: peer.map(|peer| peer.id) } });
+            return Some(TlsIo { io, peer: Peer { addr, id: peer.map(|peer| peer.id) }, _slot: slot });
         }
         Ok(Err(error)) => {
             let reason = Failure::of(&error).reason();
@@ -207,8 +223,12 @@ async fn shake(tcp: TcpStream, addr: SocketAddr, config: Arc<ServerConfig>) -> O
             "timeout"
         }
     };
-    metrics::counter!("remora_control_handshake_failures_total", "reason" => reason).increment(1);
+    count(reason);
     None
+}
+
+fn count(reason: &'static str) {
+    metrics::counter!("remora_control_handshake_failures_total", "reason" => reason).increment(1);
 }
 
 impl Connected for TlsIo {

@@ -6,6 +6,7 @@
 //! | [`dated`] | connections that end with the certificates that made them |
 //! | [`certify`] | the workload's own certificate: asked for, renewed, swapped live |
 //! | [`grpc`] | channels to and listeners of the control plane over that TLS |
+//! | [`slots`] | how many connections may be open, in all and from one address |
 //! | [`admin`] | the admin port: liveness, readiness, metrics, log filter |
 //! | [`drain`] | stopping in good order |
 //! | [`log`] | the process's log subscriber |
@@ -13,6 +14,7 @@
 
 pub mod tls;
 pub mod dated;
+pub mod slots;
 pub mod grpc;
 pub mod certify;
 pub mod admin;
