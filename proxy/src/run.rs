@@ -199,6 +199,7 @@ async fn ready(
         }
         if connected.wait_for(|connected| *connected).await.is_ok() {
             readiness.ready("discovery");
+            sys::give_back_start();
             tracing::info!("ready");
         }
     };
