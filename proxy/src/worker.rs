@@ -137,6 +137,13 @@ async fn serve(parts: Parts, listeners: Listeners) -> std::io::Result<usize> {
         let listener = TcpListener::from_std(listener)?;
         world.tasks.spawn(listen(world.clone(), room, listener, inbound::serve));
     }
+    let sweeper = world.clone();
+    world.background.spawn(async move {
+        loop {
+            tokio::time::sleep(limits::IDLE_TIMEOUT).await;
+            sweeper.directory.sweep();
+        }
+    });
     world.drain.signaled().await;
     let grace = world.config.drain_grace;
     let finished = tokio::time::timeout(grace, world.tasks.idle()).await.is_ok();

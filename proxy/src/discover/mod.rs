@@ -198,6 +198,16 @@ impl Directory {
         self.handle.doubt(Name::Backend(backend.clone()));
     }
 
+    /// Closes connections that were idle for too long. For the worker to call now and then.
+    pub fn sweep(&self) {
+        for pool in self.pools.borrow().values() {
+            pool.upstreams().iter().for_each(|upstream| upstream.sweep());
+        }
+        for port in self.ports.borrow().values() {
+            port.app.borrow().iter().for_each(|app| app.sweep());
+        }
+    }
+
     async fn first(&self, name: Name) -> Option<Known> {
         first(&self.handle, name).await
     }
@@ -262,12 +272,13 @@ impl Plans {
         if let Some(pool) = parts.pools.borrow().get(id) {
             return pool.clone();
         }
-        let pool = Rc::new(Pool::new(id.clone(), parts.config.zone.clone()));
+        let pool = Rc::new(Pool::new(id.clone(), parts.config.zone.clone(), parts.config.workers));
         let Some(mut known) = first(&parts.handle, Name::Backend(id.clone())).await else { return pool };
         apply(&pool, known.borrow_and_update().clone());
         if let Some(pool) = parts.pools.borrow().get(id) {
             return pool.clone(); // another connection was quicker
         }
+        self.make_room();
         // Only now: whoever finds it takes it for complete.
         parts.pools.borrow_mut().insert(id.clone(), pool.clone());
         let kept = Rc::downgrade(&pool);
@@ -278,6 +289,23 @@ impl Plans {
             }
         });
         pool
+    }
+}
+
+impl Plans {
+    /// Drops pools that no plan uses when there are too many.
+    fn make_room(&self) {
+        let mut pools = self.directory.pools.borrow_mut();
+        if pools.len() < limits::TARGETS_MAX {
+            return;
+        }
+        pools.retain(|id, pool| {
+            let used = Rc::strong_count(pool) > 1;
+            if !used {
+                drop(self.directory.handle.0.try_send(Command::Unwatch(Name::Backend(id.clone()))));
+            }
+            used
+        });
     }
 }
 

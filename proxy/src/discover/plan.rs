@@ -112,6 +112,8 @@ pub struct Pool {
     balancer: RefCell<Balancer<Rc<Upstream>>>,
     settings: RefCell<BackendSettings>,
     budget: RefCell<Budget>,
+    /// How many of these there are for one backend, one per worker.
+    workers: usize,
     zone: Arc<str>,
     protocol: Cell<Protocol>,
     /// Who answers, for signals; empty where endpoints have several identities or none.
@@ -126,12 +128,13 @@ impl fmt::Debug for Pool {
 }
 
 impl Pool {
-    pub(super) fn new(id: BackendId, zone: Arc<str>) -> Self {
+    pub(super) fn new(id: BackendId, zone: Arc<str>, workers: usize) -> Self {
         let settings = BackendSettings::default();
         Self {
             id,
             balancer: RefCell::new(Balancer::new(settings.accrual)),
-            budget: RefCell::new(Budget::new(settings.retry_ratio, settings.retries_per_second)),
+            budget: RefCell::new(budget(&settings, workers)),
+            workers,
             settings: RefCell::new(settings),
             zone,
             protocol: Cell::new(Protocol::Detect),
@@ -144,7 +147,7 @@ impl Pool {
         if *self.settings.borrow() != backend.settings {
             *self.settings.borrow_mut() = backend.settings.clone();
             let settings = &backend.settings;
-            *self.budget.borrow_mut() = Budget::new(settings.retry_ratio, settings.retries_per_second);
+            *self.budget.borrow_mut() = budget(settings, self.workers);
             self.balancer.borrow_mut().set_accrual(settings.accrual);
         }
         self.protocol.set(backend.protocol);
@@ -220,6 +223,11 @@ impl Pool {
     pub fn upstreams(&self) -> Vec<Rc<Upstream>> {
         self.balancer.borrow().iter().cloned().collect()
     }
+}
+
+/// One worker's part of the backend's retry budget.
+fn budget(settings: &BackendSettings, workers: usize) -> Budget {
+    Budget::new(settings.retry_ratio, f64::from(settings.retries_per_second) / workers.max(1) as f64)
 }
 
 /// A request counted against its backend's bound.

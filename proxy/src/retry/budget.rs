@@ -26,8 +26,8 @@ pub struct Budget {
 impl Budget {
     /// `ratio` retries per request, and `per_second` whatever the traffic.
     #[must_use]
-    pub fn new(ratio: f32, per_second: u32) -> Self {
-        let (ratio, per_second) = (f64::from(ratio.max(0.0)), f64::from(per_second));
+    pub fn new(ratio: f32, per_second: f64) -> Self {
+        let (ratio, per_second) = (f64::from(ratio.max(0.0)), per_second.max(0.0));
         Self { ratio, per_second, epoch: Cell::new(None), buckets: Default::default() }
     }
 
@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn when_everything_fails_retries_are_a_fifth_and_ten_a_second() {
         let start = Instant::now();
-        let budget = Budget::new(0.2, 10);
+        let budget = Budget::new(0.2, 10.0);
         let (mut sent, mut retried) = (0u32, 0u32);
         for millisecond in 0..60_000 {
             let now = start + Duration::from_millis(millisecond);
@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn the_share_is_earned_before_it_is_spent_and_old_requests_pay_nothing() {
         let start = Instant::now();
-        let budget = Budget::new(0.2, 0);
+        let budget = Budget::new(0.2, 0.0);
         assert!(!budget.withdraw(start));
         (0..10).for_each(|_| budget.deposit(start));
         assert_eq!((0..5).filter(|_| budget.withdraw(start)).count(), 2);
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn a_quiet_client_may_still_retry() {
         let start = Instant::now();
-        let budget = Budget::new(0.2, 10);
+        let budget = Budget::new(0.2, 10.0);
         budget.deposit(start);
         assert_eq!((0..100).filter(|_| budget.withdraw(start)).count(), 10);
     }
