@@ -1,5 +1,6 @@
 //! Proxies that end and endpoints that vanish, under load, between pods.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
     netns::run(&[
         ("a_draining_proxy_finishes_what_is_under_way_and_exits_with_0", drain_finishes),
         ("a_draining_proxy_tells_http_2_peers_and_finishes_their_streams", drain_says_goaway),
+        ("a_tunnel_that_ends_within_the_grace_period_loses_nothing", drain_waits_for_tunnels),
         ("a_proxy_that_must_cut_something_off_says_so_by_its_exit_code", drain_cuts),
         ("no_request_fails_while_an_endpoint_drains_under_load", drain_under_load),
         ("a_black_holed_endpoint_of_five_leaves_within_five_seconds", black_hole),
@@ -62,6 +64,32 @@ fn drain_says_goaway() -> anyhow::Result<()> {
     ensure!(meshed.context(client.line())? == format!("{} bytes", apps::RANDOM_BYTES));
     let ended = meshed.client.process.ended()?;
     ensure!(ended.success(), "{ended}; {}", meshed.client.log());
+    Ok(())
+}
+
+/// Half of a tunnel's bytes go before both proxies are asked to end, the other half, and the answer, afterwards.
+fn drain_waits_for_tunnels() -> anyhow::Result<()> {
+    let scene = Scene::new(|pod, _| apps::sha256(pod))?;
+    let direct = scene.client.command("sh").arg("-c").arg("printf 'half, and half' | sha256sum").output()?;
+    let mut meshed = scene.mesh(&[apps::SHA256_PORT])?;
+    let pipe = scene.dir.path().join("pipe");
+    scene.client.command("mkfifo").arg("-m").arg("666").arg(&pipe).output()?;
+    let script = format!("exec nc -N -w 20 {} {} < {}", scene.server.ipv4, apps::SHA256_PORT, pipe.display());
+    let mut client = scene.client.command("sh").arg("-c").arg(script).uid(APP_UID).spawn()?;
+    let mut bytes = std::fs::File::options().write(true).open(&pipe)?;
+    bytes.write_all(b"half, ")?;
+    until("the tunnel is open", || Ok(meshed.client.routes(&scene.client)?.to_string().contains("tcp").then_some(())))?;
+    for sidecar in [&meshed.server, &meshed.client] {
+        sidecar.process.terminate()?;
+    }
+    until("both proxies drain", || Ok((meshed.server.is_draining() && meshed.client.is_draining()).then_some(())))?;
+    bytes.write_all(b"and half")?;
+    drop(bytes);
+    ensure!(meshed.context(client.line())? == direct.trim(), "the tunnel lost something");
+    for (name, sidecar) in [("server", &mut meshed.server), ("client", &mut meshed.client)] {
+        let ended = sidecar.process.ended()?;
+        ensure!(ended.success(), "the {name}'s proxy: {ended}; {}", sidecar.log());
+    }
     Ok(())
 }
 

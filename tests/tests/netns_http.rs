@@ -185,16 +185,11 @@ fn early_hints() -> anyhow::Result<()> {
 
 /// nc shuts its side down when it has sent the file (-N); socat's child answers only then.
 fn half_close() -> anyhow::Result<()> {
-    let server = |pod: &Pod, _: &Path| {
-        let socat = pod.command("socat").uid(APP_UID).args("-t 30 TCP6-LISTEN:9000,fork,reuseaddr,ipv6only=0");
-        socat.arg("SYSTEM:sha256sum").spawn()?.listening(9000)
-    };
-    let scene = Scene::new(server)?;
+    let scene = Scene::new(|pod, _| apps::sha256(pod))?;
     let bytes: Vec<u8> = (0..3_000_000_u32).map(|number| (number.wrapping_mul(number) >> 7) as u8).collect();
     let file = scene.dir.path().join("bytes");
     std::fs::write(&file, bytes)?;
-    open(scene.dir.path())?;
-    scene.compare(&[9000], |client, ip| piped(client, &file, ip, 9000)).map(drop)
+    scene.compare(&[apps::SHA256_PORT], |client, ip| piped(client, &file, ip, apps::SHA256_PORT)).map(drop)
 }
 
 /// nginx would take the end of input for the end of the client.
@@ -205,7 +200,6 @@ fn half_closed_http() -> anyhow::Result<()> {
         &file,
         "GET /sink HTTP/1.1\r\nHost: nginx.test\r\n\r\nGET /hints HTTP/1.1\r\nHost: nginx.test\r\n\r\n",
     )?;
-    open(scene.dir.path())?;
     let meshed = scene.mesh(&[8080])?;
     for answer in meshed.context(scene.ask(|client, ip| piped(client, &file, ip, 8080)))? {
         let answer = String::from_utf8_lossy(&answer);
@@ -219,10 +213,4 @@ fn half_closed_http() -> anyhow::Result<()> {
 fn piped(client: &Pod, file: &Path, ip: IpAddr, port: u16) -> Command {
     let script = format!("exec nc -N -w 20 {ip} {port} < {}", file.display());
     client.command("sh").arg("-c").arg(script)
-}
-
-/// Lets other users look into a folder.
-fn open(dir: &Path) -> anyhow::Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).context("opening a folder to clients")
 }

@@ -24,6 +24,8 @@ pub const LARGE_BYTES: u64 = 1 << 30;
 pub const H2C_PORT: u16 = 8082;
 /// The port of grpc-go's interop server.
 pub const GRPC_PORT: u16 = 10000;
+/// The port of [`sha256`].
+pub const SHA256_PORT: u16 = 9000;
 /// The port of tinyproxy.
 pub const TINYPROXY_PORT: u16 = 8888;
 
@@ -122,6 +124,13 @@ pub fn origin(pod: &Pod) -> anyhow::Result<Process> {
 pub fn grpc_go(pod: &Pod) -> anyhow::Result<Process> {
     let server = pod.command(go::program("interop/server")?).uid(UID).arg(format!("-port={GRPC_PORT}"));
     server.spawn()?.listening(GRPC_PORT)
+}
+
+/// Answers, on [`SHA256_PORT`], with the checksum of what it is sent, once the client has shut its side down: socat.
+pub fn sha256(pod: &Pod) -> anyhow::Result<Process> {
+    let listen = format!("TCP6-LISTEN:{SHA256_PORT},fork,reuseaddr,ipv6only=0");
+    let socat = pod.command("socat").uid(UID).args("-t 30").arg(listen).arg("SYSTEM:sha256sum");
+    socat.spawn()?.listening(SHA256_PORT)
 }
 
 /// tinyproxy, an HTTP proxy that tunnels (CONNECT), on [`TINYPROXY_PORT`].

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, ensure};
 
+use super::unshare::stage;
+
 /// A program of `tests/go-tools`, below `REMORA_GO_TOOLS` or `~/.cache/remora-tests/bin`.
 pub fn program(name: &str) -> anyhow::Result<PathBuf> {
     let folder = match std::env::var_os("REMORA_GO_TOOLS") {
@@ -13,5 +15,5 @@ pub fn program(name: &str) -> anyhow::Result<PathBuf> {
     };
     let program = folder.join(name);
     ensure!(program.exists(), "there is no {}: run tests/go-tools, which builds it with Go", program.display());
-    Ok(program)
+    stage(&program, &name.replace('/', "-"))
 }

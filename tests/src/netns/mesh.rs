@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, ensure};
 use tempfile::TempDir;
 
+use super::unshare::stage;
 use super::{Network, PROXY_UID, Pod, Process};
 use crate::tokens::TokenKey;
 
@@ -162,13 +163,14 @@ fn await_ready(pod: &Pod, port: u16) -> anyhow::Result<()> {
 fn binary() -> anyhow::Result<PathBuf> {
     if let Some(path) = std::env::var_os("REMORA_BIN") {
         let path = PathBuf::from(path);
-        return path.canonicalize().with_context(|| format!("REMORA_BIN: there is no {}", path.display()));
+        ensure!(path.exists(), "REMORA_BIN: there is no {}", path.display());
+        return stage(&path, "remora");
     }
     // target/debug/deps/TEST -> target/debug/remora
-    let own = std::env::current_exe()?;
+    let own = std::env::current_exe().context("finding this test program")?;
     let path = own.ancestors().nth(2).map(|folder| folder.join("remora")).context("this test program has no folder")?;
-    ensure!(path.exists(), "{} is missing: run `cargo build -p remora`, or set REMORA_BIN", path.display());
-    Ok(path)
+    ensure!(path.exists(), "{} is missing: cargo build --workspace --bins, or set REMORA_BIN", path.display());
+    stage(&path, "remora")
 }
 
 /// The last lines of a log.

@@ -127,9 +127,7 @@ impl Pod {
 
     /// This test program itself in this pod, playing one of the [`roles`]: `dial`, `answer`, `init`, ….
     pub fn role(&self, role: &str) -> Command {
-        // nsenter and setpriv lie between: the link would be theirs. Without /proc nothing here works anyway.
-        let own = std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into());
-        self.command(own).arg("--role").arg(role)
+        self.command(unshare::own_program()).arg("--role").arg(role)
     }
 
     /// Installs the redirect rules in this pod (`remora-proxy init`).

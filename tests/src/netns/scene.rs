@@ -1,7 +1,9 @@
 //! Two pods and a mesh between them. In: what starts an application. Out: the same question asked directly and through
 //! two redirected proxies. Does not: judge answers beyond their bytes.
 
+use std::fs;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, ensure};
@@ -29,6 +31,8 @@ impl Scene {
     /// Makes the pods and starts the application in one of them.
     pub fn new(start: impl FnOnce(&Pod, &Path) -> anyhow::Result<Process>) -> anyhow::Result<Self> {
         let dir = tempfile::tempdir()?;
+        // Programs of other users look into it.
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))?;
         let net = Network::new("scene")?;
         let (client, server) = (net.pod("client")?, net.pod("server")?);
         let app = start(&server, dir.path())?;

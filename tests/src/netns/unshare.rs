@@ -6,7 +6,10 @@
 //! not passed: if the namespaces cannot be had, it fails and says what is missing, unless `REMORA_SKIP=netns`.
 
 use std::ffi::OsString;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
@@ -16,6 +19,10 @@ use super::roles;
 
 /// Set for the copy of the program that runs inside.
 const INSIDE: &str = "REMORA_NETNS_INSIDE";
+/// A file system of the program's own, where every user may read: the build folder may be closed to others.
+const STAGE: &str = "/mnt";
+/// Where temporary files lie, for the same reason.
+const TEMPORARY: &str = "/mnt/tmp";
 /// The programs that the harness itself needs, and the Debian package of each.
 const TOOLS: [(&str, &str); 5] = [
     ("unshare", "util-linux"),
@@ -24,6 +31,9 @@ const TOOLS: [(&str, &str); 5] = [
     ("mount", "mount"),
     ("ip", "iproute2"),
 ];
+
+/// The name of this test program on the stage.
+const OWN: &str = "test";
 
 /// A test: its name, which is its claim, and what it does.
 pub type Test = (&'static str, fn() -> anyhow::Result<()>);
@@ -81,7 +91,8 @@ fn enter(args: &[OsString]) -> anyhow::Result<bool> {
         );
     }
     let own = std::env::current_exe().context("finding this test program")?;
-    let status = Command::new("unshare").args(&flags).arg(own).args(args).env(INSIDE, "1").status();
+    let mut inside = Command::new("unshare");
+    let status = inside.args(&flags).arg(own).args(args).env(INSIDE, "1").env("TMPDIR", TEMPORARY).status();
     Ok(status.context("running unshare")?.success())
 }
 
@@ -90,17 +101,36 @@ fn is_root() -> anyhow::Result<bool> {
     Ok(std::fs::metadata("/proc/self").context("reading /proc/self")?.uid() == 0)
 }
 
-/// Makes the new namespaces usable: a place for named network namespaces that nobody else sees, and `lo` up.
+/// Makes the new namespaces usable: a place for named network namespaces that nobody else sees, one for files that
+/// every user may read, and `lo` up.
 fn prepare() -> anyhow::Result<()> {
     // A kernel that keeps nf_tables as a module loads it on first use only for real root.
     std::fs::create_dir_all("/run/netns").context("making /run/netns")?;
-    for words in ["mount -t tmpfs netns /run/netns", "ip link set lo up"] {
+    let mounts = ["mount -t tmpfs netns /run/netns", "mount -t tmpfs -o mode=755 stage /mnt"];
+    for words in mounts.into_iter().chain(["ip link set lo up"]) {
         let mut words = words.split(' ');
         let program = words.next().unwrap_or_default();
         let output = Command::new(program).args(words).output().with_context(|| format!("running {program}"))?;
         ensure!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
-    Ok(())
+    std::fs::create_dir(TEMPORARY).context("making a folder for temporary files")?;
+    std::fs::set_permissions(TEMPORARY, Permissions::from_mode(0o1777))?;
+    stage(&std::env::current_exe().context("finding this test program")?, OWN).map(drop)
+}
+
+/// This test program, where every user may run it.
+pub(super) fn own_program() -> PathBuf {
+    Path::new(STAGE).join(OWN)
+}
+
+/// Copies a program, once, to where every user may run it.
+pub(super) fn stage(program: &Path, name: &str) -> anyhow::Result<PathBuf> {
+    let staged = Path::new(STAGE).join(name);
+    if !staged.exists() {
+        std::fs::copy(program, &staged).with_context(|| format!("copying {}", program.display()))?;
+        std::fs::set_permissions(&staged, Permissions::from_mode(0o755))?;
+    }
+    Ok(staged)
 }
 
 /// Runs the tests whose names contain one of the words, or all; true if all passed.
