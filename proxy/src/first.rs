@@ -53,25 +53,29 @@ pub struct Wait {
     pub mesh: bool,
 }
 
-/// What earlier connections to a destination taught: where clients speak first, one that is slow to begin (its host is
-/// busy, it keeps connections in reserve) is waited for much longer before the upstream is opened for nothing. A
-/// mistake costs one connection that wait, and is unlearned by it.
+/// What the last connection to a destination taught. Where the client spoke first, one that is slow to begin (its host
+/// is busy, it keeps connections in reserve) is waited for much longer before the upstream is opened for nothing; where
+/// the server did, the upstream is opened at once. A mistake costs one connection, and is unlearned by it.
 #[derive(Debug, Default)]
 pub struct Habit {
-    client_first: Cell<bool>,
+    client_first: Cell<Option<bool>>,
 }
 
 impl Habit {
     /// The silence to allow.
     pub fn grace(&self) -> Duration {
-        if self.client_first.get() { limits::DETECT_GRACE_CLIENT_FIRST } else { limits::DETECT_GRACE }
+        match self.client_first.get() {
+            None => limits::DETECT_GRACE,
+            Some(true) => limits::DETECT_GRACE_CLIENT_FIRST,
+            Some(false) => Duration::ZERO,
+        }
     }
 
     /// Learns from what a wait found out.
     pub fn learn<U>(&self, first: &First<U>) {
         match first {
-            First::Http1 | First::Http2 | First::Mesh | First::Tls | First::Opaque => self.client_first.set(true),
-            First::Opened(_) => self.client_first.set(false),
+            First::Http1 | First::Http2 | First::Mesh | First::Tls | First::Opaque => self.client_first.set(Some(true)),
+            First::Opened(_) => self.client_first.set(Some(false)),
             First::Closed => {}
         }
     }
