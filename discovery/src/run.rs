@@ -95,10 +95,8 @@ struct Look {
 async fn look(mut directory: Directory, trust_domain: TrustDomain, first: bool) -> anyhow::Result<Look> {
     let look = move || {
         let found = directory.refresh();
-        // The directory itself may be missing: that is no news.
-        let listed = !found.errors.iter().any(|error| matches!(error, SourceError::List { .. }));
         let build = || directory.objects().map(|objects| Snapshot::build(objects, &trust_domain));
-        let snapshot = ((found.changed || first) && listed).then(build);
+        let snapshot = ((found.changed || first) && !found.missing).then(build);
         Look { directory, found, snapshot }
     };
     tokio::task::spawn_blocking(look).await.context("reading the manifests ended badly")
@@ -135,6 +133,9 @@ async fn read(
                     tracing::error!(error = why, "manifests refused");
                     refused = why;
                 }
+            }
+            None if first && look.found.missing => {
+                readiness.waiting("manifests", format!("cannot list {}", config.manifests.display()));
             }
             None => {}
         }

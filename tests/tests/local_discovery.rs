@@ -74,5 +74,11 @@ fn a_policy_that_is_broken_when_discovery_starts_opens_nothing_and_stops_nothing
     mesh.ready(&mesh.discovery)?;
     answered(&web, 200, None)?;
     mesh.manifest("policy", &POLICY.replace("NAMESPACES", "other"))?;
-    answered(&web, 403, Some("denied"))
+    answered(&web, 403, Some("denied"))?;
+
+    // With proxies connected it ends at once, and nothing is cut off.
+    assert_eq!(mesh.discovery.terminate()?, Some(0));
+    let log = mesh.discovery.log();
+    assert!(log.contains("ending") && !log.contains("did not end in time"), "{}", mesh.discovery.log_end());
+    Ok(())
 }

@@ -74,6 +74,8 @@ struct File {
 pub struct Refreshed {
     /// Whether the objects may be others.
     pub changed: bool,
+    /// Whether the directory could not be listed: then everything stays as it is.
+    pub missing: bool,
     /// Every mistake of every file that changed.
     pub errors: Vec<SourceError>,
     /// Kinds that have no effect and were not named before: file, `apiVersion kind`, how many.
@@ -89,12 +91,14 @@ pub struct Directory {
     started: bool,
     /// Kinds without effect that were told of.
     told: BTreeSet<String>,
+    /// Why the directory could not be listed when it was looked at last.
+    unlisted: Option<io::ErrorKind>,
 }
 
 impl Directory {
     /// Nothing is read yet.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), files: BTreeMap::new(), started: false, told: BTreeSet::new() }
+        Self { path: path.into(), files: BTreeMap::new(), started: false, told: BTreeSet::new(), unlisted: None }
     }
 
     /// Reads what changed. Blocks on the file system.
@@ -103,10 +107,14 @@ impl Directory {
         let names = match list(&self.path) {
             Ok(names) => names,
             Err(source) => {
-                found.errors.push(SourceError::List { path: self.path.clone(), source });
+                found.missing = true;
+                if self.unlisted.replace(source.kind()) != Some(source.kind()) {
+                    found.errors.push(SourceError::List { path: self.path.clone(), source });
+                }
                 return found;
             }
         };
+        self.unlisted = None;
         for path in &names {
             self.look_at(path, &mut found);
         }
@@ -324,6 +332,20 @@ mod tests {
         folder.write("b.yaml", GOOD);
         assert!(folder.refresh().0);
         assert_eq!(folder.kinds(), ["Service"]);
+    }
+
+    #[test]
+    fn a_directory_that_is_missing_is_told_once_and_takes_nothing_away() {
+        let mut folder = Folder::new();
+        folder.write("a.yaml", GOOD);
+        folder.refresh();
+        let (path, away) = (folder.0.path().to_owned(), folder.0.path().with_extension("away"));
+        fs::rename(&path, &away).unwrap();
+        assert!(folder.refresh().1[0].starts_with("cannot list "));
+        assert!(folder.refresh().1.is_empty(), "once");
+        assert_eq!(folder.kinds(), ["Service"]);
+        fs::rename(&away, &path).unwrap();
+        assert_eq!(folder.refresh(), (false, vec![]));
     }
 
     #[test]
