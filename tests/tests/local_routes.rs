@@ -1,0 +1,151 @@
+//! Gateway API routes as callers meet them: over real processes, by the names that they use.
+
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::thread;
+
+use anyhow::{Context as _, ensure};
+use remora_tests::local::http::Answer;
+use remora_tests::local::{Mesh, Proxy};
+use remora_tests::patience::until;
+
+/// An application that answers every connection once, with its name.
+fn application(ip: IpAddr, name: &'static str) -> anyhow::Result<SocketAddr> {
+    let listener = TcpListener::bind((ip, 0))?;
+    let address = listener.local_addr()?;
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            // A connection that breaks is the client's to report.
+            let _ = stream.read(&mut [0; 4096]);
+            let length = name.len();
+            let _ = write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{name}");
+        }
+    });
+    Ok(address)
+}
+
+/// `web` of the namespace `test` and `guest` of another, and what they call.
+struct Shop {
+    web: Proxy,
+    guest: Proxy,
+    _api: Proxy,
+    mesh: Mesh,
+}
+
+impl Shop {
+    fn open() -> anyhow::Result<Self> {
+        let mesh = Mesh::start(env!("CARGO_BIN_EXE_remora-components"))?;
+        let web = mesh.proxy("web").spawn()?;
+        let guest = mesh.proxy("guest").namespace("other").spawn()?;
+        let pod = mesh.proxy("api").spawn()?.ready()?;
+        let (old, new) = (application(pod.ip, "old")?, application(pod.ip, "new")?);
+        mesh.service("api", 80, None, &[old])?;
+        mesh.service("next", 80, None, &[new])?;
+        mesh.manifest(
+            "address",
+            &format!(
+                "apiVersion: v1
+kind: Service
+metadata: {{ name: addressed, namespace: test }}
+spec: {{ clusterIP: 10.99.0.1, selector: {{ app: api }}, ports: [{{ port: 80, targetPort: {} }}] }}
+",
+                old.port()
+            ),
+        )?;
+        let shop = Self { web: web.ready()?, guest: guest.ready()?, _api: pod, mesh };
+        shop.answers(&shop.web, "api:80", "old")?;
+        Ok(shop)
+    }
+
+    /// A route of `namespace` on `test/api`.
+    fn route(&self, namespace: &str, rule: &str) -> anyhow::Result<()> {
+        self.mesh.manifest(
+            &format!("route-{namespace}"),
+            &format!(
+                "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{ name: api, namespace: {namespace} }}
+spec:
+  parentRefs: [{{ group: '', kind: Service, name: api, namespace: test }}]
+  rules: [{rule}]
+"
+            ),
+        )
+    }
+
+    fn answers(&self, client: &Proxy, authority: &str, name: &str) -> anyhow::Result<()> {
+        self.meets(client, authority, |answer| answer.status == 200 && answer.text() == name)
+            .with_context(|| format!("{authority} answers {name}"))
+    }
+
+    fn meets(&self, client: &Proxy, authority: &str, right: impl Fn(&Answer) -> bool) -> anyhow::Result<()> {
+        until("a call is answered as it should be", || {
+            let answer = client.get(authority, "/")?;
+            ensure!(right(&answer), "{}{}", answer.head, answer.text());
+            Ok(Some(()))
+        })
+    }
+}
+
+#[test]
+fn a_service_is_called_by_every_name_that_it_has() -> anyhow::Result<()> {
+    let shop = Shop::open()?;
+    for name in ["api:80", "api.test:80", "api.test.svc:80", "api.test.svc.cluster.local.:80", "API:80"] {
+        shop.answers(&shop.web, name, "old")?;
+    }
+    shop.answers(&shop.guest, "api.test:80", "old")?;
+    shop.answers(&shop.web, "addressed", "old")?;
+    shop.answers(&shop.web, "10.99.0.1", "old")?;
+    for nobody in ["api:81", "gone:80", "10.99.0.1:81"] {
+        let answer = shop.web.get(nobody, "/")?;
+        assert_eq!((answer.status, answer.header("x-remora-error")), (404, Some("no_route")), "{nobody}");
+    }
+    let answer = shop.guest.get("api:80", "/")?;
+    assert_eq!(answer.status, 404, "a bare name is of the caller's own namespace");
+    Ok(())
+}
+
+#[test]
+fn a_consumers_route_is_for_its_own_callers_alone() -> anyhow::Result<()> {
+    let shop = Shop::open()?;
+    shop.route("other", "{ backendRefs: [{ name: next, namespace: test, port: 80 }] }")?;
+    shop.answers(&shop.guest, "api.test:80", "new")?;
+    shop.answers(&shop.web, "api:80", "old")?;
+    shop.route("test", "{ filters: [{ type: RequestRedirect, requestRedirect: { hostname: there } }] }")?;
+    shop.meets(&shop.web, "api:80", |answer| answer.header("location") == Some("http://there/"))?;
+    shop.answers(&shop.guest, "api.test:80", "new").context("the consumer's stands in the producer's place")
+}
+
+#[test]
+fn a_missing_backend_takes_its_share_and_no_more() -> anyhow::Result<()> {
+    let shop = Shop::open()?;
+    let backends = "[{ name: next, port: 80, weight: 3 }, { name: gone, port: 80, weight: 1 }, { name: api, port: 80, weight: 0 }]";
+    shop.route("test", &format!("{{ backendRefs: {backends} }}"))?;
+    shop.answers(&shop.web, "api:80", "new")?;
+    let mut invalid = 0;
+    for _ in 0..200 {
+        let answer = shop.web.get("api:80", "/")?;
+        match (answer.status, answer.header("x-remora-error")) {
+            (200, None) => assert_eq!(answer.text(), "new", "a weight of 0 takes nothing"),
+            (500, Some("invalid_backend")) => invalid += 1,
+            _ => anyhow::bail!("{}", answer.head),
+        }
+    }
+    // A quarter of 200; a fair draw is outside of these bounds once in a billion times.
+    assert!((15..=90).contains(&invalid), "{invalid} of 200");
+    Ok(())
+}
+
+#[test]
+fn a_request_that_no_rule_matches_is_not_let_around_the_route() -> anyhow::Result<()> {
+    let shop = Shop::open()?;
+    let missed = |answer: &Answer| (answer.status, answer.header("x-remora-error")) == (404, Some("no_route"));
+    shop.route("test", "{ matches: [{ path: { value: /other } }], backendRefs: [{ name: api, port: 80 }] }")?;
+    shop.meets(&shop.web, "api:80", missed)?;
+    shop.route("test", "{ backendRefs: [{ name: next, port: 80 }] }")?;
+    shop.answers(&shop.web, "api:80", "new")?;
+    let unreadable =
+        "{ matches: [{ path: { type: RegularExpression, value: '(' } }], backendRefs: [{ name: api, port: 80 }] }";
+    shop.route("test", unreadable)?;
+    shop.meets(&shop.web, "api:80", missed).context("a route of which no match can be read matches nothing")
+}
