@@ -5,8 +5,10 @@ use super::{
     LocalExec,
     answer::{self, Allowance, Allowed},
     body::RequestBody,
+    tries::outcome_of,
 };
 use crate::{
+    balance::{InFlight, Outcome},
     connect::{self, ConnectError},
     io::Abort,
     limits,
@@ -253,6 +255,26 @@ impl Upstream {
             }
             _ => None,
         }
+    }
+
+    /// Whether a request would have to wait until the peer is connected to.
+    pub fn is_away(&self, world: &World) -> bool {
+        self.endpoint.identity.is_some() && self.ready_http2(world).is_none()
+    }
+
+    /// Finds out beside the requests whether the peer can be connected to again, so that none of them waits for one that
+    /// may still be a black hole.
+    pub fn probe(self: &Rc<Self>, world: &Rc<World>, in_flight: InFlight) {
+        let (this, world) = (self.clone(), world.clone());
+        world.clone().background.spawn(async move {
+            let began = Instant::now();
+            let outcome = match this.http2(&world, &crate::policy::outbound()).await {
+                Ok(_) => Outcome::Success,
+                Err(reason) => outcome_of(reason),
+            };
+            let now = Instant::now();
+            in_flight.record(now, now - began, outcome);
+        });
     }
 
     async fn http2(self: &Rc<Self>, world: &Rc<World>, permit: &Permit) -> Result<H2, Reason> {

@@ -316,6 +316,10 @@ impl Call {
         let mut rng = self.world.rng.borrow_mut();
         match self.pool.pick(now, &mut rng, &self.failed) {
             Err(_) if !self.failed.is_empty() => self.pool.pick(now, &mut rng, &[]),
+            Ok((upstream, in_flight)) if in_flight.is_probe() && upstream.is_away(&self.world) => {
+                upstream.probe(&self.world, in_flight);
+                self.pool.pick(now, &mut rng, &self.failed)
+            }
             picked => picked,
         }
     }
@@ -342,19 +346,19 @@ impl Call {
             }
         };
         let response = &answer.response;
-        // Only a peer that proved who it is may say that it did not deliver the request.
-        let undelivered = upstream.endpoint.identity.is_some() && undelivered(response);
+        // Only a peer that proved who it is may say what became of the request.
+        let fate = upstream.endpoint.identity.as_ref().and_then(|_| fate(response));
         let failed =
             response.status().is_server_error() || (self.is_grpc() && exchange::grpc_failed(response.headers()));
-        let outcome = match (undelivered, failed) {
-            (true, _) => Outcome::Unreachable,
+        let outcome = match (fate, failed) {
+            (Some(Fate::Undelivered), _) => Outcome::Unreachable,
             (_, true) => Outcome::Failure,
             _ => Outcome::Success,
         };
         in_flight.record(now, now.saturating_duration_since(answer.sent.unwrap_or(sent)), outcome);
         let listed = self.governed.retry().is_some_and(|retry| retry.codes.contains(&response.status()));
         let answered = Answered { answer, in_flight, mesh: upstream.endpoint.identity.is_some() };
-        if undelivered || listed {
+        if fate.is_some() || listed {
             self.failed.push(upstream.endpoint.address);
             Tried::Unwelcome(answered)
         } else {
@@ -411,7 +415,8 @@ fn send<'a>(
     }
 }
 
-fn outcome_of(reason: Reason) -> Outcome {
+/// What a failure says of the endpoint.
+pub(super) fn outcome_of(reason: Reason) -> Outcome {
     match reason {
         Reason::IdentityMismatch => Outcome::WrongIdentity,
         Reason::ConnectRefused | Reason::ConnectTimeout | Reason::ConnectFailed | Reason::TlsRefused => {
@@ -421,16 +426,25 @@ fn outcome_of(reason: Reason) -> Outcome {
     }
 }
 
-fn undelivered(response: &Response<Incoming>) -> bool {
-    response.headers().get(headers::ERROR).and_then(|word| Reason::from_bytes(word.as_bytes())).is_some_and(|reason| {
-        matches!(
-            reason,
-            Reason::ConnectRefused
-                | Reason::ConnectTimeout
-                | Reason::ConnectFailed
-                | Reason::Draining
-                | Reason::Overloaded
-                | Reason::QueueFull
-        )
-    })
+/// What a peer says that became of the request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// Its application was not reached, or it took nothing new.
+    Undelivered,
+    /// Its application broke off: as if the connection to the peer had broken, but that the peer itself is well.
+    BrokenOff,
+}
+
+fn fate(response: &Response<Incoming>) -> Option<Fate> {
+    let reason = Reason::from_bytes(response.headers().get(headers::ERROR)?.as_bytes())?;
+    match reason {
+        Reason::ConnectRefused
+        | Reason::ConnectTimeout
+        | Reason::ConnectFailed
+        | Reason::Draining
+        | Reason::Overloaded
+        | Reason::QueueFull => Some(Fate::Undelivered),
+        Reason::UpstreamReset => Some(Fate::BrokenOff),
+        _ => None,
+    }
 }

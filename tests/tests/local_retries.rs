@@ -1,0 +1,59 @@
+//! What is sent again without anybody's asking, and what is not: over real processes.
+
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use anyhow::ensure;
+use remora_tests::local::{Mesh, http};
+use remora_tests::patience::until;
+
+/// An application that breaks off every second request without an answer, and counts all that reach it.
+fn flaky(ip: IpAddr) -> anyhow::Result<(SocketAddr, Arc<AtomicUsize>)> {
+    let listener = TcpListener::bind((ip, 0))?;
+    let (address, count) = (listener.local_addr()?, Arc::<AtomicUsize>::default());
+    let counted = count.clone();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            // A connection that breaks is the client's to report.
+            let got = stream.read(&mut [0; 4096]).unwrap_or(0);
+            if got > 0 && counted.fetch_add(1, Ordering::SeqCst) % 2 == 1 {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok");
+            }
+        }
+    });
+    Ok((address, count))
+}
+
+#[test]
+fn an_application_that_breaks_off_costs_a_get_a_retry_and_a_post_an_answer() -> anyhow::Result<()> {
+    let mesh = Mesh::start(env!("CARGO_BIN_EXE_remora-components"))?;
+    let (web, api) = (mesh.proxy("web").spawn()?, mesh.proxy("api").spawn()?);
+    let (address, count) = flaky(api.ip)?;
+    mesh.service("api", 80, None, &[address])?;
+    let (web, api) = (web.ready()?, api.ready()?);
+    until("api is known", || {
+        let answer = web.get("api:80", "/")?;
+        ensure!(answer.status == 200, "{}", answer.head);
+        Ok(Some(()))
+    })?;
+
+    let before = count.load(Ordering::SeqCst);
+    for _ in 0..5 {
+        assert_eq!(web.get("api:80", "/")?.status, 200, "{}", web.program.log_end());
+    }
+    assert_eq!(count.load(Ordering::SeqCst) - before, 10, "each GET was sent twice");
+
+    let post = b"POST / HTTP/1.1\r\nhost: api:80\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    let statuses = (0..4).map(|_| {
+        let answer = http::Answer::parse(&http::exchange(web.outbound, post)?)?;
+        Ok((answer.status, answer.header("x-remora-error").map(str::to_owned)))
+    });
+    let lost = (502, Some("upstream_reset".to_owned()));
+    assert_eq!(statuses.collect::<anyhow::Result<Vec<_>>>()?, [lost.clone(), (200, None), lost, (200, None)]);
+    assert_eq!(count.load(Ordering::SeqCst) - before, 14, "no POST was sent twice");
+    drop(api);
+    Ok(())
+}
