@@ -6,7 +6,7 @@ use crate::{
     admin::{self, AdminState},
     config::{Config, Mode},
     discover::{self, client::Client},
-    init, sys,
+    idle, init, sys,
     telemetry::Routes,
     worker::{self, Listeners, Parts},
 };
@@ -103,6 +103,7 @@ fn run(mut config: Config) -> anyhow::Result<usize> {
             discovery,
             tokio::spawn(ready(readiness, source.clone(), sees, routes.clone())),
             tokio::spawn(admin::serve(open.admin, state, stopped)),
+            tokio::spawn(idle::watch()),
         ];
         anyhow::Ok((source, background))
     })?;
@@ -199,7 +200,6 @@ async fn ready(
         }
         if connected.wait_for(|connected| *connected).await.is_ok() {
             readiness.ready("discovery");
-            sys::give_back_start();
             tracing::info!("ready");
         }
     };

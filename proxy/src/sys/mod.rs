@@ -2,10 +2,10 @@
 //!
 //! The one module of the proxy in which `unsafe` is allowed.
 
-mod code;
 mod descriptors;
+mod memory;
 mod orig_dst;
 
-pub use code::give_back_start;
 pub use descriptors::raise_limit;
+pub use memory::{cpu_time, give_back};
 pub use orig_dst::original_destination;
