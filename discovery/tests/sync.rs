@@ -152,18 +152,27 @@ async fn a_hundred_proxies_are_told_of_each_change() {
 }
 
 #[tokio::test]
-async fn nothing_is_answered_before_the_first_snapshot() {
+async fn no_stream_opens_before_the_first_snapshot() {
     let discovery = Discovery::unread().await;
-    let mut proxy = Proxy::connect(&discovery, "web", Vec::new()).await;
+    let mut connecting = std::pin::pin!(Proxy::connect(&discovery, "web", Vec::new()));
+    tokio::select! {
+        biased;
+        _ = &mut connecting => panic!("a stream opened though nothing is known"),
+        // The server is there, and handles others meanwhile.
+        refused = discovery.refuses_strangers() => assert!(refused),
+    }
+    discovery.publish(2, 1);
+    let mut proxy = connecting.await;
     proxy.subscribe(&api(1)).await;
-    proxy.subscribe(&Name::Inbound(80)).await;
-    // Had there been an answer to give, it would have come before the refusal of what follows.
+    assert_eq!(proxy.backend().await.0.endpoints.len(), 2);
+}
+
+#[tokio::test]
+async fn a_second_hello_ends_the_stream() {
+    let discovery = Discovery::start(1, 1).await;
+    let mut proxy = Proxy::connect(&discovery, "web", Vec::new()).await;
     proxy.say(remora_api::v1::SyncRequest { kind: Some(Kind::Hello(Default::default())) }).await;
     assert_eq!(proxy.refusal().await, Code::InvalidArgument);
-    let mut proxy = Proxy::connect(&discovery, "web", Vec::new()).await;
-    proxy.subscribe(&api(1)).await;
-    discovery.publish(2, 1);
-    assert_eq!(proxy.backend().await.0.endpoints.len(), 2);
 }
 
 #[tokio::test]

@@ -69,6 +69,8 @@ fn a_policy_that_is_broken_when_discovery_starts_opens_nothing_and_stops_nothing
     // A proxy that knows nothing lets nobody in: without a policy there is not even one who could say "denied".
     api.program.restart()?;
     answered(&web, 502, Some("upstream_reset"))?;
+    let ready = http::get(api.admin, &api.admin.to_string(), "/ready")?;
+    assert!(ready.status == 503 && ready.text().contains("discovery"), "it says so: {}", ready.text());
 
     mesh.manifest("policy", &POLICY.replace("NAMESPACES", NAMESPACE))?;
     mesh.ready(&mesh.discovery)?;

@@ -25,7 +25,7 @@ use remora_model::{
     Backend, BackendId, BackendRef, BackendRefState, Outbound, RouteMatch, Rule, Target, Timeouts, TrustDomain,
 };
 use routes::Attached;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 
@@ -96,14 +96,14 @@ impl Snapshot {
     /// Of objects that are given twice, the last. A policy is kept each time: what any of them forbids is forbidden.
     fn once_each(&mut self, objects: Vec<Object>) -> Vec<Object> {
         let mut last: BTreeMap<(&'static str, String, String), usize> = BTreeMap::new();
-        let mut again = Vec::new();
+        let mut again = BTreeSet::new();
         for (at, object) in objects.iter().enumerate() {
             let meta = object.metadata();
             let name = (object.kind(), meta.namespace.clone(), meta.name.clone());
             if let Some(before) = last.insert(name, at)
                 && !object.restricts()
             {
-                again.push(before);
+                again.insert(before);
                 let origin = &objects[before].metadata().origin;
                 self.reports.push(report(
                     meta,
@@ -112,8 +112,8 @@ impl Snapshot {
                 ));
             }
         }
-        let mut at = 0..;
-        objects.into_iter().filter(|_| at.next().is_none_or(|at| !again.contains(&at))).collect()
+        let kept = objects.into_iter().enumerate().filter(|(at, _)| !again.contains(at));
+        kept.map(|(_, object)| object).collect()
     }
 
     fn index_services(&mut self) {

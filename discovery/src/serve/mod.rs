@@ -1,7 +1,7 @@
 //! `Discovery.Sync`: one stream per proxy.
 //!
-//! In: snapshots, as a watch of which each stream sees only the latest. Out: what each proxy subscribed to, when it
-//! differs from what it holds. A conversation is no task: it is the response stream itself, and goes on when its own
+//! In: snapshots, as a watch of which each stream sees only the latest; before the first of them no stream opens. Out:
+//! what each proxy subscribed to, when it differs from what it holds. A conversation is no task: it is the response stream itself, and goes on when its own
 //! connection has room for a message. So its owner is the server, which awaits its connections; there is no queue; and a
 //! proxy that reads nothing delays nobody, and on its return is told the latest.
 
@@ -31,7 +31,7 @@ pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest message taken: a Hello that offers twice [`SUBSCRIPTIONS_MAX`] resources of the longest names.
 pub const REQUEST_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// What is served: nothing until the first snapshot.
+/// What is served.
 pub type Snapshots = watch::Receiver<Option<Arc<Snapshot>>>;
 
 /// The service.
@@ -66,9 +66,15 @@ impl Discovery for Service {
 
     async fn sync(&self, request: Request<Streaming<SyncRequest>>) -> Result<Response<Self::SyncStream>, Status> {
         let peer = request.extensions().get::<Peer>().and_then(|peer| peer.id.clone());
+        // Until anything is known no stream opens, so that no proxy takes itself for ready on our silence.
+        let mut snapshots = self.snapshots.clone();
+        tokio::select! {
+            first = snapshots.wait_for(Option::is_some) => drop(first.map_err(|_| ending())?),
+            () = self.draining.signaled() => return Err(ending()),
+        }
         let conversation = Conversation {
             requests: request.into_inner(),
-            snapshots: self.snapshots.clone(),
+            snapshots,
             draining: self.draining.clone(),
             peer,
             any_peer: self.danger_any_peer,
