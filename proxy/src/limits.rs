@@ -44,6 +44,10 @@ pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// says otherwise. Applications pause; Envoy gives a stream as long. A stalled connection holds 200 KB.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// A client that has ended its side of an HTTP/1 connection and is owed an answer of which nothing comes. `nc` waits;
+/// but most that ended their side are gone, and their requests should not be worked on for ever.
+pub const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// A kept HTTP/1 connection of a client, between requests, unless `REMORA_PROXY_IDLE_TIMEOUT` says otherwise. Longer than
 /// any server's own, so that it is never our doing that a request meets a closing connection. It holds 5 KB.
 pub const CLIENT_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);

@@ -11,6 +11,7 @@ pub mod inbound;
 mod mirror;
 pub mod outbound;
 pub mod respond;
+mod under_way;
 mod tries;
 pub mod upgrade;
 
@@ -30,6 +31,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::{Instant, timeout_at},
 };
+use under_way::{Tracked, UnderWay};
 
 /// Which HTTP is on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -63,16 +65,21 @@ where
     H: Fn(Request<Incoming>) -> R + 'static,
     R: Future<Output = Response<ResponseBody>> + 'static,
 {
-    let service = service_fn(move |request| handle(request).map(Ok::<_, Infallible>));
     match wire {
         Wire::Http1 => {
+            let under_way = UnderWay::default();
+            let guarded = Guarded::new(stream, direction, world.config.patience, under_way.clone());
+            let service = service_fn(move |request| {
+                let token = under_way.begin();
+                let track = |response: Response<ResponseBody>| response.map(|body| Tracked::new(body, token));
+                handle(request).map(track).map(Ok::<_, Infallible>)
+            });
             let connection = conn::http1::Builder::new()
                 // The gate has a timer of its own, once per connection; hyper's costs an allocation per request.
                 .header_read_timeout(None)
                 .max_headers(limits::HEADER_COUNT_MAX)
                 .max_buf_size(limits::HEADER_BYTES_MAX + 8192)
-                .half_close(true)
-                .serve_connection(TokioIo::new(Guarded::new(stream, direction, world.config.patience)), service)
+                .serve_connection(TokioIo::new(guarded), service)
                 .with_upgrades();
             let mut connection = pin!(connection);
             tokio::select! {
@@ -82,6 +89,7 @@ where
             connection.await
         }
         Wire::Http2 => {
+            let service = service_fn(move |request| handle(request).map(Ok::<_, Infallible>));
             let connection = conn::http2::Builder::new(LocalExec(world.tasks.clone()))
                 .timer(TokioTimer::new())
                 .max_concurrent_streams(streams_max)

@@ -2,6 +2,7 @@
 
 use super::stall::Watch;
 use super::{Guard, Patience, Refusal, Wait, head::Leaving};
+use crate::http::under_way::UnderWay;
 use crate::telemetry::{self, Direction, Reason};
 use http::StatusCode;
 use std::{
@@ -28,6 +29,7 @@ pub struct Guarded<S> {
     direction: Direction,
     guard: Guard,
     patience: Patience,
+    under_way: UnderWay,
     reading: Watch,
     writing: Watch,
     /// Bytes that the client took.
@@ -91,10 +93,10 @@ impl End {
 
 impl<S> Guarded<S> {
     /// Judges what comes from a client on `stream`.
-    pub fn new(stream: S, direction: Direction, patience: Patience) -> Self {
+    pub fn new(stream: S, direction: Direction, patience: Patience, under_way: UnderWay) -> Self {
         let guard = Guard::requests();
         let (reading, writing) = (Watch::default(), Watch::default());
-        Self { stream, direction, guard, patience, reading, writing, written: 0, end: None, lingers: 0 }
+        Self { stream, direction, guard, patience, under_way, reading, writing, written: 0, end: None, lingers: 0 }
     }
 
     /// See [`Guard::opaque`].
@@ -159,6 +161,17 @@ impl<S: AsyncWrite + Unpin> Guarded<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Guarded<S> {
+    /// Judges what was read.
+    fn judge(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>, before: usize) -> Poll<io::Result<()>> {
+        let read = buf.filled().get(before..).unwrap_or_default();
+        if let Err(refusal) = self.guard.feed(read) {
+            buf.set_filled(before);
+            self.refuse(cx, End::Refused(refusal));
+            return self.linger(cx, buf, End::Refused(refusal));
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// After a refusal that the client was told: takes what it had under way, for a moment and not without end, because
     /// a socket closed over unread bytes is reset, and the client would lose what it was told.
     fn linger(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>, end: End) -> Poll<io::Result<()>> {
@@ -186,21 +199,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<S> {
             return this.linger(cx, buf, end);
         }
         let before = buf.filled().len();
-        if Pin::new(&mut this.stream).poll_read(cx, buf)?.is_pending() {
-            let Some((wait, mark)) = this.guard.awaited() else { return Poll::Pending };
-            return match this.reading.stalled(cx, wait, mark, wait.patience(&this.patience)) {
-                false => Poll::Pending,
-                true if wait == Wait::Idle => Poll::Ready(Ok(())),
-                true => Poll::Ready(Err(this.refuse(cx, End::Stalled(wait)))),
-            };
+        let wait = match Pin::new(&mut this.stream).poll_read(cx, buf)? {
+            Poll::Pending => this.guard.awaited(),
+            // It may have ended its side only. Whether it is gone shows when an answer is written, or never.
+            Poll::Ready(()) if buf.filled().len() == before && buf.remaining() > 0 && this.under_way.any() => {
+                match this.guard.awaited() {
+                    Some((Wait::Idle, _)) => {
+                        this.under_way.wake(cx);
+                        Some((Wait::Answer, this.written))
+                    }
+                    _ => return Poll::Ready(Ok(())),
+                }
+            }
+            Poll::Ready(()) => return this.judge(cx, buf, before),
+        };
+        let Some((wait, mark)) = wait else { return Poll::Pending };
+        match this.reading.stalled(cx, wait, mark, wait.patience(&this.patience)) {
+            false => Poll::Pending,
+            true if matches!(wait, Wait::Idle | Wait::Answer) => Poll::Ready(Ok(())),
+            true => Poll::Ready(Err(this.refuse(cx, End::Stalled(wait)))),
         }
-        let read = buf.filled().get(before..).unwrap_or_default();
-        if let Err(refusal) = this.guard.feed(read) {
-            buf.set_filled(before);
-            this.refuse(cx, End::Refused(refusal));
-            return this.linger(cx, buf, End::Refused(refusal));
-        }
-        Poll::Ready(Ok(()))
     }
 }
 
@@ -255,7 +273,7 @@ mod tests {
     const LATE: Duration = Duration::from_secs(5);
 
     fn guarded(stream: DuplexStream) -> Guarded<DuplexStream> {
-        Guarded::new(stream, Direction::Outbound, PATIENCE)
+        Guarded::new(stream, Direction::Outbound, PATIENCE, UnderWay::default())
     }
 
     #[tokio::test(flavor = "current_thread")]
@@ -402,5 +420,23 @@ mod tests {
         server.opaque();
         assert!(tokio::time::timeout(4 * PATIENCE.idle, server.read(&mut [0; 64])).await.is_err());
         drop(client);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_client_that_ended_its_side_is_waited_for_while_it_is_owed_an_answer() {
+        let (mut client, server) = tokio::io::duplex(4096);
+        let under_way = UnderWay::default();
+        let mut server = Guarded::new(server, Direction::Outbound, PATIENCE, under_way.clone());
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut buffer = [0; 64];
+        assert!(server.read(&mut buffer).await.unwrap() > 0);
+        let (owed, began) = (under_way.begin(), Instant::now());
+        assert_eq!(server.read(&mut buffer).await.unwrap(), 0);
+        assert!(began.elapsed() >= PATIENCE.body, "it was left after {:?}", began.elapsed());
+        let began = Instant::now();
+        let (read, ()) = tokio::join!(server.read(&mut buffer), async { drop(owed) });
+        assert_eq!(read.unwrap(), 0);
+        assert!(began.elapsed() < PATIENCE.body, "the end of the answer woke nobody for {:?}", began.elapsed());
     }
 }

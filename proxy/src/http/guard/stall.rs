@@ -6,6 +6,7 @@
 //! it was set, and it is set again. So a wait ends after one to two times its patience, and after exactly its patience
 //! where a shorter wait replaces a longer one, as a head that began replaces idleness.
 
+use crate::limits::HALF_CLOSED_TIMEOUT;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -29,6 +30,8 @@ pub enum Wait {
     Body,
     Idle,
     Write,
+    /// For the answer, by a client that has ended its side.
+    Answer,
 }
 
 impl Wait {
@@ -39,14 +42,16 @@ impl Wait {
             Self::Body => "slow_body",
             Self::Idle => "idle",
             Self::Write => "slow_reader",
+            Self::Answer => "half_closed",
         }
     }
 
-    pub(super) const fn patience(self, patience: &Patience) -> Duration {
+    pub(super) fn patience(self, patience: &Patience) -> Duration {
         match self {
             Self::Head => patience.head,
             Self::Body | Self::Write => patience.body,
             Self::Idle => patience.idle,
+            Self::Answer => patience.body.min(HALF_CLOSED_TIMEOUT),
         }
     }
 }

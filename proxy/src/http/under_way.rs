@@ -1,0 +1,91 @@
+//! How many requests of an HTTP/1 connection are under way: what tells a client that ended its side to wait for its
+//! answer from one that went away with nothing to wait for.
+
+use futures_util::task::AtomicWaker;
+use http_body::{Body, Frame, SizeHint};
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+};
+
+/// The count of one connection, shared by its stream and its service. Both live on one thread.
+#[derive(Debug, Clone, Default)]
+pub struct UnderWay(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    count: AtomicU32,
+    /// Whether a waker is set: nearly never, so that nearly no request asks for it.
+    waits: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl UnderWay {
+    /// A request begins.
+    pub fn begin(&self) -> Token {
+        self.0.count.fetch_add(1, Relaxed);
+        Token(self.clone())
+    }
+
+    /// Whether an answer is owed.
+    pub fn any(&self) -> bool {
+        self.0.count.load(Relaxed) > 0
+    }
+
+    /// Has the task of `cx` woken when no answer is owed any more.
+    pub fn wake(&self, cx: &Context<'_>) {
+        self.0.waker.register(cx.waker());
+        self.0.waits.store(true, Relaxed);
+    }
+}
+
+/// A request under way, until it is dropped.
+#[derive(Debug)]
+pub struct Token(UnderWay);
+
+impl Drop for Token {
+    fn drop(&mut self) {
+        let UnderWay(shared) = &self.0;
+        if shared.count.fetch_sub(1, Relaxed) == 1 && shared.waits.load(Relaxed) {
+            shared.waker.wake();
+        }
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// The body of an answer; with it, its request ends.
+    #[derive(Debug)]
+    pub struct Tracked<B> {
+        #[pin]
+        body: B,
+        token: Token,
+    }
+}
+
+impl<B> Tracked<B> {
+    /// `body`, which answers the request of `token`.
+    pub(super) fn new(body: B, token: Token) -> Self {
+        Self { body, token }
+    }
+}
+
+impl<B: Body> Body for Tracked<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        self.project().body.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
