@@ -29,15 +29,18 @@ impl Bystander {
         let request = format!("GET {TARGET} HTTP/1.1\r\nhost: {authority}\r\n\r\n");
         let thread = thread::spawn(move || {
             let mut asked = 0;
-            while !stopped.load(Ordering::Relaxed) {
+            // At least once, however short the test.
+            loop {
                 line.send(request.as_bytes());
                 let heard = line.hear(|bytes| !matches!(http1::response(bytes, "GET", false), Read::Part));
                 ensure!(heard.ending == Ending::Open, "answer {asked}: {:?} {}", heard.ending, heard.text());
                 ensure!(heard.bytes.starts_with(b"HTTP/1.1 200 "), "answer {asked}: {}", heard.text());
                 asked += 1;
+                if stopped.load(Ordering::Relaxed) {
+                    return Ok(asked);
+                }
                 thread::park_timeout(Duration::from_millis(2));
             }
-            Ok(asked)
         });
         Ok(Self { stop, thread })
     }
@@ -45,8 +48,6 @@ impl Bystander {
     /// Ends, and says how many answers it got; none may have been wrong or late.
     pub fn end(self) -> anyhow::Result<usize> {
         self.stop.store(true, Ordering::Relaxed);
-        let asked = self.thread.join().map_err(|_| anyhow::anyhow!("the bystander panicked"))??;
-        ensure!(asked > 0, "the bystander got no answer");
-        Ok(asked)
+        self.thread.join().map_err(|_| anyhow::anyhow!("the bystander panicked"))?
     }
 }

@@ -58,7 +58,7 @@ impl Line {
     }
 
     /// Inside TLS, whose handshake may still be ahead.
-    pub(super) fn tls(stream: StreamOwned<ClientConnection, TcpStream>) -> anyhow::Result<Self> {
+    pub fn tls(stream: StreamOwned<ClientConnection, TcpStream>) -> anyhow::Result<Self> {
         prepare(&stream.sock)?;
         Ok(Self(Stream::Tls(Box::new(stream))))
     }

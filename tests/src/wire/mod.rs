@@ -19,4 +19,4 @@ pub use bystander::Bystander;
 pub use line::{Ending, Heard, Line};
 pub use recorder::{Recorder, Reply};
 pub use scene::{Road, Scene};
-pub use workload::Workload;
+pub use workload::{Workload, destination};

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use remora_model::{SpiffeId, TrustDomain};
 use remora_runtime::certify::{self, CertifyConfig};
 use remora_runtime::tls::{self, Alpn, Credentials};
-use rustls::{ClientConnection, StreamOwned};
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use super::Line;
 use crate::local::{Mesh, NAMESPACE, Proxy};
@@ -40,13 +40,36 @@ impl Workload {
 
     /// Connects to a proxy's inbound listener by mesh TLS and names `port` of its pod.
     pub fn dial(&self, to: &Proxy, alpn: Alpn, port: u16) -> anyhow::Result<Line> {
-        let config = tls::client_config(&self.credentials, &SpiffeId::parse(&to.identity)?, &[alpn])?;
-        let connection = ClientConnection::new(config, tls::server_name())?;
-        let socket = TcpStream::connect(to.inbound).with_context(|| format!("connecting to {}", to.inbound))?;
-        let mut line = Line::tls(StreamOwned::new(connection, socket))?;
-        let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\0\0\0\0\x7f\0\0\x01\0\0".to_vec();
-        header.extend_from_slice(&port.to_be_bytes());
-        line.send(&header);
+        let mut line = self.connect(to, &[alpn.as_bytes()])?;
+        line.send(&destination(port));
         Ok(line)
     }
+
+    /// Connects to a proxy's inbound listener by TLS, with these protocols to choose from.
+    pub fn connect(&self, to: &Proxy, alpn: &[&[u8]]) -> anyhow::Result<Line> {
+        let socket = TcpStream::connect(to.inbound).with_context(|| format!("connecting to {}", to.inbound))?;
+        Line::tls(StreamOwned::new(self.handshake(to, alpn, |_| ())?, socket))
+    }
+
+    /// The client's side of a handshake that has not begun.
+    pub fn handshake(
+        &self,
+        to: &Proxy,
+        alpn: &[&[u8]],
+        change: impl FnOnce(&mut ClientConfig),
+    ) -> anyhow::Result<ClientConnection> {
+        let config = tls::client_config(&self.credentials, &SpiffeId::parse(&to.identity)?, &[])?;
+        let mut config = ClientConfig::clone(&config);
+        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+        change(&mut config);
+        let name = if config.enable_sni { "api.test.svc.cluster.local".try_into()? } else { tls::server_name() };
+        Ok(ClientConnection::new(Arc::new(config), name)?)
+    }
+}
+
+/// What a peer says first where nothing redirects: the port of the pod that it wants.
+pub fn destination(port: u16) -> Vec<u8> {
+    let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\0\0\0\0\x7f\0\0\x01\0\0".to_vec();
+    header.extend_from_slice(&port.to_be_bytes());
+    header
 }

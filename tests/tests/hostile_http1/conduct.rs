@@ -158,6 +158,12 @@ fn slow_clients_are_left_and_nobody_else() -> anyhow::Result<()> {
         ensure!(heard.ending != Ending::Silent, "{road:?}: a body may stop for ever");
         ensure!(counted("slow_body")? >= 1.0, "{road:?}: no counter moved");
 
+        scene.end(road).reply("/hold", Reply::Hold);
+        let mut line = scene.line(road)?;
+        line.send(fill("GET /hold HTTP/1.1\r\nHost: ^\r\n\r\n").as_bytes());
+        line.end();
+        ensure!(line.hear_all().ending != Ending::Silent, "{road:?}: a client that is gone is waited for for ever");
+
         scene.end(road).reply("/endless", endless.clone());
         let mut line = scene.line(road)?;
         line.send(fill("GET /endless HTTP/1.1\r\nHost: ^\r\n\r\n").as_bytes());
@@ -167,7 +173,7 @@ fn slow_clients_are_left_and_nobody_else() -> anyhow::Result<()> {
         let heard = line.hear_all();
         ensure!(heard.ending == Ending::Closed && heard.bytes.ends_with(b"ok"), "{heard:?}");
     }
-    scene.close(|target| target == "/idle" || target == "/endless")
+    scene.close(|target| ["/idle", "/endless", "/hold"].contains(&target))
 }
 
 #[test]
@@ -178,7 +184,8 @@ fn a_client_that_ends_its_side_gets_its_answer() -> anyhow::Result<()> {
         line.send(format!("GET /{road:?} HTTP/1.1\r\nHost: {}\r\n\r\n", road.authority()).as_bytes());
         line.end();
         let heard = line.hear_all();
-        ensure!(heard.ending == Ending::Closed && heard.bytes.ends_with(b"\r\n\r\nok"), "{road:?}: {heard:?}");
+        let whole = heard.ending == Ending::Closed && heard.bytes.ends_with(b"\r\n\r\nok");
+        ensure!(whole, "{road:?}: {:?} {}", heard.ending, heard.text());
     }
     scene.close(|target| target.len() < 10)
 }

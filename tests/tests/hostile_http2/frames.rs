@@ -134,17 +134,3 @@ fn a_preface_that_is_almost_one_is_refused() -> anyhow::Result<()> {
     }
     scene.close(|_| false)
 }
-
-/// The conformance suite of others: `go install github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible`.
-#[test]
-#[ignore = "needs h2spec in the path"]
-fn h2spec_finds_nothing() -> anyhow::Result<()> {
-    let scene = scene()?;
-    let outbound = scene.web.outbound;
-    let run = std::process::Command::new("h2spec")
-        .args(["-S", "-h", &outbound.ip().to_string(), "-p", &outbound.port().to_string()])
-        .output()?;
-    println!("{}", String::from_utf8_lossy(&run.stdout));
-    ensure!(run.status.success(), "h2spec found something");
-    scene.close(|_| false)
-}
