@@ -19,7 +19,7 @@ use crate::{
 };
 use remora_model::{Protocol, Target};
 use std::{net::SocketAddr, rc::Rc, time::Instant};
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::timeout};
 
 /// Serves one connection of the application.
 ///
@@ -80,16 +80,18 @@ async fn redirected(world: Rc<World>, mut client: Prefixed<TcpStream>, route: Rc
 async fn explicit(world: Rc<World>, mut client: Prefixed<TcpStream>) {
     let wait = Wait { grace: limits::DETECT_GRACE, mesh: false };
     let never = async || std::future::pending::<Result<TcpStream, Reason>>().await;
-    let wire = match first::protocol(&mut client, wait, never).await {
-        Ok(First::Http1) => Wire::Http1,
-        Ok(First::Http2) => Wire::Http2,
-        Ok(_) => {
+    let first = first::protocol(&mut client, wait, never);
+    let wire = match timeout(world.config.patience.idle, first).await {
+        Ok(Ok(First::Http1)) => Wire::Http1,
+        Ok(Ok(First::Http2)) => Wire::Http2,
+        Ok(Ok(_)) => {
             return tracing::info!(
                 reason = Reason::ProtocolError.as_str(),
                 "this listener takes HTTP only; use CONNECT for bytes"
             );
         }
-        Err(_) => return,
+        // It left, or never said a word.
+        Ok(Err(_)) | Err(_) => return,
     };
     Box::pin(serve_http(world, client, wire, Destination::by_authority())).await;
 }

@@ -134,6 +134,7 @@ fn slow_clients_are_left_and_nobody_else() -> anyhow::Result<()> {
         line.send(format!("GET /idle HTTP/1.1\r\nHost: {}\r\n\r\n", road.authority()).as_bytes());
         idle.push(line);
     }
+    let mut silent = scene.line(Road::Mesh)?;
     let endless = Reply::Flood(ok("Content-Length: 1000000000000\r\n", ""), vec![b'x'; 1 << 16]);
     for road in Road::ALL {
         let counted = |detail: &str| {
@@ -169,6 +170,7 @@ fn slow_clients_are_left_and_nobody_else() -> anyhow::Result<()> {
         line.send(fill("GET /endless HTTP/1.1\r\nHost: ^\r\n\r\n").as_bytes());
         until("a client that takes nothing is left", || Ok((counted("slow_reader")? >= 1.0).then_some(())))?;
     }
+    ensure!(silent.hear_all().ending == Ending::Closed, "a client may be silent for ever");
     for mut line in idle {
         let heard = line.hear_all();
         ensure!(heard.ending == Ending::Closed && heard.bytes.ends_with(b"ok"), "{heard:?}");
@@ -219,4 +221,19 @@ fn connect_reaches_what_the_mesh_knows_and_nothing_else() -> anyhow::Result<()> 
     let heard = line.hear(|bytes| bytes.ends_with(b"ok"));
     ensure!(heard.ending == Ending::Open, "{heard:?}");
     scene.close(|target| target == "/tunnelled")
+}
+
+#[test]
+fn a_body_that_waits_to_be_asked_for_is_asked_for() -> anyhow::Result<()> {
+    let scene = scene(&[])?;
+    for road in Road::ALL {
+        let (mut line, target) = (scene.line(road)?, format!("/{road:?}"));
+        let fields = "Expect: 100-continue\r\nContent-Length: 5\r\n";
+        line.send(format!("POST {target} HTTP/1.1\r\nHost: {}\r\n{fields}\r\n", road.authority()).as_bytes());
+        let heard = line.hear(|bytes| bytes.ends_with(b"\r\n\r\n"));
+        ensure!(heard.text() == "HTTP/1.1 100 Continue\r\n\r\n", "{road:?}: {heard:?}");
+        line.send(b"hello");
+        arrived(&scene, road, &mut line, &target, b"hello")?;
+    }
+    scene.close(|target| target.len() < 10)
 }

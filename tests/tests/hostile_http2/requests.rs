@@ -250,3 +250,17 @@ fn trailers_carry_neither_framing_nor_names_of_ours() -> anyhow::Result<()> {
     }
     scene.close(|target| Road::ALL.iter().any(|road| target.starts_with(&format!("/{road:?}/"))))
 }
+
+#[test]
+fn the_last_stream_of_a_connection_is_answered() -> anyhow::Result<()> {
+    const LAST: u32 = 0x7fff_ffff;
+    let scene = scene()?;
+    for road in Road::ALL {
+        let (mut line, authority) = scene.line2(road)?;
+        let fields = [(":method", "GET"), (":scheme", "http"), (":path", "/last"), (":authority", authority)];
+        line.send(&[hello(), headers(LAST, END_STREAM, &block(&fields))].concat());
+        let outcome = outcome(&mut line, LAST);
+        ensure!(outcome == Outcome::Answered(200), "{road:?}: {outcome:?}");
+    }
+    scene.close(|target| target == "/last")
+}
