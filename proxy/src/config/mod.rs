@@ -246,8 +246,13 @@ fn ipv6_available() -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// With the settings that there must be, and no others.
+    pub(crate) fn least() -> Config {
+        read(&LEAST).expect("valid")
+    }
 
     fn read(pairs: &[(&str, &str)]) -> Result<Config, Mistakes> {
         Config::read(&mut |name| {

@@ -22,6 +22,8 @@ use tonic::{Streaming, transport::Channel};
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// See [`BACKOFF_MIN`]. Short, because endpoints must be right within a second of its return.
 const BACKOFF_MAX: Duration = Duration::from_millis(800);
+/// Targets and ports that are subscribed to. Discovery ends the stream of a proxy that has more than 10 000.
+const SUBSCRIPTIONS_MAX: usize = 8192;
 /// Messages handed to the connection and not sent yet.
 const QUEUE: usize = 256;
 /// Messages to discovery that wait; with more, workers' wishes wait too. Acks may exceed it: they are as many as updates.
@@ -153,12 +155,22 @@ fn opening(client: &Client, store: &mut Store) -> Vec<v1::SyncRequest> {
 fn take(command: Command, store: &mut Store) -> Vec<v1::SyncRequest> {
     match command {
         Command::Watch(name, tell) => {
+            let mut say = Vec::new();
+            if store.len() >= SUBSCRIPTIONS_MAX && !store.contains_key(&name) {
+                say = prune(store);
+                if store.values().filter(|held| held.asked).count() >= SUBSCRIPTIONS_MAX {
+                    // Told nothing, the worker takes it for unknown.
+                    tracing::warn!(%name, "more than {SUBSCRIPTIONS_MAX} targets are in use; this one stays unknown");
+                    return say;
+                }
+            }
             let held = store.entry(name.clone()).or_insert_with(Held::unknown);
             let known: Known = held.state.subscribe();
             let new = !held.asked && !matches!(name, Name::Backend(_));
             held.asked |= new;
             drop(tell.send(known));
-            if new { vec![request::subscribe(&name)] } else { Vec::new() }
+            say.extend(new.then(|| request::subscribe(&name)));
+            say
         }
         Command::Unwatch(name) => {
             let unused = store.get(&name).is_some_and(|held| held.state.receiver_count() == 0);
@@ -170,6 +182,19 @@ fn take(command: Command, store: &mut Store) -> Vec<v1::SyncRequest> {
         }
         Command::Doubt(_) => Vec::new(),
     }
+}
+
+/// Unsubscribes from all that nobody reads: targets that were asked for while discovery was away, say.
+fn prune(store: &mut Store) -> Vec<v1::SyncRequest> {
+    let mut gone = Vec::new();
+    store.retain(|name, held| {
+        let used = !held.asked || held.state.receiver_count() > 0;
+        if !used {
+            gone.push(request::unsubscribe(name));
+        }
+        used
+    });
+    gone
 }
 
 /// Asks again for every target that leads to a backend that cannot be reached: the whole of it, not the difference.
@@ -249,6 +274,27 @@ impl Held {
 mod tests {
     use super::*;
     use remora_model::{Outbound, Protocol};
+
+    #[tokio::test]
+    async fn there_are_never_more_subscriptions_than_discovery_bears() {
+        let mut store = Store::new();
+        let name = |number: usize| Name::Outbound(format!("t{number}:80").parse().expect("a target"));
+        let mut watch = |number: usize| {
+            let (tell, told) = tokio::sync::oneshot::channel();
+            (take(Command::Watch(name(number), tell), &mut store), told)
+        };
+        // Nobody waited for the answers of the first half.
+        let used: Vec<_> = (0..SUBSCRIPTIONS_MAX).map(|n| watch(n).1).skip(SUBSCRIPTIONS_MAX / 2).collect();
+        let mut used: Vec<Known> = futures_util::future::try_join_all(used).await.expect("told");
+        let (said, told) = watch(SUBSCRIPTIONS_MAX);
+        used.push(told.await.expect("there is room again"));
+        assert_eq!(said.len(), SUBSCRIPTIONS_MAX / 2 + 1, "those nobody reads are given up");
+        for number in SUBSCRIPTIONS_MAX + 1..SUBSCRIPTIONS_MAX + SUBSCRIPTIONS_MAX / 2 {
+            used.push(watch(number).1.await.expect("there is room"));
+        }
+        let (said, told) = watch(2 * SUBSCRIPTIONS_MAX);
+        assert!(said.is_empty() && told.await.is_err(), "all are in use: one more stays unknown");
+    }
 
     #[tokio::test]
     async fn on_reconnect_what_is_held_is_offered_and_asked_for_no_second_time() {

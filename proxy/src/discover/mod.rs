@@ -11,7 +11,7 @@ pub use plan::{Branch, Entered, Plan, Pool, Signals};
 use crate::{config::Config, first::Habit, http::client::Upstream, limits, telemetry::Routes, worker::Tasks};
 use remora_api::sync::{Name, Resource};
 use remora_model::{BackendId, Inbound, Outbound, Target};
-use std::{cell::RefCell, collections::HashMap, fmt, net::SocketAddr, rc::Rc, sync::Arc};
+use std::{cell::RefCell, collections::HashMap, convert::Infallible, fmt, net::SocketAddr, rc::Rc, sync::Arc};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// What is known of a resource: nothing yet, or its latest state.
@@ -45,6 +45,11 @@ impl Handle {
         told.await.ok()
     }
 
+    /// Says that nobody here reads `name` any more.
+    async fn unwatch(&self, name: Name) {
+        drop(self.0.send(Command::Unwatch(name)).await);
+    }
+
     /// Says that connections to what `name` names fail. Never waits; a full queue has heard enough.
     pub fn doubt(&self, name: Name) {
         drop(self.0.try_send(Command::Doubt(name)));
@@ -57,11 +62,16 @@ pub struct Route {
     pub target: Target,
     pub habit: Habit,
     plan: RefCell<Rc<Plan>>,
+    /// What keeps the plan current, if anything does.
+    _kept: Option<Kept>,
 }
 
+/// Dropped, it ends the task that keeps something current, which then unsubscribes.
+type Kept = oneshot::Sender<Infallible>;
+
 impl Route {
-    fn new(target: Target, plan: Rc<Plan>) -> Rc<Self> {
-        Rc::new(Self { target, habit: Habit::default(), plan: RefCell::new(plan) })
+    fn new(target: Target, plan: Rc<Plan>, kept: Option<Kept>) -> Rc<Self> {
+        Rc::new(Self { target, habit: Habit::default(), plan: RefCell::new(plan), _kept: kept })
     }
 
     /// The plan of this moment.
@@ -78,6 +88,7 @@ pub struct Port {
     pub signals: Signals,
     /// The application behind it, with this worker's connections to it.
     app: RefCell<Option<Rc<Upstream>>>,
+    _kept: Kept,
 }
 
 impl Port {
@@ -126,23 +137,26 @@ impl Directory {
         }
         let plans = Plans { directory: self.parts() };
         let Some(mut known) = self.first(Name::Outbound(target.clone())).await else {
-            return Route::new(target.clone(), plans.unknown(target));
+            return Route::new(target.clone(), plans.unknown(target), None);
         };
         let outbound = known.borrow_and_update().clone();
-        let route = Route::new(target.clone(), plans.make(outbound, target).await);
+        let (kept, mut dropped) = oneshot::channel();
+        let route = Route::new(target.clone(), plans.make(outbound, target).await, Some(kept));
         if let Some(route) = self.targets.borrow().get(target) {
             return route.clone(); // another connection was quicker
         }
         self.make_room();
         self.targets.borrow_mut().insert(target.clone(), route.clone());
-        let kept = Rc::downgrade(&route);
+        let (weak, name) = (Rc::downgrade(&route), Name::Outbound(target.clone()));
         self.tasks.spawn(async move {
-            while known.changed().await.is_ok() {
-                let Some(route) = kept.upgrade() else { break };
+            while changed(&mut known, &mut dropped).await {
+                let Some(route) = weak.upgrade() else { break };
                 let outbound = known.borrow_and_update().clone();
                 let plan = plans.make(outbound, &route.target).await;
                 route.plan.replace(plan);
             }
+            drop(known);
+            plans.directory.handle.unwatch(name).await;
         });
         route
     }
@@ -160,20 +174,23 @@ impl Directory {
         let mut known = self.first(Name::Inbound(port)).await?;
         let inbound = as_inbound(known.borrow_and_update().clone())?;
         let signals = Signals::inbound(self.routes.clone(), inbound.parent.clone());
-        let state =
-            Rc::new(Port { inbound: RefCell::new(inbound), habit: Habit::default(), signals, app: RefCell::default() });
+        let (kept, mut dropped) = oneshot::channel();
+        let (inbound, app) = (RefCell::new(inbound), RefCell::default());
+        let state = Rc::new(Port { inbound, habit: Habit::default(), signals, app, _kept: kept });
         if self.ports.borrow().len() >= limits::TARGETS_MAX {
             self.ports.borrow_mut().retain(|_, port| Rc::strong_count(port) > 1);
         }
         self.ports.borrow_mut().insert(port, state.clone());
-        let kept = Rc::downgrade(&state);
+        let (weak, handle) = (Rc::downgrade(&state), self.handle.clone());
         self.tasks.spawn(async move {
-            while known.changed().await.is_ok() {
-                let Some(state) = kept.upgrade() else { break };
+            while changed(&mut known, &mut dropped).await {
+                let Some(state) = weak.upgrade() else { break };
                 if let Some(inbound) = as_inbound(known.borrow_and_update().clone()) {
                     state.inbound.replace(inbound);
                 }
             }
+            drop(known);
+            handle.unwatch(Name::Inbound(port)).await;
         });
         Some(state)
     }
@@ -228,14 +245,7 @@ impl Directory {
         if targets.len() < limits::TARGETS_MAX {
             return;
         }
-        let handle = &self.handle;
-        targets.retain(|target, route| {
-            let used = Rc::strong_count(route) > 1;
-            if !used {
-                drop(handle.0.try_send(Command::Unwatch(Name::Outbound(target.clone()))));
-            }
-            used
-        });
+        targets.retain(|_, route| Rc::strong_count(route) > 1);
     }
 }
 
@@ -309,6 +319,14 @@ impl Plans {
     }
 }
 
+/// Waits for news; false when there will be none, or when nobody wants them any more.
+async fn changed(known: &mut Known, dropped: &mut oneshot::Receiver<Infallible>) -> bool {
+    tokio::select! {
+        changed = known.changed() => changed.is_ok(),
+        _ = dropped => false,
+    }
+}
+
 /// Subscribes and waits for the first answer.
 async fn first(handle: &Handle, name: Name) -> Option<Known> {
     let wait = async {
@@ -336,5 +354,49 @@ fn as_inbound(resource: Option<Arc<Resource>>) -> Option<Arc<Inbound>> {
     match &*resource? {
         Resource::Inbound(inbound) => Some(Arc::new(inbound.clone())),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use remora_model::Protocol;
+
+    fn outbound(target: &Target) -> Arc<Resource> {
+        let (matches, rules) = (Vec::new(), Vec::new());
+        let protocol = Protocol::Detect;
+        Arc::new(Resource::Outbound(Outbound { target: target.clone(), parent: None, protocol, matches, rules }))
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn targets_that_nobody_uses_any_more_are_unsubscribed() {
+        tokio::task::LocalSet::new().run_until(check_unsubscription()).await;
+    }
+
+    async fn check_unsubscription() {
+        let (handle, mut commands) = Handle::new();
+        let config = Arc::new(crate::config::tests::least());
+        let directory = Directory::new(handle, Tasks::default(), Routes::new("shop/web-1".into()), config);
+        let target = |port: usize| Target::Address(SocketAddr::from(([192, 0, 2, 1], u16::try_from(port).unwrap())));
+        let mut known = Vec::new();
+        let mut used = None;
+        for port in 1..=limits::TARGETS_MAX + 1 {
+            let target = target(port);
+            let (route, ()) = tokio::join!(directory.route(&target), async {
+                let Some(Command::Watch(name, tell)) = commands.recv().await else { panic!("no subscription") };
+                assert_eq!(name, Name::Outbound(target.clone()));
+                let state = watch::Sender::new(Some(outbound(&target)));
+                tell.send(state.subscribe()).unwrap();
+                known.push(state);
+            });
+            used.get_or_insert(route);
+        }
+        for _ in 1..limits::TARGETS_MAX {
+            let Some(Command::Unwatch(name)) = commands.recv().await else { panic!("nothing is unsubscribed") };
+            let Name::Outbound(gone) = name else { panic!("{name}") };
+            assert_eq!(known[usize::from(gone.port()) - 1].receiver_count(), 0, "nobody reads it any more");
+        }
+        assert_eq!(known[0].receiver_count(), 1, "one is still in use");
+        assert!(directory.known_route(&target(1)).is_some() && directory.known_route(&target(2)).is_none());
     }
 }
