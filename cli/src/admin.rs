@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,6 +13,8 @@ use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 
+use crate::signals::Signals;
+
 /// An admin port answers from memory; who takes longer is not well.
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// `/routes` holds a bounded set of routes; this is far above it.
@@ -21,17 +23,19 @@ const BODY_BYTES_MAX: usize = 8 << 20;
 /// Why an admin port could not be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error("cannot start an async runtime")]
-    Runtime(#[source] io::Error),
-    #[error("cannot connect to {address}: is a component's admin port there?")]
+    #[error("cannot connect to {address}: does the component run, and is that its admin port?")]
     Connect { address: SocketAddr, source: io::Error },
-    #[error("{address} did not speak HTTP")]
+    #[error("{address} does not speak HTTP: is it an admin port (4191 proxy, 4192 identity, 4193 discovery)?")]
     Http { address: SocketAddr, source: hyper::Error },
     #[error("reading the answer of {address}: {reason}")]
     Body { address: SocketAddr, reason: String },
     #[error("{address} did not answer within {} s", TIMEOUT.as_secs())]
     Timeout { address: SocketAddr },
-    #[error("{address} answered {path} with {status}")]
+    #[error("{address} has no {path}: only a proxy's admin port (4191) does; `remora check` asks all kinds")]
+    NotAProxy { address: SocketAddr, path: String },
+    #[error(
+        "{address} answered {path} with {status}: is it an admin port (4191 proxy, 4192 identity, 4193 discovery)?"
+    )]
     Status { address: SocketAddr, path: String, status: StatusCode },
     #[error("{address} sent JSON of another shape; is it of another version?")]
     Shape { address: SocketAddr, source: serde_json::Error },
@@ -39,7 +43,11 @@ pub(crate) enum Error {
 
 impl Error {
     pub(crate) fn status(address: SocketAddr, path: &str, status: StatusCode) -> Self {
-        Self::Status { address, path: path.to_owned(), status }
+        let path = path.to_owned();
+        match status {
+            StatusCode::NOT_FOUND => Self::NotAProxy { address, path },
+            status => Self::Status { address, path, status },
+        }
     }
 }
 
@@ -86,21 +94,50 @@ pub(crate) struct Route {
     pub(crate) retries: u64,
 }
 
+impl Route {
+    /// Its golden signals.
+    pub(crate) fn signals(&self) -> Signals {
+        Signals {
+            rps: self.rps,
+            success: self.success,
+            failures: self.failures.clone(),
+            p50_ms: self.p50_ms,
+            p95_ms: self.p95_ms,
+            p99_ms: self.p99_ms,
+            retries: self.retries,
+        }
+    }
+}
+
+/// A proxy's `/certificate`.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub(crate) struct Certificate {
+    /// The SPIFFE id in it.
+    pub(crate) identity: String,
+    /// In seconds since 1970, as is `not_after`.
+    pub(crate) not_before: u64,
+    pub(crate) not_after: u64,
+    /// Which one this is since the proxy started, trust bundles counted too.
+    pub(crate) generation: u64,
+    /// How many trust anchors the proxy holds.
+    pub(crate) anchors: u64,
+}
+
 /// Sends one GET.
 pub(crate) async fn get(address: SocketAddr, path: &str) -> Result<Answer, Error> {
     tokio::time::timeout(TIMEOUT, exchange(address, path)).await.map_err(|_| Error::Timeout { address })?
 }
 
 /// Reads JSON that `address` sent.
-pub(crate) fn parse<T: for<'de> Deserialize<'de>>(address: SocketAddr, body: &[u8]) -> Result<T, Error> {
+fn parse<T: for<'de> Deserialize<'de>>(address: SocketAddr, body: &[u8]) -> Result<T, Error> {
     serde_json::from_slice(body).map_err(|source| Error::Shape { address, source })
 }
 
-/// Gets and reads `/routes`.
-pub(crate) async fn routes(address: SocketAddr) -> Result<Routes, Error> {
-    let answer = get(address, "/routes").await?;
+/// Gets a JSON page and reads it.
+pub(crate) async fn page<T: for<'de> Deserialize<'de>>(address: SocketAddr, path: &str) -> Result<T, Error> {
+    let answer = get(address, path).await?;
     if !answer.status.is_success() {
-        return Err(Error::status(address, "/routes", answer.status));
+        return Err(Error::status(address, path, answer.status));
     }
     parse(address, &answer.body)
 }
@@ -130,26 +167,17 @@ async fn exchange(address: SocketAddr, path: &str) -> Result<Answer, Error> {
     }
 }
 
-/// `part` of `whole` as people read it: 100 % only if nothing is missing.
-pub(crate) fn percent(part: u64, whole: u64) -> String {
-    match (part, whole) {
-        (_, 0) => "-".to_owned(),
-        (part, whole) if part >= whole => "100%".to_owned(),
-        (part, whole) => {
-            #[allow(clippy::cast_precision_loss, reason = "a percentage with two digits needs no 53 bits")]
-            let share = part as f64 * 100.0 / whole as f64;
-            format!("{:.2}%", share.min(99.99))
+/// Reads an address as people have it at hand: what the demo prints (`http://127.0.0.1:4191`), or a name with a port.
+pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
+    let bare = text.strip_prefix("http://").unwrap_or(text);
+    let bare = bare.split('/').next().unwrap_or(bare);
+    let mut found = bare.to_socket_addrs().map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidInput => {
+            "say HOST:PORT, for example 127.0.0.1:4191 for a proxy on this machine".to_owned()
         }
-    }
-}
-
-/// A latency as people read it: three digits.
-pub(crate) fn millis(ms: f64) -> String {
-    match ms {
-        ms if ms >= 100.0 => format!("{ms:.0}ms"),
-        ms if ms >= 10.0 => format!("{ms:.1}ms"),
-        ms => format!("{ms:.2}ms"),
-    }
+        _ => format!("cannot find {bare}: {error}"),
+    })?;
+    found.next().ok_or_else(|| format!("{bare} has no address"))
 }
 
 #[cfg(test)]
@@ -157,15 +185,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_failure_in_a_million_is_not_a_hundred_percent() {
-        assert_eq!(percent(999_999, 1_000_000), "99.99%");
-        assert_eq!(percent(7, 7), "100%");
-        assert_eq!(percent(1, 3), "33.33%");
-        assert_eq!(percent(0, 0), "-");
+    fn addresses_can_be_pasted_from_the_demo() {
+        let wanted = Ok(SocketAddr::from(([127, 77, 0, 11], 4191)));
+        for text in ["127.77.0.11:4191", "http://127.77.0.11:4191", "http://127.77.0.11:4191/routes"] {
+            assert_eq!(address(text), wanted, "{text}");
+        }
     }
 
     #[test]
-    fn latencies_have_three_digits() {
-        assert_eq!([0.4567, 4.567, 45.67, 456.7].map(millis), ["0.46ms", "4.57ms", "45.7ms", "457ms"]);
+    fn an_address_without_a_port_is_told_how_to_be_one() {
+        for text in ["127.0.0.1", "4191", "", "http://", "localhost:port"] {
+            assert!(address(text).unwrap_err().contains("HOST:PORT"), "{text}");
+        }
     }
 }

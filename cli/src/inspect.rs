@@ -1,15 +1,27 @@
 //! Reads a running component's admin port and prints it: `remora routes`, `remora identity`, `remora check`.
+//!
+//! In: addresses. Out: tables for people (coloured on a terminal), or the port's own JSON for scripts. It changes nothing.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::admin::{self, Routes};
+use serde::Serialize;
+
+use crate::admin::{self, Certificate, Routes};
+use crate::signals::{SignalTable, arrow};
 use crate::table::{Align, Table};
+use crate::text::{self, Line, Span, Style};
+use crate::{Look, sys};
+
+/// Where routes are shown that are not on a terminal: nothing is cut.
+const PLAIN_WIDTH: usize = 400;
 
 /// Which admin port to ask.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Admin {
-    /// The admin port, for example 127.0.0.1:4191
+    /// The proxy's admin port, for example 127.0.0.1:4191
+    #[arg(value_parser = admin::address)]
     address: SocketAddr,
     /// How to print it
     #[arg(short, long, value_enum, default_value_t)]
@@ -19,9 +31,12 @@ pub(crate) struct Admin {
 /// Which admin ports to ask.
 #[derive(Debug, clap::Args)]
 pub(crate) struct CheckArgs {
-    /// An admin port; may be given several times
-    #[arg(long = "admin", required = true)]
+    /// The admin ports of proxies, identity and discovery, for example 127.0.0.1:4191 127.0.0.1:4192
+    #[arg(value_name = "ADDRESS", required = true, value_parser = admin::address)]
     addresses: Vec<SocketAddr>,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
 }
 
 /// For people or for scripts.
@@ -34,109 +49,191 @@ pub(crate) enum Output {
     Json,
 }
 
+/// What is printed, and whether all was well.
+type Outcome = anyhow::Result<(String, bool)>;
+
 /// `remora routes`.
-pub(crate) fn routes(args: &Admin) -> ExitCode {
-    finish(ask(args.address, "/routes").and_then(|body| match args.output {
-        Output::Json => Ok((String::from_utf8_lossy(&body).into_owned(), true)),
-        Output::Text => {
-            let routes: Routes = admin::parse(args.address, &body)?;
-            Ok((table(&routes).lines(usize::MAX).join("\n"), true))
+pub(crate) fn routes(args: &Admin, look: Look) -> ExitCode {
+    finish(block_on(async {
+        if args.output == Output::Json {
+            return pretty(&admin::page::<serde_json::Value>(args.address, "/routes").await?);
         }
+        let routes: Routes = admin::page(args.address, "/routes").await?;
+        let width = sys::terminal_size().map_or(PLAIN_WIDTH, |(columns, _)| columns.into());
+        Ok((text::render(&route_lines(&routes, width), look.coloured), true))
     }))
 }
 
-/// `remora identity`: the certificate's part of the component's `/config`.
-pub(crate) fn identity(args: &Admin) -> ExitCode {
-    finish(ask(args.address, "/config").and_then(|body| {
-        let config: serde_json::Value = admin::parse(args.address, &body)?;
-        let part = ["certificate", "identity"].iter().find_map(|key| config.get(key)).unwrap_or(&config);
-        Ok(match (args.output, part.as_object()) {
-            (Output::Text, Some(fields)) => {
-                let mut table = Table::new(&[("field", Align::Left), ("value", Align::Left)]);
-                for (name, value) in fields {
-                    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-                    table.row([name.clone(), text]);
-                }
-                (table.lines(usize::MAX).join("\n"), true)
-            }
-            _ => (part.to_string(), true),
+/// `remora identity`.
+pub(crate) fn identity(args: &Admin, look: Look) -> ExitCode {
+    finish(block_on(async {
+        let certificate: Option<Certificate> = admin::page(args.address, "/certificate").await?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let good = certificate.as_ref().is_some_and(|it| (it.not_before..it.not_after).contains(&now));
+        Ok(match args.output {
+            Output::Json => (pretty(&certificate)?.0, good),
+            Output::Text => (text::render(&certificate_lines(certificate.as_ref(), now), look.coloured), good),
         })
     }))
 }
 
+/// What one component said of its readiness.
+#[derive(Debug, Serialize)]
+struct Checked {
+    admin: SocketAddr,
+    ready: bool,
+    /// Empty if it is ready.
+    why: Vec<String>,
+}
+
 /// `remora check`.
-pub(crate) fn check(args: &CheckArgs) -> ExitCode {
-    let mut all_ready = true;
-    let mut table = Table::new(&[("admin", Align::Left), ("ready", Align::Left), ("why", Align::Left)]);
-    for &address in &args.addresses {
-        let (ready, why) = match block_on(admin::get(address, "/ready")) {
-            Ok(answer) => (answer.status.is_success(), String::from_utf8_lossy(&answer.body).trim().to_owned()),
-            Err(error) => (false, error.to_string()),
-        };
-        all_ready &= ready;
-        table.row([address.to_string(), if ready { "yes" } else { "no" }.to_owned(), why.replace('\n', "; ")]);
-    }
-    finish(Ok((table.lines(usize::MAX).join("\n"), all_ready)))
+pub(crate) fn check(args: &CheckArgs, look: Look) -> ExitCode {
+    finish(block_on(async {
+        let asked = args.addresses.iter().map(|&admin| checked(admin));
+        let all = futures_util::future::join_all(asked).await;
+        let good = all.iter().all(|it| it.ready);
+        Ok(match args.output {
+            Output::Json => (pretty(&all)?.0, good),
+            Output::Text => (text::render(&check_lines(&all), look.coloured), good),
+        })
+    }))
 }
 
-fn table(routes: &Routes) -> Table {
-    use Align::{Left, Right};
-    let mut table = Table::new(&[
-        ("direction", Left),
-        ("target", Left),
-        ("route", Left),
-        ("peer", Left),
-        ("tls", Left),
-        ("protocol", Left),
-        ("requests", Right),
-        ("rps", Right),
-        ("success", Right),
-        ("p50", Right),
-        ("p95", Right),
-        ("p99", Right),
-        ("retries", Right),
-        ("failures", Left),
-    ]);
+async fn checked(admin: SocketAddr) -> Checked {
+    let (ready, why) = match admin::get(admin, "/ready").await {
+        Ok(answer) if answer.status.is_success() => (true, Vec::new()),
+        Ok(answer) => (false, String::from_utf8_lossy(&answer.body).lines().map(str::to_owned).collect()),
+        Err(error) => (false, vec![crate::chain(&error)]),
+    };
+    Checked { admin, ready, why }
+}
+
+fn check_lines(all: &[Checked]) -> Vec<Line> {
+    let mut table = Table::new(&[("ADMIN", Align::Left), ("READY", Align::Left), ("WHY NOT", Align::Left)]);
+    for it in all {
+        let ready = if it.ready { Span::new(Style::Good, "yes") } else { Span::new(Style::Bad, "no") };
+        table.row([it.admin.to_string().into(), ready, it.why.join("; ").into()]);
+    }
+    table.lines(usize::MAX)
+}
+
+fn route_lines(routes: &Routes, width: usize) -> Vec<Line> {
+    let up = Duration::from_secs_f64(routes.uptime_s.clamp(0.0, 1e9)).as_secs();
+    let mut lines = vec![
+        Line::of(Style::Strong, &routes.pod).and(Style::Faint, format!("  {}  up {up} s", routes.identity)),
+        Line::default(),
+    ];
+    if routes.routes.is_empty() {
+        lines.push(Line::of(Style::Faint, "nothing has passed through this proxy yet"));
+        return lines;
+    }
+    let mut table = SignalTable::new();
     for route in &routes.routes {
-        let failures = route.failures.iter().map(|(reason, count)| format!("{reason}={count}"));
-        table.row([
-            route.direction.clone(),
-            route.parent.clone(),
-            route.route.clone(),
-            route.peer.clone(),
-            route.tls.clone(),
-            route.protocol.clone(),
-            route.requests.to_string(),
-            format!("{:.1}", route.rps),
-            admin::percent(route.success, route.requests),
-            admin::millis(route.p50_ms),
-            admin::millis(route.p95_ms),
-            admin::millis(route.p99_ms),
-            route.retries.to_string(),
-            failures.collect::<Vec<_>>().join(" "),
-        ]);
+        let peer = if route.peer.is_empty() { "-" } else { &route.peer };
+        let between = match route.direction.as_str() {
+            "inbound" => arrow(peer, &route.tls, &route.parent).and(Style::Faint, "  in"),
+            _ => arrow(&route.parent, &route.tls, peer).and(Style::Faint, "  out"),
+        };
+        table.route(between, &route.route, &route.protocol, &route.signals());
     }
-    table
+    lines.extend(table.lines(width));
+    lines
 }
 
-fn ask(address: SocketAddr, path: &str) -> Result<Vec<u8>, admin::Error> {
-    let answer = block_on(admin::get(address, path))?;
-    if answer.status.is_success() { Ok(answer.body) } else { Err(admin::Error::status(address, path, answer.status)) }
+fn certificate_lines(certificate: Option<&Certificate>, now: u64) -> Vec<Line> {
+    let Some(it) = certificate else {
+        return vec![Line::of(Style::Bad, "no certificate yet: `remora check` says why")];
+    };
+    let lives = (it.not_before..it.not_after).contains(&now);
+    let until = match it.not_after.checked_sub(now) {
+        Some(left) if left > 0 => format!("{} ({} from now)", utc(it.not_after), span(left)),
+        _ => format!("{} (ended {} ago)", utc(it.not_after), span(now - it.not_after)),
+    };
+    let rows = [
+        ("identity   ", it.identity.clone(), Style::Strong),
+        ("valid from ", utc(it.not_before), Style::Plain),
+        ("valid until", until, if lives { Style::Good } else { Style::Bad }),
+        ("anchors    ", format!("{} trusted", it.anchors), Style::Plain),
+    ];
+    rows.map(|(name, value, style)| Line::of(Style::Faint, format!("{name}  ")).and(style, value)).into()
 }
 
-fn block_on<T>(work: impl Future<Output = Result<T, admin::Error>>) -> Result<T, admin::Error> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(admin::Error::Runtime)?.block_on(work)
+/// A time as `2026-11-21T18:20:45Z`.
+fn utc(seconds: u64) -> String {
+    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
+    // Years begin in March here, so that the leap day is a year's last; eras are 400 years (146 097 days).
+    let since_march_0000 = days + 719_468;
+    let (era, day) = (since_march_0000 / 146_097, since_march_0000 % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (year, month) = (era * 400 + year + u64::from(month >= 10), if month < 10 { month + 3 } else { month - 9 });
+    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
-fn finish(outcome: Result<(String, bool), admin::Error>) -> ExitCode {
-    match outcome {
-        Ok((text, good)) => {
-            println!("{text}");
-            if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-        }
+/// A length of time in its two largest units.
+fn span(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds / 3600 % 24),
+    }
+}
+
+fn pretty(value: &impl Serialize) -> Outcome {
+    Ok((serde_json::to_string_pretty(value)? + "\n", true))
+}
+
+fn block_on(work: impl Future<Output = Outcome>) -> Outcome {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}
+
+fn finish(outcome: Outcome) -> ExitCode {
+    match outcome.and_then(|(text, good)| Ok(text::print(&text).map(|()| good)?)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("remora: {}", crate::chain(&error));
+            eprintln!("remora: {}", crate::chain(&*error));
             ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_by_people() {
+        assert_eq!(utc(0), "1970-01-01T00:00:00Z");
+        assert_eq!(utc(951_782_399), "2000-02-28T23:59:59Z");
+        assert_eq!(utc(951_782_400), "2000-02-29T00:00:00Z");
+        assert_eq!(utc(4_107_542_400), "2100-03-01T00:00:00Z");
+        assert_eq!([5, 65, 3700, 90_000].map(span), ["5 s", "1 min 5 s", "1 h 1 min", "1 d 1 h"]);
+    }
+
+    #[test]
+    fn a_certificate_that_ended_is_said_to_have_ended() {
+        let it = Certificate {
+            identity: "spiffe://cluster.local/ns/shop/sa/web".to_owned(),
+            not_before: 100,
+            not_after: 200,
+            generation: 1,
+            anchors: 1,
+        };
+        let shown = |now| text::render(&certificate_lines(Some(&it), now), false);
+        assert!(shown(150).contains("(50 s from now)"));
+        for now in [200, 260] {
+            assert!(shown(now).contains("(ended "), "{now}");
+        }
+        assert!(text::render(&certificate_lines(None, 0), false).contains("no certificate yet"));
+    }
+
+    #[test]
+    fn a_proxy_without_traffic_says_so() {
+        assert!(text::render(&route_lines(&Routes::default(), 80), false).contains("nothing has passed"));
     }
 }

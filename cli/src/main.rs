@@ -8,9 +8,13 @@ mod admin;
 mod components;
 mod demo;
 mod inspect;
+mod signals;
 mod sys;
 mod table;
+mod text;
 
+use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -18,6 +22,10 @@ use clap::{Parser, Subcommand};
 #[derive(Parser)]
 #[command(name = "remora", version, about = "A service mesh whose data plane is a micro-proxy in every pod")]
 struct Cli {
+    /// Colours are for terminals, and not for people who set this (https://no-color.org)
+    #[arg(long, global = true, env = "NO_COLOR", hide_env = true)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "1", value_name = "ANYTHING", hide = true)]
+    no_color: Option<OsString>,
     #[command(subcommand)]
     command: Command,
 }
@@ -40,15 +48,25 @@ enum Command {
     DemoApp(demo::app::Args),
 }
 
+/// How output looks.
+#[derive(Debug, Clone, Copy)]
+struct Look {
+    /// Whether words are coloured.
+    coloured: bool,
+}
+
 fn main() -> ExitCode {
     if let Some(component) = components::by_program_name() {
         return component.main();
     }
-    match Cli::parse().command {
-        Command::Demo(args) => demo::main(args),
-        Command::Identity(args) => inspect::identity(&args),
-        Command::Routes(args) => inspect::routes(&args),
-        Command::Check(args) => inspect::check(&args),
+    let cli = Cli::parse();
+    let plain = cli.no_color.is_some_and(|it| !it.is_empty());
+    let look = Look { coloured: !plain && std::io::stdout().is_terminal() };
+    match cli.command {
+        Command::Demo(args) => demo::main(args, look),
+        Command::Identity(args) => inspect::identity(&args, look),
+        Command::Routes(args) => inspect::routes(&args, look),
+        Command::Check(args) => inspect::check(&args, look),
         Command::Run(run) => components::become_component(run),
         Command::DemoApp(args) => demo::app::main(args),
     }

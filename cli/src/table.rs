@@ -1,4 +1,6 @@
-//! Text tables for people: columns as wide as their content, numbers to the right.
+//! Text tables for people: columns as wide as their content, numbers to the right, headings that span all columns.
+
+use crate::text::{Line, Span, Style};
 
 /// How a column is laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,7 +15,14 @@ pub(crate) enum Align {
 #[derive(Debug)]
 pub(crate) struct Table {
     columns: Vec<(&'static str, Align)>,
-    rows: Vec<Vec<String>>,
+    rows: Vec<Row>,
+}
+
+#[derive(Debug)]
+enum Row {
+    Cells(Vec<Span>),
+    /// A line of its own, whatever the columns are.
+    Across(Line),
 }
 
 impl Table {
@@ -22,29 +31,48 @@ impl Table {
         Self { columns: columns.to_vec(), rows: Vec::new() }
     }
 
-    /// Adds a row. Control characters, which could come from an admin port we know nothing of, are replaced.
-    pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        let clean = |cell: String| cell.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
-        self.rows.push(cells.into_iter().map(clean).collect());
+    /// Adds a row.
+    pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = Span>) {
+        self.rows.push(Row::Cells(cells.into_iter().collect()));
+    }
+
+    /// Adds a line that spans all columns and widens none.
+    pub(crate) fn across(&mut self, line: Line) {
+        self.rows.push(Row::Across(line));
     }
 
     /// The lines, headings first, none longer than `width` characters.
-    pub(crate) fn lines(&self, width: usize) -> Vec<String> {
-        let headings: Vec<String> = self.columns.iter().map(|(name, _)| (*name).to_owned()).collect();
-        let all = || std::iter::once(&headings).chain(&self.rows);
+    pub(crate) fn lines(self, width: usize) -> Vec<Line> {
+        let headings: Vec<Span> = self.columns.iter().map(|(name, _)| Span::new(Style::Faint, name)).collect();
         let widths: Vec<usize> = (0..self.columns.len())
-            .map(|at| all().filter_map(|row| row.get(at)).map(|cell| cell.chars().count()).max().unwrap_or(0))
-            .collect();
-        all()
-            .map(|row| {
-                let cells = row.iter().zip(&self.columns).zip(&widths).map(|((cell, (_, align)), &wide)| match align {
-                    Align::Left => format!("{cell:<wide$}"),
-                    Align::Right => format!("{cell:>wide$}"),
+            .map(|at| {
+                let cells = self.rows.iter().filter_map(|row| match row {
+                    Row::Cells(cells) => cells.get(at),
+                    Row::Across(_) => None,
                 });
-                let line = cells.collect::<Vec<_>>().join("  ");
-                line.trim_end().chars().take(width).collect()
+                cells.chain(headings.get(at)).map(Span::width).max().unwrap_or(0)
             })
-            .collect()
+            .collect();
+        let aligned = |cells: Vec<Span>| {
+            let mut line = Line::default();
+            for ((cell, (_, align)), wide) in cells.into_iter().zip(&self.columns).zip(&widths) {
+                if !line.0.is_empty() {
+                    line.0.push("  ".into());
+                }
+                let space = Span::from(" ".repeat(wide.saturating_sub(cell.width())));
+                line.0.extend(match align {
+                    Align::Left => [cell, space],
+                    Align::Right => [space, cell],
+                });
+            }
+            line
+        };
+        let mut lines = vec![aligned(headings).cut(width)];
+        lines.extend(self.rows.into_iter().map(|row| match row {
+            Row::Cells(cells) => aligned(cells).cut(width),
+            Row::Across(line) => line.cut(width),
+        }));
+        lines
     }
 }
 
@@ -52,19 +80,33 @@ impl Table {
 mod tests {
     use super::*;
 
-    #[test]
-    fn columns_are_as_wide_as_their_content_and_lines_fit() {
+    fn shown(table: Table, width: usize) -> Vec<String> {
+        table.lines(width).iter().map(|line| line.render(false)).collect()
+    }
+
+    fn table() -> Table {
         let mut table = Table::new(&[("name", Align::Left), ("n", Align::Right)]);
-        table.row(["a-long-name".to_owned(), "7".to_owned()]);
-        table.row(["b".to_owned(), "1234".to_owned()]);
-        assert_eq!(table.lines(80), ["name            n", "a-long-name     7", "b            1234"]);
-        assert!(table.lines(9).iter().all(|line| line.chars().count() <= 9));
+        table.row(["a-long-name".into(), "7".into()]);
+        table.across(Line::of(Style::Strong, "a heading that is longer than any row of the table"));
+        table.row(["b".into(), "1234".into()]);
+        table
     }
 
     #[test]
-    fn control_characters_of_a_stranger_do_not_reach_the_terminal() {
-        let mut table = Table::new(&[("x", Align::Left)]);
-        table.row(["\x1b[2Jhi".to_owned()]);
-        assert_eq!(table.lines(80), ["x", "?[2Jhi"]);
+    fn columns_are_as_wide_as_their_content_and_not_as_the_lines_between_them() {
+        assert_eq!(
+            shown(table(), 80),
+            [
+                "name            n",
+                "a-long-name     7",
+                "a heading that is longer than any row of the table",
+                "b            1234"
+            ]
+        );
+    }
+
+    #[test]
+    fn no_line_is_longer_than_the_terminal_is_wide() {
+        assert!(shown(table(), 9).iter().all(|line| line.chars().count() <= 9));
     }
 }

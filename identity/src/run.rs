@@ -57,14 +57,15 @@ pub fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("remora-identity: cannot start the runtime: {error}");
+            tracing::error!("cannot start the runtime: {error}");
             return ExitCode::FAILURE;
         }
     };
     match runtime.block_on(run(config, log)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("remora-identity: {error}");
+            // Not by eprintln: it panics where standard error takes no more.
+            tracing::error!("{error}");
             ExitCode::FAILURE
         }
     }

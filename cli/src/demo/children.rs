@@ -13,6 +13,9 @@ use crate::sys::{self, Signal};
 /// How many lines of a log explain a failure.
 const TAIL_LINES: usize = 5;
 
+/// The file that runs now, whatever became of its name: a demo goes on while its binary is rebuilt or removed.
+const OURSELVES: &str = "/proc/self/exe";
+
 /// How to start a process, again and again.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Spec {
@@ -30,11 +33,9 @@ pub(super) struct Spec {
 /// Why a process could not be handled.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    #[error("cannot find the file of this program; was it moved or rebuilt while running?")]
-    Program(#[source] io::Error),
     #[error("cannot write the log of {name}")]
     Log { name: String, source: io::Error },
-    #[error("cannot start {name} (from {program}); is it built for this machine?")]
+    #[error("cannot start {name} (from {program}); is /proc mounted, and may its file be run?")]
     Start { name: String, program: String, source: io::Error },
     #[error("cannot signal {name}")]
     Signal { name: String, source: io::Error },
@@ -50,9 +51,8 @@ pub(super) struct Children {
 
 impl Children {
     /// None yet; logs will go to the directory `logs`.
-    pub(super) fn new(logs: PathBuf) -> Result<Self, Error> {
-        let program = std::env::current_exe().map_err(Error::Program)?;
-        Ok(Self { program, logs, running: BTreeMap::new() })
+    pub(super) fn new(logs: PathBuf) -> Self {
+        Self { program: OURSELVES.into(), logs, running: BTreeMap::new() }
     }
 
     /// Starts a process, or one that ended once more. Hands out its standard output if that is piped.
@@ -113,6 +113,19 @@ impl Children {
         None
     }
 
+    /// Why a process that nobody killed is dead, as far as its log says; a log that cannot be written says nothing.
+    pub(super) fn obituary(&self, name: &str, status: ExitStatus) -> anyhow::Error {
+        let probe = self.logs.join(".probe");
+        let written = fs::write(&probe, [0; 4096]);
+        fs::remove_file(&probe).ok();
+        match written {
+            Err(error) => {
+                anyhow::Error::from(error).context(format!("{name} ended ({status}), and cannot write its log"))
+            }
+            Ok(()) => anyhow::anyhow!("{name} ended by itself ({status}): {}", self.log_tail(name)),
+        }
+    }
+
     /// The end of a process's log, on one line.
     pub(super) fn log_tail(&self, name: &str) -> String {
         let text = fs::read(self.logs.join(format!("{name}.log"))).unwrap_or_default();
@@ -141,7 +154,7 @@ mod tests {
     use super::*;
 
     fn children(dir: &tempfile::TempDir) -> Children {
-        let mut children = Children::new(dir.path().to_owned()).expect("a program");
+        let mut children = Children::new(dir.path().to_owned());
         children.program = "/bin/sh".into();
         children
     }
@@ -176,7 +189,7 @@ mod tests {
             std::thread::yield_now();
         };
         assert_eq!((name.as_str(), status.code()), ("it", Some(3)));
-        assert_eq!(children.log_tail("it"), "out of luck");
+        assert_eq!(children.obituary(&name, status).to_string(), "it ended by itself (exit status: 3): out of luck");
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub(super) enum Error {
 #[derive(Debug)]
 pub(super) struct Server {
     listener: UnixListener,
-    socket: PathBuf,
+    dir: PathBuf,
     _lock: File,
 }
 
@@ -61,11 +61,16 @@ impl Server {
             fs::TryLockError::WouldBlock => Error::Running,
             fs::TryLockError::Error(source) => error(source),
         })?;
+        // The demo that ended a moment ago took its lock file away, maybe after we opened that one.
+        let same = fs::metadata(dir.join("lock")).and_then(|named| Ok(named.ino() == lock.metadata()?.ino()));
+        if !same.is_ok_and(|same| same) {
+            return Err(Error::Running);
+        }
         let socket = dir.join("socket");
         // A demo that was killed left it; we hold the lock, so nobody listens there.
         fs::remove_file(&socket).ok();
         let listener = UnixListener::bind(&socket).map_err(error)?;
-        Ok(Self { listener, socket, _lock: lock })
+        Ok(Self { listener, dir, _lock: lock })
     }
 
     /// The next wish. Cancel safe up to the accepted connection: a wish that was not read whole is refused by its drop.
@@ -80,7 +85,9 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        fs::remove_file(&self.socket).ok();
+        fs::remove_file(self.dir.join("socket")).ok();
+        fs::remove_file(self.dir.join("lock")).ok();
+        fs::remove_dir(&self.dir).ok();
     }
 }
 
@@ -145,6 +152,8 @@ mod tests {
         assert_eq!(wish.what, Break::Slow);
         wish.answer(&Ok("done".to_owned())).await;
         assert_eq!(asking.await.expect("no panic").expect("an answer"), "done");
+        drop(server);
+        assert_eq!(fs::read_dir(dir.path()).expect("readable").count(), 0, "nothing is left behind");
     }
 
     #[test]

@@ -23,6 +23,9 @@ pub(crate) const IDENTITY_PORTS: (u16, u16) = (4180, 4192);
 /// Where discovery serves its stream, and its admin port.
 pub(crate) const DISCOVERY_PORTS: (u16, u16) = (4181, 4193);
 
+/// See [`Layout::claim`].
+const CLAIM_PORT: u16 = 4179;
+
 /// What a pod of the application does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Role {
@@ -88,8 +91,9 @@ const PODS: [Pod; 7] = [
     Pod { name: "web-1", role: Role::Web, version: "v1", zone: "a", host: 11 },
 ];
 
-/// The replica of `api` that `--break endpoint` and `--break slow` choose.
-pub(crate) const VICTIM: &str = "api-2";
+/// The replica of `api` that `--break endpoint` and `--break slow` choose: the one in `web`'s zone, which has most of the
+/// load. To break one that idles would show nothing.
+pub(crate) const VICTIM: &str = "api-1";
 
 /// The demo's addresses: one of several equal blocks of loopback, so that a block in use is no obstacle.
 #[derive(Debug, Clone, Copy)]
@@ -138,6 +142,12 @@ impl Layout {
         ((ip, port).into(), (ip, admin).into())
     }
 
+    /// Bound for as long as a demo runs, and for nothing else: who has it has the block, so that two demos that start at
+    /// the same time do not choose the same one.
+    pub(crate) fn claim(self) -> SocketAddr {
+        (Ipv4Addr::new(127, self.block, 0, 1), CLAIM_PORT).into()
+    }
+
     /// Everything the demo will listen on.
     pub(crate) fn listeners(self) -> Vec<SocketAddr> {
         let mut all = Vec::new();
@@ -169,6 +179,8 @@ mod tests {
         let apis: Vec<_> = PODS.iter().filter(|pod| pod.role == Role::Api).collect();
         assert_eq!(apis.iter().map(|pod| pod.version).collect::<HashSet<_>>().len(), 2);
         assert_eq!(apis.iter().map(|pod| pod.zone).collect::<HashSet<_>>().len(), 2);
-        assert!(apis.iter().any(|pod| pod.name == VICTIM));
+        let zone = |name| PODS.iter().find(|pod| pod.name == name).map(|pod| pod.zone);
+        assert_eq!(zone(VICTIM), zone("web-1"), "the victim is the one that web prefers");
+        assert_eq!(apis.iter().filter(|pod| Some(pod.zone) == zone(VICTIM)).count(), 1);
     }
 }

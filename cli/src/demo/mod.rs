@@ -7,11 +7,14 @@ pub(crate) mod app;
 mod breaks;
 mod children;
 mod control;
+mod judge;
 mod layout;
 mod manifests;
 mod report;
 mod run;
+mod screen;
 mod start;
+mod svg;
 mod tokens;
 mod view;
 mod watch;
@@ -22,6 +25,8 @@ use std::time::Duration;
 
 use app::web;
 use breaks::Break;
+
+use crate::{Look, text};
 
 /// `remora demo`.
 #[derive(Debug, clap::Args)]
@@ -44,21 +49,21 @@ pub(crate) struct Args {
     /// Leave the demo's directory (manifests, certificates, logs) when it ends
     #[arg(long)]
     keep: bool,
+    /// Draw the table into this file as an SVG: as it was while something was broken, else at the end
+    #[arg(long, value_name = "FILE", hide = true)]
+    svg: Option<PathBuf>,
     /// Where a running demo can be found; another place allows a second demo
     #[arg(long, env = "XDG_RUNTIME_DIR", hide_env_values = true)]
     runtime_dir: Option<PathBuf>,
 }
 
 /// Runs the demo, or breaks the running one.
-pub(crate) fn main(args: Args) -> ExitCode {
+pub(crate) fn main(args: Args, look: Look) -> ExitCode {
     let outcome = match (args.what, args.time) {
-        (Some(what), None) => {
-            control::ask(args.runtime_dir.as_deref(), what).map_err(anyhow::Error::from).map(|text| {
-                println!("{text}");
-                true
-            })
-        }
-        _ => run::run(args),
+        (Some(what), None) => control::ask(args.runtime_dir.as_deref(), what)
+            .map_err(anyhow::Error::from)
+            .and_then(|text| Ok(text::print(&format!("{text}\n")).map(|()| true)?)),
+        _ => run::run(args, look),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
@@ -72,12 +77,17 @@ pub(crate) fn main(args: Args) -> ExitCode {
 
 /// What to do about causes that people can do something about.
 fn hint(error: &anyhow::Error) -> &'static str {
+    if error.is::<text::PrintError>() {
+        return "";
+    }
     let kind = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>()).map(std::io::Error::kind);
     match kind {
         Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) => {
             " (free some space there, or set TMPDIR to a directory that has some)"
         }
-        Some(std::io::ErrorKind::ReadOnlyFilesystem) => " (set TMPDIR to a directory that can be written)",
+        Some(std::io::ErrorKind::ReadOnlyFilesystem | std::io::ErrorKind::PermissionDenied) => {
+            " (set TMPDIR to a directory that can be written)"
+        }
         _ => "",
     }
 }

@@ -4,15 +4,31 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::breaks::Break;
-use super::watch::Hop;
-use super::web::Tally;
+use super::judge::Trial;
+use super::watch::{Hop, Sight};
+use super::web::{Tally, unix_ms};
+use crate::signals::percent;
+use crate::text::{Line, Style};
 
 /// Something that happened, and when.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Event {
     pub(super) at_s: f64,
     pub(super) text: String,
+}
+
+/// What is known at the end of a run.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) ran: Duration,
+    pub(super) trials: Vec<Trial>,
+    pub(super) load: Tally,
+    /// Failures of `web` that a break explains.
+    pub(super) excused: u64,
+    pub(super) sight: Sight,
+    pub(super) events: Vec<Event>,
+    /// Who should have been up at the end and was not; empty if something was broken just then.
+    pub(super) down: Vec<String>,
 }
 
 /// What came of a whole run.
@@ -22,122 +38,152 @@ pub(super) struct Report {
     pub(super) good: bool,
     /// Why not.
     pub(super) problems: Vec<String>,
+    /// What each break did, in numbers.
+    pub(super) findings: Vec<String>,
     pub(super) duration_s: f64,
     pub(super) broken: Vec<&'static str>,
     /// What `web`, the caller, saw itself.
     pub(super) load: Tally,
     pub(super) hops: Vec<Hop>,
     pub(super) events: Vec<Event>,
+    /// Who answered where.
+    pub(super) admin: Vec<(String, String)>,
 }
 
 impl Report {
     /// Judges a run.
-    pub(super) fn new(ran: Duration, broken: &[Break], load: Tally, hops: Vec<Hop>, events: Vec<Event>) -> Self {
-        let problems = problems(broken, &load, &hops);
+    pub(super) fn new(seen: Seen) -> Self {
+        let hops = seen.sight.hops();
+        let problems = problems(&seen, &hops, unix_ms());
         Self {
             good: problems.is_empty(),
             problems,
-            duration_s: ran.as_secs_f64(),
-            broken: broken.iter().map(|it| it.name()).collect(),
-            load,
+            findings: seen.trials.iter().filter_map(Trial::finding).collect(),
+            duration_s: seen.ran.as_secs_f64(),
+            broken: seen.trials.iter().map(|it| it.what.name()).collect(),
+            load: seen.load,
             hops,
-            events,
+            events: seen.events,
+            admin: seen.sight.admins().map(|(name, address)| (name.to_owned(), format!("http://{address}"))).collect(),
         }
     }
 
     /// The last lines that a person reads.
-    pub(super) fn summary(&self) -> String {
-        let sent: u64 = self.load.ok + self.load.failures.values().sum::<u64>();
-        let share = crate::admin::percent(self.load.ok, sent);
-        let mut text = format!("{:.0} s: web made {sent} requests, {share} succeeded", self.duration_s);
-        for (reason, count) in &self.load.failures {
-            text.push_str(&format!("\n  {count} failed: {reason}"));
-        }
+    pub(super) fn summary(&self) -> Vec<Line> {
+        let ended = self.load.ok + self.load.failed();
+        let share = percent(self.load.ok, ended);
+        let text = format!("{:.0} s: web made {ended} requests, {share} succeeded", self.duration_s);
+        let mut lines = vec![Line::of(Style::Strong, text)];
+        lines.extend(self.load.failures.iter().map(|(why, count)| Line::from(format!("  {count} failed: {why}"))));
+        lines.extend(self.findings.iter().map(|finding| Line::from(format!("  {finding}"))));
         if self.good {
-            let broken = if self.broken.is_empty() {
-                String::new()
-            } else {
-                format!(" through --break {}", self.broken.join(", "))
+            let broken = match &*self.broken {
+                [] => String::new(),
+                broken => format!(" through --break {}", broken.join(", ")),
             };
-            text.push_str(&format!(
-                "\nall {} hops were mTLS, and callers saw what they should{broken}",
-                self.hops.len()
-            ));
+            let text =
+                format!("GOOD: all {} routes were mTLS, and callers saw what they should{broken}", self.hops.len());
+            lines.push(Line::of(Style::Good, text));
         }
-        for problem in &self.problems {
-            text.push_str(&format!("\nNOT GOOD: {problem}"));
-        }
-        text
+        lines.extend(self.problems.iter().map(|problem| Line::of(Style::Bad, format!("NOT GOOD: {problem}"))));
+        lines
     }
 }
 
-fn problems(broken: &[Break], load: &Tally, hops: &[Hop]) -> Vec<String> {
+fn problems(seen: &Seen, hops: &[Hop], now_ms: u64) -> Vec<String> {
     let mut problems = Vec::new();
-    if load.ok == 0 {
+    if seen.load.ok == 0 {
         problems.push("no request of web succeeded".to_owned());
     }
-    let failed: u64 = load.failures.values().sum();
-    if failed > 0 && !broken.iter().any(|it| it.excuses(load)) {
-        problems.push(format!("{failed} of {} requests of web failed", load.ok + failed));
+    let unexcused = seen.load.failed().saturating_sub(seen.excused);
+    if unexcused > 0 {
+        let why = if seen.trials.is_empty() { "although nothing was broken" } else { "that no break explains" };
+        problems.push(format!("{unexcused} of {} requests of web failed {why}", seen.load.ok + seen.load.failed()));
     }
-    if broken.contains(&Break::Deny) && failed == 0 {
-        problems.push("the denied requests of web were let through".to_owned());
-    }
+    problems.extend(seen.trials.iter().flat_map(|trial| trial.problems(now_ms)));
     for (protocol, what) in [("http1", "HTTP/1"), ("grpc", "gRPC"), ("tcp", "raw TCP")] {
         if !hops.iter().any(|hop| hop.protocol == protocol && hop.success > 0) {
-            problems.push(format!("no {what} hop was seen"));
+            problems.push(format!("no {what} call was seen"));
         }
     }
     // A row without success carried nothing: it may have ended before a peer was chosen.
-    for hop in hops.iter().filter(|hop| hop.tls != "mtls" && hop.success > 0) {
-        problems.push(format!("{} called {} without mTLS ({})", hop.caller, hop.target, hop.tls));
+    for hop in hops.iter().filter(|hop| hop.success > 0) {
+        if hop.tls != "mtls" {
+            problems.push(format!("{} called {} without mTLS ({})", hop.caller, hop.target, hop.tls));
+        } else if !hop.caller.starts_with("spiffe://") || !hop.callee.starts_with("spiffe://") {
+            problems.push(format!("a call to {} lacks an identity ({:?} to {:?})", hop.target, hop.caller, hop.callee));
+        }
     }
+    problems.extend(seen.down.iter().map(|name| format!("{name} was down at the end")));
     problems
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::breaks::Break;
     use super::*;
 
     fn hop(protocol: &str, tls: &str) -> Hop {
-        Hop { protocol: protocol.to_owned(), tls: tls.to_owned(), requests: 5, success: 5, ..Hop::default() }
+        Hop {
+            caller: "spiffe://td/a".to_owned(),
+            callee: "spiffe://td/b".to_owned(),
+            protocol: protocol.to_owned(),
+            tls: tls.to_owned(),
+            success: 5,
+            ..Hop::default()
+        }
     }
 
     fn good_hops() -> Vec<Hop> {
         vec![hop("http1", "mtls"), hop("grpc", "mtls"), hop("tcp", "mtls")]
     }
 
-    fn load(failures: &[(&str, u64)]) -> Tally {
+    fn seen(failures: &[(&str, u64)], excused: u64) -> Seen {
         let failures = failures.iter().map(|&(reason, count)| (reason.to_owned(), count)).collect();
-        Tally { sent: 100, ok: 90, failures, ..Tally::default() }
+        Seen {
+            ran: Duration::from_secs(1),
+            trials: Vec::new(),
+            load: Tally { sent: 100, ok: 90, failures, ..Tally::default() },
+            excused,
+            sight: Sight::default(),
+            events: Vec::new(),
+            down: Vec::new(),
+        }
+    }
+
+    fn judged(seen: &Seen, hops: &[Hop]) -> Vec<String> {
+        problems(seen, hops, 0)
     }
 
     #[test]
     fn a_run_without_failures_over_mtls_is_good() {
-        assert_eq!(problems(&[], &load(&[]), &good_hops()), Vec::<String>::new());
+        assert_eq!(judged(&seen(&[], 0), &good_hops()), Vec::<String>::new());
     }
 
     #[test]
-    fn one_failure_without_a_break_is_a_problem() {
-        assert_eq!(problems(&[], &load(&[("503 timeout", 1)]), &good_hops()).len(), 1);
-        assert_eq!(problems(&[Break::Identity], &load(&[("503 timeout", 1)]), &good_hops()).len(), 1);
+    fn one_failure_that_nothing_explains_is_a_problem() {
+        assert_eq!(judged(&seen(&[("503 timeout", 1)], 0), &good_hops()).len(), 1);
+        let mut broken = seen(&[("503 timeout", 2)], 1);
+        broken.trials = vec![Trial::new(Break::Endpoint, 0, 0)];
+        assert_eq!(judged(&broken, &good_hops()), ["1 of 92 requests of web failed that no break explains"]);
     }
 
     #[test]
-    fn a_hop_in_plain_text_is_a_problem() {
+    fn a_call_in_plain_text_or_without_an_identity_is_a_problem() {
         let mut hops = good_hops();
         hops.push(hop("tcp", "plain"));
-        assert_eq!(problems(&[], &load(&[]), &hops).len(), 1);
+        hops.push(Hop { callee: String::new(), ..hop("tcp", "mtls") });
+        assert_eq!(judged(&seen(&[], 0), &hops).len(), 2);
     }
 
     #[test]
-    fn a_hop_that_was_never_seen_is_a_problem() {
-        assert_eq!(problems(&[], &load(&[]), &good_hops()[..2]), ["no raw TCP hop was seen"]);
+    fn a_protocol_that_was_never_seen_is_a_problem() {
+        assert_eq!(judged(&seen(&[], 0), &good_hops()[..2]), ["no raw TCP call was seen"]);
     }
 
     #[test]
-    fn a_policy_that_denies_nobody_is_a_problem() {
-        assert_eq!(problems(&[Break::Deny], &load(&[]), &good_hops()).len(), 1);
-        assert!(problems(&[Break::Deny], &load(&[("403 denied", 9)]), &good_hops()).is_empty());
+    fn what_is_down_at_the_end_is_a_problem() {
+        let down = Seen { down: vec!["identity".to_owned()], ..seen(&[], 0) };
+        assert_eq!(judged(&down, &good_hops()), ["identity was down at the end"]);
     }
 }

@@ -1,6 +1,7 @@
 //! The demo's life after its start: shows, breaks, heals, ends.
 
-use std::io::{IsTerminal, Write};
+use std::fs;
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::Duration;
@@ -16,27 +17,35 @@ use super::Args;
 use super::breaks::Break;
 use super::children::Children;
 use super::control;
-use super::layout::Layout;
-use super::report::{Event, Report};
+use super::judge::{RETURN_MS, Trial};
+use super::layout::{Layout, VICTIM};
+use super::report::{self, Event, Report};
+use super::screen::Screen;
 use super::start::{self, Running};
+use super::svg;
 use super::view::{self, Frame};
 use super::watch::{self as sight, Sight};
-use super::web::Tally;
+use super::web::{Tally, unix_ms};
+use crate::Look;
 use crate::inspect::Output;
-use crate::sys;
+use crate::text::{self, Line};
 
 /// How long something stays broken, unless the demo is too short for it.
 const BROKEN_FOR: Duration = Duration::from_secs(20);
 /// A new frame on a terminal; elsewhere every fifth is printed.
 const FRAME_PERIOD: Duration = Duration::from_secs(1);
 const PLAIN_EVERY: u64 = 5;
-/// A table that is not on a terminal is not cut.
-const PLAIN_WIDTH: usize = 400;
+/// The first one printed is the one that has some numbers in it.
+const PLAIN_FIRST: u64 = 3;
+/// A table that is not on a terminal is as wide as it needs to be.
+const PLAIN_SIZE: (usize, usize) = (400, 400);
+/// The width of a picture.
+const PICTURE_SIZE: (usize, usize) = (112, 60);
 /// Events kept for the report; a person has long stopped reading.
 const EVENTS_MAX: usize = 1000;
 
 /// Runs the demo until it is ended; whether all was well.
-pub(super) fn run(args: Args) -> anyhow::Result<bool> {
+pub(super) fn run(args: Args, look: Look) -> anyhow::Result<bool> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("cannot start an async runtime")?;
     runtime.block_on(async {
@@ -49,22 +58,28 @@ pub(super) fn run(args: Args) -> anyhow::Result<bool> {
             running = start::start(args.keep, args.rate, &args.log) => running?,
             () = ends.asked() => bail!("ended before it was ready"),
         };
-        let demo = Demo::new(&args, running)?;
-        demo.live(&server, ends).await
+        let mut demo = Demo::new(&args, running, look)?;
+        let outcome = demo.live(&server, ends).await;
+        // The terminal is as it was before anybody reads how it ended.
+        demo.screen = None;
+        outcome?;
+        demo.finish().await
     })
 }
 
-/// What ends a demo: Ctrl-C, a polite kill, or its time.
+/// What ends a demo: Ctrl-C, a polite kill, its terminal's end, or its time.
 struct Ends {
     interrupt: Signal,
     terminate: Signal,
+    hangup: Signal,
     time: Option<Duration>,
 }
 
 impl Ends {
     fn new(time: Option<Duration>) -> anyhow::Result<Self> {
-        let (interrupt, terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-        Ok(Self { interrupt, terminate, time })
+        let on = |kind| signal(kind).context("cannot be told of signals");
+        let (interrupt, terminate) = (on(SignalKind::interrupt())?, on(SignalKind::terminate())?);
+        Ok(Self { interrupt, terminate, hangup: on(SignalKind::hangup())?, time })
     }
 
     /// Somebody asked us to end.
@@ -72,6 +87,7 @@ impl Ends {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            _ = self.hangup.recv() => {}
         }
     }
 }
@@ -83,26 +99,34 @@ struct Demo {
     manifests: PathBuf,
     web: Lines<BufReader<pipe::Receiver>>,
     load: Tally,
+    /// Failures of `web` that a break explains.
+    excused: u64,
     sight: watch::Receiver<Sight>,
     events: Vec<Event>,
-    /// What is broken now, and when it is healed.
-    broken: Option<(Break, Instant)>,
-    /// What was broken at any time.
-    history: Vec<Break>,
+    /// When what is broken now (the last of the trials) will be healed.
+    heal_at: Option<Instant>,
+    /// When the last one was healed.
+    healed: Option<Instant>,
+    trials: Vec<Trial>,
     broken_for: Duration,
     /// What to break halfway.
     plan: Option<(Break, Instant)>,
     output: Output,
+    look: Look,
+    screen: Option<Screen>,
     frames: u64,
+    /// Where a picture is wanted, and its lines so far.
+    picture: Option<(PathBuf, Vec<Line>)>,
     /// The directory, which goes after the processes: fields are dropped in order.
     files: start::Files,
+    _claim: TcpListener,
 }
 
 impl Demo {
-    fn new(args: &Args, running: Running) -> anyhow::Result<Self> {
-        let Running { children, layout, web, files } = running;
+    fn new(args: &Args, running: Running, look: Look) -> anyhow::Result<Self> {
+        let Running { children, layout, web, files, claim } = running;
         let web = pipe::Receiver::from_owned_fd(web.into()).context("cannot read what web says")?;
-        let (sender, sight) = watch::channel(Sight::new());
+        let (sender, sight) = watch::channel(Sight::new(layout));
         // Ends by itself when the receiver, which we hold, is gone.
         tokio::spawn(sight::look(layout, sender));
         let began = Instant::now();
@@ -114,137 +138,167 @@ impl Demo {
             manifests: files.manifests(),
             web: BufReader::new(web).lines(),
             load: Tally::default(),
+            excused: 0,
             sight,
             events: Vec::new(),
-            broken: None,
-            history: Vec::new(),
+            heal_at: None,
+            healed: None,
+            trials: Vec::new(),
             broken_for: third.map_or(BROKEN_FOR, |third| third.min(BROKEN_FOR)),
             plan: args.what.zip(third.map(|third| began + third)),
             output: args.output,
+            look,
+            screen: (args.output == Output::Text).then(|| Screen::take(look.coloured)).flatten(),
             frames: 0,
+            picture: args.svg.clone().map(|path| (path, Vec::new())),
             files,
+            _claim: claim,
         })
     }
 
-    async fn live(mut self, server: &control::Server, mut ends: Ends) -> anyhow::Result<bool> {
+    async fn live(&mut self, server: &control::Server, mut ends: Ends) -> anyhow::Result<()> {
         let mut frames = steady(FRAME_PERIOD);
         let mut child_ended = signal(SignalKind::child())?;
         let end = ends.time.map(|time| self.began + time);
-        self.event(format!("all is up; files are in {}", self.files.root().display()));
+        self.event(format!("all is up; files are in {}", self.files.root().display()))?;
         loop {
             tokio::select! {
-                () = ends.asked() => break,
-                () = at(end) => break,
+                () = ends.asked() => return Ok(()),
+                () = at(end) => return Ok(()),
                 () = at(self.plan.map(|(_, when)| when)) => if let Some((what, _)) = self.plan.take() {
                     self.inflict(what)?;
                 },
-                () = at(self.broken.map(|(_, when)| when)) => self.heal()?,
+                () = at(self.heal_at) => self.heal()?,
                 Some(wish) = server.next() => {
                     let outcome = self.consider(wish.what)?;
                     wish.answer(&outcome).await;
                 }
                 _ = child_ended.recv() => self.mourn()?,
-                line = self.web.next_line() => self.hear(line.context("cannot read what web says")?),
+                line = self.web.next_line() => self.hear(line.context("cannot read what web says")?)?,
                 _ = frames.tick() => self.show()?,
             }
         }
-        self.finish().await
     }
 
     /// Somebody asks for a break; not while another one lasts, else nobody could tell what caused what.
     fn consider(&mut self, what: Break) -> anyhow::Result<Result<String, String>> {
-        if let Some((old, until)) = self.broken {
-            let left = until.saturating_duration_since(Instant::now()).as_secs() + 1;
-            return Ok(Err(format!("{} is still broken, for {left} s more", old.name())));
+        if let Some((old, left)) = self.broken() {
+            return Ok(Err(format!("{old} is still broken, for {} s more", left.as_secs() + 1)));
         }
         self.inflict(what).map(Ok)
     }
 
+    /// What is broken now, and for how long.
+    fn broken(&self) -> Option<(&'static str, Duration)> {
+        let (trial, until) = (self.trials.last()?, self.heal_at?);
+        Some((trial.what.name(), until.saturating_duration_since(Instant::now())))
+    }
+
     fn inflict(&mut self, what: Break) -> anyhow::Result<String> {
+        let began_ms = unix_ms();
         let done = what.inflict(&mut self.children, &self.manifests)?;
-        self.broken = Some((what, Instant::now() + self.broken_for));
-        self.history.push(what);
+        self.trials.push(Trial::new(what, began_ms, unix_ms()));
+        self.heal_at = Some(Instant::now() + self.broken_for);
         let text = format!("{done}; healed in {} s", self.broken_for.as_secs());
-        self.event(text.clone());
+        self.event(text.clone())?;
         Ok(text)
     }
 
     fn heal(&mut self) -> anyhow::Result<()> {
-        let Some((what, _)) = self.broken.take() else { return Ok(()) };
-        let text = what.heal(&mut self.children, &self.manifests)?;
-        self.event(text);
-        Ok(())
+        self.heal_at = None;
+        self.healed = Some(Instant::now());
+        let Some(trial) = self.trials.last_mut() else { return Ok(()) };
+        trial.heal(unix_ms());
+        let text = trial.what.heal(&mut self.children, &self.manifests)?;
+        self.event(text)
     }
 
     fn mourn(&mut self) -> anyhow::Result<()> {
         match self.children.unexpected_end() {
-            Some((name, status)) => {
-                bail!("{name} ended by itself ({status}): {}", self.children.log_tail(&name))
-            }
+            Some((name, status)) => Err(self.children.obituary(&name, status)),
             None => Ok(()),
         }
     }
 
-    fn hear(&mut self, line: Option<String>) {
+    fn hear(&mut self, line: Option<String>) -> anyhow::Result<()> {
         // Its end is told by the signal for ended children.
-        if let Some(tally) = line.and_then(|line| serde_json::from_str(&line).ok()) {
-            self.load = tally;
-        }
+        let Some(mut tally) = line.and_then(|line| serde_json::from_str::<Tally>(&line).ok()) else { return Ok(()) };
+        let failures = std::mem::take(&mut tally.recent);
+        let explained =
+            failures.iter().filter(|failure| self.trials.iter().any(|trial| trial.excuses(failure))).count();
+        self.excused += u64::try_from(explained).unwrap_or_default();
+        // Each must hear it.
+        let returned = self.trials.iter_mut().filter_map(|trial| trial.hear(&tally).then_some(())).count() > 0;
+        self.load = tally;
+        if returned { self.event(format!("{VICTIM} answers again")) } else { Ok(()) }
     }
 
-    fn event(&mut self, text: String) {
-        let at_s = self.began.elapsed().as_secs_f64();
+    fn event(&mut self, text: String) -> anyhow::Result<()> {
+        let event = Event { at_s: self.began.elapsed().as_secs_f64(), text };
         if self.output == Output::Json {
-            eprintln!("{at_s:>5.1}s  {text}");
+            eprintln!("{}", view::event(&event).render(false));
+        } else if self.screen.is_none() {
+            text::print(&format!("{}\n", view::event(&event).render(self.look.coloured)))?;
         }
         if self.events.len() < EVENTS_MAX {
-            self.events.push(Event { at_s, text });
+            self.events.push(event);
         }
+        Ok(())
     }
 
     fn show(&mut self) -> anyhow::Result<()> {
         self.frames += 1;
-        if self.output == Output::Json {
-            return Ok(());
+        if self.picture.is_some() && (self.heal_at.is_some() || self.healed.is_none()) {
+            let lines = self.lines(PICTURE_SIZE);
+            self.picture = self.picture.take().map(|(path, _)| (path, lines));
         }
-        let mut out = std::io::stdout().lock();
-        let size = out.is_terminal().then(sys::terminal_size).flatten();
-        if size.is_none() && self.frames % PLAIN_EVERY != 3 {
-            return Ok(());
+        match (&self.screen, self.output) {
+            (Some(screen), _) => screen.draw(&self.lines(Screen::size())),
+            (None, Output::Text) if self.frames % PLAIN_EVERY == PLAIN_FIRST => {
+                text::print(&format!("\n{}\n", text::render(&self.lines(PLAIN_SIZE), self.look.coloured)))?;
+            }
+            (None, _) => {}
         }
-        let sight = self.sight.borrow();
+        Ok(())
+    }
+
+    fn lines(&self, (width, height): (usize, usize)) -> Vec<Line> {
         let frame = Frame {
             ran: self.began.elapsed(),
             layout: self.layout,
             load: &self.load,
-            hops: &sight::hops(&sight),
-            sight: &sight,
+            sight: &self.sight.borrow(),
             events: &self.events,
-            broken: self.broken.map(|(what, until)| (what.name(), until.saturating_duration_since(Instant::now()))),
+            broken: self.broken(),
         };
-        let text = match size {
-            Some((columns, rows)) => {
-                let lines = view::lines(&frame, columns.into());
-                let shown: Vec<_> = lines.into_iter().take(rows.saturating_sub(1).into()).collect();
-                // Home, each line with its old rest erased, then all below: no flicker.
-                format!("\x1b[H{}\x1b[K\n\x1b[J", shown.join("\x1b[K\n"))
-            }
-            None => format!("{}\n\n", view::lines(&frame, PLAIN_WIDTH).join("\n")),
-        };
-        // A reader that went away (`| head`) is no reason to fail.
-        out.write_all(text.as_bytes()).and_then(|()| out.flush()).ok();
-        Ok(())
+        view::lines(&frame, width, height)
     }
 
     async fn finish(mut self) -> anyhow::Result<bool> {
         // One more look, so that the last second counts.
         tokio::time::timeout(FRAME_PERIOD * 2, self.sight.changed()).await.ok();
-        let hops = sight::hops(&self.sight.borrow());
-        let report = Report::new(self.began.elapsed(), &self.history, self.load, hops, self.events);
-        match self.output {
-            Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
-            Output::Text => println!("\n{}", report.summary()),
+        if self.output == Output::Text {
+            text::print(&format!("\n{}\n", text::render(&self.lines(PLAIN_SIZE), self.look.coloured)))?;
         }
+        let restless = self.heal_at.is_some()
+            || self.healed.is_some_and(|healed| healed.elapsed() < Duration::from_millis(RETURN_MS));
+        let sight = self.sight.borrow().clone();
+        let report = Report::new(report::Seen {
+            ran: self.began.elapsed(),
+            trials: self.trials,
+            load: self.load,
+            excused: self.excused,
+            down: if restless { Vec::new() } else { sight.down() },
+            sight,
+            events: self.events,
+        });
+        if let Some((path, lines)) = &self.picture {
+            fs::write(path, svg::picture(lines)).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        text::print(&match self.output {
+            Output::Json => serde_json::to_string_pretty(&report)? + "\n",
+            Output::Text => text::render(&report.summary(), self.look.coloured),
+        })?;
         Ok(report.good)
     }
 }

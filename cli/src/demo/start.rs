@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ChildStdout;
@@ -21,6 +22,9 @@ use super::tokens::TokenKey;
 use crate::admin;
 use crate::components::Component;
 
+/// How long certificates live here. Every proxy renews its own each third of it, so that a demo of a minute shows it,
+/// and `--break identity` keeps all of them from it.
+pub(super) const LEAF_LIFETIME: Duration = Duration::from_secs(60);
 /// How long a component may take until it is ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(15);
 /// How often it is asked.
@@ -33,6 +37,8 @@ pub(super) struct Running {
     /// What `web` says, a line per second.
     pub(super) web: ChildStdout,
     pub(super) files: Files,
+    /// Keeps other demos from our addresses.
+    pub(super) claim: TcpListener,
 }
 
 /// Where everything lies.
@@ -42,7 +48,8 @@ pub(super) struct Files {
 
 impl Files {
     fn new(keep: bool) -> anyhow::Result<Self> {
-        let mut dir = tempfile::Builder::new().prefix("remora-demo-").tempdir().context("cannot make a directory")?;
+        let dir = tempfile::Builder::new().prefix("remora-demo-").tempdir();
+        let mut dir = dir.context("cannot make the demo's directory (TMPDIR names the place)")?;
         dir.disable_cleanup(keep);
         let files = Self { dir };
         for sub in [files.manifests(), files.logs(), files.issuer(), files.tokens()] {
@@ -82,13 +89,13 @@ impl Files {
 
 /// Starts everything and waits until it is ready.
 pub(super) async fn start(keep: bool, rate: u32, log: &str) -> anyhow::Result<Running> {
-    let layout = free_layout()?;
+    let (layout, claim) = free_layout()?;
     let files = Files::new(keep)?;
     manifests::write(&files.manifests(), layout)
         .with_context(|| format!("cannot write {}", files.manifests().display()))?;
     write_tokens(&files, layout)?;
 
-    let mut children = Children::new(files.logs())?;
+    let mut children = Children::new(files.logs());
     children.start(identity(&files, layout, log))?;
     ready(&mut children, &[("identity".to_owned(), layout.identity().1)]).await?;
     children.start(discovery(&files, layout, log))?;
@@ -103,17 +110,16 @@ pub(super) async fn start(keep: bool, rate: u32, log: &str) -> anyhow::Result<Ru
     ready(&mut children, &waiting).await?;
     let web = layout.pods().iter().find(|pod| pod.role == Role::Web).context("the layout has no web")?;
     let web = children.start(application(layout, web, rate))?.context("the output of web is not piped")?;
-    Ok(Running { children, layout, web, files })
+    Ok(Running { children, layout, web, files, claim })
 }
 
-/// The first block of addresses on which nothing listens.
-fn free_layout() -> anyhow::Result<Layout> {
+/// The first block of addresses on which nothing listens, and what keeps it ours.
+fn free_layout() -> anyhow::Result<(Layout, TcpListener)> {
     let mut first_taken = None;
     for layout in Layout::candidates() {
-        let taken = layout.listeners().into_iter().find_map(|it| TcpListener::bind(it).err().map(|error| (it, error)));
-        match taken {
-            None => return Ok(layout),
-            Some(taken) => first_taken = first_taken.or(Some(taken)),
+        match claim(layout) {
+            Ok(claim) => return Ok((layout, claim)),
+            Err(taken) => first_taken = first_taken.or(Some(taken)),
         }
     }
     let (address, error) = first_taken.ok_or_else(|| anyhow!("there is no block of addresses to try"))?;
@@ -123,6 +129,14 @@ fn free_layout() -> anyhow::Result<Layout> {
          does a program listen on port {} of all addresses (`ss -ltnp`)? End it and try again",
         address.port()
     )))
+}
+
+/// Takes a block, unless something listens on one of its addresses.
+fn claim(layout: Layout) -> Result<TcpListener, (SocketAddr, io::Error)> {
+    let bind = |address| TcpListener::bind(address).map_err(|error| (address, error));
+    let claim = bind(layout.claim())?;
+    layout.listeners().into_iter().try_for_each(|address| bind(address).map(drop))?;
+    Ok(claim)
 }
 
 fn write_tokens(files: &Files, layout: Layout) -> anyhow::Result<()> {
@@ -160,6 +174,7 @@ fn identity(files: &Files, layout: Layout, log: &str) -> Spec {
         ("listen", text(listen)),
         ("admin", text(admin)),
         ("trust-domain", TRUST_DOMAIN.into()),
+        ("leaf-lifetime", text(format_args!("{}s", LEAF_LIFETIME.as_secs()))),
         ("issuer-dir", files.issuer().into()),
         ("jwks", files.jwks().into()),
     ]);
@@ -222,7 +237,7 @@ async fn ready(children: &mut Children, waiting: &[(String, SocketAddr)]) -> any
     for (name, address) in waiting {
         loop {
             if let Some((name, status)) = children.unexpected_end() {
-                bail!("{name} ended at once ({status}): {}", children.log_tail(&name));
+                return Err(children.obituary(&name, status));
             }
             let answer = admin::get(*address, "/ready").await;
             if answer.as_ref().is_ok_and(|answer| answer.status.is_success()) {
@@ -240,4 +255,16 @@ async fn ready(children: &mut Children, waiting: &[(String, SocketAddr)]) -> any
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_demos_never_share_a_block() {
+        let (first, _held) = free_layout().expect("a free block");
+        let (second, _held) = free_layout().expect("another free block");
+        assert_ne!(first.claim(), second.claim());
+    }
 }

@@ -1,35 +1,50 @@
-//! Reads every proxy's `/routes` and makes of them who calls whom.
+//! Looks at every proxy's `/routes` and `/certificate`, and whether the control plane is ready; makes of them who calls whom.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::layout::{ADMIN_PORT, Layout};
-use crate::admin::{self, Route, Routes};
+use crate::admin::{self, Certificate, Route, Routes};
+use crate::signals::Signals;
 
 /// How often the admin ports are asked.
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// What one pod's proxy says.
 #[derive(Debug, Clone)]
-pub(super) struct Seen {
-    pub(super) pod: &'static str,
+pub(super) struct Pod {
+    pub(super) name: &'static str,
     pub(super) admin: SocketAddr,
     /// The last answer, if the proxy answers now.
     pub(super) now: Option<Routes>,
+    /// Its certificate, if it answers now and has one.
+    pub(super) certificate: Option<Certificate>,
     /// What it said last before it answered no more.
     last: Option<Routes>,
     /// What its predecessors had counted when they died.
     before: Vec<Routes>,
 }
 
-/// Everything seen, pod by pod.
-pub(super) type Sight = Vec<Seen>;
+/// A component of the control plane.
+#[derive(Debug, Clone)]
+pub(super) struct Control {
+    pub(super) name: &'static str,
+    pub(super) admin: SocketAddr,
+    pub(super) ready: bool,
+}
+
+/// Everything seen.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Sight {
+    pub(super) pods: Vec<Pod>,
+    pub(super) control: Vec<Control>,
+}
 
 /// One row of who calls whom: all replicas of the caller together.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -41,6 +56,7 @@ pub(super) struct Hop {
     pub(super) protocol: String,
     pub(super) tls: String,
     pub(super) rps: f64,
+    /// Those that have begun; some may be under way.
     pub(super) requests: u64,
     pub(super) success: u64,
     pub(super) failures: BTreeMap<String, u64>,
@@ -52,25 +68,70 @@ pub(super) struct Hop {
     pub(super) p99_ms: f64,
 }
 
-/// Looks at all proxies for as long as somebody is interested.
+impl Sight {
+    pub(super) fn new(layout: Layout) -> Self {
+        let (identity, discovery) = (layout.identity().1, layout.discovery().1);
+        Self {
+            pods: layout.pods().iter().map(|pod| Pod::new(pod.name, layout.at(pod, ADMIN_PORT))).collect(),
+            control: [("identity", identity), ("discovery", discovery)]
+                .map(|(name, admin)| Control { name, admin, ready: false })
+                .into(),
+        }
+    }
+
+    /// Every admin port.
+    pub(super) fn admins(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
+        let control = self.control.iter().map(|it| (it.name, it.admin));
+        control.chain(self.pods.iter().map(|it| (it.name, it.admin)))
+    }
+
+    /// Who does not answer, or is not ready.
+    pub(super) fn down(&self) -> Vec<String> {
+        let control = self.control.iter().filter(|it| !it.ready).map(|it| it.name);
+        let pods = self.pods.iter().filter(|it| it.now.is_none()).map(|it| it.name);
+        control.chain(pods).map(str::to_owned).collect()
+    }
+
+    /// Who calls whom.
+    pub(super) fn hops(&self) -> Vec<Hop> {
+        let mut hops: BTreeMap<[String; 6], Hop> = BTreeMap::new();
+        for pod in &self.pods {
+            let latest = pod.last.iter().map(|routes| (routes, pod.now.is_some()));
+            for (routes, live) in latest.chain(pod.before.iter().map(|routes| (routes, false))) {
+                for route in routes.routes.iter().filter(|route| route.direction == "outbound") {
+                    let key = [&routes.identity, &route.peer, &route.parent, &route.route, &route.protocol, &route.tls];
+                    hops.entry(key.map(Clone::clone)).or_default().add(&routes.identity, route, live);
+                }
+            }
+        }
+        hops.into_values().filter(|hop| hop.requests > 0).collect()
+    }
+}
+
+/// Looks for as long as somebody is interested.
 pub(super) async fn look(layout: Layout, sender: watch::Sender<Sight>) {
     let mut every = interval(PERIOD);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let pods = layout.pods().iter();
-    let mut sight: Sight = pods.map(|pod| Seen::new(pod.name, layout.at(pod, ADMIN_PORT))).collect();
+    let mut sight = Sight::new(layout);
     while !sender.is_closed() {
         every.tick().await;
-        let answers = join_all(sight.iter().map(|seen| admin::routes(seen.admin))).await;
-        for (seen, answer) in sight.iter_mut().zip(answers) {
-            seen.update(answer.ok());
-        }
+        let control = join_all(sight.control.iter_mut().map(async |it| {
+            it.ready = admin::get(it.admin, "/ready").await.is_ok_and(|answer| answer.status.is_success());
+        }));
+        let pods = join_all(sight.pods.iter_mut().map(async |pod| {
+            let (routes, certificate) =
+                join(admin::page(pod.admin, "/routes"), admin::page(pod.admin, "/certificate")).await;
+            pod.update(routes.ok());
+            pod.certificate = certificate.ok().flatten();
+        }));
+        join(control, pods).await;
         sender.send_replace(sight.clone());
     }
 }
 
-impl Seen {
-    fn new(pod: &'static str, admin: SocketAddr) -> Self {
-        Self { pod, admin, now: None, last: None, before: Vec::new() }
+impl Pod {
+    fn new(name: &'static str, admin: SocketAddr) -> Self {
+        Self { name, admin, now: None, certificate: None, last: None, before: Vec::new() }
     }
 
     fn update(&mut self, now: Option<Routes>) {
@@ -89,22 +150,6 @@ impl Seen {
         let routes = self.now.iter().flat_map(|now| &now.routes).filter(|route| route.direction == "inbound");
         routes.fold((0.0, 0.0), |(rps, p95), route| (rps + route.rps, f64::max(p95, route.p95_ms)))
     }
-}
-
-/// Who calls whom.
-pub(super) fn hops(sight: &Sight) -> Vec<Hop> {
-    let mut hops: BTreeMap<[String; 6], Hop> = BTreeMap::new();
-    for seen in sight {
-        let live = seen.now.is_some();
-        let latest = seen.last.iter().map(|routes| (routes, live));
-        for (routes, live) in latest.chain(seen.before.iter().map(|routes| (routes, false))) {
-            for route in routes.routes.iter().filter(|route| route.direction == "outbound") {
-                let key = [&routes.identity, &route.peer, &route.parent, &route.route, &route.protocol, &route.tls];
-                hops.entry(key.map(Clone::clone)).or_default().add(&routes.identity, route, live);
-            }
-        }
-    }
-    hops.into_values().filter(|hop| hop.requests > 0).collect()
 }
 
 impl Hop {
@@ -132,6 +177,19 @@ impl Hop {
             *self.failures.entry(reason.clone()).or_default() += count;
         }
     }
+
+    /// Its golden signals.
+    pub(super) fn signals(&self) -> Signals {
+        Signals {
+            rps: self.rps,
+            success: self.success,
+            failures: self.failures.clone(),
+            p50_ms: self.p50_ms,
+            p95_ms: self.p95_ms,
+            p99_ms: self.p99_ms,
+            retries: self.retries,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -157,16 +215,20 @@ mod tests {
         }
     }
 
-    fn seen(pod: &'static str) -> Seen {
-        Seen::new(pod, SocketAddr::from(([127, 0, 0, 1], 4191)))
+    fn pod(name: &'static str) -> Pod {
+        Pod::new(name, SocketAddr::from(([127, 0, 0, 1], 4191)))
+    }
+
+    fn hops(pods: &[Pod]) -> Vec<Hop> {
+        Sight { pods: pods.to_vec(), control: Vec::new() }.hops()
     }
 
     #[test]
     fn replicas_of_a_caller_are_one_hop() {
-        let (mut one, mut two) = (seen("api-1"), seen("api-2"));
+        let (mut one, mut two) = (pod("api-1"), pod("api-2"));
         one.update(Some(routes(1.0, 10, 3.0)));
         two.update(Some(routes(1.0, 20, 4.0)));
-        let hops = hops(&vec![one, two]);
+        let hops = hops(&[one, two]);
         assert_eq!(hops.len(), 1);
         assert_eq!((hops[0].requests, hops[0].success), (30, 30));
         assert!(hops[0].p95_ms > 3.9 && hops[0].rps > 9.9);
@@ -174,11 +236,19 @@ mod tests {
 
     #[test]
     fn a_restart_loses_no_count() {
-        let mut pod = seen("api-1");
+        let mut pod = pod("api-1");
         pod.update(Some(routes(9.0, 10, 3.0)));
         pod.update(None);
-        assert_eq!(hops(&vec![pod.clone()])[0].requests, 10);
+        assert_eq!(hops(std::slice::from_ref(&pod))[0].requests, 10);
         pod.update(Some(routes(1.0, 2, 3.0)));
-        assert_eq!(hops(&vec![pod])[0].requests, 12);
+        assert_eq!(hops(&[pod])[0].requests, 12);
+    }
+
+    #[test]
+    fn who_does_not_answer_is_down() {
+        let control = |ready| Control { name: "identity", admin: SocketAddr::from(([127, 0, 0, 1], 4192)), ready };
+        let sight = Sight { pods: vec![pod("api-1")], control: vec![control(true)] };
+        assert_eq!(sight.down(), ["api-1"]);
+        assert_eq!(Sight { pods: Vec::new(), control: vec![control(false)] }.down(), ["identity"]);
     }
 }

@@ -21,8 +21,8 @@ use super::layout::Role;
 
 /// What a request costs its server.
 const WORK: Duration = Duration::from_millis(2);
-/// How much more after `--break slow`.
-const SLOW_FACTOR: u32 = 20;
+/// What it costs after `--break slow`: about twenty times what a whole answer of `api` takes otherwise.
+pub(super) const SLOW_WORK: Duration = Duration::from_millis(200);
 
 /// `remora demo-app`.
 #[derive(Debug, clap::Args)]
@@ -94,7 +94,6 @@ impl Pace {
 
     /// Does a request's work.
     async fn work(&self) {
-        let factor = if self.slow.load(Ordering::Relaxed) { SLOW_FACTOR } else { 1 };
-        tokio::time::sleep(WORK * factor).await;
+        tokio::time::sleep(if self.slow.load(Ordering::Relaxed) { SLOW_WORK } else { WORK }).await;
     }
 }
