@@ -50,3 +50,51 @@ fn addresses(snapshot: &Snapshot, client: &str, target: &str) -> String {
     let known = snapshot.backend(&parent).unwrap();
     known.backend.endpoints.iter().map(|e| e.address.to_string()).collect::<Vec<_>>().join(" ")
 }
+
+/// All kinds of objects, with all kinds of values.
+const EVERYTHING: &str = "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: { name: api, namespace: shop, creationTimestamp: '2026-01-01T00:00:00Z' }
+spec:
+  parentRefs: [{ group: '', kind: Service, name: api, sectionName: main }]
+  rules:
+    - matches: [{ path: { type: RegularExpression, value: '/[a-z]+' }, method: GET, headers: [{ name: x, value: v }] }]
+      filters: [{ type: URLRewrite, urlRewrite: { path: { type: ReplacePrefixMatch, replacePrefixMatch: / } } }]
+      backendRefs: [{ name: api, port: 80, weight: 3 }]
+      timeouts: { request: 1s }
+      retry: { codes: [503], attempts: 2, backoff: 10ms }
+---
+apiVersion: v1
+kind: List
+items:
+  - apiVersion: remora.dev/v1alpha1
+    kind: AuthorizationPolicy
+    metadata: { name: p, namespace: shop }
+    spec: { action: Deny, rules: [{ from: [{ cidrs: [10.0.0.0/8] }], to: [{ methods: [GET], paths: [/a/*] }] }] }
+";
+
+#[test]
+fn no_change_of_a_byte_panics_or_loses_an_object_without_a_word() {
+    let text = format!("{WORLD}---\n{EVERYTHING}");
+    let trust_domain = TrustDomain::new("cluster.local").unwrap();
+    let whole = parse(&text, "test.yaml").whole().unwrap().len();
+    assert_eq!(whole, 5);
+    let mut rng = 1_u32;
+    for at in (0..text.len()).step_by(2) {
+        for with in [b'\n', b':', b'[', b'}', b'\'', b'9', b'&', b'\0'] {
+            rng = rng.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            if rng >> 29 != 0 {
+                continue; // an eighth of all, which ones is by chance, but always the same
+            }
+            let mut bytes = text.clone().into_bytes();
+            bytes[at] = with;
+            let parsed = parse(&String::from_utf8(bytes).unwrap(), "test.yaml");
+            let (objects, mistakes) = (parsed.objects.len(), parsed.mistakes.len());
+            let unused: usize = parsed.unused.values().sum();
+            assert!(objects + unused >= whole || mistakes > 0, "byte {at}: something was lost without a word");
+            let world = Snapshot::build(parsed.objects, &trust_domain);
+            outbound(&world, "shop", "api:80");
+            world.inbound("shop", "api-1", 8000);
+        }
+    }
+}
