@@ -195,8 +195,8 @@ mod tests {
         let sizes = [
             ("outbound connection", connection(outbound::serve), 900),
             ("inbound connection", connection(inbound::serve), 1600),
-            ("outbound request", request(requests_out::handle), 2000),
-            ("inbound request", request(requests_in::handle), 1000),
+            ("outbound request", request(requests_out::handle), 1200),
+            ("inbound request", request(requests_in::handle), 600),
         ];
         for (what, bytes, most) in sizes {
             println!("{what}: {bytes} bytes, at most {most}");

@@ -248,6 +248,8 @@ pub struct Signals {
     labels: Vec<Arc<str>>,
     templates: RefCell<PathTemplates>,
     known: RefCell<HashMap<Slot, Arc<RouteStats>>>,
+    /// What was found last: one request in a row of many is like the one before.
+    last: RefCell<Option<(Slot, Arc<RouteStats>)>>,
     methods: RefCell<HashMap<Box<str>, Arc<str>>>,
 }
 
@@ -257,17 +259,16 @@ impl fmt::Debug for Signals {
     }
 }
 
-/// Which counters: small numbers and pointers, so that finding them costs one cheap hash.
-#[derive(PartialEq, Eq, Hash)]
+/// Which counters.
+#[derive(Clone, PartialEq, Eq, Hash)]
 struct Slot {
     route: Which,
-    /// Address of the peer's shared name.
     peer: Arc<str>,
     tls: Tls,
     protocol: Proto,
 }
 
-#[derive(PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 enum Which {
     Rule(usize),
     Template(crate::telemetry::TemplateId),
@@ -284,6 +285,7 @@ impl Signals {
             labels,
             templates: RefCell::new(PathTemplates::new(limits::TEMPLATES_MAX)),
             known: RefCell::default(),
+            last: RefCell::default(),
             methods: RefCell::default(),
         }
     }
@@ -316,8 +318,20 @@ impl Signals {
     }
 
     fn find(&self, route: Which, peer: &Arc<str>, tls: Tls, protocol: Proto) -> Arc<RouteStats> {
+        if let Some((last, stats)) = &*self.last.borrow()
+            && Arc::ptr_eq(&last.peer, peer)
+            && (&last.route, last.tls, last.protocol) == (&route, tls, protocol)
+        {
+            return stats.clone();
+        }
         let slot = Slot { route, peer: peer.clone(), tls, protocol };
-        if let Some(stats) = self.known.borrow().get(&slot) {
+        let stats = self.search(&slot);
+        *self.last.borrow_mut() = Some((slot, stats.clone()));
+        stats
+    }
+
+    fn search(&self, slot: &Slot) -> Arc<RouteStats> {
+        if let Some(stats) = self.known.borrow().get(slot) {
             return stats.clone();
         }
         let route = match &slot.route {
@@ -327,9 +341,10 @@ impl Signals {
             Which::Bytes => "tcp".into(),
         };
         let (direction, parent) = (self.direction, self.parent.clone());
-        let stats = self.routes.stats(RouteKey { direction, parent, route, peer: peer.clone(), tls, protocol });
+        let Slot { peer, tls, protocol, .. } = slot.clone();
+        let stats = self.routes.stats(RouteKey { direction, parent, route, peer, tls, protocol });
         if self.known.borrow().len() < limits::SERIES_PER_TARGET_MAX {
-            self.known.borrow_mut().insert(slot, stats.clone());
+            self.known.borrow_mut().insert(slot.clone(), stats.clone());
         }
         stats
     }

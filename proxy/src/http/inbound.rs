@@ -40,12 +40,19 @@ pub struct Visit {
 }
 
 /// What becomes of a request once it was looked at.
-#[expect(clippy::large_enum_variant, reason = "nearly every request is of the large variant")]
 enum Step {
-    /// It goes to the application: whether as HTTP/1, and what it takes to count it.
-    Send { request: Option<Request<RequestBody>>, http1: bool, permit: Permit, exchange: Option<Exchange> },
+    /// It goes to the application.
+    Send(Box<Call>),
     /// Anything rarer: an answer of our own, an upgrade.
     Other(Pin<Box<dyn Future<Output = Response<ResponseBody>>>>),
+}
+
+/// A request with what it takes to send and count it. Boxed, so that the future that is spawned for it stays small.
+struct Call {
+    request: Request<RequestBody>,
+    http1: bool,
+    permit: Permit,
+    exchange: Exchange,
 }
 
 /// Answers one request. Never fails: what goes wrong becomes an answer that says so.
@@ -58,17 +65,15 @@ pub fn handle(
     wire: Wire,
     request: Request<Incoming>,
 ) -> impl Future<Output = Response<ResponseBody>> + 'static {
-    let mut step = arrive(&world, &visit, wire, request);
+    let step = arrive(&world, &visit, wire, request);
     async move {
-        match &mut step {
+        match step {
             Step::Other(other) => other.await,
-            Step::Send { request, http1, permit, exchange } => {
-                let (Some(request), Some(mut exchange)) = (request.take(), exchange.take()) else {
-                    return respond::failure(Reason::Internal, false, "");
-                };
-                let sending = match *http1 {
-                    true => Either::Left(visit.app.send_http1(&world, permit, request)),
-                    false => Either::Right(visit.app.send_http2(&world, permit, request)),
+            Step::Send(call) => {
+                let Call { request, http1, permit, mut exchange } = *call;
+                let sending = match http1 {
+                    true => Either::Left(visit.app.send_http1(&world, &permit, request)),
+                    false => Either::Right(visit.app.send_http2(&world, &permit, request)),
                 };
                 match sending.await {
                     Ok(answer) => pass_on(answer, exchange),
@@ -123,7 +128,7 @@ fn arrive(world: &Rc<World>, visit: &Rc<Visit>, wire: Wire, mut request: Request
             }
         }
     }
-    Step::Send { request: Some(request), http1: as_http1.is_some(), permit, exchange: Some(exchange) }
+    Step::Send(Box::new(Call { request, http1: as_http1.is_some(), permit, exchange }))
 }
 
 /// Whether the request may come in, and the authority that it names. An error says why not, with what the caller may

@@ -69,10 +69,9 @@ impl Destination {
 }
 
 /// What becomes of a request once it was looked at.
-#[expect(clippy::large_enum_variant, reason = "nearly every request is of the large variant")]
 enum Step {
-    /// It is tried.
-    Call(Call),
+    /// It is tried. Boxed, since it is handed on several times before it comes to rest.
+    Call(Box<Call>),
     /// Anything rarer: an answer of our own, an upgrade, a wait for discovery.
     Other(Pin<Box<dyn Future<Output = Response<ResponseBody>>>>),
 }
@@ -191,9 +190,9 @@ impl Arrival {
         }
         let mirrors = mirror::pools(&governed, &mut self.world.rng.borrow_mut());
         let request = self.request.map(RequestBody::new);
-        let call = Call::new(self.world, self.wire, governed, pool, mirrors, exchange);
-        match call.with(request, self.authority.as_ref()) {
-            Ok(call) => Step::Call(call),
+        let mut call = Box::new(Call::new(self.world, self.wire, governed, pool, mirrors, exchange));
+        match call.prepare(request, self.authority.as_ref()) {
+            Ok(()) => Step::Call(call),
             Err(answer) => (*answer).into(),
         }
     }

@@ -142,11 +142,11 @@ impl Call {
     }
 
     /// Makes the request ready for its first try, or says why it has none.
-    pub(super) fn with(
-        mut self,
+    pub(super) fn prepare(
+        &mut self,
         mut request: Request<RequestBody>,
         authority: Option<&Authority>,
-    ) -> Result<Self, Box<Response<ResponseBody>>> {
+    ) -> Result<(), Box<Response<ResponseBody>>> {
         let Some(entered) = self.pool.enter() else {
             return Err(Box::new(self.give_up(Reason::QueueFull, "too many requests wait for this backend")));
         };
@@ -167,7 +167,7 @@ impl Call {
         self.attempts = attempts;
         self.repeatable = attempts > 0 && (any_method || request.method().is_idempotent());
         self.next = Some(if self.repeatable || !self.mirrors.is_empty() { self.keep(request) } else { request });
-        Ok(self)
+        Ok(())
     }
 
     /// Keeps what a further try, or a mirror, is made of.
