@@ -22,7 +22,7 @@ use clap::{Parser, Subcommand};
 #[derive(Parser)]
 #[command(name = "remora", version, about = "A service mesh whose data plane is a micro-proxy in every pod")]
 struct Cli {
-    /// Colours are for terminals, and not for people who set this (https://no-color.org)
+    /// Colours are for terminals, and not for people who set this (no-color.org)
     #[arg(long, global = true, env = "NO_COLOR", hide_env = true)]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "1", value_name = "ANYTHING", hide = true)]
     no_color: Option<OsString>,
