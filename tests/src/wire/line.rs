@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use rustls::{ClientConnection, StreamOwned};
 
-/// How long the other side may think before it counts as silent.
-const SILENCE: Duration = Duration::from_secs(8);
+/// How long the other side may think before it counts as silent. Nobody needs that long, but a machine may be busy.
+const SILENCE: Duration = Duration::from_secs(25);
 
 /// How a connection stands after it was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

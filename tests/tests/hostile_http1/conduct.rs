@@ -145,11 +145,11 @@ fn slow_clients_are_left_and_nobody_else() -> anyhow::Result<()> {
         let mut line = scene.line(road)?;
         line.send(head.as_bytes());
         let dripped = Instant::now();
-        while line.send(b"x") && dripped.elapsed().as_secs() < 5 {
+        while line.send(b"x") && dripped.elapsed().as_secs() < 20 {
             std::thread::park_timeout(std::time::Duration::from_millis(20));
         }
         let heard = line.hear_all();
-        ensure!(dripped.elapsed().as_secs() < 5, "{road:?}: a head may drip for ever");
+        ensure!(dripped.elapsed().as_secs() < 20, "{road:?}: a head may drip for ever");
         ensure!(heard.ending == Ending::Reset || heard.text().starts_with("HTTP/1.1 408 "), "{road:?}: {heard:?}");
         ensure!(counted("slow_head")? >= 1.0, "{road:?}: no counter moved");
 
