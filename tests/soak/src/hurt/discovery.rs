@@ -42,7 +42,7 @@ pub(super) fn run(time: Duration, logs: Option<&Path>, report: &mut Report) -> a
             break;
         }
     }
-    let samples = load.stop()?;
+    let samples = load.stop(report)?;
     tell(report, "requests", samples.len() as f64, "");
     let failed = failures(report, samples.iter());
     at_most(report, "failed requests", failed, 0.0, "");

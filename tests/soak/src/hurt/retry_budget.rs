@@ -46,7 +46,7 @@ spec:
     let begun = Instant::now();
     let load = Load::start(shop.web.outbound, AUTHORITY, PER_SECOND);
     pause(time);
-    let samples = load.stop()?;
+    let samples = load.stop(report)?;
     let took = begun.elapsed() + WINDOW;
     let requests = samples.len() as f64;
     let retries = (arrived()? - before) as f64 - requests;

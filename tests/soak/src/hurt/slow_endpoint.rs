@@ -24,7 +24,7 @@ pub(super) fn run(time: Duration, logs: Option<&Path>, report: &mut Report) -> a
     slow.behave(SLOW_MS, 200)?;
     let window = time.max(SETTLING * 2);
     pause(window);
-    let samples = load.stop()?;
+    let samples = load.stop(report)?;
     let share = |range: std::ops::Range<Duration>| {
         let all: Vec<_> = sent(&samples, turned, range).collect();
         100.0 * all.iter().filter(|sample| sample.by == slow.name).count() as f64 / all.len().max(1) as f64

@@ -2,6 +2,7 @@
 //! each request. Connections are kept and reused; when all are busy, another is opened.
 
 use super::backend::SERVED_BY;
+use crate::report::Report;
 use anyhow::Context as _;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
@@ -15,6 +16,8 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::time::MissedTickBehavior;
 
+/// A load that is later than this was not the one that was asked for.
+const LATE: Duration = Duration::from_millis(500);
 /// A request without an answer after this has failed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -47,7 +50,8 @@ type Pool = Arc<Mutex<Vec<SendRequest<Empty<Bytes>>>>>;
 pub(crate) struct Load {
     samples: Samples,
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<anyhow::Result<()>>,
+    /// Ends with how late a request was sent at most.
+    thread: JoinHandle<anyhow::Result<Duration>>,
 }
 
 impl Load {
@@ -57,28 +61,35 @@ impl Load {
         let parts = (samples.clone(), stop.clone());
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(drive(to, authority, per_second, parts));
-            anyhow::Ok(())
+            anyhow::Ok(runtime.block_on(drive(to, authority, per_second, parts)))
         });
         Self { samples, stop, thread }
     }
 
-    /// Sends no more, and waits for what is under way.
-    pub(crate) fn stop(self) -> anyhow::Result<Vec<Sample>> {
+    /// Sends no more, and waits for what is under way. Tells how steady it was: a busy machine says little of the mesh.
+    pub(crate) fn stop(self, report: &mut Report) -> anyhow::Result<Vec<Sample>> {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().map_err(|_| anyhow::anyhow!("the load panicked"))??;
+        let late = self.thread.join().map_err(|_| anyhow::anyhow!("the load panicked"))??;
+        let busy = if late > LATE { ", the machine is too busy to judge by" } else { "" };
+        report.note("requests were sent late by at most", format!("{:.3} s{busy}", late.as_secs_f64()));
         let samples = Arc::try_unwrap(self.samples).ok().context("the load still runs")?;
         Ok(samples.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-async fn drive(to: SocketAddr, authority: &'static str, per_second: u32, (samples, stop): (Samples, Arc<AtomicBool>)) {
+async fn drive(
+    to: SocketAddr,
+    authority: &'static str,
+    per_second: u32,
+    (samples, stop): (Samples, Arc<AtomicBool>),
+) -> Duration {
     let pool = Pool::default();
     let mut ticks = tokio::time::interval(Duration::from_secs(1) / per_second);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
-    let mut under_way = tokio::task::JoinSet::new();
+    let (mut under_way, mut late) = (tokio::task::JoinSet::new(), Duration::ZERO);
     while !stop.load(Ordering::Relaxed) {
-        ticks.tick().await;
+        let due = ticks.tick().await;
+        late = late.max(due.elapsed());
         while under_way.try_join_next().is_some() {}
         let (pool, samples) = (pool.clone(), samples.clone());
         under_way.spawn(async move {
@@ -87,6 +98,7 @@ async fn drive(to: SocketAddr, authority: &'static str, per_second: u32, (sample
         });
     }
     while under_way.join_next().await.is_some() {}
+    late
 }
 
 async fn one(to: SocketAddr, authority: &str, pool: &Pool) -> Sample {
