@@ -92,12 +92,14 @@ impl Trial {
         }
     }
 
-    /// What it did, in numbers; nothing if it did not last long enough to be judged.
-    pub(super) fn finding(&self) -> Option<String> {
-        let Window { pods, failed, .. } = self.window()?;
+    /// What it did, in numbers.
+    pub(super) fn finding(&self) -> String {
+        let Some(Window { pods, failed, .. }) = self.window() else {
+            return format!("{}: over too soon to see what it did", self.what.name());
+        };
         let (victim, others) = parts(&pods);
         let answers = victim.count + others.count;
-        Some(match self.what {
+        match self.what {
             Break::Endpoint => {
                 let by = pods.iter().map(|(pod, answers)| format!("{pod} {}", answers.count)).collect::<Vec<_>>();
                 let back = self.healed_ms.zip(self.returned_ms).map_or_else(String::new, |(healed, back)| {
@@ -118,7 +120,7 @@ impl Trial {
                 )
             }
             Break::Deny => format!("deny: {failed} writes were refused, {answers} reads were answered"),
-        })
+        }
     }
 
     /// What is wrong with it by now.
@@ -236,7 +238,7 @@ mod tests {
         assert!(trial.hear(&tally(33_000, 51, 1000, 0, 0)));
         assert!(!trial.hear(&tally(34_000, 52, 1000, 0, 0)), "it returns once");
         assert_eq!(trial.problems(40_000), Vec::<String>::new());
-        assert!(trial.finding().expect("long enough").contains("3 s after its return"));
+        assert!(trial.finding().contains("3 s after its return"));
     }
 
     #[test]
@@ -281,9 +283,14 @@ mod tests {
         busy.by_pod.insert("api-3".to_owned(), answers(150, 100));
         let busy = trial(Break::Slow, &[start.clone(), busy]);
         assert_eq!(busy.problems(0), Vec::<String>::new(), "the others are nearly as slow");
-        assert!(busy.finding().expect("long enough").contains("too busy"));
+        assert!(busy.finding().contains("too busy"));
         let short = trial(Break::Slow, &[start, tally(16_500, 60, 60, 0, 0)]);
         assert_eq!(short.problems(0), Vec::<String>::new(), "too few to tell");
+    }
+
+    #[test]
+    fn a_break_that_was_over_too_soon_is_not_said_to_be_judged() {
+        assert!(trial(Break::Slow, &[tally(12_000, 5, 5, 0, 0)]).finding().contains("over too soon"));
     }
 
     #[test]

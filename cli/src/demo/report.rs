@@ -1,5 +1,6 @@
 //! The demo's verdict and its two forms: text for people, JSON for scripts.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -47,7 +48,7 @@ pub(super) struct Report {
     pub(super) hops: Vec<Hop>,
     pub(super) events: Vec<Event>,
     /// Who answered where.
-    pub(super) admin: Vec<(String, String)>,
+    pub(super) admin: BTreeMap<&'static str, String>,
 }
 
 impl Report {
@@ -58,13 +59,13 @@ impl Report {
         Self {
             good: problems.is_empty(),
             problems,
-            findings: seen.trials.iter().filter_map(Trial::finding).collect(),
+            findings: seen.trials.iter().map(Trial::finding).collect(),
             duration_s: seen.ran.as_secs_f64(),
             broken: seen.trials.iter().map(|it| it.what.name()).collect(),
             load: seen.load,
             hops,
             events: seen.events,
-            admin: seen.sight.admins().map(|(name, address)| (name.to_owned(), format!("http://{address}"))).collect(),
+            admin: seen.sight.admins().map(|(name, address)| (name, format!("http://{address}"))).collect(),
         }
     }
 
