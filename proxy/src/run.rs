@@ -20,7 +20,7 @@ use remora_runtime::{
     drain, grpc, log, tls,
 };
 use serde_json::{Value, json};
-use std::{process::ExitCode, sync::Arc, thread, time::UNIX_EPOCH};
+use std::{io::Write as _, process::ExitCode, sync::Arc, thread, time::UNIX_EPOCH};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -61,7 +61,8 @@ fn start() -> ExitCode {
             ExitCode::from(EX_CUT)
         }
         Err(error) => {
-            eprintln!("remora-proxy: {error:#}");
+            // Where standard error takes nothing, the exit code still says it.
+            let _ = writeln!(std::io::stderr(), "remora-proxy: {error:#}");
             ExitCode::FAILURE
         }
     }

@@ -3,7 +3,7 @@
 use super::{body::ResponseBody, headers};
 use crate::telemetry::{Direction, Reason};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 /// An answer that names the reason, in the caller's protocol: a status for HTTP, `grpc-status` for gRPC.
 pub fn failure(reason: Reason, grpc: bool, detail: &str) -> Response<ResponseBody> {
@@ -54,9 +54,4 @@ pub fn raw_refusal(status: StatusCode, reason: Reason) -> Vec<u8> {
         reason.as_str()
     )
     .into_bytes()
-}
-
-/// Makes a response from HTTP/2 fit for an HTTP/1 client, and the other way round: hyper frames it by its own version.
-pub fn set_version<B>(response: &mut Response<B>, version: Version) {
-    *response.version_mut() = version;
 }
