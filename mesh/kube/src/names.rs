@@ -1,0 +1,47 @@
+//! Names that several parts must agree on. Once released they are API: manifests and dashboards outlive releases.
+
+/// The namespace of the control plane, unless it was installed elsewhere.
+pub const NAMESPACE: &str = "remora";
+
+/// Opt-in, on a namespace or a pod, as an annotation or a label of this name: [`ENABLED`] or [`DISABLED`]. The pod's
+/// word wins over its namespace's, an annotation over a label.
+pub const INJECT: &str = "remora.dev/inject";
+/// Put a sidecar into the pods.
+pub const ENABLED: &str = "enabled";
+/// Do not, whatever the namespace says.
+pub const DISABLED: &str = "disabled";
+/// Label of a pod that has its sidecar, value `true`.
+pub const INJECTED: &str = "remora.dev/injected";
+/// Label on objects of the control plane: which part they belong to.
+pub const PART: &str = "remora.dev/part";
+/// Label on objects that parts of the control plane make themselves; its value is the part. Uninstall removes them by it.
+pub const MADE_BY: &str = "remora.dev/made-by";
+/// The field manager prefix of server-side apply; the part's name follows.
+pub const MANAGER: &str = "remora-";
+
+/// The identity service: Deployment, Service, ServiceAccount.
+pub const IDENTITY: &str = "remora-identity";
+/// The discovery service: Deployment, Service, ServiceAccount, Lease.
+pub const DISCOVERY: &str = "remora-discovery";
+/// The injector: Deployment, Service, ServiceAccount, Lease, webhook configuration, admission policy.
+pub const INJECTOR: &str = "remora-injector";
+
+/// The Secret with the issuer: `tls.crt`, `tls.key`, `ca.crt` (cert-manager's shape).
+pub const ISSUER_SECRET: &str = "remora-issuer";
+/// The Secret with the webhook's own CA and serving certificate.
+pub const INJECTOR_SECRET: &str = "remora-injector-tls";
+/// The ConfigMap with the trust anchors (`ca.crt`) in every meshed namespace.
+pub const TRUST_ANCHORS: &str = "remora-trust-anchors";
+/// Its key, and the issuer Secret's.
+pub const CA_CRT: &str = "ca.crt";
+
+/// The sidecar's container.
+pub const PROXY_CONTAINER: &str = "remora-proxy";
+/// The container that programs the redirect rules.
+pub const INIT_CONTAINER: &str = "remora-init";
+/// The projected volume with `token` and `ca.crt`.
+pub const PROXY_VOLUME: &str = "remora-identity";
+/// Where it is mounted.
+pub const PROXY_MOUNT: &str = "/var/run/remora.dev";
+/// The audience of the projected token.
+pub const AUDIENCE: &str = "identity.remora.dev";
