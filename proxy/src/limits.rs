@@ -121,6 +121,10 @@ pub const RELAY_BYTES_MIN: usize = 16 * 1024;
 /// See [`RELAY_BYTES_MIN`].
 pub const RELAY_BYTES_MAX: usize = 256 * 1024;
 
+/// What a mesh connection reads at once, whatever rustls asks for. A connection whose reader is stalled holds one more relay
+/// buffer for what it read so far.
+pub const READ_AHEAD_BYTES: usize = RELAY_BYTES_MAX;
+
 /// Relay buffers that a worker keeps for the next one who needs one.
 pub const RELAY_BUFFERS_SPARE: usize = 4;
 

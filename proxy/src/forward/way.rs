@@ -2,44 +2,15 @@
 //!
 //! In: a reader and a writer. Out: counted bytes. A few large reads and writes cost far less than many small ones, since
 //! each wakes up the process at the other end; so a way that finds its buffer full takes a larger one the next time.
-//! The buffers belong to the worker's thread and are lent: an idle connection holds none.
+//! The buffers are [lent](Lent): an idle connection holds none.
 
-use crate::limits;
+use crate::{io::Lent, limits};
 use std::{
-    cell::RefCell,
     io,
     pin::Pin,
     task::{Context, Poll, ready},
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-thread_local! {
-    /// Buffers that nobody holds at the moment.
-    static SPARE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
-}
-
-/// A buffer of [`limits::RELAY_BYTES_MAX`], given back when dropped.
-struct Lent(Box<[u8]>);
-
-impl Lent {
-    fn new() -> Self {
-        let spare = SPARE.with_borrow_mut(Vec::pop);
-        Self(spare.unwrap_or_else(|| vec![0; limits::RELAY_BYTES_MAX].into_boxed_slice()))
-    }
-}
-
-impl Drop for Lent {
-    fn drop(&mut self) {
-        let buffer = std::mem::take(&mut self.0);
-        // While the thread ends there is nothing to give it back to.
-        let _ = SPARE.try_with(|spare| {
-            let mut spare = spare.borrow_mut();
-            if spare.len() < limits::RELAY_BUFFERS_SPARE {
-                spare.push(buffer);
-            }
-        });
-    }
-}
 
 /// What was read and not yet written.
 struct Held {
@@ -88,7 +59,7 @@ impl Way {
                 }
             }
             while let Some(held) = &mut self.held {
-                match ready!(writer.as_mut().poll_write(cx, &held.buffer.0[held.from..held.to]))? {
+                match ready!(writer.as_mut().poll_write(cx, &held.buffer[held.from..held.to]))? {
                     0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                     written => {
                         count(written as u64);
@@ -116,7 +87,7 @@ impl Way {
     /// Fills a buffer with what there is. `true`: the reader has no more for now, and wakes us up.
     fn read<R: AsyncRead>(&mut self, cx: &mut Context<'_>, mut reader: Pin<&mut R>) -> bool {
         let mut buffer = Lent::new();
-        let mut filled = ReadBuf::new(&mut buffer.0[..self.size]);
+        let mut filled = ReadBuf::new(&mut buffer[..self.size]);
         let waits = loop {
             let before = filled.filled().len();
             match reader.as_mut().poll_read(cx, &mut filled) {

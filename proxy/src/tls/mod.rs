@@ -7,7 +7,7 @@
 
 use crate::{
     connect::ConnectError,
-    io::{Abort, Prefixed},
+    io::{Abort, Ahead, Prefixed},
     limits,
 };
 use remora_model::SpiffeId;
@@ -32,9 +32,9 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 /// The workload's certificate and bundle as they change.
 pub type Source = watch::Receiver<Option<Arc<Credentials>>>;
 /// A connection to a peer.
-pub type ClientStream = Dated<tokio_rustls::client::TlsStream<TcpStream>>;
+pub type ClientStream = Dated<tokio_rustls::client::TlsStream<Ahead<TcpStream>>>;
 /// A connection from a peer.
-pub type ServerStream = Dated<tokio_rustls::server::TlsStream<Prefixed<TcpStream>>>;
+pub type ServerStream = Dated<tokio_rustls::server::TlsStream<Ahead<Prefixed<TcpStream>>>>;
 
 /// The values of the label `reason` of `remora_tls_refused_total` besides [`VerifyError::REASONS`] and
 /// [`Failure::REASONS`], and what they say.
@@ -165,7 +165,7 @@ impl Store {
     ) -> Result<ClientStream, ConnectError> {
         let credentials = self.credentials().ok_or(ConnectError::NoCertificate)?;
         let config = self.client(&credentials, expected, alpn)?;
-        let handshake = TlsConnector::from(config).connect(server_name(), stream);
+        let handshake = TlsConnector::from(config).connect(server_name(), Ahead::new(stream));
         let (reason, error) = match timeout(limits::HANDSHAKE_TIMEOUT, handshake).await {
             Ok(Ok(mut stream)) => match stream.get_ref().1.alpn_protocol().and_then(Alpn::from_bytes) {
                 Some(agreed) if agreed == alpn => {
@@ -222,11 +222,12 @@ impl Store {
     async fn accept(&self, stream: Prefixed<TcpStream>) -> Result<Terminated, TerminateError> {
         let credentials = self.credentials().ok_or(TerminateError::NoCertificate)?;
         let config = self.server(&credentials).ok_or(TerminateError::NoCertificate)?;
-        let mut stream = match timeout(limits::HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(stream)).await {
-            Err(_) => return Err(TerminateError::Timeout),
-            Ok(Err(error)) => return Err(TerminateError::of(error)),
-            Ok(Ok(stream)) => stream,
-        };
+        let mut stream =
+            match timeout(limits::HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(Ahead::new(stream))).await {
+                Err(_) => return Err(TerminateError::Timeout),
+                Ok(Err(error)) => return Err(TerminateError::of(error)),
+                Ok(Ok(stream)) => stream,
+            };
         let session = stream.get_mut().1;
         let peer = peer(session).ok_or(TerminateError::Refused(VerifyError::NoCertificate))?;
         let alpn = session.alpn_protocol().and_then(Alpn::from_bytes).ok_or(TerminateError::NoProtocol)?;

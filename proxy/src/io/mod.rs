@@ -1,4 +1,11 @@
-//! A connection whose first bytes were read already.
+//! Connections with something of their own: whose first bytes were read already, that are read in large pieces, that can
+//! end as broken.
+
+mod ahead;
+mod lent;
+
+pub use ahead::Ahead;
+pub use lent::Lent;
 
 use bytes::{Buf, BytesMut};
 use hyper::upgrade::Upgraded;

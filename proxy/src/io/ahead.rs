@@ -1,0 +1,146 @@
+//! Reading more at once than the reader asks for.
+//!
+//! rustls reads 4 KiB at a time at first, and never more than one record of 16 KiB. In: a connection. Out: the same bytes, read in
+//! large pieces into a buffer that is lent for as long as it holds something.
+
+use super::{Abort, Lent};
+use crate::limits;
+use std::{
+    fmt, io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// `S`, read in pieces of [`limits::READ_AHEAD_BYTES`].
+pub struct Ahead<S> {
+    inner: S,
+    held: Option<Held>,
+}
+
+/// What was read and nobody took yet: never empty.
+struct Held {
+    buffer: Lent,
+    from: usize,
+    to: usize,
+}
+
+impl<S> Ahead<S> {
+    /// `inner` with nothing read ahead.
+    pub fn new(inner: S) -> Self {
+        Self { inner, held: None }
+    }
+
+    /// The connection beneath.
+    pub fn inner(&self) -> &S {
+        &self.inner
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for Ahead<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ahead = self.held.as_ref().map_or(0, |held| held.to - held.from);
+        f.debug_struct("Ahead").field("inner", &self.inner).field("ahead", &ahead).finish()
+    }
+}
+
+impl<S: Abort> Abort for Ahead<S> {
+    fn abort(&self) {
+        self.inner.abort();
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Ahead<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let mut held = match self.held.take() {
+            Some(held) => held,
+            None if buf.remaining() >= limits::READ_AHEAD_BYTES => return Pin::new(&mut self.inner).poll_read(cx, buf),
+            None => {
+                let mut buffer = Lent::new();
+                let mut piece = ReadBuf::new(&mut buffer[..limits::READ_AHEAD_BYTES]);
+                ready!(Pin::new(&mut self.inner).poll_read(cx, &mut piece))?;
+                let to = piece.filled().len();
+                Held { buffer, from: 0, to }
+            }
+        };
+        let count = buf.remaining().min(held.to - held.from);
+        buf.put_slice(&held.buffer[held.from..held.from + count]);
+        held.from += count;
+        if held.from < held.to {
+            self.held = Some(held);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Ahead<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    #[tokio::test]
+    async fn a_reader_gets_the_same_bytes_however_little_it_asks_for() {
+        let bytes: Vec<u8> = (0..3 * limits::READ_AHEAD_BYTES + 7).map(|at| (at * 31 % 251) as u8).collect();
+        let (mut far, near) = duplex(limits::READ_AHEAD_BYTES * 2);
+        let send = async {
+            far.write_all(&bytes).await.unwrap();
+            drop(far);
+        };
+        let receive = async {
+            let (mut near, mut got, mut size) = (Ahead::new(near), Vec::new(), 1);
+            loop {
+                let mut piece = vec![0; size];
+                match near.read(&mut piece).await.unwrap() {
+                    0 => break got,
+                    count => got.extend_from_slice(&piece[..count]),
+                }
+                size = size * 7 % 9973;
+            }
+        };
+        let ((), got) = tokio::join!(send, receive);
+        assert!(got == bytes, "{} of {} bytes", got.len(), bytes.len());
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_waits_holds_no_buffer() {
+        let (mut far, near) = duplex(64);
+        let mut near = Ahead::new(near);
+        far.write_all(b"hello").await.unwrap();
+        let mut piece = [0; 4];
+        near.read_exact(&mut piece).await.unwrap();
+        assert!(near.held.is_some(), "one byte is left");
+        near.read_exact(&mut piece[..1]).await.unwrap();
+        assert!(near.held.is_none());
+        let waiting = std::future::poll_fn(|cx| {
+            Poll::Ready(Pin::new(&mut near).poll_read(cx, &mut ReadBuf::new(&mut piece)).is_pending())
+        });
+        assert!(waiting.await);
+        assert!(near.held.is_none());
+    }
+}
