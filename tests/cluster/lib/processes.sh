@@ -1,0 +1,53 @@
+# Processes of the cluster: one pid file and one log each. Sourced by ../run.
+
+# pid_of PART: its process id, or a failure that names the parts there are.
+pid_of() {
+  cat "$D/run/$1.pid" 2>/dev/null ||
+    fail "no part $1; there are: $(cd "$D/run" 2>/dev/null && ls ./*.pid 2>/dev/null | sed 's|./||; s|\.pid||' | tr '\n' ' ')"
+}
+
+# A pid may have been given to somebody else since: it is ours if it was started with the name of our state in it.
+running() { # PART
+  local pid
+  pid=$(cat "$D/run/$1.pid" 2>/dev/null) && grep -qzxF "REMORA_CLUSTER_PART=$D/$1" "/proc/$pid/environ" 2>/dev/null
+}
+
+# launch NODE PART COMMAND…: starts it in the node's network, unless it runs.
+launch() {
+  local node=$1 part=$2
+  shift 2
+  running "$part" && return
+  REMORA_CLUSTER_PART="$D/$part" setsid nsenter --net="/run/netns/$(netns "$node")" -- "$@" \
+    >>"$D/log/$part.log" 2>&1 </dev/null &
+  echo $! >"$D/run/$part.pid"
+}
+
+# stop PART…: asks all, then waits up to 10 s for each, then kills.
+stop() {
+  local part pid
+  for part; do running "$part" && kill "$(pid_of "$part")" && kill -CONT "$(pid_of "$part")"; done
+  for part; do
+    running "$part" || { rm -f "$D/run/$part.pid"; continue; }
+    pid=$(pid_of "$part")
+    for _ in $(seq 100); do running "$part" || break; sleep 0.1; done
+    running "$part" && kill -9 "$pid" && sleep 0.2
+    rm -f "$D/run/$part.pid"
+  done
+  return 0
+}
+
+start_part() {
+  case $1 in
+    containerd-*) start_containerd "${1#*-}" ;;
+    kubelet-*) start_kubelet "${1#*-}" ;;
+    proxy-*) start_proxy "${1#*-}" ;;
+    *) start_"$1" ;;
+  esac
+}
+
+until_ok() { # WHAT COMMAND…
+  local what=$1
+  shift
+  for _ in $(seq 240); do "$@" >/dev/null 2>&1 && return; sleep 0.25; done
+  fail "$what did not come up within a minute: see $D/log"
+}
