@@ -3,5 +3,13 @@
 //! | module | what it gives |
 //! |--|--|
 //! | [`names`] | names that several parts must agree on |
+//! | [`client`] | a client of the API server, and calls that end |
+//! | [`lease`] | which replica writes |
+//! | [`events`] | what `kubectl describe` shows |
+//! | [`mod@apply`] | server-side apply |
 
 pub mod names;
+pub mod client;
+pub mod lease;
+pub mod events;
+pub mod apply;
