@@ -12,6 +12,11 @@ use remora_tests::patience::until;
 
 /// An application that breaks off every second request without an answer, and counts all that reach it.
 fn flaky(ip: IpAddr) -> anyhow::Result<(SocketAddr, Arc<AtomicUsize>)> {
+    answering(ip, |number| number % 2 == 1)
+}
+
+/// An application that answers the requests whose number, from 0, `answers` takes, and counts all that reach it.
+fn answering(ip: IpAddr, answers: fn(usize) -> bool) -> anyhow::Result<(SocketAddr, Arc<AtomicUsize>)> {
     let listener = TcpListener::bind((ip, 0))?;
     let (address, count) = (listener.local_addr()?, Arc::<AtomicUsize>::default());
     let counted = count.clone();
@@ -19,7 +24,7 @@ fn flaky(ip: IpAddr) -> anyhow::Result<(SocketAddr, Arc<AtomicUsize>)> {
         for mut stream in listener.incoming().flatten() {
             // A connection that breaks is the client's to report.
             let got = stream.read(&mut [0; 4096]).unwrap_or(0);
-            if got > 0 && counted.fetch_add(1, Ordering::SeqCst) % 2 == 1 {
+            if got > 0 && answers(counted.fetch_add(1, Ordering::SeqCst)) {
                 let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok");
             }
         }
@@ -54,6 +59,31 @@ fn an_application_that_breaks_off_costs_a_get_a_retry_and_a_post_an_answer() -> 
     let lost = (502, Some("upstream_reset".to_owned()));
     assert_eq!(statuses.collect::<anyhow::Result<Vec<_>>>()?, [lost.clone(), (200, None), lost, (200, None)]);
     assert_eq!(count.load(Ordering::SeqCst) - before, 14, "no POST was sent twice");
+    drop(api);
+    Ok(())
+}
+
+#[test]
+fn a_post_that_no_application_was_there_to_take_goes_to_another_endpoint() -> anyhow::Result<()> {
+    let mesh = Mesh::start(env!("CARGO_BIN_EXE_remora-components"))?;
+    let (web, api) = (mesh.proxy("web").spawn()?, mesh.proxy("api").spawn()?);
+    let (alive, _) = answering(api.ip, |_| true)?;
+    let gone = || TcpListener::bind((api.ip, 0)).and_then(|listener| listener.local_addr());
+    mesh.service("api", 80, None, &[alive, gone()?, gone()?])?;
+    let (web, api) = (web.ready()?, api.ready()?);
+    until("api is known", || {
+        let answer = web.get("api:80", "/")?;
+        ensure!(answer.status == 200, "{}", answer.head);
+        Ok(Some(()))
+    })?;
+
+    let post = b"POST / HTTP/1.1\r\nhost: api:80\r\ncontent-length: 5\r\nconnection: close\r\n\r\nhello";
+    until("a POST was sent again", || {
+        let answer = http::Answer::parse(&http::exchange(web.outbound, post)?)?;
+        assert_eq!(answer.status, 200, "{}", answer.head);
+        let retries = web.metric("remora_retries_total", &[])?;
+        Ok((retries > 0.0).then_some(()))
+    })?;
     drop(api);
     Ok(())
 }
