@@ -134,11 +134,13 @@ pub fn install_metrics() -> Result<PrometheusHandle, String> {
     PrometheusBuilder::new().install_recorder().map_err(|e| e.to_string())
 }
 
-/// Both ends of the connection that a request came over.
+/// Both ends of the connection that a request came over; every request has it as an extension.
 #[derive(Debug, Clone, Copy)]
-struct Ends {
-    peer: SocketAddr,
-    local: SocketAddr,
+pub struct Ends {
+    /// Whoever asks.
+    pub peer: SocketAddr,
+    /// The address that was asked.
+    pub local: SocketAddr,
 }
 
 /// Closes `router`'s routes to everybody but the pod itself.

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// Retry waits double from here.
 const BACKOFF_FIRST: Duration = Duration::from_millis(250);
+/// No wait for the first certificate is longer: a pod without one is of no use.
+const BACKOFF_MAX_FIRST: Duration = Duration::from_secs(5);
 /// No retry wait is longer, however long the leaf lives: a CA that came back should be met soon.
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// Nor does it shrink below this for very short leaves, so that a failing CA is not hammered.
@@ -19,10 +21,10 @@ pub fn renew_after(life: Duration, random: f64) -> Duration {
 }
 
 /// How long to wait after the `failures`-th failure in a row (from 1): exponential, with full jitter over its
-/// upper half, bounded by a minute and by a twentieth of the leaf's life.
+/// upper half, bounded by a minute and by a twentieth of the leaf's life, or by five seconds where there is none yet.
 #[must_use]
 pub fn retry_after(failures: u32, life: Option<Duration>, random: f64) -> Duration {
-    let cap = life.map_or(BACKOFF_MAX, |life| (life / 20).clamp(BACKOFF_MAX_LEAST, BACKOFF_MAX));
+    let cap = life.map_or(BACKOFF_MAX_FIRST, |life| (life / 20).clamp(BACKOFF_MAX_LEAST, BACKOFF_MAX));
     let doubled = BACKOFF_FIRST.saturating_mul(1_u32 << failures.saturating_sub(1).min(16));
     doubled.min(cap).mul_f64(0.5 + 0.5 * random.clamp(0.0, 1.0))
 }
@@ -54,6 +56,6 @@ mod tests {
         assert_eq!(waits.first(), Some(&BACKOFF_FIRST));
         assert_eq!(waits.last(), Some(&BACKOFF_MAX));
         assert_eq!(retry_after(99, Some(Duration::from_secs(20)), 1.0), BACKOFF_MAX_LEAST);
-        assert_eq!(retry_after(99, None, 0.0), BACKOFF_MAX / 2);
+        assert_eq!(retry_after(99, None, 0.0), BACKOFF_MAX_FIRST / 2);
     }
 }

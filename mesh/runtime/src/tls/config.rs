@@ -11,13 +11,13 @@ use rustls::sign::SingleCertAndKey;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ServerConfig};
 
-use super::verifier::{AnyMember, ExpectServer};
+use super::verifier::{AnyMember, ExpectServer, Unverified};
 use super::{Credentials, Svid, TrustBundle};
 
 /// A TLS configuration could not be built: the crypto library lacks something it should have.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot set up tls: {0}")]
-pub struct TlsError(#[source] rustls::Error);
+pub struct TlsError(#[source] pub(super) rustls::Error);
 
 /// What is spoken inside the TLS connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -100,6 +100,18 @@ pub fn anonymous_client_config(
     Ok(finish_client(config, alpn))
 }
 
+/// For the kubelet's HTTPS probes alone, which check no certificate: whoever answers is taken for the application.
+pub fn danger_unverified_client_config() -> Result<Arc<ClientConfig>, TlsError> {
+    // Applications may be older than TLS 1.3.
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Unverified))
+        .with_no_client_auth();
+    Ok(finish_client(config, &[]))
+}
+
 /// The name to give rustls when dialling: it wants one, our verifiers ignore it, and it is never sent.
 #[must_use]
 pub fn server_name() -> ServerName<'static> {
@@ -133,7 +145,7 @@ fn names(alpn: &[Alpn]) -> Vec<Vec<u8>> {
 }
 
 /// aws-lc-rs with the key exchanges in our order: post-quantum hybrid first, whoever the peer is.
-fn provider() -> Arc<CryptoProvider> {
+pub(super) fn provider() -> Arc<CryptoProvider> {
     let mut provider = aws_lc_rs::default_provider();
     provider.kx_groups =
         vec![aws_lc_rs::kx_group::X25519MLKEM768, aws_lc_rs::kx_group::X25519, aws_lc_rs::kx_group::SECP256R1];

@@ -3,6 +3,8 @@
 //! In: certificates as DER or PEM, the trust bundle, an expected identity. Out: rustls configurations, a peer's
 //! [`SpiffeId`](remora_model::SpiffeId), and when a peer is turned away a [`VerifyError`] from a closed set of reasons.
 //!
+//! [`web`] is TLS by host name, for the API server's calls to a webhook.
+//!
 //! This is the only module that names rustls and webpki (ARCHITECTURE.md, invariant 3). What it deliberately does
 //! not do: no session resumption (a resumed session would outlive its certificate and skip verification), no
 //! name-based verification (an address proves nothing in a cluster), no revocation lists (leaves are short-lived).
@@ -10,10 +12,12 @@
 mod config;
 mod svid;
 mod verifier;
+pub mod web;
 mod verify;
 
 pub use config::{
-    Alpn, TlsError, anonymous_client_config, client_config, danger_open_server_config, server_config, server_name,
+    Alpn, TlsError, anonymous_client_config, client_config, danger_open_server_config, danger_unverified_client_config,
+    server_config, server_name,
 };
 pub use rustls::{ClientConfig, ServerConfig};
 pub use svid::{Credentials, InvalidBundle, InvalidSvid, Svid, TrustBundle, pem_certificates};

@@ -1,0 +1,91 @@
+//! TLS by host name: what the API server speaks to a webhook, which has a certificate authority of its own. No mesh
+//! identity plays a part in it.
+
+use super::config::{TlsError, provider};
+use super::pem_certificates;
+use rustls::client::WebPkiServerVerifier;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{PrivateKeyDer, ServerName};
+use rustls::server::NoServerSessionStorage;
+use rustls::version::TLS13;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer as _;
+
+/// HTTP/2, on which the API server has one connection for all its calls, then HTTP/1.1.
+const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
+/// Why certificate, key or anchors are of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum WebError {
+    /// The text is no PEM, or there is nothing in it.
+    #[error("{what}: {reason}")]
+    Pem {
+        /// Certificate, key or anchors.
+        what: &'static str,
+        /// What the parser says.
+        reason: String,
+    },
+    /// rustls does not take it: key and certificate belong to two pairs, for example.
+    #[error("{0}")]
+    Tls(#[source] TlsError),
+    /// The anchors make no verifier.
+    #[error("anchors: {0}")]
+    Anchors(String),
+}
+
+/// For serving HTTPS with a chain and its key, both PEM.
+pub fn server_config(chain: &[u8], key: &[u8]) -> Result<Arc<ServerConfig>, WebError> {
+    let pem = |what, reason: String| WebError::Pem { what, reason };
+    let chain = pem_certificates(chain).map_err(|reason| pem("certificate", reason))?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| pem("key", error.to_string()))?;
+    let failed = |error| WebError::Tls(TlsError(error));
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])
+        .map_err(failed)?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(failed)?;
+    config.alpn_protocols = ALPN.map(<[u8]>::to_vec).to_vec();
+    // A resumed session would not show the new certificate after a rotation.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
+/// For calling a server whose certificate chains to one of `anchors` (PEM) and is for the name that is dialled.
+pub fn client_config(anchors: &[u8]) -> Result<Arc<ClientConfig>, WebError> {
+    let anchors = pem_certificates(anchors).map_err(|reason| WebError::Pem { what: "anchors", reason })?;
+    let mut roots = RootCertStore::empty();
+    let (_, unusable) = roots.add_parsable_certificates(anchors);
+    if unusable > 0 {
+        return Err(WebError::Anchors(format!("{unusable} of them are no certificates")));
+    }
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
+        .build()
+        .map_err(|error| WebError::Anchors(error.to_string()))?;
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])
+        .map_err(|error| WebError::Tls(TlsError(error)))?
+        .with_webpki_verifier(verifier)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+/// The name to dial.
+pub fn name(host: &str) -> Result<ServerName<'static>, String> {
+    ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())
+}
+
+/// From when until when the first certificate of `chain` (PEM) is valid.
+pub fn validity(chain: &[u8]) -> Result<(SystemTime, SystemTime), WebError> {
+    let pem = |reason: String| WebError::Pem { what: "certificate", reason };
+    let chain = pem_certificates(chain).map_err(pem)?;
+    let first = chain.first().ok_or_else(|| pem("there is none".to_owned()))?;
+    let (_, certificate) = X509Certificate::from_der(first).map_err(|error| pem(error.to_string()))?;
+    let time = |seconds: i64| UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+    let validity = certificate.validity();
+    Ok((time(validity.not_before.timestamp()), time(validity.not_after.timestamp())))
+}
