@@ -26,6 +26,7 @@ pub mod forward;
 // beside the path
 pub mod telemetry;
 pub mod admin;
+pub mod probe;
 mod idle;
 pub mod init;
 mod run;

@@ -112,6 +112,11 @@ pub const DEFAULT_RETRIES: u32 = 2;
 /// How long a request waits for discovery's first answer on a new target before it is treated as unknown.
 pub const DISCOVERY_TIMEOUT: Duration = Duration::from_millis(1500);
 
+/// How long after the start of the process connections are held while there is no certificate and no stream to discovery
+/// yet, so that an application may start beside its proxy. An identity service that is rolled takes a few seconds;
+/// after a minute the pod is not ready for another reason, and its application should hear of it.
+pub const START_PATIENCE: Duration = Duration::from_secs(60);
+
 /// Targets that one worker keeps; beyond them the ones that nobody uses are dropped.
 pub const TARGETS_MAX: usize = 4096;
 

@@ -6,7 +6,7 @@ use crate::{
     admin::{self, AdminState},
     config::{Config, Mode},
     discover::{self, client::Client},
-    idle, init, sys,
+    idle, init, limits, sys,
     telemetry::Routes,
     worker::{self, Listeners, Parts},
 };
@@ -81,12 +81,12 @@ fn run(mut config: Config) -> anyhow::Result<usize> {
     let (stop, stopped) = drain::channel();
     let signal = Arc::new(signal);
     let routes = Routes::new(format!("{}/{}", config.namespace, config.pod));
-    let (handle, commands) = discover::Handle::new();
+    let (handle, commands, connected) = discover::Handle::new(limits::START_PATIENCE);
 
     let (identity, background) = control.block_on(async {
         let readiness = Readiness::new();
         let (source, certify) = certificate(config)?;
-        let (connected, sees) = watch::channel(false);
+        let sees = connected.subscribe();
         let discovery = discovery(config, source.clone(), connected, commands)?;
         let common = Admin::new(readiness.clone()).with_log(logs).with_metrics(metrics);
         let state = AdminState {
@@ -94,6 +94,7 @@ fn run(mut config: Config) -> anyhow::Result<usize> {
             routes: routes.clone(),
             config: shown(config),
             certificate: certificate_shown(source.clone()),
+            probes: config.probes.clone(),
             drain: {
                 let signal = signal.clone();
                 Arc::new(move || signal.start())
@@ -223,6 +224,7 @@ fn shown(config: &Config) -> Value {
         "workers": config.workers,
         "drain_grace_s": config.drain_grace.as_secs_f64(),
         "opaque_ports": config.opaque_ports,
+        "control_namespace": config.control_namespace,
     })
 }
 

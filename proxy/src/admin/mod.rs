@@ -2,8 +2,8 @@
 //!
 //! In: a listener on the control thread and an [`AdminState`]. Out: the endpoints that every component has
 //! ([`remora_runtime::admin`], which also bounds connections, heads and bodies and keeps foreign web pages out), and those
-//! of this proxy: the page at `/`, `/routes`, `/errors`, `/config`, `/certificate` and `POST /drain`. `/live`, `/ready`
-//! and `/metrics` are for everybody; the rest is for the pod itself. It shows no secrets: the configuration is what its
+//! of this proxy: the page at `/`, `/routes`, `/errors`, `/config`, `/certificate`, `POST /drain` and the application's
+//! probes ([`probe`]). `/live`, `/ready`, `/metrics` and probes are for everybody; the rest is for the pod itself. It shows no secrets: the configuration is what its
 //! caller hands over. It also moves the telemetry's windows on.
 
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::time::MissedTickBehavior;
 
+use crate::probe::{self, Probes};
 use crate::telemetry::Routes;
 
 const PAGE: &str = include_str!("page.html");
@@ -40,6 +41,8 @@ pub struct AdminState {
     pub config: Value,
     /// The current certificate: identity, serial, validity.
     pub certificate: Arc<dyn Fn() -> Value + Send + Sync>,
+    /// What the kubelet asks of the application.
+    pub probes: Arc<Probes>,
     /// Begins the shutdown.
     pub drain: Arc<dyn Fn() + Send + Sync>,
 }
@@ -84,8 +87,10 @@ fn router(state: AdminState) -> Router {
         .route("/config", get(|State(state): State<AdminState>| async move { Json(state.config) }))
         .route("/certificate", get(|State(state): State<AdminState>| async move { Json((state.certificate)()) }))
         .route("/drain", post(start_drain));
+    let probes = probe::router(state.probes.clone());
     admin::local_only(own)
         .with_state(state)
+        .merge(probes)
         .merge(common.router())
         .fallback(|| async { (StatusCode::NOT_FOUND, PATHS) })
 }

@@ -42,6 +42,7 @@ impl Admin {
             routes,
             config: json!({"mode": "explicit"}),
             certificate: Arc::new(|| json!({"serial": "0a"})),
+            probes: Arc::default(),
             drain: Arc::new(move || is_drained.store(true, SeqCst)),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

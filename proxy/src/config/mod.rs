@@ -1,6 +1,6 @@
 //! The proxy's settings: `REMORA_PROXY_*` from the environment, read once, all mistakes told at once.
 
-use crate::{http::guard::Patience, limits};
+use crate::{http::guard::Patience, limits, probe::Probes};
 use remora_model::{SpiffeId, TrustDomain};
 pub use remora_runtime::settings::Mistakes;
 use remora_runtime::settings::{duration, parsed};
@@ -40,6 +40,8 @@ pub struct Config {
     pub token: PathBuf,
     pub identity_addr: String,
     pub discovery_addr: String,
+    /// Where identity and discovery are, which is part of who they are.
+    pub control_namespace: String,
     pub workers: usize,
     pub drain_grace: Duration,
     pub connect_timeout: Duration,
@@ -48,12 +50,15 @@ pub struct Config {
     pub log_json: bool,
     pub app_host: IpAddr,
     pub opaque_ports: BTreeSet<u16>,
+    /// The application's probes, which the kubelet asks us to carry out.
+    pub probes: Arc<Probes>,
 }
 
 impl Config {
     /// Reads the process's environment. A name of ours that means nothing is a mistake too.
     pub fn from_env() -> Result<Self, Mistakes> {
-        let mut ours: Vec<(String, String)> = std::env::vars().filter(|(name, _)| name.starts_with(PREFIX)).collect();
+        let ours = |name: &str| name.starts_with(PREFIX) && !is_service_link(name);
+        let mut ours: Vec<(String, String)> = std::env::vars().filter(|(name, _)| ours(name)).collect();
         let config = Self::read(&mut |name| {
             let at = ours.iter().position(|(given, _)| given == name)?;
             Some(ours.swap_remove(at).1)
@@ -85,6 +90,7 @@ impl Config {
         let token = read.required("TOKEN", text);
         let identity_addr = read.required("IDENTITY_ADDR", host_port);
         let discovery_addr = read.required("DISCOVERY_ADDR", host_port);
+        let control_namespace = read.or("CONTROL_NAMESPACE", "remora", label);
         let workers = read.or("WORKERS", &default_workers().to_string(), workers);
         let drain_grace = read.or("DRAIN_GRACE", "30s", duration);
         let connect_timeout = read.or("CONNECT_TIMEOUT", "10s", duration);
@@ -95,6 +101,7 @@ impl Config {
         let log_json = read.or("LOG_FORMAT", "text", log_format);
         let app_host = read.or("APP_HOST", "127.0.0.1", parsed);
         let opaque_ports = read.or("OPAQUE_PORTS", "", ports);
+        let probes = read.or("PROBES", "", Probes::parse);
         let Reader { mistakes, .. } = read;
         let all = || {
             Some(Self {
@@ -111,6 +118,7 @@ impl Config {
                 token: token?.into(),
                 identity_addr: identity_addr?,
                 discovery_addr: discovery_addr?,
+                control_namespace: control_namespace?,
                 workers: workers?,
                 drain_grace: drain_grace?,
                 connect_timeout: connect_timeout?,
@@ -119,6 +127,7 @@ impl Config {
                 log_json: log_json?,
                 app_host: app_host?,
                 opaque_ports: opaque_ports?,
+                probes: Arc::new(probes?),
             })
         };
         all().ok_or(Mistakes(mistakes))
@@ -131,7 +140,7 @@ impl Config {
 
     /// The identity of a part of the control plane.
     pub fn control_plane(&self, service_account: &str) -> Option<SpiffeId> {
-        SpiffeId::workload(&self.trust_domain, "remora", service_account).ok()
+        SpiffeId::workload(&self.trust_domain, &self.control_namespace, service_account).ok()
     }
 
     /// Whether `address` is one of this proxy's own listeners: forwarding to it would be a loop.
@@ -143,6 +152,17 @@ impl Config {
             Mode::Explicit => own.ip() == address.ip() || own.ip().is_unspecified(),
         })
     }
+}
+
+/// Whether Kubernetes made this name from a Service called `remora-proxy` or `remora-proxy-…`, beside which the pod runs.
+fn is_service_link(name: &str) -> bool {
+    let port = name.rsplit_once("_PORT").is_some_and(|(_, rest)| {
+        let mut words = rest.split('_').filter(|word| !word.is_empty());
+        words.next().is_none_or(|number| number.bytes().all(|b| b.is_ascii_digit()))
+            && words.next().is_none_or(|protocol| ["TCP", "UDP", "SCTP"].contains(&protocol))
+            && words.next().is_none_or(|what| ["PROTO", "ADDR", "PORT"].contains(&what))
+    });
+    name.ends_with("_SERVICE_HOST") || name.contains("_SERVICE_PORT") || port
 }
 
 struct Reader<'a> {
@@ -286,6 +306,28 @@ pub(crate) mod tests {
         for name in ["TOKEN", "MODE", "DRAIN_GRACE", "WORKERS", "ADMIN_LISTEN"] {
             assert!(mistakes.contains(&format!("{PREFIX}{name}")), "{mistakes}");
         }
+    }
+
+    #[test]
+    fn a_service_called_like_the_proxy_is_no_mistake() {
+        let links = ["SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT", "PORT_80_TCP", "PORT_80_TCP_ADDR"];
+        for link in links {
+            assert!(
+                is_service_link(&format!("{PREFIX}{link}")) && is_service_link(&format!("{PREFIX}X_{link}")),
+                "{link}"
+            );
+        }
+        for setting in ["OPAQUE_PORTS", "POD", "LOG", "OPAQUE_PORT_LIST", "INBOUND_LISTEN"] {
+            assert!(!is_service_link(&format!("{PREFIX}{setting}")), "{setting}");
+        }
+    }
+
+    #[test]
+    fn the_control_planes_namespace_is_part_of_its_identity() {
+        let mut pairs = LEAST.to_vec();
+        pairs.push(("CONTROL_NAMESPACE", "mesh"));
+        let id = read(&pairs).expect("valid").control_plane("remora-identity");
+        assert_eq!(id.map(|id| id.to_string()).as_deref(), Some("spiffe://cluster.local/ns/mesh/sa/remora-identity"));
     }
 
     #[test]

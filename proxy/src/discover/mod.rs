@@ -11,8 +11,13 @@ pub use plan::{Branch, Entered, Plan, Pool, Signals};
 use crate::{config::Config, first::Habit, http::client::Upstream, limits, telemetry::Routes, worker::Tasks};
 use remora_api::sync::{Name, Resource};
 use remora_model::{BackendId, Inbound, Outbound, Target};
-use std::{cell::RefCell, collections::HashMap, convert::Infallible, fmt, net::SocketAddr, rc::Rc, sync::Arc};
-use tokio::sync::{mpsc, oneshot, watch};
+use std::{
+    cell::RefCell, collections::HashMap, convert::Infallible, fmt, net::SocketAddr, rc::Rc, sync::Arc, time::Duration,
+};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
 
 /// What is known of a resource: nothing yet, or its latest state.
 pub type Known = watch::Receiver<Option<Arc<Resource>>>;
@@ -30,29 +35,45 @@ pub enum Command {
 
 /// The way from a worker to the control thread. Bounded; a full queue makes workers wait.
 #[derive(Debug, Clone)]
-pub struct Handle(mpsc::Sender<Command>);
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+    connected: watch::Receiver<bool>,
+    /// Until when a process that has just started is waited for to have its certificate and its stream.
+    start_until: Instant,
+}
 
 impl Handle {
-    /// A handle and the end that [`client`] reads.
-    pub fn new() -> (Self, mpsc::Receiver<Command>) {
-        let (sender, receiver) = mpsc::channel(1024);
-        (Self(sender), receiver)
+    /// A handle, the end that [`client`] reads, and where that tells whether its stream is open. Until it is, but not
+    /// longer than `patience` from now, connections are held: an application may start before its proxy is ready, and
+    /// neither plaintext nor a refusal is what it should meet then.
+    pub fn new(patience: Duration) -> (Self, mpsc::Receiver<Command>, watch::Sender<bool>) {
+        let (commands, receiver) = mpsc::channel(1024);
+        let (tell, connected) = watch::channel(false);
+        (Self { commands, connected, start_until: Instant::now() + patience }, receiver, tell)
+    }
+
+    /// Waits for the stream, if the process has just started. Cancel safe.
+    async fn started(&self) {
+        let mut connected = self.connected.clone();
+        let open = connected.wait_for(|connected| *connected);
+        // Neither end of the wait is an error: what is not known by then is treated as unknown.
+        drop(tokio::time::timeout_at(self.start_until, open).await);
     }
 
     async fn watch(&self, name: Name) -> Option<Known> {
         let (tell, told) = oneshot::channel();
-        self.0.send(Command::Watch(name, tell)).await.ok()?;
+        self.commands.send(Command::Watch(name, tell)).await.ok()?;
         told.await.ok()
     }
 
     /// Says that nobody here reads `name` any more.
     async fn unwatch(&self, name: Name) {
-        drop(self.0.send(Command::Unwatch(name)).await);
+        drop(self.commands.send(Command::Unwatch(name)).await);
     }
 
     /// Says that connections to what `name` names fail. Never waits; a full queue has heard enough.
     pub fn doubt(&self, name: Name) {
-        drop(self.0.try_send(Command::Doubt(name)));
+        drop(self.commands.try_send(Command::Doubt(name)));
     }
 }
 
@@ -312,7 +333,7 @@ impl Plans {
         pools.retain(|id, pool| {
             let used = Rc::strong_count(pool) > 1;
             if !used {
-                drop(self.directory.handle.0.try_send(Command::Unwatch(Name::Backend(id.clone()))));
+                drop(self.directory.handle.commands.try_send(Command::Unwatch(Name::Backend(id.clone()))));
             }
             used
         });
@@ -329,6 +350,7 @@ async fn changed(known: &mut Known, dropped: &mut oneshot::Receiver<Infallible>)
 
 /// Subscribes and waits for the first answer.
 async fn first(handle: &Handle, name: Name) -> Option<Known> {
+    handle.started().await;
     let wait = async {
         let mut known = handle.watch(name).await?;
         known.wait_for(Option::is_some).await.ok()?;
@@ -373,8 +395,36 @@ mod tests {
         tokio::task::LocalSet::new().run_until(check_unsubscription()).await;
     }
 
+    #[tokio::test(flavor = "current_thread")]
+    async fn while_the_process_starts_nothing_is_taken_for_unknown() {
+        tokio::task::LocalSet::new().run_until(check_start()).await;
+    }
+
+    async fn check_start() {
+        let (handle, mut commands, connected) = Handle::new(limits::START_PATIENCE);
+        let config = Arc::new(crate::config::tests::least());
+        let directory = Directory::new(handle, Tasks::default(), Routes::new("shop/web-1".into()), config);
+        let target = Target::Address(SocketAddr::from(([192, 0, 2, 1], 80)));
+        let answer = async |commands: &mut mpsc::Receiver<Command>| {
+            let Some(Command::Watch(_, tell)) = commands.recv().await else { panic!("no subscription") };
+            tell.send(watch::Sender::new(Some(outbound(&target))).subscribe()).unwrap();
+        };
+        tokio::join!(directory.route(&target), async {
+            assert!(commands.try_recv().is_err(), "the time of an answer begins once there is who could answer");
+            connected.send_replace(true);
+            answer(&mut commands).await;
+        });
+        assert!(directory.known_route(&target).is_some());
+
+        let (handle, mut commands, _disconnected) = Handle::new(Duration::ZERO);
+        let config = Arc::new(crate::config::tests::least());
+        let directory = Directory::new(handle, Tasks::default(), Routes::new("shop/web-1".into()), config);
+        tokio::join!(directory.route(&target), answer(&mut commands));
+        assert!(directory.known_route(&target).is_some(), "later, nobody waits for a stream");
+    }
+
     async fn check_unsubscription() {
-        let (handle, mut commands) = Handle::new();
+        let (handle, mut commands, _) = Handle::new(Duration::ZERO);
         let config = Arc::new(crate::config::tests::least());
         let directory = Directory::new(handle, Tasks::default(), Routes::new("shop/web-1".into()), config);
         let target = |port: usize| Target::Address(SocketAddr::from(([192, 0, 2, 1], u16::try_from(port).unwrap())));

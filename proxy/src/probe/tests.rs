@@ -1,0 +1,200 @@
+//! Probes against applications on real sockets.
+
+use super::*;
+use remora_runtime::admin::{self, Readiness};
+use remora_runtime::drain;
+use std::sync::Mutex;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+
+/// An application that answers every connection with the same text, and what it was asked.
+async fn app(answer: impl Fn(&str) -> String + Send + 'static) -> (u16, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+    let heads = asked.clone();
+    tokio::spawn(async move {
+        loop {
+            let (mut tcp, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            let mut byte = [0];
+            while !head.ends_with(b"\r\n\r\n") && tcp.read(&mut byte).await.is_ok_and(|count| count > 0) {
+                head.push(byte[0]);
+            }
+            let head = String::from_utf8(head).unwrap();
+            let answer = answer(&head);
+            heads.lock().unwrap().push(head);
+            // A probe that has seen enough may be gone.
+            let _ = tcp.write_all(answer.as_bytes()).await;
+        }
+    });
+    (port, asked)
+}
+
+fn status(code: u16) -> String {
+    format!("HTTP/1.1 {code} x\r\ncontent-length: 6\r\nconnection: close\r\n\r\nsecret")
+}
+
+/// Asks the admin server of a proxy with these probes, as the kubelet does.
+async fn ask(probes: &str, path: &str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let (signal, stop) = drain::channel();
+    let common = admin::Admin::new(Readiness::new()).router();
+    let probes = Arc::new(Probes::parse(probes).unwrap());
+    let served = tokio::spawn(admin::serve(listener, common.merge(router(probes)), stop));
+    let mut tcp = TcpStream::connect(at).await.unwrap();
+    let request =
+        format!("GET {path} HTTP/1.1\r\nhost: {at}\r\nuser-agent: kube-probe/1.35\r\nconnection: close\r\n\r\n");
+    tcp.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    tcp.read_to_string(&mut answer).await.unwrap();
+    signal.drain().await;
+    served.await.unwrap();
+    answer
+}
+
+#[track_caller]
+fn check(answer: &str, status: u16) {
+    assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+    assert!(!answer.contains("secret"), "nothing of the application's answer but its status: {answer}");
+}
+
+#[tokio::test]
+async fn a_status_from_200_to_399_is_good_and_any_other_is_passed_on() {
+    for (code, expected) in [(200, 200), (204, 200), (304, 200), (399, 200), (400, 400), (500, 500), (503, 503)] {
+        let (port, _) = app(move |_| status(code)).await;
+        let probes = format!(r#"{{"app/liveness":{{"httpGet":{{"port":{port},"path":"/"}},"timeoutSeconds":5}}}}"#);
+        check(&ask(&probes, "/probe/app/liveness").await, expected);
+    }
+}
+
+#[tokio::test]
+async fn the_application_is_asked_as_the_kubelet_would_ask() {
+    let (port, asked) = app(|_| status(200)).await;
+    let get =
+        format!(r#""port":{port},"path":"/healthz?a=b","headers":[["Host","shop.example"],["X-A","1"],["X-A","2"]]"#);
+    let probes = format!(r#"{{"app/readiness":{{"httpGet":{{{get}}},"timeoutSeconds":5}}}}"#);
+    check(&ask(&probes, "/probe/app/readiness").await, 200);
+    let head = asked.lock().unwrap()[0].to_ascii_lowercase();
+    for line in [
+        "get /healthz?a=b http/1.1\r\n",
+        "\r\nhost: shop.example\r\n",
+        "\r\nuser-agent: kube-probe/1.35\r\n",
+        "\r\naccept: */*\r\n",
+        "\r\nx-a: 1\r\n",
+        "\r\nx-a: 2\r\n",
+        "\r\nconnection: close\r\n",
+    ] {
+        assert!(head.contains(line), "{line} is not in {head}");
+    }
+}
+
+#[tokio::test]
+async fn redirects_are_followed_on_the_same_host_and_no_further() {
+    let to = |location: &str| format!("HTTP/1.1 302 x\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n");
+    let (port, asked) = app(move |head| match head.split(' ').nth(1).unwrap() {
+        "/a/b" => to("c"),
+        "/a/c" => to("/d"),
+        "/d" => status(500),
+        "/elsewhere" => to("http://192.0.2.1/"),
+        "/loop" => to("/loop"),
+        _ => to("::"),
+    })
+    .await;
+    let probe = |path: &str| {
+        format!(r#"{{"app/liveness":{{"httpGet":{{"port":{port},"path":"{path}"}},"timeoutSeconds":5}}}}"#)
+    };
+    check(&ask(&probe("/a/b"), "/probe/app/liveness").await, 500);
+    assert_eq!(asked.lock().unwrap().len(), 3);
+    check(&ask(&probe("/elsewhere"), "/probe/app/liveness").await, 200);
+    check(&ask(&probe("/loop"), "/probe/app/liveness").await, 503);
+}
+
+#[tokio::test]
+async fn only_configured_probes_are_answered_and_only_to_get() {
+    let (port, asked) = app(|_| status(200)).await;
+    let probes = format!(r#"{{"app/liveness":{{"tcpSocket":{{"port":{port}}},"timeoutSeconds":5}}}}"#);
+    check(&ask(&probes, "/probe/app/readiness").await, 404);
+    check(&ask(&probes, "/probe/other/liveness").await, 404);
+    check(&ask(&probes, "/probe/app").await, 404);
+    assert!(asked.lock().unwrap().is_empty());
+    check(&ask(&probes, "/probe/app/liveness").await, 200);
+}
+
+#[tokio::test]
+async fn an_application_that_does_not_listen_or_answer_fails_its_probe() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let of = |how: &str, port: u16| format!(r#"{{"app/liveness":{{"{how}":{{"port":{port}}},"timeoutSeconds":1}}}}"#);
+    check(&ask(&of("tcpSocket", port), "/probe/app/liveness").await, 200);
+    let get = format!(r#"{{"app/liveness":{{"httpGet":{{"port":{port},"path":"/"}},"timeoutSeconds":1}}}}"#);
+    let answer = ask(&get, "/probe/app/liveness").await;
+    check(&answer, 503);
+    assert!(answer.contains("no answer in time"), "{answer}");
+    drop(silent);
+    for how in ["tcpSocket", "grpc"] {
+        let answer = ask(&of(how, port), "/probe/app/liveness").await;
+        check(&answer, 503);
+        assert!(answer.contains("cannot connect to 127.0.0.1"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_hook_succeeds_with_any_answer_and_fails_the_kubelets_request_without_one() {
+    let (port, _) = app(|_| status(500)).await;
+    let hook = |port: u16| format!(r#"{{"app/preStop":{{"httpGet":{{"port":{port},"path":"/"}}}}}}"#);
+    check(&ask(&hook(port), "/probe/app/preStop").await, 200);
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let answer = ask(&hook(free), "/probe/app/preStop").await;
+    check(&answer, 302);
+    assert!(answer.contains("location: :cannot connect to 127.0.0.1"), "Go's client cannot parse it: {answer}");
+}
+
+#[tokio::test]
+async fn a_grpc_server_is_asked_for_its_health() {
+    for (serving, expected) in [(1, 200), (2, 503)] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = tokio::spawn(async move {
+            let (tcp, _) = listener.accept().await.unwrap();
+            let mut connection = h2::server::handshake(tcp).await.unwrap();
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+                let mut send = respond.send_response(axum::http::Response::new(()), false).unwrap();
+                send.send_data(vec![0, 0, 0, 0, 2, 8, serving].into(), false).unwrap();
+                send.send_trailers(
+                    [("grpc-status".parse().unwrap(), HeaderValue::from_static("0"))].into_iter().collect(),
+                )
+                .unwrap();
+            }
+        });
+        let probes = format!(r#"{{"app/liveness":{{"grpc":{{"port":{port}}},"timeoutSeconds":5}}}}"#);
+        check(&ask(&probes, "/probe/app/liveness").await, expected);
+        server.abort();
+    }
+}
+
+#[tokio::test]
+async fn an_application_with_a_certificate_nobody_knows_is_asked_over_tls() {
+    let made = rcgen::generate_simple_self_signed(vec!["app".to_owned()]).unwrap();
+    let config = remora_runtime::tls::web::server_config(
+        made.cert.pem().as_bytes(),
+        made.signing_key.serialize_pem().as_bytes(),
+    );
+    let acceptor = tokio_rustls::TlsAcceptor::from(config.unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let (tcp, _) = listener.accept().await.unwrap();
+        let mut tls = acceptor.accept(tcp).await.unwrap();
+        let mut buffer = [0; 1024];
+        assert!(tls.read(&mut buffer).await.unwrap() > 0);
+        tls.write_all(status(200).as_bytes()).await.unwrap();
+        // It says goodbye, or the probe is gone already.
+        let _ = tls.shutdown().await;
+    });
+    let get = format!(r#""port":{port},"path":"/","https":true"#);
+    let probes = format!(r#"{{"app/liveness":{{"httpGet":{{{get}}},"timeoutSeconds":5}}}}"#);
+    check(&ask(&probes, "/probe/app/liveness").await, 200);
+}
