@@ -1,4 +1,10 @@
 //! `remora-injector`: the mutating admission webhook that puts the sidecar into pods.
+//!
+//! | module | what it does |
+//! |--|--|
+//! | [`pod`] | what becomes of a pod: a pure function, which `remora inject` calls too |
+
+pub mod pod;
 
 use std::process::ExitCode;
 

@@ -45,3 +45,20 @@ pub const PROXY_VOLUME: &str = "remora-identity";
 pub const PROXY_MOUNT: &str = "/var/run/remora.dev";
 /// The audience of the projected token.
 pub const AUDIENCE: &str = "identity.remora.dev";
+/// The proxy's user; its own connections are never redirected.
+pub const PROXY_UID: u32 = 2102;
+/// The proxy's listener for what leaves the pod.
+pub const OUTBOUND_PORT: u16 = 4140;
+/// The proxy's listener for what comes in.
+pub const INBOUND_PORT: u16 = 4143;
+/// The proxy's admin server.
+pub const ADMIN_PORT: u16 = 4191;
+
+/// Annotation of an injected pod: the kubelet's probes and hooks as they were, which the proxy carries out now.
+pub const PROBES: &str = "remora.dev/probes";
+/// Annotation of a pod or Service: ports whose bytes nobody looks at.
+pub const OPAQUE_PORTS: &str = "remora.dev/opaque-ports";
+/// Annotation of a pod whose traffic nothing redirects: where its proxy takes connections.
+pub const PROXY_ADDRESS: &str = "remora.dev/proxy-address";
+/// Annotation of a route whose requests may be sent twice whatever their method.
+pub const RETRY_ANY_METHOD: &str = "remora.dev/retry-any-method";
