@@ -14,8 +14,23 @@ pub struct Config {
     #[arg(long, env = "REMORA_DISCOVERY_ADMIN", default_value = "[::]:4193")]
     pub admin: SocketAddr,
     /// Directory of Kubernetes manifests, watched
-    #[arg(long, env = "REMORA_DISCOVERY_MANIFESTS", value_name = "DIR")]
-    pub manifests: PathBuf,
+    #[arg(
+        long,
+        env = "REMORA_DISCOVERY_MANIFESTS",
+        value_name = "DIR",
+        required_unless_present = "kubernetes",
+        conflicts_with = "kubernetes"
+    )]
+    pub manifests: Option<PathBuf>,
+    /// Read the Kubernetes API instead: the one that KUBECONFIG names, else that of the own pod
+    #[arg(long, env = "REMORA_DISCOVERY_KUBERNETES")]
+    pub kubernetes: bool,
+    /// The control plane's namespace
+    #[arg(long, env = "REMORA_DISCOVERY_NAMESPACE", default_value = remora_kube::names::NAMESPACE)]
+    pub namespace: String,
+    /// The own pod, which stands for election to write the statuses of routes; without it nobody writes them
+    #[arg(long, env = "REMORA_DISCOVERY_POD", requires = "kubernetes")]
+    pub pod: Option<String>,
     /// The mesh's trust domain
     #[arg(long, env = "REMORA_DISCOVERY_TRUST_DOMAIN", default_value = "cluster.local")]
     pub trust_domain: remora_model::TrustDomain,

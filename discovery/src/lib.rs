@@ -4,14 +4,16 @@
 //! | module | what it does |
 //! |--|--|
 //! | [`objects`] | the Kubernetes objects, cut down to what is used |
-//! | [`source`] | where they come from: a watched directory |
+//! | [`source`] | where they come from: the Kubernetes API, or a watched directory |
 //! | [`index`] | what they mean: objects to resources, pure |
+//! | `feed` | from source to index, when something changed |
 //! | [`serve`] | who is told: one stream per proxy |
 //! | [`config`], [`main`] | the process |
 
 pub mod objects;
 pub mod source;
 pub mod index;
+mod feed;
 pub mod serve;
 pub mod config;
 mod run;

@@ -1,12 +1,14 @@
 //! The process: source → index → serve, beside the admin server, until it is told to end.
 
 use crate::config::Config;
-use crate::index::Snapshot;
+use crate::feed;
+use crate::index::{Mesh, Snapshot};
 use crate::serve::{Service, Snapshots};
-use crate::source::directory::{DEBOUNCE, Directory, POLL, Refreshed, SourceError, watch};
+use crate::source::kubernetes;
 use anyhow::{Context as _, anyhow};
 use clap::Parser as _;
-use remora_model::{SpiffeId, TrustDomain};
+use remora_kube::names;
+use remora_model::SpiffeId;
 use remora_runtime::tls::{self, Alpn, ServerConfig};
 use remora_runtime::{admin, certify, drain, grpc, log};
 use std::process::ExitCode;
@@ -50,7 +52,6 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let handle = log::init(&config.log, format)?;
     let metrics = admin::install_metrics().map_err(|error| anyhow!(error))?;
     let readiness = admin::Readiness::new();
-    readiness.waiting("manifests", "not read yet");
     let (drain, draining) = drain::channel();
     let listener =
         TcpListener::bind(config.admin).await.with_context(|| format!("cannot listen on {}", config.admin))?;
@@ -84,104 +85,19 @@ async fn run(config: Config) -> anyhow::Result<()> {
     })
 }
 
-/// A look at the manifests, and what they mean if that may have changed.
-struct Look {
-    directory: Directory,
-    found: Refreshed,
-    snapshot: Option<Result<Snapshot, SourceError>>,
-}
-
-/// Reading and indexing blocks, on a thread where it delays no stream.
-async fn look(mut directory: Directory, trust_domain: TrustDomain, first: bool) -> anyhow::Result<Look> {
-    let look = move || {
-        let found = directory.refresh();
-        let build = || directory.objects().map(|objects| Snapshot::build(objects, &trust_domain));
-        let snapshot = ((found.changed || first) && !found.missing).then(build);
-        Look { directory, found, snapshot }
-    };
-    tokio::task::spawn_blocking(look).await.context("reading the manifests ended badly")
-}
-
-/// Keeps reading the manifests and publishing what they mean, until the drain.
+/// Keeps publishing what the objects mean, wherever they come from, until the drain.
 async fn read(
     config: &Config,
     publish: tokio::sync::watch::Sender<Option<Arc<Snapshot>>>,
     readiness: &admin::Readiness,
     draining: drain::Watch,
 ) -> anyhow::Result<()> {
-    let (_watcher, changed) = watch(&config.manifests);
-    let mut directory = Directory::new(&config.manifests);
-    let (mut reported, mut refused) = (Vec::new(), String::new());
-    loop {
-        let first = publish.borrow().is_none();
-        let look = look(directory, config.trust_domain.clone(), first).await?;
-        directory = look.directory;
-        tell(&look.found, directory.broken());
-        match look.snapshot {
-            Some(Ok(snapshot)) => {
-                announce(&snapshot, &mut reported);
-                publish.send_replace(Some(Arc::new(snapshot)));
-                readiness.ready("manifests");
-                refused.clear();
-            }
-            Some(Err(error)) => {
-                let why = chain(&error);
-                if first {
-                    readiness.waiting("manifests", why.clone());
-                }
-                if why != refused {
-                    tracing::error!(error = why, "manifests refused");
-                    refused = why;
-                }
-            }
-            None if first && look.found.missing => {
-                readiness.waiting("manifests", format!("cannot list {}", config.manifests.display()));
-            }
-            None => {}
-        }
-        tokio::select! {
-            () = draining.signaled() => return Ok(()),
-            // Writers write more than once: what follows closely is read together.
-            () = changed.notified() => tokio::time::sleep(DEBOUNCE).await,
-            () = tokio::time::sleep(POLL) => {}
-        }
+    let mesh = Mesh { trust_domain: config.trust_domain.clone(), namespace: config.namespace.clone() };
+    if let Some(manifests) = &config.manifests {
+        return feed::directory(manifests, mesh, publish, readiness, draining).await;
     }
-}
-
-fn tell(found: &Refreshed, broken: usize) {
-    for error in &found.errors {
-        tracing::error!(error = %chain(error), "broken manifest; what it last said stays");
-    }
-    for (file, kind, count) in &found.unused {
-        tracing::info!(file = %file.display(), kind, count, "manifests of this kind have no effect here");
-    }
-    metrics::gauge!("remora_discovery_broken_files").set(broken as f64);
-}
-
-fn announce(snapshot: &Snapshot, reported: &mut Vec<String>) {
-    for report in snapshot.reports.iter().filter(|report| !reported.contains(report)) {
-        tracing::warn!("{report}");
-    }
-    reported.clone_from(&snapshot.reports);
-    let (services, pods, backends) = snapshot.counts();
-    metrics::gauge!("remora_discovery_services").set(services as f64);
-    metrics::gauge!("remora_discovery_pods").set(pods as f64);
-    metrics::gauge!("remora_discovery_backends").set(backends as f64);
-    metrics::counter!("remora_discovery_snapshots_total").increment(1);
-    tracing::info!(services, pods, backends, "new snapshot");
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text = format!("{text}: {inner_text}");
-        }
-        source = inner.source();
-    }
-    text
+    let client = kubernetes::client().await?;
+    kubernetes::run(client, mesh, publish, readiness.clone(), draining).await
 }
 
 async fn serve(
@@ -203,14 +119,14 @@ async fn serve(
         return Ok(server.add_service(service).serve_with_incoming_shutdown(incoming, draining.signaled()).await?);
     }
     let missing = || anyhow!("identity-addr, trust-anchors and token are required");
-    let own = |account| SpiffeId::workload(&config.trust_domain, "remora", account);
+    let own = |account| SpiffeId::workload(&config.trust_domain, &config.namespace, account);
     readiness.waiting("certificate", "not issued yet");
     let (mut source, certifier) = certify::start(certify::CertifyConfig {
         identity_addr: config.identity_addr.clone().ok_or_else(missing)?,
-        identity_id: own("remora-identity")?,
+        identity_id: own(names::IDENTITY)?,
         token_path: config.token.clone().ok_or_else(missing)?,
         anchors_path: config.trust_anchors.clone().ok_or_else(missing)?,
-        id: own("remora-discovery")?,
+        id: own(names::DISCOVERY)?,
     })?;
     let listener = TcpListener::bind(config.listen).await;
     let listener = listener.with_context(|| format!("cannot listen on {}", config.listen))?;

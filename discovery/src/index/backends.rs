@@ -6,11 +6,11 @@
 use super::{Key, Snapshot, Versioned, backend_id, is_external, report, values};
 use crate::objects::Object;
 use crate::objects::core::{
-    EndpointSlice, IntOrName, OPAQUE_PORTS, Pod, SERVICE_NAME, Service, ServicePort, SliceEndpoint,
+    ContainerPort, EndpointSlice, IntOrName, Pod, SERVICE_NAME, Service, ServicePort, SliceEndpoint,
 };
 use crate::objects::policy::{BackendPolicy, TargetKind};
 use remora_model::{Backend, BackendSettings, Endpoint, Protocol};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 /// An address of a Service port, ready or not.
@@ -24,9 +24,9 @@ struct Candidate<'a> {
 }
 
 impl Snapshot {
-    pub(super) fn index_backends(&mut self, objects: &[Object]) {
+    pub(super) fn index_backends(&mut self, objects: &[Object], before: Option<&Self>) {
         let mut slices: BTreeMap<Key, Vec<&EndpointSlice>> = BTreeMap::new();
-        let mut policies = Vec::new();
+        let mut policies: Vec<&BackendPolicy> = Vec::new();
         for object in objects {
             match object {
                 Object::EndpointSlice(slice) => {
@@ -38,27 +38,32 @@ impl Snapshot {
                 _ => {}
             }
         }
-        let (mut backends, mut served, mut named, mut reports) = (BTreeMap::new(), Vec::new(), Vec::new(), Vec::new());
+        let selected = self.selected();
+        let (mut backends, mut served, mut named) = (BTreeMap::new(), Vec::new(), Vec::new());
+        let (mut reports, mut unseen) = (Vec::new(), Vec::new());
         for (key, service) in self.services.iter().filter(|(_, service)| !is_external(service)) {
             let settings = settings(key, &policies, &mut reports);
             let own = slices.get(key).map_or(&[][..], Vec::as_slice);
-            let selected: Vec<&Pod> = self.selected(key, service).collect();
-            named.extend(names(own, &selected).map(|(name, ip)| ((key.clone(), name), ip)));
+            let selected = selected.get(key).map_or(&[][..], Vec::as_slice);
+            named.extend(names(own, selected).map(|(name, ip)| ((key.clone(), name), ip)));
             for port in service.spec.ports.iter().filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP") {
                 let id = backend_id(key, port.port);
                 let mut candidates: Vec<Candidate<'_>> =
                     selected.iter().flat_map(|pod| of_pod(pod, service, port)).collect();
                 served.extend(candidates.iter().map(|candidate| (candidate.address, id.clone())));
                 if !own.is_empty() {
-                    candidates = own.iter().flat_map(|slice| self.of_slice(slice, port, &mut reports)).collect();
+                    candidates = own.iter().flat_map(|slice| self.of_slice(slice, port, &mut unseen)).collect();
                     served.extend(candidates.iter().map(|candidate| (candidate.address, id.clone())));
                 }
-                let opaque = values::names_port(service.metadata.annotations.get(OPAQUE_PORTS), port.port);
+                one_address_each(&mut candidates, service);
+                let opaque = self.opaque(&service.metadata, port.port);
                 let said = values::protocol(port.app_protocol.as_deref());
                 let protocol = if opaque { Protocol::Opaque } else { said };
                 let endpoints = self.in_use(&candidates);
                 let backend = Backend { id: id.clone(), protocol, settings: settings.clone(), endpoints };
-                backends.insert(id, Versioned::new(backend));
+                let known = before.and_then(|before| before.backends.get(&id));
+                let known = known.filter(|known| *known.backend == backend).cloned();
+                backends.insert(id, known.unwrap_or_else(|| Versioned::new(backend)));
             }
         }
         self.backends = backends;
@@ -70,34 +75,52 @@ impl Snapshot {
             }
         }
         self.reports.append(&mut reports);
+        unseen.dedup();
+        self.unseen = unseen;
     }
 
-    fn selected<'a>(&'a self, key: &'a Key, service: &'a Service) -> impl Iterator<Item = &'a Pod> {
-        let selector = &service.spec.selector;
-        self.pods.values().filter(move |pod| {
-            !selector.is_empty()
-                && pod.metadata.namespace == key.0
-                && selector.iter().all(|(k, v)| pod.metadata.labels.get(k) == Some(v))
-        })
+    /// The pods that each Service selects. Services are found by the first label that they select by, so that a pod is
+    /// held against few of them.
+    fn selected(&self) -> HashMap<&Key, Vec<&Pod>> {
+        let mut by_label: HashMap<(&str, &str, &str), Vec<(&Key, &Service)>> = HashMap::new();
+        for (key, service) in &self.services {
+            if let Some((label, value)) = service.spec.selector.first_key_value() {
+                by_label.entry((&key.0, label, value)).or_default().push((key, service));
+            }
+        }
+        let mut selected: HashMap<&Key, Vec<&Pod>> = HashMap::new();
+        for ((namespace, _), pod) in &self.pods {
+            let labels = &pod.metadata.labels;
+            let services = labels.iter().filter_map(|(label, value)| by_label.get(&(&**namespace, &**label, &**value)));
+            for (key, service) in services.flatten() {
+                if service.spec.selector.iter().all(|(k, v)| labels.get(k) == Some(v)) {
+                    selected.entry(key).or_default().push(pod);
+                }
+            }
+        }
+        selected
     }
 
     fn of_slice<'a>(
         &'a self,
         slice: &'a EndpointSlice,
         port: &ServicePort,
-        reports: &mut Vec<String>,
+        unseen: &mut Vec<String>,
     ) -> Vec<Candidate<'a>> {
         let same = |name: &Option<String>| name.as_deref().unwrap_or("") == port.name.as_deref().unwrap_or("");
         let Some(number) = slice.ports.iter().find(|p| same(&p.name)).and_then(|p| p.port) else { return Vec::new() };
         let candidate = |endpoint: &'a SliceEndpoint| {
             let ip = first_ip(endpoint)?;
-            let named = endpoint.target_ref.as_ref().filter(|target| target.kind == "Pod").map(|target| {
+            let target = endpoint.target_ref.as_ref().filter(|target| target.kind == "Pod");
+            let named = target.map(|target| {
                 (target.namespace.clone().unwrap_or_else(|| slice.metadata.namespace.clone()), target.name.clone())
             });
-            if let Some((namespace, name)) = named.as_ref().filter(|key| !self.pods.contains_key(key)) {
+            if let (Some(target), Some(key)) = (target, &named)
+                && !self.pods.get(key).is_some_and(|pod| same_object(&target.uid, &pod.metadata.uid))
+            {
                 // Nobody can say yet whether it is in the mesh: plaintext might be a downgrade.
-                let problem = format!("names Pod {namespace}/{name}, which is not there; it is left out");
-                reports.push(report(&slice.metadata, "EndpointSlice", problem));
+                let problem = format!("names Pod {}/{}, which is not there; it is left out", key.0, key.1);
+                unseen.push(report(&slice.metadata, "EndpointSlice", problem));
                 return None;
             }
             let key = named.or_else(|| self.pod_by_ip.get(&ip).cloned());
@@ -105,8 +128,8 @@ impl Snapshot {
             let ready = conditions.ready.unwrap_or(true);
             Some(Candidate {
                 address: SocketAddr::new(ip, number),
-                pod: key.and_then(|key| self.pods.get(&key)),
-                zone: endpoint.zone.as_deref(),
+                pod: key.and_then(|key| self.pods.get(&key)).map(|pod| &**pod),
+                zone: zone(endpoint),
                 ready,
                 lingering: conditions.serving.unwrap_or(ready) && conditions.terminating.unwrap_or(false),
             })
@@ -121,6 +144,30 @@ impl Snapshot {
         let made = used.filter_map(|c| Some((c.address, self.endpoint(c.address, c.pod, c.zone)?)));
         made.collect::<BTreeMap<_, _>>().into_values().collect()
     }
+}
+
+/// Whether two names are of one object, as far as their owners say whom they mean.
+fn same_object(wanted: &Option<String>, found: &Option<String>) -> bool {
+    wanted.is_none() || found.is_none() || wanted == found
+}
+
+/// Whose endpoint it is among zones: where Kubernetes gave it to one, that one's; else its own.
+fn zone(endpoint: &SliceEndpoint) -> Option<&str> {
+    let hinted = endpoint.hints.as_ref().and_then(|hints| hints.for_zones.first()).map(|zone| &zone.name);
+    hinted.or(endpoint.zone.as_ref()).map(String::as_str)
+}
+
+/// Of a pod with addresses of both families only the one of the Service's own family, or it would count twice.
+fn one_address_each(candidates: &mut Vec<Candidate<'_>>, service: &Service) {
+    let spec = &service.spec;
+    let ip = spec.cluster_ips.iter().chain(&spec.cluster_ip).find_map(|ip| ip.parse::<IpAddr>().ok());
+    let first = ip.is_none_or(|ip| ip.is_ipv4());
+    let name = |candidate: &Candidate<'_>| candidate.pod.map(|pod| std::ptr::from_ref(pod));
+    let preferred = candidates.iter().filter(|candidate| candidate.address.is_ipv4() == first);
+    let pods: HashSet<_> = preferred.filter_map(name).collect();
+    candidates.retain(|candidate| {
+        candidate.address.is_ipv4() == first || name(candidate).is_none_or(|pod| !pods.contains(&pod))
+    });
 }
 
 /// The addresses of one endpoint are interchangeable; the first stands for all.
@@ -159,8 +206,10 @@ fn target_port(pod: &Pod, port: &ServicePort) -> Option<u16> {
         None => Some(port.port),
         Some(IntOrName::Number(number)) => Some(*number),
         Some(IntOrName::Name(name)) => {
-            let mut ports = pod.spec.containers.iter().chain(&pod.spec.init_containers).flat_map(|c| &c.ports);
-            ports.find(|p| p.name.as_ref() == Some(name)).map(|p| p.container_port)
+            let sidecars = pod.spec.init_containers.iter().filter(|c| c.restart_policy.as_deref() == Some("Always"));
+            let mut ports = pod.spec.containers.iter().chain(sidecars).flat_map(|c| &c.ports);
+            let tcp = |p: &ContainerPort| p.protocol.as_deref().unwrap_or("TCP") == "TCP";
+            ports.find(|p| p.name.as_ref() == Some(name) && tcp(p)).map(|p| p.container_port)
         }
     }
 }

@@ -8,9 +8,7 @@ use crate::objects::policy::{
 };
 use http::Method;
 use remora_model::{Action, AuthorizationRule, Inbound, MtlsMode, Operation, PathPattern, Source, SpiffeId};
-
-/// The namespace whose policies without targets hold for the whole mesh.
-const ROOT_NAMESPACE: &str = "remora";
+use std::sync::Arc;
 
 /// An AuthorizationPolicy, read.
 #[derive(Debug)]
@@ -23,7 +21,7 @@ pub(super) struct Authorization {
 }
 
 impl Snapshot {
-    pub(super) fn index_policies(&mut self, policies: &[AuthorizationPolicy]) {
+    pub(super) fn index_policies(&mut self, policies: &[Arc<AuthorizationPolicy>]) {
         let mut reports = Vec::new();
         for policy in policies {
             let (meta, spec) = (&policy.metadata, &policy.spec);
@@ -88,17 +86,16 @@ impl Snapshot {
 
     /// The most specific policy wins: workload, namespace, mesh; of equals, the strict one.
     fn mtls(&self, key: &Key, selected: &dyn Fn(&[PolicyTarget]) -> bool) -> MtlsMode {
-        let level = |policy: &&MeshTlsPolicy| {
+        let level = |policy: &MeshTlsPolicy| {
             let (own, targets) = (policy.metadata.namespace == key.0, &policy.spec.target_refs);
             match (own, targets.is_empty()) {
                 (true, false) if selected(targets) => Some(3),
                 (true, true) => Some(2),
-                (false, true) if policy.metadata.namespace == ROOT_NAMESPACE => Some(1),
+                (false, true) if policy.metadata.namespace == self.mesh.namespace => Some(1),
                 _ => None,
             }
         };
-        let ranked =
-            self.mesh_tls.iter().filter_map(|policy| Some((level(&policy)?, policy.spec.mode == Mode::Strict)));
+        let ranked = self.mesh_tls.iter().filter_map(|policy| Some((level(policy)?, policy.spec.mode == Mode::Strict)));
         match ranked.max() {
             Some((_, true)) => MtlsMode::Strict,
             _ => MtlsMode::Permissive,

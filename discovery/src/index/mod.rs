@@ -16,7 +16,7 @@ mod values;
 #[cfg(test)]
 mod tests;
 
-use crate::objects::core::{IntOrName, Pod, Service};
+use crate::objects::core::{IntOrName, OPAQUE_PORTS, Pod, Service, ZONE};
 use crate::objects::policy::MeshTlsPolicy;
 use crate::objects::{Metadata, Object};
 use inbound::Authorization;
@@ -31,6 +31,14 @@ use std::sync::{Arc, OnceLock};
 
 /// Namespace and name.
 pub type Key = (String, String);
+
+/// What the objects do not say of the mesh.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mesh {
+    pub trust_domain: TrustDomain,
+    /// The control plane's namespace: MeshTLSPolicies there that name nobody hold for the whole mesh.
+    pub namespace: String,
+}
 
 /// A backend with its version, which is computed once for all proxies that are sent it.
 #[derive(Debug, Clone)]
@@ -51,12 +59,18 @@ impl Versioned {
 }
 
 /// Everything that was read, ready to answer.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Snapshot {
-    services: BTreeMap<Key, Service>,
-    pods: BTreeMap<Key, Pod>,
+    mesh: Mesh,
+    /// The opaque ports of a namespace's pods and Services that name none themselves.
+    opaque: BTreeMap<String, String>,
+    /// The zones of nodes.
+    zones: BTreeMap<String, String>,
+    services: BTreeMap<Key, Arc<Service>>,
+    pods: BTreeMap<Key, Arc<Pod>>,
     membership: BTreeMap<Key, Membership>,
     service_by_ip: HashMap<IpAddr, Key>,
+    /// Pods with an address of their own.
     pod_by_ip: HashMap<IpAddr, Key>,
     /// Endpoints of headless Services by their own name: (service, pod or host name).
     named: HashMap<(Key, String), IpAddr>,
@@ -65,32 +79,64 @@ pub struct Snapshot {
     served: HashMap<SocketAddr, Vec<BackendId>>,
     routes: HashMap<BackendId, Vec<Attached>>,
     authorization: Vec<Authorization>,
-    mesh_tls: Vec<MeshTlsPolicy>,
+    mesh_tls: Vec<Arc<MeshTlsPolicy>>,
     /// What made no sense, for the log.
     pub reports: Vec<String>,
+    /// Endpoints that are left out until their pod is known. In a cluster that passes by itself.
+    pub unseen: Vec<String>,
 }
 
 impl Snapshot {
-    /// Builds the answers to everything.
-    pub fn build(objects: Vec<Object>, trust_domain: &TrustDomain) -> Self {
-        let mut snapshot = Self::default();
+    /// Builds the answers to everything. What is as it was in `before` is not made anew but shared with it, so that it
+    /// costs nothing to see that a proxy has it.
+    pub fn build(objects: Vec<Object>, mesh: &Mesh, before: Option<&Self>) -> Self {
+        let mut snapshot = Self::empty(mesh.clone());
         let (mut rest, mut authorization) = (Vec::new(), Vec::new());
         for object in snapshot.once_each(objects) {
-            let key = (object.metadata().namespace.clone(), object.metadata().name.clone());
-            match object {
-                Object::Pod(pod) => drop(snapshot.pods.insert(key, pod)),
-                Object::Service(service) => drop(snapshot.services.insert(key, service)),
-                Object::AuthorizationPolicy(policy) => authorization.push(policy),
-                Object::MeshTlsPolicy(policy) => snapshot.mesh_tls.push(policy),
-                other => rest.push(other),
+            let key = || (object.metadata().namespace.clone(), object.metadata().name.clone());
+            match &object {
+                Object::Namespace(namespace) => {
+                    let ports = namespace.metadata.annotations.get(OPAQUE_PORTS).cloned();
+                    snapshot.opaque.extend(ports.map(|ports| (namespace.metadata.name.clone(), ports)));
+                }
+                Object::Node(node) => {
+                    let zone = node.metadata.labels.get(ZONE).cloned();
+                    snapshot.zones.extend(zone.map(|zone| (node.metadata.name.clone(), zone)));
+                }
+                Object::Pod(pod) => drop(snapshot.pods.insert(key(), Arc::clone(pod))),
+                Object::Service(service) => drop(snapshot.services.insert(key(), Arc::clone(service))),
+                Object::AuthorizationPolicy(policy) => authorization.push(Arc::clone(policy)),
+                Object::MeshTlsPolicy(policy) => snapshot.mesh_tls.push(Arc::clone(policy)),
+                _ => rest.push(object),
             }
         }
-        snapshot.index_pods(trust_domain);
+        snapshot.index_pods();
         snapshot.index_services();
-        snapshot.index_backends(&rest);
+        snapshot.index_backends(&rest, before);
         snapshot.index_routes(&rest);
         snapshot.index_policies(&authorization);
         snapshot
+    }
+
+    fn empty(mesh: Mesh) -> Self {
+        Self {
+            mesh,
+            opaque: BTreeMap::new(),
+            zones: BTreeMap::new(),
+            services: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            membership: BTreeMap::new(),
+            service_by_ip: HashMap::new(),
+            pod_by_ip: HashMap::new(),
+            named: HashMap::new(),
+            backends: BTreeMap::new(),
+            served: HashMap::new(),
+            routes: HashMap::new(),
+            authorization: Vec::new(),
+            mesh_tls: Vec::new(),
+            reports: Vec::new(),
+            unseen: Vec::new(),
+        }
     }
 
     /// Of objects that are given twice, the last. A policy is kept each time: what any of them forbids is forbidden.
@@ -204,7 +250,9 @@ impl Snapshot {
 
 /// A line for the log: where, what, and what is the matter with it.
 fn report(meta: &Metadata, kind: &str, problem: String) -> String {
-    format!("{}: {kind} {}/{}: {problem}", meta.origin, meta.namespace, meta.name)
+    // The API's objects have no line.
+    let origin = if meta.origin.file.is_empty() { String::new() } else { format!("{}: ", meta.origin) };
+    format!("{origin}{kind} {}/{}: {problem}", meta.namespace, meta.name)
 }
 
 fn is_headless(service: &Service) -> bool {

@@ -1,7 +1,9 @@
 //! Pods: where they are, and whether and as whom they are in the mesh.
 
 use super::{Snapshot, report, values};
-use crate::objects::core::{INJECTED, OPAQUE_PORTS, PROXY_ADDRESS, Pod, ZONE};
+use crate::objects::Metadata;
+use crate::objects::core::{OPAQUE_PORTS, PROXY_ADDRESS, Pod, ZONE};
+use remora_kube::names::INJECTED;
 use remora_model::{Backend, BackendId, BackendSettings, Endpoint, Protocol, SpiffeId, TrustDomain};
 use std::net::SocketAddr;
 
@@ -19,12 +21,17 @@ pub(super) enum Membership {
 }
 
 impl Snapshot {
-    pub(super) fn index_pods(&mut self, trust_domain: &TrustDomain) {
+    pub(super) fn index_pods(&mut self) {
         for (key, pod) in &self.pods {
-            for ip in values::pod_ips(pod) {
-                self.pod_by_ip.insert(ip, key.clone());
+            // A node's address is not the pod's alone.
+            let ips = if pod.spec.host_network { Vec::new() } else { values::pod_ips(pod) };
+            for ip in ips {
+                let holder = self.pod_by_ip.entry(ip).or_insert_with(|| key.clone());
+                if self.pods.get(holder).is_none_or(|before| takes_over(pod, before)) {
+                    holder.clone_from(key);
+                }
             }
-            let membership = membership(pod, trust_domain).unwrap_or_else(|problem| {
+            let membership = membership(pod, &self.mesh.trust_domain).unwrap_or_else(|problem| {
                 self.reports.push(report(&pod.metadata, "Pod", format!("{problem}; it is left out")));
                 Membership::Unclear
             });
@@ -40,15 +47,31 @@ impl Snapshot {
             Some(Membership::Inside { identity, proxy }) => (Some(identity.clone()), *proxy),
             Some(Membership::Unclear) => return None,
         };
-        let label = pod.and_then(|pod| pod.metadata.labels.get(ZONE)).map(String::as_str);
+        let own = pod.and_then(|pod| self.zone_of(pod));
         Some(Endpoint {
             address,
             identity,
             proxy,
             weight: 1,
-            zone: zone.or(label).unwrap_or_default().into(),
+            zone: zone.or(own).unwrap_or_default().into(),
             pod: key.map(|(namespace, name)| format!("{namespace}/{name}")).unwrap_or_default().into(),
         })
+    }
+
+    /// The zone of a proxy's own pod.
+    pub fn zone(&self, namespace: &str, pod: &str) -> Option<&str> {
+        self.zone_of(self.pods.get(&(namespace.to_owned(), pod.to_owned()))?)
+    }
+
+    fn zone_of<'a>(&'a self, pod: &'a Pod) -> Option<&'a str> {
+        let node = pod.spec.node_name.as_ref().and_then(|node| self.zones.get(node));
+        node.or_else(|| pod.metadata.labels.get(ZONE)).map(String::as_str)
+    }
+
+    /// Whether an object's own word, or without one its namespace's, makes a port opaque.
+    pub(super) fn opaque(&self, meta: &Metadata, port: u16) -> bool {
+        let list = meta.annotations.get(OPAQUE_PORTS).or_else(|| self.opaque.get(&meta.namespace));
+        values::names_port(list, port)
     }
 
     /// A pod reached by its own address. What it speaks is what the Services say that it serves.
@@ -72,7 +95,7 @@ impl Snapshot {
 
     /// What a pod's port speaks, where anybody says so.
     pub(super) fn protocol_at(&self, pod: &Pod, port: u16) -> Protocol {
-        if values::names_port(pod.metadata.annotations.get(OPAQUE_PORTS), port) {
+        if self.opaque(&pod.metadata, port) {
             return Protocol::Opaque;
         }
         let said = self.served_by(pod, port).into_iter().filter_map(|id| self.backends.get(id));
@@ -85,11 +108,19 @@ impl Snapshot {
     }
 }
 
+/// Whether of two pods that say they have an address it is `new`'s: one that stays before one that goes, then the later.
+fn takes_over(new: &Pod, before: &Pod) -> bool {
+    let rank = |pod: &Pod| (pod.metadata.deletion_timestamp.is_none(), pod.metadata.creation_timestamp.clone());
+    rank(new) >= rank(before)
+}
+
 /// A pod is in the mesh if it says where its proxy is, or that it was injected.
 fn membership(pod: &Pod, trust_domain: &TrustDomain) -> Result<Membership, String> {
-    let annotations = &pod.metadata.annotations;
-    let injected = annotations.get(INJECTED).is_some_and(|value| value == "true");
+    let (annotations, labels) = (&pod.metadata.annotations, &pod.metadata.labels);
+    let injected = annotations.get(INJECTED).or_else(|| labels.get(INJECTED)).is_some_and(|value| value == "true");
     let proxy = annotations.get(PROXY_ADDRESS);
+    // The redirect rules would be the node's, so no pod in its network is ever injected, whatever it says of itself.
+    let injected = injected && !pod.spec.host_network;
     if !injected && proxy.is_none() {
         return Ok(Membership::Outside);
     }

@@ -81,7 +81,7 @@ impl Snapshot {
     pub(super) fn index_routes(&mut self, objects: &[Object]) {
         let grants: Vec<&k8s::ReferenceGrant> = objects
             .iter()
-            .filter_map(|object| if let Object::ReferenceGrant(grant) = object { Some(grant) } else { None })
+            .filter_map(|object| if let Object::ReferenceGrant(grant) = object { Some(&**grant) } else { None })
             .collect();
         for route in objects.iter().filter_map(Route::of) {
             let (meta, parents, hostnames) = route.parts();

@@ -1,19 +1,29 @@
-//! Pod, Service, EndpointSlice.
+//! Namespace, Node, Pod, Service, EndpointSlice.
 
-use super::{Metadata, Resource};
+use super::{Metadata, Resource, nullable};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
 /// Set on a pod that is in the mesh: where its proxy takes connections, `IP:PORT`, as nothing redirects them.
 pub const PROXY_ADDRESS: &str = "remora.dev/proxy-address";
-/// Set on a pod that is in the mesh with redirection: `"true"`.
-pub const INJECTED: &str = "remora.dev/injected";
-/// Ports whose bytes nobody looks at, on a Service or Pod: `3306,5000-5010`.
+/// Ports whose bytes nobody looks at, on a Service, a Pod or their Namespace: `3306,5000-5010`. The nearest counts.
 pub const OPAQUE_PORTS: &str = "remora.dev/opaque-ports";
-/// The label that names a pod's zone, as the kubelet's node has it.
+/// The label that names the zone of a node; of a pod, where no node is known.
 pub const ZONE: &str = "topology.kubernetes.io/zone";
 /// The label that names an EndpointSlice's Service.
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// A namespace, for its annotations.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Namespace {
+    pub metadata: Metadata,
+}
+
+/// A node, for its zone.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Node {
+    pub metadata: Metadata,
+}
 
 /// A pod.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -31,14 +41,23 @@ pub struct PodSpec {
     #[serde(default)]
     pub service_account_name: Option<String>,
     #[serde(default)]
-    pub containers: Vec<Container>,
+    pub node_name: Option<String>,
+    /// Its addresses are its node's, and no proxy stands before them.
     #[serde(default)]
+    pub host_network: bool,
+    #[serde(default, deserialize_with = "nullable")]
+    pub containers: Vec<Container>,
+    #[serde(default, deserialize_with = "nullable")]
     pub init_containers: Vec<Container>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Container {
+    /// `Always` on an init container makes it a sidecar, which serves like others.
     #[serde(default)]
+    pub restart_policy: Option<String>,
+    #[serde(default, deserialize_with = "nullable")]
     pub ports: Vec<ContainerPort>,
 }
 
@@ -48,6 +67,8 @@ pub struct ContainerPort {
     #[serde(default)]
     pub name: Option<String>,
     pub container_port: u16,
+    #[serde(default)]
+    pub protocol: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -57,9 +78,9 @@ pub struct PodStatus {
     pub phase: Option<String>,
     #[serde(default, rename = "podIP")]
     pub pod_ip: Option<String>,
-    #[serde(default, rename = "podIPs")]
+    #[serde(default, rename = "podIPs", deserialize_with = "nullable")]
     pub pod_ips: Vec<PodIp>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub conditions: Vec<PodCondition>,
 }
 
@@ -83,15 +104,15 @@ pub type Service = Resource<ServiceSpec>;
 pub struct ServiceSpec {
     #[serde(default, rename = "clusterIP")]
     pub cluster_ip: Option<String>,
-    #[serde(default, rename = "clusterIPs")]
+    #[serde(default, rename = "clusterIPs", deserialize_with = "nullable")]
     pub cluster_ips: Vec<String>,
     #[serde(default, rename = "type")]
     pub kind: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub selector: BTreeMap<String, String>,
     #[serde(default)]
     pub publish_not_ready_addresses: bool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub ports: Vec<ServicePort>,
 }
 
@@ -121,9 +142,9 @@ pub enum IntOrName {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct EndpointSlice {
     pub metadata: Metadata,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub ports: Vec<SlicePort>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub endpoints: Vec<SliceEndpoint>,
 }
 
@@ -146,9 +167,24 @@ pub struct SliceEndpoint {
     #[serde(default)]
     pub zone: Option<String>,
     #[serde(default)]
+    pub hints: Option<Hints>,
+    #[serde(default)]
     pub hostname: Option<String>,
     #[serde(default)]
     pub target_ref: Option<TargetRef>,
+}
+
+/// Whom the endpoint is meant for, where Kubernetes divides them among zones.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Hints {
+    #[serde(default, deserialize_with = "nullable")]
+    pub for_zones: Vec<ForZone>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct ForZone {
+    pub name: String,
 }
 
 /// Absent means: ready as `true`, serving as ready, terminating as `false`. A terminating endpoint is not ready, unless
@@ -169,4 +205,6 @@ pub struct TargetRef {
     pub name: String,
     #[serde(default)]
     pub namespace: Option<String>,
+    #[serde(default)]
+    pub uid: Option<String>,
 }

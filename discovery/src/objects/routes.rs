@@ -1,14 +1,31 @@
 //! HTTPRoute, GRPCRoute, ReferenceGrant of the Gateway API.
 
-use super::Resource;
+use super::{Metadata, Resource};
 use serde::Deserialize;
 
 /// An HTTPRoute.
-pub type HttpRoute = Resource<RouteSpec<HttpRule>>;
+pub type HttpRoute = Route<HttpRule>;
 /// A GRPCRoute.
-pub type GrpcRoute = Resource<RouteSpec<GrpcRule>>;
+pub type GrpcRoute = Route<GrpcRule>;
 /// A ReferenceGrant.
 pub type ReferenceGrant = Resource<GrantSpec>;
+
+/// A route with rules of one kind.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(bound(deserialize = "R: Deserialize<'de>"))]
+pub struct Route<R> {
+    pub metadata: Metadata,
+    pub spec: RouteSpec<R>,
+    #[serde(default)]
+    pub status: RouteStatus,
+}
+
+/// What controllers say of a route, as it was read: others' words must be written back as they were.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+pub struct RouteStatus {
+    #[serde(default)]
+    pub parents: Vec<serde_json::Value>,
+}
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", bound(deserialize = "R: Deserialize<'de>"))]

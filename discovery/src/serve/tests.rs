@@ -1,5 +1,5 @@
 use super::subscriber::Subscriber;
-use crate::index::Snapshot;
+use crate::index::{Mesh, Snapshot};
 use crate::source::parse::parse;
 use remora_api::sync::{Name, Resource, Update, request};
 use remora_api::v1::Hello;
@@ -22,7 +22,8 @@ status: {{ podIP: 10.1.0.{pod} }}
 "
         );
     }
-    Snapshot::build(parse(&text, "world").whole().unwrap(), &TrustDomain::new("cluster.local").unwrap())
+    let mesh = Mesh { trust_domain: TrustDomain::new("cluster.local").unwrap(), namespace: "remora".to_owned() };
+    Snapshot::build(parse(&text, "world").whole().unwrap(), &mesh, None)
 }
 
 fn hello() -> Hello {

@@ -1,5 +1,6 @@
 //! Where objects come from.
 
 pub mod directory;
+pub(crate) mod kubernetes;
 pub mod parse;
 mod tree;

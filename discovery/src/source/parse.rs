@@ -4,7 +4,8 @@
 //! mistake with its line and field, and which other kinds there were. Pure.
 
 use super::tree::{self, Node, Value};
-use crate::objects::{Object, Origin};
+use crate::objects::{Kind, Object, Origin, core, policy, routes};
+use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -112,16 +113,19 @@ impl Parser {
             return;
         };
         let group = version.rsplit_once('/').map_or("", |(group, _)| group);
+        let origin = Origin { file: self.file.clone(), line: self.before + node.line };
         let read = match (group, kind) {
-            ("", "Pod") => node.decode().map(Object::Pod),
-            ("", "Service") => node.decode().map(Object::Service),
-            ("discovery.k8s.io", "EndpointSlice") => node.decode().map(Object::EndpointSlice),
-            ("gateway.networking.k8s.io", "HTTPRoute") => node.decode().map(Object::HttpRoute),
-            ("gateway.networking.k8s.io", "GRPCRoute") => node.decode().map(Object::GrpcRoute),
-            ("gateway.networking.k8s.io", "ReferenceGrant") => node.decode().map(Object::ReferenceGrant),
-            ("remora.dev", "AuthorizationPolicy") => node.decode().map(Object::AuthorizationPolicy),
-            ("remora.dev", "MeshTLSPolicy") => node.decode().map(Object::MeshTlsPolicy),
-            ("remora.dev", "BackendPolicy") => node.decode().map(Object::BackendPolicy),
+            ("", "Namespace") => read::<core::Namespace>(node, origin),
+            ("", "Node") => read::<core::Node>(node, origin),
+            ("", "Pod") => read::<core::Pod>(node, origin),
+            ("", "Service") => read::<core::Service>(node, origin),
+            ("discovery.k8s.io", "EndpointSlice") => read::<core::EndpointSlice>(node, origin),
+            ("gateway.networking.k8s.io", "HTTPRoute") => read::<routes::HttpRoute>(node, origin),
+            ("gateway.networking.k8s.io", "GRPCRoute") => read::<routes::GrpcRoute>(node, origin),
+            ("gateway.networking.k8s.io", "ReferenceGrant") => read::<routes::ReferenceGrant>(node, origin),
+            ("remora.dev", "AuthorizationPolicy") => read::<policy::AuthorizationPolicy>(node, origin),
+            ("remora.dev", "MeshTLSPolicy") => read::<policy::MeshTlsPolicy>(node, origin),
+            ("remora.dev", "BackendPolicy") => read::<policy::BackendPolicy>(node, origin),
             // A policy whose kind is misspelt must not pass for something that is none of our business.
             ("remora.dev", _) => return self.wrong(node, "kind", format!("remora.dev has no kind {kind:?}")),
             _ => {
@@ -130,13 +134,16 @@ impl Parser {
             }
         };
         match read {
-            Ok(mut object) => {
-                object.metadata_mut().origin = Origin { file: self.file.clone(), line: self.before + node.line };
-                self.parsed.objects.push(object);
-            }
+            Ok(object) => self.parsed.objects.push(object),
             Err(mistakes) => mistakes.into_iter().for_each(|mistake| self.mistake(mistake)),
         }
     }
+}
+
+fn read<T: DeserializeOwned + Kind + Into<Object>>(node: &Node, origin: Origin) -> Result<Object, Vec<tree::Mistake>> {
+    let mut object: T = node.decode()?;
+    object.metadata_mut().origin = origin;
+    Ok(object.into())
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsage
 use remora_api::sync::{Name, Resource, Update, request};
 use remora_api::v1::discovery_client::DiscoveryClient;
 use remora_api::v1::{Held, Hello, SyncRequest, SyncResponse};
-use remora_discovery::index::Snapshot;
+use remora_discovery::index::{Mesh, Snapshot};
 use remora_discovery::serve::Service;
 use remora_discovery::source::parse::parse;
 use remora_model::{Backend, SpiffeId, TrustDomain};
@@ -92,7 +92,8 @@ status: {{ podIP: 10.1.0.{pod} }}
 "
         );
     }
-    Snapshot::build(parse(&text, "world").whole().unwrap(), &TrustDomain::new("cluster.local").unwrap())
+    let mesh = Mesh { trust_domain: TrustDomain::new("cluster.local").unwrap(), namespace: "remora".to_owned() };
+    Snapshot::build(parse(&text, "world").whole().unwrap(), &mesh, None)
 }
 
 /// A server and what it serves.

@@ -99,7 +99,7 @@ endpoints: [{{ addresses: [10.2.0.1], targetRef: {{ kind: Pod, name: {target} }}
     assert_eq!(addresses(&slice("api-1"), "shop", "api:80"), "10.2.0.1:8000");
     let world = slice("gone");
     assert_eq!(addresses(&world, "shop", "api:80"), "");
-    assert!(world.reports[0].contains("Pod shop/gone, which is not there"), "{:?}", world.reports);
+    assert!(world.unseen[0].contains("Pod shop/gone, which is not there"), "{:?}", world.unseen);
 }
 
 #[test]

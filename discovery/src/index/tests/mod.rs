@@ -30,9 +30,12 @@ spec:
   ports: [{ name: main, port: 80, targetPort: 8000, appProtocol: grpc }, { name: extra, port: 90, targetPort: web }]
 "#;
 
+fn mesh() -> Mesh {
+    Mesh { trust_domain: TrustDomain::new("cluster.local").unwrap(), namespace: "remora".to_owned() }
+}
+
 fn snapshot(text: &str) -> Snapshot {
-    let trust_domain = TrustDomain::new("cluster.local").unwrap();
-    Snapshot::build(parse(text, "test.yaml").whole().unwrap(), &trust_domain)
+    Snapshot::build(parse(text, "test.yaml").whole().unwrap(), &mesh(), None)
 }
 
 /// The world and more.
@@ -76,7 +79,6 @@ items:
 #[test]
 fn no_change_of_a_byte_panics_or_loses_an_object_without_a_word() {
     let text = format!("{WORLD}---\n{EVERYTHING}");
-    let trust_domain = TrustDomain::new("cluster.local").unwrap();
     let whole = parse(&text, "test.yaml").whole().unwrap().len();
     assert_eq!(whole, 5);
     let mut rng = 1_u32;
@@ -92,7 +94,7 @@ fn no_change_of_a_byte_panics_or_loses_an_object_without_a_word() {
             let (objects, mistakes) = (parsed.objects.len(), parsed.mistakes.len());
             let unused: usize = parsed.unused.values().sum();
             assert!(objects + unused >= whole || mistakes > 0, "byte {at}: something was lost without a word");
-            let world = Snapshot::build(parsed.objects, &trust_domain);
+            let world = Snapshot::build(parsed.objects, &mesh(), None);
             outbound(&world, "shop", "api:80");
             world.inbound("shop", "api-1", 8000);
         }

@@ -1,0 +1,177 @@
+//! An object as the API's JSON is read: right into what is kept of it, so that memory follows that.
+//!
+//! The API server has checked what is built in, so it is read as it comes. What CRDs describe may be written for another
+//! version of us: one object that cannot be read is told of by name, and harms no other.
+
+use crate::index::Key;
+use crate::objects::{Kind, Metadata, Object};
+use kube::Resource;
+use kube::api::ObjectMeta;
+use kube::core::DynamicResourceScope;
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _};
+use std::borrow::Cow;
+
+/// An object of a kind, or why it cannot be read.
+#[derive(Debug, Clone)]
+pub(super) struct Watched<T> {
+    pub(super) read: Result<T, Unreadable>,
+    /// Only the resource version, which the watcher goes on from.
+    meta: ObjectMeta,
+}
+
+/// An object that is there, but says what we do not understand.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Unreadable {
+    pub metadata: Metadata,
+    /// Which field, and what is the matter with it.
+    pub problem: String,
+}
+
+impl<T: Kind + Into<Object>> Watched<T> {
+    /// What to keep.
+    pub(super) fn entry(self) -> Result<Object, Unreadable> {
+        self.read.map(Into::into)
+    }
+
+    /// Its name.
+    pub(super) fn key(&mut self) -> Key {
+        let metadata = match &mut self.read {
+            Ok(object) => object.metadata_mut(),
+            Err(unreadable) => &mut unreadable.metadata,
+        };
+        (metadata.namespace.clone(), metadata.name.clone())
+    }
+}
+
+/// Whether the API server itself knows the kind, and checks its objects.
+pub(super) fn built_in<T: Kind>() -> bool {
+    matches!(T::GROUP, "" | "discovery.k8s.io")
+}
+
+impl<T: Kind> Watched<T> {
+    fn of(mut object: T) -> Self {
+        object.trim();
+        let metadata = object.metadata_mut();
+        let mut meta = ObjectMeta { resource_version: metadata.resource_version.take(), ..ObjectMeta::default() };
+        // Whoever writes a route's status must say what was read before.
+        if T::PLURAL.ends_with("routes") {
+            metadata.resource_version.clone_from(&meta.resource_version);
+        }
+        meta.name = Some(metadata.name.clone());
+        Self { read: Ok(object), meta }
+    }
+}
+
+impl<'de, T: Kind + DeserializeOwned> Deserialize<'de> for Watched<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if built_in::<T>() {
+            return T::deserialize(deserializer).map(Self::of);
+        }
+        let value = without_nulls(serde_json::Value::deserialize(deserializer)?);
+        let error = match serde_path_to_error::deserialize::<_, T>(&value) {
+            Ok(object) => return Ok(Self::of(object)),
+            Err(error) => error,
+        };
+        let problem = format!("{}: {}", error.path(), error.inner());
+        let metadata = value.get("metadata").ok_or_else(|| D::Error::missing_field("metadata"))?;
+        let metadata = Metadata::deserialize(metadata).map_err(D::Error::custom)?;
+        let resource_version = metadata.resource_version.clone();
+        let meta = ObjectMeta { resource_version, name: Some(metadata.name.clone()), ..ObjectMeta::default() };
+        Ok(Self { read: Err(Unreadable { metadata, problem }), meta })
+    }
+}
+
+/// A field that is null is a field that is absent, as in Kubernetes.
+fn without_nulls(value: serde_json::Value) -> serde_json::Value {
+    match value {
+        serde_json::Value::Object(fields) => {
+            let kept = fields.into_iter().filter(|(_, value)| !value.is_null());
+            kept.map(|(name, value)| (name, without_nulls(value))).collect()
+        }
+        serde_json::Value::Array(items) => items.into_iter().map(without_nulls).collect(),
+        other => other,
+    }
+}
+
+impl<T: Kind> Resource for Watched<T> {
+    type DynamicType = ();
+    type Scope = DynamicResourceScope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        T::KIND.into()
+    }
+
+    fn group((): &()) -> Cow<'_, str> {
+        T::GROUP.into()
+    }
+
+    fn version((): &()) -> Cow<'_, str> {
+        T::VERSION.into()
+    }
+
+    fn plural((): &()) -> Cow<'_, str> {
+        T::PLURAL.into()
+    }
+
+    /// Of namespaces and nodes nothing but the metadata is asked for, which spares the nodes' long statuses.
+    fn metadata_api() -> bool {
+        matches!(T::KIND, "Namespace" | "Node")
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.meta
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.meta
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::objects::core::{EndpointSlice, Pod};
+    use crate::objects::policy::MeshTlsPolicy;
+    use crate::objects::routes::HttpRoute;
+
+    #[test]
+    fn of_a_pod_only_what_is_used_is_kept() {
+        let json = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a","namespace":"b","resourceVersion":"7","uid":"u",
+            "annotations":{"remora.dev/opaque-ports":"1","other":"x"},"managedFields":[{"manager":"m"}]},
+            "spec":{"nodeName":"n","containers":[{"name":"c","image":"i","ports":[{"containerPort":80},
+            {"name":"web","containerPort":81}]},{"name":"d","ports":null}],"initContainers":null},
+            "status":{"podIP":"10.0.0.1","conditions":[{"type":"Ready","status":"True"},{"type":"Initialized","status":"True"}]}}"#;
+        let watched: Watched<Pod> = serde_json::from_str(json).unwrap();
+        assert_eq!(watched.meta().resource_version.as_deref(), Some("7"));
+        let pod = watched.read.unwrap();
+        assert_eq!(pod.metadata.resource_version, None, "or each change of a status would be a change of the pod");
+        assert_eq!(pod.metadata.annotations.len(), 1);
+        assert_eq!((pod.spec.containers.len(), pod.spec.containers[0].ports.len()), (1, 1));
+        assert_eq!(pod.status.conditions.len(), 1);
+    }
+
+    #[test]
+    fn a_slice_without_endpoints_is_written_with_null() {
+        let json =
+            r#"{"metadata":{"name":"a","resourceVersion":"7"},"addressType":"IPv4","endpoints":null,"ports":null}"#;
+        assert!(serde_json::from_str::<Watched<EndpointSlice>>(json).unwrap().read.unwrap().endpoints.is_empty());
+    }
+
+    #[test]
+    fn a_policy_that_cannot_be_read_is_told_of_by_name_and_field() {
+        let json = r#"{"metadata":{"name":"a","namespace":"b","resourceVersion":"7"},"spec":{"mode":"Strictest"}}"#;
+        let mut watched: Watched<MeshTlsPolicy> = serde_json::from_str(json).unwrap();
+        assert_eq!(watched.key(), ("b".to_owned(), "a".to_owned()));
+        let problem = watched.read.unwrap_err().problem;
+        assert!(problem.starts_with("spec.mode: unknown variant `Strictest`"), "{problem}");
+    }
+
+    #[test]
+    fn a_route_keeps_its_version_and_what_others_say_of_it() {
+        let json = r#"{"metadata":{"name":"a","resourceVersion":"7","generation":3},
+            "spec":{"rules":[{"filters":null}]},"status":{"parents":[{"controllerName":"x"}]}}"#;
+        let route = serde_json::from_str::<Watched<HttpRoute>>(json).unwrap().read.unwrap();
+        assert_eq!((route.metadata.resource_version.as_deref(), route.metadata.generation), (Some("7"), Some(3)));
+        assert_eq!(route.status.parents.len(), 1);
+    }
+}
