@@ -67,5 +67,8 @@ make_node_network() { # NODE
 
 remove_network() {
   local n
-  for n in $(nodes) 1; do ip netns delete "$(netns "$n")" 2>/dev/null || true; done
+  for n in $(nodes) 1; do
+    ip netns delete "$(netns "$n")" 2>/dev/null || true
+    find /sys/fs/cgroup/ -mindepth 1 -depth -type d -path "*/$NETNS-$n*" -exec rmdir {} + 2>/dev/null || true
+  done
 }

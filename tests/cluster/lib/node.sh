@@ -83,8 +83,17 @@ containers() { local node=$1; shift; ctr --address "$D/node-$node/containerd.soc
 
 remove_containers() { # NODE
   running "containerd-$1" || return 0
-  containers "$1" task ls -q | xargs -r -n 1 -P 4 ctr --address "$D/node-$1/containerd.sock" --namespace k8s.io task rm -f >/dev/null 2>&1
-  return 0
+  containers "$1" task ls -q |
+    xargs -r -n 1 -P 4 ctr --address "$D/node-$1/containerd.sock" --namespace k8s.io task rm -f >/dev/null 2>&1 || true
+}
+
+kill_container() { # ID
+  local n pid
+  for n in $(nodes); do
+    pid=$(containers "$n" task ls | awk -v id="$1" '$1 == id {print $2}')
+    [[ -n $pid ]] && { kill -9 "$pid"; return; }
+  done
+  fail "no running container $1"
 }
 
 # Every process of every container, pauses too, as a power cut would; containerd and the kubelet live on.

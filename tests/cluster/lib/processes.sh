@@ -25,12 +25,17 @@ launch() {
 # stop PART…: asks all, then waits up to 10 s for each, then kills.
 stop() {
   local part pid
-  for part; do running "$part" && kill "$(pid_of "$part")" && kill -CONT "$(pid_of "$part")"; done
+  for part; do
+    running "$part" || continue
+    pid=$(pid_of "$part")
+    kill -CONT "$pid" || true # a paused one hears nothing
+    kill "$pid" || true
+  done
   for part; do
     running "$part" || { rm -f "$D/run/$part.pid"; continue; }
     pid=$(pid_of "$part")
     for _ in $(seq 100); do running "$part" || break; sleep 0.1; done
-    running "$part" && kill -9 "$pid" && sleep 0.2
+    if running "$part"; then kill -9 "$pid" || true; sleep 0.2; fi
     rm -f "$D/run/$part.pid"
   done
   return 0

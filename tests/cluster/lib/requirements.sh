@@ -15,7 +15,6 @@ runc runc
 /usr/lib/cni/bridge containernetworking-plugins
 /usr/lib/cni/host-local containernetworking-plugins
 buildah buildah
-kubectl kubernetes-client
 ip iproute2
 nsenter util-linux
 nft nftables
@@ -40,4 +39,14 @@ build_kubernetes() {
     -ldflags "-s -w -X $version.gitVersion=$KUBERNETES -X $version.gitMajor=1 -X $version.gitMinor=35" .) ||
     fail "Kubernetes could not be built (needs the Go module proxy: GOPROXY, or a filled module cache)"
   echo "$stamp" >"$D/bin/kube.stamp"
+}
+
+# Debian's kubectl is years older than the cluster, so that there may be none here.
+build_kubectl() {
+  PATH="$PATH:$D/bin"
+  command -v kubectl >/dev/null && return
+  say "building kubectl: a minute or two, once"
+  . "$here/../find-go"
+  (cd "$here/kubectl" && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o "$D/bin/kubectl" .) ||
+    fail "kubectl could not be built (needs the Go module proxy), and there is none: https://kubernetes.io/docs/tasks/tools"
 }
