@@ -2,10 +2,12 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::mpsc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use remora_tests::local::http::Answer;
+use remora_tests::local::http::{Answer, exchange};
 use remora_tests::local::{Mesh, Proxy};
 use remora_tests::patience::until;
 
@@ -24,11 +26,30 @@ fn application(ip: IpAddr, name: &'static str) -> anyhow::Result<SocketAddr> {
     Ok(address)
 }
 
+/// An application that answers with a body that never ends, and tells which requests it got.
+fn endless(ip: IpAddr) -> anyhow::Result<(SocketAddr, mpsc::Receiver<String>)> {
+    let listener = TcpListener::bind((ip, 0))?;
+    let address = listener.local_addr()?;
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || {
+        let mut held = Vec::new();
+        for mut stream in listener.incoming().flatten() {
+            let mut head = [0; 4096];
+            let length = stream.read(&mut head).unwrap_or(0);
+            // Who does not ask needs not be told.
+            let _ = tell.send(String::from_utf8_lossy(&head[..length]).into_owned());
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nbegun");
+            held.push(stream);
+        }
+    });
+    Ok((address, told))
+}
+
 /// `web` of the namespace `test` and `guest` of another, and what they call.
 struct Shop {
     web: Proxy,
     guest: Proxy,
-    _api: Proxy,
+    api: Proxy,
     mesh: Mesh,
 }
 
@@ -52,7 +73,7 @@ spec: {{ clusterIP: 10.99.0.1, selector: {{ app: api }}, ports: [{{ port: 80, ta
                 old.port()
             ),
         )?;
-        let shop = Self { web: web.ready()?, guest: guest.ready()?, _api: pod, mesh };
+        let shop = Self { web: web.ready()?, guest: guest.ready()?, api: pod, mesh };
         shop.answers(&shop.web, "api:80", "old")?;
         Ok(shop)
     }
@@ -148,4 +169,60 @@ fn a_request_that_no_rule_matches_is_not_let_around_the_route() -> anyhow::Resul
         "{ matches: [{ path: { type: RegularExpression, value: '(' } }], backendRefs: [{ name: api, port: 80 }] }";
     shop.route("test", unreadable)?;
     shop.meets(&shop.web, "api:80", missed).context("a route of which no match can be read matches nothing")
+}
+
+#[test]
+fn a_timeout_covers_the_body_of_an_answer() -> anyhow::Result<()> {
+    let shop = Shop::open()?;
+    let (slow, _asked) = endless(shop.api.ip)?;
+    shop.mesh.service("slow", 80, None, &[slow])?;
+    for timeouts in ["request: 500ms", "backendRequest: 500ms"] {
+        shop.route("test", &format!("{{ timeouts: {{ {timeouts} }}, backendRefs: [{{ name: slow, port: 80 }}] }}"))?;
+        let timed_out = || shop.web.metric("remora_failures_total", &["reason=\"timeout\""]);
+        let before = timed_out()?;
+        // Once the route is there, an answer ends, and not well.
+        let request = b"GET / HTTP/1.1\r\nhost: api:80\r\nconnection: close\r\n\r\n";
+        until("an answer that does not end is ended", || {
+            let began = Instant::now();
+            let answer = exchange(shop.web.outbound, request)?;
+            let text = String::from_utf8_lossy(&answer);
+            ensure!(text.contains("begun"), "{text}");
+            ensure!(began.elapsed() >= Duration::from_millis(450), "{timeouts}: it ended after {:?}", began.elapsed());
+            Ok(Some(()))
+        })?;
+        ensure!(timed_out()? > before, "{timeouts}: no timeout was counted");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_mirror_gets_a_copy_and_its_answer_is_nobodys() -> anyhow::Result<()> {
+    let shop = Shop::open()?;
+    let (mirror, copies) = endless(shop.api.ip)?;
+    shop.mesh.service("mirror", 80, None, &[mirror])?;
+    let filter = "{ type: RequestMirror, requestMirror: { backendRef: { name: mirror, port: 80 } } }";
+    shop.route("test", &format!("{{ filters: [{filter}], backendRefs: [{{ name: next, port: 80 }}] }}"))?;
+    shop.answers(&shop.web, "api:80", "new")?;
+    let copy = copies.recv_timeout(Duration::from_secs(10)).context("no copy came")?;
+    ensure!(copy.starts_with("GET / HTTP/1.1\r\n"), "{copy}");
+    Ok(())
+}
+
+#[test]
+fn a_backends_filters_are_for_its_requests_alone() -> anyhow::Result<()> {
+    let shop = Shop::open()?;
+    let (seen, requests) = endless(shop.api.ip)?;
+    shop.mesh.service("seen", 80, None, &[seen])?;
+    let filter = "{ type: RequestHeaderModifier, requestHeaderModifier: { set: [{ name: x-branch, value: seen }] } }";
+    let backends =
+        format!("{{ name: seen, port: 80, weight: 1, filters: [{filter}] }}, {{ name: next, port: 80, weight: 1 }}");
+    shop.route("test", &format!("{{ timeouts: {{ backendRequest: 100ms }}, backendRefs: [{backends}] }}"))?;
+    shop.answers(&shop.web, "api:80", "new")?;
+    let request = b"GET / HTTP/1.1\r\nhost: api:80\r\nconnection: close\r\n\r\n";
+    let got = until("a request meets the backend with filters", || {
+        exchange(shop.web.outbound, request)?;
+        Ok(requests.try_recv().ok())
+    })?;
+    ensure!(got.contains("x-branch: seen\r\n"), "{got}");
+    Ok(())
 }

@@ -102,6 +102,8 @@ struct Answered {
     in_flight: InFlight,
     /// Whether it came from a proxy of the mesh, whose reserved headers are to be believed.
     mesh: bool,
+    /// When the try must be over, its body included.
+    until: Option<Instant>,
 }
 
 /// What a try came to.
@@ -285,6 +287,7 @@ impl Call {
             Err(reason) => return Tried::Failed { reason, unsent: None },
         };
         let within = self.governed.rule().and_then(|rule| rule.timeouts.backend_request);
+        let until = within.map(|within| sent + within);
         let mut stale = 0;
         let result = loop {
             let Some(request) = self.next.take() else {
@@ -292,9 +295,9 @@ impl Call {
             };
             let permit = policy::outbound();
             let sending = send(&self.world, &upstream, &permit, request, self.pool.protocol());
-            let result = match within {
+            let result = match until {
                 None => sending.await,
-                Some(within) => match timeout_at((sent + within).into(), sending).await {
+                Some(until) => match timeout_at(until.into(), sending).await {
                     Ok(result) => result,
                     Err(_) => Err(Failed { reason: Reason::Timeout, unsent: None, stale: false }),
                 },
@@ -308,7 +311,7 @@ impl Call {
                 result => break result,
             }
         };
-        self.judge(result, in_flight, &upstream, sent)
+        self.judge(result, in_flight, &upstream, sent, until)
     }
 
     /// An endpoint that did not fail yet; where all did, any of them may try again.
@@ -331,6 +334,7 @@ impl Call {
         in_flight: InFlight,
         upstream: &Upstream,
         sent: Instant,
+        until: Option<Instant>,
     ) -> Tried {
         let now = Instant::now();
         let answer = match result {
@@ -357,7 +361,7 @@ impl Call {
         };
         in_flight.record(now, now.saturating_duration_since(answer.sent.unwrap_or(sent)), outcome);
         let listed = self.governed.retry().is_some_and(|retry| retry.codes.contains(&response.status()));
-        let answered = Answered { answer, in_flight, mesh: upstream.endpoint.identity.is_some() };
+        let answered = Answered { answer, in_flight, mesh: upstream.endpoint.identity.is_some(), until };
         if fate.is_some() || listed {
             self.failed.push(upstream.endpoint.address);
             Tried::Unwelcome(answered)
@@ -375,7 +379,7 @@ impl Call {
     }
 
     /// The upstream's answer, counted to its end.
-    fn pass_on(&mut self, Answered { answer, in_flight, mesh }: Answered) -> Response<ResponseBody> {
+    fn pass_on(&mut self, Answered { answer, in_flight, mesh, until }: Answered) -> Response<ResponseBody> {
         let Answer { response, lease, .. } = answer;
         let (mut parts, body) = response.into_parts();
         headers::strip_hop_by_hop(&mut parts.headers);
@@ -387,7 +391,7 @@ impl Call {
             return respond::failure(Reason::Internal, false, "");
         };
         exchange.head(parts.status, Some(in_flight), lease);
-        exchange.bound(self.deadline);
+        exchange.bound([self.deadline, until].into_iter().flatten().min());
         let empty = http_body::Body::is_end_stream(&body);
         if empty {
             exchange.ended(Some(&parts.headers));
