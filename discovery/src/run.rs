@@ -97,7 +97,7 @@ async fn read(
         return feed::directory(manifests, mesh, publish, readiness, draining).await;
     }
     let client = kubernetes::client().await?;
-    kubernetes::run(client, mesh, publish, readiness.clone(), draining).await
+    kubernetes::run(client, mesh, config.pod.clone(), publish, readiness.clone(), draining).await
 }
 
 async fn serve(

@@ -11,6 +11,7 @@ mod pods;
 mod routes;
 mod rules;
 mod sort;
+pub mod status;
 mod values;
 
 #[cfg(test)]
@@ -84,6 +85,8 @@ pub struct Snapshot {
     pub reports: Vec<String>,
     /// Endpoints that are left out until their pod is known. In a cluster that passes by itself.
     pub unseen: Vec<String>,
+    /// What the statuses of routes should say.
+    pub statuses: Vec<status::RouteStatus>,
 }
 
 impl Snapshot {
@@ -136,6 +139,7 @@ impl Snapshot {
             mesh_tls: Vec::new(),
             reports: Vec::new(),
             unseen: Vec::new(),
+            statuses: Vec::new(),
         }
     }
 

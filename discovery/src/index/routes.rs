@@ -4,6 +4,7 @@
 //! the clients of that namespace alone, and there it stands in the place of the producer's.
 
 use super::sort::Rank;
+use super::status::{RouteStatus, Teller};
 use super::{Snapshot, backend_id, is_external, is_headless, rules::Reader};
 use crate::objects::{Metadata, Object, routes as k8s};
 use remora_model::{BackendId, RouteMatch, Rule};
@@ -37,6 +38,9 @@ pub(super) struct Attached {
     pub(super) rule: Rule,
 }
 
+/// What becomes of a route: its rules, reports for the log, its status.
+type Read = (Vec<(BackendId, Attached)>, Vec<String>, Option<RouteStatus>);
+
 /// A route of either kind.
 #[derive(Clone, Copy)]
 enum Route<'a> {
@@ -60,10 +64,10 @@ impl<'a> Route<'a> {
         }
     }
 
-    fn parts(self) -> (&'a Metadata, &'a [k8s::ParentRef], &'a [String]) {
+    fn parts(self) -> (&'a Metadata, &'a [k8s::ParentRef], &'a [String], &'a k8s::RouteStatus) {
         match self {
-            Self::Http(route) => (&route.metadata, &route.spec.parent_refs, &route.spec.hostnames),
-            Self::Grpc(route) => (&route.metadata, &route.spec.parent_refs, &route.spec.hostnames),
+            Self::Http(route) => (&route.metadata, &route.spec.parent_refs, &route.spec.hostnames, &route.status),
+            Self::Grpc(route) => (&route.metadata, &route.spec.parent_refs, &route.spec.hostnames, &route.status),
         }
     }
 
@@ -84,45 +88,61 @@ impl Snapshot {
             .filter_map(|object| if let Object::ReferenceGrant(grant) = object { Some(&**grant) } else { None })
             .collect();
         for route in objects.iter().filter_map(Route::of) {
-            let (meta, parents, hostnames) = route.parts();
-            let mut reader = Reader::new(self, &grants, meta, route.kind());
-            let (mut producer, mut consumer) = (Vec::new(), Vec::new());
-            for (index, parent) in parents.iter().enumerate().filter(|(_, parent)| is_service(parent)) {
-                let namespace = parent.namespace.as_ref().unwrap_or(&meta.namespace);
-                let ids = if *namespace == meta.namespace { &mut producer } else { &mut consumer };
-                match self.parents(namespace, parent) {
-                    Ok((found, headless)) => {
-                        ids.extend(found);
-                        if headless {
-                            reader.report(format!("spec.parentRefs[{index}]: {HEADLESS}"));
-                        }
-                    }
-                    Err(problem) => reader.report(format!("spec.parentRefs[{index}]: {problem}; it is ignored")),
-                }
-            }
-            let ours = !(producer.is_empty() && consumer.is_empty());
-            if ours && !hostnames.is_empty() {
-                reader.report("spec.hostnames: have no meaning on a Service; match the header host instead".to_owned());
-            }
-            let mut attached = Vec::new();
-            for (mut ids, for_consumer) in [(producer, false), (consumer, true)] {
-                ids.sort();
-                ids.dedup();
-                reader.consumer = for_consumer;
-                let rules = if ids.is_empty() { Vec::new() } else { route.read(&reader) };
-                let consumer = for_consumer.then(|| meta.namespace.clone());
-                for id in ids {
-                    attached.extend(rules.iter().cloned().map(|(matches, rule)| {
-                        (id.clone(), Attached { kind: route.kind(), consumer: consumer.clone(), matches, rule })
-                    }));
-                }
-            }
-            let mut reports = reader.reports();
+            let (attached, mut reports, status) = self.attach(route, &grants);
             self.reports.append(&mut reports);
+            self.statuses.extend(status);
             for (id, one) in attached {
                 self.routes.entry(id).or_default().push(one);
             }
         }
+    }
+
+    /// A route's rules on the ports that it names, what makes no sense of it, and what its status should say.
+    fn attach(&self, route: Route<'_>, grants: &[&k8s::ReferenceGrant]) -> Read {
+        let (meta, parents, hostnames, current) = route.parts();
+        let mut reader = Reader::new(self, grants, meta, route.kind());
+        let mut teller = Teller::new(meta, current, route.kind());
+        let mut attached = Vec::new();
+        for for_consumer in [false, true] {
+            let of_side = |parent: &&k8s::ParentRef| {
+                let namespace = parent.namespace.as_ref().unwrap_or(&meta.namespace);
+                is_service(parent) && (*namespace != meta.namespace) == for_consumer
+            };
+            if !parents.iter().any(|parent| of_side(&parent)) {
+                continue;
+            }
+            reader.consumer = for_consumer;
+            let rules = route.read(&reader);
+            let judgement = reader.judgement();
+            let mut ids = Vec::new();
+            for (index, parent) in parents.iter().enumerate().filter(|(_, parent)| of_side(parent)) {
+                let found = self.parents(parent.namespace.as_ref().unwrap_or(&meta.namespace), parent);
+                let at = |problem: &str| format!("spec.parentRefs[{index}]: {problem}");
+                let taken = match found {
+                    Ok((found, headless)) => {
+                        ids.extend(found);
+                        if headless { Err(HEADLESS.to_owned()) } else { Ok(()) }
+                    }
+                    Err(problem) => Err(format!("{problem}; it is ignored")),
+                };
+                if let Err(problem) = &taken {
+                    reader.report(at(problem));
+                }
+                teller.parent(parent, &taken, &judgement);
+            }
+            ids.sort();
+            ids.dedup();
+            let consumer = for_consumer.then(|| meta.namespace.clone());
+            for id in ids {
+                attached.extend(rules.iter().cloned().map(|(matches, rule)| {
+                    (id.clone(), Attached { kind: route.kind(), consumer: consumer.clone(), matches, rule })
+                }));
+            }
+        }
+        if !attached.is_empty() && !hostnames.is_empty() {
+            reader.report("spec.hostnames: have no meaning on a Service; match the header host instead".to_owned());
+        }
+        (attached, reader.reports(), teller.finish())
     }
 
     /// The Service ports that a parent names: one by number or name, or all; and whether the Service is headless.

@@ -4,6 +4,7 @@
 use super::matches::{self, header_name};
 use super::routes::Kind;
 use super::sort::Rank;
+use super::status::{Judgement, Unresolved};
 use super::{Key, Snapshot, backend_id, report, values};
 use crate::objects::{Metadata, routes as k8s};
 use http::{HeaderValue, StatusCode};
@@ -28,6 +29,7 @@ pub(super) struct Reader<'a> {
     /// Whether it is read for the clients of its own namespace alone.
     pub(super) consumer: bool,
     reports: RefCell<Vec<String>>,
+    judgement: RefCell<Judgement>,
 }
 
 impl<'a> Reader<'a> {
@@ -37,7 +39,15 @@ impl<'a> Reader<'a> {
         meta: &'a Metadata,
         kind: Kind,
     ) -> Self {
-        Self { snapshot, grants, meta, kind, consumer: false, reports: RefCell::default() }
+        Self {
+            snapshot,
+            grants,
+            meta,
+            kind,
+            consumer: false,
+            reports: RefCell::default(),
+            judgement: RefCell::default(),
+        }
     }
 
     /// Says that something makes no sense; once, though a route may be read twice.
@@ -49,12 +59,22 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// What was found since this was asked last.
+    pub(super) fn judgement(&self) -> Judgement {
+        self.judgement.take()
+    }
+
+    fn invalid(&self, rule: usize, problem: &str) {
+        self.judgement.borrow_mut().invalid.entry(rule).or_insert_with(|| problem.to_owned());
+    }
+
     /// What made no sense.
     pub(super) fn reports(self) -> Vec<String> {
         self.reports.into_inner()
     }
 
     pub(super) fn http(&self, index: usize, rule: &k8s::HttpRule) -> Read {
+        self.judgement.borrow_mut().rules += 1;
         let any = [k8s::HttpMatch::default()];
         let all = if rule.matches.is_empty() { &any[..] } else { &rule.matches };
         let ranked = |(i, one): (usize, &k8s::HttpMatch)| {
@@ -82,6 +102,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn grpc(&self, index: usize, rule: &k8s::GrpcRule) -> Read {
+        self.judgement.borrow_mut().rules += 1;
         let any = [k8s::GrpcMatch::default()];
         let all = if rule.matches.is_empty() { &any[..] } else { &rule.matches };
         let ranked = |(i, one): (usize, &k8s::GrpcMatch)| {
@@ -93,13 +114,16 @@ impl<'a> Reader<'a> {
     }
 
     fn kept(&self, rule: usize, index: usize, made: Result<RouteMatch, String>) -> Option<RouteMatch> {
-        made.map_err(|e| self.report(format!("spec.rules[{rule}].matches[{index}]{e}; it matches nothing"))).ok()
+        let problem = |e: String| format!("spec.rules[{rule}].matches[{index}]{e}; it matches nothing");
+        made.map_err(problem).inspect_err(|problem| self.invalid(rule, problem)).map_err(|e| self.report(e)).ok()
     }
 
     /// What stands in for a rule that makes no sense: it takes its requests, and answers 500.
     fn or_broken(&self, index: usize, name: Option<&String>, made: Result<Rule, String>) -> Rule {
         made.unwrap_or_else(|problem| {
-            self.report(format!("spec.rules[{index}].{problem}; it answers 500"));
+            let problem = format!("spec.rules[{index}].{problem}; it answers 500");
+            self.invalid(index, &problem);
+            self.report(problem);
             let (timeouts, filters) = (Timeouts::default(), Vec::new());
             let backends = vec![self.nothing()];
             Rule { label: self.label(index, name).into(), filters, backends, timeouts, retry: None }
@@ -127,8 +151,10 @@ impl<'a> Reader<'a> {
         let made = backends.iter().enumerate().map(|(i, backend)| {
             let (id, state) = match self.backend(backend) {
                 (id, Ok(())) => (id, BackendRefState::Valid),
-                (id, Err(problem)) => {
-                    self.report(format!("spec.rules[{index}].backendRefs[{i}]: {problem}; its share answers 500"));
+                (id, Err((reason, problem))) => {
+                    let problem = format!("spec.rules[{index}].backendRefs[{i}]: {problem}; its share answers 500");
+                    self.judgement.borrow_mut().unresolved.push((reason, problem.clone()));
+                    self.report(problem);
                     (id, BackendRefState::Invalid)
                 }
             };
@@ -159,7 +185,7 @@ impl<'a> Reader<'a> {
     /// A consumer's route moves only its own namespace's requests, which could go there by themselves, so it needs no
     /// grant (GEP-1426, "Namespace boundaries"). A producer's route moves everybody's, and would lend itself the identity
     /// of callers that the other namespace trusts; so it needs that namespace's grant.
-    fn backend(&self, backend: &k8s::BackendRef) -> (BackendId, Result<(), String>) {
+    fn backend(&self, backend: &k8s::BackendRef) -> (BackendId, Result<(), Unresolved>) {
         let namespace = backend.namespace.as_ref().unwrap_or(&self.meta.namespace);
         let key = (namespace.clone(), backend.name.clone());
         let id = backend_id(&key, backend.port.unwrap_or(1));
@@ -167,13 +193,13 @@ impl<'a> Reader<'a> {
             && backend.kind.as_deref().unwrap_or("Service") == "Service";
         let name = format!("Service {namespace}/{}", backend.name);
         let problem = if !service {
-            Some(format!("{} is of no kind that can be a backend", backend.name))
+            Some(("InvalidKind", format!("{} is of no kind that can be a backend", backend.name)))
         } else if backend.port.is_none() {
-            Some("port is missing".to_owned())
+            Some(("UnsupportedValue", "port is missing".to_owned()))
         } else if *namespace != self.meta.namespace && !self.consumer && !self.granted(&key) {
-            Some(format!("no ReferenceGrant in {namespace} permits {name}"))
+            Some(("RefNotPermitted", format!("no ReferenceGrant in {namespace} permits {name}")))
         } else if !self.snapshot.backends.contains_key(&id) {
-            Some(format!("{name} is not there, or has no such TCP port"))
+            Some(("BackendNotFound", format!("{name} is not there, or has no such TCP port")))
         } else {
             None
         };
@@ -232,8 +258,10 @@ impl<'a> Reader<'a> {
         }
         match self.backend(&mirror.backend_ref) {
             (backend, Ok(())) => Ok(Some(Filter::Mirror { backend, numerator, denominator })),
-            (_, Err(problem)) => {
-                self.report(format!("a mirror is left out: {problem}"));
+            (_, Err((reason, problem))) => {
+                let problem = format!("a mirror is left out: {problem}");
+                self.judgement.borrow_mut().unresolved.push((reason, problem.clone()));
+                self.report(problem);
                 Ok(None)
             }
         }

@@ -3,6 +3,7 @@
 mod endpoints;
 mod policies;
 mod routes;
+mod statuses;
 mod targets;
 
 use super::*;

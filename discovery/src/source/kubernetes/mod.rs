@@ -6,6 +6,7 @@
 //!
 //! **Losing the API server changes nothing**: what it last said stays, and the readiness with it.
 
+mod statuses;
 mod store;
 mod watch;
 mod watched;
@@ -15,6 +16,7 @@ use crate::objects::{Kind, core, policy, routes};
 use kube::Client;
 use kube::config::KubeConfigOptions;
 use remora_kube::client::ClientError;
+use remora_kube::lease::{Candidate, elect};
 use remora_kube::names;
 use remora_runtime::{admin, drain};
 use std::collections::BTreeSet;
@@ -48,18 +50,38 @@ pub(crate) async fn client() -> Result<Client, ClientError> {
 pub(crate) async fn run(
     client: Client,
     mesh: Mesh,
+    pod: Option<String>,
     publish: latest::Sender<Option<Arc<Snapshot>>>,
     readiness: admin::Readiness,
     draining: drain::Watch,
 ) -> anyhow::Result<()> {
     readiness.waiting(CONDITION, "nothing is listed yet");
+    let telling = tell_routes(client.clone(), mesh.namespace.clone(), pod, publish.subscribe(), draining.clone());
     let (tell, changes) = mpsc::channel(CHANGES_MAX);
     let mut watches = JoinSet::new();
     let kinds = start(&client, &tell, &mut watches);
     let mut feed = Feed { store: Store::new(kinds), mesh, publish, readiness, told: Told::default() };
-    let fed = feed.run(changes, draining).await;
+    // Only the drain ends either, and the lease is given back then.
+    let (fed, ()) = tokio::join!(feed.run(changes, draining), telling);
     watches.shutdown().await;
     fed
+}
+
+/// Stands for election, and writes the statuses of routes while it leads, until the drain.
+async fn tell_routes(
+    client: Client,
+    namespace: String,
+    pod: Option<String>,
+    snapshots: crate::serve::Snapshots,
+    draining: drain::Watch,
+) {
+    let Some(me) = pod else { return };
+    let candidate = Candidate { namespace, name: names::DISCOVERY.to_owned(), me };
+    let (leads, election) = elect(client.clone(), candidate, draining);
+    tokio::select! {
+        () = election => {}
+        () = statuses::write(client, snapshots, leads) => {}
+    }
 }
 
 /// Starts a watch of each kind.
