@@ -16,6 +16,8 @@ pub(crate) enum Run {
     Identity(Rest),
     /// What turns manifests into what each proxy needs
     Discovery(Rest),
+    /// The webhook that puts the sidecar into pods
+    Injector(Rest),
 }
 
 /// What follows, handed on unread.
@@ -34,6 +36,8 @@ pub(crate) enum Component {
     Identity,
     /// `remora-discovery`
     Discovery,
+    /// `remora-injector`
+    Injector,
 }
 
 impl Component {
@@ -43,6 +47,7 @@ impl Component {
             Self::Proxy => "remora-proxy",
             Self::Identity => "remora-identity",
             Self::Discovery => "remora-discovery",
+            Self::Injector => "remora-injector",
         }
     }
 
@@ -51,6 +56,7 @@ impl Component {
         match self {
             Self::Identity => remora_identity::main(),
             Self::Discovery => remora_discovery::main(),
+            Self::Injector => remora_injector::main(),
             Self::Proxy if std::env::args_os().nth(1).is_some_and(|word| word == "init") => {
                 remora_proxy::init::main(std::env::args_os().skip(2))
             }
@@ -63,7 +69,9 @@ impl Component {
 pub(crate) fn by_program_name() -> Option<Component> {
     let program = std::env::args_os().next()?;
     let name = Path::new(&program).file_name().and_then(OsStr::to_str)?;
-    [Component::Proxy, Component::Identity, Component::Discovery].into_iter().find(|it| it.program() == name)
+    [Component::Proxy, Component::Identity, Component::Discovery, Component::Injector]
+        .into_iter()
+        .find(|it| it.program() == name)
 }
 
 /// Becomes the component, under its own name and with its own arguments. Returns only if that fails.
@@ -72,6 +80,7 @@ pub(crate) fn become_component(run: Run) -> ExitCode {
         Run::Proxy(rest) => (Component::Proxy, rest),
         Run::Identity(rest) => (Component::Identity, rest),
         Run::Discovery(rest) => (Component::Discovery, rest),
+        Run::Injector(rest) => (Component::Injector, rest),
     };
     let error = match std::env::current_exe() {
         Ok(program) => Command::new(program).arg0(component.program()).args(rest.args).exec(),

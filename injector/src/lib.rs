@@ -3,12 +3,20 @@
 //! | module | what it does |
 //! |--|--|
 //! | [`pod`] | what becomes of a pod: a pure function, which `remora inject` calls too |
+//! | [`webhook`] | answers the API server |
+//! | [`certificate`] | the webhook's own authority and certificate, rotated without a gap |
+//! | [`registration`] | which pods the API server asks about |
+//! | [`check`] | whether it would reach us |
+//!
+//! Losing it costs nobody a pod that did not ask for a sidecar: the webhook fails open, and an admission policy in the API
+//! server keeps out those that did ask and have none.
 
 pub mod pod;
+mod certificate;
+mod check;
+mod config;
+mod registration;
+mod run;
+mod webhook;
 
-use std::process::ExitCode;
-
-/// Parses the arguments and runs until SIGTERM.
-pub fn main() -> ExitCode {
-    ExitCode::FAILURE
-}
+pub use run::main;

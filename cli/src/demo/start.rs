@@ -154,6 +154,7 @@ fn component(component: Component, name: String, log: &str) -> Spec {
         Component::Proxy => ("REMORA_PROXY_LOG", "REMORA_PROXY_LOG_FORMAT"),
         Component::Identity => ("REMORA_IDENTITY_LOG", "REMORA_IDENTITY_LOG_FORMAT"),
         Component::Discovery => ("REMORA_DISCOVERY_LOG", "REMORA_DISCOVERY_LOG_FORMAT"),
+        Component::Injector => ("REMORA_INJECTOR_LOG", "REMORA_INJECTOR_LOG_FORMAT"),
     };
     let env = vec![(log_name, log.into()), (format_name, "text".into())];
     Spec { name, program: Some(component.program()), env, ..Spec::default() }

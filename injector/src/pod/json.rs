@@ -34,7 +34,7 @@ pub(super) fn array<'a>(value: &'a mut Value, field: &str) -> Option<&'a mut Vec
 /// Whether `value` says all that `wanted` says: the API server adds defaults to what it was sent, and other admission
 /// plugins add mounts and the like; neither is a reason to change it back. Lists are compared as sets, except of words,
 /// whose order may mean something; quantities by their value.
-pub(super) fn covers(value: &Value, wanted: &Value) -> bool {
+pub(crate) fn covers(value: &Value, wanted: &Value) -> bool {
     match (value, wanted) {
         (Value::Object(value), Value::Object(wanted)) => {
             wanted.iter().all(|(key, wanted)| value.get(key).is_some_and(|value| covers(value, wanted)))

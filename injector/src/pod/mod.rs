@@ -20,6 +20,7 @@ mod skip;
 mod wanted;
 
 pub use defaults::{Defaults, ProxyDefaults};
+pub(crate) use json::covers;
 pub use probes::{Handler, Kind, Probe};
 pub use settings::{SETTINGS, Setting};
 pub use skip::Skip;

@@ -48,7 +48,12 @@ pub struct Fact {
 impl Events {
     /// Events of `part` in the pod `instance`, and the task that writes them until `drain`.
     #[must_use]
-    pub fn new(client: Client, part: &str, instance: &str, drain: drain::Watch) -> (Self, impl Future<Output = ()>) {
+    pub fn new(
+        client: Client,
+        part: &str,
+        instance: &str,
+        drain: drain::Watch,
+    ) -> (Self, impl Future<Output = ()> + Send + use<>) {
         let (sender, queue) = mpsc::channel(QUEUE_MAX);
         let reporter = Reporter { controller: part.to_owned(), instance: Some(instance.to_owned()) };
         (Self(sender), write(Recorder::new(client, reporter), queue, drain))

@@ -1,0 +1,150 @@
+//! The process: arguments in, exit code out.
+
+use crate::certificate;
+use crate::check;
+use crate::config::{Config, Raw};
+use crate::registration::{self, Namespaces};
+use crate::webhook::{Decider, Stats, serve};
+use clap::Parser as _;
+use remora_kube::client::{ClientError, connect};
+use remora_kube::events::Events;
+use remora_kube::lease::{Candidate, elect};
+use remora_kube::names::INJECTOR;
+use remora_runtime::admin::{self, Admin, Readiness};
+use remora_runtime::{EX_USAGE, drain, log};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+/// How long reviews under way may take after the drain's delay.
+const DRAIN_GRACE: Duration = Duration::from_secs(10);
+
+#[derive(Debug, thiserror::Error)]
+enum RunError {
+    #[error("{0}")]
+    Client(#[source] ClientError),
+    #[error("cannot {operation}: {source}")]
+    Io { operation: String, source: std::io::Error },
+    #[error("cannot install metrics: {0}")]
+    Metrics(String),
+}
+
+/// Parses arguments and environment, runs until SIGTERM, and says how it went.
+#[must_use]
+pub fn main() -> ExitCode {
+    let raw = match Raw::try_parse() {
+        Ok(raw) => raw,
+        Err(error) => {
+            let code = if error.use_stderr() { ExitCode::from(EX_USAGE) } else { ExitCode::SUCCESS };
+            return error.print().map_or(ExitCode::FAILURE, |()| code);
+        }
+    };
+    let config = match raw.read() {
+        Ok(config) => config,
+        Err(mistakes) => {
+            eprint!("remora-injector: {mistakes}");
+            return ExitCode::from(EX_USAGE);
+        }
+    };
+    let log = match log::init(&config.log, config.log_format) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("remora-injector: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!("cannot start the runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(config, log)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(config: Config, log: log::Handle) -> Result<(), RunError> {
+    let metrics = admin::install_metrics().map_err(RunError::Metrics)?;
+    let client = connect(INJECTOR).await.map_err(RunError::Client)?;
+    let listener = bind(config.listen).await?;
+    let admin_listener = bind(config.admin).await?;
+    let namespace = config.defaults.control_namespace.clone();
+    let host = format!("{INJECTOR}.{namespace}.svc");
+    let (readiness, stats, namespaces) = (Readiness::new(), Arc::new(Stats::default()), Namespaces::default());
+
+    // What writes ends at once at the drain, so that another replica takes over; what serves goes on for a while.
+    let (stop_keeping, keeping) = drain::channel();
+    let (stop_serving, serving) = drain::channel();
+    let (certificate, served) = watch::channel(None);
+    let (trusting, trusted) = watch::channel(None);
+    let (listing, listed) = watch::channel(None);
+    let candidate = Candidate { namespace: namespace.clone(), name: INJECTOR.to_owned(), me: config.pod.clone() };
+    let (leads, election) = elect(client.clone(), candidate, keeping.clone());
+    let (events, telling) = Events::new(client.clone(), INJECTOR, &config.pod, serving.clone());
+
+    let keeper = certificate::Keeper {
+        client: client.clone(),
+        namespace: namespace.clone(),
+        host: host.clone(),
+        lifetime: config.certificate_lifetime,
+        readiness: readiness.clone(),
+        leads: leads.clone(),
+        trusted: trusted.clone(),
+        serving: certificate,
+    };
+    let registrar = registration::Keeper {
+        client: client.clone(),
+        namespace,
+        leads,
+        serving: served.clone(),
+        listed,
+        trusted: trusting,
+    };
+    let decider =
+        Decider { defaults: config.defaults, namespaces: namespaces.clone(), events, stats: Arc::clone(&stats) };
+    let shown = Arc::clone(&stats);
+    let admin = Admin::new(readiness.clone()).with_log(log).with_metrics(metrics);
+    let admin = admin.with_extra_metrics(move || shown.prometheus());
+
+    let kept = [
+        tokio::spawn(election),
+        tokio::spawn(registrar.run(keeping.clone())),
+        tokio::spawn(check::run(host, trusted, stats, keeping)),
+    ];
+    let served = [
+        tokio::spawn(keeper.run(serving.clone())),
+        tokio::spawn(namespaces.follow(client, readiness.clone(), listing, serving.clone())),
+        tokio::spawn(telling),
+        tokio::spawn(serve(listener, served, Arc::new(decider), serving.clone())),
+        tokio::spawn(admin::serve(admin_listener, admin.router(), serving)),
+    ];
+
+    let by = drain::terminated().await;
+    let by = by.map_err(|source| RunError::Io { operation: "listen for signals".into(), source })?;
+    tracing::info!(by, "draining");
+    readiness.waiting("process", "it is ending");
+    stop_keeping.start();
+    // API servers call until they hear that this replica is gone; its endpoint goes within this.
+    tokio::time::sleep(config.drain_delay).await;
+    if tokio::time::timeout(DRAIN_GRACE, stop_serving.drain()).await.is_err() {
+        tracing::warn!("some reviews did not finish in time");
+    }
+    kept.into_iter().chain(served).for_each(|task| task.abort());
+    Ok(())
+}
+
+async fn bind(addr: SocketAddr) -> Result<TcpListener, RunError> {
+    let bound = TcpListener::bind(addr).await;
+    let listener = bound.map_err(|source| RunError::Io { operation: format!("listen on {addr}"), source })?;
+    tracing::info!(%addr, "listening");
+    Ok(listener)
+}

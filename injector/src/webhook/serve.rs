@@ -1,0 +1,148 @@
+//! The HTTPS server. In: a listener and the certificate as it changes. Out: answers.
+//!
+//! Bounded: connections in all and from one address, handshakes, heads and bodies in time, bodies in size, streams. A new
+//! certificate is for new connections; one that is open goes on. At the drain, HTTP/2 says GOAWAY and HTTP/1 closes after
+//! the answer under way: API servers then open another connection, to another replica.
+
+use super::decide::Decider;
+use crate::certificate::Serving;
+use crate::registration::{BY_NAMESPACE, BY_POD};
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::post;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use remora_runtime::drain;
+use remora_runtime::slots::Slots;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tower::ServiceExt as _;
+
+/// A pod is 1.5 MB at most (etcd's limit); its review holds it once, and some words.
+const BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
+/// The API server waits no longer for the answer (`timeoutSeconds`).
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// A handshake takes two round trips.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// API servers have one connection each, or a few.
+const CONNECTIONS_MAX: usize = 256;
+/// See [`CONNECTIONS_MAX`].
+const PER_ADDRESS_MAX: usize = 64;
+/// Reviews under way on one connection; each may hold a body.
+const STREAMS_MAX: u32 = 64;
+/// PING, so that a peer that vanished does not hold its connection.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// Pause after a failed `accept`.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The ends of a connection, of either version of HTTP.
+macro_rules! until_drained {
+    ($connection:expr, $drain:expr) => {{
+        let mut connection = std::pin::pin!($connection);
+        let done = tokio::select! {
+            done = connection.as_mut() => done,
+            () = $drain.signaled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        done.map_err(|error| error.to_string())
+    }};
+}
+
+/// Serves until `drain`, then finishes what is under way.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    serving: watch::Receiver<Option<Serving>>,
+    decider: Arc<Decider>,
+    drain: drain::Watch,
+) {
+    let router = router(decider);
+    let slots = Slots::new(CONNECTIONS_MAX, PER_ADDRESS_MAX);
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = drain.signaled() => break,
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((tcp, peer)) => {
+                    let Ok(slot) = slots.take(peer.ip()) else {
+                        tracing::warn!(%peer, reason = "overloaded", "connection refused");
+                        continue;
+                    };
+                    let Some(tls) = serving.borrow().as_ref().map(|serving| serving.tls.clone()) else { continue };
+                    let (router, drain) = (router.clone(), drain.clone());
+                    connections.spawn(async move {
+                        if let Err(error) = connection(tcp, TlsAcceptor::from(tls), router, drain).await {
+                            tracing::debug!(%peer, error, "webhook connection failed");
+                        }
+                        drop(slot);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection; pausing");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    while connections.join_next().await.is_some() {}
+}
+
+fn router(decider: Arc<Decider>) -> Router {
+    let by = |opted_in: bool| {
+        post(async move |State(decider): State<Arc<Decider>>, body: Bytes| answer(&decider, &body, opted_in))
+    };
+    Router::new()
+        .route(BY_NAMESPACE, by(true))
+        .route(BY_POD, by(false))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(from_fn(in_time))
+        .with_state(decider)
+}
+
+async fn in_time(request: Request, next: Next) -> Response {
+    match timeout(REQUEST_TIMEOUT, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => (StatusCode::REQUEST_TIMEOUT, "the request did not come in time\n").into_response(),
+    }
+}
+
+fn answer(decider: &Decider, body: &[u8], opted_in: bool) -> Response {
+    match decider.answer(body, opted_in) {
+        Ok(answer) => ([(header::CONTENT_TYPE, "application/json")], answer).into_response(),
+        Err(problem) => (StatusCode::BAD_REQUEST, format!("{problem}\n")).into_response(),
+    }
+}
+
+async fn connection(tcp: TcpStream, acceptor: TlsAcceptor, router: Router, drain: drain::Watch) -> Result<(), String> {
+    tcp.set_nodelay(true).map_err(|error| error.to_string())?;
+    let tls = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(tcp)).await.map_err(|_| "no handshake in time".to_owned())?;
+    let tls = tls.map_err(|error| error.to_string())?;
+    let is_http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+    let service = router.map_request(|request: hyper::Request<Incoming>| request.map(Body::new));
+    let (io, service) = (TokioIo::new(tls), TowerToHyperService::new(service));
+    if is_http2 {
+        let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS_MAX)
+            .keep_alive_interval(KEEP_ALIVE)
+            .serve_connection(io, service);
+        return until_drained!(connection, drain);
+    }
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(REQUEST_TIMEOUT)
+        .serve_connection(io, service);
+    until_drained!(connection, drain)
+}
