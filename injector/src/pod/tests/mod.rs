@@ -255,3 +255,15 @@ fn every_kind_with_a_template_has_it_where_we_look() {
         assert_eq!(template_pointer(kind), pointer);
     }
 }
+
+#[test]
+fn the_documentation_has_every_setting_and_reason() {
+    let text = include_str!("../../../../docs/injection.md");
+    for Setting { name, what, example } in SETTINGS {
+        let row = format!("| `{name}` | {what} | `{example}` |");
+        assert!(text.contains(&row), "docs/injection.md has no {row}");
+    }
+    for skip in Skip::ALL {
+        assert!(text.contains(&format!("`{}`", skip.reason())), "docs/injection.md has no {}", skip.reason());
+    }
+}
