@@ -1,98 +1,46 @@
-//! What the service knows at a moment: the issuer and the token keys, reloaded when their files change.
+//! What the service signs with at a moment, and what it may change to.
 //!
 //! A bad new state is refused and the old one kept, loudly: an operator's slip must not stop renewals. An anchor does not
 //! go while leaves may chain to it. Nothing about leaves is written down; what this process cannot know (what it signed
-//! before it was started, what another replica signs until it too has seen new files) is taken to be the worst.
-//! Limitation: files that change while no replica runs are taken as they are.
+//! before it was started, what another replica signs until it too has seen a new issuer) is taken to be the worst.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use arc_swap::ArcSwap;
-use jsonwebtoken::jwk::JwkSet;
-use notify::{RecursiveMode, Watcher as _};
 use remora_model::TrustDomain;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
-use crate::issuer::{FORCE_REMOVE, Files, Issuer, IssuerError};
-
-/// The files are looked at this often even if no event says so: events get lost on some file systems.
-const POLL: Duration = Duration::from_secs(30);
-
-/// Where the state comes from.
-#[derive(Debug, Clone)]
-pub struct Sources {
-    /// Folder with `tls.crt`, `tls.key`, `ca.crt`.
-    pub issuer_dir: PathBuf,
-    /// JWKS file for tokens.
-    pub jwks: PathBuf,
-    /// Ours.
-    pub trust_domain: TrustDomain,
-    /// How long leaves live: after that, none is left of what an earlier process or another replica signed.
-    pub leaf_lifetime: Duration,
-}
-
-/// Why the service cannot start, or keeps its old state.
-#[derive(Debug, thiserror::Error)]
-pub enum AuthorityError {
-    /// About the issuer.
-    #[error("issuer: {0}")]
-    Issuer(#[source] IssuerError),
-    /// The JWKS cannot be read.
-    #[error("cannot read token keys {path}: {source}")]
-    ReadKeys {
-        /// Which file.
-        path: PathBuf,
-        /// What the system says.
-        source: std::io::Error,
-    },
-    /// The JWKS cannot be understood.
-    #[error("token keys {path} are no JWKS: {reason}")]
-    Keys {
-        /// Which file.
-        path: PathBuf,
-        /// What the parser says.
-        reason: String,
-    },
-}
+use crate::issuer::{Files, Issuer, IssuerError};
+use crate::source::{Held, POLL};
 
 /// The current state.
 #[derive(Debug)]
 pub struct Authority {
-    sources: Sources,
+    trust_domain: TrustDomain,
+    leaf_lifetime: Duration,
     issuer: watch::Sender<Arc<Issuer>>,
     files: Mutex<Files>,
-    keys: ArcSwap<JwkSet>,
-    keys_text: Mutex<String>,
     /// Until when leaves may live, by the anchor they chain to. Bounded: anchors in use, and those that still count.
     leaves: Mutex<Vec<(Vec<u8>, SystemTime)>>,
 }
 
 impl Authority {
-    /// Loads everything, making an issuer if the folder is empty.
-    pub fn open(sources: Sources, now: SystemTime) -> Result<Arc<Self>, AuthorityError> {
-        let files = match Files::read(&sources.issuer_dir).map_err(AuthorityError::Issuer)? {
-            Some(files) => files,
-            None => {
-                let files = Files::make(&sources.trust_domain, now).map_err(AuthorityError::Issuer)?;
-                files.write(&sources.issuer_dir).map_err(AuthorityError::Issuer)?;
-                tracing::info!(dir = %sources.issuer_dir.display(), "made a new issuer");
-                files
-            }
-        };
-        let issuer = Issuer::load(&files, &sources.trust_domain, now).map_err(AuthorityError::Issuer)?;
-        let keys_text = read_keys(&sources)?;
-        let keys = parse_keys(&sources, &keys_text)?;
-        let presumed = now + sources.leaf_lifetime;
+    /// Begins with what is `held`. After `leaf_lifetime` none is left of what an earlier process or another replica signed.
+    pub fn new(
+        held: Held,
+        trust_domain: TrustDomain,
+        leaf_lifetime: Duration,
+        now: SystemTime,
+    ) -> Result<Arc<Self>, IssuerError> {
+        let issuer = Issuer::load(&held.files, &trust_domain, now)?;
+        let presumed = now + leaf_lifetime;
         let leaves = issuer.anchors().iter().map(|anchor| (anchor.der.clone(), presumed)).collect();
         Ok(Arc::new(Self {
-            sources,
+            trust_domain,
+            leaf_lifetime,
             issuer: watch::Sender::new(Arc::new(issuer)),
-            files: Mutex::new(files),
-            keys: ArcSwap::from_pointee(keys),
-            keys_text: Mutex::new(keys_text),
+            files: Mutex::new(held.files),
             leaves: Mutex::new(leaves),
         }))
     }
@@ -109,10 +57,10 @@ impl Authority {
         self.issuer.subscribe()
     }
 
-    /// The token keys in force.
+    /// What the issuer in force was read from.
     #[must_use]
-    pub fn keys(&self) -> Arc<JwkSet> {
-        self.keys.load_full()
+    pub fn files(&self) -> Files {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Remembers that a leaf chains to `anchor` until `not_after`.
@@ -165,28 +113,21 @@ impl Authority {
         text
     }
 
-    /// Looks at the files, and takes what changed if it is good.
-    pub fn reload(&self, now: SystemTime) -> Result<(), AuthorityError> {
-        let issuer = self.reload_issuer(now).map_err(AuthorityError::Issuer);
-        let keys = self.reload_keys();
-        issuer.and(keys)
-    }
-
-    fn reload_issuer(&self, now: SystemTime) -> Result<(), IssuerError> {
-        let dir = &self.sources.issuer_dir;
-        let files = Files::read(dir)?.ok_or_else(|| IssuerError::Incomplete(dir.clone()))?;
+    /// Changes to what is `held`, if it is another and good.
+    pub fn take(&self, held: Held, now: SystemTime) -> Result<(), IssuerError> {
+        let Held { files, force_remove } = held;
         let mut current = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         if *current == files {
             return Ok(());
         }
-        let issuer = Issuer::load(&files, &self.sources.trust_domain, now)?;
-        if !dir.join(FORCE_REMOVE).exists() {
+        let issuer = Issuer::load(&files, &self.trust_domain, now)?;
+        if !force_remove {
             self.check_removed(&issuer, now)?;
         }
         let old = self.issuer();
         if old.anchor() != issuer.anchor() {
-            // Another replica may go on signing with the old issuer until its next look at the files.
-            self.issued(old.anchor(), now + POLL + self.sources.leaf_lifetime);
+            // Another replica may go on signing with the old issuer until its next look.
+            self.issued(old.anchor(), now + POLL + self.leaf_lifetime);
         }
         self.forget(&issuer, now);
         tracing::info!(anchors = issuer.bundle().anchors().len(), "issuer reloaded");
@@ -212,62 +153,4 @@ impl Authority {
         let mut leaves = self.leaves.lock().unwrap_or_else(PoisonError::into_inner);
         leaves.retain(|(anchor, until)| *until > now || new.anchors().iter().any(|kept| kept.der == *anchor));
     }
-
-    fn reload_keys(&self) -> Result<(), AuthorityError> {
-        let text = read_keys(&self.sources)?;
-        let mut current = self.keys_text.lock().unwrap_or_else(PoisonError::into_inner);
-        if *current != text {
-            self.keys.store(Arc::new(parse_keys(&self.sources, &text)?));
-            tracing::info!("token keys reloaded");
-            *current = text;
-        }
-        Ok(())
-    }
-
-    /// Reloads on file events and every `POLL`, until dropped. Tells `report` how many token keys there are, at once and
-    /// after each look.
-    pub async fn follow(&self, report: impl Fn(usize)) {
-        report(self.keys().keys.len());
-        let (sender, mut events) = mpsc::channel(1);
-        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // Our own reading makes access events; answering those would never end.
-            if !event.is_ok_and(|event| event.kind.is_access()) {
-                // A full queue already says "look": losing the second notice loses nothing.
-                let _full = sender.try_send(()).is_err();
-            }
-        });
-        let watcher = watcher.and_then(|mut watcher| {
-            watcher.watch(&self.sources.issuer_dir, RecursiveMode::NonRecursive)?;
-            if let Some(dir) = self.sources.jwks.parent().filter(|dir| !dir.as_os_str().is_empty()) {
-                watcher.watch(dir, RecursiveMode::NonRecursive)?;
-            }
-            Ok(watcher)
-        });
-        if let Err(error) = &watcher {
-            tracing::warn!(%error, "cannot watch files; relying on the poll every {POLL:?}");
-        }
-        let mut last_error = String::new();
-        loop {
-            if let Ok(None) = tokio::time::timeout(POLL, events.recv()).await {
-                // The watcher could not be made and took the sender with it.
-                tokio::time::sleep(POLL).await;
-            }
-            let error = self.reload(SystemTime::now()).err().map(|e| e.to_string()).unwrap_or_default();
-            if !error.is_empty() && error != last_error {
-                metrics::counter!("remora_identity_reload_failures_total").increment(1);
-                tracing::error!(error, "refusing the new state, keeping the old");
-            }
-            last_error = error;
-            report(self.keys().keys.len());
-        }
-    }
-}
-
-fn read_keys(sources: &Sources) -> Result<String, AuthorityError> {
-    std::fs::read_to_string(&sources.jwks)
-        .map_err(|source| AuthorityError::ReadKeys { path: sources.jwks.clone(), source })
-}
-
-fn parse_keys(sources: &Sources, text: &str) -> Result<JwkSet, AuthorityError> {
-    serde_json::from_str(text).map_err(|e| AuthorityError::Keys { path: sources.jwks.clone(), reason: e.to_string() })
 }

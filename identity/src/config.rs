@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
+use remora_kube::names::{AUDIENCE, NAMESPACE};
 use remora_model::TrustDomain;
 use remora_runtime::log;
 use remora_runtime::settings::{Mistakes, Reader, duration_within, parsed};
@@ -32,14 +33,23 @@ pub(crate) struct Raw {
     /// The trust domain of all identities
     #[arg(long, env = "REMORA_IDENTITY_TRUST_DOMAIN", default_value = "cluster.local")]
     trust_domain: String,
-    /// Folder with tls.crt, tls.key, ca.crt; filled on first start if it holds none of them (required)
+    /// In Kubernetes: the issuer is the Secret remora-issuer, made if there is none, and the API server checks tokens
+    #[arg(long, env = "REMORA_IDENTITY_KUBERNETES")]
+    kubernetes: bool,
+    /// The namespace that this runs in, which is part of its own identity
+    #[arg(long, env = "REMORA_IDENTITY_NAMESPACE", default_value = NAMESPACE)]
+    namespace: String,
+    /// This pod's name, for the leader election (required in Kubernetes)
+    #[arg(long, env = "REMORA_IDENTITY_POD")]
+    pod: Option<String>,
+    /// Folder with tls.crt, tls.key, ca.crt; filled on first start if it holds none of them (required elsewhere)
     #[arg(long, env = "REMORA_IDENTITY_ISSUER_DIR", value_name = "DIR")]
     issuer_dir: Option<String>,
-    /// JWKS file with the keys that sign service-account tokens (required)
+    /// JWKS file with the keys that sign service-account tokens (required elsewhere)
     #[arg(long, env = "REMORA_IDENTITY_JWKS", value_name = "FILE")]
     jwks: Option<String>,
     /// The audience that tokens must be for
-    #[arg(long, env = "REMORA_IDENTITY_AUDIENCE", default_value = "identity.remora.dev")]
+    #[arg(long, env = "REMORA_IDENTITY_AUDIENCE", default_value = AUDIENCE)]
     audience: String,
     /// How long certificates live, from 5s to 720h
     #[arg(long, env = "REMORA_IDENTITY_LEAF_LIFETIME", default_value = "24h")]
@@ -61,13 +71,22 @@ pub(crate) struct Config {
     pub(crate) listen: SocketAddr,
     pub(crate) admin: SocketAddr,
     pub(crate) trust_domain: TrustDomain,
-    pub(crate) issuer_dir: PathBuf,
-    pub(crate) jwks: PathBuf,
+    pub(crate) namespace: String,
+    pub(crate) place: Place,
     pub(crate) audience: String,
     pub(crate) leaf_lifetime: Duration,
     pub(crate) skew: Duration,
     pub(crate) log: String,
     pub(crate) log_format: log::Format,
+}
+
+/// Where this runs, and so where issuer and proof of tokens come from.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// The issuer is in `issuer_dir`, the keys of tokens are in `jwks`.
+    Files { issuer_dir: PathBuf, jwks: PathBuf },
+    /// The API server has both; this is the pod `pod`.
+    Kubernetes { pod: String },
 }
 
 impl Raw {
@@ -77,9 +96,9 @@ impl Raw {
         let listen = read.value("--listen", &self.listen, parsed::<SocketAddr>);
         let admin = read.value("--admin", &self.admin, parsed::<SocketAddr>);
         let trust_domain = read.value("--trust-domain", &self.trust_domain, parsed);
-        let issuer_dir = read.required("--issuer-dir", self.issuer_dir.as_deref(), path);
-        let jwks = read.required("--jwks", self.jwks.as_deref(), path);
-        let audience = read.required("--audience", Some(&self.audience), |text| Ok(text.to_owned()));
+        let namespace = read.value("--namespace", &self.namespace, label);
+        let place = self.place(&mut read);
+        let audience = read.required("--audience", Some(&self.audience), text);
         let lifetimes = duration_within(LEAF_LIFETIME_MIN, LEAF_LIFETIME_MAX);
         let leaf_lifetime = read.value("--leaf-lifetime", &self.leaf_lifetime, lifetimes);
         let skew = read.value("--skew", &self.skew, duration_within(Duration::ZERO, SKEW_MAX));
@@ -93,8 +112,8 @@ impl Raw {
                 listen: listen?,
                 admin: admin?,
                 trust_domain: trust_domain?,
-                issuer_dir: issuer_dir?,
-                jwks: jwks?,
+                namespace: namespace?,
+                place: place?,
                 audience: audience?,
                 leaf_lifetime: leaf_lifetime?,
                 skew: skew?,
@@ -104,6 +123,32 @@ impl Raw {
         };
         read.finish(all())
     }
+
+    fn place(&self, read: &mut Reader) -> Option<Place> {
+        if !self.kubernetes {
+            let issuer_dir = read.required("--issuer-dir", self.issuer_dir.as_deref(), path);
+            let jwks = read.required("--jwks", self.jwks.as_deref(), path);
+            return Some(Place::Files { issuer_dir: issuer_dir?, jwks: jwks? });
+        }
+        for (name, given) in [("--issuer-dir", &self.issuer_dir), ("--jwks", &self.jwks)] {
+            if given.is_some() {
+                read.mistake(format!("{name} and --kubernetes exclude each other"));
+            }
+        }
+        Some(Place::Kubernetes { pod: read.required("--pod", self.pod.as_deref(), text)? })
+    }
+}
+
+fn text(text: &str) -> Result<String, String> {
+    Ok(text.to_owned())
+}
+
+/// RFC 1123, as namespaces are named.
+fn label(text: &str) -> Result<String, String> {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let good =
+        (1..=63).contains(&text.len()) && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-');
+    if good { Ok(text.to_owned()) } else { Err("not the name of a namespace".to_owned()) }
 }
 
 fn path(text: &str) -> Result<PathBuf, String> {
@@ -139,6 +184,17 @@ mod tests {
             ["listen", "admin", "trust-domain", "issuer-dir", "jwks", "leaf-lifetime", "skew", "log", "audience"]
         {
             assert!(mistakes.contains(&format!("  --{name}")), "no {name} in {mistakes}");
+        }
+    }
+
+    #[test]
+    fn in_kubernetes_the_pods_name_is_enough() {
+        let config = read(&["--kubernetes", "--pod", "remora-identity-1"]).unwrap();
+        assert_eq!(config.place, Place::Kubernetes { pod: "remora-identity-1".into() });
+        assert_eq!(config.namespace, "remora");
+        let mistakes = read(&["--kubernetes", "--jwks", "/j", "--namespace", "No"]).unwrap_err().to_string();
+        for name in ["--pod", "--jwks and --kubernetes", "--namespace"] {
+            assert!(mistakes.contains(name), "no {name} in {mistakes}");
         }
     }
 

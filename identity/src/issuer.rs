@@ -1,4 +1,4 @@
-//! The signing certificate: loaded from cert-manager's three files or made on first start, proven usable before it
+//! The signing certificate: read from cert-manager's three files (or keys of a Secret) or made on first start, proven usable before it
 //! is used, and signing leaves from scratch.
 
 use std::fs;
@@ -11,6 +11,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
 };
+use remora_kube::names::{IDENTITY, NAMESPACE};
 use remora_model::{SpiffeId, TrustDomain};
 use remora_runtime::tls::{InvalidBundle, TrustBundle, VerifyError, pem_certificates, verify_svid};
 use x509_parser::certificate::X509Certificate;
@@ -35,8 +36,8 @@ pub enum IssuerError {
         source: io::Error,
     },
     /// Some files are there and some are not; guessing could replace a key.
-    #[error("{0} has some of tls.crt, tls.key, ca.crt but not all; add the missing or empty the folder")]
-    Incomplete(PathBuf),
+    #[error("{0} has some of tls.crt, tls.key, ca.crt but not all; add the missing, or remove the rest")]
+    Incomplete(String),
     /// A file does not hold what it should.
     #[error("{file} is unusable: {reason}")]
     Content {
@@ -55,7 +56,7 @@ pub enum IssuerError {
     #[error("certificates signed by tls.crt would be refused: {0}; does it chain to ca.crt, and is tls.key its key?")]
     SelfCheck(#[source] VerifyError),
     /// An anchor would go while leaves may chain to it.
-    #[error("ca.crt drops an anchor that certificates may chain to for another {} s; wait, or add a file `force-remove`", .0.as_secs())]
+    #[error("ca.crt drops an anchor that certificates may chain to for another {} s; wait, or add a file `force-remove` or the annotation {}=true", .0.as_secs(), remora_kube::names::FORCE_REMOVE)]
     AnchorInUse(Duration),
 }
 
@@ -74,6 +75,24 @@ impl std::fmt::Debug for Files {
 }
 
 impl Files {
+    /// From the contents of `tls.crt`, `tls.key`, `ca.crt`.
+    #[must_use]
+    pub fn new(certificate: Vec<u8>, key: Vec<u8>, anchors: Vec<u8>) -> Self {
+        Self { certificate, key, anchors }
+    }
+
+    pub(crate) fn certificate(&self) -> &[u8] {
+        &self.certificate
+    }
+
+    pub(crate) fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    pub(crate) fn anchors(&self) -> &[u8] {
+        &self.anchors
+    }
+
     /// Reads the folder. `None` if it holds none of the files.
     pub fn read(dir: &Path) -> Result<Option<Self>, IssuerError> {
         let read = |name: &str| match fs::read(dir.join(name)) {
@@ -84,7 +103,7 @@ impl Files {
         match (read("tls.crt")?, read("tls.key")?, read("ca.crt")?) {
             (Some(certificate), Some(key), Some(anchors)) => Ok(Some(Self { certificate, key, anchors })),
             (None, None, None) => Ok(None),
-            _ => Err(IssuerError::Incomplete(dir.to_owned())),
+            _ => Err(IssuerError::Incomplete(dir.display().to_string())),
         }
     }
 
@@ -273,7 +292,7 @@ impl Issuer {
     /// Signs a leaf that nobody gets, and returns the anchor it chains to.
     fn prove(&self, trust_domain: &TrustDomain, now: SystemTime) -> Result<Vec<u8>, IssuerError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(IssuerError::Sign)?;
-        let id = serving_id(trust_domain)?;
+        let id = serving_id(trust_domain, NAMESPACE)?;
         let leaf = self.sign(&id, &key, now, (Duration::from_secs(60), Duration::from_secs(60)))?;
         let chain: Vec<_> = leaf.chain.iter().map(|der| der.as_slice().into()).collect();
         let mut last = Err(IssuerError::SelfCheck(VerifyError::UnknownIssuer));
@@ -288,9 +307,9 @@ impl Issuer {
     }
 }
 
-/// The identity service's own identity.
-pub fn serving_id(trust_domain: &TrustDomain) -> Result<SpiffeId, IssuerError> {
-    SpiffeId::workload(trust_domain, "remora", "remora-identity")
+/// The identity service's own identity, where it runs in `namespace`.
+pub fn serving_id(trust_domain: &TrustDomain, namespace: &str) -> Result<SpiffeId, IssuerError> {
+    SpiffeId::workload(trust_domain, namespace, IDENTITY)
         .map_err(|e| IssuerError::Content { file: "trust domain", reason: e.to_string() })
 }
 

@@ -1,11 +1,13 @@
 //! The cluster's certificate authority: proves a workload by its service-account token, signs its short-lived
 //! X.509-SVID, and streams the trust bundle.
 //!
-//! In: `Certify` calls, the issuer's files, a JWKS. Out: certificates, an audit line each, the bundle as it changes.
-//! The identity comes from the token alone. What it does not do: keep any record of what it signed (leaves are
-//! short-lived and not revoked), or speak to Kubernetes (tokens are checked offline).
+//! In: `Certify` calls, the issuer, and what proves a token. Out: certificates, an audit line each, the bundle as it
+//! changes. The identity comes from the token alone. Where the rest comes from is one of two worlds: files (a folder with
+//! the issuer, a JWKS), or Kubernetes (a Secret, TokenReview), where the leader also keeps the trust anchors in
+//! every meshed namespace. What it does not do: keep any record of what it signed (leaves are short-lived and not revoked).
 
 mod config;
+pub mod source;
 pub mod authority;
 pub mod csr;
 pub mod issuer;
@@ -13,6 +15,7 @@ pub mod rate;
 pub mod server;
 pub mod service;
 pub mod token;
+mod anchors;
 mod run;
 
 pub use run::main;

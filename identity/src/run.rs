@@ -2,26 +2,45 @@
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use clap::Parser as _;
+use kube::Client;
+use remora_kube::client::{ClientError, connect};
+use remora_kube::lease::{Candidate, elect};
+use remora_kube::names::IDENTITY;
 use remora_runtime::admin::{self, Admin, Readiness};
 use remora_runtime::{EX_USAGE, drain, log};
 use tokio::net::TcpListener;
 
-use crate::authority::{Authority, AuthorityError, Sources};
-use crate::config::{Config, Raw};
-use crate::server::{ServeError, serve};
+use crate::anchors::keep;
+use crate::authority::Authority;
+use crate::config::{Config, Place, Raw};
+use crate::server::{ISSUER, Parts, ServeError, serve};
 use crate::service::Terms;
+use crate::source::directory::Directory;
+use crate::source::secret::Secret;
+use crate::source::{Source, SourceError};
+use crate::token::Proofs;
+use crate::token::jwks::{Keys, KeysError};
+use crate::token::review::Reviewer;
 
 /// How long open calls may take after a signal.
 const DRAIN_GRACE: Duration = Duration::from_secs(10);
 
+/// The first pauses between tries to get an issuer from the API server, and the longest.
+const OPEN_RETRY: Duration = Duration::from_millis(200);
+const OPEN_RETRY_MAX: Duration = Duration::from_secs(5);
+
 #[derive(Debug, thiserror::Error)]
 enum RunError {
     #[error("{0}")]
-    Authority(#[source] AuthorityError),
+    Source(#[source] SourceError),
+    #[error("{0}")]
+    Keys(#[source] KeysError),
+    #[error("{0}")]
+    Client(#[source] ClientError),
     #[error("cannot {operation}: {source}")]
     Io { operation: String, source: std::io::Error },
     #[error("cannot install metrics: {0}")]
@@ -71,21 +90,37 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// What makes this process differ from one elsewhere.
+struct World {
+    source: Source,
+    proofs: Proofs,
+    /// In Kubernetes: what the leader's work needs.
+    cluster: Option<(Client, Candidate)>,
+}
+
+impl World {
+    async fn open(place: Place, namespace: &str) -> Result<Self, RunError> {
+        match place {
+            Place::Files { issuer_dir, jwks } => Ok(Self {
+                source: Source::Directory(Directory::new(issuer_dir)),
+                proofs: Proofs::Offline(Keys::open(jwks).map_err(RunError::Keys)?),
+                cluster: None,
+            }),
+            Place::Kubernetes { pod } => {
+                let client = connect(IDENTITY).await.map_err(RunError::Client)?;
+                let candidate = Candidate { namespace: namespace.to_owned(), name: IDENTITY.to_owned(), me: pod };
+                Ok(Self {
+                    source: Source::Secret(Secret::new(client.clone(), namespace)),
+                    proofs: Proofs::Review(Reviewer::new(&client)),
+                    cluster: Some((client, candidate)),
+                })
+            }
+        }
+    }
+}
+
 async fn run(config: Config, log: log::Handle) -> Result<(), RunError> {
     let metrics = admin::install_metrics().map_err(RunError::Metrics)?;
-    let sources = Sources {
-        issuer_dir: config.issuer_dir,
-        jwks: config.jwks,
-        trust_domain: config.trust_domain.clone(),
-        leaf_lifetime: config.leaf_lifetime,
-    };
-    let authority = Authority::open(sources, SystemTime::now()).map_err(RunError::Authority)?;
-    let terms = Terms {
-        trust_domain: config.trust_domain,
-        audience: config.audience,
-        leaf_lifetime: config.leaf_lifetime,
-        skew: config.skew,
-    };
     let listener = bind(config.listen).await?;
     let admin_listener = bind(config.admin).await?;
     for (what, listener) in [("grpc", &listener), ("admin", &admin_listener)] {
@@ -95,13 +130,15 @@ async fn run(config: Config, log: log::Handle) -> Result<(), RunError> {
     }
     let (signal, watch) = drain::channel();
     let readiness = Readiness::new();
-    let shown = Arc::clone(&authority);
+    readiness.waiting(ISSUER, "it was not read yet");
+    let shown: Arc<OnceLock<Arc<Authority>>> = Arc::default();
+    let authority = Arc::clone(&shown);
     let admin = Admin::new(readiness.clone()).with_log(log).with_metrics(metrics);
-    let admin = admin.with_extra_metrics(move || shown.prometheus());
+    let admin = admin.with_extra_metrics(move || authority.get().map(|it| it.prometheus()).unwrap_or_default());
     let admin = tokio::spawn(admin::serve(admin_listener, admin.router(), watch.clone()));
-    let mut server = tokio::spawn(serve(listener, authority, terms, readiness.clone(), watch));
+    let mut work = tokio::spawn(work(config, listener, shown, readiness.clone(), watch));
     let terminated = tokio::select! {
-        ended = &mut server => return ended.unwrap_or(Ok(())).map_err(RunError::Serve),
+        ended = &mut work => return ended.unwrap_or(Ok(())),
         terminated = drain::terminated() => terminated,
     };
     let by = terminated.map_err(|source| RunError::Io { operation: "listen for signals".into(), source })?;
@@ -109,10 +146,71 @@ async fn run(config: Config, log: log::Handle) -> Result<(), RunError> {
     readiness.waiting("process", "it is ending");
     if tokio::time::timeout(DRAIN_GRACE, signal.drain()).await.is_err() {
         tracing::warn!("some calls did not finish in time");
-        server.abort();
+        work.abort();
         admin.abort();
     }
     Ok(())
+}
+
+/// All but the admin port, until `drain`.
+async fn work(
+    config: Config,
+    listener: TcpListener,
+    shown: Arc<OnceLock<Arc<Authority>>>,
+    readiness: Readiness,
+    drain: drain::Watch,
+) -> Result<(), RunError> {
+    let World { source, proofs, cluster } = World::open(config.place, &config.namespace).await?;
+    let terms = Terms {
+        trust_domain: config.trust_domain,
+        namespace: config.namespace,
+        audience: config.audience,
+        leaf_lifetime: config.leaf_lifetime,
+        skew: config.skew,
+    };
+    let opened = tokio::select! {
+        opened = open(&source, &terms, &readiness) => opened,
+        () = drain.signaled() => return Ok(()),
+    };
+    let authority = opened.map_err(RunError::Source)?;
+    let authority = Arc::clone(shown.get_or_init(|| authority));
+    let namespace = terms.namespace.clone();
+    let issuer = authority.watch();
+    let parts = Parts { authority, source, proofs, terms };
+    let serving = serve(listener, parts, readiness, drain.clone());
+    let Some((client, candidate)) = cluster else {
+        return serving.await.map_err(RunError::Serve);
+    };
+    let (leads, election) = elect(client.clone(), candidate, drain);
+    let leading = async {
+        tokio::join!(election, keep(client, &namespace, issuer, leads));
+        Ok(())
+    };
+    let serving = async { serving.await.map_err(RunError::Serve) };
+    // The election gives its lease back before it ends.
+    tokio::try_join!(serving, leading).map(|((), ())| ())
+}
+
+/// The issuer that is there, or a new one. In Kubernetes this waits for an API server that is away and for a Secret that
+/// can be used, as somebody may be about to put it right; a folder is at hand, so what is wrong with it ends the process.
+async fn open(source: &Source, terms: &Terms, readiness: &Readiness) -> Result<Arc<Authority>, SourceError> {
+    let mut pause = OPEN_RETRY;
+    loop {
+        let now = SystemTime::now();
+        let opened = source.open(&terms.trust_domain, now).await.and_then(|held| {
+            let trust_domain = terms.trust_domain.clone();
+            Authority::new(held, trust_domain, terms.leaf_lifetime, now).map_err(SourceError::Issuer)
+        });
+        match (opened, source) {
+            (Err(error), Source::Secret(_)) => {
+                tracing::error!(%error, "no issuer yet");
+                readiness.waiting(ISSUER, error.to_string());
+            }
+            (opened, _) => return opened,
+        }
+        tokio::time::sleep(pause).await;
+        pause = (2 * pause).min(OPEN_RETRY_MAX);
+    }
 }
 
 async fn bind(addr: SocketAddr) -> Result<TcpListener, RunError> {

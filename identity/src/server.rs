@@ -16,6 +16,8 @@ use tokio::net::TcpListener;
 use crate::authority::Authority;
 use crate::issuer::{IssuerError, serving_id};
 use crate::service::{Service, Terms};
+use crate::source::Source;
+use crate::token::Proofs;
 
 /// A token and a CSR, with room.
 const MESSAGE_BYTES_MAX: usize = 128 * 1024;
@@ -39,25 +41,38 @@ pub enum ServeError {
     Grpc(#[source] tonic::transport::Error),
 }
 
-/// Conditions of `/ready`: the issuer signs, there are keys to check tokens with.
+/// Condition of `/ready`: the issuer signs.
 pub(crate) const ISSUER: &str = "issuer";
-pub(crate) const TOKEN_KEYS: &str = "token keys";
+
+/// What is served.
+#[derive(Debug)]
+pub struct Parts {
+    /// Signs.
+    pub authority: Arc<Authority>,
+    /// Where its issuer comes from.
+    pub source: Source,
+    /// Proves who asks.
+    pub proofs: Proofs,
+    /// How leaves are made.
+    pub terms: Terms,
+}
 
 /// Serves until drained. Open streams are ended, open calls finished.
 pub async fn serve(
     listener: TcpListener,
-    authority: Arc<Authority>,
-    terms: Terms,
+    parts: Parts,
     readiness: Readiness,
     drain: drain::Watch,
 ) -> Result<(), ServeError> {
+    let Parts { authority, source, proofs, terms } = parts;
     readiness.waiting(ISSUER, "it has not signed anything yet");
     let (config, svid) = own_config(&authority, &terms)?;
     readiness.ready(ISSUER);
     let config = Arc::new(ArcSwap::new(config));
     let current = Arc::clone(&config);
     let incoming = tls_incoming(listener, move || current.load_full());
-    let service = Service::new(Arc::clone(&authority), terms.clone(), drain.clone());
+    let proofs = Arc::new(proofs);
+    let service = Service::new(Arc::clone(&authority), Arc::clone(&proofs), terms.clone(), drain.clone());
     let service = IdentityServer::new(service).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let server = tonic::transport::Server::builder()
         .max_concurrent_streams(STREAMS_MAX)
@@ -66,15 +81,9 @@ pub async fn serve(
         .serve_with_incoming_shutdown(service, incoming, drain.signaled());
     tokio::select! {
         done = server => done.map_err(ServeError::Grpc),
-        () = authority.follow(|keys| report_keys(&readiness, keys)) => Ok(()),
+        () = source.follow(Arc::clone(&authority)) => Ok(()),
+        () = proofs.follow(&readiness) => Ok(()),
         () = keep_certified(&authority, &terms, &readiness, &config, svid) => Ok(()),
-    }
-}
-
-fn report_keys(readiness: &Readiness, keys: usize) {
-    match keys {
-        0 => readiness.waiting(TOKEN_KEYS, "the JWKS holds no key, so no token can be checked"),
-        _ => readiness.ready(TOKEN_KEYS),
     }
 }
 
@@ -112,7 +121,7 @@ async fn keep_certified(
 
 fn own_config(authority: &Authority, terms: &Terms) -> Result<(Arc<ServerConfig>, Svid), ServeError> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|e| ServeError::Sign(IssuerError::Sign(e)))?;
-    let id = serving_id(&terms.trust_domain).map_err(ServeError::Sign)?;
+    let id = serving_id(&terms.trust_domain, &terms.namespace).map_err(ServeError::Sign)?;
     let issuer = authority.issuer();
     let leaf =
         issuer.sign(&id, &key, SystemTime::now(), (terms.leaf_lifetime, terms.skew)).map_err(ServeError::Sign)?;

@@ -1,4 +1,4 @@
-//! The gRPC service: `Certify` and `WatchBundle`.
+//! The gRPC service: `Certify` and `WatchBundle`. Every issuance and every refusal leaves a line in the audit log.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use futures_util::stream::{Stream, StreamExt as _};
 use remora_api::v1::identity_server::Identity;
 use remora_api::v1::{Bundle, CertifyRequest, CertifyResponse, WatchBundleRequest};
+use remora_kube::client::CallError;
 use remora_model::TrustDomain;
 use remora_runtime::drain;
 use remora_runtime::grpc::Peer;
@@ -18,13 +19,16 @@ use crate::authority::Authority;
 use crate::csr::{self, CsrError};
 use crate::issuer::IssuerError;
 use crate::rate::{Limited, Limiter};
-use crate::token::{Rules, TokenError};
+use crate::token::review::ReviewError;
+use crate::token::{Proofs, Rules, TokenError};
 
 /// How leaves are made and for whom.
 #[derive(Debug, Clone)]
 pub struct Terms {
     /// Ours.
     pub trust_domain: TrustDomain,
+    /// Where this service runs: part of its own identity.
+    pub namespace: String,
     /// Audience that tokens must be for.
     pub audience: String,
     /// How long leaves live.
@@ -45,6 +49,9 @@ pub enum Refusal {
     /// Too often.
     #[error("rate limit of {0}; retry with backoff")]
     Limited(&'static str),
+    /// Nobody could tell whether the token is good.
+    #[error("cannot review the token: {0}; retry with backoff")]
+    Review(#[source] CallError),
     /// Our fault.
     #[error("issuer cannot sign: {0}")]
     Issuer(#[source] IssuerError),
@@ -56,6 +63,7 @@ impl Refusal {
             Self::Token(error) => error.reason(),
             Self::Csr(error) => error.reason(),
             Self::Limited(_) => "rate_limit",
+            Self::Review(_) => "token_review",
             Self::Issuer(_) => "issuer",
         }
     }
@@ -66,7 +74,8 @@ impl Refusal {
             Self::Token(_) => Status::unauthenticated(message),
             Self::Csr(_) => Status::invalid_argument(message),
             Self::Limited(_) => Status::resource_exhausted(message),
-            Self::Issuer(_) => Status::unavailable(message),
+            // The caller tries again.
+            Self::Review(_) | Self::Issuer(_) => Status::unavailable(message),
         }
     }
 }
@@ -75,6 +84,7 @@ impl Refusal {
 #[derive(Debug)]
 pub struct Service {
     authority: Arc<Authority>,
+    proofs: Arc<Proofs>,
     terms: Terms,
     limiter: Mutex<Limiter>,
     started: Instant,
@@ -82,27 +92,29 @@ pub struct Service {
 }
 
 impl Service {
-    /// Over `authority`, until `drain`.
+    /// Over `authority` and `proofs`, until `drain`.
     #[must_use]
-    pub fn new(authority: Arc<Authority>, terms: Terms, drain: drain::Watch) -> Self {
-        Self { authority, terms, limiter: Mutex::default(), started: Instant::now(), drain }
+    pub fn new(authority: Arc<Authority>, proofs: Arc<Proofs>, terms: Terms, drain: drain::Watch) -> Self {
+        Self { authority, proofs, terms, limiter: Mutex::default(), started: Instant::now(), drain }
     }
 
-    fn issue(&self, request: &CertifyRequest, peer: Option<&Peer>) -> Result<CertifyResponse, Refusal> {
+    async fn issue(&self, request: &CertifyRequest, peer: Option<&Peer>) -> Result<CertifyResponse, Refusal> {
+        let rules =
+            Rules { audience: &self.terms.audience, trust_domain: &self.terms.trust_domain, skew: self.terms.skew };
+        let asked = csr::read(&request.csr_der).map_err(Refusal::Csr)?;
+        let from = peer.map(|peer| peer.addr.ip());
+        let workload =
+            self.proofs.check(&request.token, from, rules, SystemTime::now()).await.map_err(|e| match e {
+                ReviewError::Token(error) => Refusal::Token(error),
+                ReviewError::Limited => Refusal::Limited("this address"),
+                ReviewError::Away(error) => Refusal::Review(error),
+            })?;
+        let key = asked.key_for(&workload.id).map_err(Refusal::Csr)?;
         let now = SystemTime::now();
-        let keys = self.authority.keys();
-        let rules = Rules {
-            keys: &keys,
-            audience: &self.terms.audience,
-            trust_domain: &self.terms.trust_domain,
-            skew: self.terms.skew,
-        };
-        let workload = rules.check(&request.token, now).map_err(Refusal::Token)?;
-        let key = csr::public_key(&request.csr_der).map_err(Refusal::Csr)?;
         self.limiter
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .take(&format!("{} {}", workload.id, workload.pod_uid), self.started.elapsed())
+            .take(&format!("{} {}", workload.id, workload.pod.uid), self.started.elapsed())
             .map_err(|limited| match limited {
                 Limited::Workload => Refusal::Limited("this workload"),
                 Limited::Everybody => Refusal::Limited("the service"),
@@ -116,7 +128,8 @@ impl Service {
         tracing::info!(
             target: "audit",
             id = %workload.id,
-            pod_uid = workload.pod_uid,
+            pod = workload.pod.name,
+            pod_uid = workload.pod.uid,
             serial = leaf.serial,
             not_after,
             peer = peer.map(|peer| peer.addr.to_string()),
@@ -134,7 +147,7 @@ impl Service {
 impl Identity for Service {
     async fn certify(&self, request: Request<CertifyRequest>) -> Result<Response<CertifyResponse>, Status> {
         let peer = request.extensions().get::<Peer>().cloned();
-        match self.issue(request.get_ref(), peer.as_ref()) {
+        match self.issue(request.get_ref(), peer.as_ref()).await {
             Ok(response) => {
                 metrics::counter!("remora_identity_issued_total").increment(1);
                 Ok(Response::new(response))

@@ -1,19 +1,25 @@
 //! The service over real sockets, with the real client; and its page in docs/.
 
-mod tokens;
+pub(crate) mod tokens;
 mod serving;
 
 /// The sources that count or show something.
-const SOURCES: [&str; 3] =
-    [include_str!("../authority.rs"), include_str!("../service.rs"), include_str!("../server.rs")];
+const SOURCES: [&str; 5] = [
+    include_str!("../authority.rs"),
+    include_str!("../service.rs"),
+    include_str!("../source/mod.rs"),
+    include_str!("../token/jwks.rs"),
+    include_str!("../anchors/mod.rs"),
+];
 
 #[test]
 fn every_metric_and_condition_is_on_the_page() {
     let page = include_str!("../../../docs/identity.md");
     let begun = SOURCES.iter().flat_map(|source| source.split("\"remora_identity_").skip(1));
     let metrics: Vec<_> = begun.filter_map(|rest| rest.split('"').next()).collect();
-    assert_eq!(metrics.len(), 6, "{metrics:?}");
-    let conditions = [crate::server::ISSUER, crate::server::TOKEN_KEYS].map(str::to_owned);
+    assert_eq!(metrics.len(), 10, "{metrics:?}");
+    let conditions = [crate::server::ISSUER, crate::token::jwks::TOKEN_KEYS, crate::token::review::TOKEN_REVIEW];
+    let conditions = conditions.map(str::to_owned);
     for name in metrics.iter().map(|rest| format!("remora_identity_{rest}")).chain(conditions) {
         assert!(page.contains(&format!("| `{name}` |")), "{name} is not in docs/identity.md");
     }

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use rcgen::{CertificateParams, KeyPair};
 use remora_api::v1::identity_client::IdentityClient;
 use remora_api::v1::{CertifyRequest, WatchBundleRequest};
+use remora_kube::names::NAMESPACE;
 use remora_model::{SpiffeId, TrustDomain};
 use remora_runtime::admin::Readiness;
 use remora_runtime::tls::{Alpn, TrustBundle, anonymous_client_config, verify_svid};
@@ -19,10 +20,14 @@ use tonic::Code;
 use tonic::transport::Channel;
 
 use super::tokens::{AUDIENCE, Signer, claims};
-use crate::authority::{Authority, AuthorityError, Sources};
+use crate::authority::Authority;
 use crate::issuer::{FORCE_REMOVE, Files, IssuerError, serving_id};
-use crate::server::serve;
+use crate::server::{Parts, serve};
 use crate::service::Terms;
+use crate::source::directory::Directory;
+use crate::source::{Source, SourceError};
+use crate::token::Proofs;
+use crate::token::jwks::Keys;
 
 const LEAF_LIFETIME: Duration = Duration::from_secs(3600);
 /// How long another replica may sign with an issuer that this one has replaced.
@@ -48,6 +53,7 @@ impl World {
         let authority = open(&dir, &trust_domain, SystemTime::now());
         let terms = Terms {
             trust_domain: trust_domain.clone(),
+            namespace: NAMESPACE.into(),
             audience: AUDIENCE.into(),
             leaf_lifetime: LEAF_LIFETIME,
             skew: Duration::from_secs(60),
@@ -56,13 +62,19 @@ impl World {
         let addr = listener.local_addr().unwrap();
         let (drain, watch) = drain::channel();
         let readiness = Readiness::new();
-        tokio::spawn(serve(listener, Arc::clone(&authority), terms, readiness.clone(), watch));
+        let parts = Parts {
+            authority: Arc::clone(&authority),
+            source: Source::Directory(directory(&dir)),
+            proofs: Proofs::Offline(Keys::open(jwks).unwrap()),
+            terms,
+        };
+        tokio::spawn(serve(listener, parts, readiness.clone(), watch));
         Self { dir, signer, authority, trust_domain, addr, readiness, drain }
     }
 
     fn client(&self) -> IdentityClient<Channel> {
         let bundle = self.authority.issuer().bundle().clone();
-        let id = serving_id(&self.trust_domain).unwrap();
+        let id = serving_id(&self.trust_domain, NAMESPACE).unwrap();
         let config = move || anonymous_client_config(&bundle, &id, &[Alpn::Grpc]);
         IdentityClient::new(grpc::mtls_channel(&self.addr.to_string(), config).unwrap())
     }
@@ -71,6 +83,10 @@ impl World {
         let key = KeyPair::generate().unwrap();
         let csr_der = CertificateParams::new(["evil.example".to_owned()]).unwrap().serialize_request(&key).unwrap();
         CertifyRequest { csr_der: csr_der.der().to_vec(), token: self.signer.sign(&claims("shop", name)) }
+    }
+
+    fn reload(&self, now: SystemTime) -> Result<(), SourceError> {
+        reload(&self.authority, &self.dir, now)
     }
 
     fn issuer_dir(&self) -> std::path::PathBuf {
@@ -96,14 +112,21 @@ impl World {
     }
 }
 
-fn open(dir: &TempDir, trust_domain: &TrustDomain, now: SystemTime) -> Arc<Authority> {
-    let (issuer_dir, jwks) = (dir.path().join("issuer"), dir.path().join("jwks.json"));
-    let sources = Sources { issuer_dir, jwks, trust_domain: trust_domain.clone(), leaf_lifetime: LEAF_LIFETIME };
-    Authority::open(sources, now).unwrap()
+fn directory(dir: &TempDir) -> Directory {
+    Directory::new(dir.path().join("issuer"))
 }
 
-fn in_use(reloaded: &Result<(), AuthorityError>) -> bool {
-    matches!(reloaded, Err(AuthorityError::Issuer(IssuerError::AnchorInUse(_))))
+fn open(dir: &TempDir, trust_domain: &TrustDomain, now: SystemTime) -> Arc<Authority> {
+    let held = directory(dir).open(trust_domain, now).unwrap();
+    Authority::new(held, trust_domain.clone(), LEAF_LIFETIME, now).unwrap()
+}
+
+fn reload(authority: &Authority, dir: &TempDir, now: SystemTime) -> Result<(), SourceError> {
+    authority.take(directory(dir).look()?, now).map_err(SourceError::Issuer)
+}
+
+fn in_use(reloaded: &Result<(), SourceError>) -> bool {
+    matches!(reloaded, Err(SourceError::Issuer(IssuerError::AnchorInUse(_))))
 }
 
 #[tokio::test]
@@ -174,11 +197,11 @@ async fn anchors_and_issuer_rotate_without_reconnecting() {
     let (old, new) = world.two_issuers();
 
     world.install(old.path(), &[old.path(), new.path()]);
-    world.authority.reload(SystemTime::now()).unwrap();
+    world.reload(SystemTime::now()).unwrap();
     assert_eq!(stream.message().await.unwrap().unwrap().anchors_der.len(), 2);
 
     world.install(new.path(), &[old.path(), new.path()]);
-    world.authority.reload(SystemTime::now()).unwrap();
+    world.reload(SystemTime::now()).unwrap();
     let response = client.certify(world.request("web")).await.unwrap().into_inner();
     let new_anchors = TrustBundle::from_pem(world.trust_domain.clone(), &fs::read(new.path().join("ca.crt")).unwrap());
     let chain: Vec<_> = response.chain_der.iter().map(|der| der.as_slice().into()).collect();
@@ -187,9 +210,9 @@ async fn anchors_and_issuer_rotate_without_reconnecting() {
     // The first leaf still chains to the old anchor.
     world.install(new.path(), &[new.path()]);
     let now = SystemTime::now();
-    let refused = world.authority.reload(now);
+    let refused = world.reload(now);
     assert!(in_use(&refused), "{refused:?}");
-    world.authority.reload(now + LEAF_LIFETIME + REPLICA).unwrap();
+    world.reload(now + LEAF_LIFETIME + REPLICA).unwrap();
     assert_eq!(stream.message().await.unwrap().unwrap().anchors_der.len(), 1);
 }
 
@@ -202,9 +225,9 @@ async fn a_restarted_service_keeps_the_old_anchor_for_a_leafs_life() {
     let start = SystemTime::now();
     let restarted = open(&world.dir, &world.trust_domain, start);
     world.install(new.path(), &[new.path()]);
-    let refused = restarted.reload(start + LEAF_LIFETIME - Duration::from_secs(1));
+    let refused = reload(&restarted, &world.dir, start + LEAF_LIFETIME - Duration::from_secs(1));
     assert!(in_use(&refused), "{refused:?}");
-    restarted.reload(start + LEAF_LIFETIME).unwrap();
+    reload(&restarted, &world.dir, start + LEAF_LIFETIME).unwrap();
     assert_eq!(restarted.issuer().bundle().anchors().len(), 1);
 }
 
@@ -216,10 +239,10 @@ async fn what_another_replica_may_have_signed_keeps_the_old_anchor_too() {
     let (old, new) = world.two_issuers();
     world.install(new.path(), &[old.path(), new.path()]);
     let swapped = start + 2 * LEAF_LIFETIME;
-    replica.reload(swapped).unwrap();
+    reload(&replica, &world.dir, swapped).unwrap();
     world.install(new.path(), &[new.path()]);
-    assert!(in_use(&replica.reload(swapped + LEAF_LIFETIME)));
-    replica.reload(swapped + LEAF_LIFETIME + REPLICA).unwrap();
+    assert!(in_use(&reload(&replica, &world.dir, swapped + LEAF_LIFETIME)));
+    reload(&replica, &world.dir, swapped + LEAF_LIFETIME + REPLICA).unwrap();
 }
 
 #[tokio::test]
@@ -228,7 +251,7 @@ async fn expiries_are_shown_per_anchor_and_of_the_issuer_and_go_with_their_ancho
     let (old, new) = world.two_issuers();
     world.install(new.path(), &[old.path(), new.path()]);
     let now = SystemTime::now();
-    world.authority.reload(now).unwrap();
+    world.reload(now).unwrap();
     let text = world.authority.prometheus();
     let count = |text: &str, what: &str| text.lines().filter(|line| line.starts_with(what)).count();
     assert_eq!(count(&text, "remora_identity_issuer_expiry_timestamp_seconds "), 1, "{text}");
@@ -236,7 +259,7 @@ async fn expiries_are_shown_per_anchor_and_of_the_issuer_and_go_with_their_ancho
     assert_eq!(text.matches("signing=\"true\"").count(), 1, "{text}");
     assert_eq!(count(&text, "remora_identity_anchor_leaves_until_timestamp_seconds{"), 1, "{text}");
     world.install(new.path(), &[new.path()]);
-    world.authority.reload(now + LEAF_LIFETIME + REPLICA).unwrap();
+    world.reload(now + LEAF_LIFETIME + REPLICA).unwrap();
     assert_eq!(count(&world.authority.prometheus(), "remora_identity_anchor_expiry_timestamp_seconds{"), 1);
 }
 
@@ -262,7 +285,7 @@ async fn a_marker_forces_an_anchor_out() {
     // Written before the swap: the service watches the folder too, and may be first.
     fs::write(world.issuer_dir().join(FORCE_REMOVE), "").unwrap();
     world.install(new.path(), &[new.path()]);
-    world.authority.reload(SystemTime::now()).unwrap();
+    world.reload(SystemTime::now()).unwrap();
     assert_eq!(world.authority.issuer().bundle().anchors().len(), 1);
 }
 
@@ -272,13 +295,13 @@ async fn a_bad_issuer_is_refused_and_the_old_one_goes_on() {
     let (old, new) = world.two_issuers();
     // A certificate with another's key, an issuer that does not chain, junk.
     fs::write(world.issuer_dir().join("tls.key"), fs::read(new.path().join("tls.key")).unwrap()).unwrap();
-    assert!(world.authority.reload(SystemTime::now()).is_err());
+    assert!(world.reload(SystemTime::now()).is_err());
     world.install(new.path(), &[old.path()]);
-    assert!(world.authority.reload(SystemTime::now()).is_err());
+    assert!(world.reload(SystemTime::now()).is_err());
     fs::write(world.issuer_dir().join("tls.crt"), "junk").unwrap();
-    assert!(world.authority.reload(SystemTime::now()).is_err());
+    assert!(world.reload(SystemTime::now()).is_err());
     fs::remove_file(world.issuer_dir().join("tls.crt")).unwrap();
-    assert!(world.authority.reload(SystemTime::now()).is_err());
+    assert!(world.reload(SystemTime::now()).is_err());
     assert!(world.client().certify(world.request("web")).await.is_ok());
 }
 
@@ -292,7 +315,7 @@ async fn the_workload_client_certifies_itself_and_follows_the_bundle() {
     let id = SpiffeId::workload(&world.trust_domain, "shop", "web").unwrap();
     let config = certify::CertifyConfig {
         identity_addr: world.addr.to_string(),
-        identity_id: serving_id(&world.trust_domain).unwrap(),
+        identity_id: serving_id(&world.trust_domain, NAMESPACE).unwrap(),
         token_path,
         anchors_path,
         id: id.clone(),
@@ -302,7 +325,7 @@ async fn the_workload_client_certifies_itself_and_follows_the_bundle() {
     assert_eq!((first.svid.id(), first.bundle.anchors().len()), (&id, 1));
     let (old, new) = world.two_issuers();
     world.install(old.path(), &[old.path(), new.path()]);
-    world.authority.reload(SystemTime::now()).unwrap();
+    world.reload(SystemTime::now()).unwrap();
     let both = |credentials: &Option<Arc<remora_runtime::tls::Credentials>>| {
         credentials.as_ref().is_some_and(|credentials| credentials.bundle.anchors().len() == 2)
     };

@@ -8,21 +8,22 @@ use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use remora_model::TrustDomain;
 use serde_json::{Value, json};
 
-use crate::token::{Rules, TokenError};
+use crate::token::jwks::prove;
+use crate::token::{Rules, TokenError, Workload};
 
-pub(super) const AUDIENCE: &str = "identity.remora.dev";
+pub(crate) const AUDIENCE: &str = "identity.remora.dev";
 
 /// A token issuer: what the Kubernetes API server is in a cluster.
-pub(super) struct Signer {
+pub(crate) struct Signer {
     key: KeyPair,
 }
 
 impl Signer {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { key: KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap() }
     }
 
-    pub(super) fn jwks(&self) -> String {
+    pub(crate) fn jwks(&self) -> String {
         // Uncompressed point: 0x04, x, y.
         let point = self.key.public_key_raw();
         let (x, y) = (base64url(&point[1..33]), base64url(&point[33..65]));
@@ -30,14 +31,14 @@ impl Signer {
             .to_string()
     }
 
-    pub(super) fn sign(&self, claims: &Value) -> String {
+    pub(crate) fn sign(&self, claims: &Value) -> String {
         let mut header = Header::new(Algorithm::ES256);
         header.kid = Some("k1".into());
         encode(&header, claims, &EncodingKey::from_ec_der(&self.key.serialize_der())).unwrap()
     }
 }
 
-pub(super) fn claims(namespace: &str, name: &str) -> Value {
+pub(crate) fn claims(namespace: &str, name: &str) -> Value {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     json!({
         "iss": "https://kubernetes.default.svc", "aud": [AUDIENCE], "iat": now, "nbf": now, "exp": now + 3600,
@@ -64,11 +65,11 @@ fn base64url(bytes: &[u8]) -> String {
     text
 }
 
-fn check(token: &str, signer: &Signer, now: SystemTime) -> Result<crate::token::Workload, TokenError> {
+fn check(token: &str, signer: &Signer, now: SystemTime) -> Result<Workload, TokenError> {
     let keys: JwkSet = serde_json::from_str(&signer.jwks()).unwrap();
     let trust_domain = TrustDomain::new("cluster.local").unwrap();
-    let skew = Duration::from_secs(60);
-    Rules { keys: &keys, audience: AUDIENCE, trust_domain: &trust_domain, skew }.check(token, now)
+    let rules = Rules { audience: AUDIENCE, trust_domain: &trust_domain, skew: Duration::from_secs(60) };
+    prove(&keys, token, rules, now)?.judge(&trust_domain)
 }
 
 #[test]
@@ -76,7 +77,7 @@ fn a_good_token_names_its_service_account_and_pod() {
     let signer = Signer::new();
     let workload = check(&signer.sign(&claims("shop", "web")), &signer, SystemTime::now()).unwrap();
     assert_eq!(workload.id.as_str(), "spiffe://cluster.local/ns/shop/sa/web");
-    assert_eq!(workload.pod_uid, "pod-uid");
+    assert_eq!((workload.pod.name.as_str(), workload.pod.uid.as_str()), ("web-1", "pod-uid"));
 }
 
 #[test]

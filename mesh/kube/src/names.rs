@@ -28,6 +28,8 @@ pub const INJECTOR: &str = "remora-injector";
 
 /// The Secret with the issuer: `tls.crt`, `tls.key`, `ca.crt` (cert-manager's shape).
 pub const ISSUER_SECRET: &str = "remora-issuer";
+/// Annotation `true` on it: anchors may go although certificates still chain to them.
+pub const FORCE_REMOVE: &str = "remora.dev/force-remove";
 /// The Secret with the webhook's own CA and serving certificate.
 pub const INJECTOR_SECRET: &str = "remora-injector-tls";
 /// The ConfigMap with the trust anchors (`ca.crt`) in every meshed namespace.

@@ -1,0 +1,233 @@
+//! Which namespaces want the ConfigMap, decided: pure. What the watches say and `now` in, what to write or remove out.
+//!
+//! A namespace wants it that is opted in, holds a pod with a sidecar, or is the control plane's own. One that is being
+//! deleted gets nothing. Where nobody wants it any more it goes, but only what we made, not before all is known, and not at once:
+//! a Job of an opted-in pod template would wait for it again at its next run.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How long a ConfigMap outlives its last use.
+pub(crate) const LINGER: Duration = Duration::from_secs(30);
+/// Pause after a write that failed.
+pub(crate) const RETRY: Duration = Duration::from_secs(2);
+
+/// What is watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Namespaces,
+    Pods,
+    ConfigMaps,
+}
+
+/// What to do in a namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Action {
+    Write,
+    Remove,
+}
+
+/// What is known of a namespace's ConfigMap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// It bears our label.
+    pub(crate) ours: bool,
+    /// It holds the anchors in force.
+    pub(crate) current: bool,
+}
+
+/// What is known of a namespace itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct State {
+    pub(crate) opted_in: bool,
+    pub(crate) terminating: bool,
+}
+
+/// Something with the listing that it was last seen in: what a later listing leaves out is gone.
+type Seen<T> = (u64, T);
+
+#[derive(Debug, Default)]
+struct Place {
+    state: Option<Seen<State>>,
+    /// Injected pods by name.
+    pods: HashMap<String, Seen<()>>,
+    config_map: Option<Seen<Found>>,
+    unused_since: Option<Instant>,
+    /// An action is on its way, begun with this version of the anchors.
+    busy: Option<u64>,
+    not_before: Option<Instant>,
+}
+
+/// All of it.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    own: String,
+    places: BTreeMap<String, Place>,
+    /// Namespaces to look at.
+    dirty: BTreeSet<String>,
+    listings: [u64; 3],
+    listed: [bool; 3],
+    /// Counts the changes of the anchors.
+    version: u64,
+}
+
+impl Plan {
+    /// For the control plane in the namespace `own`, which is known to exist.
+    pub(crate) fn new(own: &str) -> Self {
+        let mut plan = Self {
+            own: own.to_owned(),
+            places: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            listings: [0; 3],
+            listed: [false; 3],
+            version: 0,
+        };
+        plan.place(own).state = Some((u64::MAX, State { opted_in: true, terminating: false }));
+        plan
+    }
+
+    /// A listing of everything of this kind begins.
+    pub(crate) fn begin(&mut self, kind: Kind) {
+        self.listings[kind as usize] += 1;
+    }
+
+    /// And is complete: what it left out is gone.
+    pub(crate) fn done(&mut self, kind: Kind) {
+        self.listed[kind as usize] = true;
+        let listing = self.listings[kind as usize];
+        for place in self.places.values_mut() {
+            match kind {
+                Kind::Namespaces => place.state = place.state.filter(|(seen, _)| *seen >= listing),
+                Kind::Pods => place.pods.retain(|_, (seen, ())| *seen >= listing),
+                Kind::ConfigMaps => place.config_map = place.config_map.filter(|(seen, _)| *seen >= listing),
+            }
+        }
+        self.look_everywhere();
+    }
+
+    /// The namespace is so, or is gone.
+    pub(crate) fn namespace(&mut self, name: &str, state: Option<State>) {
+        let listing = self.listings[Kind::Namespaces as usize];
+        self.place(name).state = state.map(|state| (listing, state));
+    }
+
+    /// There is an injected pod, or it is gone.
+    pub(crate) fn pod(&mut self, namespace: &str, name: &str, exists: bool) {
+        let listing = self.listings[Kind::Pods as usize];
+        let pods = &mut self.place(namespace).pods;
+        match exists {
+            true => drop(pods.insert(name.to_owned(), (listing, ()))),
+            false => drop(pods.remove(name)),
+        }
+    }
+
+    /// The namespace's ConfigMap is so, or is gone.
+    pub(crate) fn config_map(&mut self, namespace: &str, found: Option<Found>) {
+        let listing = self.listings[Kind::ConfigMaps as usize];
+        self.place(namespace).config_map = found.map(|found| (listing, found));
+    }
+
+    /// There are other anchors in force: no ConfigMap is current any more.
+    pub(crate) fn anchors_changed(&mut self) {
+        self.version += 1;
+        for place in self.places.values_mut() {
+            if let Some((_, found)) = &mut place.config_map {
+                found.current = false;
+            }
+        }
+        self.look_everywhere();
+    }
+
+    /// The next thing to do at `now`; whoever takes it says [`Self::ended`].
+    pub(crate) fn next(&mut self, now: Instant) -> Option<(String, Action)> {
+        while let Some(name) = self.dirty.pop_first() {
+            let own = name == self.own;
+            let all_listed = self.listed.iter().all(|listed| *listed);
+            let Some(place) = self.places.get_mut(&name) else {
+                continue;
+            };
+            if place.is_forgotten() {
+                self.places.remove(&name);
+                continue;
+            }
+            if place.busy.is_some() || place.not_before.is_some_and(|at| now < at) {
+                continue;
+            }
+            if let Some(action) = place.action(own, all_listed, now) {
+                place.busy = Some(self.version);
+                return Some((name, action));
+            }
+        }
+        None
+    }
+
+    /// What was begun in `name` has ended, well or not.
+    pub(crate) fn ended(&mut self, name: &str, action: Action, well: bool, now: Instant) {
+        let (listing, version) = (self.listings[Kind::ConfigMaps as usize], self.version);
+        let place = self.place(name);
+        let begun = place.busy.take();
+        place.not_before = (!well).then(|| now + RETRY);
+        if well {
+            let written = (listing, Found { ours: true, current: begun == Some(version) });
+            place.config_map = (action == Action::Write).then_some(written);
+        }
+    }
+
+    /// When to ask for the [`Self::next`] thing although nothing was heard.
+    pub(crate) fn wake_at(&self) -> Option<Instant> {
+        let places = self.places.values().filter(|place| place.busy.is_none());
+        places.filter_map(|place| place.not_before.or(place.unused_since.map(|since| since + LINGER))).min()
+    }
+
+    /// It is `now`: whoever waited for that is looked at.
+    pub(crate) fn wake(&mut self, now: Instant) {
+        for (name, place) in &mut self.places {
+            if place.not_before.is_some_and(|at| at <= now) {
+                place.not_before = None;
+                self.dirty.insert(name.clone());
+            }
+            if place.unused_since.is_some_and(|since| since + LINGER <= now) {
+                self.dirty.insert(name.clone());
+            }
+        }
+    }
+
+    fn place(&mut self, name: &str) -> &mut Place {
+        self.dirty.insert(name.to_owned());
+        self.places.entry(name.to_owned()).or_default()
+    }
+
+    fn look_everywhere(&mut self) {
+        self.dirty.extend(self.places.keys().cloned());
+    }
+}
+
+impl Place {
+    fn is_forgotten(&self) -> bool {
+        self.state.is_none() && self.pods.is_empty() && self.config_map.is_none() && self.busy.is_none()
+    }
+
+    fn action(&mut self, own: bool, all_listed: bool, now: Instant) -> Option<Action> {
+        let state = self.state.map(|(_, state)| state);
+        if state.is_none_or(|state| state.terminating) {
+            self.unused_since = None;
+            return None;
+        }
+        let found = self.config_map.map(|(_, found)| found);
+        if own || !self.pods.is_empty() || state.is_some_and(|state| state.opted_in) {
+            self.unused_since = None;
+            return (found != Some(Found { ours: true, current: true })).then_some(Action::Write);
+        }
+        if !all_listed || !found.is_some_and(|found| found.ours) {
+            self.unused_since = None;
+            return None;
+        }
+        let since = *self.unused_since.get_or_insert(now);
+        (now >= since + LINGER).then(|| {
+            self.unused_since = None;
+            Action::Remove
+        })
+    }
+}

@@ -1,0 +1,53 @@
+//! When to look again: on an event, and every [`POLL`] whatever the events say.
+
+use std::path::Path;
+use std::pin::Pin;
+
+use futures_util::stream::{Stream, StreamExt as _};
+use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::POLL;
+
+/// Says when to look.
+pub(crate) struct Changes {
+    events: Pin<Box<dyn Stream<Item = ()> + Send>>,
+    /// Ends its events when dropped.
+    _watcher: Option<RecommendedWatcher>,
+}
+
+impl Changes {
+    /// Of the files in `dirs`.
+    pub(crate) fn of_files<'a>(dirs: impl IntoIterator<Item = &'a Path>) -> Self {
+        let (sender, events) = mpsc::channel(1);
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            // Our own reading makes access events; answering those would never end.
+            if !event.is_ok_and(|event| event.kind.is_access()) {
+                // A full queue already says "look": losing the second notice loses nothing.
+                let _full = sender.try_send(()).is_err();
+            }
+        });
+        let watcher = watcher.and_then(|mut watcher| {
+            dirs.into_iter().try_for_each(|dir| watcher.watch(dir, RecursiveMode::NonRecursive))?;
+            Ok(watcher)
+        });
+        if let Err(error) = &watcher {
+            tracing::warn!(%error, "cannot watch files; relying on the poll every {POLL:?}");
+        }
+        Self { events: Box::pin(ReceiverStream::new(events)), _watcher: watcher.ok() }
+    }
+
+    /// Of whatever makes `events`.
+    pub(crate) fn of(events: impl Stream<Item = ()> + Send + 'static) -> Self {
+        Self { events: Box::pin(events), _watcher: None }
+    }
+
+    /// Returns when it is time to look. Cancel-safe.
+    pub(crate) async fn next(&mut self) {
+        if let Ok(None) = tokio::time::timeout(POLL, self.events.next()).await {
+            // The watcher could not be made and took the sender with it.
+            tokio::time::sleep(POLL).await;
+        }
+    }
+}

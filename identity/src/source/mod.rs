@@ -1,0 +1,109 @@
+//! Where the issuer is kept: a folder ([`directory`]) or a Secret ([`secret`]), both in cert-manager's shape, made by the
+//! first start if there is nothing, and followed from then on.
+//!
+//! A source reads, and says when to look again; whether what it read may be used is the [`Authority`]'s decision.
+
+mod changes;
+pub mod directory;
+pub mod secret;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use remora_kube::client::CallError;
+use remora_model::TrustDomain;
+
+pub(crate) use self::changes::Changes;
+use self::directory::Directory;
+use self::secret::Secret;
+use crate::authority::Authority;
+use crate::issuer::{Files, IssuerError};
+
+/// The source is looked at this often even if no event says so: events get lost.
+pub const POLL: Duration = Duration::from_secs(30);
+
+/// What a source holds at a moment.
+#[derive(Debug, Clone)]
+pub struct Held {
+    /// The issuer.
+    pub files: Files,
+    /// Anchors may go although leaves still chain to them.
+    pub force_remove: bool,
+}
+
+/// Why nothing can be had from a source.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// What is there is unusable.
+    #[error("issuer: {0}")]
+    Issuer(#[source] IssuerError),
+    /// Nothing is there any more.
+    #[error("issuer: {0} is gone")]
+    Gone(String),
+    /// It cannot be asked.
+    #[error("issuer: {0}")]
+    Away(#[source] CallError),
+}
+
+/// A place that holds an issuer.
+#[derive(Debug)]
+pub enum Source {
+    /// A folder.
+    Directory(Directory),
+    /// A Secret.
+    Secret(Secret),
+}
+
+impl Source {
+    /// What it holds, after a new issuer was put there if it held none.
+    pub async fn open(&self, trust_domain: &TrustDomain, now: SystemTime) -> Result<Held, SourceError> {
+        match self {
+            Self::Directory(directory) => directory.open(trust_domain, now),
+            Self::Secret(secret) => secret.open(trust_domain, now).await,
+        }
+    }
+
+    /// What it holds.
+    pub async fn look(&self) -> Result<Held, SourceError> {
+        match self {
+            Self::Directory(directory) => directory.look(),
+            Self::Secret(secret) => secret.look().await,
+        }
+    }
+
+    /// Hands `authority` what changes, until dropped. What it refuses is said once, and counted; the old goes on.
+    pub async fn follow(&self, authority: Arc<Authority>) {
+        let mut changes = match self {
+            Self::Directory(directory) => directory.changes(),
+            Self::Secret(secret) => secret.changes(),
+        };
+        let mut last_error = String::new();
+        loop {
+            changes.next().await;
+            let taken = match self.look().await {
+                Ok(held) => authority.take(held, SystemTime::now()).map_err(SourceError::Issuer),
+                Err(SourceError::Gone(name)) => self.restore(name, &authority).await,
+                Err(error) => Err(error),
+            };
+            let text = taken.as_ref().err().map(SourceError::to_string).unwrap_or_default();
+            match taken {
+                Err(_) if text == last_error => {}
+                // Says nothing about the issuer: it is the API server's trouble, and passes.
+                Err(SourceError::Away(_)) => tracing::warn!(error = text, "cannot look for a new issuer"),
+                Err(SourceError::Issuer(_) | SourceError::Gone(_)) => {
+                    metrics::counter!("remora_identity_reload_failures_total").increment(1);
+                    tracing::error!(error = text, "refusing the new state, keeping the old");
+                }
+                Ok(()) => {}
+            }
+            last_error = text;
+        }
+    }
+
+    async fn restore(&self, name: String, authority: &Authority) -> Result<(), SourceError> {
+        match self {
+            Self::Secret(secret) => secret.restore(&authority.files()).await,
+            Self::Directory(_) => Err(SourceError::Gone(name)),
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! An issuer in a Secret: the type `kubernetes.io/tls` with `ca.crt`, as cert-manager writes it.
+//!
+//! All replicas follow it; whichever is first makes it, and the API server's "already exists" tells the others to read.
+//! A Secret that we made and that somebody deletes is put back as it was: a replica that starts without it would make
+//! another root, which no proxy trusts. Rights, all but `create` limited to the one name: `get`, `list`, `watch`, `create`.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
+
+use futures_util::StreamExt as _;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret as Object;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::PostParams;
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, Client};
+use remora_kube::client::{call, watching};
+use remora_kube::names::{CA_CRT, FORCE_REMOVE, IDENTITY, ISSUER_SECRET, MADE_BY, PART};
+use remora_model::TrustDomain;
+
+use super::{Changes, Held, SourceError};
+use crate::issuer::{Files, IssuerError};
+
+/// The type that kubectl and cert-manager give to a certificate with its key.
+const TYPE: &str = "kubernetes.io/tls";
+const CERTIFICATE: &str = "tls.crt";
+const KEY: &str = "tls.key";
+
+/// The Secret.
+#[derive(Debug)]
+pub struct Secret {
+    api: Api<Object>,
+    /// Whether the last that was seen was made by this part, and not by cert-manager, Vault or a person.
+    ours: AtomicBool,
+}
+
+impl Secret {
+    /// In `namespace`.
+    #[must_use]
+    pub fn new(client: Client, namespace: &str) -> Self {
+        Self { api: Api::namespaced(client, namespace), ours: AtomicBool::new(false) }
+    }
+
+    /// What it holds, after it was made if it did not exist.
+    pub async fn open(&self, trust_domain: &TrustDomain, now: SystemTime) -> Result<Held, SourceError> {
+        match self.look().await {
+            Err(SourceError::Gone(_)) => {
+                let files = Files::make(trust_domain, now).map_err(SourceError::Issuer)?;
+                self.create(&files).await?;
+                // Whoever made it: what is stored is what counts.
+                self.look().await
+            }
+            looked => looked,
+        }
+    }
+
+    /// What it holds.
+    pub async fn look(&self) -> Result<Held, SourceError> {
+        let found = call(self.api.get_opt(ISSUER_SECRET)).await.map_err(SourceError::Away)?;
+        let object = found.ok_or_else(|| SourceError::Gone(format!("Secret {ISSUER_SECRET}")))?;
+        let ours = object.metadata.labels.as_ref().and_then(|labels| labels.get(MADE_BY));
+        self.ours.store(ours.is_some_and(|part| part == IDENTITY), Ordering::Relaxed);
+        held(object).map_err(SourceError::Issuer)
+    }
+
+    /// Puts back what we made.
+    pub(super) async fn restore(&self, files: &Files) -> Result<(), SourceError> {
+        if !self.ours.load(Ordering::Relaxed) {
+            return Err(SourceError::Gone(format!("Secret {ISSUER_SECRET}")));
+        }
+        tracing::warn!("Secret {ISSUER_SECRET} was deleted; putting it back");
+        self.create(files).await
+    }
+
+    /// Makes it; that it exists already is as good.
+    async fn create(&self, files: &Files) -> Result<(), SourceError> {
+        let params = PostParams { field_manager: Some(IDENTITY.to_owned()), ..PostParams::default() };
+        match call(self.api.create(&params, &object(files))).await {
+            Ok(_) => tracing::info!("made Secret {ISSUER_SECRET}"),
+            Err(error) if error.is_conflict() => {}
+            Err(error) => return Err(SourceError::Away(error)),
+        }
+        Ok(())
+    }
+
+    pub(super) fn changes(&self) -> Changes {
+        let only = watching().fields(&format!("metadata.name={ISSUER_SECRET}"));
+        let events = watcher(self.api.clone(), only).default_backoff();
+        Changes::of(events.filter_map(|event| {
+            // What the event holds is not used: it may be older than what a poll has seen.
+            std::future::ready(match event {
+                Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => None,
+                Ok(_) => Some(()),
+                Err(error) => {
+                    tracing::debug!(%error, "Secret {ISSUER_SECRET} is not watched");
+                    None
+                }
+            })
+        }))
+    }
+}
+
+fn held(object: Object) -> Result<Held, IssuerError> {
+    let mut data = object.data.unwrap_or_default();
+    let mut take = |key| data.remove(key).filter(|value| !value.0.is_empty()).map(|value| value.0);
+    let (certificate, key, anchors) = (take(CERTIFICATE), take(KEY), take(CA_CRT));
+    let Some(((certificate, key), anchors)) = certificate.zip(key).zip(anchors) else {
+        return Err(IssuerError::Incomplete(format!("Secret {ISSUER_SECRET}")));
+    };
+    let annotations = object.metadata.annotations.unwrap_or_default();
+    let force_remove = annotations.get(FORCE_REMOVE).is_some_and(|value| value == "true");
+    Ok(Held { files: Files::new(certificate, key, anchors), force_remove })
+}
+
+fn object(files: &Files) -> Object {
+    let labels = [(MADE_BY, IDENTITY), (PART, IDENTITY)].map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let data = [(CERTIFICATE, files.certificate()), (KEY, files.key()), (CA_CRT, files.anchors())];
+    Object {
+        metadata: ObjectMeta {
+            name: Some(ISSUER_SECRET.to_owned()),
+            labels: Some(BTreeMap::from(labels)),
+            ..ObjectMeta::default()
+        },
+        type_: Some(TYPE.to_owned()),
+        data: Some(data.into_iter().map(|(key, value)| (key.to_owned(), ByteString(value.to_vec()))).collect()),
+        ..Object::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files() -> Files {
+        Files::make(&TrustDomain::new("cluster.local").unwrap(), SystemTime::now()).unwrap()
+    }
+
+    #[test]
+    fn what_is_written_is_what_is_read() {
+        let files = files();
+        let held = held(object(&files)).unwrap();
+        assert!(held.files == files && !held.force_remove);
+    }
+
+    #[test]
+    fn a_secret_without_one_of_the_three_is_incomplete() {
+        for key in [CERTIFICATE, KEY, CA_CRT] {
+            let mut without = object(&files());
+            without.data.as_mut().unwrap().remove(key);
+            assert!(matches!(held(without), Err(IssuerError::Incomplete(_))));
+            let mut empty = object(&files());
+            empty.data.as_mut().unwrap().insert(key.into(), ByteString::default());
+            assert!(matches!(held(empty), Err(IssuerError::Incomplete(_))));
+        }
+    }
+
+    #[test]
+    fn the_annotation_forces_if_it_says_true() {
+        let forced = |value: &str| {
+            let mut annotated = object(&files());
+            annotated.metadata.annotations = Some(BTreeMap::from([(FORCE_REMOVE.to_owned(), value.to_owned())]));
+            held(annotated).unwrap().force_remove
+        };
+        assert!(forced("true"));
+        assert!(!forced("false") && !forced(""));
+    }
+}

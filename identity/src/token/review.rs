@@ -1,0 +1,329 @@
+//! Proof by the API server: a TokenReview with our audience.
+//!
+//! The API server knows what no key can tell: that the pod the token is bound to still exists, under the same uid, and its
+//! service account too (give or take the ten seconds for which it remembers its own verdicts). Two rules for callers. A token is never reviewed without an audience: without one, the API server
+//! accepts tokens that were made for itself, which every pod and many a tool holds. And a verdict is never remembered: it is
+//! true at the moment it is given, and a remembered one would give the token of a pod that is gone a certificate for a day.
+//!
+//! What the token says of itself is read first, unverified, and only ever against it: what cannot be accepted is refused
+//! without asking, so that junk costs the API server nothing. Bounded: reviews at once, time, and tries of one address. When
+//! the API server is away the caller hears `Unavailable` and tries again; certificates have two thirds of their life left by then.
+
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use jsonwebtoken::dangerous::insecure_decode_claims;
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
+use kube::api::PostParams;
+use kube::{Api, Client};
+use remora_kube::client::{CALL_TIMEOUT, CallError, call};
+use remora_runtime::admin::Readiness;
+use serde::Deserialize;
+use tokio::sync::Semaphore;
+
+use super::{Claims, Pod, Proven, Rules, TokenError};
+use crate::rate::Limiter;
+
+/// Reviews at once. One takes a millisecond or two; more at once than this would only queue in the API server.
+const REVIEWS_MAX: usize = 32;
+/// Condition of `/ready`: we may review tokens.
+pub(crate) const TOKEN_REVIEW: &str = "token review";
+/// How often the right to review is asked for: until it is there, and then.
+const RIGHTS_RETRY: Duration = Duration::from_millis(500);
+const RIGHTS_POLL: Duration = Duration::from_secs(30);
+/// Where the API server says which pod a token is bound to.
+const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
+const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
+/// As much of the API server's text as is shown.
+const TEXT_CHARS_MAX: usize = 200;
+
+/// Why a token proves nothing, or not now.
+#[derive(Debug, thiserror::Error)]
+pub enum ReviewError {
+    /// It breaks a rule.
+    #[error("{0}")]
+    Token(#[source] TokenError),
+    /// Its sender asks too often.
+    #[error("too many tokens from this address")]
+    Limited,
+    /// Nobody could say.
+    #[error("cannot review the token: {0}")]
+    Away(#[source] CallError),
+}
+
+/// Asks the API server.
+#[derive(Debug)]
+pub struct Reviewer {
+    reviews: Api<TokenReview>,
+    rights: Api<SelfSubjectAccessReview>,
+    slots: Semaphore,
+    addresses: Mutex<Limiter>,
+    started: Instant,
+}
+
+impl Reviewer {
+    /// By `client`.
+    #[must_use]
+    pub fn new(client: &Client) -> Self {
+        Self {
+            reviews: Api::all(client.clone()),
+            rights: Api::all(client.clone()),
+            slots: Semaphore::new(REVIEWS_MAX),
+            addresses: Mutex::default(),
+            started: Instant::now(),
+        }
+    }
+
+    /// Checks `token`. Cancel-safe.
+    pub async fn prove(
+        &self,
+        token: &str,
+        from: Option<IpAddr>,
+        rules: Rules<'_>,
+        now: SystemTime,
+    ) -> Result<Proven, ReviewError> {
+        let said = read(token, rules.audience).map_err(ReviewError::Token)?;
+        if let Some(from) = from {
+            let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+            addresses.take(&from.to_string(), self.started.elapsed()).map_err(|_| ReviewError::Limited)?;
+        }
+        let status = self.review(token, rules.audience).await.map_err(ReviewError::Away)?;
+        verdict(status, &said, rules, now).map_err(ReviewError::Token)
+    }
+
+    async fn review(&self, token: &str, audience: &str) -> Result<TokenReviewStatus, CallError> {
+        let spec = TokenReviewSpec { audiences: Some(vec![audience.to_owned()]), token: Some(token.to_owned()) };
+        let review = TokenReview { spec, ..TokenReview::default() };
+        let params = PostParams::default();
+        let asked = async {
+            // Never closed, so this is Ok.
+            let _slot = self.slots.acquire().await;
+            call(self.reviews.create(&params, &review)).await
+        };
+        let timeout = |_| CallError::Timeout(CALL_TIMEOUT);
+        let review = tokio::time::timeout(CALL_TIMEOUT, asked).await.map_err(timeout)??;
+        Ok(review.status.unwrap_or_default())
+    }
+
+    /// Tells `readiness` whether we may review tokens. An API server that is away changes nothing: we would be no better
+    /// off, and all replicas would leave their Service together.
+    pub async fn follow(&self, readiness: &Readiness) {
+        readiness.waiting(TOKEN_REVIEW, "the API server has not been asked yet");
+        let mut known = false;
+        loop {
+            match self.allowed().await {
+                Ok(true) => {
+                    known = true;
+                    readiness.ready(TOKEN_REVIEW);
+                }
+                Ok(false) => {
+                    known = false;
+                    readiness.waiting(TOKEN_REVIEW, "we may not create tokenreviews; see ClusterRole remora-identity");
+                }
+                Err(error) if !known => readiness.waiting(TOKEN_REVIEW, error.to_string()),
+                Err(error) => tracing::debug!(%error, "cannot ask for our rights"),
+            }
+            tokio::time::sleep(if known { RIGHTS_POLL } else { RIGHTS_RETRY }).await;
+        }
+    }
+
+    async fn allowed(&self) -> Result<bool, CallError> {
+        let attributes = ResourceAttributes {
+            group: Some("authentication.k8s.io".into()),
+            resource: Some("tokenreviews".into()),
+            verb: Some("create".into()),
+            ..ResourceAttributes::default()
+        };
+        let spec = SelfSubjectAccessReviewSpec { resource_attributes: Some(attributes), ..Default::default() };
+        let question = SelfSubjectAccessReview { spec, ..SelfSubjectAccessReview::default() };
+        let answer = call(self.rights.create(&PostParams::default(), &question)).await?;
+        Ok(answer.status.is_some_and(|status| status.allowed))
+    }
+}
+
+/// What the token says of itself, if it could be accepted at all.
+fn read(token: &str, audience: &str) -> Result<Claims, TokenError> {
+    #[derive(Deserialize)]
+    struct Audiences {
+        #[serde(default)]
+        aud: OneOrMany,
+    }
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum OneOrMany {
+        One(String),
+        Many(Vec<String>),
+    }
+    impl Default for OneOrMany {
+        fn default() -> Self {
+            Self::Many(Vec::new())
+        }
+    }
+    let audiences = insecure_decode_claims::<Audiences>(token).map_err(|_| TokenError::Malformed)?.aud;
+    let ours = match audiences {
+        OneOrMany::One(one) => one == audience,
+        OneOrMany::Many(many) => many.iter().any(|one| one == audience),
+    };
+    if !ours {
+        return Err(TokenError::Audience);
+    }
+    let said = insecure_decode_claims::<Claims>(token).map_err(|error| TokenError::Claims(error.to_string()))?;
+    if said.kubernetes.pod.is_none() {
+        return Err(TokenError::NoPod);
+    }
+    Ok(said)
+}
+
+/// What the API server's answer proves.
+fn verdict(status: TokenReviewStatus, said: &Claims, rules: Rules<'_>, now: SystemTime) -> Result<Proven, TokenError> {
+    if status.authenticated != Some(true) {
+        return Err(rejected(status.error.as_deref().unwrap_or_default(), said, rules.skew, now));
+    }
+    // An API server that ignores audiences answers without any; its word is not for us then.
+    if !status.audiences.is_some_and(|audiences| audiences.iter().any(|one| one == rules.audience)) {
+        return Err(TokenError::Audience);
+    }
+    let user = status.user.unwrap_or_default();
+    let mut extra = user.extra.unwrap_or_default();
+    let mut only = |key: &str| match extra.remove(key)?.as_mut_slice() {
+        [value] => Some(std::mem::take(value)),
+        _ => None,
+    };
+    let pod = only(POD_NAME).zip(only(POD_UID)).map(|(name, uid)| Pod { name, uid });
+    Ok(Proven { subject: user.username.unwrap_or_default(), pod })
+}
+
+/// Why it was rejected, by the API server's text (there is nothing better), else by what the token says of itself.
+fn rejected(text: &str, said: &Claims, skew: Duration, now: SystemTime) -> TokenError {
+    let says = |what: &str| text.contains(what);
+    if says("has expired") {
+        return TokenError::Expired;
+    } else if says("not valid yet") {
+        return TokenError::NotYetValid;
+    } else if says("invalidated") || says("not found") {
+        return TokenError::Gone;
+    } else if says("target audiences") {
+        return TokenError::Audience;
+    } else if says("no keys found") {
+        return TokenError::UnknownKey;
+    } else if says("cryptographic primitive") {
+        return TokenError::Signature;
+    }
+    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    if now >= Duration::from_secs(said.exp) {
+        TokenError::Expired
+    } else if said.nbf.is_some_and(|nbf| now.saturating_add(skew) < Duration::from_secs(nbf)) {
+        TokenError::NotYetValid
+    } else {
+        TokenError::Rejected(text.chars().take(TEXT_CHARS_MAX).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use k8s_openapi::api::authentication::v1::UserInfo;
+    use remora_model::TrustDomain;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::tests::tokens::{AUDIENCE, Signer, claims};
+
+    fn token(change: impl Fn(&mut Value)) -> String {
+        let mut claims = claims("shop", "web");
+        change(&mut claims);
+        Signer::new().sign(&claims)
+    }
+
+    fn judged(status: TokenReviewStatus) -> Result<super::super::Workload, &'static str> {
+        let trust_domain = TrustDomain::new("cluster.local").unwrap();
+        let rules = Rules { audience: AUDIENCE, trust_domain: &trust_domain, skew: Duration::from_secs(60) };
+        let said = read(&token(|_| ()), AUDIENCE).unwrap();
+        let proven = verdict(status, &said, rules, SystemTime::now()).map_err(|error| error.reason())?;
+        proven.judge(&trust_domain).map_err(|error| error.reason())
+    }
+
+    fn accepted() -> TokenReviewStatus {
+        let extra = [(POD_NAME, "web-1"), (POD_UID, "u1")].map(|(key, value)| (key.to_owned(), vec![value.to_owned()]));
+        TokenReviewStatus {
+            audiences: Some(vec![AUDIENCE.into()]),
+            authenticated: Some(true),
+            error: None,
+            user: Some(UserInfo {
+                extra: Some(BTreeMap::from(extra)),
+                username: Some("system:serviceaccount:shop:web".into()),
+                ..UserInfo::default()
+            }),
+        }
+    }
+
+    #[test]
+    fn what_the_api_server_vouches_for_becomes_an_identity() {
+        let workload = judged(accepted()).unwrap();
+        assert_eq!(workload.id.as_str(), "spiffe://cluster.local/ns/shop/sa/web");
+        assert_eq!((workload.pod.name.as_str(), workload.pod.uid.as_str()), ("web-1", "u1"));
+    }
+
+    #[test]
+    fn each_thing_that_is_missing_from_the_answer_refuses() {
+        let reason = |change: &dyn Fn(&mut TokenReviewStatus)| {
+            let mut status = accepted();
+            change(&mut status);
+            judged(status).unwrap_err()
+        };
+        let extra = |status: &mut TokenReviewStatus, key: &str, values: &[&str]| {
+            let extra = status.user.as_mut().unwrap().extra.as_mut().unwrap();
+            extra.insert(key.into(), values.iter().map(|&value| value.into()).collect());
+        };
+        assert_eq!(reason(&|s| s.authenticated = Some(false)), "token_rejected");
+        assert_eq!(reason(&|s| s.authenticated = None), "token_rejected");
+        assert_eq!(reason(&|s| s.audiences = None), "token_audience");
+        assert_eq!(reason(&|s| s.audiences = Some(vec!["other".into()])), "token_audience");
+        assert_eq!(reason(&|s| s.user = None), "token_subject");
+        assert_eq!(reason(&|s| s.user.as_mut().unwrap().username = Some("admin".into())), "token_subject");
+        assert_eq!(reason(&|s| s.user.as_mut().unwrap().extra = None), "token_no_pod");
+        assert_eq!(reason(&|s| extra(s, POD_UID, &[])), "token_no_pod");
+        assert_eq!(reason(&|s| extra(s, POD_UID, &["a", "b"])), "token_no_pod");
+        assert_eq!(reason(&|s| extra(s, POD_NAME, &[""])), "token_no_pod");
+    }
+
+    #[test]
+    fn the_api_servers_words_become_our_reasons() {
+        let reason = |text: &str| {
+            let status = TokenReviewStatus { error: Some(text.into()), ..TokenReviewStatus::default() };
+            judged(status).unwrap_err()
+        };
+        // As Kubernetes 1.35 says them; tests/tests/cluster_identity.rs has each from a real one.
+        assert_eq!(reason("[invalid bearer token, service account token has expired]"), "token_expired");
+        assert_eq!(reason("[invalid bearer token, service account token is not valid yet]"), "token_not_yet_valid");
+        assert_eq!(reason("[invalid bearer token, service account token has been invalidated]"), "token_gone");
+        assert_eq!(reason("[invalid bearer token, invalid signature, no keys found]"), "token_unknown_key");
+        let signature = "[invalid bearer token, go-jose/go-jose: error in cryptographic primitive]";
+        assert_eq!(reason(signature), "token_signature");
+        let audience = r#"token audiences ["a"] is invalid for the target audiences ["identity.remora.dev"]]"#;
+        assert_eq!(reason(audience), "token_audience");
+        // Another issuer's: that is all it says.
+        assert_eq!(reason("invalid bearer token"), "token_rejected");
+    }
+
+    #[test]
+    fn what_cannot_be_accepted_is_refused_without_asking() {
+        let reason = |token: &str| read(token, AUDIENCE).unwrap_err().reason();
+        assert_eq!(reason("junk"), "token_malformed");
+        assert_eq!(reason(""), "token_malformed");
+        assert_eq!(reason(&token(|c| c["aud"] = json!(["https://kubernetes.default.svc"]))), "token_audience");
+        assert_eq!(reason(&token(|c| c["aud"] = Value::Null)), "token_malformed");
+        assert_eq!(reason(&token(|c| c["kubernetes.io"] = Value::Null)), "token_claims");
+        assert_eq!(reason(&token(|c| c["kubernetes.io"]["pod"] = Value::Null)), "token_no_pod");
+        assert!(read(&token(|c| c["aud"] = json!(AUDIENCE)), AUDIENCE).is_ok());
+    }
+
+    #[test]
+    fn a_rejected_token_that_says_it_is_old_is_called_expired() {
+        let said = read(&token(|c| c["exp"] = json!(1)), AUDIENCE).unwrap();
+        assert_eq!(rejected("", &said, Duration::ZERO, SystemTime::now()), TokenError::Expired);
+    }
+}
