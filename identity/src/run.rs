@@ -123,11 +123,7 @@ async fn run(config: Config, log: log::Handle) -> Result<(), RunError> {
     let metrics = admin::install_metrics().map_err(RunError::Metrics)?;
     let listener = bind(config.listen).await?;
     let admin_listener = bind(config.admin).await?;
-    for (what, listener) in [("grpc", &listener), ("admin", &admin_listener)] {
-        if let Ok(addr) = listener.local_addr() {
-            tracing::info!(what, %addr, "listening");
-        }
-    }
+    listening("admin", &admin_listener);
     let (signal, watch) = drain::channel();
     let readiness = Readiness::new();
     readiness.waiting(ISSUER, "it was not read yet");
@@ -174,6 +170,8 @@ async fn work(
     };
     let authority = opened.map_err(RunError::Source)?;
     let authority = Arc::clone(shown.get_or_init(|| authority));
+    // Said when it is true for callers; by then the issuer's files are there.
+    listening("grpc", &listener);
     let namespace = terms.namespace.clone();
     let issuer = authority.watch();
     let parts = Parts { authority, source, proofs, terms };
@@ -210,6 +208,12 @@ async fn open(source: &Source, terms: &Terms, readiness: &Readiness) -> Result<A
         }
         tokio::time::sleep(pause).await;
         pause = (2 * pause).min(OPEN_RETRY_MAX);
+    }
+}
+
+fn listening(what: &str, listener: &TcpListener) {
+    if let Ok(addr) = listener.local_addr() {
+        tracing::info!(what, %addr, "listening");
     }
 }
 
