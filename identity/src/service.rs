@@ -120,9 +120,14 @@ impl Service {
                 Limited::Everybody => Refusal::Limited("the service"),
             })?;
         let issuer = self.authority.issuer();
-        let terms = (self.terms.leaf_lifetime, self.terms.skew);
-        let leaf = issuer.sign(&workload.id, &key, now, terms).map_err(Refusal::Issuer)?;
+        let mut lifetime = self.terms.leaf_lifetime;
+        if workload.proven.recalled {
+            metrics::counter!("remora_identity_recalled_total").increment(1);
+            lifetime = lifetime.min(workload.proven.token_ends.duration_since(now).unwrap_or_default());
+        }
+        let leaf = issuer.sign(&workload.id, &key, now, (lifetime, self.terms.skew)).map_err(Refusal::Issuer)?;
         self.authority.issued(issuer.anchor(), leaf.not_after);
+        self.proofs.certified(&request.token, &workload, (now, leaf.not_after));
         let not_after = leaf.not_after.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         // The audit line: one per issuance, always these fields.
         tracing::info!(
@@ -132,6 +137,7 @@ impl Service {
             pod_uid = workload.pod.uid,
             serial = leaf.serial,
             not_after,
+            recalled = workload.proven.recalled,
             peer = peer.map(|peer| peer.addr.to_string()),
             "issued"
         );

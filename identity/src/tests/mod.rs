@@ -17,7 +17,7 @@ fn every_metric_and_condition_is_on_the_page() {
     let page = include_str!("../../../docs/identity.md");
     let begun = SOURCES.iter().flat_map(|source| source.split("\"remora_identity_").skip(1));
     let metrics: Vec<_> = begun.filter_map(|rest| rest.split('"').next()).collect();
-    assert_eq!(metrics.len(), 10, "{metrics:?}");
+    assert_eq!(metrics.len(), 11, "{metrics:?}");
     let conditions = [crate::server::ISSUER, crate::token::jwks::TOKEN_KEYS, crate::token::review::TOKEN_REVIEW];
     let conditions = conditions.map(str::to_owned);
     for name in metrics.iter().map(|rest| format!("remora_identity_{rest}")).chain(conditions) {

@@ -31,11 +31,13 @@ pub fn prove(keys: &JwkSet, token: &str, rules: Rules<'_>, now: SystemTime) -> R
     if claims.nbf.is_some_and(|nbf| now.saturating_add(rules.skew) < Duration::from_secs(nbf)) {
         return Err(TokenError::NotYetValid);
     }
+    let token_ends = claims.ends();
     let Kubernetes { namespace, serviceaccount, pod } = claims.kubernetes;
     if claims.sub != format!("{SERVICE_ACCOUNT}{namespace}:{}", serviceaccount.name) {
         return Err(TokenError::Subject);
     }
-    Ok(Proven { subject: claims.sub, pod: pod.map(|pod| Pod { name: pod.name, uid: pod.uid }) })
+    let pod = pod.map(|pod| Pod { name: pod.name, uid: pod.uid });
+    Ok(Proven { subject: claims.sub, pod, token_ends, recalled: false })
 }
 
 fn verified(keys: &JwkSet, token: &str, audience: &str) -> Result<Claims, TokenError> {

@@ -4,10 +4,11 @@
 //! for: [`Proven::judge`]. Out: a [`Workload`], or a reason from a closed set that is the same for both.
 
 pub mod jwks;
+mod memory;
 pub mod review;
 
 use std::net::IpAddr;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::Algorithm;
 use remora_model::identity::InvalidSpiffeId;
@@ -94,6 +95,8 @@ pub struct Workload {
     pub id: SpiffeId,
     /// Which pod of it.
     pub pod: Pod,
+    /// By what.
+    pub proven: Proven,
 }
 
 /// The pod that a token is bound to.
@@ -112,6 +115,10 @@ pub struct Proven {
     pub subject: String,
     /// The pod, if the token is bound to one.
     pub pod: Option<Pod>,
+    /// When the token ends.
+    pub token_ends: SystemTime,
+    /// The API server is away, and vouched for the token when it was there.
+    pub recalled: bool,
 }
 
 impl Proven {
@@ -119,9 +126,10 @@ impl Proven {
     pub fn judge(self, trust_domain: &TrustDomain) -> Result<Workload, TokenError> {
         let names = self.subject.strip_prefix(SERVICE_ACCOUNT).and_then(|names| names.split_once(':'));
         let (namespace, name) = names.ok_or(TokenError::Subject)?;
-        let pod = self.pod.filter(|pod| !pod.uid.is_empty() && !pod.name.is_empty()).ok_or(TokenError::NoPod)?;
+        let pod = self.pod.clone().filter(|pod| !pod.uid.is_empty() && !pod.name.is_empty());
+        let pod = pod.ok_or(TokenError::NoPod)?;
         let id = SpiffeId::workload(trust_domain, namespace, name).map_err(TokenError::Identity)?;
-        Ok(Workload { id, pod })
+        Ok(Workload { id, pod, proven: self })
     }
 }
 
@@ -161,6 +169,14 @@ impl Proofs {
         proven.judge(rules.trust_domain).map_err(ReviewError::Token)
     }
 
+    /// `token` proved `workload`, which has a certificate from `now` to `not_after`.
+    pub fn certified(&self, token: &str, workload: &Workload, (now, not_after): (SystemTime, SystemTime)) {
+        match self {
+            Self::Offline(_) => {}
+            Self::Review(reviewer) => reviewer.certified(token, &workload.proven, (now, not_after)),
+        }
+    }
+
     /// Keeps the means of proof current, and `readiness` told whether there are any. Does not end.
     pub async fn follow(&self, readiness: &Readiness) {
         match self {
@@ -178,6 +194,12 @@ struct Claims {
     nbf: Option<u64>,
     #[serde(rename = "kubernetes.io")]
     kubernetes: Kubernetes,
+}
+
+impl Claims {
+    fn ends(&self) -> SystemTime {
+        UNIX_EPOCH.checked_add(Duration::from_secs(self.exp)).unwrap_or(UNIX_EPOCH)
+    }
 }
 
 #[derive(Debug, Deserialize)]

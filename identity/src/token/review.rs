@@ -1,16 +1,17 @@
 //! Proof by the API server: a TokenReview with our audience.
 //!
 //! The API server knows what no key can tell: that the pod the token is bound to still exists, under the same uid, and its
-//! service account too (give or take the ten seconds for which it remembers its own verdicts). Two rules for callers. A token is never reviewed without an audience: without one, the API server
-//! accepts tokens that were made for itself, which every pod and many a tool holds. And a verdict is never remembered: it is
-//! true at the moment it is given, and a remembered one would give the token of a pod that is gone a certificate for a day.
+//! service account too (give or take the ten seconds for which it remembers its own verdicts). A token is never reviewed
+//! without an audience: without one, the API server accepts tokens that were made for itself, which every pod and many
+//! a tool holds. And while it answers no verdict is taken from anywhere else: a remembered one would give the token of a pod
+//! that is gone a certificate for a day.
 //!
 //! What the token says of itself is read first, unverified, and only ever against it: what cannot be accepted is refused
 //! without asking, so that junk costs the API server nothing. Bounded: reviews at once, time, and tries of one address. When
-//! the API server is away the caller hears `Unavailable` and tries again; certificates have two thirds of their life left by then.
+//! the API server is away the caller hears `Unavailable` and tries again, but for what [`super::memory`] allows.
 
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::dangerous::insecure_decode_claims;
@@ -23,6 +24,7 @@ use remora_runtime::admin::Readiness;
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 
+use super::memory::Memory;
 use super::{Claims, Pod, Proven, Rules, TokenError};
 use crate::rate::Limiter;
 
@@ -60,6 +62,7 @@ pub struct Reviewer {
     rights: Api<SelfSubjectAccessReview>,
     slots: Semaphore,
     addresses: Mutex<Limiter>,
+    memory: Mutex<Memory>,
     started: Instant,
 }
 
@@ -72,6 +75,7 @@ impl Reviewer {
             rights: Api::all(client.clone()),
             slots: Semaphore::new(REVIEWS_MAX),
             addresses: Mutex::default(),
+            memory: Mutex::default(),
             started: Instant::now(),
         }
     }
@@ -89,8 +93,23 @@ impl Reviewer {
             let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
             addresses.take(&from.to_string(), self.started.elapsed()).map_err(|_| ReviewError::Limited)?;
         }
-        let status = self.review(token, rules.audience).await.map_err(ReviewError::Away)?;
-        verdict(status, &said, rules, now).map_err(ReviewError::Token)
+        match self.review(token, rules.audience).await {
+            Ok(status) => verdict(status, &said, rules, now).map_err(|error| {
+                self.memory().refused(token);
+                ReviewError::Token(error)
+            }),
+            Err(error) if error.is_away() => self.memory().recall(token, now).ok_or(ReviewError::Away(error)),
+            Err(error) => Err(ReviewError::Away(error)),
+        }
+    }
+
+    /// `token`, which was `proven`, has a certificate from `now` to `not_after`.
+    pub(super) fn certified(&self, token: &str, proven: &Proven, (now, not_after): (SystemTime, SystemTime)) {
+        self.memory().certified(token, proven, (now, not_after));
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn review(&self, token: &str, audience: &str) -> Result<TokenReviewStatus, CallError> {
@@ -192,7 +211,8 @@ fn verdict(status: TokenReviewStatus, said: &Claims, rules: Rules<'_>, now: Syst
         _ => None,
     };
     let pod = only(POD_NAME).zip(only(POD_UID)).map(|(name, uid)| Pod { name, uid });
-    Ok(Proven { subject: user.username.unwrap_or_default(), pod })
+    let subject = user.username.unwrap_or_default();
+    Ok(Proven { subject, pod, token_ends: said.ends(), recalled: false })
 }
 
 /// Why it was rejected, by the API server's text (there is nothing better), else by what the token says of itself.

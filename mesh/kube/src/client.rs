@@ -76,6 +76,12 @@ impl CallError {
         self.code() == Some(409)
     }
 
+    /// It does not answer, or is in no state to: trying again later may help.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        self.code().is_none_or(|code| code >= 500 || code == 429)
+    }
+
     /// We may not.
     #[must_use]
     pub fn is_forbidden(&self) -> bool {
