@@ -82,12 +82,13 @@ fn run(mut config: Config) -> anyhow::Result<usize> {
     let signal = Arc::new(signal);
     let routes = Routes::new(format!("{}/{}", config.namespace, config.pod));
     let (handle, commands, connected) = discover::Handle::new(limits::START_PATIENCE);
+    handle.zone.tell(config.zone.clone());
 
     let (identity, background) = control.block_on(async {
         let readiness = Readiness::new();
         let (source, certify) = certificate(config)?;
         let sees = connected.subscribe();
-        let discovery = discovery(config, source.clone(), connected, commands)?;
+        let discovery = discovery(config, source.clone(), connected, commands, handle.zone.clone())?;
         let common = Admin::new(readiness.clone()).with_log(logs).with_metrics(metrics);
         let state = AdminState {
             common,
@@ -158,6 +159,7 @@ fn discovery(
     mut source: certify::Source,
     connected: watch::Sender<bool>,
     commands: mpsc::Receiver<discover::Command>,
+    zone: discover::Zone,
 ) -> anyhow::Result<JoinHandle<()>> {
     let expected = config.control_plane("remora-discovery").context("the trust domain makes no SPIFFE ID")?;
     let current = source.clone();
@@ -173,7 +175,7 @@ fn discovery(
     };
     Ok(tokio::spawn(async move {
         if source.wait_for(Option::is_some).await.is_ok() {
-            discover::client::run(Client { hello, connected }, channel, commands).await;
+            discover::client::run(Client { hello, connected, zone }, channel, commands).await;
         }
     }))
 }

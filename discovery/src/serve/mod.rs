@@ -18,7 +18,7 @@ use remora_model::SpiffeId;
 use remora_runtime::drain;
 use remora_runtime::grpc::Peer;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use subscriber::Subscriber;
 use tokio::sync::watch;
@@ -108,14 +108,15 @@ struct Conversation {
 /// A proxy that has said who it is.
 struct Connected {
     subscriber: Subscriber,
-    snapshot: Option<Arc<Snapshot>>,
+    /// What it was told from. Not held fast: a proxy that reads nothing must not keep what it was told from for ever.
+    told: Weak<Snapshot>,
 }
 
 impl Connected {
     fn new(hello: Hello) -> Result<Self, Status> {
         let subscriber = Subscriber::new(hello)?;
         metrics::gauge!("remora_discovery_streams").increment(1.0);
-        Ok(Self { subscriber, snapshot: None })
+        Ok(Self { subscriber, told: Weak::new() })
     }
 }
 
@@ -150,15 +151,15 @@ impl Conversation {
                 None => {}
             }
             let latest = self.snapshots.borrow_and_update().clone();
-            if let Some(latest) =
-                latest.filter(|latest| !proxy.snapshot.as_ref().is_some_and(|s| Arc::ptr_eq(s, latest)))
-            {
-                proxy.snapshot = Some(latest);
-                proxy.subscriber.renew();
-            }
-            if let Some(response) = proxy.snapshot.as_deref().and_then(|snapshot| proxy.subscriber.next(snapshot)) {
-                metrics::counter!("remora_discovery_sent_total").increment(1);
-                return Ok(Some(response));
+            if let Some(latest) = latest {
+                if !std::ptr::eq(proxy.told.as_ptr(), Arc::as_ptr(&latest)) {
+                    proxy.told = Arc::downgrade(&latest);
+                    proxy.subscriber.renew();
+                }
+                if let Some(response) = proxy.subscriber.next(&latest) {
+                    metrics::counter!("remora_discovery_sent_total").increment(1);
+                    return Ok(Some(response));
+                }
             }
             tokio::select! {
                 changed = self.snapshots.changed() => changed.map_err(|_| ending())?,

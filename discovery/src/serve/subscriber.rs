@@ -31,6 +31,8 @@ struct Held {
 pub(super) struct Subscriber {
     namespace: String,
     pod: String,
+    /// Whether it knows in what zone it is.
+    zoned: bool,
     /// What it subscribed to; for a target also the backends that it leads to.
     wants: BTreeMap<Name, Vec<BackendId>>,
     held: BTreeMap<Name, Held>,
@@ -50,6 +52,7 @@ impl Subscriber {
         }
         tracing::info!(namespace = hello.namespace, pod = hello.pod, held = hello.held.len(), "proxy connected");
         let mut subscriber = Self {
+            zoned: !hello.zone.is_empty(),
             namespace: hello.namespace,
             pod: hello.pod,
             wants: BTreeMap::new(),
@@ -138,6 +141,12 @@ impl Subscriber {
     /// The next message that brings the proxy closer to `snapshot`; `None` when it is there. A target comes after the
     /// backends that it leads to.
     pub(super) fn next(&mut self, snapshot: &Snapshot) -> Option<SyncResponse> {
+        if !self.zoned
+            && let Some(zone) = snapshot.zone(&self.namespace, &self.pod)
+        {
+            self.zoned = true;
+            return Some(SyncResponse { kind: Some(Kind::Zone(zone.to_owned())) });
+        }
         loop {
             if let Some(made) = self.made.pop_front() {
                 return Some(made);

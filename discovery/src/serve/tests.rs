@@ -131,3 +131,20 @@ fn a_hello_must_name_the_certificates_workload() {
     assert_eq!(super::same(Some(&api), &hello()).unwrap_err().code(), tonic::Code::PermissionDenied);
     assert_eq!(super::same(None, &hello()).unwrap_err().code(), tonic::Code::Unauthenticated);
 }
+
+#[test]
+fn a_proxy_is_told_its_zone_once_before_all_else_unless_it_knows() {
+    let zoned = "apiVersion: v1
+kind: Pod
+metadata: { name: web-1, namespace: shop, labels: { topology.kubernetes.io/zone: a } }
+";
+    let mesh = Mesh { trust_domain: TrustDomain::new("cluster.local").unwrap(), namespace: "remora".to_owned() };
+    let zoned = Snapshot::build(parse(zoned, "world").whole().unwrap(), &mesh, None);
+    let mut proxy = Subscriber::new(hello()).unwrap();
+    proxy.take(request::subscribe(&api())).unwrap();
+    assert_eq!(told(&mut proxy, &world(0)).len(), 2, "nobody knows the pod yet");
+    assert_eq!(told(&mut proxy, &zoned)[0], Update::Zone("a".into()));
+    assert!(told(&mut proxy, &zoned).is_empty());
+    let mut proxy = Subscriber::new(Hello { zone: "b".into(), ..hello() }).unwrap();
+    assert!(told(&mut proxy, &zoned).is_empty());
+}

@@ -60,6 +60,8 @@ pub enum Update {
     Current { name: Name, version: u64 },
     /// There is no such thing for us.
     Refused { name: Name, reason: Arc<str> },
+    /// The zone of the proxy's own pod.
+    Zone(Arc<str>),
 }
 
 /// What changed among the endpoints of a backend.
@@ -168,6 +170,7 @@ impl TryFrom<v1::SyncResponse> for Update {
                 Ok(Self::Whole { version: m.version, resource })
             }
             Kind::BackendDelta(delta) => Ok(Self::Delta(delta.try_into().at("backend_delta")?)),
+            Kind::Zone(zone) => Ok(Self::Zone(optional_text("zone", zone)?)),
             Kind::Current(m) => Ok(Self::Current { name: required("name", m.name)?, version: m.version }),
             Kind::Refused(m) => {
                 Ok(Self::Refused { name: required("name", m.name)?, reason: optional_text("reason", m.reason)? })
@@ -187,6 +190,7 @@ pub fn envelope(message: &v1::SyncResponse) -> Option<(v1::ResourceName, u64)> {
         Kind::Inbound(m) => (Of::Inbound(m.inbound.as_ref()?.port), m.version),
         Kind::Current(m) => return Some((m.name.clone()?, m.version)),
         Kind::Refused(m) => return Some((m.name.clone()?, 0)),
+        Kind::Zone(_) => return None,
     };
     Some((v1::ResourceName { kind: Some(kind) }, version))
 }

@@ -1,7 +1,7 @@
 //! The one stream to discovery. In: what workers subscribe to. Out: resources, kept for them whatever happens to the
 //! stream. On reconnect it offers what it holds, so that nothing is sent twice and nothing is lost.
 
-use super::{Command, Known};
+use super::{Command, Known, Zone};
 use remora_api::{
     sync::{Name, Resource, Update, envelope, request},
     v1::{self, discovery_client::DiscoveryClient},
@@ -39,6 +39,8 @@ pub struct Client {
     pub hello: v1::Hello,
     /// Tells `/ready` whether discovery has answered.
     pub connected: watch::Sender<bool>,
+    /// Told what discovery says of our zone.
+    pub zone: Zone,
 }
 
 /// What is held of one resource.
@@ -116,7 +118,7 @@ async fn session(client: &Client, channel: Channel, commands: &mut mpsc::Receive
             update = updates.next() => match update {
                 Some(Ok(update)) => {
                     worked = true;
-                    outbox.extend(apply(update, store));
+                    outbox.extend(apply(update, store, &client.zone));
                 }
                 Some(Err(status)) => return lost(worked, status.to_string()),
                 None => return lost(worked, "discovery ended the stream".to_owned()),
@@ -220,7 +222,7 @@ fn doubt(name: &Name, doubts: &mut HashMap<Name, tokio::time::Instant>, store: &
 }
 
 /// Takes an update in; the ack or nack for it. A bad one leaves what is held.
-fn apply(message: v1::SyncResponse, store: &mut Store) -> Vec<v1::SyncRequest> {
+fn apply(message: v1::SyncResponse, store: &mut Store, zone: &Zone) -> Vec<v1::SyncRequest> {
     let envelope = envelope(&message);
     let refuse = |reason: String| {
         tracing::warn!(%reason, "discovery sent something unusable; keeping the last good state");
@@ -250,6 +252,10 @@ fn apply(message: v1::SyncResponse, store: &mut Store) -> Vec<v1::SyncRequest> {
                 }
                 Err(error) => refuse(error.to_string()),
             }
+        }
+        Ok(Update::Zone(told)) => {
+            zone.tell(told);
+            Vec::new()
         }
         Ok(Update::Current { name, version }) => vec![request::ack(&name, version)],
         Ok(Update::Refused { name, reason }) => {
@@ -296,10 +302,21 @@ mod tests {
         assert!(said.is_empty() && told.await.is_err(), "all are in use: one more stays unknown");
     }
 
+    #[test]
+    fn the_zone_is_what_is_told_first() {
+        let zone = Zone::default();
+        assert!(!zone.is(""), "nobody is in no zone");
+        let told = |zone: &str| v1::SyncResponse { kind: Some(v1::sync_response::Kind::Zone(zone.into())) };
+        for name in ["", "a", "b"] {
+            assert!(apply(told(name), &mut Store::new(), &zone).is_empty(), "nothing to ack");
+        }
+        assert!(zone.is("a") && !zone.is("b"));
+    }
+
     #[tokio::test]
     async fn on_reconnect_what_is_held_is_offered_and_asked_for_no_second_time() {
         let hello = v1::Hello { namespace: "shop".into(), ..v1::Hello::default() };
-        let client = Client { hello, connected: watch::Sender::new(false) };
+        let client = Client { hello, connected: watch::Sender::new(false), zone: Zone::default() };
         let mut store = Store::new();
         let name = |text: &str| Name::Outbound(text.parse().expect("a target"));
         let mut known = Vec::new();

@@ -12,7 +12,14 @@ use crate::{config::Config, first::Habit, http::client::Upstream, limits, teleme
 use remora_api::sync::{Name, Resource};
 use remora_model::{BackendId, Inbound, Outbound, Target};
 use std::{
-    cell::RefCell, collections::HashMap, convert::Infallible, fmt, net::SocketAddr, rc::Rc, sync::Arc, time::Duration,
+    cell::RefCell,
+    collections::HashMap,
+    convert::Infallible,
+    fmt,
+    net::SocketAddr,
+    rc::Rc,
+    sync::{Arc, OnceLock},
+    time::Duration,
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -33,6 +40,24 @@ pub enum Command {
     Doubt(Name),
 }
 
+/// The topology zone of our pod: as configured, else as discovery says once, which knows the pod's node.
+#[derive(Debug, Clone, Default)]
+pub struct Zone(Arc<OnceLock<Arc<str>>>);
+
+impl Zone {
+    /// What is told first counts: a pod never moves. Nothing is no news.
+    pub fn tell(&self, zone: Arc<str>) {
+        if !zone.is_empty() {
+            self.0.get_or_init(|| zone);
+        }
+    }
+
+    /// Whether `other` is our zone.
+    pub fn is(&self, other: &str) -> bool {
+        self.0.get().is_some_and(|own| **own == *other)
+    }
+}
+
 /// The way from a worker to the control thread. Bounded; a full queue makes workers wait.
 #[derive(Debug, Clone)]
 pub struct Handle {
@@ -40,6 +65,8 @@ pub struct Handle {
     connected: watch::Receiver<bool>,
     /// Until when a process that has just started is waited for to have its certificate and its stream.
     start_until: Instant,
+    /// Where we are.
+    pub zone: Zone,
 }
 
 impl Handle {
@@ -49,7 +76,7 @@ impl Handle {
     pub fn new(patience: Duration) -> (Self, mpsc::Receiver<Command>, watch::Sender<bool>) {
         let (commands, receiver) = mpsc::channel(1024);
         let (tell, connected) = watch::channel(false);
-        (Self { commands, connected, start_until: Instant::now() + patience }, receiver, tell)
+        (Self { commands, connected, start_until: Instant::now() + patience, zone: Zone::default() }, receiver, tell)
     }
 
     /// Waits for the stream, if the process has just started. Cancel safe.
@@ -303,7 +330,7 @@ impl Plans {
         if let Some(pool) = parts.pools.borrow().get(id) {
             return pool.clone();
         }
-        let pool = Rc::new(Pool::new(id.clone(), parts.config.zone.clone(), parts.config.workers));
+        let pool = Rc::new(Pool::new(id.clone(), parts.handle.zone.clone(), parts.config.workers));
         let Some(mut known) = first(&parts.handle, Name::Backend(id.clone())).await else { return pool };
         apply(&pool, known.borrow_and_update().clone());
         if let Some(pool) = parts.pools.borrow().get(id) {

@@ -1,5 +1,6 @@
 //! Plans: what a worker needs to send a request of a target on its way, made once per change, read per request.
 
+use super::Zone;
 use crate::{
     balance::{Balancer, InFlight, Member, NoEndpoint},
     http::client::Upstream,
@@ -114,7 +115,7 @@ pub struct Pool {
     budget: RefCell<Budget>,
     /// How many of these there are for one backend, one per worker.
     workers: usize,
-    zone: Arc<str>,
+    zone: Zone,
     protocol: Cell<Protocol>,
     /// Who answers, for signals; empty where endpoints have several identities or none.
     identity: RefCell<Arc<str>>,
@@ -128,7 +129,7 @@ impl fmt::Debug for Pool {
 }
 
 impl Pool {
-    pub(super) fn new(id: BackendId, zone: Arc<str>, workers: usize) -> Self {
+    pub(super) fn new(id: BackendId, zone: Zone, workers: usize) -> Self {
         let settings = BackendSettings::default();
         Self {
             id,
@@ -165,7 +166,7 @@ impl Pool {
             .map(|endpoint| Member {
                 key: endpoint.address,
                 weight: endpoint.weight,
-                local: !self.zone.is_empty() && endpoint.zone == self.zone,
+                local: self.zone.is(&endpoint.zone),
                 // An endpoint that changed in anything (its identity!) starts with fresh connections.
                 payload: match balancer.get(&endpoint.address) {
                     Some(known) if known.endpoint == *endpoint => known.clone(),

@@ -1,5 +1,6 @@
 //! What objects mean, by the Gateway API, by Kubernetes, and by our own promises.
 
+mod cluster;
 mod endpoints;
 mod policies;
 mod routes;
