@@ -7,7 +7,7 @@ use rcgen::{
 use std::time::{Duration, SystemTime};
 
 /// Clocks of API servers may be behind ours by this.
-const BACKDATE: Duration = Duration::from_secs(60);
+pub(super) const BACKDATE: Duration = Duration::from_secs(60);
 
 /// A certificate with its key and its authority, all PEM.
 #[derive(Clone, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! What the Secret holds, and what is to be done with it. Pure.
 
-use super::make::Pair;
+use super::make::{BACKDATE, Pair};
 use k8s_openapi::ByteString;
 use remora_runtime::tls::web::{self, WebError};
 use std::collections::BTreeMap;
@@ -89,6 +89,7 @@ impl State {
     /// What is to be done. `trusted` is since when the webhook configuration was seen to have the next authority.
     pub(super) fn step(&self, now: SystemTime, trusted: Option<SystemTime>) -> Result<Step, WebError> {
         let (from, until) = web::validity(self.current.certificate.as_bytes())?;
+        let from = from + BACKDATE;
         let life = until.duration_since(from).unwrap_or_default();
         if let Some(next) = &self.next {
             let (_, next_until) = web::validity(next.certificate.as_bytes())?;
@@ -162,7 +163,7 @@ mod tests {
         let now = start();
         let mut state = State::new(pair(now));
         let Step::Wait(due) = state.step(now, None).unwrap() else { panic!() };
-        assert!((now + 19 * HOUR..now + 21 * HOUR).contains(&due), "two thirds of its life");
+        assert_eq!(due, now + LIFE * 2 / 3);
         assert_eq!(state.step(due, None).unwrap(), Step::Prepare);
         state.next = Some(pair(due));
         assert!(matches!(state.step(due, None).unwrap(), Step::Wait(_)), "nobody trusts it yet");

@@ -22,14 +22,16 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tower::ServiceExt as _;
 
+use crate::slots::Slots;
 use crate::{drain, log};
 
-/// Probes, a scraper or two, and a person; more is a mistake, and waits.
-const CONNECTIONS_MAX: usize = 64;
+/// Probes of a pod's containers, a scraper or two, and a person.
+const CONNECTIONS_MAX: usize = 256;
+/// Of these from one address: whoever opens more shall not keep the kubelet's probes out, on which the pod's life depends.
+const PER_ADDRESS_MAX: usize = 32;
 /// A client that does not finish its request head within this is dropped.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest body anybody sends here is a log filter.
@@ -162,18 +164,18 @@ pub fn local_only<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router
 /// and from caches.
 pub async fn serve(listener: TcpListener, router: Router, drain: drain::Watch) {
     let router = router.layer(from_fn(origin::no_foreign_pages)).layer(map_response(common_headers));
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let slots = Slots::new(CONNECTIONS_MAX, PER_ADDRESS_MAX);
     let mut connections = JoinSet::new();
     loop {
-        let accept = async {
-            let slot = Arc::clone(&slots).acquire_owned().await;
-            (slot, listener.accept().await)
-        };
         tokio::select! {
             () = drain.signaled() => break,
             Some(_) = connections.join_next() => {}
-            (slot, accepted) = accept => match accepted {
+            accepted = listener.accept() => match accepted {
                 Ok((tcp, peer)) => {
+                    let Ok(slot) = slots.take(peer.ip()) else {
+                        tracing::debug!(%peer, reason = "overloaded", "admin connection refused");
+                        continue;
+                    };
                     let (router, drain) = (router.clone(), drain.clone());
                     connections.spawn(async move {
                         if let Err(error) = connection(tcp, peer, router, drain).await {
@@ -284,6 +286,28 @@ mod tests {
         assert!(ask(addr, "/ready").await.starts_with("HTTP/1.1 200"));
         assert!(ask(addr, "/metrics").await.ends_with("extra 1\n"));
         assert!(ask(addr, "/log-level").await.starts_with("HTTP/1.1 200"));
+        signal.drain().await;
+        server.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn one_address_cannot_keep_others_out() {
+        let (signal, watch) = drain::channel();
+        let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = tokio::spawn(serve(listener, Admin::new(Readiness::new()).router(), watch));
+        let mut greedy = Vec::new();
+        for _ in 0..CONNECTIONS_MAX {
+            greedy.push(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
+        }
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 2], 0).into()).unwrap();
+        let mut other = socket.connect(([127, 0, 0, 1], port).into()).await.unwrap();
+        other.write_all(b"GET /live HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        other.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        drop(greedy);
         signal.drain().await;
         server.await.unwrap();
     }
