@@ -1,5 +1,6 @@
 //! The harnesses of the tests and benchmarks: one module per kind of surroundings, and what they share.
 
+pub mod cluster;
 pub mod components;
 pub mod forge;
 pub mod local;

@@ -33,7 +33,7 @@ impl Target {
         let parsed: http::uri::Authority = authority.parse().with_context(|| format!("authority of {url}"))?;
         let port = match (parsed.port_u16(), scheme) {
             (Some(port), _) => port,
-            (None, "http" | "ws") => 80,
+            (None, "http" | "h2c" | "ws") => 80,
             (None, "https") => 443,
             (None, "grpc") => 7070,
             (None, _) => bail!("{url} needs a port"),

@@ -152,7 +152,7 @@ fn ms(duration: Duration) -> f64 {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn percentiles_are_those_of_the_requests() {
         let mut tally = Tally::new("http://x", 1.0);
         let due = Instant::now();

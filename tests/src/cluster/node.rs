@@ -1,0 +1,109 @@
+//! The processes under the project's own cluster: pausing the API server, killing a container. In: `tests/cluster/run`.
+//! Does not: work on a cluster that somebody else started.
+
+use std::process::Command;
+
+use anyhow::{Context as _, ensure};
+use serde_json::Value;
+
+use super::{Cluster, Scope, tool};
+
+/// A process of the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    ApiServer,
+    Controllers,
+    Dns,
+}
+
+impl Part {
+    fn name(self) -> &'static str {
+        match self {
+            Self::ApiServer => "apiserver",
+            Self::Controllers => "controllers",
+            Self::Dns => "dns",
+        }
+    }
+}
+
+/// A process that stands still, or is gone, until this is dropped.
+#[derive(Debug)]
+pub struct Paused {
+    part: Part,
+    undo: &'static str,
+}
+
+impl Cluster {
+    /// Whether this is the project's own cluster, whose processes the tests may stop.
+    pub fn is_own(&self) -> bool {
+        let path = Command::new(tool()).arg("kubeconfig").output();
+        let own = path.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
+        std::env::var_os("KUBECONFIG").is_some_and(|set| set.to_string_lossy() == own)
+    }
+
+    /// Freezes a process: connections stay open and nobody answers.
+    pub fn pause(&self, part: Part) -> anyhow::Result<Paused> {
+        run(&["pause", part.name()])?;
+        Ok(Paused { part, undo: "resume" })
+    }
+
+    /// Ends a process: connections break and are refused.
+    pub fn stop(&self, part: Part) -> anyhow::Result<Paused> {
+        run(&["stop", part.name()])?;
+        Ok(Paused { part, undo: "start" })
+    }
+}
+
+impl Scope<'_> {
+    /// Kills a container's processes, as the kernel does when memory runs out.
+    pub fn kill(&self, pod: &str, container: &str) -> anyhow::Result<()> {
+        let pod = self.object("v1/pods", pod)?;
+        run(&["kill", &container_id(&pod, container)?])
+    }
+}
+
+impl Cluster {
+    /// The same in any namespace.
+    pub fn kill(&self, namespace: &str, pod: &str, container: &str) -> anyhow::Result<()> {
+        let pod = self.object(namespace, "v1/pods", pod)?;
+        run(&["kill", &container_id(&pod, container)?])
+    }
+}
+
+impl Paused {
+    /// Lets it go on.
+    pub fn resume(mut self) -> anyhow::Result<()> {
+        self.end()
+    }
+
+    fn end(&mut self) -> anyhow::Result<()> {
+        match std::mem::take(&mut self.undo) {
+            "" => Ok(()),
+            undo => run(&[undo, self.part.name()]),
+        }
+    }
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            eprintln!("{:?} does not go on: {error:#}", self.part);
+        }
+    }
+}
+
+fn container_id(pod: &Value, container: &str) -> anyhow::Result<String> {
+    let statuses =
+        ["containerStatuses", "initContainerStatuses"].iter().filter_map(|kind| pod["status"][*kind].as_array());
+    let found = statuses.flatten().find(|status| status["name"] == container);
+    let id =
+        found.and_then(|status| status["containerID"].as_str()).with_context(|| format!("no container {container}"))?;
+    Ok(id.rsplit('/').next().unwrap_or_default().to_owned())
+}
+
+fn run(args: &[&str]) -> anyhow::Result<()> {
+    let output = Command::new(tool()).args(args).output().context("tests/cluster/run")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "tests/cluster/run {args:?}: {}", said.trim());
+    Ok(())
+}
