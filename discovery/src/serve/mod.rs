@@ -22,7 +22,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 use subscriber::Subscriber;
 use tokio::sync::watch;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 /// Resources that one proxy may subscribe to.
 pub const SUBSCRIPTIONS_MAX: usize = 10_000;
@@ -85,7 +85,7 @@ impl Discovery for Service {
             match conversation.next().await {
                 Ok(response) => Some((Ok(response?), Some(conversation))),
                 Err(status) => {
-                    tracing::info!(code = ?status.code(), reason = status.message(), "sync stream ended");
+                    ended(&status, conversation.peer.as_ref());
                     Some((Err(status), None))
                 }
             }
@@ -183,6 +183,24 @@ impl Conversation {
         }
         Ok(hello)
     }
+}
+
+/// Logs why a stream was ended, and counts it if the proxy is to blame.
+fn ended(status: &Status, peer: Option<&SpiffeId>) {
+    let reason = match status.code() {
+        Code::PermissionDenied => "identity",
+        Code::Unauthenticated => "certificate",
+        Code::DeadlineExceeded => "hello_timeout",
+        Code::ResourceExhausted => "limit",
+        Code::InvalidArgument => "protocol",
+        _ => {
+            tracing::info!(code = ?status.code(), reason = status.message(), "sync stream ended");
+            return;
+        }
+    };
+    metrics::counter!("remora_discovery_refused_total", "reason" => reason).increment(1);
+    let peer = peer.map(SpiffeId::as_str);
+    tracing::warn!(reason, peer, why = status.message(), "sync stream refused");
 }
 
 fn ending() -> Status {

@@ -66,6 +66,11 @@ const PROCESS: &[Metric] = &[
         "reason",
         "TLS handshakes with control-plane clients that failed.",
     ),
+    counter(
+        "remora_admin_refused_total",
+        "reason",
+        "Requests to the admin port that were refused: not_local came from outside of the pod, host and origin may be a foreign web page's.",
+    ),
     counter("remora_discovery_disconnects_total", "", "Losses of the stream from discovery."),
     counter(
         "remora_discovery_doubts_total",

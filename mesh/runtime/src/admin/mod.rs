@@ -155,9 +155,17 @@ pub fn local_only<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router
         if local {
             next.run(request).await
         } else {
+            refused("not_local", &request);
             (StatusCode::FORBIDDEN, "only from inside the pod\n").into_response()
         }
     }))
+}
+
+/// Who asks for what he may not is to be found in the log and the metrics.
+fn refused(reason: &'static str, request: &Request) {
+    metrics::counter!("remora_admin_refused_total", "reason" => reason).increment(1);
+    let peer = request.extensions().get::<Ends>().map(|ends| ends.peer.ip().to_canonical().to_string());
+    tracing::warn!(reason, peer, path = ?request.uri().path(), "admin request refused");
 }
 
 /// Serves `router` until drained; then waits for open requests. Whatever the router holds is kept from foreign pages

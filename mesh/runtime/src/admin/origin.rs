@@ -19,6 +19,15 @@ enum Refusal {
     Origin,
 }
 
+impl Refusal {
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Origin => "origin",
+        }
+    }
+}
+
 /// Refuses what a foreign page may have sent.
 pub(super) async fn no_foreign_pages(request: Request, next: Next) -> Response {
     if OPEN.contains(&request.uri().path()) {
@@ -26,7 +35,10 @@ pub(super) async fn no_foreign_pages(request: Request, next: Next) -> Response {
     }
     match check(request.headers()) {
         Ok(()) => next.run(request).await,
-        Err(refusal) => (StatusCode::FORBIDDEN, format!("{refusal}\n")).into_response(),
+        Err(refusal) => {
+            super::refused(refusal.reason(), &request);
+            (StatusCode::FORBIDDEN, format!("{refusal}\n")).into_response()
+        }
     }
 }
 
