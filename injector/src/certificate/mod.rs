@@ -10,3 +10,11 @@ mod make;
 mod state;
 
 pub(crate) use keep::{Keeper, Serving};
+
+/// A new pair for `host`, as it is served.
+#[cfg(test)]
+pub(crate) fn serving_for_tests(host: &str) -> Serving {
+    let pair = make::pair(host, std::time::SystemTime::now(), std::time::Duration::from_secs(3600)).unwrap();
+    let tls = remora_runtime::tls::web::server_config(pair.certificate.as_bytes(), pair.key.as_bytes()).unwrap();
+    Serving { tls, bundle: pair.authority.into() }
+}

@@ -12,3 +12,6 @@ mod stats;
 pub(crate) use decide::{Decider, SELF_CHECK};
 pub(crate) use serve::serve;
 pub(crate) use stats::Stats;
+
+#[cfg(test)]
+mod tests;
