@@ -120,7 +120,7 @@ spec:
         });
         answered.with_context(|| cluster.pods_said(&scope.namespace))?;
         let said =
-            scope.exec(&client, "echo", &["client", "--body=marker", &format!("tcp://{pod}.db:9090")])?.well()?;
+            scope.exec(&client, "echo", &["client", "--body=marker\n", &format!("tcp://{pod}.db:9090")])?.well()?;
         ensure!(said.body() == "marker", "{}", said.out);
     }
     // From a pod of the set to its sibling, as databases replicate.
