@@ -6,7 +6,7 @@ pub use remora_runtime::settings::Mistakes;
 use remora_runtime::settings::{duration, parsed};
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -141,6 +141,17 @@ impl Config {
     /// The identity of a part of the control plane.
     pub fn control_plane(&self, service_account: &str) -> Option<SpiffeId> {
         SpiffeId::workload(&self.trust_domain, &self.control_namespace, service_account).ok()
+    }
+
+    /// Where this proxy itself takes what others send, if `pod` (`namespace/name`) is its own. No rule redirects what a
+    /// pod sends to itself: mesh TLS to the pod's own address would reach the application and not its proxy.
+    pub fn own_proxy(&self, pod: &str) -> Option<SocketAddr> {
+        if self.mode != Mode::Redirect || pod.split_once('/') != Some((&self.namespace, &self.pod)) {
+            return None;
+        }
+        let listen = self.inbound_listen.first()?;
+        let loopback = if listen.is_ipv4() { IpAddr::from([127, 0, 0, 1]) } else { IpAddr::from(Ipv6Addr::LOCALHOST) };
+        Some(SocketAddr::new(if listen.ip().is_unspecified() { loopback } else { listen.ip() }, listen.port()))
     }
 
     /// Whether `address` is one of this proxy's own listeners: forwarding to it would be a loop.
@@ -335,7 +346,11 @@ pub(crate) mod tests {
         let mut config = read(&LEAST).expect("valid");
         assert!(config.is_own(([10, 0, 0, 1], 4143).into()));
         assert!(!config.is_own(([10, 0, 0, 1], 80).into()));
+        let own = format!("{}/{}", config.namespace, config.pod);
+        assert!(config.own_proxy(&own).is_some_and(|at| at.ip().is_loopback() && at.port() == 4143));
+        assert_eq!(config.own_proxy("other/pod"), None);
         config.mode = Mode::Explicit;
+        assert_eq!(config.own_proxy(&own), None, "nothing is redirected, and endpoints name their proxies");
         config.inbound_listen = vec![([127, 77, 0, 1], 4143).into()];
         assert!(config.is_own(([127, 77, 0, 1], 4143).into()));
         assert!(!config.is_own(([127, 77, 0, 2], 4143).into()));

@@ -394,10 +394,11 @@ impl Upstream {
         alpn: tls::Alpn,
     ) -> Result<Option<tls::ClientStream>, ConnectError> {
         let Some(expected) = &self.endpoint.identity else { return Ok(None) };
-        let address = self.endpoint.proxy.unwrap_or(self.endpoint.address);
+        let proxy = self.endpoint.proxy.or_else(|| world.config.own_proxy(&self.endpoint.pod));
+        let address = proxy.unwrap_or(self.endpoint.address);
         let stream = connect::tcp(permit, address, self.connect_timeout).await?;
         let mut stream = world.tls.originate(stream, address, expected, alpn).await?;
-        if self.endpoint.proxy.is_some() {
+        if proxy.is_some() {
             connect::name_destination(&mut stream, &self.endpoint)
                 .await
                 .map_err(|source| ConnectError::Io { address, source })?;
