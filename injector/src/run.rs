@@ -96,6 +96,7 @@ async fn run(config: Config, log: log::Handle) -> Result<(), RunError> {
         namespace: namespace.clone(),
         host: host.clone(),
         lifetime: config.certificate_lifetime,
+        keeping: keeping.clone(),
         readiness: readiness.clone(),
         leads: leads.clone(),
         trusted: trusted.clone(),

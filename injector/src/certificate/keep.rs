@@ -40,6 +40,8 @@ pub(crate) struct Keeper {
     pub(crate) host: String,
     pub(crate) lifetime: Duration,
     pub(crate) readiness: Readiness,
+    /// Whether this replica may write at all: one that is ending leaves it to the one that comes.
+    pub(crate) keeping: drain::Watch,
     /// Whether this replica rotates.
     pub(crate) leads: watch::Receiver<bool>,
     /// The bundle that the webhook configuration was last seen with.
@@ -151,6 +153,7 @@ impl Keeper {
         let new = || make::pair(&self.host, now, self.lifetime);
         let (secret, state) = match known {
             Known::Nothing => return Ok(later),
+            Known::Absent if self.keeping.is_signaled() => return Ok(later),
             Known::Absent => {
                 let secret = self.secret(ObjectMeta::default(), &State::new(new()?));
                 match call(api.create(&params(), &secret)).await {
