@@ -1,9 +1,11 @@
 //! A client of the admin ports: one GET, bounded in time and size, and the shape of `/routes`.
+//!
+//! In: a [`Place`], which is an address, or a pod's port that the API server forwards to. Out: what it answered.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
+use std::{fmt, io};
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
@@ -11,42 +13,81 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+use crate::cluster::forward::{self, PodPort};
 use crate::signals::Signals;
 
 /// An admin port answers from memory; who takes longer is not well.
 const TIMEOUT: Duration = Duration::from_secs(2);
+/// Through the API server, the kubelet and the container runtime.
+const FORWARDED_TIMEOUT: Duration = Duration::from_secs(8);
 /// `/routes` holds a bounded set of routes; this is far above it.
 const BODY_BYTES_MAX: usize = 8 << 20;
+
+/// Where an admin port is.
+#[derive(Debug, Clone)]
+pub(crate) enum Place {
+    /// Reached from here.
+    Address(SocketAddr),
+    /// Reached through the API server.
+    Pod(PodPort),
+}
+
+impl From<SocketAddr> for Place {
+    fn from(address: SocketAddr) -> Self {
+        Self::Address(address)
+    }
+}
+
+impl From<PodPort> for Place {
+    fn from(port: PodPort) -> Self {
+        Self::Pod(port)
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Pod(port) => port.fmt(f),
+        }
+    }
+}
 
 /// Why an admin port could not be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error("cannot connect to {address}: does the component run, and is that its admin port?")]
-    Connect { address: SocketAddr, source: io::Error },
-    #[error("{address} does not speak HTTP: is it an admin port (4191 proxy, 4192 identity, 4193 discovery)?")]
-    Http { address: SocketAddr, source: hyper::Error },
-    #[error("reading the answer of {address}: {reason}")]
-    Body { address: SocketAddr, reason: String },
-    #[error("{address} did not answer within {} s", TIMEOUT.as_secs())]
-    Timeout { address: SocketAddr },
-    #[error("{address} has no {path}: only a proxy's admin port (4191) does; `remora check` asks all kinds")]
-    NotAProxy { address: SocketAddr, path: String },
+    #[error("cannot connect to {place}: does the component run, and is that its admin port?")]
+    Connect { place: Place, source: io::Error },
+    #[error("cannot forward to {place}")]
+    Forward { place: Place, source: forward::Error },
     #[error(
-        "{address} answered {path} with {status}: is it an admin port (4191 proxy, 4192 identity, 4193 discovery)?"
+        "{place} does not speak HTTP: is it an admin port (4191 proxy, 4192 identity, 4193 discovery, 4194 injector)?"
     )]
-    Status { address: SocketAddr, path: String, status: StatusCode },
-    #[error("{address} sent JSON of another shape; is it of another version?")]
-    Shape { address: SocketAddr, source: serde_json::Error },
+    Http { place: Place, source: hyper::Error },
+    #[error("reading the answer of {place}: {reason}")]
+    Body { place: Place, reason: String },
+    #[error("{place} did not answer within {} s", limit.as_secs())]
+    Timeout { place: Place, limit: Duration },
+    #[error("{place} has no {path}: only a proxy's admin port (4191) does; `remora check` asks all kinds")]
+    NotAProxy { place: Place, path: String },
+    #[error(
+        "{place} answered {path} with {status}: is it an admin port (4191 proxy, 4192 identity, 4193 discovery, \
+         4194 injector)?"
+    )]
+    Status { place: Place, path: String, status: StatusCode },
+    #[error("{place} sent JSON of another shape; is it of another version?")]
+    Shape { place: Place, source: serde_json::Error },
 }
 
 impl Error {
-    pub(crate) fn status(address: SocketAddr, path: &str, status: StatusCode) -> Self {
+    fn status(place: Place, path: &str, status: StatusCode) -> Self {
         let path = path.to_owned();
         match status {
-            StatusCode::NOT_FOUND => Self::NotAProxy { address, path },
-            status => Self::Status { address, path, status },
+            StatusCode::NOT_FOUND => Self::NotAProxy { place, path },
+            status => Self::Status { place, path, status },
         }
     }
 }
@@ -123,38 +164,73 @@ pub(crate) struct Certificate {
     pub(crate) anchors: u64,
 }
 
-/// Sends one GET.
-pub(crate) async fn get(address: SocketAddr, path: &str) -> Result<Answer, Error> {
-    tokio::time::timeout(TIMEOUT, exchange(address, path)).await.map_err(|_| Error::Timeout { address })?
+impl Certificate {
+    /// Whether it is valid at `now`, in seconds since 1970.
+    pub(crate) fn holds(&self, now: u64) -> bool {
+        (self.not_before..self.not_after).contains(&now)
+    }
 }
 
-/// Reads JSON that `address` sent.
-fn parse<T: for<'de> Deserialize<'de>>(address: SocketAddr, body: &[u8]) -> Result<T, Error> {
-    serde_json::from_slice(body).map_err(|source| Error::Shape { address, source })
+/// Sends one GET.
+pub(crate) async fn get(place: impl Into<Place>, path: &str) -> Result<Answer, Error> {
+    let place = place.into();
+    let limit = match &place {
+        Place::Address(_) => TIMEOUT,
+        Place::Pod(_) => FORWARDED_TIMEOUT,
+    };
+    let answer = async {
+        match &place {
+            Place::Address(address) => {
+                let stream = TcpStream::connect(address).await;
+                let stream = stream.map_err(|source| Error::Connect { place: place.clone(), source })?;
+                exchange(&place, stream, path).await
+            }
+            Place::Pod(port) => {
+                let lost = |source| Error::Forward { place: place.clone(), source };
+                let mut forwarded = port.open().await.map_err(lost)?;
+                let answer = exchange(&place, forwarded.stream().map_err(lost)?, path).await;
+                // Why the far end took nothing is said beside the stream.
+                match (answer, forwarded.close().await) {
+                    (Err(_), Some(reason)) => Err(lost(forward::Error::Refused(reason))),
+                    (answer, _) => answer,
+                }
+            }
+        }
+    };
+    tokio::time::timeout(limit, answer).await.map_err(|_| Error::Timeout { place: place.clone(), limit })?
 }
 
 /// Gets a JSON page and reads it.
-pub(crate) async fn page<T: for<'de> Deserialize<'de>>(address: SocketAddr, path: &str) -> Result<T, Error> {
-    let answer = get(address, path).await?;
+pub(crate) async fn page<T: for<'de> Deserialize<'de>>(place: impl Into<Place>, path: &str) -> Result<T, Error> {
+    let place = place.into();
+    let answer = get(place.clone(), path).await?;
     if !answer.status.is_success() {
-        return Err(Error::status(address, path, answer.status));
+        return Err(Error::status(place, path, answer.status));
     }
-    parse(address, &answer.body)
+    serde_json::from_slice(&answer.body).map_err(|source| Error::Shape { place, source })
 }
 
-async fn exchange(address: SocketAddr, path: &str) -> Result<Answer, Error> {
-    let http = |source| Error::Http { address, source };
-    let stream = TcpStream::connect(address).await.map_err(|source| Error::Connect { address, source })?;
+async fn exchange(
+    place: &Place,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    path: &str,
+) -> Result<Answer, Error> {
+    let http = |source| Error::Http { place: place.clone(), source };
+    let body = |reason: String| Error::Body { place: place.clone(), reason };
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
+    // A pod's admin server tells who asks by the connection; the name is for HTTP/1.1's sake.
+    let host = match place {
+        Place::Address(address) => address.to_string(),
+        Place::Pod(port) => format!("localhost:{}", port.port),
+    };
     let request = Request::get(path)
-        .header(http::header::HOST, address.to_string())
+        .header(http::header::HOST, host)
         .body(Empty::<Bytes>::new())
-        .map_err(|error| Error::Body { address, reason: error.to_string() })?;
+        .map_err(|error| body(error.to_string()))?;
     let exchange = async {
-        let (head, body) = sender.send_request(request).await.map_err(http)?.into_parts();
-        let body = Limited::new(body, BODY_BYTES_MAX).collect().await;
-        let body = body.map_err(|error| Error::Body { address, reason: error.to_string() })?;
-        Ok(Answer { status: head.status, body: body.to_bytes().to_vec() })
+        let (head, rest) = sender.send_request(request).await.map_err(http)?.into_parts();
+        let rest = Limited::new(rest, BODY_BYTES_MAX).collect().await.map_err(|error| body(error.to_string()))?;
+        Ok(Answer { status: head.status, body: rest.to_bytes().to_vec() })
     };
     // The connection is driven beside the exchange and dropped with it: no task is left behind.
     tokio::pin!(exchange, connection);

@@ -1,42 +1,42 @@
-//! Reads a running component's admin port and prints it: `remora routes`, `remora identity`, `remora check`.
+//! Reads running components' admin ports and prints them: `remora routes`, `remora identity`, and `remora check` of
+//! addresses.
 //!
-//! In: addresses. Out: tables for people (coloured on a terminal), or the port's own JSON for scripts. It changes nothing.
+//! In: addresses, or pods that are found and reached through the API server. Out: tables for people (coloured on a
+//! terminal), or the ports' own JSON for scripts. It changes nothing.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde::Serialize;
+use futures_util::{StreamExt as _, stream};
+use serde::{Deserialize, Serialize};
 
-use crate::admin::{self, Certificate, Routes};
+use crate::admin::{self, Certificate, Place, Routes};
+use crate::cluster::target::{self, Found, Target};
+use crate::cluster::{self, Cluster, POD_REQUESTS_MAX};
 use crate::signals::{SignalTable, arrow};
 use crate::table::{Align, Table};
 use crate::text::{self, Line, Span, Style};
-use crate::{Look, sys};
+use crate::{Look, Outcome, block_on, finish, sys};
 
 /// Where routes are shown that are not on a terminal: nothing is cut.
 const PLAIN_WIDTH: usize = 400;
 
-/// Which admin port to ask.
+/// Whose admin port to ask.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Admin {
-    /// The proxy's admin port, for example 127.0.0.1:4191
-    #[arg(value_parser = admin::address)]
-    address: SocketAddr,
+    /// pod/NAME, deploy/NAME, sts/NAME, ds/NAME, job/NAME, or HOST:PORT of an admin port, for example 127.0.0.1:4191.
+    /// Without it, every pod of the namespace that has a sidecar
+    #[arg(value_parser = target::parse)]
+    target: Option<Target>,
+    /// The namespace of the pods; the kubeconfig's if not given
+    #[arg(short, long, value_name = "NAME")]
+    namespace: Option<String>,
     /// How to print it
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
-}
-
-/// Which admin ports to ask.
-#[derive(Debug, clap::Args)]
-pub(crate) struct CheckArgs {
-    /// The admin ports of proxies, identity and discovery, for example 127.0.0.1:4191 127.0.0.1:4192
-    #[arg(value_name = "ADDRESS", required = true, value_parser = admin::address)]
-    addresses: Vec<SocketAddr>,
-    /// How to print it
-    #[arg(short, long, value_enum, default_value_t)]
-    output: Output,
+    #[command(flatten)]
+    cluster: cluster::Args,
 }
 
 /// For people or for scripts.
@@ -49,32 +49,91 @@ pub(crate) enum Output {
     Json,
 }
 
-/// What is printed, and whether all was well.
-type Outcome = anyhow::Result<(String, bool)>;
+/// What a pod said.
+struct Answered<T> {
+    pod: String,
+    answer: Result<T, admin::Error>,
+}
+
+impl Admin {
+    async fn find(&self) -> anyhow::Result<Vec<Found>> {
+        let cluster = Cluster::connect(&self.cluster).await?;
+        let namespace = self.namespace.as_deref().unwrap_or(cluster.namespace());
+        Ok(target::find(&cluster, namespace, self.target.as_ref()).await?)
+    }
+
+    /// Asks every pod that is meant for a page.
+    async fn ask<T: for<'de> Deserialize<'de>>(&self, path: &str) -> anyhow::Result<Vec<Answered<T>>> {
+        let asked = self.find().await?.into_iter().map(|Found { name: pod, admin }| async {
+            Answered { pod, answer: admin::page(Place::from(admin), path).await }
+        });
+        Ok(stream::iter(asked).buffered(POD_REQUESTS_MAX).collect().await)
+    }
+}
 
 /// `remora routes`.
 pub(crate) fn routes(args: &Admin, look: Look) -> ExitCode {
+    let width = sys::terminal_size().map_or(PLAIN_WIDTH, |(columns, _)| columns.into());
     finish(block_on(async {
-        if args.output == Output::Json {
-            return pretty(&admin::page::<serde_json::Value>(args.address, "/routes").await?);
+        if let Some(Target::Address(address)) = args.target {
+            if args.output == Output::Json {
+                return pretty(&admin::page::<serde_json::Value>(address, "/routes").await?, true);
+            }
+            let routes: Routes = admin::page(address, "/routes").await?;
+            return Ok((text::render(&route_lines(&routes, width), look.coloured), true));
         }
-        let routes: Routes = admin::page(args.address, "/routes").await?;
-        let width = sys::terminal_size().map_or(PLAIN_WIDTH, |(columns, _)| columns.into());
-        Ok((text::render(&route_lines(&routes, width), look.coloured), true))
+        let all = args.ask::<serde_json::Value>("/routes").await?;
+        let good = all.iter().all(|it| it.answer.is_ok());
+        if args.output == Output::Json {
+            return pretty(&json(all), good);
+        }
+        let mut lines = Vec::new();
+        for Answered { pod, answer } in all {
+            if !lines.is_empty() {
+                lines.push(Line::default());
+            }
+            match answer.map(serde_json::from_value) {
+                Ok(Ok(routes)) => lines.extend(route_lines(&routes, width)),
+                Ok(Err(error)) => lines.push(unread(&pod, &error)),
+                Err(error) => lines.push(unread(&pod, &error)),
+            }
+        }
+        Ok((text::render(&lines, look.coloured), good))
     }))
 }
 
 /// `remora identity`.
 pub(crate) fn identity(args: &Admin, look: Look) -> ExitCode {
     finish(block_on(async {
-        let certificate: Option<Certificate> = admin::page(args.address, "/certificate").await?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let good = certificate.as_ref().is_some_and(|it| (it.not_before..it.not_after).contains(&now));
-        Ok(match args.output {
-            Output::Json => (pretty(&certificate)?.0, good),
-            Output::Text => (text::render(&certificate_lines(certificate.as_ref(), now), look.coloured), good),
-        })
+        if let Some(Target::Address(address)) = args.target {
+            let certificate: Option<Certificate> = admin::page(address, "/certificate").await?;
+            let good = certificate.as_ref().is_some_and(|it| it.holds(now));
+            return match args.output {
+                Output::Json => pretty(&certificate, good),
+                Output::Text => Ok((text::render(&certificate_lines(certificate.as_ref(), now), look.coloured), good)),
+            };
+        }
+        let all = args.ask::<Option<Certificate>>("/certificate").await?;
+        let good = all.iter().all(|it| matches!(&it.answer, Ok(Some(it)) if it.holds(now)));
+        match args.output {
+            Output::Json => pretty(&json(all), good),
+            Output::Text => Ok((text::render(&certificate_rows(&all, now), look.coloured), good)),
+        }
     }))
+}
+
+/// One JSON object per pod: its name, and what it said, or why it could not be asked.
+fn json<T: Serialize>(all: Vec<Answered<T>>) -> Vec<serde_json::Value> {
+    let value = |Answered { pod, answer }: Answered<T>| match answer {
+        Ok(answer) => serde_json::json!({ "pod": pod, "answer": answer }),
+        Err(error) => serde_json::json!({ "pod": pod, "error": crate::chain(&error) }),
+    };
+    all.into_iter().map(value).collect()
+}
+
+fn unread(pod: &str, error: &dyn std::error::Error) -> Line {
+    Line::of(Style::Strong, pod).and(Style::Bad, format!("  {}", crate::chain(error)))
 }
 
 /// What one component said of its readiness.
@@ -86,16 +145,16 @@ struct Checked {
     why: Vec<String>,
 }
 
-/// `remora check`.
-pub(crate) fn check(args: &CheckArgs, look: Look) -> ExitCode {
+/// `remora check` of addresses.
+pub(crate) fn check(addresses: &[SocketAddr], output: Output, look: Look) -> ExitCode {
     finish(block_on(async {
-        let asked = args.addresses.iter().map(|&admin| checked(admin));
+        let asked = addresses.iter().map(|&admin| checked(admin));
         let all = futures_util::future::join_all(asked).await;
         let good = all.iter().all(|it| it.ready);
-        Ok(match args.output {
-            Output::Json => (pretty(&all)?.0, good),
-            Output::Text => (text::render(&check_lines(&all), look.coloured), good),
-        })
+        match output {
+            Output::Json => pretty(&all, good),
+            Output::Text => Ok((text::render(&check_lines(&all), look.coloured), good)),
+        }
     }))
 }
 
@@ -144,7 +203,7 @@ fn certificate_lines(certificate: Option<&Certificate>, now: u64) -> Vec<Line> {
     let Some(it) = certificate else {
         return vec![Line::of(Style::Bad, "no certificate yet: `remora check` says why")];
     };
-    let lives = (it.not_before..it.not_after).contains(&now);
+    let lives = it.holds(now);
     let until = match it.not_after.checked_sub(now) {
         Some(left) if left > 0 => format!("{} ({} from now)", utc(it.not_after), span(left)),
         _ => format!("{} (ended {} ago)", utc(it.not_after), span(now - it.not_after)),
@@ -174,7 +233,7 @@ fn utc(seconds: u64) -> String {
 }
 
 /// A length of time in its two largest units.
-fn span(seconds: u64) -> String {
+pub(crate) fn span(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),
         60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
@@ -183,23 +242,32 @@ fn span(seconds: u64) -> String {
     }
 }
 
-fn pretty(value: &impl Serialize) -> Outcome {
-    Ok((serde_json::to_string_pretty(value)? + "\n", true))
-}
-
-fn block_on(work: impl Future<Output = Outcome>) -> Outcome {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
-}
-
-fn finish(outcome: Outcome) -> ExitCode {
-    match outcome.and_then(|(text, good)| Ok(text::print(&text).map(|()| good)?)) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("remora: {}", crate::chain(&*error));
-            ExitCode::FAILURE
+/// A row per pod.
+fn certificate_rows(all: &[Answered<Option<Certificate>>], now: u64) -> Vec<Line> {
+    use Align::{Left, Right};
+    let mut table =
+        Table::new(&[("POD", Left), ("IDENTITY", Left), ("VALID UNTIL", Left), ("LEFT", Right), ("ANCHORS", Right)]);
+    for Answered { pod, answer } in all {
+        match answer {
+            Ok(Some(it)) => table.row([
+                pod.as_str().into(),
+                it.identity.as_str().into(),
+                utc(it.not_after).into(),
+                match it.holds(now) {
+                    true => Span::new(Style::Good, span(it.not_after - now)),
+                    false => Span::new(Style::Bad, "ended"),
+                },
+                it.anchors.to_string().into(),
+            ]),
+            Ok(None) => table.across(Line::of(Style::Plain, pod).and(Style::Bad, "  no certificate yet")),
+            Err(error) => table.across(unread(pod, error)),
         }
     }
+    table.lines(usize::MAX)
+}
+
+fn pretty(value: &impl Serialize, good: bool) -> Outcome {
+    Ok((serde_json::to_string_pretty(value)? + "\n", good))
 }
 
 #[cfg(test)]
@@ -230,6 +298,29 @@ mod tests {
             assert!(shown(now).contains("(ended "), "{now}");
         }
         assert!(text::render(&certificate_lines(None, 0), false).contains("no certificate yet"));
+    }
+
+    #[test]
+    fn a_pod_that_cannot_be_asked_does_not_hide_the_others() {
+        let it = Certificate {
+            identity: "spiffe://a/ns/b/sa/c".to_owned(),
+            not_before: 0,
+            not_after: 90,
+            generation: 1,
+            anchors: 2,
+        };
+        let place = Place::Address(SocketAddr::from(([127, 0, 0, 1], 4191)));
+        let lost = admin::Error::Timeout { place, limit: Duration::from_secs(2) };
+        let all = [
+            Answered { pod: "shop/web-1".to_owned(), answer: Ok(Some(it)) },
+            Answered { pod: "shop/web-2".to_owned(), answer: Err(lost) },
+        ];
+        let shown = text::render(&certificate_rows(&all, 30), false);
+        assert!(
+            shown.contains("shop/web-1  spiffe://a/ns/b/sa/c  1970-01-01T00:01:30Z  1 min 0 s        2"),
+            "{shown}"
+        );
+        assert!(shown.contains("shop/web-2  127.0.0.1:4191 did not answer within 2 s"), "{shown}");
     }
 
     #[test]

@@ -5,9 +5,13 @@
 //! It holds no logic of the mesh itself.
 
 mod admin;
+mod check;
+mod cluster;
 mod components;
 mod demo;
+mod inject;
 mod inspect;
+mod install;
 mod signals;
 mod sys;
 mod table;
@@ -17,7 +21,7 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 #[derive(Parser)]
 #[command(name = "remora", version, about = "A service mesh whose data plane is a micro-proxy in every pod")]
@@ -34,12 +38,25 @@ struct Cli {
 enum Command {
     /// Run a small shop through the mesh on this machine: no root, no configuration, no Kubernetes
     Demo(demo::Args),
-    /// Show who a proxy is: its certificate's identity, lifetime and trust anchors
+    /// Print the manifests of the control plane, for `kubectl apply`
+    Install(install::InstallArgs),
+    /// Print the manifests of this version for the control plane that runs, for `kubectl apply`
+    Upgrade(install::UpgradeArgs),
+    /// Print everything of Remora that is in the cluster, for `kubectl delete`
+    Uninstall(install::UninstallArgs),
+    /// Check a cluster before installing, the control plane, a namespace, its sidecars: what fails, why, and what to do
+    Check(check::Args),
+    /// Opt manifests in, or put the sidecar into them, without a cluster
+    Inject(inject::Args),
+    /// Show who pods are: their certificates' identity, lifetime and trust anchors
     Identity(inspect::Admin),
-    /// Show what a proxy carries: one row per route with success, latency and retries
+    /// Show what pods carry: one row per route with success, latency and retries
     Routes(inspect::Admin),
-    /// Ask proxies and control plane whether they are ready, and why not
-    Check(inspect::CheckArgs),
+    /// Print a completion script: `remora completions bash > /etc/bash_completion.d/remora`
+    Completions {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
     /// Run a component: what images and the demo start
     #[command(subcommand, hide = true)]
     Run(components::Run),
@@ -64,11 +81,41 @@ fn main() -> ExitCode {
     let look = Look { coloured: !plain && std::io::stdout().is_terminal() };
     match cli.command {
         Command::Demo(args) => demo::main(args, look),
+        Command::Install(args) => install::install(args),
+        Command::Upgrade(args) => install::upgrade(&args),
+        Command::Uninstall(args) => install::uninstall(&args),
+        Command::Inject(args) => inject::main(&args),
+        Command::Completions { shell } => completions(shell),
         Command::Identity(args) => inspect::identity(&args, look),
         Command::Routes(args) => inspect::routes(&args, look),
-        Command::Check(args) => inspect::check(&args, look),
+        Command::Check(args) => check::main(&args, look),
         Command::Run(run) => components::become_component(run),
         Command::DemoApp(args) => demo::app::main(args),
+    }
+}
+
+fn completions(shell: clap_complete::Shell) -> ExitCode {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "remora", &mut script);
+    finish(Ok((String::from_utf8_lossy(&script).into_owned(), true)))
+}
+
+/// What is printed, and whether all was well.
+type Outcome = anyhow::Result<(String, bool)>;
+
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}
+
+/// Prints what came of a command, and says by the exit code whether all was well.
+fn finish(outcome: Outcome) -> ExitCode {
+    match outcome.and_then(|(text, good)| Ok(text::print(&text).map(|()| good)?)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("remora: {}", chain(&*error));
+            ExitCode::FAILURE
+        }
     }
 }
 

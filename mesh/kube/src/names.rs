@@ -64,3 +64,12 @@ pub const OPAQUE_PORTS: &str = "remora.dev/opaque-ports";
 pub const PROXY_ADDRESS: &str = "remora.dev/proxy-address";
 /// Annotation of a route whose requests may be sent twice whatever their method.
 pub const RETRY_ANY_METHOD: &str = "remora.dev/retry-any-method";
+
+/// The proxy's admin port.
+pub const PROXY_ADMIN_PORT: u16 = 4191;
+/// The identity service's.
+pub const IDENTITY_ADMIN_PORT: u16 = 4192;
+/// The discovery service's.
+pub const DISCOVERY_ADMIN_PORT: u16 = 4193;
+/// The injector's.
+pub const INJECTOR_ADMIN_PORT: u16 = 4194;

@@ -1,0 +1,128 @@
+//! `remora check`: whether the mesh can be installed, whether it works, and what to do where it does not.
+//!
+//! In: what a person asks about. Out: a line per check, each failure with its reason and remedy; exit code 1 if any
+//! failed. It changes nothing: the one pod that it creates is a dry run. Checks run side by side, each bounded by the
+//! client's timeouts, so that a green check takes as long as the slowest answer.
+//!
+//! | module | asks |
+//! |--|--|
+//! | [`pre`] | can it be installed here |
+//! | [`control`] | does the control plane work |
+//! | [`namespace`] | is a namespace meshed, and if not, why |
+//! | [`proxies`] | sidecars one by one: readiness, version, certificate |
+
+mod control;
+mod namespace;
+mod pre;
+mod proxies;
+mod report;
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use remora_kube::client::CallError;
+use remora_kube::names;
+use remora_runtime::settings::duration_within;
+use tokio::join;
+
+use crate::cluster::{self, Cluster};
+use crate::inspect::{self, Output};
+use crate::{Look, admin, text};
+use report::{Check, Report};
+
+/// Between two tries of `--wait`.
+const PAUSE: Duration = Duration::from_millis(250);
+/// The longest `--wait`.
+const WAIT_MAX: Duration = Duration::from_secs(3600);
+
+/// What to check.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "  remora check --pre                        before installing\n  \
+    remora check                              the control plane\n  \
+    remora check --namespace shop --proxies   a namespace, and each of its sidecars\n  \
+    remora check 127.0.0.1:4191               one admin port, without Kubernetes")]
+pub(crate) struct Args {
+    /// Admin ports to ask instead of a cluster, for example 127.0.0.1:4191 127.0.0.1:4192
+    #[arg(value_name = "ADDRESS", value_parser = admin::address, conflicts_with_all = ["pre", "namespace", "proxies"])]
+    addresses: Vec<SocketAddr>,
+    /// Before installing: versions, permissions, nodes
+    #[arg(long, conflicts_with_all = ["namespace", "proxies"])]
+    pre: bool,
+    /// A namespace too: is it opted in, has every pod its sidecar, and if not, why
+    #[arg(short, long, value_name = "NAME")]
+    namespace: Option<String>,
+    /// Each sidecar too, of that namespace or of all: readiness, version, certificate
+    #[arg(long)]
+    proxies: bool,
+    /// Where the control plane is
+    #[arg(long, value_name = "NAME", default_value = names::NAMESPACE)]
+    control_plane_namespace: String,
+    /// Try again until nothing fails, for so long: 60s
+    #[arg(long, value_name = "DURATION", value_parser = wait)]
+    wait: Option<Duration>,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+    #[command(flatten)]
+    cluster: cluster::Args,
+}
+
+/// `remora check`.
+pub(crate) fn main(args: &Args, look: Look) -> ExitCode {
+    if !args.addresses.is_empty() {
+        return inspect::check(&args.addresses, args.output, look);
+    }
+    crate::finish(crate::block_on(async {
+        let cluster = Cluster::connect(&args.cluster).await?;
+        let began = Instant::now();
+        let report = loop {
+            let asked = Instant::now();
+            let report = Report::new(checks(args, &cluster).await, asked.elapsed().as_secs_f64());
+            if report.ok || args.wait.is_none_or(|limit| began.elapsed() + PAUSE > limit) {
+                break report;
+            }
+            tokio::time::sleep(PAUSE).await;
+        };
+        let text = match args.output {
+            Output::Json => serde_json::to_string_pretty(&report)? + "\n",
+            Output::Text => text::render(&report.lines(), look.coloured),
+        };
+        Ok((text, report.ok))
+    }))
+}
+
+async fn checks(args: &Args, cluster: &Cluster) -> Vec<Check> {
+    let own = args.control_plane_namespace.as_str();
+    if args.pre {
+        return pre::checks(cluster, own).await;
+    }
+    let namespace = async {
+        match &args.namespace {
+            Some(name) => namespace::checks(cluster, own, name).await,
+            None => Vec::new(),
+        }
+    };
+    let proxies = async {
+        match args.proxies {
+            true => proxies::checks(cluster, own, args.namespace.as_deref()).await,
+            false => Vec::new(),
+        }
+    };
+    let (control, namespace, proxies) = join!(control::checks(cluster, own), namespace, proxies);
+    [control, namespace, proxies].concat()
+}
+
+fn wait(text: &str) -> Result<Duration, String> {
+    duration_within(Duration::ZERO, WAIT_MAX)(text)
+}
+
+/// The API server did not answer as it should.
+fn unanswered(group: &str, name: &str, error: &CallError) -> Check {
+    let remedy = if error.is_forbidden() {
+        "ask for the permission named there, or somebody who has it to run this"
+    } else {
+        "does `kubectl get --raw /readyz` work with this kubeconfig?"
+    };
+    Check::failed(group, name, error.to_string(), remedy)
+}

@@ -1,0 +1,227 @@
+//! Is a namespace meshed: opted in, its trust anchors there, and a sidecar in every pod that wants one.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
+use kube::api::ListParams;
+use kube::{Api, ResourceExt as _};
+use remora_kube::client;
+use remora_kube::names;
+use tokio::join;
+
+use super::control::{is_ready, trouble};
+use super::report::Check;
+use super::unanswered;
+use crate::cluster::{Cluster, target};
+
+/// How many pods a line names.
+const NAMED_MAX: usize = 5;
+
+/// All of them.
+pub(super) async fn checks(cluster: &Cluster, own: &str, name: &str) -> Vec<Check> {
+    let group = format!("namespace {name}");
+    let namespaces: Api<Namespace> = Api::all(cluster.client.clone());
+    let maps = |namespace: &str| Api::<ConfigMap>::namespaced(cluster.client.clone(), namespace);
+    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), name);
+    let (their_maps, own_maps, all_pods) = (maps(name), maps(own), ListParams::default());
+    let (namespace, pods, theirs, ours) = join!(
+        client::call(namespaces.get_opt(name)),
+        client::call(pods.list(&all_pods)),
+        client::call(their_maps.get_opt(names::TRUST_ANCHORS)),
+        client::call(own_maps.get_opt(names::TRUST_ANCHORS)),
+    );
+    let namespace = match namespace {
+        Ok(Some(namespace)) => namespace,
+        Ok(None) => {
+            return vec![Check::failed(&group, "exists", "it does not", format!("kubectl create namespace {name}"))];
+        }
+        Err(error) => return vec![unanswered(&group, "exists", &error)],
+    };
+    let mut all = vec![judge_opt_in(&group, &namespace)];
+    match (theirs, ours) {
+        (Ok(theirs), Ok(ours)) => all.push(judge_anchors(&group, theirs.as_ref(), ours.as_ref())),
+        (Err(error), _) | (_, Err(error)) => all.push(unanswered(&group, "trust anchors", &error)),
+    }
+    match pods {
+        Ok(pods) => all.extend(judge_pods(&group, &namespace, &pods.items)),
+        Err(error) => all.push(unanswered(&group, "sidecars", &error)),
+    }
+    all
+}
+
+/// What an object says of injection: an annotation wins over a label. `None`: nothing, or nothing that is understood.
+fn wish(annotations: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> Option<bool> {
+    match annotations.get(names::INJECT).or_else(|| labels.get(names::INJECT))?.as_str() {
+        names::ENABLED => Some(true),
+        names::DISABLED => Some(false),
+        _ => None,
+    }
+}
+
+fn judge_opt_in(group: &str, namespace: &Namespace) -> Check {
+    const NAME: &str = "opted in";
+    let (annotations, labels) = (namespace.annotations(), namespace.labels());
+    let said = annotations.get(names::INJECT).or_else(|| labels.get(names::INJECT));
+    let remedy = format!("kubectl annotate --overwrite namespace {} {}=enabled", namespace.name_any(), names::INJECT);
+    match (wish(annotations, labels), said) {
+        (Some(true), _) => Check::ok(group, NAME, format!("{}=enabled", names::INJECT)),
+        (Some(false), _) => Check::warning(group, NAME, format!("{}=disabled", names::INJECT), remedy),
+        (None, Some(said)) => {
+            let detail = format!("{}={said:?} is neither enabled nor disabled", names::INJECT);
+            Check::failed(group, NAME, detail, remedy)
+        }
+        (None, None) => Check::warning(group, NAME, "it is not; only pods that opt in themselves are meshed", remedy),
+    }
+}
+
+fn judge_anchors(group: &str, theirs: Option<&ConfigMap>, ours: Option<&ConfigMap>) -> Check {
+    const NAME: &str = "trust anchors";
+    let pem =
+        |map: Option<&ConfigMap>| map.and_then(|it| it.data.as_ref()).and_then(|it| it.get(names::CA_CRT)).cloned();
+    match (pem(theirs), pem(ours)) {
+        (Some(theirs), Some(ours)) if theirs == ours => Check::ok(group, NAME, "the control plane's"),
+        (Some(_), _) => Check::failed(
+            group,
+            NAME,
+            format!("ConfigMap {} holds others than the control plane's", names::TRUST_ANCHORS),
+            "identity puts it right by itself: look at the log of deploy/remora-identity",
+        ),
+        (None, _) => Check::failed(
+            group,
+            NAME,
+            format!("no ConfigMap {}: meshed pods cannot start", names::TRUST_ANCHORS),
+            "identity makes it once a namespace is opted in: look at the log of deploy/remora-identity",
+        ),
+    }
+}
+
+fn judge_pods(group: &str, namespace: &Namespace, pods: &[Pod]) -> Vec<Check> {
+    let theirs = wish(namespace.annotations(), namespace.labels());
+    let (mut bare, mut left, mut host, mut unready, mut meshed) = (vec![], vec![], vec![], vec![], 0);
+    for pod in pods.iter().filter(|pod| !target::ended(pod) && pod.metadata.deletion_timestamp.is_none()) {
+        let wanted = wish(pod.annotations(), pod.labels()).or(theirs).unwrap_or(false);
+        let host_network = pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true));
+        match (wanted, target::meshed(pod)) {
+            (true, true) => meshed += 1,
+            (true, false) if host_network => host.push(pod.name_any()),
+            (true, false) => bare.push(pod.name_any()),
+            (false, true) => left.push(pod.name_any()),
+            (false, false) => {}
+        }
+        if target::meshed(pod) && !is_ready(pod) {
+            unready.push(pod.name_any() + &trouble(pod).unwrap_or_default());
+        }
+    }
+    let restart =
+        format!("kubectl rollout restart deployment,statefulset,daemonset --namespace {}", namespace.name_any());
+    let mut all = Vec::new();
+    if bare.is_empty() {
+        let rest =
+            if host.is_empty() { String::new() } else { format!("; host network, never meshed: {}", some(&host)) };
+        all.push(Check::ok(group, "sidecars", format!("in all {meshed} pods that want one{rest}")));
+    } else {
+        let detail = format!("{} of {} pods have none: {}", bare.len(), bare.len() + meshed, some(&bare));
+        all.push(Check::failed(group, "sidecars", detail, format!("they are older than the opt-in; {restart}")));
+    }
+    if !left.is_empty() {
+        let detail = format!("{} pods still have one and no longer want it: {}", left.len(), some(&left));
+        all.push(Check::warning(group, "leftovers", detail, restart));
+    }
+    match unready.is_empty() {
+        true => all.push(Check::ok(group, "readiness", format!("all {} meshed pods", meshed + left.len()))),
+        false => all.push(Check::failed(
+            group,
+            "readiness",
+            format!("{} meshed pods are not ready: {}", unready.len(), some(&unready)),
+            format!("remora check --namespace {} --proxies", namespace.name_any()),
+        )),
+    }
+    all
+}
+
+/// The first few of a list.
+pub(super) fn some(names: &[String]) -> String {
+    let shown = names.iter().take(NAMED_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match names.len().checked_sub(NAMED_MAX) {
+        Some(more) if more > 0 => format!("{shown} and {more} more"),
+        _ => shown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::report::Status;
+    use super::*;
+
+    fn namespace(inject: &str) -> Namespace {
+        serde_json::from_value(json!({ "metadata": { "name": "shop", "annotations": { names::INJECT: inject } } }))
+            .unwrap()
+    }
+
+    fn pod(name: &str, meshed: bool, more: &Value) -> Pod {
+        let mut pod = json!({
+            "metadata": { "name": name, "labels": {} },
+            "spec": { "containers": [] },
+            "status": { "phase": "Running", "conditions": [{ "type": "Ready", "status": "True" }] },
+        });
+        if meshed {
+            pod["metadata"]["labels"][names::INJECTED] = json!("true");
+        }
+        for (key, value) in more.as_object().unwrap() {
+            pod[key].as_object_mut().unwrap().extend(value.as_object().unwrap().clone());
+        }
+        serde_json::from_value(pod).unwrap()
+    }
+
+    fn statuses(inject: &str, pods: &[Pod]) -> Vec<(String, Status)> {
+        judge_pods("g", &namespace(inject), pods).into_iter().map(|it| (it.name, it.status)).collect()
+    }
+
+    #[test]
+    fn a_pod_older_than_the_opt_in_is_named_with_the_command_that_helps() {
+        let all = judge_pods("g", &namespace("enabled"), &[pod("a", true, &json!({})), pod("b", false, &json!({}))]);
+        assert_eq!((all[0].status, &*all[0].detail), (Status::Failed, "1 of 2 pods have none: b"));
+        assert!(all[0].remedy.contains("kubectl rollout restart"));
+    }
+
+    #[test]
+    fn pods_that_cannot_or_will_not_be_meshed_are_no_failure() {
+        let host = pod("h", false, &json!({ "spec": { "hostNetwork": true } }));
+        let out = pod("o", false, &json!({ "metadata": { "annotations": { names::INJECT: "disabled" } } }));
+        let done = pod("d", false, &json!({ "status": { "phase": "Succeeded" } }));
+        let ok = |name: &str| (name.to_owned(), Status::Ok);
+        assert_eq!(statuses("enabled", &[host, out, done]), [ok("sidecars"), ok("readiness")]);
+    }
+
+    #[test]
+    fn a_sidecar_that_is_no_longer_wanted_is_told() {
+        let found = statuses("disabled", &[pod("a", true, &json!({}))]);
+        assert!(found.contains(&("leftovers".to_owned(), Status::Warning)), "{found:?}");
+    }
+
+    #[test]
+    fn a_word_that_nobody_understands_is_a_failure_and_silence_a_warning() {
+        assert_eq!(judge_opt_in("g", &namespace("enabled")).status, Status::Ok);
+        assert_eq!(judge_opt_in("g", &namespace("true")).status, Status::Failed);
+        assert_eq!(judge_opt_in("g", &Namespace::default()).status, Status::Warning);
+    }
+
+    #[test]
+    fn anchors_of_another_control_plane_are_a_failure() {
+        let map = |pem: &str| -> ConfigMap { serde_json::from_value(json!({ "data": { "ca.crt": pem } })).unwrap() };
+        let (ours, others) = (map("a"), map("b"));
+        let status = |theirs| judge_anchors("g", theirs, Some(&ours)).status;
+        assert_eq!(status(Some(&ours)), Status::Ok);
+        assert_eq!(status(Some(&others)), Status::Failed);
+        assert_eq!(status(None), Status::Failed);
+    }
+
+    #[test]
+    fn long_lists_are_cut() {
+        let names: Vec<String> = (0..7).map(|it| it.to_string()).collect();
+        assert_eq!(some(&names), "0, 1, 2, 3, 4 and 2 more");
+        assert_eq!(some(&names[..5]), "0, 1, 2, 3, 4");
+    }
+}

@@ -1,0 +1,167 @@
+//! What belongs to Remora in a cluster: objects of the chart (label `remora.dev/part`) and those that its parts make
+//! themselves (label `remora.dev/made-by`).
+//!
+//! In: a cluster. Out: [`Object`]s in the order in which they can be deleted without harm.
+
+use futures_util::future::try_join_all;
+use kube::Api;
+use kube::api::{ApiResource, DynamicObject, ListParams, PartialObjectMeta};
+use remora_kube::client::{self, CallError};
+use remora_kube::names;
+use serde::Deserialize;
+
+use super::Cluster;
+
+/// Every kind that the chart or a part makes: `apiVersion`, kind, plural. In the order of deletion: first what lets the
+/// parts write, so that none of them makes anew what is deleted; then what stands between a person and his pods, the
+/// rule that asks for a sidecar before the webhook that adds one; then the rest, the namespace last.
+const KINDS: &[(&str, &str, &str)] = &[
+    ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", "clusterrolebindings"),
+    ("rbac.authorization.k8s.io/v1", "RoleBinding", "rolebindings"),
+    ("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings"),
+    ("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicy", "validatingadmissionpolicies"),
+    ("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations"),
+    ("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration", "validatingwebhookconfigurations"),
+    ("monitoring.coreos.com/v1", "PodMonitor", "podmonitors"),
+    ("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets"),
+    ("apps/v1", "Deployment", "deployments"),
+    ("v1", "Service", "services"),
+    ("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies"),
+    ("v1", "ConfigMap", "configmaps"),
+    ("v1", "Secret", "secrets"),
+    ("coordination.k8s.io/v1", "Lease", "leases"),
+    ("v1", "ServiceAccount", "serviceaccounts"),
+    ("rbac.authorization.k8s.io/v1", "Role", "roles"),
+    ("rbac.authorization.k8s.io/v1", "ClusterRole", "clusterroles"),
+    ("apiextensions.k8s.io/v1", CRD, "customresourcedefinitions"),
+    ("v1", NAMESPACE, "namespaces"),
+];
+/// What users' policies go with.
+pub(crate) const CRD: &str = "CustomResourceDefinition";
+/// What everything in it goes with.
+pub(crate) const NAMESPACE: &str = "Namespace";
+
+/// An object by name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Object {
+    /// Its kind's place in [`KINDS`].
+    rank: usize,
+    pub(crate) namespace: Option<String>,
+    pub(crate) name: String,
+    /// The Helm release that holds it.
+    pub(crate) release: Option<String>,
+    /// A part made it; it is in no manifest.
+    pub(crate) made_by_part: bool,
+}
+
+impl Object {
+    fn new(kind: &str, namespace: Option<String>, name: String) -> Option<Self> {
+        let rank = KINDS.iter().position(|it| it.1 == kind)?;
+        Some(Self { rank, namespace, name, release: None, made_by_part: false })
+    }
+
+    pub(crate) fn kind(&self) -> &'static str {
+        KINDS.get(self.rank).map_or("", |it| it.1)
+    }
+
+    /// As `kubectl delete -f -` takes it.
+    pub(crate) fn manifest(&self) -> String {
+        let version = KINDS.get(self.rank).map_or("", |it| it.0);
+        let namespace = self.namespace.as_ref().map_or_else(String::new, |it| format!("  namespace: {it:?}\n"));
+        format!("---\napiVersion: {version}\nkind: {}\nmetadata:\n  name: {:?}\n{namespace}", self.kind(), self.name)
+    }
+
+    /// For people: `Deployment remora/remora-identity`.
+    pub(crate) fn title(&self) -> String {
+        let namespace = self.namespace.as_ref().map_or_else(String::new, |it| format!("{it}/"));
+        format!("{} {namespace}{}", self.kind(), self.name)
+    }
+
+    /// Whether `other` is the same object.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        (self.rank, &self.namespace, &self.name) == (other.rank, &other.namespace, &other.name)
+    }
+}
+
+/// Everything that is Remora's, in the order of deletion.
+pub(crate) async fn all(cluster: &Cluster) -> Result<Vec<Object>, CallError> {
+    let lists = KINDS
+        .iter()
+        .enumerate()
+        .flat_map(|(rank, kind)| [names::PART, names::MADE_BY].map(|label| list(cluster, rank, kind, label)));
+    let mut all: Vec<Object> = try_join_all(lists).await?.into_iter().flatten().collect();
+    all.sort();
+    all.dedup();
+    Ok(all)
+}
+
+async fn list(
+    cluster: &Cluster,
+    rank: usize,
+    &(api_version, kind, plural): &(&str, &str, &str),
+    label: &str,
+) -> Result<Vec<Object>, CallError> {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    let resource = ApiResource {
+        group: group.to_owned(),
+        version: version.to_owned(),
+        api_version: api_version.to_owned(),
+        kind: kind.to_owned(),
+        plural: plural.to_owned(),
+    };
+    let api: Api<DynamicObject> = Api::all_with(cluster.client.clone(), &resource);
+    // Names and labels only: what a Secret holds is none of our business.
+    match client::call(api.list_metadata(&ListParams::default().labels(label))).await {
+        Ok(list) => Ok(list.items.into_iter().filter_map(|item| object(rank, item)).collect()),
+        // A kind that the cluster does not know (PodMonitor) has no objects.
+        Err(error) if error.is_not_found() => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+fn object(rank: usize, item: PartialObjectMeta<DynamicObject>) -> Option<Object> {
+    let made_by_part = item.metadata.labels.is_some_and(|it| it.contains_key(names::MADE_BY));
+    let release = item.metadata.annotations.unwrap_or_default().remove("meta.helm.sh/release-name");
+    Some(Object { rank, namespace: item.metadata.namespace, name: item.metadata.name?, release, made_by_part })
+}
+
+/// The objects of manifests.
+pub(crate) fn of_manifests(text: &str) -> Result<Vec<Object>, serde_saphyr::Error> {
+    #[derive(Deserialize)]
+    struct Manifest {
+        kind: String,
+        metadata: Metadata,
+    }
+    #[derive(Deserialize)]
+    struct Metadata {
+        name: String,
+        #[serde(default)]
+        namespace: Option<String>,
+    }
+    let manifests: Vec<Manifest> = serde_saphyr::from_multiple(text)?;
+    let object = |it: Manifest| Object::new(&it.kind, it.metadata.namespace, it.metadata.name);
+    Ok(manifests.into_iter().filter_map(object).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_is_deleted_first_lets_nothing_be_made_anew() {
+        let rank = |kind: &str| KINDS.iter().position(|it| it.1 == kind).unwrap();
+        assert!(rank("ClusterRoleBinding") < rank("ConfigMap"), "identity keeps the trust anchors");
+        assert!(rank("ClusterRoleBinding") < rank("MutatingWebhookConfiguration"), "the injector keeps it");
+        assert!(rank("ValidatingAdmissionPolicyBinding") < rank("MutatingWebhookConfiguration"));
+        assert_eq!(rank(NAMESPACE), KINDS.len() - 1);
+    }
+
+    #[test]
+    fn an_object_is_named_as_kubectl_takes_it_whatever_its_name() {
+        let object = Object::new("Secret", Some("1e3".into()), "null".into()).unwrap();
+        let read: Vec<serde_json::Value> = serde_saphyr::from_multiple(&object.manifest()).unwrap();
+        assert_eq!(read[0]["metadata"], serde_json::json!({ "name": "null", "namespace": "1e3" }));
+        assert_eq!(read[0]["apiVersion"], "v1");
+        assert_eq!(object.title(), "Secret 1e3/null");
+    }
+}
