@@ -132,3 +132,28 @@ fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_can_be_typed() {
+        Cli::command().debug_assert();
+        for line in [
+            "remora check --namespace shop --proxies --wait 60s -o json",
+            "remora check 127.0.0.1:4191",
+            "remora routes -n shop deploy/web",
+            "remora identity pod/web-1 --context prod",
+            "remora install --ha --namespace mesh --trust-domain td.example --image a/b --image-tag c",
+            "remora uninstall --keep-crds --force",
+            "remora inject --manual --image a:b -",
+            "remora completions fish",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+        for line in ["remora check --pre -n shop", "remora check --pre 127.0.0.1:4191", "remora inject --image a:b"] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+}

@@ -102,15 +102,18 @@ fn there_and_back(cluster: &Cluster) -> anyhow::Result<()> {
         let refused = remora(&["uninstall"])?;
         ensure!(!refused.status.success() && refused.stdout.is_empty(), "it lists what must stay");
     }
-    cluster.until(POD_PATIENCE, "the meshed pods are gone", || Ok(remora(&["uninstall"])?.status.success().then_some(())))?;
+    cluster.until(POD_PATIENCE, "the meshed pods are gone", || {
+        Ok(remora(&["uninstall"])?.status.success().then_some(()))
+    })?;
     kubectl(&["delete", "--wait", "-f", "-"], &said(&["uninstall"])?)?;
-    cluster.until(POD_PATIENCE, "the objects are those of before", || Ok((objects(cluster)? == before).then_some(()))).with_context(
-        || {
+    cluster
+        .until(POD_PATIENCE, "the objects are those of before", || Ok((objects(cluster)? == before).then_some(())))
+        .with_context(|| {
             let after = objects(cluster).unwrap_or_default();
-            let (more, fewer): (Vec<_>, Vec<_>) = (after.difference(&before).collect(), before.difference(&after).collect());
+            let (more, fewer): (Vec<_>, Vec<_>) =
+                (after.difference(&before).collect(), before.difference(&after).collect());
             format!("left behind: {more:?}; gone: {fewer:?}")
-        },
-    )
+        })
 }
 
 fn check_is_green(_: &Cluster) -> anyhow::Result<()> {

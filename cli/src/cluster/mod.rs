@@ -20,6 +20,7 @@ const AGENT: &str = "remora-cli";
 
 /// Which cluster.
 #[derive(Debug, Clone, Default, clap::Args)]
+#[group(skip)]
 pub(crate) struct Args {
     /// The kubeconfig's context; its current one if not given. KUBECONFIG names the file
     #[arg(long, value_name = "NAME")]
