@@ -6,8 +6,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use clap::Parser as _;
+use futures_util::future::{BoxFuture, FutureExt as _};
 use kube::Client;
 use remora_kube::client::{ClientError, connect};
+use remora_kube::events::Events;
 use remora_kube::lease::{Candidate, elect};
 use remora_kube::names::IDENTITY;
 use remora_runtime::admin::{self, Admin, Readiness};
@@ -94,12 +96,12 @@ pub fn main() -> ExitCode {
 struct World {
     source: Source,
     proofs: Proofs,
-    /// In Kubernetes: what the leader's work needs.
-    cluster: Option<(Client, Candidate)>,
+    /// In Kubernetes: what the leader's work needs, and the task that writes events.
+    cluster: Option<(Client, Candidate, BoxFuture<'static, ()>)>,
 }
 
 impl World {
-    async fn open(place: Place, namespace: &str) -> Result<Self, RunError> {
+    async fn open(place: Place, namespace: &str, drain: drain::Watch) -> Result<Self, RunError> {
         match place {
             Place::Files { issuer_dir, jwks } => Ok(Self {
                 source: Source::Directory(Directory::new(issuer_dir)),
@@ -108,11 +110,12 @@ impl World {
             }),
             Place::Kubernetes { pod } => {
                 let client = connect(IDENTITY).await.map_err(RunError::Client)?;
+                let (events, writing) = Events::new(client.clone(), IDENTITY, &pod, drain);
                 let candidate = Candidate { namespace: namespace.to_owned(), name: IDENTITY.to_owned(), me: pod };
                 Ok(Self {
-                    source: Source::Secret(Secret::new(client.clone(), namespace)),
-                    proofs: Proofs::Review(Reviewer::new(&client)),
-                    cluster: Some((client, candidate)),
+                    source: Source::Secret(Box::new(Secret::new(client.clone(), namespace).with_events(events))),
+                    proofs: Proofs::Review(Box::new(Reviewer::new(&client))),
+                    cluster: Some((client, candidate, writing.boxed())),
                 })
             }
         }
@@ -156,7 +159,7 @@ async fn work(
     readiness: Readiness,
     drain: drain::Watch,
 ) -> Result<(), RunError> {
-    let World { source, proofs, cluster } = World::open(config.place, &config.namespace).await?;
+    let World { source, proofs, cluster } = World::open(config.place, &config.namespace, drain.clone()).await?;
     let terms = Terms {
         trust_domain: config.trust_domain,
         namespace: config.namespace,
@@ -176,12 +179,12 @@ async fn work(
     let issuer = authority.watch();
     let parts = Parts { authority, source, proofs, terms };
     let serving = serve(listener, parts, readiness, drain.clone());
-    let Some((client, candidate)) = cluster else {
+    let Some((client, candidate, writing)) = cluster else {
         return serving.await.map_err(RunError::Serve);
     };
     let (leads, election) = elect(client.clone(), candidate, drain);
     let leading = async {
-        tokio::join!(election, keep(client, &namespace, issuer, leads));
+        tokio::join!(election, keep(client, &namespace, issuer, leads), writing);
         Ok(())
     };
     let serving = async { serving.await.map_err(RunError::Serve) };

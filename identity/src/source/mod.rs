@@ -51,7 +51,7 @@ pub enum Source {
     /// A folder.
     Directory(Directory),
     /// A Secret.
-    Secret(Secret),
+    Secret(Box<Secret>),
 }
 
 impl Source {
@@ -93,6 +93,9 @@ impl Source {
                 Err(SourceError::Issuer(_) | SourceError::Gone(_)) => {
                     metrics::counter!("remora_identity_reload_failures_total").increment(1);
                     tracing::error!(error = text, "refusing the new state, keeping the old");
+                    if let Self::Secret(secret) = self {
+                        secret.refused(&text);
+                    }
                 }
                 Ok(()) => {}
             }

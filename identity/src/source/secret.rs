@@ -5,17 +5,18 @@
 //! another root, which no proxy trusts. Rights, all but `create` limited to the one name: `get`, `list`, `watch`, `create`.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use futures_util::StreamExt as _;
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::Secret as Object;
+use k8s_openapi::api::core::v1::{ObjectReference, Secret as Object};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::PostParams;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client};
 use remora_kube::client::{call, watching};
+use remora_kube::events::{EventType, Events, Fact};
 use remora_kube::names::{CA_CRT, FORCE_REMOVE, IDENTITY, ISSUER_SECRET, MADE_BY, PART};
 use remora_model::TrustDomain;
 
@@ -31,15 +32,31 @@ const KEY: &str = "tls.key";
 #[derive(Debug)]
 pub struct Secret {
     api: Api<Object>,
-    /// Whether the last that was seen was made by this part, and not by cert-manager, Vault or a person.
-    ours: AtomicBool,
+    namespace: String,
+    seen: Mutex<Seen>,
+    events: Option<Events>,
+}
+
+/// The last that was seen.
+#[derive(Debug, Clone, Default)]
+struct Seen {
+    /// Made by this part, and not by cert-manager, Vault or a person.
+    ours: bool,
+    uid: Option<String>,
 }
 
 impl Secret {
     /// In `namespace`.
     #[must_use]
     pub fn new(client: Client, namespace: &str) -> Self {
-        Self { api: Api::namespaced(client, namespace), ours: AtomicBool::new(false) }
+        let api = Api::namespaced(client, namespace);
+        Self { api, namespace: namespace.to_owned(), seen: Mutex::default(), events: None }
+    }
+
+    /// Tells people by `events` what is wrong with it.
+    #[must_use]
+    pub fn with_events(self, events: Events) -> Self {
+        Self { events: Some(events), ..self }
     }
 
     /// What it holds, after it was made if it did not exist.
@@ -60,17 +77,37 @@ impl Secret {
         let found = call(self.api.get_opt(ISSUER_SECRET)).await.map_err(SourceError::Away)?;
         let object = found.ok_or_else(|| SourceError::Gone(format!("Secret {ISSUER_SECRET}")))?;
         let ours = object.metadata.labels.as_ref().and_then(|labels| labels.get(MADE_BY));
-        self.ours.store(ours.is_some_and(|part| part == IDENTITY), Ordering::Relaxed);
+        let ours = ours.is_some_and(|part| part == IDENTITY);
+        *self.seen() = Seen { ours, uid: object.metadata.uid.clone() };
         held(object).map_err(SourceError::Issuer)
     }
 
     /// Puts back what we made.
     pub(super) async fn restore(&self, files: &Files) -> Result<(), SourceError> {
-        if !self.ours.load(Ordering::Relaxed) {
+        if !self.seen().ours {
             return Err(SourceError::Gone(format!("Secret {ISSUER_SECRET}")));
         }
         tracing::warn!("Secret {ISSUER_SECRET} was deleted; putting it back");
         self.create(files).await
+    }
+
+    /// It is refused, because of `why`.
+    pub(super) fn refused(&self, why: &str) {
+        let Some(events) = &self.events else { return };
+        let about = ObjectReference {
+            api_version: Some("v1".into()),
+            kind: Some("Secret".into()),
+            name: Some(ISSUER_SECRET.into()),
+            namespace: Some(self.namespace.clone()),
+            uid: self.seen().uid.clone(),
+            ..ObjectReference::default()
+        };
+        let note = format!("{why}. The issuer in force goes on.");
+        events.tell(Fact { about, kind: EventType::Warning, reason: "IssuerRefused", action: "Load", note });
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes it; that it exists already is as good.

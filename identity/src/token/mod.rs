@@ -139,7 +139,7 @@ pub enum Proofs {
     /// By keys on disk.
     Offline(Keys),
     /// By asking the API server.
-    Review(Reviewer),
+    Review(Box<Reviewer>),
 }
 
 /// What every token is held against.

@@ -47,7 +47,6 @@ pub struct Fact {
 
 impl Events {
     /// Events of `part` in the pod `instance`, and the task that writes them until `drain`.
-    #[must_use]
     pub fn new(
         client: Client,
         part: &str,

@@ -119,6 +119,10 @@ pub(crate) fn rotate(cluster: &Cluster) -> anyhow::Result<()> {
     })?;
     let lines = caller.wait(caller.logged(IDENTITY, since, &["drops an anchor"]))?;
     println!("    {}", lines.last().context("the refusal is not logged")?);
+    cluster.until(POD_PATIENCE, "an Event on the Secret", || {
+        let events = cluster.objects(&caller.control, "v1/events", "")?;
+        Ok(events.iter().any(|event| event["reason"] == "IssuerRefused").then_some(()))
+    })?;
     // The bundle in force still has both; so has the Secret from now on, for whatever runs in this cluster.
     set(&caller, &[(names::CA_CRT, both.as_bytes())])?;
     let bundle = caller.wait(caller.bundle())?;

@@ -40,7 +40,7 @@ pub enum Next {
     /// Nothing, until then.
     Wait(Instant),
     /// Write this.
-    Write(Write),
+    Write(Box<Write>),
 }
 
 /// What to write.
@@ -78,10 +78,10 @@ impl Elector {
 
     /// The Lease is this at `now`, or is not there. News that are older than what is known are ignored: a watch may lag.
     pub fn observe(&mut self, lease: Option<Lease>, now: Instant) {
-        if let (Some(new), Some(Seen { lease: Some(known), .. })) = (&lease, &self.seen) {
-            if version(new).zip(version(known)).is_some_and(|(new, known)| new < known) {
-                return;
-            }
+        if let (Some(new), Some(Seen { lease: Some(known), .. })) = (&lease, &self.seen)
+            && version(new).zip(version(known)).is_some_and(|(new, known)| new < known)
+        {
+            return;
         }
         if lease.as_ref().is_none_or(|lease| holder(lease) != self.me) {
             self.leads_until = None;
@@ -119,19 +119,19 @@ impl Elector {
             return Next::Look;
         };
         let Some(lease) = lease else {
-            return Next::Write(Write::Create(self.taken(None, wall)));
+            return Next::Write(Box::new(Write::Create(self.taken(None, wall))));
         };
         if holder(lease) == self.me {
             let renew_at = *at + self.terms.renew;
             return match self.leads(now) && now < renew_at {
                 true => Next::Wait(renew_at),
-                false => Next::Write(Write::Replace(self.taken(Some(lease), wall))),
+                false => Next::Write(Box::new(Write::Replace(self.taken(Some(lease), wall)))),
             };
         }
         let free_at = *at + if holder(lease).is_empty() { Duration::ZERO } else { self.duration_of(lease) };
         match now < free_at {
             true => Next::Wait(free_at),
-            false => Next::Write(Write::Replace(self.taken(Some(lease), wall))),
+            false => Next::Write(Box::new(Write::Replace(self.taken(Some(lease), wall)))),
         }
     }
 

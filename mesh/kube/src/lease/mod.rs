@@ -45,7 +45,6 @@ pub struct Candidate {
 }
 
 /// Whether we lead, and the task that sees to it until `drain`. Dropping the task ends the leading.
-#[must_use]
 pub fn elect(
     client: Client,
     candidate: Candidate,
@@ -91,7 +90,7 @@ async fn run(writer: Writer, mut elector: Elector, told: Told, drain: drain::Wat
             Next::Write(write) => {
                 // A write that outlives our lead would tell us too late that it was lost.
                 let limit = elector.leads_until().map_or(CALL_TIMEOUT, |until| until.saturating_duration_since(now));
-                match writer.write(write, limit.clamp(Duration::from_millis(100), CALL_TIMEOUT)).await {
+                match writer.write(*write, limit.clamp(Duration::from_millis(100), CALL_TIMEOUT)).await {
                     Ok(lease) => elector.wrote(lease, now),
                     Err(error) => {
                         tracing::debug!(%error, "lease not written");
@@ -116,10 +115,10 @@ async fn run(writer: Writer, mut elector: Elector, told: Told, drain: drain::Wat
         }
     }
     told.say(false);
-    if let Some(lease) = elector.released(Timestamp::now()) {
-        if let Err(error) = writer.write(Write::Replace(lease), RELEASE_TIMEOUT).await {
-            tracing::debug!(%error, "lease not released");
-        }
+    if let Some(lease) = elector.released(Timestamp::now())
+        && let Err(error) = writer.write(Write::Replace(lease), RELEASE_TIMEOUT).await
+    {
+        tracing::debug!(%error, "lease not released");
     }
 }
 

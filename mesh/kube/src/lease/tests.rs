@@ -45,7 +45,7 @@ impl Server {
         let wall = Timestamp::from_second(i64::try_from(self.version).unwrap()).unwrap();
         match elector.next(now, wall) {
             Next::Look | Next::Wait(_) => false,
-            Next::Write(write) => match self.write(write) {
+            Next::Write(write) => match self.write(*write) {
                 Some(stored) => {
                     elector.wrote(stored, now);
                     true
