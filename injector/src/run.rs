@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 /// How long reviews under way may take after the drain's delay.
 const DRAIN_GRACE: Duration = Duration::from_secs(10);
@@ -30,6 +31,8 @@ enum RunError {
     Io { operation: String, source: std::io::Error },
     #[error("cannot install metrics: {0}")]
     Metrics(String),
+    #[error("a task ended that should not; the process starts anew")]
+    Ended,
 }
 
 /// Parses arguments and environment, runs until SIGTERM, and says how it went.
@@ -116,20 +119,20 @@ async fn run(config: Config, log: log::Handle) -> Result<(), RunError> {
     let admin = Admin::new(readiness.clone()).with_log(log).with_metrics(metrics);
     let admin = admin.with_extra_metrics(move || shown.prometheus());
 
-    let kept = [
-        tokio::spawn(election),
-        tokio::spawn(registrar.run(keeping.clone())),
-        tokio::spawn(check::run(host, trusted, stats, keeping)),
-    ];
-    let served = [
-        tokio::spawn(keeper.run(serving.clone())),
-        tokio::spawn(namespaces.follow(client, readiness.clone(), listing, serving.clone())),
-        tokio::spawn(telling),
-        tokio::spawn(serve(listener, served, Arc::new(decider), serving.clone())),
-        tokio::spawn(admin::serve(admin_listener, admin.router(), serving)),
-    ];
+    let mut tasks = JoinSet::new();
+    tasks.spawn(election);
+    tasks.spawn(registrar.run(keeping.clone()));
+    tasks.spawn(check::run(host, trusted, stats, keeping));
+    tasks.spawn(keeper.run(serving.clone()));
+    tasks.spawn(namespaces.follow(client, readiness.clone(), listing, serving.clone()));
+    tasks.spawn(telling);
+    tasks.spawn(serve(listener, served, Arc::new(decider), serving.clone()));
+    tasks.spawn(admin::serve(admin_listener, admin.router(), serving));
 
-    let by = drain::terminated().await;
+    let by = tokio::select! {
+        by = drain::terminated() => by,
+        Some(_) = tasks.join_next() => return Err(RunError::Ended),
+    };
     let by = by.map_err(|source| RunError::Io { operation: "listen for signals".into(), source })?;
     tracing::info!(by, "draining");
     readiness.waiting("process", "it is ending");
@@ -139,7 +142,6 @@ async fn run(config: Config, log: log::Handle) -> Result<(), RunError> {
     if tokio::time::timeout(DRAIN_GRACE, stop_serving.drain()).await.is_err() {
         tracing::warn!("some reviews did not finish in time");
     }
-    kept.into_iter().chain(served).for_each(|task| task.abort());
     Ok(())
 }
 

@@ -117,6 +117,10 @@ pub const DISCOVERY_TIMEOUT: Duration = Duration::from_millis(1500);
 /// after a minute the pod is not ready for another reason, and its application should hear of it.
 pub const START_PATIENCE: Duration = Duration::from_secs(60);
 
+/// The same for connections that come in: nobody who is not answered within [`HANDSHAKE_TIMEOUT`] waits much longer, and a
+/// peer that is refused goes to another pod.
+pub const START_PATIENCE_INBOUND: Duration = Duration::from_secs(10);
+
 /// Targets that one worker keeps; beyond them the ones that nobody uses are dropped.
 pub const TARGETS_MAX: usize = 4096;
 

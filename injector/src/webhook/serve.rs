@@ -1,6 +1,7 @@
 //! The HTTPS server. In: a listener and the certificate as it changes. Out: answers.
 //!
-//! Bounded: connections in all and from one address, handshakes, heads and bodies in time, bodies in size, streams. A new
+//! Bounded: connections in all and from one address, handshakes, heads and bodies in time, bodies in size, each and all
+//! together (whoever finds this port may send some), streams. A new
 //! certificate is for new connections; one that is open goes on. At the drain, HTTP/2 says GOAWAY and HTTP/1 closes after
 //! the answer under way: API servers then open another connection, to another replica.
 
@@ -11,7 +12,7 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{StatusCode, header};
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 use hyper::body::Incoming;
@@ -22,14 +23,16 @@ use remora_runtime::slots::Slots;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
 /// A pod is 1.5 MB at most (etcd's limit); its review holds it once, and some words.
-const BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
+const BODY_BYTES_MAX: u32 = 2 * 1024 * 1024;
+/// Bodies that are being read, all together; what comes beyond waits. Once read, they are judged one after the other.
+const BODIES_BYTES_MAX: u32 = 32 * 1024 * 1024;
 /// The API server waits no longer for the answer (`timeoutSeconds`).
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// A handshake takes two round trips.
@@ -96,6 +99,8 @@ pub(crate) async fn serve(
             },
         }
     }
+    // Nobody shall wait in its queue for a server that has gone.
+    drop(listener);
     while connections.join_next().await.is_some() {}
 }
 
@@ -106,13 +111,20 @@ fn router(decider: Arc<Decider>) -> Router {
     Router::new()
         .route(BY_NAMESPACE, by(true))
         .route(BY_POD, by(false))
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .layer(from_fn(in_time))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX as usize))
+        .layer(from_fn_with_state(Arc::new(Semaphore::new(BODIES_BYTES_MAX as usize)), in_bounds))
         .with_state(decider)
 }
 
-async fn in_time(request: Request, next: Next) -> Response {
-    match timeout(REQUEST_TIMEOUT, next.run(request)).await {
+/// Reads and answers within the time there is, once there is room for the body.
+async fn in_bounds(State(room): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
+    let said = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let bytes = said.unwrap_or(BODY_BYTES_MAX).min(BODY_BYTES_MAX);
+    let answered = async {
+        let _room = room.acquire_many(bytes).await;
+        next.run(request).await
+    };
+    match timeout(REQUEST_TIMEOUT, answered).await {
         Ok(response) => response,
         Err(_) => (StatusCode::REQUEST_TIMEOUT, "the request did not come in time\n").into_response(),
     }

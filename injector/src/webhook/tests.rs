@@ -121,7 +121,7 @@ async fn what_is_no_review_is_answered_and_counted_and_what_is_too_large_is_not_
         assert_eq!(webhook.ask(BY_NAMESPACE, body).await.0, 400);
     }
     assert!(webhook.stats.prometheus().contains(r#"{outcome="unreadable",reason=""} 5"#));
-    assert_eq!(webhook.ask(BY_NAMESPACE, &vec![b' '; 4 << 20]).await.0, 413);
+    assert_eq!(webhook.ask(BY_NAMESPACE, &vec![b' '; 3 << 20]).await.0, 413);
     assert_eq!(webhook.ask("/", b"").await.0, 404);
 }
 

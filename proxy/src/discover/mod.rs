@@ -63,8 +63,9 @@ impl Zone {
 pub struct Handle {
     commands: mpsc::Sender<Command>,
     connected: watch::Receiver<bool>,
-    /// Until when a process that has just started is waited for to have its certificate and its stream.
-    start_until: Instant,
+    /// Until when a process that has just started is waited for to have its certificate and its stream: for what leaves
+    /// the pod, and for what comes in.
+    start_until: (Instant, Instant),
     /// Where we are.
     pub zone: Zone,
 }
@@ -76,15 +77,19 @@ impl Handle {
     pub fn new(patience: Duration) -> (Self, mpsc::Receiver<Command>, watch::Sender<bool>) {
         let (commands, receiver) = mpsc::channel(1024);
         let (tell, connected) = watch::channel(false);
-        (Self { commands, connected, start_until: Instant::now() + patience, zone: Zone::default() }, receiver, tell)
+        let now = Instant::now();
+        let start_until = (now + patience, now + patience.min(limits::START_PATIENCE_INBOUND));
+        (Self { commands, connected, start_until, zone: Zone::default() }, receiver, tell)
     }
 
     /// Waits for the stream, if the process has just started. Cancel safe.
-    async fn started(&self) {
+    async fn started(&self, name: &Name) {
         let mut connected = self.connected.clone();
         let open = connected.wait_for(|connected| *connected);
+        let (outbound, inbound) = self.start_until;
+        let until = if matches!(name, Name::Inbound(_)) { inbound } else { outbound };
         // Neither end of the wait is an error: what is not known by then is treated as unknown.
-        drop(tokio::time::timeout_at(self.start_until, open).await);
+        drop(tokio::time::timeout_at(until, open).await);
     }
 
     async fn watch(&self, name: Name) -> Option<Known> {
@@ -377,7 +382,7 @@ async fn changed(known: &mut Known, dropped: &mut oneshot::Receiver<Infallible>)
 
 /// Subscribes and waits for the first answer.
 async fn first(handle: &Handle, name: Name) -> Option<Known> {
-    handle.started().await;
+    handle.started(&name).await;
     let wait = async {
         let mut known = handle.watch(name).await?;
         known.wait_for(Option::is_some).await.ok()?;
