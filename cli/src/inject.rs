@@ -49,7 +49,7 @@ enum Error {
     #[error("{name} holds more than {} MiB", INPUT_BYTES_MAX >> 20)]
     TooLarge { name: String },
     #[error("{name} is no YAML")]
-    Yaml { name: String, source: serde_saphyr::Error },
+    Yaml { name: String, source: Box<serde_saphyr::Error> },
     #[error("cannot write YAML")]
     Write(#[source] serde_saphyr::ser::Error),
 }
@@ -108,7 +108,8 @@ fn read(file: &PathBuf) -> Result<Vec<Value>, Error> {
     if text.len() as u64 > INPUT_BYTES_MAX {
         return Err(Error::TooLarge { name });
     }
-    let documents: Vec<Value> = serde_saphyr::from_multiple(&text).map_err(|source| Error::Yaml { name, source })?;
+    let documents: Vec<Value> =
+        serde_saphyr::from_multiple(&text).map_err(|e| Error::Yaml { name, source: Box::new(e) })?;
     // What comments alone leave between two `---`.
     Ok(documents.into_iter().filter(|it| !it.is_null()).collect())
 }

@@ -36,7 +36,7 @@ pub(super) enum Error {
     #[error("what runs was not made by this command: {0}; apply what `remora install` prints for your settings")]
     Unknown(String),
     #[error("manifests cannot be read")]
-    Manifests(#[source] serde_saphyr::Error),
+    Manifests(#[source] Box<serde_saphyr::Error>),
 }
 
 /// What runs.
@@ -61,7 +61,7 @@ pub(super) async fn run(args: &UpgradeArgs) -> Result<(String, Vec<String>), Err
     settings.image = args.image.clone().or(settings.image);
     settings.image_tag.clone_from(&args.image_tag);
     let manifests = settings.render();
-    let wanted = objects::of_manifests(&manifests).map_err(Error::Manifests)?;
+    let wanted = objects::of_manifests(&manifests).map_err(|e| Error::Manifests(Box::new(e)))?;
     Ok((manifests, notes(&version, &all, &wanted)))
 }
 
