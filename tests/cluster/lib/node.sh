@@ -87,11 +87,12 @@ remove_containers() { # NODE
     xargs -r -n 1 -P 4 ctr --address "$D/node-$1/containerd.sock" --namespace k8s.io task rm -f >/dev/null 2>&1 || true
 }
 
-kill_container() { # ID
+# The first process of a running container, in the machine's own numbers.
+container_pid() { # ID
   local n pid
   for n in $(nodes); do
     pid=$(containers "$n" task ls | awk -v id="$1" '$1 == id {print $2}')
-    [[ -n $pid ]] && { kill -9 "$pid"; return; }
+    [[ -n $pid ]] && { echo "$pid"; return; }
   done
   fail "no running container $1"
 }

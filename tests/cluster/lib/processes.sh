@@ -41,8 +41,21 @@ stop() {
   return 0
 }
 
+# Without the API server, controllers and scheduler lose their leases, end, and are started anew when it is back. Those
+# that went on would hold a silence of their own making against the nodes, and take every pod for lost.
+stop_part() {
+  if [[ $1 == apiserver ]]; then stop controllers scheduler; fi
+  stop "$1"
+}
+
 start_part() {
   case $1 in
+    apiserver)
+      start_apiserver
+      until_ok "the API server" kubectl get --raw /readyz
+      start_controllers
+      start_scheduler
+      ;;
     containerd-*) start_containerd "${1#*-}" ;;
     kubelet-*) start_kubelet "${1#*-}" ;;
     proxy-*) start_proxy "${1#*-}" ;;

@@ -58,7 +58,7 @@ impl Scope<'_> {
     /// Kills a container's processes, as the kernel does when memory runs out.
     pub fn kill(&self, pod: &str, container: &str) -> anyhow::Result<()> {
         let pod = self.object("v1/pods", pod)?;
-        run(&["kill", &container_id(&pod, container)?])
+        run(&["kill", &container_id(&pod, container)?]).map(drop)
     }
 }
 
@@ -66,7 +66,21 @@ impl Cluster {
     /// The same in any namespace.
     pub fn kill(&self, namespace: &str, pod: &str, container: &str) -> anyhow::Result<()> {
         let pod = self.object(namespace, "v1/pods", pod)?;
-        run(&["kill", &container_id(&pod, container)?])
+        run(&["kill", &container_id(&pod, container)?]).map(drop)
+    }
+
+    /// Kills every container of the first node at once, as a power cut would.
+    pub fn crash(&self) -> anyhow::Result<()> {
+        run(&["crash"]).map(drop)
+    }
+
+    /// The memory of a container's first process as the kernel counts it (resident, all of it).
+    pub fn rss_bytes(&self, namespace: &str, pod: &str, container: &str) -> anyhow::Result<u64> {
+        let pod = self.object(namespace, "v1/pods", pod)?;
+        let pid = run(&["pid", &container_id(&pod, container)?])?;
+        let status = std::fs::read_to_string(format!("/proc/{}/status", pid.trim()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
     }
 }
 
@@ -79,7 +93,7 @@ impl Paused {
     fn end(&mut self) -> anyhow::Result<()> {
         match std::mem::take(&mut self.undo) {
             "" => Ok(()),
-            undo => run(&[undo, self.part.name()]),
+            undo => run(&[undo, self.part.name()]).map(drop),
         }
     }
 }
@@ -101,9 +115,9 @@ fn container_id(pod: &Value, container: &str) -> anyhow::Result<String> {
     Ok(id.rsplit('/').next().unwrap_or_default().to_owned())
 }
 
-fn run(args: &[&str]) -> anyhow::Result<()> {
+fn run(args: &[&str]) -> anyhow::Result<String> {
     let output = Command::new(tool()).args(args).output().context("tests/cluster/run")?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "tests/cluster/run {args:?}: {}", said.trim());
-    Ok(())
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
