@@ -86,6 +86,8 @@ const FORBIDDEN_TRAILERS: [http::HeaderName; 6] = [
 #[derive(Debug)]
 pub struct Replay {
     shared: Rc<RefCell<Kept>>,
+    /// Which try this is.
+    turn: u32,
     /// How many kept chunks this try has sent.
     sent: usize,
     ended: bool,
@@ -100,6 +102,8 @@ struct Kept {
     /// More came than is kept: this try is the last.
     overflow: bool,
     ended: bool,
+    /// The latest try.
+    turn: u32,
 }
 
 /// Makes tries of one body.
@@ -109,7 +113,8 @@ pub struct Replayable(Rc<RefCell<Kept>>);
 impl Replayable {
     /// Keeps what `source` sends, within bounds.
     pub fn new(source: Incoming) -> Self {
-        let kept = Kept { source, chunks: VecDeque::new(), trailers: None, bytes: 0, overflow: false, ended: false };
+        let kept =
+            Kept { source, chunks: VecDeque::new(), trailers: None, bytes: 0, overflow: false, ended: false, turn: 0 };
         Self(Rc::new(RefCell::new(kept)))
     }
 
@@ -126,7 +131,9 @@ impl Replayable {
 
     /// The body of one try.
     pub fn body(&self) -> RequestBody {
-        RequestBody::Replay(Replay { shared: self.0.clone(), sent: 0, ended: false })
+        let mut kept = self.0.borrow_mut();
+        kept.turn += 1;
+        RequestBody::Replay(Replay { shared: self.0.clone(), turn: kept.turn, sent: 0, ended: false })
     }
 }
 
@@ -143,6 +150,11 @@ impl Replay {
         if kept.ended {
             self.ended = true;
             return Poll::Ready(kept.trailers.clone().map(|trailers| Ok(Frame::trailers(trailers))));
+        }
+        if self.turn != kept.turn && !kept.source.is_end_stream() {
+            // A later try reads the source now, and would not be woken up if this one took its place. This one's peer has
+            // answered already; to end the body here would make half a body look whole.
+            return Poll::Pending;
         }
         match futures_util::ready!(Pin::new(&mut kept.source).poll_frame(cx)) {
             None => {

@@ -4,7 +4,7 @@
 use super::{
     Wire,
     body::{RequestBody, ResponseBody},
-    client::{Answer, ByteStream, Upstream},
+    client::{Answer, ByteStream, Failed, Upstream},
     exchange::Exchange,
     headers::{self, LastHost},
     respond, upgrade,
@@ -70,12 +70,25 @@ pub fn handle(
         match step {
             Step::Other(other) => other.await,
             Step::Send(call) => {
-                let Call { request, http1, permit, mut exchange } = *call;
-                let sending = match http1 {
-                    true => Either::Left(visit.app.send_http1(&world, &permit, request)),
-                    false => Either::Right(visit.app.send_http2(&world, &permit, request)),
+                let Call { mut request, http1, permit, mut exchange } = *call;
+                let mut stale = 0;
+                let sent = loop {
+                    let sending = match http1 {
+                        true => Either::Left(visit.app.send_http1(&world, &permit, request)),
+                        false => Either::Right(visit.app.send_http2(&world, &permit, request)),
+                    };
+                    match sending.await {
+                        // The application closed connections that were kept; each of them is used up by this.
+                        Err(Failed { stale: true, unsent: Some(unsent), .. })
+                            if stale < limits::IDLE_CONNECTIONS_MAX =>
+                        {
+                            stale += 1;
+                            request = *unsent;
+                        }
+                        sent => break sent,
+                    }
                 };
-                match sending.await {
+                match sent {
                     Ok(answer) => pass_on(answer, exchange),
                     Err(failed) => {
                         exchange.fail(failed.reason);

@@ -109,8 +109,8 @@ struct Answered {
 /// What a try came to.
 enum Tried {
     Answered(Answered),
-    /// An answer worth another try.
-    Unwelcome(Answered),
+    /// An answer worth another try: of any request, if the peer says that it was not delivered.
+    Unwelcome(Answered, Option<Fate>),
     Failed {
         reason: Reason,
         unsent: Option<Box<Request<RequestBody>>>,
@@ -168,7 +168,7 @@ impl Call {
             self.governed.retry().map_or((false, limits::DEFAULT_RETRIES), |retry| (retry.any_method, retry.attempts));
         self.attempts = attempts;
         self.repeatable = attempts > 0 && (any_method || request.method().is_idempotent());
-        self.next = Some(if self.repeatable || !self.mirrors.is_empty() { self.keep(request) } else { request });
+        self.next = Some(if attempts > 0 || !self.mirrors.is_empty() { self.keep(request) } else { request });
         Ok(())
     }
 
@@ -241,7 +241,7 @@ impl Call {
             let reason = if let Tried::Failed { reason, .. } = &tried { Some(*reason) } else { None };
             let retry = self.retry(&tried, made);
             match (tried, retry) {
-                (Tried::Answered(answered) | Tried::Unwelcome(answered), false) => return Ok(answered),
+                (Tried::Answered(answered) | Tried::Unwelcome(answered, _), false) => return Ok(answered),
                 // What put the last endpoint out of use says more than that there is none.
                 (Tried::Failed { reason: reason @ (Reason::NoEndpoints | Reason::AllEjected), .. }, false) => {
                     return Err(before.unwrap_or(reason));
@@ -257,10 +257,12 @@ impl Call {
 
     /// Whether there is another try, which is paid for then.
     fn retry(&self, tried: &Tried, made: u32) -> bool {
-        let again = self.repeatable && self.again.as_ref().is_some_and(Again::possible);
+        let possible = self.again.as_ref().is_some_and(Again::possible);
+        let again = self.repeatable && possible;
         let worth = match tried {
             Tried::Answered(_) => false,
-            Tried::Unwelcome(_) => again,
+            Tried::Unwelcome(_, Some(Fate::Undelivered)) => possible,
+            Tried::Unwelcome(..) => again,
             Tried::Failed { reason: Reason::NoEndpoints | Reason::AllEjected | Reason::Internal, .. } => false,
             Tried::Failed { unsent, .. } => unsent.is_some() || again,
         };
@@ -364,7 +366,7 @@ impl Call {
         let answered = Answered { answer, in_flight, mesh: upstream.endpoint.identity.is_some(), until };
         if fate.is_some() || listed {
             self.failed.push(upstream.endpoint.address);
-            Tried::Unwelcome(answered)
+            Tried::Unwelcome(answered, fate)
         } else {
             Tried::Answered(answered)
         }
