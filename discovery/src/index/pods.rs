@@ -2,8 +2,8 @@
 
 use super::{Snapshot, report, values};
 use crate::objects::Metadata;
-use crate::objects::core::{OPAQUE_PORTS, PROXY_ADDRESS, Pod, ZONE};
-use remora_kube::names::INJECTED;
+use crate::objects::core::{OPAQUE_PORTS, PROXY_ADDRESS, Pod, SKIP_INBOUND, ZONE};
+use remora_kube::names::{INIT_CONTAINER, INJECTED, PROXY_ADMIN_PORT};
 use remora_model::{Backend, BackendId, BackendSettings, Endpoint, Protocol, SpiffeId, TrustDomain};
 use std::net::SocketAddr;
 
@@ -44,6 +44,9 @@ impl Snapshot {
         let key = pod.map(|pod| (pod.metadata.namespace.clone(), pod.metadata.name.clone()));
         let (identity, proxy) = match key.as_ref().and_then(|key| self.membership.get(key)) {
             None | Some(Membership::Outside) => (None, None),
+            Some(Membership::Inside { proxy: None, .. }) if pod.is_some_and(|pod| bypasses(pod, address.port())) => {
+                (None, None)
+            }
             Some(Membership::Inside { identity, proxy }) => (Some(identity.clone()), *proxy),
             Some(Membership::Unclear) => return None,
         };
@@ -106,6 +109,14 @@ impl Snapshot {
         let service = self.services.get(&(id.namespace.to_string(), id.name.to_string()));
         service.and_then(|s| s.spec.cluster_ip.as_deref()).is_some_and(|ip| ip != "None")
     }
+}
+
+/// Whether what comes for a port of an injected pod does not pass its proxy: its redirect rules say so. The proxy's own
+/// admin port is always of these; without it no scraper in the mesh could read the sidecars' metrics.
+fn bypasses(pod: &Pod, port: u16) -> bool {
+    let init = pod.spec.init_containers.iter().filter(|container| container.name == INIT_CONTAINER);
+    let mut lists = init.flat_map(|init| &init.args).filter_map(|arg| arg.strip_prefix(SKIP_INBOUND));
+    port == PROXY_ADMIN_PORT || lists.any(|list| values::names_port(Some(&list.to_owned()), port))
 }
 
 /// Whether of two pods that say they have an address it is `new`'s: one that stays before one that goes, then the later.

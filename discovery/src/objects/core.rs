@@ -13,6 +13,9 @@ pub const ZONE: &str = "topology.kubernetes.io/zone";
 /// The label that names an EndpointSlice's Service.
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
+/// How the container that programs a pod's redirect rules is told which ports bypass the proxy.
+pub const SKIP_INBOUND: &str = "--skip-inbound-ports=";
+
 /// A namespace, for its annotations.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Namespace {
@@ -54,6 +57,10 @@ pub struct PodSpec {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Container {
+    #[serde(default)]
+    pub name: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub args: Vec<String>,
     /// `Always` on an init container makes it a sidecar, which serves like others.
     #[serde(default)]
     pub restart_policy: Option<String>,

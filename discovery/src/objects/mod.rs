@@ -8,6 +8,7 @@ pub mod core;
 pub mod policy;
 pub mod routes;
 
+use remora_kube::names::INIT_CONTAINER;
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -190,8 +191,14 @@ fn trim_pod(pod: &mut core::Pod) {
     for containers in [&mut pod.spec.containers, &mut pod.spec.init_containers] {
         for container in containers.iter_mut() {
             container.ports.retain(|port| port.name.is_some());
+            let init = container.name == INIT_CONTAINER;
+            container.args.retain(|arg| init && arg.starts_with(core::SKIP_INBOUND));
+            if container.args.is_empty() {
+                container.args = Vec::new();
+                container.name = String::new();
+            }
         }
-        containers.retain(|container| !container.ports.is_empty());
+        containers.retain(|container| !container.ports.is_empty() || !container.args.is_empty());
         containers.shrink_to_fit();
     }
     pod.status.conditions.retain(|condition| condition.kind == "Ready");

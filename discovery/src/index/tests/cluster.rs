@@ -44,6 +44,28 @@ status: {{ podIP: 10.1.0.3 }}
 }
 
 #[test]
+fn ports_that_bypass_the_proxy_of_an_injected_pod_are_reached_in_plaintext() {
+    let pod = "apiVersion: v1
+kind: Pod
+metadata: { name: api-2, namespace: shop, labels: { remora.dev/injected: 'true' } }
+spec:
+  initContainers:
+    - { name: other, args: ['--skip-inbound-ports=8000'] }
+    - { name: remora-init, args: ['--skip-inbound-ports=25,5000-5010'] }
+status: { podIP: 10.1.0.3 }
+---
+";
+    let world = with(pod);
+    let meshed = |port: u16| {
+        let parent = outbound(&world, "shop", &format!("10.1.0.3:{port}")).parent.unwrap();
+        world.backend(&parent).unwrap().backend.endpoints[0].identity.is_some()
+    };
+    assert!(meshed(8000) && meshed(5011) && meshed(80));
+    assert!(!meshed(25) && !meshed(5005));
+    assert!(!meshed(4191), "the sidecar's metrics");
+}
+
+#[test]
 fn an_endpoint_is_of_the_pod_that_is_meant_not_of_one_that_had_its_name_before() {
     let world = WORLD.replace("name: api-1, namespace: shop,", "name: api-1, namespace: shop, uid: new,");
     let found = |uid: &str| {
