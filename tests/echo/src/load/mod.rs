@@ -23,8 +23,9 @@ use tokio::time::{Instant, sleep_until};
 use crate::text;
 use report::Tally;
 
-/// More in flight than this means that the other side has stopped: what is due then counts as failed.
-const IN_FLIGHT_MAX: usize = 4096;
+/// More in flight than this means that the other side has stopped: what is due then counts as failed. A load that went on
+/// would take the machine away from those who are to answer.
+const IN_FLIGHT_MAX: usize = 512;
 /// Between two lines of progress.
 const PROGRESS: Duration = Duration::from_secs(5);
 
@@ -97,11 +98,11 @@ async fn drive(args: Rc<Args>) -> anyhow::Result<()> {
             told = Instant::now();
             eprintln!("{}", tally.borrow().line());
         }
+        tally.borrow_mut().asked(due);
         if tasks.len() >= IN_FLIGHT_MAX {
             tally.borrow_mut().failed(due, "too many requests are unanswered".into());
             continue;
         }
-        tally.borrow_mut().asked(due);
         let (asker, tally) = (Rc::clone(&asker), Rc::clone(&tally));
         tasks.spawn_local(async move {
             let answered = asker.ask(&tally).await;
