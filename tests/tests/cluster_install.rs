@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use kube::api::{Api, DynamicObject, ListParams};
 use kube::discovery::{Discovery, verbs};
+use remora_kube::names;
 use remora_tests::cluster::{self, Cluster, POD_PATIENCE, Scope};
 use serde_json::Value;
 
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         ("check_names_a_pod_without_its_sidecar_and_what_to_do", bare_pod),
         ("identity_and_routes_find_pods_by_name_workload_and_namespace", found_by_name),
         ("uninstall_refuses_while_pods_have_a_sidecar", uninstall_refuses),
+        ("helm_upgrade_to_other_values_and_back_costs_no_request", helm_upgrade),
     ])
 }
 
@@ -178,5 +180,43 @@ fn uninstall_refuses(cluster: &Cluster) -> anyhow::Result<()> {
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(!output.status.success() && output.stdout.is_empty(), "it lists what must stay");
     ensure!(said.contains(&format!("namespace {}: 3", scope.namespace)) && said.contains("rollout restart"), "{said}");
+    Ok(())
+}
+
+/// Helm takes over what is installed, changes values of every part, and changes them back.
+fn helm_upgrade(cluster: &Cluster) -> anyhow::Result<()> {
+    let (scope, _) = meshed_pair(cluster, "helm")?;
+    let control = cluster.control();
+    let identity = cluster.object(&control, "apps/v1/deployments", names::IDENTITY)?;
+    let image = identity.pointer("/spec/template/spec/containers/0/image").and_then(Value::as_str);
+    let (repository, tag) = image.and_then(|it| it.rsplit_once(':')).context("no image")?;
+    let load = scope.load("load", "http://web/", "--rate 50")?;
+    let image = format!("image.repository={repository},image.tag={tag}");
+    for values in ["log.level=debug,proxy.log.level=warn,replicas=2", "log.level=info,proxy.log.level=info,replicas=1"]
+    {
+        helm(
+            &["upgrade", "--install", "remora", "--namespace", &control, "--take-ownership", "--wait"],
+            &[&image, values],
+        )?;
+        load.go_on(Duration::from_secs(5))?;
+    }
+    load.stop()?.none_failed()?;
+    said(&["check", "--wait", "30s", "--control-plane-namespace", &control])?;
+    let refused = remora(&["upgrade"])?;
+    let told = String::from_utf8_lossy(&refused.stderr);
+    ensure!(!refused.status.success() && told.contains("helm upgrade remora"), "{told}");
+    Ok(())
+}
+
+fn helm(args: &[&str], values: &[&str]) -> anyhow::Result<()> {
+    let top = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no parent")?;
+    let home = std::env::home_dir().context("no home")?;
+    let own = home.join(".cache/remora-tests/bin/helm");
+    let program = if own.exists() { own } else { "helm".into() };
+    let mut command = Command::new(program);
+    command.args(args).arg("--timeout").arg("120s").args(values.iter().flat_map(|it| ["--set", it]));
+    // `helm upgrade RELEASE CHART`: the chart comes after the release.
+    let output = command.arg(top.join("charts/remora")).output().context("helm is missing: tests/go-tools")?;
+    ensure!(output.status.success(), "helm: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }

@@ -54,7 +54,8 @@ pub(super) async fn run(args: &UninstallArgs) -> Result<(String, Vec<String>), E
 /// What must be known before.
 fn notes(gone: &[&Object], policies: &[String], opted_in: &[String]) -> Vec<String> {
     let mut notes = Vec::new();
-    if let Some(release) = gone.iter().find_map(|it| it.release.as_ref()) {
+    // CRDs that Helm left behind still name their release.
+    if let Some(release) = gone.iter().filter(|it| it.kind() != objects::CRD).find_map(|it| it.release.as_ref()) {
         notes.push(format!(
             "it was installed by Helm: run `helm uninstall {release}` first; this lists what that leaves behind, too"
         ));
