@@ -38,7 +38,7 @@ fn story(cluster: &Cluster) -> anyhow::Result<()> {
     let wire = watch_the_wire(cluster)?;
     ensure!(wire.marker > 0, "the capture shows nothing of a shop without a mesh: {wire:?}");
 
-    let tag = std::env::var("REMORA_IMAGE_TAG").unwrap_or_else(|_| "dev".to_owned());
+    let tag = std::env::var_os("REMORA_IMAGE_TAG").map_or("dev".to_owned(), |tag| tag.to_string_lossy().into_owned());
     remora_pipe(&["install", "--image-tag", &tag], &["apply", "-f", "-"])?;
     kubectl(&["annotate", "namespace", "shop", "remora.dev/inject=enabled"])?;
     wait_for_control_plane(cluster)?;

@@ -38,6 +38,14 @@ pub fn strip_reserved(headers: &mut HeaderMap) {
     }
 }
 
+/// Whether the sender of this message takes no other on its connection (RFC 9112 §9.6).
+pub fn says_close(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(CONNECTION).iter();
+    lines
+        .flat_map(|line| line.as_bytes().split(|b| *b == b','))
+        .any(|word| word.trim_ascii().eq_ignore_ascii_case(b"close"))
+}
+
 /// Takes off the headers of one hop (RFC 9110 §7.6.1): those that any `Connection` line names, and the well-known ones.
 /// `TE: trailers` stays, for gRPC.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {

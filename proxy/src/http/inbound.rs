@@ -18,7 +18,7 @@ use crate::{
     worker::World,
 };
 use futures_util::future::Either;
-use http::{HeaderValue, Request, Response, Version, uri::Authority};
+use http::{HeaderValue, Request, Response, Version, header::CONNECTION, uri::Authority};
 use hyper::body::Incoming;
 use std::{future::ready, pin::Pin, rc::Rc, sync::Arc, time::Instant};
 
@@ -71,6 +71,8 @@ pub fn handle(
             Step::Other(other) => other.await,
             Step::Send(call) => {
                 let Call { mut request, http1, permit, mut exchange } = *call;
+                // A peer of ours has all requests on one connection, and learns of an end by discovery.
+                let direct = wire == Wire::Http1;
                 let mut stale = 0;
                 let sent = loop {
                     let sending = match http1 {
@@ -89,15 +91,27 @@ pub fn handle(
                     }
                 };
                 match sent {
-                    Ok(answer) => pass_on(answer, exchange),
+                    Ok(answer) => {
+                        let last = direct && headers::says_close(answer.response.headers());
+                        leave(pass_on(answer, exchange), last)
+                    }
                     Err(failed) => {
                         exchange.fail(failed.reason);
-                        respond::failure(failed.reason, exchange.is_grpc(), "")
+                        leave(respond::failure(failed.reason, exchange.is_grpc(), ""), direct)
                     }
                 }
             }
         }
     }
+}
+
+/// An application that ends tells its clients to go elsewhere (`Connection: close`). A client outside the mesh is connected
+/// to us instead of to it, and would stay when the application is gone.
+fn leave(mut response: Response<ResponseBody>, last: bool) -> Response<ResponseBody> {
+    if last {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 fn arrive(world: &Rc<World>, visit: &Rc<Visit>, wire: Wire, mut request: Request<Incoming>) -> Step {
