@@ -250,7 +250,8 @@ fn watch_the_wire(cluster: &Cluster) -> anyhow::Result<Wire> {
     let mut tcpdump = Command::new("tcpdump")
         .args(["-i", "any", "-U", "-s", "0", "-w"])
         .arg(capture.path())
-        .arg("tcp and not port 6443")
+        // But for what the API server keeps in etcd, where the shop's manifests are to be read.
+        .arg("tcp and not port 6443 and not port 2379")
         .stderr(Stdio::null())
         .spawn()
         .context("tcpdump")?;
@@ -267,6 +268,10 @@ fn watch_the_wire(cluster: &Cluster) -> anyhow::Result<Wire> {
     let handshakes = seen(&[0x00, 0x2b, 0x00, 0x02, 0x03, 0x04]);
     let wire = Wire { handshakes, records: seen(&[0x17, 0x03, 0x03]), marker: seen(MARKER.as_bytes()) };
     println!("    captured {} bytes: {wire:?}", bytes.len());
+    if let Some(at) = bytes.windows(MARKER.len()).position(|window| window == MARKER.as_bytes()) {
+        let around = &bytes[at.saturating_sub(300)..(at + 100).min(bytes.len())];
+        println!("    … {} …", String::from_utf8_lossy(around).escape_debug());
+    }
     Ok(wire)
 }
 
