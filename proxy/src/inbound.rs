@@ -31,7 +31,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    time::{Instant as Deadline, timeout_at},
+    time::{Instant as Deadline, sleep, sleep_until, timeout_at},
 };
 
 /// Serves one connection to the pod.
@@ -170,7 +170,7 @@ async fn open(caller: &Visit) -> Result<TcpStream, OpenError> {
             .await
             .map_err(OpenError::Connect),
         Err(denial) => {
-            tokio::time::sleep(limits::DETECT_TIMEOUT).await;
+            sleep(limits::DETECT_TIMEOUT).await;
             Err(OpenError::Denied(denial))
         }
     }
@@ -211,11 +211,28 @@ async fn decided<S>(
     Box::pin(http(world, stream, wire, limits::STREAMS_MAX, caller)).await;
 }
 
+/// Returns when a connection should take no new requests.
+async fn goodbye(caller: Rc<Visit>, wire: Wire) {
+    match (caller.goodbye, &caller.peer.identity) {
+        (Some(at), _) => sleep_until(at).await,
+        (None, Some(_)) => std::future::pending().await,
+        // Outside the mesh, a connection is as good as the pod behind it. Over HTTP/1 the next answer says that it was
+        // the last; who has asked for nothing for a while is not about to.
+        (None, None) => {
+            caller.port.ending().await;
+            if wire == Wire::Http1 {
+                sleep(limits::ENDING_IDLE).await;
+            }
+        }
+    }
+}
+
 async fn http<S>(world: Rc<World>, stream: S, wire: Wire, streams_max: u32, caller: Visit)
 where
     S: AsyncRead + AsyncWrite + Abort + Unpin + Send + 'static,
 {
-    let (goodbye, shared, caller) = (caller.goodbye, world.clone(), Rc::new(caller));
+    let (shared, caller) = (world.clone(), Rc::new(caller));
+    let goodbye = goodbye(caller.clone(), wire);
     let answer = move |request| handle(shared.clone(), caller.clone(), wire, request);
     if let Err(error) = serve_http(&world, stream, (Direction::Inbound, wire), streams_max, goodbye, answer).await {
         tracing::debug!(%error, "HTTP connection of a peer ended");

@@ -106,6 +106,9 @@ pub const REPLAY_BYTES_MAX: usize = 64 * 1024;
 /// The life of a mirrored request, whose answer nobody waits for.
 pub const MIRROR_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A kept HTTP/1 connection from outside the mesh, to a pod that is about to end, is closed after this time without a request.
+pub const ENDING_IDLE: Duration = Duration::from_secs(1);
+
 /// Tries beyond the first where the route does not say.
 pub const DEFAULT_RETRIES: u32 = 2;
 

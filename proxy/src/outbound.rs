@@ -18,7 +18,7 @@ use crate::{
     worker::World,
 };
 use remora_model::{Protocol, Target};
-use std::{net::SocketAddr, rc::Rc, time::Instant};
+use std::{future::pending, net::SocketAddr, rc::Rc, time::Instant};
 use tokio::{net::TcpStream, time::timeout};
 
 /// Serves one connection of the application.
@@ -79,7 +79,7 @@ async fn redirected(world: Rc<World>, mut client: Prefixed<TcpStream>, route: Rc
 /// A connection made to the listener itself: HTTP whose requests name where they go.
 async fn explicit(world: Rc<World>, mut client: Prefixed<TcpStream>) {
     let wait = Wait { grace: limits::DETECT_GRACE, mesh: false };
-    let never = async || std::future::pending::<Result<TcpStream, Reason>>().await;
+    let never = async || pending::<Result<TcpStream, Reason>>().await;
     let first = first::protocol(&mut client, wait, never);
     let wire = match timeout(world.config.patience.idle, first).await {
         Ok(Ok(First::Http1)) => Wire::Http1,
@@ -100,7 +100,7 @@ async fn serve_http(world: Rc<World>, client: Prefixed<TcpStream>, wire: Wire, d
     let (shared, destination) = (world.clone(), Rc::new(destination));
     let answer = move |request| handle(shared.clone(), destination.clone(), wire, request);
     if let Err(error) =
-        http::serve(&world, client, (Direction::Outbound, wire), limits::STREAMS_MAX, None, answer).await
+        http::serve(&world, client, (Direction::Outbound, wire), limits::STREAMS_MAX, pending(), answer).await
     {
         tracing::debug!(%error, "HTTP connection of the application ended");
     }

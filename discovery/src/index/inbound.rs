@@ -81,7 +81,8 @@ impl Snapshot {
         }
         let parent = ids.first().map_or_else(|| format!("{}/{}:{port}", key.0, key.1), ToString::to_string);
         let (protocol, mtls) = (self.protocol_at(pod, port), self.mtls(&key, &selected));
-        Some(Inbound { port, parent: parent.into(), protocol, mtls, rules, default_deny })
+        let ending = pod.metadata.deletion_timestamp.is_some();
+        Some(Inbound { port, parent: parent.into(), protocol, mtls, rules, default_deny, ending })
     }
 
     /// The most specific policy wins: workload, namespace, mesh; of equals, the strict one.

@@ -71,4 +71,6 @@ pub struct Inbound {
     pub rules: Vec<AuthorizationRule>,
     /// Whether any allow policy selects the port, even one without rules (which then denies everything).
     pub default_deny: bool,
+    /// Whether the pod is about to end. Peers learn of that from discovery; others must be told by the pod's proxy.
+    pub ending: bool,
 }

@@ -141,6 +141,8 @@ pub struct Port {
     pub signals: Signals,
     /// The application behind it, with this worker's connections to it.
     app: RefCell<Option<Rc<Upstream>>>,
+    /// Whether the pod is about to end.
+    ending: watch::Sender<bool>,
     _kept: Kept,
 }
 
@@ -148,6 +150,17 @@ impl Port {
     /// The policy of this moment.
     pub fn inbound(&self) -> Arc<Inbound> {
         self.inbound.borrow().clone()
+    }
+
+    /// Whether the pod is about to end.
+    pub fn is_ending(&self) -> bool {
+        *self.ending.borrow()
+    }
+
+    /// Returns when the pod is about to end.
+    pub async fn ending(&self) {
+        // The sender is our own.
+        let _ended = self.ending.subscribe().wait_for(|ending| *ending).await.is_err();
     }
 }
 
@@ -228,8 +241,9 @@ impl Directory {
         let inbound = as_inbound(known.borrow_and_update().clone())?;
         let signals = Signals::inbound(self.routes.clone(), inbound.parent.clone());
         let (kept, mut dropped) = oneshot::channel();
+        let ending = watch::Sender::new(inbound.ending);
         let (inbound, app) = (RefCell::new(inbound), RefCell::default());
-        let state = Rc::new(Port { inbound, habit: Habit::default(), signals, app, _kept: kept });
+        let state = Rc::new(Port { inbound, habit: Habit::default(), signals, app, ending, _kept: kept });
         if self.ports.borrow().len() >= limits::TARGETS_MAX {
             self.ports.borrow_mut().retain(|_, port| Rc::strong_count(port) > 1);
         }
@@ -239,6 +253,7 @@ impl Directory {
             while changed(&mut known, &mut dropped).await {
                 let Some(state) = weak.upgrade() else { break };
                 if let Some(inbound) = as_inbound(known.borrow_and_update().clone()) {
+                    state.ending.send_replace(inbound.ending);
                     state.inbound.replace(inbound);
                 }
             }

@@ -92,7 +92,7 @@ pub fn handle(
                 };
                 match sent {
                     Ok(answer) => {
-                        let last = direct && headers::says_close(answer.response.headers());
+                        let last = direct && (visit.port.is_ending() || headers::says_close(answer.response.headers()));
                         leave(pass_on(answer, exchange), last)
                     }
                     Err(failed) => {
@@ -105,7 +105,7 @@ pub fn handle(
     }
 }
 
-/// An application that ends tells its clients to go elsewhere (`Connection: close`). A client outside the mesh is connected
+/// A pod that ends, or an application, its clients to go elsewhere (`Connection: close`). A client outside the mesh is connected
 /// to us instead of to it, and would stay when the application is gone.
 fn leave(mut response: Response<ResponseBody>, last: bool) -> Response<ResponseBody> {
     if last {

@@ -27,10 +27,7 @@ use http::{Request, Response};
 use hyper::{body::Incoming, server::conn, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{convert::Infallible, pin::pin, rc::Rc};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    time::{Instant, timeout_at},
-};
+use tokio::io::{AsyncRead, AsyncWrite};
 use under_way::{Tracked, UnderWay};
 
 /// Which HTTP is on the wire.
@@ -57,7 +54,7 @@ pub async fn serve<S, H, R>(
     stream: S,
     (direction, wire): (Direction, Wire),
     streams_max: u32,
-    goodbye: Option<Instant>,
+    goodbye: impl Future<Output = ()>,
     handle: H,
 ) -> hyper::Result<()>
 where
@@ -132,11 +129,10 @@ fn count_broken(direction: Direction, error: &hyper::Error) {
 }
 
 /// Returns when a connection should take no new requests.
-async fn closing(world: &World, goodbye: Option<Instant>) {
-    let drain = world.drain.signaled();
-    match goodbye {
-        None => drain.await,
-        Some(at) => drop(timeout_at(at, drain).await),
+async fn closing(world: &World, goodbye: impl Future<Output = ()>) {
+    tokio::select! {
+        () = world.drain.signaled() => {}
+        () = goodbye => {}
     }
 }
 

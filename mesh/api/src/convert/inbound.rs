@@ -19,6 +19,7 @@ impl From<&Inbound> for v1::Inbound {
             mtls: mtls.into(),
             rules: inbound.rules.iter().map(Into::into).collect(),
             default_deny: inbound.default_deny,
+            ending: inbound.ending,
         }
     }
 }
@@ -39,6 +40,7 @@ impl TryFrom<v1::Inbound> for Inbound {
             mtls,
             rules: list("rules", message.rules, AuthorizationRule::try_from)?,
             default_deny: message.default_deny,
+            ending: message.ending,
         })
     }
 }

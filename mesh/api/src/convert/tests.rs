@@ -103,6 +103,7 @@ fn inbound() -> Inbound {
         mtls: MtlsMode::Strict,
         rules: vec![rule],
         default_deny: true,
+        ending: true,
     }
 }
 
