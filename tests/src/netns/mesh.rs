@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use super::unshare::stage;
 use super::{Network, PROXY_UID, Pod, Process};
+use crate::patience::until;
 use crate::tokens::TokenKey;
 
 /// The namespace of all pods of a test.
@@ -63,7 +64,10 @@ impl Mesh {
             .listening(4180)
             .with_context(|| log_of(&path.join("identity.log")))?;
         // What a cluster does by a ConfigMap: proxies may read the anchors, not the issuer's key.
-        fs::copy(path.join("issuer/ca.crt"), path.join("ca.crt")).context("the identity service made no ca.crt")?;
+        // It listens before it has an issuer.
+        until("the identity service makes ca.crt", || {
+            Ok(Some(fs::copy(path.join("issuer/ca.crt"), path.join("ca.crt")).context("no ca.crt")?))
+        })?;
         fs::set_permissions(path.join("ca.crt"), fs::Permissions::from_mode(0o644))?;
         let discovery = control
             .command(path.join("remora-discovery"))
