@@ -144,7 +144,11 @@ async fn answer(request: Request<Incoming>, seen: &Seen, app: &App) -> Response<
         "/fail" => {
             let every = query("every").and_then(|every| every.parse().ok()).unwrap_or(1_u64).max(1);
             let code = query("status").and_then(|code| code.parse().ok()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            if number % every == 0 { status(code, "asked to fail\n") } else { received(request, seen, app).await }
+            if number.is_multiple_of(every) {
+                status(code, "asked to fail\n")
+            } else {
+                received(request, seen, app).await
+            }
         }
         "/slow" => {
             tokio::time::sleep(wait("for").unwrap_or(Duration::from_secs(1))).await;
