@@ -27,9 +27,7 @@ pub(super) enum Error {
     Call(#[from] CallError),
     #[error("no control plane runs here; start one by: remora install | kubectl apply --server-side -f -")]
     Absent,
-    #[error(
-        "Helm holds it: helm upgrade {release} charts/remora --namespace {namespace} --reset-then-reuse-values"
-    )]
+    #[error("Helm holds it: helm upgrade {release} charts/remora --namespace {namespace} --reset-then-reuse-values")]
     Helm { release: String, namespace: String },
     #[error("version {running} runs, which is newer than {VERSION}: use that version's command, or say --downgrade")]
     Newer { running: String },

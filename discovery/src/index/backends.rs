@@ -82,7 +82,9 @@ impl Snapshot {
     /// The pods that each Service selects. Services are found by the first label that they select by, so that a pod is
     /// held against few of them.
     fn selected(&self) -> HashMap<&Key, Vec<&Pod>> {
-        let mut by_label: HashMap<(&str, &str, &str), Vec<(&Key, &Service)>> = HashMap::new();
+        /// Namespace, name of the label, its value.
+        type Label<'a> = (&'a str, &'a str, &'a str);
+        let mut by_label: HashMap<Label<'_>, Vec<(&Key, &Service)>> = HashMap::new();
         for (key, service) in &self.services {
             if let Some((label, value)) = service.spec.selector.first_key_value() {
                 by_label.entry((&key.0, label, value)).or_default().push((key, service));
@@ -162,7 +164,7 @@ fn one_address_each(candidates: &mut Vec<Candidate<'_>>, service: &Service) {
     let spec = &service.spec;
     let ip = spec.cluster_ips.iter().chain(&spec.cluster_ip).find_map(|ip| ip.parse::<IpAddr>().ok());
     let first = ip.is_none_or(|ip| ip.is_ipv4());
-    let name = |candidate: &Candidate<'_>| candidate.pod.map(|pod| std::ptr::from_ref(pod));
+    let name = |candidate: &Candidate<'_>| candidate.pod.map(std::ptr::from_ref);
     let preferred = candidates.iter().filter(|candidate| candidate.address.is_ipv4() == first);
     let pods: HashSet<_> = preferred.filter_map(name).collect();
     candidates.retain(|candidate| {

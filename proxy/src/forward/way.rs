@@ -86,7 +86,7 @@ impl Way {
 
     /// Fills a buffer with what there is. `true`: the reader has no more for now, and wakes us up.
     fn read<R: AsyncRead>(&mut self, cx: &mut Context<'_>, mut reader: Pin<&mut R>) -> bool {
-        let mut buffer = Lent::new();
+        let mut buffer = Lent::take();
         let mut filled = ReadBuf::new(&mut buffer[..self.size]);
         let waits = loop {
             let before = filled.filled().len();

@@ -56,7 +56,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Ahead<S> {
             Some(held) => held,
             None if buf.remaining() >= limits::READ_AHEAD_BYTES => return Pin::new(&mut self.inner).poll_read(cx, buf),
             None => {
-                let mut buffer = Lent::new();
+                let mut buffer = Lent::take();
                 let mut piece = ReadBuf::new(&mut buffer[..limits::READ_AHEAD_BYTES]);
                 ready!(Pin::new(&mut self.inner).poll_read(cx, &mut piece))?;
                 let to = piece.filled().len();

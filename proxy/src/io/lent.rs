@@ -14,7 +14,7 @@ pub struct Lent(Box<[u8]>);
 
 impl Lent {
     /// A spare one, or a new one.
-    pub fn new() -> Self {
+    pub fn take() -> Self {
         let spare = SPARE.with_borrow_mut(Vec::pop);
         Self(spare.unwrap_or_else(|| vec![0; limits::RELAY_BYTES_MAX].into_boxed_slice()))
     }

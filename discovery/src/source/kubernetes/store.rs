@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(super) const OBJECTS_MAX: usize = 200_000;
 
 /// An object that is there, readable or not.
-pub(super) type Entry = Result<Object, Unreadable>;
+pub(super) type Entry = Result<Object, Box<Unreadable>>;
 
 /// What a watch of one kind tells.
 #[derive(Debug)]
@@ -118,7 +118,7 @@ impl Held {
                 if self.objects.contains_key(&key) {
                     return false;
                 }
-                stand_in(kind, unreadable).map(|object| self.objects.insert(key, object)).is_some()
+                stand_in(kind, &unreadable).map(|object| self.objects.insert(key, object)).is_some()
             }
         }
     }
@@ -133,8 +133,8 @@ impl Held {
 }
 
 /// What holds in the place of a policy that nobody here can read: it denies, in its whole namespace.
-fn stand_in(kind: &str, unreadable: Unreadable) -> Option<Object> {
-    let metadata = unreadable.metadata;
+fn stand_in(kind: &str, unreadable: &Unreadable) -> Option<Object> {
+    let metadata = unreadable.metadata.clone();
     let (target_refs, selector, rules) = (Vec::new(), None, Vec::new());
     match kind {
         AuthorizationPolicy::KIND => {
@@ -168,7 +168,7 @@ mod tests {
 
     fn unreadable(name: &str) -> Change {
         let metadata = Metadata { name: name.to_owned(), namespace: "shop".to_owned(), ..Metadata::default() };
-        Change::Applied(Err(Unreadable { metadata, problem: "spec: new".to_owned() }))
+        Change::Applied(Err(Box::new(Unreadable { metadata, problem: "spec: new".to_owned() })))
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::borrow::Cow;
 /// An object of a kind, or why it cannot be read.
 #[derive(Debug, Clone)]
 pub(super) struct Watched<T> {
-    pub(super) read: Result<T, Unreadable>,
+    pub(super) read: Result<T, Box<Unreadable>>,
     /// Only the resource version, which the watcher goes on from.
     meta: ObjectMeta,
 }
@@ -29,7 +29,7 @@ pub(super) struct Unreadable {
 
 impl<T: Kind + Into<Object>> Watched<T> {
     /// What to keep.
-    pub(super) fn entry(self) -> Result<Object, Unreadable> {
+    pub(super) fn entry(self) -> Result<Object, Box<Unreadable>> {
         self.read.map(Into::into)
     }
 
@@ -77,7 +77,7 @@ impl<'de, T: Kind + DeserializeOwned> Deserialize<'de> for Watched<T> {
         let metadata = Metadata::deserialize(metadata).map_err(D::Error::custom)?;
         let resource_version = metadata.resource_version.clone();
         let meta = ObjectMeta { resource_version, name: Some(metadata.name.clone()), ..ObjectMeta::default() };
-        Ok(Self { read: Err(Unreadable { metadata, problem }), meta })
+        Ok(Self { read: Err(Box::new(Unreadable { metadata, problem })), meta })
     }
 }
 
