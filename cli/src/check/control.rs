@@ -15,7 +15,7 @@ use remora_kube::client::{self, CallError};
 use remora_kube::names;
 use tokio::join;
 
-use super::report::Check;
+use super::report::{Check, Status};
 use super::{pre, unanswered};
 use crate::admin;
 use crate::cluster::Cluster;
@@ -35,8 +35,7 @@ const ISSUER_LEFT_MIN: Duration = Duration::from_secs(30 * 86_400);
 
 /// All of them.
 pub(super) async fn checks(cluster: &Cluster, own: &str) -> Vec<Check> {
-    let (server, crds, parts, issuer, anchors, admission, tried) = join!(
-        server(cluster),
+    let (crds, parts, issuer, anchors, admission, tried) = join!(
         crds(cluster),
         join_all([names::IDENTITY, names::DISCOVERY, names::INJECTOR].map(|part| deployed(cluster, own, part))),
         issuer(cluster, own),
@@ -44,7 +43,7 @@ pub(super) async fn checks(cluster: &Cluster, own: &str) -> Vec<Check> {
         admission(cluster),
         dry_run(cluster),
     );
-    let mut all = vec![server, crds];
+    let mut all = vec![crds];
     all.extend(parts);
     all.extend([issuer, anchors]);
     all.extend(admission);
@@ -107,7 +106,7 @@ async fn deployed(cluster: &Cluster, own: &str, part: &'static str) -> Check {
             let mut check = judge(part, own, deployment.as_ref(), &pods.items);
             // The part itself knows best what it waits for.
             let waiting = pods.iter().find(|pod| running(pod) && !is_ready(pod));
-            if let (super::report::Status::Failed, Some(pod)) = (check.status, waiting)
+            if let (Status::Failed, Some(pod)) = (check.status, waiting)
                 && let Ok(answer) = admin::get(port(cluster, pod, part), "/ready").await
             {
                 let said: Vec<_> = String::from_utf8_lossy(&answer.body).lines().map(str::to_owned).collect();

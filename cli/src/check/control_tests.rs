@@ -1,6 +1,5 @@
 use serde_json::json;
 
-use super::super::report::Status;
 use super::*;
 
 fn deployment(version: &str, wanted: i32, available: i32) -> Deployment {

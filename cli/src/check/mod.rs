@@ -29,7 +29,7 @@ use tokio::join;
 use crate::cluster::{self, Cluster};
 use crate::inspect::{self, Output};
 use crate::{Look, admin, text};
-use report::{Check, Report};
+use report::{Check, Report, Status};
 
 /// Between two tries of `--wait`.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -94,8 +94,13 @@ pub(crate) fn main(args: &Args, look: Look) -> ExitCode {
 
 async fn checks(args: &Args, cluster: &Cluster) -> Vec<Check> {
     let own = args.control_plane_namespace.as_str();
+    // Without an answer here, all others would say the same.
+    let server = control::server(cluster).await;
+    if server.status == Status::Failed {
+        return vec![server];
+    }
     if args.pre {
-        return pre::checks(cluster, own).await;
+        return [vec![server], pre::checks(cluster, own).await].concat();
     }
     let namespace = async {
         match &args.namespace {
@@ -110,7 +115,7 @@ async fn checks(args: &Args, cluster: &Cluster) -> Vec<Check> {
         }
     };
     let (control, namespace, proxies) = join!(control::checks(cluster, own), namespace, proxies);
-    [control, namespace, proxies].concat()
+    [vec![server], control, namespace, proxies].concat()
 }
 
 fn wait(text: &str) -> Result<Duration, String> {

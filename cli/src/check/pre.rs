@@ -11,7 +11,7 @@ use remora_kube::names;
 use tokio::join;
 
 use super::report::Check;
-use super::{control, unanswered};
+use super::unanswered;
 use crate::cluster::Cluster;
 
 pub(super) const GROUP: &str = "kubernetes";
@@ -36,9 +36,9 @@ const KUBELET_MIN: (u32, u32) = (1, 29);
 
 /// All of them.
 pub(super) async fn checks(cluster: &Cluster, own: &str) -> Vec<Check> {
-    let (server, permissions, nodes, gateway, absent) =
-        join!(control::server(cluster), permissions(cluster, own), nodes(cluster), gateway(cluster), absent(cluster));
-    vec![server, permissions, nodes, gateway, absent]
+    let (permissions, nodes, gateway, absent) =
+        join!(permissions(cluster, own), nodes(cluster), gateway(cluster), absent(cluster));
+    vec![permissions, nodes, gateway, absent]
 }
 
 async fn permissions(cluster: &Cluster, own: &str) -> Check {

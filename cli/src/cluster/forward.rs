@@ -9,6 +9,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::Portforwarder;
 use kube::{Api, Client};
+use remora_kube::client::CallError;
 use tokio::io::DuplexStream;
 
 /// After the answer, how long to wait to be told why there was none.
@@ -38,8 +39,8 @@ impl fmt::Debug for PodPort {
 /// Why there is no stream.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error("the API server does not forward: {}", remora_kube::client::chain(.0))]
-    Api(#[source] kube::Error),
+    #[error(transparent)]
+    Api(CallError),
     #[error("the forwarder has no stream for the port")]
     NoStream,
     #[error("the node says: {0}")]
@@ -50,7 +51,7 @@ impl PodPort {
     /// Opens it.
     pub(crate) async fn open(&self) -> Result<Forwarded, Error> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
-        let forwarder = pods.portforward(&self.pod, &[self.port]).await.map_err(Error::Api)?;
+        let forwarder = pods.portforward(&self.pod, &[self.port]).await.map_err(|error| Error::Api(error.into()))?;
         Ok(Forwarded { forwarder, port: self.port })
     }
 }
