@@ -49,7 +49,7 @@ pub fn main() -> ExitCode {
 
 async fn run(config: Config) -> anyhow::Result<()> {
     let format = if config.log_format == "json" { log::Format::Json } else { log::Format::Text };
-    let handle = log::init(&config.log, format)?;
+    let handle = log::init(&quiet(&config.log), format)?;
     let metrics = admin::install_metrics().map_err(|error| anyhow!(error))?;
     let readiness = admin::Readiness::new();
     let (drain, draining) = drain::channel();
@@ -83,6 +83,11 @@ async fn run(config: Config) -> anyhow::Result<()> {
         tracing::warn!("some connections did not end in time; they are cut off");
         Ok(())
     })
+}
+
+/// Without the library's words on each attempt of a watch, which `source::kubernetes` tells of once; unless asked for.
+fn quiet(filter: &str) -> String {
+    if filter.contains("kube_runtime") { filter.to_owned() } else { format!("{filter},kube_runtime::watcher=off") }
 }
 
 /// Keeps publishing what the objects mean, wherever they come from, until the drain.

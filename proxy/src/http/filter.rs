@@ -141,3 +141,74 @@ pub(super) fn set_grpc_timeout(headers: &mut HeaderMap, left: Duration) {
         headers.insert("grpc-timeout", value);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::StatusCode;
+
+    fn asked(uri: &str, host: &str) -> Request<()> {
+        Request::builder().uri(uri).header(HOST, host).body(()).expect("a request")
+    }
+
+    #[test]
+    fn a_prefix_is_replaced_as_the_gateway_api_tells() {
+        // Request, match (as it is held, without a trailing slash), replacement, result: HTTPPathModifier's own table.
+        for (path, prefix, new, expected) in [
+            ("/foo/bar", "/foo", "/xyz", "/xyz/bar"),
+            ("/foo/bar", "/foo", "/xyz/", "/xyz/bar"),
+            ("/foo", "/foo", "/xyz", "/xyz"),
+            ("/foo/", "/foo", "/xyz", "/xyz/"),
+            ("/foo/bar", "/foo", "", "/bar"),
+            ("/foo/", "/foo", "", "/"),
+            ("/foo", "/foo", "", "/"),
+            ("/foo/", "/foo", "/", "/"),
+            ("/foo", "/foo", "/", "/"),
+            ("/foo?a=b", "/foo", "/", "/?a=b"),
+            ("/any", "", "/new", "/new/any"),
+        ] {
+            let mut rewritten = asked(path, "api");
+            let path_rewrite = Some(PathRewrite::Prefix(new.into()));
+            request(&Filter::Rewrite { hostname: None, path: path_rewrite }, prefix, &mut rewritten);
+            assert_eq!(rewritten.uri(), expected, "{path} with {prefix} by {new}");
+        }
+    }
+
+    #[test]
+    fn a_full_path_keeps_the_query_and_a_host_is_rewritten_wherever_it_stands() {
+        let mut both = asked("http://api:80/full/one?a=b", "api:80");
+        let path = Some(PathRewrite::Full("/one".into()));
+        request(&Filter::Rewrite { hostname: Some("other".into()), path }, "/full", &mut both);
+        assert_eq!(
+            (both.uri().to_string().as_str(), &both.headers()[HOST]),
+            ("http://other/one?a=b", &"other".parse().expect("a value"))
+        );
+    }
+
+    #[test]
+    fn a_redirect_names_what_it_changes_and_keeps_the_rest() {
+        let plain = Redirect { scheme: None, hostname: None, port: None, path: None, status: StatusCode::FOUND };
+        let location = |redirect: &Redirect, host: &str| {
+            let request = asked("/old/lemon?a=b", host);
+            let answer = super::redirect(&Filter::Redirect(redirect.clone()), "/old", &request).expect("a redirect");
+            answer.headers()[LOCATION].to_str().expect("text").to_owned()
+        };
+        let https = Redirect { scheme: Some("https".into()), ..plain.clone() };
+        let port = Redirect { port: Some(8083), ..plain.clone() };
+        let host = Redirect { hostname: Some("example.org".into()), ..plain.clone() };
+        let prefix = Redirect { path: Some(PathRewrite::Prefix("/new".into())), ..plain.clone() };
+        let full = Redirect { path: Some(PathRewrite::Full("/full".into())), ..host.clone() };
+        for (redirect, asked, expected) in [
+            (&plain, "echo", "http://echo/old/lemon?a=b"),
+            (&plain, "echo:8080", "http://echo:8080/old/lemon?a=b"),
+            (&plain, "[fd00::1]", "http://[fd00::1]/old/lemon?a=b"),
+            (&https, "echo:8080", "https://echo/old/lemon?a=b"),
+            (&port, "echo", "http://echo:8083/old/lemon?a=b"),
+            (&host, "echo:80", "http://example.org/old/lemon?a=b"),
+            (&prefix, "echo", "http://echo/new/lemon?a=b"),
+            (&full, "echo", "http://example.org/full?a=b"),
+        ] {
+            assert_eq!(location(redirect, asked), expected, "{asked}");
+        }
+    }
+}

@@ -12,6 +12,7 @@ use super::watched::{Watched, built_in};
 use crate::index::Key;
 use crate::objects::{Kind, Object};
 use futures_util::StreamExt as _;
+use kube::core::Status;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
 use remora_kube::client::{CallError, call, chain, watching};
@@ -48,26 +49,30 @@ enum Failure {
     /// Some object could not be read, so nobody knows what is missing in the list.
     #[error("the list was not whole")]
     NotWhole,
-    #[error("{}", chain(.0))]
+    #[error("{}", refusal(.0).map_or_else(|| chain(.0), |status| status.message.clone()))]
     Watch(#[source] watcher::Error),
 }
 
 impl From<watcher::Error> for Failure {
     fn from(error: watcher::Error) -> Self {
-        use watcher::Error::{InitialListFailed, WatchError, WatchFailed, WatchStartFailed};
-        let code = match &error {
-            InitialListFailed(kube::Error::Api(status))
-            | WatchStartFailed(kube::Error::Api(status))
-            | WatchFailed(kube::Error::Api(status)) => status.code,
-            WatchError(status) => status.code,
-            _ => 0,
-        };
-        match code {
-            404 => Self::Unknown,
+        match refusal(&error).map(|status| status.code) {
+            Some(404) => Self::Unknown,
             // What a server says to `sendInitialEvents` that does not know or not want it.
-            400 | 422 => Self::NoStreaming,
+            Some(400 | 422) => Self::NoStreaming,
             _ => Self::Watch(error),
         }
+    }
+}
+
+/// What the API server said, if it said something.
+fn refusal(error: &watcher::Error) -> Option<&Status> {
+    use watcher::Error::{InitialListFailed, WatchError, WatchFailed, WatchStartFailed};
+    match error {
+        InitialListFailed(kube::Error::Api(status))
+        | WatchStartFailed(kube::Error::Api(status))
+        | WatchFailed(kube::Error::Api(status))
+        | WatchError(status) => Some(status),
+        _ => None,
     }
 }
 
@@ -183,7 +188,6 @@ impl Attempt<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kube::core::Status;
 
     fn failure(error: impl Fn(Box<Status>) -> watcher::Error, code: u16) -> Failure {
         error(Box::new(Status::failure("no", "no").with_code(code))).into()
@@ -197,7 +201,7 @@ mod tests {
         assert!(matches!(failure(list, 404), Failure::Unknown));
         assert!(matches!(failure(start, 422), Failure::NoStreaming));
         assert!(matches!(failure(start, 403), Failure::Watch(_)));
-        let forbidden = failure(list, 403).to_string();
-        assert!(forbidden.contains("no"), "{forbidden}");
+        let forbidden = Status::failure("pods is forbidden", "Forbidden").with_code(403);
+        assert_eq!(Failure::from(list(Box::new(forbidden))).to_string(), "pods is forbidden", "in its own words, once");
     }
 }
