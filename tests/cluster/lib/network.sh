@@ -27,7 +27,13 @@ make_network() { # NODES
   local n other
   for n in $(seq "$1"); do
     mkdir -p "$D/node-$n"
-    [[ -e /run/netns/$(netns "$n") ]] || make_node_network "$n"
+    if [[ ! -e /run/netns/$(netns "$n") ]]; then
+      make_node_network "$n"
+      touch "$D/node-$n/netns" # ours to remove
+    elif [[ ! -e $D/node-$n/netns ]]; then
+      rmdir "$D/node-$n" 2>/dev/null || true
+      fail "the network namespace $(netns "$n") is another cluster's; choose another: REMORA_CLUSTER_NETNS=$NETNS-b"
+    fi
   done
   for n in $(nodes); do
     for other in $(nodes); do
@@ -67,8 +73,10 @@ make_node_network() { # NODE
 
 remove_network() {
   local n
-  for n in $(nodes) 1; do
+  for n in $(nodes); do
+    [[ -e $D/node-$n/netns ]] || continue
     ip netns delete "$(netns "$n")" 2>/dev/null || true
+    rm "$D/node-$n/netns"
     find /sys/fs/cgroup/ -mindepth 1 -depth -type d -path "*/$NETNS-$n*" -exec rmdir {} + 2>/dev/null || true
   done
 }

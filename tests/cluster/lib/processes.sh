@@ -66,6 +66,6 @@ start_part() {
 until_ok() { # WHAT COMMAND…
   local what=$1
   shift
-  for _ in $(seq 240); do "$@" >/dev/null 2>&1 && return; sleep 0.25; done
-  fail "$what did not come up within a minute: see $D/log"
+  for _ in $(seq 720); do "$@" >/dev/null 2>&1 && return; sleep 0.25; done
+  fail "$what did not come up within three minutes: see $D/log"
 }
