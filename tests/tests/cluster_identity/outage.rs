@@ -13,9 +13,8 @@ use super::caller::{Caller, IDENTITY};
 const LEAF: &str = "--leaf-lifetime=60s";
 /// Every proxy renews within this.
 const A_LIFE: Duration = Duration::from_secs(60);
-/// How long the API server is away; REMORA_CLUSTER_LONG=1 makes it three minutes.
-const AWAY: Duration = Duration::from_secs(75);
-const AWAY_LONG: Duration = Duration::from_secs(180);
+/// How long the API server is away: three lives.
+const AWAY: Duration = Duration::from_secs(180);
 const DEPLOYMENTS: &str = "apps/v1/deployments";
 
 /// Identity signs for a minute until this is dropped.
@@ -57,7 +56,10 @@ pub(crate) fn outage(cluster: &Cluster) -> anyhow::Result<()> {
         println!("    not tried: the API server is not ours to stop, or nothing is meshed");
         return Ok(());
     }
-    let long = std::env::var_os("REMORA_CLUSTER_LONG").is_some_and(|set| set == "1");
+    if std::env::var_os("REMORA_CLUSTER_LONG").is_none_or(|set| set != "1") {
+        println!("    not tried: it takes seven minutes; REMORA_CLUSTER_LONG=1 tries it");
+        return Ok(());
+    }
     let caller = Caller::new(cluster)?;
     let _short = ShortLives::new(cluster)?;
     let scope = cluster.scope("lives")?;
@@ -70,7 +72,7 @@ pub(crate) fn outage(cluster: &Cluster) -> anyhow::Result<()> {
     load.go_on(A_LIFE)?.none_failed()?;
 
     let away = cluster.stop(Part::ApiServer)?;
-    std::thread::park_timeout(if long { AWAY_LONG } else { AWAY });
+    std::thread::park_timeout(AWAY);
     away.resume()?;
     cluster.until(POD_PATIENCE, "the API server is back", || {
         Ok(cluster.object(&scope.namespace, "v1/services", "web").ok())
