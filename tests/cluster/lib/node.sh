@@ -35,7 +35,7 @@ JSON
 }
 
 # failCgroupV1: some kernels still mount cgroup v1. cgroupRoot: a kubelet removes the pods it does not know from its root,
-# so that each node needs its own.
+# so that each node needs its own. evictionHard: the disk is shared with builds, and pods are not evicted for their sake.
 start_kubelet() { # NODE
   local dir=$D/node-$1 pki=$D/pki hierarchy
   mkdir -p "$dir"/kubelet/plugins
@@ -55,7 +55,8 @@ authentication: {anonymous: {enabled: false}, webhook: {enabled: true}, x509: {c
 authorization: {mode: Webhook}
 tlsCertFile: $pki/kubelet-$1.crt
 tlsPrivateKeyFile: $pki/kubelet-$1.key
-evictionHard: {memory.available: 50Mi, nodefs.available: 1%, imagefs.available: 1%}
+evictionHard: {memory.available: 50Mi, nodefs.available: 0%, nodefs.inodesFree: 0%, imagefs.available: 0%}
+evictionPressureTransitionPeriod: 10s
 imageGCHighThresholdPercent: 100
 volumePluginDir: $dir/kubelet/plugins
 YAML
