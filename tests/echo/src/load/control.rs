@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::report::Tally;
 use crate::body::whole;
 
-/// Answers one connection at a time, until somebody who asked to stop has the final figures.
+/// Answers one connection at a time.
 pub(super) async fn serve(
     listener: TcpListener,
     tally: Rc<RefCell<Tally>>,
@@ -35,8 +35,5 @@ pub(super) async fn serve(
         });
         // A client that goes away is no news.
         drop(http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service).await);
-        if tally.borrow().done {
-            break;
-        }
     }
 }

@@ -23,6 +23,8 @@ use tokio::time::{Instant, sleep_until};
 use crate::text;
 use report::Tally;
 
+/// How long the figures can be asked for once it was stopped.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 /// More in flight than this means that the other side has stopped: what is due then counts as failed. A load that went on
 /// would take the machine away from those who are to answer.
 const IN_FLIGHT_MAX: usize = 512;
@@ -117,7 +119,9 @@ async fn drive(args: Rc<Args>) -> anyhow::Result<()> {
     tally.borrow_mut().done = true;
     finish.send_replace(true);
     println!("{}", tally.borrow().json());
-    // Whoever asked it to stop gets the figures; nobody else keeps it.
-    drop(tokio::time::timeout(Duration::from_secs(1), control).await);
+    // Whoever asked it to stop gets the figures, and time to end before this process does: in a pod, a command that was
+    // executed beside it is killed with it.
+    let more = if *stopped.borrow() { LAST_WORDS } else { Duration::ZERO };
+    drop(tokio::time::timeout(more, control).await);
     Ok(())
 }
