@@ -1,5 +1,7 @@
 //! Flags and `REMORA_DISCOVERY_*`.
 
+use remora_runtime::log;
+use remora_runtime::settings::Mistakes;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -55,6 +57,31 @@ pub struct Config {
     #[arg(long, env = "REMORA_DISCOVERY_LOG", default_value = "info")]
     pub log: String,
     /// How log lines look: text or json
-    #[arg(long, env = "REMORA_DISCOVERY_LOG_FORMAT", default_value = "text", value_parser = ["text", "json"])]
-    pub log_format: String,
+    #[arg(long, env = "REMORA_DISCOVERY_LOG_FORMAT", default_value = "text")]
+    pub log_format: log::Format,
+}
+
+impl Config {
+    /// Judges what the parser of the command line cannot.
+    pub(crate) fn checked(self) -> Result<Self, Mistakes> {
+        let filter = log::check(&self.log);
+        filter.map_err(|error| Mistakes(vec![format!("--log={:?}: {error}", self.log)]))?;
+        Ok(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser as _;
+
+    #[test]
+    fn a_log_filter_that_makes_no_sense_is_refused_before_there_is_a_log() {
+        let read = |filter: &str| {
+            let args = ["remora-discovery", "--manifests", "/m", "--insecure-listen", "127.0.0.1:0", "--log", filter];
+            Config::try_parse_from(args).unwrap().checked()
+        };
+        assert!(read("info,remora_discovery=debug").is_ok());
+        assert!(read("a=b=c").unwrap_err().to_string().contains("--log=\"a=b=c\""));
+    }
 }

@@ -6,11 +6,10 @@ use crate::index::{Mesh, Snapshot};
 use crate::serve::{Service, Snapshots};
 use crate::source::kubernetes;
 use anyhow::{Context as _, anyhow};
-use clap::Parser as _;
 use remora_kube::names;
 use remora_model::SpiffeId;
 use remora_runtime::tls::{self, Alpn, ServerConfig};
-use remora_runtime::{admin, certify, drain, grpc, log};
+use remora_runtime::{admin, certify, drain, grpc, log, process};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,37 +25,17 @@ const STREAMS_MAX: u32 = 16;
 
 /// Parses the arguments and runs until SIGTERM.
 pub fn main() -> ExitCode {
-    let config = match Config::try_parse() {
-        Ok(config) => config,
-        Err(error) => {
-            let bad = error.use_stderr();
-            if error.print().is_err() {
-                return ExitCode::FAILURE;
-            }
-            return if bad { ExitCode::from(64) } else { ExitCode::SUCCESS };
-        }
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let done = runtime.context("cannot start the runtime").and_then(|runtime| runtime.block_on(run(config)));
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    process::main("remora-discovery", Config::checked, |config| (quiet(&config.log), config.log_format), run)
 }
 
-async fn run(config: Config) -> anyhow::Result<()> {
-    let format = if config.log_format == "json" { log::Format::Json } else { log::Format::Text };
-    let handle = log::init(&quiet(&config.log), format)?;
+async fn run(config: Config, log: log::Handle) -> anyhow::Result<()> {
     let metrics = admin::install_metrics().map_err(|error| anyhow!(error))?;
     let readiness = admin::Readiness::new();
     let (drain, draining) = drain::channel();
     let listener =
         TcpListener::bind(config.admin).await.with_context(|| format!("cannot listen on {}", config.admin))?;
     tracing::info!(admin = %listener.local_addr()?, "admin server listens");
-    let router = admin::Admin::new(readiness.clone()).with_log(handle).with_metrics(metrics).router();
+    let router = admin::Admin::new(readiness.clone()).with_log(log).with_metrics(metrics).router();
     let admin = tokio::spawn(admin::serve(listener, router, draining.clone()));
 
     let (publish, snapshots) = tokio::sync::watch::channel(None);

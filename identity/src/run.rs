@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use clap::Parser as _;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use kube::Client;
 use remora_kube::client::{ClientError, connect};
@@ -13,7 +12,7 @@ use remora_kube::events::Events;
 use remora_kube::lease::{Candidate, elect};
 use remora_kube::names::IDENTITY;
 use remora_runtime::admin::{self, Admin, Readiness};
-use remora_runtime::{EX_USAGE, drain, log};
+use remora_runtime::{drain, log, process};
 use tokio::net::TcpListener;
 
 use crate::anchors::keep;
@@ -54,42 +53,7 @@ enum RunError {
 /// Parses arguments and environment, runs until SIGTERM, and says how it went.
 #[must_use]
 pub fn main() -> ExitCode {
-    let raw = match Raw::try_parse() {
-        Ok(raw) => raw,
-        Err(error) => {
-            let code = if error.use_stderr() { ExitCode::from(EX_USAGE) } else { ExitCode::SUCCESS };
-            return error.print().map_or(ExitCode::FAILURE, |()| code);
-        }
-    };
-    let config = match raw.read() {
-        Ok(config) => config,
-        Err(mistakes) => {
-            eprint!("remora-identity: {mistakes}");
-            return ExitCode::from(EX_USAGE);
-        }
-    };
-    let log = match log::init(&config.log, config.log_format) {
-        Ok(log) => log,
-        Err(error) => {
-            eprintln!("remora-identity: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            tracing::error!("cannot start the runtime: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    match runtime.block_on(run(config, log)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Not by eprintln: it panics where standard error takes no more.
-            tracing::error!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+    process::main("remora-identity", |raw: Raw| raw.read(), |config| (config.log.clone(), config.log_format), run)
 }
 
 /// What makes this process differ from one elsewhere.

@@ -5,13 +5,12 @@ use crate::check;
 use crate::config::{Config, Raw};
 use crate::registration::{self, Namespaces};
 use crate::webhook::{Decider, Stats, serve};
-use clap::Parser as _;
 use remora_kube::client::{ClientError, connect};
 use remora_kube::events::Events;
 use remora_kube::lease::{Candidate, elect};
 use remora_kube::names::INJECTOR;
 use remora_runtime::admin::{self, Admin, Readiness};
-use remora_runtime::{EX_USAGE, drain, log};
+use remora_runtime::{drain, log, process};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -38,41 +37,7 @@ enum RunError {
 /// Parses arguments and environment, runs until SIGTERM, and says how it went.
 #[must_use]
 pub fn main() -> ExitCode {
-    let raw = match Raw::try_parse() {
-        Ok(raw) => raw,
-        Err(error) => {
-            let code = if error.use_stderr() { ExitCode::from(EX_USAGE) } else { ExitCode::SUCCESS };
-            return error.print().map_or(ExitCode::FAILURE, |()| code);
-        }
-    };
-    let config = match raw.read() {
-        Ok(config) => config,
-        Err(mistakes) => {
-            eprint!("remora-injector: {mistakes}");
-            return ExitCode::from(EX_USAGE);
-        }
-    };
-    let log = match log::init(&config.log, config.log_format) {
-        Ok(log) => log,
-        Err(error) => {
-            eprintln!("remora-injector: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            tracing::error!("cannot start the runtime: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    match runtime.block_on(run(config, log)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+    process::main("remora-injector", |raw: Raw| raw.read(), |config| (config.log.clone(), config.log_format), run)
 }
 
 async fn run(config: Config, log: log::Handle) -> Result<(), RunError> {

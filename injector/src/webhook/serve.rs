@@ -18,14 +18,13 @@ use axum::routing::post;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use remora_runtime::drain;
 use remora_runtime::slots::Slots;
+use remora_runtime::{accept, drain};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
@@ -45,8 +44,6 @@ const PER_ADDRESS_MAX: usize = 64;
 const STREAMS_MAX: u32 = 64;
 /// PING, so that a peer that vanished does not hold its connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
-/// Pause after a failed `accept`.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The ends of a connection, of either version of HTTP.
 macro_rules! until_drained {
@@ -72,36 +69,11 @@ pub(crate) async fn serve(
 ) {
     let router = router(decider);
     let slots = Slots::new(CONNECTIONS_MAX, PER_ADDRESS_MAX);
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            () = drain.signaled() => break,
-            Some(_) = connections.join_next() => {}
-            accepted = listener.accept() => match accepted {
-                Ok((tcp, peer)) => {
-                    let Ok(slot) = slots.take(peer.ip()) else {
-                        tracing::warn!(%peer, reason = "overloaded", "connection refused");
-                        continue;
-                    };
-                    let Some(tls) = serving.borrow().as_ref().map(|serving| serving.tls.clone()) else { continue };
-                    let (router, drain) = (router.clone(), drain.clone());
-                    connections.spawn(async move {
-                        if let Err(error) = connection(tcp, TlsAcceptor::from(tls), router, drain).await {
-                            tracing::debug!(%peer, error, "webhook connection failed");
-                        }
-                        drop(slot);
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection; pausing");
-                    sleep(ACCEPT_PAUSE).await;
-                }
-            },
-        }
-    }
-    // Nobody shall wait in its queue for a server that has gone.
-    drop(listener);
-    while connections.join_next().await.is_some() {}
+    accept::each(listener, "webhook", slots, drain.clone(), |tcp, _| {
+        let tls = serving.borrow().as_ref()?.tls.clone();
+        Some(connection(tcp, TlsAcceptor::from(tls), router.clone(), drain.clone()))
+    })
+    .await;
 }
 
 fn router(decider: Arc<Decider>) -> Router {

@@ -10,6 +10,8 @@
 //! | [`admin`] | the admin port: liveness, readiness, metrics, log filter |
 //! | [`drain`] | stopping in good order |
 //! | [`log`] | the process's log subscriber |
+//! | [`process`] | from the command line to the exit code |
+//! | [`accept`] | connections from a listener, bounded, until the drain |
 //! | [`settings`] | text to values, all mistakes told at once |
 
 pub mod tls;
@@ -21,6 +23,8 @@ pub mod admin;
 pub mod drain;
 pub mod log;
 pub mod settings;
+pub mod process;
+pub mod accept;
 
 /// The exit code for a bad configuration (sysexits.h).
 pub const EX_USAGE: u8 = 64;

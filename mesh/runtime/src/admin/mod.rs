@@ -7,7 +7,6 @@
 mod origin;
 
 use std::collections::BTreeMap;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -22,11 +21,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
 use tower::ServiceExt as _;
 
 use crate::slots::Slots;
-use crate::{drain, log};
+use crate::{accept, drain, log};
 
 /// Probes of a pod's containers, a scraper or two, and a person.
 const CONNECTIONS_MAX: usize = 256;
@@ -36,8 +34,6 @@ const PER_ADDRESS_MAX: usize = 32;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest body anybody sends here is a log filter.
 const BODY_BYTES_MAX: usize = 8 * 1024;
-/// Pause after a failed `accept`.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Named conditions that must all hold before the process is ready.
 #[derive(Debug, Clone, Default)]
@@ -173,39 +169,14 @@ fn refused(reason: &'static str, request: &Request) {
 pub async fn serve(listener: TcpListener, router: Router, drain: drain::Watch) {
     let router = router.layer(from_fn(origin::no_foreign_pages)).layer(map_response(common_headers));
     let slots = Slots::new(CONNECTIONS_MAX, PER_ADDRESS_MAX);
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            () = drain.signaled() => break,
-            Some(_) = connections.join_next() => {}
-            accepted = listener.accept() => match accepted {
-                Ok((tcp, peer)) => {
-                    let Ok(slot) = slots.take(peer.ip()) else {
-                        tracing::debug!(%peer, reason = "overloaded", "admin connection refused");
-                        continue;
-                    };
-                    let (router, drain) = (router.clone(), drain.clone());
-                    connections.spawn(async move {
-                        if let Err(error) = connection(tcp, peer, router, drain).await {
-                            tracing::debug!(%peer, error, "admin connection failed");
-                        }
-                        drop(slot);
-                    });
-                }
-                Err(error) => pause(&error).await,
-            },
-        }
-    }
-    while connections.join_next().await.is_some() {}
+    accept::each(listener, "admin", slots, drain.clone(), |tcp, peer| {
+        Some(connection(tcp, peer, router.clone(), drain.clone()))
+    })
+    .await;
 }
 
 async fn common_headers(response: Response) -> impl IntoResponse {
     ([(header::CACHE_CONTROL, "no-store"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")], response)
-}
-
-async fn pause(error: &io::Error) {
-    tracing::warn!(%error, "admin port cannot accept; pausing");
-    tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
 async fn connection(tcp: TcpStream, peer: SocketAddr, router: Router, drain: drain::Watch) -> Result<(), String> {

@@ -31,6 +31,29 @@ pub(super) struct AnyMember {
     pub(super) bundle: TrustBundle,
 }
 
+/// What is the same for every verifier: that the peer has the key of the certificate that it shows.
+macro_rules! tls13_signatures {
+    () => {
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            rustls::crypto::verify_tls13_signature(message, cert, dss, &signature_algorithms())
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            signature_algorithms().supported_schemes()
+        }
+    };
+}
+
+/// A connection of the mesh is TLS 1.3.
+fn no_tls12() -> Result<HandshakeSignatureValid, Error> {
+    Err(Error::General("tls 1.2 is never negotiated".into()))
+}
+
 impl ServerCertVerifier for ExpectServer {
     fn verify_server_cert(
         &self,
@@ -47,26 +70,15 @@ impl ServerCertVerifier for ExpectServer {
         Ok(ServerCertVerified::assertion())
     }
 
+    tls13_signatures!();
+
     fn verify_tls12_signature(
         &self,
         _: &[u8],
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("tls 1.2 is never negotiated".into()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &signature_algorithms())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        signature_algorithms().supported_schemes()
+        no_tls12()
     }
 }
 
@@ -86,26 +98,15 @@ impl ClientCertVerifier for AnyMember {
         Ok(ClientCertVerified::assertion())
     }
 
+    tls13_signatures!();
+
     fn verify_tls12_signature(
         &self,
         _: &[u8],
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("tls 1.2 is never negotiated".into()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &signature_algorithms())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        signature_algorithms().supported_schemes()
+        no_tls12()
     }
 }
 
@@ -134,18 +135,7 @@ impl ServerCertVerifier for Unverified {
         rustls::crypto::verify_tls12_signature(message, cert, dss, &signature_algorithms())
     }
 
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &signature_algorithms())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        signature_algorithms().supported_schemes()
-    }
+    tls13_signatures!();
 }
 
 fn to_rustls(error: VerifyError) -> Error {

@@ -8,6 +8,7 @@ use anyhow::{Context as _, ensure};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http1::SendRequest;
+use remora_tests::local::Program;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -15,6 +16,13 @@ use std::time::Duration;
 const CONNECTIONS: usize = 10_000;
 /// Opened at once.
 const BATCH: usize = 100;
+
+/// Between two looks at the memory.
+const LOOK: Duration = Duration::from_millis(100);
+/// It has settled after so many looks alike, …
+const LOOKS_SAME: u32 = 10;
+/// … and never will after so many.
+const LOOKS_MAX: u32 = 300;
 
 type Connection = SendRequest<Empty<Bytes>>;
 
@@ -29,8 +37,7 @@ async fn hold(shop: &Shop, time: Duration, report: &mut Report) -> anyhow::Resul
     let proxy = &shop.web.program;
     let before = proxy.resident_bytes()?;
     let mut held = open(shop.web.outbound).await?;
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    let after = proxy.resident_bytes()?;
+    let after = settled(&shop.web.program).await?;
     tell(report, "resident memory before", before as f64 / 1e6, "MB");
     tell(report, "resident memory with them", after as f64 / 1e6, "MB");
     let each = (after.saturating_sub(before)) as f64 / CONNECTIONS as f64 / 1024.0;
@@ -45,6 +52,21 @@ async fn hold(shop: &Shop, time: Duration, report: &mut Report) -> anyhow::Resul
     at_least(report, "of them answered once more", f64::from(u32::try_from(answered)?), CONNECTIONS as f64, "");
     shop.web.admin("/live").context("the admin port")?;
     Ok(())
+}
+
+/// The resident memory once it no longer changes: the last answers are written, what they took is given back.
+async fn settled(proxy: &Program) -> anyhow::Result<u64> {
+    let (mut looks, mut last, mut same) = (tokio::time::interval(LOOK), proxy.resident_bytes()?, 0);
+    for _ in 0..LOOKS_MAX {
+        looks.tick().await;
+        let now = proxy.resident_bytes()?;
+        same = if now == last { same + 1 } else { 0 };
+        last = now;
+        if same == LOOKS_SAME {
+            return Ok(now);
+        }
+    }
+    anyhow::bail!("the proxy's memory does not settle; it is at {last} bytes")
 }
 
 async fn open(to: SocketAddr) -> anyhow::Result<Vec<Connection>> {

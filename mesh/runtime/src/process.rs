@@ -1,0 +1,59 @@
+//! A process from its command line to its exit code, the same for every part of the control plane.
+
+use std::fmt::Display;
+use std::process::ExitCode;
+
+use crate::settings::Mistakes;
+use crate::{EX_USAGE, log};
+
+/// Parses the command line and the environment into `R`, has `read` judge it, starts the log that `log` names, and runs
+/// `run` on this thread until it ends. What is wrong with the settings goes to standard error, with [`EX_USAGE`].
+pub fn main<R, C, E, F>(
+    name: &str,
+    read: impl FnOnce(R) -> Result<C, Mistakes>,
+    log: impl FnOnce(&C) -> (String, log::Format),
+    run: impl FnOnce(C, log::Handle) -> F,
+) -> ExitCode
+where
+    R: clap::Parser,
+    E: Display,
+    F: Future<Output = Result<(), E>>,
+{
+    let raw = match R::try_parse() {
+        Ok(raw) => raw,
+        Err(error) => {
+            let code = if error.use_stderr() { ExitCode::from(EX_USAGE) } else { ExitCode::SUCCESS };
+            return error.print().map_or(ExitCode::FAILURE, |()| code);
+        }
+    };
+    let config = match read(raw) {
+        Ok(config) => config,
+        Err(mistakes) => {
+            eprint!("{name}: {mistakes}");
+            return ExitCode::from(EX_USAGE);
+        }
+    };
+    let (filter, format) = log(&config);
+    let handle = match log::init(&filter, format) {
+        Ok(handle) => handle,
+        Err(error) => {
+            eprintln!("{name}: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    // From here on by the log: eprintln panics where standard error takes no more.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!("cannot start the runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(config, handle)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
