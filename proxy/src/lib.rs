@@ -27,7 +27,6 @@ pub mod forward;
 pub mod telemetry;
 pub mod admin;
 pub mod probe;
-mod idle;
 pub mod init;
 mod run;
 

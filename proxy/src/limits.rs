@@ -165,9 +165,3 @@ pub const WORKERS_MAX: usize = 64;
 pub const BACKOFF_MIN: Duration = Duration::from_millis(25);
 /// See [`BACKOFF_MIN`].
 pub const BACKOFF_MAX: Duration = Duration::from_millis(250);
-
-/// How often a process looks whether it is idle, and the CPU time within it up to which it is: PINGs and timers cost a
-/// tenth of that.
-pub const IDLE_LOOK: Duration = Duration::from_secs(5);
-/// See [`IDLE_LOOK`].
-pub const IDLE_CPU: Duration = Duration::from_millis(20);

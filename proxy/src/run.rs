@@ -6,7 +6,7 @@ use crate::{
     admin::{self, AdminState},
     config::{Config, Mode},
     discover::{self, client::Client},
-    idle, init, limits, sys,
+    init, limits, sys,
     telemetry::Routes,
     worker::{self, Listeners, Parts},
 };
@@ -17,7 +17,7 @@ use remora_runtime::{
     EX_USAGE,
     admin::{Admin, Readiness, install_metrics},
     certify::{self, CertifyConfig},
-    drain, grpc, log, tls,
+    drain, grpc, idle, log, tls,
 };
 use serde_json::{Value, json};
 use std::{io::Write as _, process::ExitCode, sync::Arc, thread, time::UNIX_EPOCH};

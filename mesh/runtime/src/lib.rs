@@ -11,6 +11,7 @@
 //! | [`drain`] | stopping in good order |
 //! | [`log`] | the process's log subscriber |
 //! | [`process`] | from the command line to the exit code |
+//! | [`idle`] | memory given back by a process that does nothing |
 //! | [`accept`] | connections from a listener, bounded, until the drain |
 //! | [`settings`] | text to values, all mistakes told at once |
 
@@ -25,6 +26,8 @@ pub mod log;
 pub mod settings;
 pub mod process;
 pub mod accept;
+pub mod idle;
+mod sys;
 
 /// The exit code for a bad configuration (sysexits.h).
 pub const EX_USAGE: u8 = 64;

@@ -4,10 +4,10 @@ use std::fmt::Display;
 use std::process::ExitCode;
 
 use crate::settings::Mistakes;
-use crate::{EX_USAGE, log};
+use crate::{EX_USAGE, idle, log};
 
 /// Parses the command line and the environment into `R`, has `read` judge it, starts the log that `log` names, and runs
-/// `run` on this thread until it ends. What is wrong with the settings goes to standard error, with [`EX_USAGE`].
+/// `run` on this thread until it ends, which gives memory back while it is [`idle`]. What is wrong with the settings goes to standard error, with [`EX_USAGE`].
 pub fn main<R, C, E, F>(
     name: &str,
     read: impl FnOnce(R) -> Result<C, Mistakes>,
@@ -49,7 +49,13 @@ where
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(run(config, handle)) {
+    let served = async {
+        let idle = tokio::spawn(idle::watch());
+        let outcome = run(config, handle).await;
+        idle.abort();
+        outcome
+    };
+    match runtime.block_on(served) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");

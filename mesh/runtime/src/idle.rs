@@ -1,10 +1,18 @@
-//! What an idle proxy does without. Most sidecars of a cluster do nothing most of the time; what they hold then is what the
-//! mesh costs. In: the CPU time that the process used. Out: memory given back once it has become idle. Does not: touch
-//! connections.
+//! What an idle process does without. Most sidecars of a cluster do nothing most of the time, and the control plane hardly
+//! more; what they hold then is what the mesh costs. In: the CPU time that the process used. Out: memory given back once it
+//! has become idle. Does not: touch connections.
 
-use crate::{limits, sys};
 use std::time::Duration;
+
 use tokio::time::sleep;
+
+use crate::sys;
+
+/// How often a process looks whether it is idle.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// The CPU time between two looks up to which it is: PINGs, probes and timers cost a tenth of that.
+const CPU: Duration = Duration::from_millis(20);
 
 /// Whether the process is idle, from one look to the next.
 #[derive(Debug, Default)]
@@ -17,17 +25,17 @@ impl Activity {
     /// Looks at the CPU time used so far. `true` once each time the process has become idle.
     fn became_idle(&mut self, used: Duration) -> bool {
         let before = std::mem::replace(&mut self.used, used);
-        let idle = used.saturating_sub(before) <= limits::IDLE_CPU;
+        let idle = used.saturating_sub(before) <= CPU;
         let was = std::mem::replace(&mut self.idle, idle);
         idle && !was
     }
 }
 
-/// Runs until it is dropped.
-pub(crate) async fn watch() {
+/// Gives memory back each time this process has become idle. Runs until it is dropped.
+pub async fn watch() {
     let mut activity = Activity::default();
     loop {
-        sleep(limits::IDLE_LOOK).await;
+        sleep(LOOK).await;
         match sys::cpu_time() {
             Ok(used) if activity.became_idle(used) => sys::give_back(),
             Ok(_) => {}

@@ -10,7 +10,7 @@ use std::{fs, io, time::Duration};
 /// # Errors
 ///
 /// What `getrusage` says.
-pub fn cpu_time() -> io::Result<Duration> {
+pub(crate) fn cpu_time() -> io::Result<Duration> {
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
     // SAFETY: `usage` is a valid place for an rusage, which the call fills, and which is valid zeroed as well.
     let usage = unsafe {
@@ -27,7 +27,7 @@ pub fn cpu_time() -> io::Result<Duration> {
 ///
 /// Linux maps code in pieces of 64 KiB around each page that is executed, and counts them as resident for good. What is
 /// needed again is mapped again at its next use, from the page cache, at the cost of a minor fault.
-pub fn give_back() {
+pub(crate) fn give_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: it frees what is free already; other threads may allocate meanwhile.
     unsafe {

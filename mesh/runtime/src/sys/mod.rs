@@ -1,0 +1,7 @@
+//! What only the operating system knows of a process. In: nothing. Out: plain values. Does not: decide anything.
+//!
+//! The one module of this crate in which `unsafe` is allowed.
+
+mod memory;
+
+pub(crate) use memory::{cpu_time, give_back};
