@@ -1,6 +1,7 @@
 //! Everything that Kubernetes runs goes on working in a meshed namespace as it did before. The same tests pass without a
 //! mesh (`REMORA_CLUSTER_MESHED=0`).
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
         ("a_pods_own_init_containers_and_sidecars_work", own_containers),
         ("a_host_network_pod_serves_and_asks", host_network),
         ("a_service_without_a_selector_is_reached", no_selector),
+        ("a_client_keeps_to_one_endpoint_where_the_service_says_so", session_affinity),
         ("a_node_port_is_reached_from_outside_the_mesh", node_port),
         ("port_forward_exec_and_logs_work", by_kubectl),
         ("a_server_that_speaks_first_is_heard_at_once", speaks_first),
@@ -212,6 +214,26 @@ endpoints: [{addresses: [$IP], conditions: {ready: true}}]";
         ensure!(said.fact("ServicePort") == Some("8080"), "{}", said.out);
         Ok(Some(()))
     })
+}
+
+fn session_affinity(cluster: &Cluster) -> anyhow::Result<()> {
+    let scope = cluster.scope("affinity")?;
+    scope.echo("web", 3, "")?;
+    let yaml = "
+apiVersion: v1
+kind: Service
+metadata: {name: kept}
+spec: {sessionAffinity: ClientIP, selector: {app: web}, ports: [{name: http, port: 80, targetPort: 8080}]}";
+    scope.apply(yaml, &[])?;
+    let client = scope.client("client")?;
+    cluster.until(POD_PATIENCE, "the Service answers", || Ok(scope.get(&client, "http://kept/")?.well().ok()))?;
+    let mut answered = BTreeSet::new();
+    for _ in 0..20 {
+        let said = scope.get(&client, "http://kept/")?.well()?;
+        answered.insert(said.fact("Hostname").context("no Hostname")?.to_owned());
+    }
+    ensure!(answered.len() == 1, "{answered:?}");
+    Ok(())
 }
 
 fn node_port(cluster: &Cluster) -> anyhow::Result<()> {

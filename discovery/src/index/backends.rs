@@ -42,7 +42,8 @@ impl Snapshot {
         let (mut backends, mut served, mut named) = (BTreeMap::new(), Vec::new(), Vec::new());
         let (mut reports, mut unseen) = (Vec::new(), Vec::new());
         for (key, service) in self.services.iter().filter(|(_, service)| !is_external(service)) {
-            let settings = settings(key, &policies, &mut reports);
+            let mut settings = settings(key, &policies, &mut reports);
+            settings.session_affinity = service.spec.session_affinity.as_deref() == Some("ClientIP");
             let own = slices.get(key).map_or(&[][..], Vec::as_slice);
             let selected = selected.get(key).map_or(&[][..], Vec::as_slice);
             named.extend(names(own, selected).map(|(name, ip)| ((key.clone(), name), ip)));

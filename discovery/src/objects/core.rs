@@ -119,6 +119,8 @@ pub struct ServiceSpec {
     pub selector: BTreeMap<String, String>,
     #[serde(default)]
     pub publish_not_ready_addresses: bool,
+    #[serde(default)]
+    pub session_affinity: Option<String>,
     #[serde(default, deserialize_with = "nullable")]
     pub ports: Vec<ServicePort>,
 }

@@ -85,6 +85,8 @@ pub struct BackendSettings {
     /// Requests that may wait for an endpoint or a connection.
     pub pending_max: u32,
     pub connect_timeout: Duration,
+    /// Whether each client keeps to one endpoint, as `sessionAffinity: ClientIP` of a Service asks.
+    pub session_affinity: bool,
 }
 
 impl Default for BackendSettings {
@@ -95,6 +97,7 @@ impl Default for BackendSettings {
             retries_per_second: 10,
             pending_max: 1024,
             connect_timeout: Duration::from_secs(1),
+            session_affinity: false,
         }
     }
 }

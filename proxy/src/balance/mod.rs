@@ -10,6 +10,10 @@
 //! that cannot be connected to is not there, so all but one may go; an endpoint with somebody else's identity is never
 //! tried before its next probe, even if it was the last.
 //!
+//! Where the Service asks for session affinity, the pod keeps to one endpoint instead: the one that ranks first for it
+//! (rendezvous hashing), which all workers and a restarted proxy agree on without a word. When that one fails, the next in
+//! rank serves, until it is back; a new endpoint takes over only those clients for whom it ranks first.
+//!
 //! Single-threaded (`Rc`, `Cell`): one set per worker. It never reads a clock, and [`Balancer::pick`] does not allocate.
 //! What it does not do: dial, retry, or know what an endpoint is.
 
@@ -21,7 +25,9 @@ use load::Load;
 use remora_model::Accrual;
 use std::{
     cell::Cell,
+    cmp::Reverse,
     collections::HashMap,
+    hash::{DefaultHasher, Hash, Hasher as _},
     net::SocketAddr,
     ops::Range,
     rc::Rc,
@@ -51,6 +57,30 @@ pub struct Member<P> {
     pub payload: P,
 }
 
+/// Who asks, where clients keep to one endpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct Client(u64);
+
+impl Client {
+    /// The pod `namespace/pod`.
+    #[must_use]
+    pub fn new(namespace: &str, pod: &str) -> Self {
+        Self(digest((namespace, pod)))
+    }
+
+    /// Rendezvous hashing: the endpoint that ranks highest is this client's.
+    fn rank(self, endpoint: SocketAddr) -> u64 {
+        digest((self.0, endpoint))
+    }
+}
+
+fn digest(of: impl Hash) -> u64 {
+    // Its keys are fixed, unlike those of a HashMap.
+    let mut hasher = DefaultHasher::new();
+    of.hash(&mut hasher);
+    hasher.finish()
+}
+
 /// Why nothing was picked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoEndpoint {
@@ -78,9 +108,10 @@ pub enum Outcome {
 /// The endpoints of one backend.
 #[derive(Debug)]
 pub struct Balancer<P> {
-    /// Those of our zone first.
+    /// Those of our zone first; with affinity, within that by rank.
     slots: Vec<Slot<P>>,
     local: usize,
+    affinity: Option<Client>,
     pool: Rc<Pool>,
 }
 
@@ -100,12 +131,17 @@ impl<P: Clone> Balancer<P> {
     /// An empty set. The clock is read once, for an origin; all times after it are passed in.
     #[must_use]
     pub fn new(accrual: Accrual) -> Self {
-        Self { slots: Vec::new(), local: 0, pool: Rc::new(Pool::new(accrual, Instant::now())) }
+        Self { slots: Vec::new(), local: 0, affinity: None, pool: Rc::new(Pool::new(accrual, Instant::now())) }
     }
 
     /// Changes when endpoints leave, from the next failure on.
     pub fn set_accrual(&mut self, accrual: Accrual) {
         self.pool.accrual.set(accrual);
+    }
+
+    /// Whether a client keeps to one endpoint, and which client we are, from the next [`Self::update`] on.
+    pub fn set_affinity(&mut self, client: Option<Client>) {
+        self.affinity = client;
     }
 
     /// Replaces the endpoints. Those with a known key keep their statistics, and their place outside the rotation; but
@@ -124,7 +160,12 @@ impl<P: Clone> Balancer<P> {
         for gone in known.values() {
             gone.health.leave_pool();
         }
-        self.slots.sort_by_key(|slot| !slot.member.local);
+        match self.affinity {
+            None => self.slots.sort_by_key(|slot| !slot.member.local),
+            Some(client) => {
+                self.slots.sort_by_cached_key(|slot| (!slot.member.local, Reverse(client.rank(slot.member.key))));
+            }
+        }
         self.local = self.slots.iter().filter(|slot| slot.member.local).count();
         self.pool.recount(self.slots.iter().map(|slot| &slot.stats.health));
     }
@@ -156,6 +197,9 @@ impl<P: Clone> Balancer<P> {
         if self.slots.is_empty() {
             return Err(NoEndpoint::Empty);
         }
+        if self.affinity.is_some() {
+            return self.kept(now, exclude);
+        }
         if exclude.is_empty() && self.pool.probe_is_due(now) {
             let due = self.slots.iter().find(|slot| slot.stats.health.take_probe(now));
             self.pool.reschedule(self.slots.iter().map(|slot| &slot.stats.health));
@@ -174,6 +218,21 @@ impl<P: Clone> Balancer<P> {
         };
         let chosen = chosen.or_else(|| self.last_resort(exclude)).ok_or(NoEndpoint::AllEjected)?;
         Ok(self.picked(chosen, now, false))
+    }
+
+    /// The first in rank that is in rotation. One that ranks before it is probed when that is due.
+    fn kept(&self, now: Instant, exclude: &[SocketAddr]) -> Result<(P, InFlight), NoEndpoint> {
+        for slot in self.slots.iter().filter(|slot| !exclude.contains(&slot.member.key)) {
+            if slot.stats.health.is_ready() {
+                return Ok(self.picked(slot, now, false));
+            }
+            if exclude.is_empty() && slot.stats.health.take_probe(now) {
+                self.pool.reschedule(self.slots.iter().map(|slot| &slot.stats.health));
+                return Ok(self.picked(slot, now, true));
+            }
+        }
+        let last = self.last_resort(exclude).ok_or(NoEndpoint::AllEjected)?;
+        Ok(self.picked(last, now, false))
     }
 
     /// Endpoints in the set, and how many of them are in rotation.

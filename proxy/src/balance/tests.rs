@@ -263,3 +263,67 @@ fn weights_are_shares_under_load() {
     let sent = sim.run(2000, 10 * SECOND, |_, _| (50 * MS, Outcome::Success));
     assert!((0.65..0.85).contains(&share(&sent, 1)), "{sent:?}");
 }
+
+/// A set with session affinity, and who it picks for client `name`.
+fn keeping(name: &str, keys: impl IntoIterator<Item = u16>) -> Set {
+    let mut set = Set::new(Accrual::default());
+    set.set_affinity(Some(Client::new("shop", name)));
+    set.update(entries(keys));
+    set
+}
+
+fn pick(set: &Set, now: Instant) -> (u16, InFlight) {
+    set.pick(now, &mut fastrand::Rng::with_seed(1), &[]).unwrap()
+}
+
+#[test]
+fn with_affinity_a_client_keeps_its_endpoint_and_clients_are_spread() {
+    let now = Instant::now();
+    let mut clients: BTreeMap<u16, u32> = BTreeMap::new();
+    for number in 0..1000 {
+        let name = format!("web-{number}");
+        let set = keeping(&name, 0..4);
+        let own = pick(&set, now).0;
+        // However loaded it is, and in every other worker.
+        let held: Vec<_> = (0..50).map(|_| pick(&set, now)).collect();
+        assert!(held.iter().all(|(key, _)| *key == own));
+        assert_eq!(pick(&keeping(&name, (0..4).rev()), now).0, own);
+        *clients.entry(own).or_default() += 1;
+    }
+    assert!(clients.len() == 4 && clients.values().all(|&count| (200..300).contains(&count)), "{clients:?}");
+}
+
+#[test]
+fn with_affinity_only_the_clients_of_an_endpoint_that_comes_or_goes_move() {
+    let now = Instant::now();
+    let mut moved = 0;
+    for number in 0..1000 {
+        let name = format!("web-{number}");
+        let (four, five) = (pick(&keeping(&name, 0..4), now).0, pick(&keeping(&name, 0..5), now).0);
+        assert!(five == four || five == 4);
+        moved += u32::from(five == 4);
+    }
+    assert!((150..250).contains(&moved), "{moved}");
+}
+
+#[test]
+fn with_affinity_a_failed_endpoints_client_goes_to_the_next_and_returns_by_a_probe() {
+    let mut now = Instant::now();
+    let set = keeping("web-1", 0..3);
+    let own = pick(&set, now).0;
+    for _ in 0..100 {
+        let (key, picked) = pick(&set, now);
+        now += MS;
+        picked.record(now, MS, if key == own { Outcome::Unreachable } else { Outcome::Success });
+    }
+    let (next, picked) = pick(&set, now);
+    assert!(next != own && !picked.is_probe());
+    picked.record(now, MS, Outcome::Success);
+    now += 5 * SECOND;
+    let (probed, probe) = pick(&set, now);
+    assert!(probed == own && probe.is_probe());
+    assert_eq!(pick(&set, now).0, next, "one probe at a time");
+    probe.record(now, MS, Outcome::Success);
+    drop(probe);
+    assert_eq!(pick(&set, now).0, own);
+}

@@ -350,7 +350,7 @@ impl Plans {
         if let Some(pool) = parts.pools.borrow().get(id) {
             return pool.clone();
         }
-        let pool = Rc::new(Pool::new(id.clone(), parts.handle.zone.clone(), parts.config.workers));
+        let pool = Rc::new(Pool::new(id.clone(), parts.handle.zone.clone(), &parts.config));
         let Some(mut known) = first(&parts.handle, Name::Backend(id.clone())).await else { return pool };
         apply(&pool, known.borrow_and_update().clone());
         if let Some(pool) = parts.pools.borrow().get(id) {

@@ -2,7 +2,8 @@
 
 use super::Zone;
 use crate::{
-    balance::{Balancer, InFlight, Member, NoEndpoint},
+    balance::{Balancer, Client, InFlight, Member, NoEndpoint},
+    config::Config,
     http::client::Upstream,
     limits,
     retry::Budget,
@@ -115,6 +116,7 @@ pub struct Pool {
     budget: RefCell<Budget>,
     /// How many of these there are for one backend, one per worker.
     workers: usize,
+    client: Client,
     zone: Zone,
     protocol: Cell<Protocol>,
     /// Who answers, for signals; empty where endpoints have several identities or none.
@@ -129,13 +131,14 @@ impl fmt::Debug for Pool {
 }
 
 impl Pool {
-    pub(super) fn new(id: BackendId, zone: Zone, workers: usize) -> Self {
+    pub(super) fn new(id: BackendId, zone: Zone, config: &Config) -> Self {
         let settings = BackendSettings::default();
         Self {
             id,
             balancer: RefCell::new(Balancer::new(settings.accrual)),
-            budget: RefCell::new(budget(&settings, workers)),
-            workers,
+            budget: RefCell::new(budget(&settings, config.workers)),
+            workers: config.workers,
+            client: Client::new(&config.namespace, &config.pod),
             settings: RefCell::new(settings),
             zone,
             protocol: Cell::new(Protocol::Detect),
@@ -149,7 +152,9 @@ impl Pool {
             *self.settings.borrow_mut() = backend.settings.clone();
             let settings = &backend.settings;
             *self.budget.borrow_mut() = budget(settings, self.workers);
-            self.balancer.borrow_mut().set_accrual(settings.accrual);
+            let mut balancer = self.balancer.borrow_mut();
+            balancer.set_accrual(settings.accrual);
+            balancer.set_affinity(settings.session_affinity.then_some(self.client));
         }
         self.protocol.set(backend.protocol);
         let mut identities: Vec<_> = backend.endpoints.iter().map(|endpoint| endpoint.identity.as_ref()).collect();

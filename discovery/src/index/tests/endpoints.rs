@@ -119,6 +119,23 @@ spec: { targetRefs: [{ kind: Service, name: api }], accrual: { consecutive: 3, b
 }
 
 #[test]
+fn a_service_says_whether_its_clients_keep_to_one_endpoint() {
+    let world = with(
+        "apiVersion: v1
+kind: Service
+metadata: { name: carts, namespace: shop }
+spec: { clusterIP: 10.1.0.77, sessionAffinity: ClientIP, selector: { app: api }, ports: [{ port: 80 }] }
+",
+    );
+    let settings = |target| {
+        let parent = outbound(&world, "shop", target).parent.unwrap();
+        world.backend(&parent).unwrap().backend.settings.clone()
+    };
+    assert!(settings("carts:80").session_affinity);
+    assert!(!settings("api:80").session_affinity);
+}
+
+#[test]
 fn durations_are_those_of_gep_2257() {
     let millis = |text| values::duration(text).ok().map(|time| time.as_millis());
     assert_eq!(millis("1h30m"), Some(5_400_000));

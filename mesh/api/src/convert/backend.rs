@@ -86,6 +86,7 @@ impl From<&BackendSettings> for v1::BackendSettings {
             retries_per_second: settings.retries_per_second,
             pending_max: settings.pending_max,
             connect_timeout_ms: to_millis(settings.connect_timeout),
+            session_affinity: settings.session_affinity,
         }
     }
 }
@@ -100,6 +101,7 @@ impl TryFrom<v1::BackendSettings> for BackendSettings {
             retries_per_second: message.retries_per_second,
             pending_max: message.pending_max,
             connect_timeout: millis(message.connect_timeout_ms).at("connect_timeout_ms")?,
+            session_affinity: message.session_affinity,
         })
     }
 }

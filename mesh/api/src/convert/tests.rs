@@ -23,7 +23,7 @@ fn backend(addresses: &[&str]) -> Backend {
     Backend {
         id: id("api"),
         protocol: Protocol::Http2,
-        settings: BackendSettings::default(),
+        settings: BackendSettings { session_affinity: true, ..BackendSettings::default() },
         endpoints: addresses.iter().map(|address| endpoint(address)).collect(),
     }
 }
