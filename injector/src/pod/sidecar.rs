@@ -28,7 +28,7 @@ pub(super) fn init(settings: &Settings, own_resources: bool) -> Value {
         "name": INIT_CONTAINER,
         "image": settings.image,
         "imagePullPolicy": settings.image_pull_policy,
-        "command": ["/remora-proxy", "init"],
+        "command": ["/remora", "run", "proxy", "init"],
         "resources": resources(settings, own_resources),
         "securityContext": {
             "allowPrivilegeEscalation": false,
@@ -62,7 +62,7 @@ pub(super) fn proxy(
         "name": PROXY_CONTAINER,
         "image": settings.image,
         "imagePullPolicy": settings.image_pull_policy,
-        "command": ["/remora-proxy"],
+        "command": ["/remora", "run", "proxy"],
         "restartPolicy": "Always",
         "env": env(settings, defaults, probes),
         "ports": [{ "name": "remora-admin", "containerPort": ADMIN_PORT, "protocol": "TCP" }],
