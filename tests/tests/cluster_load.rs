@@ -142,10 +142,8 @@ fn rollouts(cluster: &Cluster) -> anyhow::Result<()> {
 /// The server's sidecar dies as if memory had run out. A request may be lost that it had in its hands; the others go
 /// elsewhere, and the sidecar comes back.
 fn killed_sidecar(cluster: &Cluster) -> anyhow::Result<()> {
-    if !cluster.is_meshed() || !cluster.is_own() {
-        println!("    NOT TESTED: needs a meshed run on the project's own cluster");
-        return Ok(());
-    }
+    cluster.needs_mesh()?;
+    cluster.needs_own()?;
     let scope = cluster.scope("killed")?;
     scope.echo("web", 2, "")?;
     let load = scope.load("load", "http://web/", RATE)?;
@@ -169,10 +167,7 @@ fn killed_sidecar(cluster: &Cluster) -> anyhow::Result<()> {
 
 /// The story: opted in and restarted under load, then out again.
 fn in_and_out(cluster: &Cluster) -> anyhow::Result<()> {
-    if !cluster.is_meshed() {
-        println!("    NOT TESTED: needs a mesh");
-        return Ok(());
-    }
+    cluster.needs_mesh()?;
     let (scope, outside) = (cluster.bare_scope("story")?, cluster.bare_scope("asking")?);
     // Lingers as every application should that is restarted under load.
     scope.echo("web", 2, "--shutdown=slow, --linger=5s")?;

@@ -64,9 +64,7 @@ impl Drop for Away<'_> {
 }
 
 fn without_injector(cluster: &Cluster) -> anyhow::Result<()> {
-    if bare(cluster) {
-        return Ok(());
-    }
+    cluster.needs_mesh()?;
     let (scope, outside) = (cluster.scope("injector")?, cluster.bare_scope("outside")?);
     scope.echo("before", 1, "")?;
     let load = scope.load("load", "http://before/", RATE)?;
@@ -112,9 +110,7 @@ fn creations(scope: &Scope<'_>, name: &str) -> anyhow::Result<Duration> {
 }
 
 fn without(cluster: &Cluster, part: &'static str) -> anyhow::Result<()> {
-    if bare(cluster) {
-        return Ok(());
-    }
+    cluster.needs_mesh()?;
     let scope = cluster.scope("without")?;
     scope.echo("web", 2, "")?;
     let load = scope.load("load", "http://web/", RATE)?;
@@ -133,9 +129,8 @@ fn without(cluster: &Cluster, part: &'static str) -> anyhow::Result<()> {
 }
 
 fn killed_parts(cluster: &Cluster) -> anyhow::Result<()> {
-    if bare(cluster) || foreign(cluster) {
-        return Ok(());
-    }
+    cluster.needs_mesh()?;
+    cluster.needs_own()?;
     let scope = cluster.scope("parts")?;
     scope.echo("web", 2, "")?;
     let load = scope.load("load", "http://web/", &format!("{RATE} --new-connections"))?;
@@ -158,9 +153,7 @@ fn killed_parts(cluster: &Cluster) -> anyhow::Result<()> {
 
 /// Requests go on while the API server is gone, and after its return a new pod meshes in time.
 fn without_api_server(cluster: &Cluster) -> anyhow::Result<()> {
-    if foreign(cluster) {
-        return Ok(());
-    }
+    cluster.needs_own()?;
     let long = std::env::var_os("REMORA_CLUSTER_LONG").is_some_and(|set| set == "1");
     let scope = cluster.scope("apiserver")?;
     scope.echo("web", 2, "")?;
@@ -205,9 +198,7 @@ fn without_api_server(cluster: &Cluster) -> anyhow::Result<()> {
 
 /// As after a power cut: applications, sidecars and control plane start at once, each needing another.
 fn crash(cluster: &Cluster) -> anyhow::Result<()> {
-    if foreign(cluster) {
-        return Ok(());
-    }
+    cluster.needs_own()?;
     let scope = cluster.scope("crash")?;
     scope.echo("web", 2, "")?;
     let client = scope.client("client")?;
@@ -236,18 +227,4 @@ fn crash(cluster: &Cluster) -> anyhow::Result<()> {
     answered.with_context(|| cluster.pods_said(&scope.namespace))?;
     println!("    everything works {:.1} s after all containers died", began.elapsed().as_secs_f32());
     Ok(())
-}
-
-fn bare(cluster: &Cluster) -> bool {
-    if !cluster.is_meshed() {
-        println!("    NOT TESTED: needs a mesh");
-    }
-    !cluster.is_meshed()
-}
-
-fn foreign(cluster: &Cluster) -> bool {
-    if !cluster.is_own() {
-        println!("    NOT TESTED: needs the project's own cluster, whose processes it stops");
-    }
-    !cluster.is_own()
 }

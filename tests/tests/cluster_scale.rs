@@ -43,10 +43,7 @@ ports: [{name: http, port: 8080, protocol: TCP}]
 endpoints: [{addresses: [$IP], conditions: {ready: true}}]";
 
 fn many(cluster: &Cluster) -> anyhow::Result<()> {
-    if !cluster.is_meshed() {
-        println!("    NOT TESTED: needs a mesh");
-        return Ok(());
-    }
+    cluster.needs_mesh()?;
     let scope = cluster.scope("scale")?;
     scope.echo("one", 1, "")?;
     scope.echo("two", 1, "")?;
@@ -95,10 +92,7 @@ fn address(scope: &Scope<'_>, name: &str) -> anyhow::Result<(String, String)> {
 }
 
 fn memory(cluster: &Cluster) -> anyhow::Result<()> {
-    if !cluster.is_own() {
-        println!("    memory NOT TESTED: needs the project's own cluster");
-        return Ok(());
-    }
+    cluster.needs_own()?;
     let control = cluster.control();
     for pod in cluster.objects(&control, "v1/pods", &format!("{}={}", names::PART, names::DISCOVERY))? {
         let name = pod["metadata"]["name"].as_str().context("no name")?;

@@ -33,6 +33,9 @@ fn story(cluster: &Cluster) -> anyhow::Result<()> {
     for name in SHOP {
         rolled_out(cluster, name)?;
     }
+    // The visitor inside may have come before there was anything to buy; its successor finds all open.
+    kubectl(&["-n", "shop", "delete", "pod", "-l", "app=visitor", "--wait=true"])?;
+    rolled_out(cluster, "visitor")?;
     let start = outside.tally(cluster, CALM)?;
     ensure!(start.failed == 0, "before anything happened: {start:?}");
     let wire = watch_the_wire(cluster)?;

@@ -16,7 +16,7 @@ pub use exec::Said;
 pub use load::{Load, Report};
 pub use mesh::Meshed;
 pub use node::{Part, Paused};
-pub use run::{Test, run};
+pub use run::{NotTried, Test, run};
 pub use scope::Scope;
 
 use std::path::{Path, PathBuf};
@@ -81,6 +81,15 @@ impl Cluster {
     /// Whether pods get a sidecar in this run.
     pub fn is_meshed(&self) -> bool {
         self.meshed == Meshed::Yes
+    }
+
+    /// For tests that say nothing without a mesh.
+    ///
+    /// # Errors
+    ///
+    /// [`NotTried`] where pods get no sidecar.
+    pub fn needs_mesh(&self) -> Result<(), NotTried> {
+        if self.is_meshed() { Ok(()) } else { Err(NotTried("needs a mesh")) }
     }
 
     /// Waits for one answer of the API server.

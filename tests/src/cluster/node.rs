@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
 
-use super::{Cluster, Scope, tool};
+use super::{Cluster, NotTried, Scope, tool};
 
 /// A process of the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +39,15 @@ impl Cluster {
         let path = Command::new(tool()).arg("kubeconfig").output();
         let own = path.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
         std::env::var_os("KUBECONFIG").is_some_and(|set| set.to_string_lossy() == own)
+    }
+
+    /// For tests that stop parts of the cluster itself.
+    ///
+    /// # Errors
+    ///
+    /// [`NotTried`] where the cluster is somebody else's.
+    pub fn needs_own(&self) -> Result<(), NotTried> {
+        if self.is_own() { Ok(()) } else { Err(NotTried("needs the project's own cluster, whose processes it stops")) }
     }
 
     /// Freezes a process: connections stay open and nobody answers.

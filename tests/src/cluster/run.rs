@@ -14,6 +14,11 @@ use super::Cluster;
 /// A test: its name, which is its claim, and what it does.
 pub type Test = (&'static str, fn(&Cluster) -> anyhow::Result<()>);
 
+/// What a test returns that cannot run in this cluster, and why: it counts as neither passed nor failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NotTried(pub &'static str);
+
 /// The `main` of a test program of cluster tests. Words as arguments choose the tests whose names contain one.
 pub fn run(tests: &[Test]) -> ExitCode {
     if !is("REMORA_CLUSTER", "1") {
@@ -30,7 +35,7 @@ pub fn run(tests: &[Test]) -> ExitCode {
     };
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     let chosen = tests.iter().filter(|(name, _)| args.is_empty() || args.iter().any(|word| name.contains(word)));
-    let (mut passed, mut failed) = (0, Vec::new());
+    let (mut passed, mut not_tried, mut failed) = (0, 0, Vec::new());
     for (name, test) in chosen {
         let start = Instant::now();
         let outcome =
@@ -41,13 +46,17 @@ pub fn run(tests: &[Test]) -> ExitCode {
                 passed += 1;
                 println!("test {name} ... ok ({took:.1} s)");
             }
+            Err(error) if error.is::<NotTried>() => {
+                not_tried += 1;
+                println!("test {name} ... NOT TRIED: {error}");
+            }
             Err(error) => {
                 println!("test {name} ... FAILED ({took:.1} s)\n    {error:#}");
                 failed.push(name);
             }
         }
     }
-    println!("\ntest result: {passed} passed; {} failed {failed:?}", failed.len());
+    println!("\ntest result: {passed} passed; {not_tried} not tried; {} failed {failed:?}", failed.len());
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
