@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use remora_tests::cluster::{self, Cluster, POD_PATIENCE, Scope};
+use serde_json::json;
 
 /// What a mesh may add to the first byte of a server that speaks first.
 const GREETING_MAX: Duration = Duration::from_millis(20);
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
         ("a_cron_jobs_jobs_complete", cron_job),
         ("a_stateful_sets_pods_are_reached_by_name", stateful_set),
         ("a_pods_own_init_containers_and_sidecars_work", own_containers),
+        ("a_restricted_namespace_says_what_it_refuses", restricted),
         ("a_host_network_pod_serves_and_asks", host_network),
         ("a_service_without_a_selector_is_reached", no_selector),
         ("a_client_keeps_to_one_endpoint_where_the_service_says_so", session_affinity),
@@ -155,6 +157,40 @@ spec:
         ensure!(log.contains(&format!("URL={path}")) && log.contains("StatusCode=200"), "{container}: {log}");
     }
     Ok(())
+}
+
+/// Bare, a pod as the profile wants it runs; meshed, the refusal names our container, and `docs/injection.md` what to do.
+fn restricted(cluster: &Cluster) -> anyhow::Result<()> {
+    let scope = cluster.scope("restricted")?;
+    let enforce = |profile: &str| {
+        let labels = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": profile}}});
+        cluster.merge("", "v1/namespaces", &scope.namespace, &labels)
+    };
+    let yaml = "
+apiVersion: v1
+kind: Pod
+metadata: {name: careful, labels: {app: careful}}
+spec:
+  securityContext: {runAsNonRoot: true, runAsUser: 10001, seccompProfile: {type: RuntimeDefault}}
+  containers:
+    - name: echo
+      image: $IMAGE
+      securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}";
+    enforce("restricted")?;
+    if cluster.is_meshed() {
+        let refused = cluster.until(POD_PATIENCE, "the profile is enforced", || {
+            let Err(error) = scope.apply(yaml, &[]) else {
+                // Let in by what admission knew of the namespace a moment before.
+                return cluster.delete(&scope.namespace, "v1/pods", "careful").map(|()| None);
+            };
+            Ok(Some(format!("{error:#}")))
+        })?;
+        ensure!(refused.contains("PodSecurity") && refused.contains("remora-init"), "{refused}");
+        enforce("privileged")?;
+    }
+    cluster.until(POD_PATIENCE, "the pod is let in", || scope.apply(yaml, &[]).map(Some))?;
+    scope.pod("app=careful")?;
+    scope.expect_sidecars("app=careful")
 }
 
 fn host_network(cluster: &Cluster) -> anyhow::Result<()> {

@@ -38,6 +38,7 @@ pub(super) async fn checks(cluster: &Cluster, own: &str, name: &str) -> Vec<Chec
         Err(error) => return vec![unanswered(&group, "exists", &error)],
     };
     let mut all = vec![judge_opt_in(&group, &namespace)];
+    all.extend(judge_pod_security(&group, &namespace));
     match (theirs, ours) {
         (Ok(theirs), Ok(ours)) => all.push(judge_anchors(&group, theirs.as_ref(), ours.as_ref())),
         (Err(error), _) | (_, Err(error)) => all.push(unanswered(&group, "trust anchors", &error)),
@@ -72,6 +73,21 @@ fn judge_opt_in(group: &str, namespace: &Namespace) -> Check {
         }
         (None, None) => Check::warning(group, NAME, "it is not; only pods that opt in themselves are meshed", remedy),
     }
+}
+
+/// Pod Security's word on pods that are to be meshed; nothing where it lets them in.
+fn judge_pod_security(group: &str, namespace: &Namespace) -> Option<Check> {
+    const ENFORCE: &str = "pod-security.kubernetes.io/enforce";
+    let (annotations, labels) = (namespace.annotations(), namespace.labels());
+    let profile = labels.get(ENFORCE).filter(|it| matches!(it.as_str(), "restricted" | "baseline"))?;
+    (wish(annotations, labels) == Some(true)).then(|| {
+        Check::failed(
+            group,
+            "pod security",
+            format!("{ENFORCE}={profile} refuses meshed pods: their container remora-init adds NET_ADMIN"),
+            format!("kubectl label --overwrite namespace {} {ENFORCE}=privileged", namespace.name_any()),
+        )
+    })
 }
 
 fn judge_anchors(group: &str, theirs: Option<&ConfigMap>, ours: Option<&ConfigMap>) -> Check {
@@ -184,6 +200,23 @@ mod tests {
         let all = judge_pods("g", &namespace("enabled"), &[pod("a", true, &json!({})), pod("b", false, &json!({}))]);
         assert_eq!((all[0].status, &*all[0].detail), (Status::Failed, "1 of 2 pods have none: b"));
         assert!(all[0].remedy.contains("kubectl rollout restart"));
+    }
+
+    #[test]
+    fn a_profile_that_refuses_meshed_pods_is_told_with_the_command_that_helps() {
+        let with = |inject: &str, profile: &str| {
+            let mut namespace = namespace(inject);
+            namespace.labels_mut().insert("pod-security.kubernetes.io/enforce".into(), profile.into());
+            judge_pod_security("g", &namespace)
+        };
+        for profile in ["restricted", "baseline"] {
+            let check = with("enabled", profile).unwrap();
+            assert_eq!(check.status, Status::Failed);
+            assert!(check.detail.contains(profile) && check.detail.contains("remora-init"), "{}", check.detail);
+            assert!(check.remedy.ends_with("namespace shop pod-security.kubernetes.io/enforce=privileged"));
+        }
+        assert!(with("enabled", "privileged").is_none() && with("disabled", "restricted").is_none());
+        assert!(judge_pod_security("g", &namespace("enabled")).is_none());
     }
 
     #[test]
