@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::PostParams;
+use kube::runtime::wait::await_condition;
 use remora_kube::names;
 use remora_tests::cluster::{self, Cluster, POD_PATIENCE, Scope};
 use serde_json::{Value, json};
@@ -16,6 +17,9 @@ const CONFIGURATION: &str = "admissionregistration.k8s.io/v1/mutatingwebhookconf
 const DEPLOYMENTS: &str = "apps/v1/deployments";
 /// How soon pods must exist once the injector is back.
 const BACK_WITHIN: Duration = Duration::from_secs(30);
+/// What a sidecar may add from a pod's creation to its readiness: the kubelet takes a second for the init container, and
+/// another for the sidecar.
+const READY_LATER: Duration = Duration::from_millis(2200);
 
 fn main() -> ExitCode {
     cluster::run(&[
@@ -29,6 +33,7 @@ fn main() -> ExitCode {
         ("what_others_change_in_the_webhook_configuration_is_put_right", put_right),
         ("a_namespace_is_called_for_within_a_second_of_its_annotation", soon),
         ("pod_creation_is_delayed_by_milliseconds", latency),
+        ("a_pod_is_ready_two_kubelet_steps_later_at_most", ready_later),
         ("without_the_injector_opted_in_pods_are_refused_and_others_are_not", away),
         ("certificates_rotate_and_no_pod_is_missed", rotation),
     ])
@@ -190,7 +195,7 @@ spec:
       image: $IMAGE
       args: [--port=8080, --grpc=7070, --tcp=9090]
       startupProbe: {httpGet: {path: /live, port: 8080}, periodSeconds: 1, failureThreshold: 30}
-      readinessProbe: {httpGet: {path: /ready, port: 8080}, periodSeconds: 1}
+      readinessProbe: {grpc: {port: 7070}, periodSeconds: 1}
       livenessProbe: {tcpSocket: {port: 9090}, periodSeconds: 1}
       lifecycle: {postStart: {httpGet: {path: /ready, port: 8080}}}";
     scope.apply(yaml, &[])?;
@@ -282,6 +287,40 @@ fn latency(cluster: &Cluster) -> anyhow::Result<()> {
         }
     }
     bail!("adds {median:.1?} at the median, {tail:.1?} at the 99th percentile")
+}
+
+/// How long pods take, one after the other, from creation to Ready: the median.
+fn made_ready(scope: &Scope<'_>) -> anyhow::Result<Duration> {
+    const POD: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: $NAME}
+spec: {containers: [{name: echo, image: $IMAGE}]}";
+    let is_ready = |pod: Option<&Pod>| {
+        let conditions = pod.and_then(|pod| pod.status.as_ref()?.conditions.as_ref());
+        conditions.is_some_and(|all| all.iter().any(|it| it.type_ == "Ready" && it.status == "True"))
+    };
+    let mut took = Vec::new();
+    for number in 0..7 {
+        let name = format!("timed-{number}");
+        let began = Instant::now();
+        scope.apply(POD, &[("NAME", &name)])?;
+        // Watched, as looking now and then would add to what is measured.
+        let pods: Api<Pod> = Api::namespaced(scope.cluster.client(), &scope.namespace);
+        scope.cluster.ask(await_condition(pods, &name, is_ready))?;
+        took.push(began.elapsed());
+        scope.cluster.delete(&scope.namespace, "v1/pods", &name)?;
+    }
+    took.sort();
+    Ok(took[took.len() / 2])
+}
+
+fn ready_later(cluster: &Cluster) -> anyhow::Result<()> {
+    let (inside, outside) = (cluster.scope("inside")?, cluster.bare_scope("outside")?);
+    let (bare, meshed) = (made_ready(&outside)?, made_ready(&inside)?);
+    println!("    created to Ready: {bare:.1?} bare, {meshed:.1?} with a sidecar");
+    ensure!(meshed <= bare + READY_LATER, "{meshed:?} with a sidecar, {bare:?} bare");
+    Ok(())
 }
 
 fn away(cluster: &Cluster) -> anyhow::Result<()> {

@@ -1,13 +1,16 @@
 //! gRPC by hand: the one method of an echo service, whose messages have one text field each.
 //!
 //! `proto.EchoTestService/Echo`, `EchoRequest {message = 1}` and `EchoResponse {message = 1}` are the names under which
-//! Istio's echo is known. The server answers every method so.
+//! Istio's echo is known. The server answers every method so, but for [`HEALTH`].
 
 use anyhow::{Context as _, ensure};
 use bytes::{BufMut as _, Bytes, BytesMut};
 
 /// What the client calls unless told otherwise.
 pub(crate) const METHOD: &str = "/proto.EchoTestService/Echo";
+
+/// What a probe calls (gRPC Health Checking Protocol).
+pub(crate) const HEALTH: &str = "/grpc.health.v1.Health/Check";
 
 /// Field 1, length-delimited.
 const MESSAGE: u8 = 0x0a;
@@ -23,10 +26,19 @@ pub(crate) fn encode(text: &str) -> Bytes {
     }
     message.put_u8(length as u8);
     message.put_slice(text.as_bytes());
+    framed(&message)
+}
+
+/// `HealthCheckResponse {status = 1}`: SERVING or NOT_SERVING.
+pub(crate) fn health(serving: bool) -> Bytes {
+    framed(&[0x08, if serving { 1 } else { 2 }])
+}
+
+fn framed(message: &[u8]) -> Bytes {
     let mut framed = BytesMut::new();
     framed.put_u8(0); // not compressed
     framed.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
-    framed.put(message);
+    framed.put_slice(message);
     framed.freeze()
 }
 

@@ -10,6 +10,7 @@
 //! | `/mirror` | the request's own body |
 //! | `/live`, `/ready` | 200 or 503; `/set?live=false`, `/set?ready=true` say which |
 //! | any, with `Upgrade: websocket` | messages come back |
+//! | `/grpc.health.v1.Health/Check` | whether it is ready |
 //! | any, with `content-type: application/grpc` | what was received, as a gRPC message; `/status/N` is the gRPC status |
 
 use std::convert::Infallible;
@@ -198,6 +199,7 @@ async fn call(request: Request<Incoming>, seen: &Seen, app: &App) -> Response<Bo
     let (code, message) = match (said, wanted) {
         (None, _) => ("13", Bytes::new()),
         (Some(_), Some(code)) => (code, Bytes::new()),
+        (Some(_), None) if parts.uri.path() == grpc::HEALTH => ("0", grpc::health(app.ready.load(Ordering::Relaxed))),
         (Some(said), None) => ("0", grpc::encode(&format!("{}Echo={said}\n", facts(&parts, said.len(), seen, app)))),
     };
     let mut trailers = HeaderMap::new();
