@@ -21,10 +21,8 @@ pub(crate) struct Plan {
     pub(crate) contenders: Vec<Contender>,
     pub(crate) rounds: u32,
     pub(crate) seconds: u32,
-    /// The `remora` binary, which is the control plane under its components' names.
+    /// The `remora` binary, which is the proxy and the control plane under their components' names, as in its image.
     pub(crate) remora: PathBuf,
-    /// The proxy alone, as pods run it.
-    pub(crate) proxy: PathBuf,
     pub(crate) floor: PathBuf,
     pub(crate) envoy: PathBuf,
     pub(crate) out: PathBuf,
@@ -61,7 +59,6 @@ pub(crate) fn prepare(args: Args) -> Result<Plan> {
         rounds: if args.quick { 1 } else { args.rounds },
         seconds: if args.quick { 1 } else { args.seconds },
         remora: binaries.join("remora"),
-        proxy: binaries.join("remora-proxy"),
         floor: binaries.join("remora-floor"),
         envoy,
         out: std::path::absolute(out)?,
@@ -103,7 +100,7 @@ fn build(contenders: &[Contender]) -> Result<PathBuf> {
     let target = exe.ancestors().nth(2).context("this program is not in a target folder: give --binaries")?;
     let packages = contenders.iter().flat_map(|contender| match contender {
         Contender::Floor => &["remora-floor"][..],
-        Contender::Remora => &["remora", "remora-proxy"],
+        Contender::Remora => &["remora"],
         Contender::None | Contender::Envoy => &[],
     });
     let packages: Vec<_> = packages.flat_map(|package| ["--package", package]).collect();

@@ -89,8 +89,8 @@ fn prepare(plan: &Plan) -> Result<()> {
     for folder in ["", "issuer", "manifests"] {
         fs::create_dir_all(file(folder)).with_context(|| format!("create {}", file(folder)))?;
     }
-    for (name, binary) in [("proxy", &plan.proxy), ("identity", &plan.remora), ("discovery", &plan.remora)] {
-        symlink(binary, component(name)).with_context(|| format!("link {}", component(name)))?;
+    for name in ["proxy", "identity", "discovery"] {
+        symlink(&plan.remora, component(name)).with_context(|| format!("link {}", component(name)))?;
     }
     let key = KeyPair::generate()?;
     let key = EncodingKey::from_ec_pem(key.serialize_pem().as_bytes()).context("read our own key")?;
