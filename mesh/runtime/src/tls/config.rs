@@ -9,7 +9,7 @@ use rustls::pki_types::{IpAddr, Ipv4Addr, ServerName};
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::SingleCertAndKey;
 use rustls::version::TLS13;
-use rustls::{ClientConfig, ServerConfig};
+use rustls::{CipherSuite, ClientConfig, ServerConfig};
 
 use super::verifier::{AnyMember, ExpectServer, Unverified};
 use super::{Credentials, Svid, TrustBundle};
@@ -144,11 +144,13 @@ fn names(alpn: &[Alpn]) -> Vec<Vec<u8>> {
     alpn.iter().map(|alpn| alpn.as_bytes().to_vec()).collect()
 }
 
-/// aws-lc-rs with the key exchanges in our order: post-quantum hybrid first, whoever the peer is.
+/// aws-lc-rs with the key exchanges in our order: post-quantum hybrid first, whoever the peer is. AES-128 goes first as in
+/// Envoy and Linkerd: less work per byte than AES-256.
 pub(super) fn provider() -> Arc<CryptoProvider> {
     let mut provider = aws_lc_rs::default_provider();
     provider.kx_groups =
         vec![aws_lc_rs::kx_group::X25519MLKEM768, aws_lc_rs::kx_group::X25519, aws_lc_rs::kx_group::SECP256R1];
+    provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
     Arc::new(provider)
 }
 

@@ -126,6 +126,7 @@ fn equal_sets_of_anchors_have_equal_versions_in_any_order() {
     assert!(matches!(TrustBundle::new(a.trust_domain().clone(), Vec::<Vec<u8>>::new()), Err(InvalidBundle::Empty)));
 }
 
+/// Whom each side learnt of, and whether key exchange and cipher are those that we prefer.
 type Ends = (Result<Option<SpiffeId>, Failure>, Result<(Option<SpiffeId>, bool), Failure>);
 
 async fn handshake(client: Arc<ClientConfig>, server: Arc<ServerConfig>) -> Ends {
@@ -135,14 +136,18 @@ async fn handshake(client: Arc<ClientConfig>, server: Arc<ServerConfig>) -> Ends
     let id = |connection: &rustls::CommonState| peer(connection).map(|peer| peer.id);
     let client = client.map(|io| id(io.get_ref().1)).map_err(|error| Failure::of(&error));
     let server = server.map_err(|error| Failure::of(&error)).map(|io| {
-        let group = io.get_ref().1.negotiated_key_exchange_group().map(|group| group.name());
-        (id(io.get_ref().1), group == Some(rustls::NamedGroup::X25519MLKEM768))
+        let connection = io.get_ref().1;
+        let group = connection.negotiated_key_exchange_group().map(|group| group.name());
+        let suite = connection.negotiated_cipher_suite().map(|suite| suite.suite());
+        let preferred = group == Some(rustls::NamedGroup::X25519MLKEM768)
+            && suite == Some(rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
+        (id(connection), preferred)
     });
     (client, server)
 }
 
 #[tokio::test]
-async fn both_sides_learn_who_the_other_is_over_a_post_quantum_exchange() {
+async fn both_sides_learn_who_the_other_is_over_a_post_quantum_exchange_and_aes_128() {
     let root = Root::new("td");
     let (web, api) = (root.credentials(&leaf("spiffe://td/web")), root.credentials(&leaf("spiffe://td/api")));
     let client = client_config(&web, api.svid.id(), &[Alpn::MeshHttp]).unwrap();
