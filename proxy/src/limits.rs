@@ -1,6 +1,6 @@
 //! Every bound of the proxy, with the reason beside it. Nothing here is a library's default by accident.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 /// Connections that one worker holds in one direction; the next one is closed at once and counted as overloaded.
 /// 20 000 idle ones cost about 100 MB, which is what a container limit of 256 MB leaves room for.
@@ -88,8 +88,13 @@ pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_millis(2000);
 /// See [`KEEP_ALIVE_INTERVAL`].
 pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// TCP keep-alive, for what has no PING of its own: four of these without an answer and the peer is gone.
+/// TCP keep-alive, for what has no PING of its own: after so long without a word the peer is probed, …
 pub const TCP_KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// … and three times more, with a pause of so many seconds that each connection draws for itself; then it is gone.
+///
+/// After a pause of the machine all idle connections are probed at once, which is more than the kernel's backlog of packets
+/// takes. With one pause for all, the same ones would be dropped every time, and connections die whose peers are well.
+pub const TCP_KEEP_ALIVE_PAUSES: RangeInclusive<u64> = 10..=30;
 
 /// A connection to the pod's own application.
 pub const APP_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);

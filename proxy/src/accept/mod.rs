@@ -10,6 +10,7 @@ use std::{
     io,
     net::SocketAddr,
     os::fd::{AsFd, AsRawFd},
+    time::Duration,
 };
 use tokio::net::{TcpListener, TcpStream};
 
@@ -34,6 +35,8 @@ pub async fn next(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
+                // All else it has from the listener. One that takes it not is closed already.
+                let _closed = SockRef::from(&stream).set_tcp_keepalive(&pauses()).is_err();
                 return (stream, peer);
             }
             Err(error) if is_of_one_connection(&error) => {}
@@ -85,10 +88,13 @@ pub fn tune(stream: &TcpStream) {
 /// whoever stops reading for a while (a paused download, a process under a debugger).
 fn set_options(socket: &impl AsFd) -> io::Result<()> {
     let socket = SockRef::from(socket);
-    let keep_alive =
-        TcpKeepalive::new().with_time(limits::TCP_KEEP_ALIVE).with_interval(limits::TCP_KEEP_ALIVE).with_retries(3);
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&keep_alive)
+    socket.set_tcp_keepalive(&pauses().with_time(limits::TCP_KEEP_ALIVE).with_retries(3))
+}
+
+/// See [`limits::TCP_KEEP_ALIVE_PAUSES`].
+fn pauses() -> TcpKeepalive {
+    TcpKeepalive::new().with_interval(Duration::from_secs(fastrand::u64(limits::TCP_KEEP_ALIVE_PAUSES)))
 }
 
 #[cfg(test)]
@@ -103,6 +109,21 @@ mod tests {
         let (_client, socket) = (client.unwrap(), SockRef::from(&accepted));
         assert!(socket.tcp_nodelay().unwrap());
         assert_eq!(socket.tcp_keepalive_time().unwrap(), limits::TCP_KEEP_ALIVE);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn connections_are_probed_at_times_of_their_own() {
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let mut pauses = std::collections::BTreeSet::new();
+        for _ in 0..100 {
+            let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (server, _) = next(&listener).await;
+            tune(&client);
+            pauses.extend([client, server].map(|it| SockRef::from(&it).tcp_keepalive_interval().unwrap().as_secs()));
+        }
+        assert!(pauses.iter().all(|pause| limits::TCP_KEEP_ALIVE_PAUSES.contains(pause)), "{pauses:?}");
+        // 200 draws of 21: that fewer than 15 are met does not happen.
+        assert!(pauses.len() >= 15, "{pauses:?}");
     }
 
     #[tokio::test(flavor = "current_thread")]
