@@ -117,6 +117,10 @@ pub const ENDING_IDLE: Duration = Duration::from_secs(1);
 /// Tries beyond the first where the route does not say.
 pub const DEFAULT_RETRIES: u32 = 2;
 
+/// Endpoints that one request passes over because nobody is there, which is no retry: a Service scaled down from a
+/// hundred pods to one has many of those until the news has come, and each costs about a millisecond.
+pub const ENDPOINTS_PASSED_OVER_MAX: usize = 100;
+
 /// How long a request waits for discovery's first answer on a new target before it is treated as unknown.
 pub const DISCOVERY_TIMEOUT: Duration = Duration::from_millis(1500);
 

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use remora_tests::local::{Mesh, http};
 use remora_tests::patience::until;
+use socket2::{Domain, Socket, Type};
 
 /// An application that breaks off every second request without an answer, and counts all that reach it.
 fn flaky(ip: IpAddr) -> anyhow::Result<(SocketAddr, Arc<AtomicUsize>)> {
@@ -30,6 +31,14 @@ fn answering(ip: IpAddr, answers: fn(usize) -> bool) -> anyhow::Result<(SocketAd
         }
     });
     Ok((address, count))
+}
+
+/// An address that nobody else gets while its socket is held, and where nobody listens.
+fn refusing(ip: IpAddr) -> anyhow::Result<(Socket, SocketAddr)> {
+    let socket = Socket::new(Domain::for_address(SocketAddr::new(ip, 0)), Type::STREAM, None)?;
+    socket.bind(&SocketAddr::new(ip, 0).into())?;
+    let address = socket.local_addr()?.as_socket().context("not an IP address")?;
+    Ok((socket, address))
 }
 
 #[test]
@@ -84,6 +93,37 @@ fn a_post_that_no_application_was_there_to_take_goes_to_another_endpoint() -> an
         let retries = web.metric("remora_retries_total", &[])?;
         Ok((retries > 0.0).then_some(()))
     })?;
+    drop(api);
+    Ok(())
+}
+
+/// A Service scaled down from thirteen pods to one, at the moment when nobody has heard of it yet.
+#[test]
+fn a_request_finds_the_one_endpoint_that_is_left() -> anyhow::Result<()> {
+    let mesh = Mesh::start(env!("CARGO_BIN_EXE_remora-components"))?;
+    let (web, api) = (mesh.proxy("web").spawn()?, mesh.proxy("api").spawn()?);
+    let (alive, _) = answering(api.ip, |_| true)?;
+    mesh.service("api", 80, None, &[alive])?;
+    let (web, api) = (web.ready()?, api.ready()?);
+    until("api is known", || {
+        let answer = web.get("api:80", "/")?;
+        ensure!(answer.status == 200, "{}", answer.head);
+        Ok(Some(()))
+    })?;
+
+    let (_held, mut endpoints): (Vec<Socket>, Vec<SocketAddr>) =
+        (0..12).map(|_| refusing(api.ip)).collect::<anyhow::Result<Vec<_>>>()?.into_iter().unzip();
+    endpoints.push(alive);
+    mesh.service("api", 80, None, &endpoints)?;
+    let post = b"POST / HTTP/1.1\r\nhost: api:80\r\ncontent-length: 5\r\nconnection: close\r\n\r\nhello";
+    until("requests were passed on", || {
+        let answer = http::Answer::parse(&http::exchange(web.outbound, post)?)?;
+        assert_eq!(answer.status, 200, "{}", answer.head);
+        Ok((web.metric("remora_retries_total", &[])? > 3.0).then_some(()))
+    })?;
+    for _ in 0..50 {
+        assert_eq!(http::Answer::parse(&http::exchange(web.outbound, post)?)?.status, 200);
+    }
     drop(api);
     Ok(())
 }

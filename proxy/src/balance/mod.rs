@@ -235,6 +235,12 @@ impl<P: Clone> Balancer<P> {
         Ok(self.picked(last, now, false))
     }
 
+    /// Whether an endpoint is in rotation that is not in `exclude`.
+    #[must_use]
+    pub fn has_another(&self, exclude: &[SocketAddr]) -> bool {
+        self.slots.iter().any(|slot| slot.stats.health.is_ready() && !exclude.contains(&slot.member.key))
+    }
+
     /// Endpoints in the set, and how many of them are in rotation.
     #[must_use]
     pub fn counts(&self) -> (usize, usize) {

@@ -182,6 +182,15 @@ impl Pool {
         balancer.update(members);
     }
 
+    /// Whether a request goes on to another endpoint because nobody was there at the last of those `tried`. That is the
+    /// way to a server and no retry: no application had any work with it, so no budget bounds it, but only endpoints in
+    /// rotation are walked to, each once, and one that refuses two requests is not in rotation any more.
+    pub fn passes_over(&self, tried: &[SocketAddr], reason: Reason) -> bool {
+        matches!(reason, Reason::ConnectRefused | Reason::ConnectFailed | Reason::Draining)
+            && tried.len() <= limits::ENDPOINTS_PASSED_OVER_MAX
+            && self.balancer.borrow().has_another(tried)
+    }
+
     /// An endpoint for one request or connection, not among those `tried`.
     pub fn pick(
         &self,

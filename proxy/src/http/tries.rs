@@ -237,10 +237,13 @@ impl Call {
         let mut before = None;
         loop {
             let tried = self.attempt().await;
-            made += 1;
             let reason = if let Tried::Failed { reason, .. } = &tried { Some(*reason) } else { None };
-            let retry = self.retry(&tried, made);
-            match (tried, retry) {
+            let passed_over = self.passes_over(&tried);
+            let again = passed_over || {
+                made += 1;
+                self.retry(&tried, made)
+            };
+            match (tried, again) {
                 (Tried::Answered(answered) | Tried::Unwelcome(answered, _), false) => return Ok(answered),
                 // What put the last endpoint out of use says more than that there is none.
                 (Tried::Failed { reason: reason @ (Reason::NoEndpoints | Reason::AllEjected), .. }, false) => {
@@ -251,17 +254,39 @@ impl Call {
                 (_, true) => self.next = self.again.as_ref().map(Again::request),
             }
             before = reason.or(before);
-            self.pause(made).await;
+            if !passed_over {
+                self.pause(made).await;
+            }
         }
+    }
+
+    /// Whether the request goes on to another endpoint at once, because nobody took it at this one. A route that allows no
+    /// second try means that too.
+    fn passes_over(&self, tried: &Tried) -> bool {
+        let reason = match tried {
+            Tried::Failed { reason, unsent: Some(_) } => *reason,
+            Tried::Unwelcome(_, Some(Fate::Undelivered(reason))) if self.is_kept() => *reason,
+            _ => return false,
+        };
+        let passes = self.attempts > 0 && self.pool.passes_over(&self.failed, reason);
+        if passes && let Some(exchange) = &self.exchange {
+            exchange.stats().retry();
+        }
+        passes
+    }
+
+    /// Whether it can be sent another time.
+    fn is_kept(&self) -> bool {
+        self.again.as_ref().is_some_and(Again::possible)
     }
 
     /// Whether there is another try, which is paid for then.
     fn retry(&self, tried: &Tried, made: u32) -> bool {
-        let possible = self.again.as_ref().is_some_and(Again::possible);
+        let possible = self.is_kept();
         let again = self.repeatable && possible;
         let worth = match tried {
             Tried::Answered(_) => false,
-            Tried::Unwelcome(_, Some(Fate::Undelivered)) => possible,
+            Tried::Unwelcome(_, Some(Fate::Undelivered(_))) => possible,
             Tried::Unwelcome(..) => again,
             Tried::Failed { reason: Reason::NoEndpoints | Reason::AllEjected | Reason::Internal, .. } => false,
             Tried::Failed { unsent, .. } => unsent.is_some() || again,
@@ -357,7 +382,7 @@ impl Call {
         let failed =
             response.status().is_server_error() || (self.is_grpc() && exchange::grpc_failed(response.headers()));
         let outcome = match (fate, failed) {
-            (Some(Fate::Undelivered), _) => Outcome::Unreachable,
+            (Some(Fate::Undelivered(_)), _) => Outcome::Unreachable,
             (_, true) => Outcome::Failure,
             _ => Outcome::Success,
         };
@@ -435,8 +460,8 @@ pub(super) fn outcome_of(reason: Reason) -> Outcome {
 /// What a peer says that became of the request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fate {
-    /// Its application was not reached, or it took nothing new.
-    Undelivered,
+    /// Its application was not reached, or it took nothing new, for this reason.
+    Undelivered(Reason),
     /// Its application broke off: as if the connection to the peer had broken, but that the peer itself is well.
     BrokenOff,
 }
@@ -449,7 +474,7 @@ fn fate(response: &Response<Incoming>) -> Option<Fate> {
         | Reason::ConnectFailed
         | Reason::Draining
         | Reason::Overloaded
-        | Reason::QueueFull => Some(Fate::Undelivered),
+        | Reason::QueueFull => Some(Fate::Undelivered(reason)),
         Reason::UpstreamReset => Some(Fate::BrokenOff),
         _ => None,
     }

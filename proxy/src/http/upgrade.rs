@@ -31,6 +31,7 @@ pub async fn connect(
     permit: &Permit,
 ) -> Result<(ByteStream, InFlight, Rc<Upstream>), Reason> {
     let mut tried: Vec<SocketAddr> = Vec::new();
+    let mut retries = 0;
     loop {
         let (upstream, in_flight) = pool.pick(Instant::now(), &mut world.rng.borrow_mut(), &tried)?;
         let started = Instant::now();
@@ -46,9 +47,13 @@ pub async fn connect(
                 in_flight.record(Instant::now(), started.elapsed(), outcome);
                 world.directory.doubt(&pool.id);
                 tried.push(upstream.endpoint.address);
-                if tried.len() as u32 > limits::DEFAULT_RETRIES {
+                if pool.passes_over(&tried, error.reason()) {
+                    continue;
+                }
+                if retries == limits::DEFAULT_RETRIES {
                     return Err(error.reason());
                 }
+                retries += 1;
                 if let Err(reason) = pool.pick(Instant::now(), &mut world.rng.borrow_mut(), &tried) {
                     tracing::debug!(reason = reason.as_str(), "no endpoint left to try");
                     return Err(error.reason());

@@ -90,7 +90,7 @@ pub const FAMILIES: &[Family] = &[
     Family {
         name: "remora_retries_total",
         kind: Kind::Counter,
-        help: "Requests sent once more.",
+        help: "Requests sent once more: within the budget, or to the next endpoint because nobody was there at this one.",
         label: None,
         write: |series, reading| series.sample("", "", reading.retries),
     },
