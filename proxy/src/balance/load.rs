@@ -51,6 +51,11 @@ impl Load {
 
     /// The cost of sending one more, `free` of those in flight not counted.
     pub(super) fn cost(&self, now: Instant, free: u32) -> f64 {
+        self.latency_s(now) * (f64::from(self.in_flight.get().saturating_sub(free)) + 1.0)
+    }
+
+    /// How long an answer takes; no time for an endpoint that was never asked.
+    pub(super) fn latency_s(&self, now: Instant) -> f64 {
         if !self.asked.get() {
             return 0.0;
         }
@@ -61,7 +66,7 @@ impl Load {
         } else {
             0.0
         };
-        latency.max(silence) * (f64::from(self.in_flight.get().saturating_sub(free)) + 1.0)
+        latency.max(silence)
     }
 
     pub(super) fn begin(&self, now: Instant) {

@@ -2,7 +2,7 @@
 //! set that is empty, or of which nothing may be tried ([`NoEndpoint`]).
 //!
 //! The choice is the better of two random endpoints (P2C) by peak-EWMA latency × requests in flight ÷ weight, per
-//! request for HTTP and per connection for TCP. Endpoints of our own zone go first, until they are twice as loaded as a
+//! request for HTTP and per connection for TCP; latencies within a factor of two of each other count as equal. Endpoints of our own zone go first, until they are twice as loaded as a
 //! remote one. Failing endpoints leave the rotation and return by a single probe ([`health`]).
 //!
 //! **A pool never ejects itself empty.** How much may leave depends on how good the evidence is ([`Outcome`]):
@@ -36,6 +36,11 @@ use std::{
 
 /// How much more loaded the zone's own endpoint must be before one of another zone is taken.
 const SPILL_FACTOR: f64 = 2.0;
+
+/// Latencies that differ by less are taken as equal. One slow answer in a hundred, at another time on each endpoint, makes
+/// estimates of equal endpoints differ by that much; preferring the lesser gives the busiest of five 1.4 times its fair
+/// share, ignoring it 1.04 times.
+const LATENCY_NOISE: f64 = 2.0;
 
 /// Requests in flight on an endpoint of our zone, per unit of weight, that count as no load in that comparison: traffic
 /// between zones costs money, and a dozen requests at once are no overload.
@@ -261,7 +266,7 @@ impl<P: Clone> Balancer<P> {
         let eligible = |slot: &Slot<P>| slot.stats.health.is_ready() && !exclude.contains(&slot.member.key);
         let (first, second) = two(slots, rng, |slot| eligible(slot));
         match (first, second) {
-            (Some(a), Some(b)) => Some(if b.cost(now) < a.cost(now) { b } else { a }),
+            (Some(a), Some(b)) => Some(better(a, b, now)),
             (one, _) => one,
         }
     }
@@ -280,6 +285,15 @@ impl<P: Clone> Balancer<P> {
         let (stats, pool) = (Rc::clone(&slot.stats), Rc::clone(&self.pool));
         (slot.member.payload.clone(), InFlight { stats, pool, started: now, probe, recorded: Cell::new(false) })
     }
+}
+
+/// The one that should take the next request; the first if neither is better.
+fn better<'a, P>(first: &'a Slot<P>, second: &'a Slot<P>, now: Instant) -> &'a Slot<P> {
+    let (mut a, mut b) = (first.stats.load.latency_s(now), second.stats.load.latency_s(now));
+    if a < LATENCY_NOISE * b && b < LATENCY_NOISE * a {
+        (a, b) = (1.0, 1.0);
+    }
+    if b * second.queue() < a * first.queue() { second } else { first }
 }
 
 /// Two different eligible items: by a few random draws, which is enough while most are eligible, else by a walk from a
@@ -309,8 +323,9 @@ fn two<'a, T>(
 }
 
 impl<P> Slot<P> {
-    fn cost(&self, now: Instant) -> f64 {
-        self.stats.load.cost(now, 0) / f64::from(self.member.weight)
+    /// Requests in flight with one more, per unit of weight.
+    fn queue(&self) -> f64 {
+        (f64::from(self.stats.load.in_flight()) + 1.0) / f64::from(self.member.weight)
     }
 
     fn spill_cost(&self, now: Instant) -> f64 {
