@@ -2,7 +2,7 @@
 //!
 //! The estimate follows a *rise* at once and a *fall* with a decay of ten seconds, so that an endpoint that turns
 //! slow loses its traffic with the first slow answer. While nothing is sent to it the estimate fades, so that it is
-//! asked again before long: ×20 slower than the others, about once in 30 s.
+//! asked again before long: ×20 slower than the others, about once in 25 s.
 //!
 //! Three departures from the textbook. An endpoint that was never asked is asked next, and its first answer replaces the
 //! seed that stands for it meanwhile: a pool that grows uses its new members at once, and one request at a time. An
