@@ -1,15 +1,18 @@
 //! What is sent again without anybody's asking, and what is not: over real processes.
 
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use anyhow::{Context as _, ensure};
-use remora_tests::local::{Mesh, http};
+use remora_tests::local::{Mesh, Proxy, http};
 use remora_tests::patience::until;
 use socket2::{Domain, Socket, Type};
+
+/// What a POST brings.
+const BODY: &[u8] = b"hello";
 
 /// An application that breaks off every second request without an answer, and counts all that reach it.
 fn flaky(ip: IpAddr) -> anyhow::Result<(SocketAddr, Arc<AtomicUsize>)> {
@@ -24,13 +27,26 @@ fn answering(ip: IpAddr, answers: fn(usize) -> bool) -> anyhow::Result<(SocketAd
     thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
             // A connection that breaks is the client's to report.
-            let got = stream.read(&mut [0; 4096]).unwrap_or(0);
-            if got > 0 && answers(counted.fetch_add(1, Ordering::SeqCst)) {
+            if whole_request(&mut stream).is_some() && answers(counted.fetch_add(1, Ordering::SeqCst)) {
                 let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok");
             }
         }
     });
     Ok((address, count))
+}
+
+/// Reads a request to its end, as closing before would take the answer back; `None` if there is none.
+fn whole_request(stream: &mut TcpStream) -> Option<()> {
+    let (mut request, mut buffer) = (Vec::new(), [0; 4096]);
+    loop {
+        let more = stream.read(&mut buffer).ok().filter(|more| *more > 0)?;
+        request.extend_from_slice(&buffer[..more]);
+        let head = request.windows(4).position(|end| end == b"\r\n\r\n").map(|at| at + 4);
+        let body = if request.starts_with(b"POST") { BODY.len() } else { 0 };
+        if head.is_some_and(|head| request.len() == head + body) {
+            return Some(());
+        }
+    }
 }
 
 /// An address that nobody else gets while its socket is held, and where nobody listens.
@@ -41,6 +57,22 @@ fn refusing(ip: IpAddr) -> anyhow::Result<(Socket, SocketAddr)> {
     Ok((socket, address))
 }
 
+/// Waits until `web` knows where `api` is.
+fn answered(web: &Proxy) -> anyhow::Result<()> {
+    until("api is known", || {
+        let answer = web.get("api:80", "/")?;
+        ensure!(answer.status == 200, "{}", answer.head);
+        Ok(Some(()))
+    })
+}
+
+/// What `api` answers to a POST through `web`.
+fn post(web: &Proxy) -> anyhow::Result<http::Answer> {
+    let head =
+        format!("POST / HTTP/1.1\r\nhost: api:80\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", BODY.len());
+    http::Answer::parse(&http::exchange(web.outbound, &[head.as_bytes(), BODY].concat())?)
+}
+
 #[test]
 fn an_application_that_breaks_off_costs_a_get_a_retry_and_a_post_an_answer() -> anyhow::Result<()> {
     let mesh = Mesh::start(env!("CARGO_BIN_EXE_remora-components"))?;
@@ -48,11 +80,7 @@ fn an_application_that_breaks_off_costs_a_get_a_retry_and_a_post_an_answer() -> 
     let (address, count) = flaky(api.ip)?;
     mesh.service("api", 80, None, &[address])?;
     let (web, api) = (web.ready()?, api.ready()?);
-    until("api is known", || {
-        let answer = web.get("api:80", "/")?;
-        ensure!(answer.status == 200, "{}", answer.head);
-        Ok(Some(()))
-    })?;
+    answered(&web)?;
 
     let before = count.load(Ordering::SeqCst);
     for _ in 0..5 {
@@ -60,9 +88,8 @@ fn an_application_that_breaks_off_costs_a_get_a_retry_and_a_post_an_answer() -> 
     }
     assert_eq!(count.load(Ordering::SeqCst) - before, 10, "each GET was sent twice");
 
-    let post = b"POST / HTTP/1.1\r\nhost: api:80\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
     let statuses = (0..4).map(|_| {
-        let answer = http::Answer::parse(&http::exchange(web.outbound, post)?)?;
+        let answer = post(&web)?;
         Ok((answer.status, answer.header("x-remora-error").map(str::to_owned)))
     });
     let lost = (502, Some("upstream_reset".to_owned()));
@@ -80,15 +107,10 @@ fn a_post_that_no_application_was_there_to_take_goes_to_another_endpoint() -> an
     let gone = || TcpListener::bind((api.ip, 0)).and_then(|listener| listener.local_addr());
     mesh.service("api", 80, None, &[alive, gone()?, gone()?])?;
     let (web, api) = (web.ready()?, api.ready()?);
-    until("api is known", || {
-        let answer = web.get("api:80", "/")?;
-        ensure!(answer.status == 200, "{}", answer.head);
-        Ok(Some(()))
-    })?;
+    answered(&web)?;
 
-    let post = b"POST / HTTP/1.1\r\nhost: api:80\r\ncontent-length: 5\r\nconnection: close\r\n\r\nhello";
     until("a POST was sent again", || {
-        let answer = http::Answer::parse(&http::exchange(web.outbound, post)?)?;
+        let answer = post(&web)?;
         assert_eq!(answer.status, 200, "{}", answer.head);
         let retries = web.metric("remora_retries_total", &[])?;
         Ok((retries > 0.0).then_some(()))
@@ -105,24 +127,19 @@ fn a_request_finds_the_one_endpoint_that_is_left() -> anyhow::Result<()> {
     let (alive, _) = answering(api.ip, |_| true)?;
     mesh.service("api", 80, None, &[alive])?;
     let (web, api) = (web.ready()?, api.ready()?);
-    until("api is known", || {
-        let answer = web.get("api:80", "/")?;
-        ensure!(answer.status == 200, "{}", answer.head);
-        Ok(Some(()))
-    })?;
+    answered(&web)?;
 
     let (_held, mut endpoints): (Vec<Socket>, Vec<SocketAddr>) =
         (0..12).map(|_| refusing(api.ip)).collect::<anyhow::Result<Vec<_>>>()?.into_iter().unzip();
     endpoints.push(alive);
     mesh.service("api", 80, None, &endpoints)?;
-    let post = b"POST / HTTP/1.1\r\nhost: api:80\r\ncontent-length: 5\r\nconnection: close\r\n\r\nhello";
     until("requests were passed on", || {
-        let answer = http::Answer::parse(&http::exchange(web.outbound, post)?)?;
+        let answer = post(&web)?;
         assert_eq!(answer.status, 200, "{}", answer.head);
         Ok((web.metric("remora_retries_total", &[])? > 3.0).then_some(()))
     })?;
     for _ in 0..50 {
-        assert_eq!(http::Answer::parse(&http::exchange(web.outbound, post)?)?.status, 200);
+        assert_eq!(post(&web)?.status, 200);
     }
     drop(api);
     Ok(())
