@@ -2,8 +2,8 @@
 //! set that is empty, or of which nothing may be tried ([`NoEndpoint`]).
 //!
 //! The choice is the better of two random endpoints (P2C) by peak-EWMA latency × requests in flight ÷ weight, per
-//! request for HTTP and per connection for TCP; latencies within a factor of two of each other count as equal. Endpoints of our own zone go first, until they are twice as loaded as a
-//! remote one. Failing endpoints leave the rotation and return by a single probe ([`health`]).
+//! request for HTTP and per connection for TCP; latencies within a factor of two of each other count as equal. Endpoints
+//! of our own zone go first, until they are twice as loaded as a remote one. Failing endpoints leave the rotation and return by a single probe ([`health`]).
 //!
 //! **A pool never ejects itself empty.** How much may leave depends on how good the evidence is ([`Outcome`]):
 //! failed answers often come from something behind all endpoints, so they eject at most half of the set; an endpoint
