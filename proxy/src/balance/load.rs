@@ -1,34 +1,47 @@
 //! How loaded an endpoint is: its peak-EWMA latency times its requests in flight.
 //!
-//! The estimate follows a *rise* at once and a *fall* with a decay of ten seconds, so that an endpoint that turns
-//! slow loses its traffic with the first slow answer. While nothing is sent to it the estimate fades, so that it is
-//! asked again before long: ×20 slower than the others, about once in 25 s.
+//! The latency is the greater of a *mean* over ten seconds and a *peak*, which follows a slow answer at once and is
+//! forgotten within half a second, so that an endpoint that turns slow loses its traffic with the first slow answer. While
+//! nothing is sent to it both fade, so that it is asked again before long: ×20 slower than the others, about once in 10 s.
 //!
-//! Three departures from the textbook. An endpoint that was never asked is asked next, and its first answer replaces the
-//! seed that stands for it meanwhile: a pool that grows uses its new members at once, and one request at a time. An
-//! estimate falls to the latest answer and not to a blend above it, so that one that recovered is preferred no less
-//! than the others. And an endpoint that owes answers and gives none counts as being as slow as its silence is long.
+//! Four departures from the textbook, which has one value for both. That remembers every peak for the ten seconds: one
+//! pause of 20 ms (a garbage collection, a busy CPU) kept an endpoint that answers in one out of use for half a minute, and
+//! the others had its share. An endpoint that was never asked is asked next, and its first answer replaces the seed that
+//! stands for it meanwhile: a pool that grows uses its new members at once, and one request at a time. What few answers
+//! told fades sooner, since the first ones are often slow. And an endpoint that owes answers and gives none counts as
+//! being as slow as its silence is long.
 
 use std::{
     cell::Cell,
     time::{Duration, Instant},
 };
 
-/// The time in which an estimate falls to 1/e.
-const DECAY: Duration = Duration::from_secs(10);
+/// The time in which the mean forgets, or fades, to 1/e, …
+const DECAY_S: f64 = 10.0;
+/// … once so many answers have made it; with fewer, in proportion.
+const ANSWERS_KNOWN: u32 = 32;
+
+/// The time in which a peak falls to 1/e.
+const PEAK_DECAY_S: f64 = 0.1;
+
+/// An answer counts in the mean as so many times the mean at most: one that took a thousand times as long is a peak, and
+/// says little about the next ones. One that is slow for good gets there in a dozen answers.
+const OUTLIER: f64 = 4.0;
 
 /// What an endpoint that was asked and never answered is taken for: slower than a neighbour in the same zone, faster than
 /// a timeout.
-const SEED: Duration = Duration::from_millis(30);
+const SEED_S: f64 = 0.03;
 
 /// See the module.
 #[derive(Debug)]
 pub struct Load {
-    estimate_s: Cell<f64>,
-    /// When `estimate_s` held.
+    mean_s: Cell<f64>,
+    peak_s: Cell<f64>,
+    /// When these two held.
     updated: Cell<Instant>,
+    /// How many answers made them.
+    answers: Cell<u32>,
     asked: Cell<bool>,
-    sampled: Cell<bool>,
     in_flight: Cell<u32>,
     /// Of those in flight, how many have had no answer.
     awaiting: Cell<u32>,
@@ -39,10 +52,11 @@ pub struct Load {
 impl Load {
     pub(super) const fn new(now: Instant) -> Self {
         Self {
-            estimate_s: Cell::new(SEED.as_millis() as f64 / 1000.0),
+            mean_s: Cell::new(SEED_S),
+            peak_s: Cell::new(0.0),
             updated: Cell::new(now),
+            answers: Cell::new(0),
             asked: Cell::new(false),
-            sampled: Cell::new(false),
             in_flight: Cell::new(0),
             awaiting: Cell::new(0),
             progress: Cell::new(now),
@@ -60,7 +74,7 @@ impl Load {
             return 0.0;
         }
         // A floor keeps the count of requests in flight meaningful when the estimate has faded to nothing.
-        let latency = (self.estimate_s.get() * self.fading(now)).max(1e-6);
+        let latency = self.estimate_s(now).max(1e-6);
         let silence = if self.awaiting.get() > 0 {
             now.saturating_duration_since(self.progress.get()).as_secs_f64()
         } else {
@@ -83,20 +97,27 @@ impl Load {
         self.awaiting.set(self.awaiting.get().saturating_sub(1));
         self.progress.set(self.progress.get().max(now));
         let Some(latency) = latency else { return };
-        let (sample, before) = (latency.as_secs_f64(), self.estimate_s.get());
-        if !success && sample < before {
+        let sample = latency.as_secs_f64();
+        if !success && sample < self.estimate_s(now) {
             return; // failing fast must not look like being fast
         }
-        let first = !self.sampled.replace(true);
-        self.estimate_s.set(if first { sample } else { sample.max(before * self.fading(now)) });
+        let answers = self.answers.get().saturating_add(1);
+        let (mean, peak) = (self.mean_s.get(), self.peak_s.get() * fading(self.age_s(now), PEAK_DECAY_S));
+        // The first ones count alike, and the very first replaces the seed.
+        let weight = (1.0 - fading(self.age_s(now), self.decay_s())).max(1.0 / f64::from(answers));
+        let counted = if answers == 1 { sample } else { sample.min(OUTLIER * mean) };
+        self.mean_s.set(mean + weight * (counted - mean));
+        self.peak_s.set(sample.max(peak));
+        self.answers.set(answers);
         self.updated.set(self.updated.get().max(now));
     }
 
     /// It returns to the rotation: how slow it was while it was failing says nothing about it now.
     pub(super) fn forget(&self) {
-        self.estimate_s.set(SEED.as_millis() as f64 / 1000.0);
+        self.mean_s.set(SEED_S);
+        self.peak_s.set(0.0);
+        self.answers.set(0);
         self.asked.set(false);
-        self.sampled.set(false);
     }
 
     /// It is over; `silent` if no answer was recorded.
@@ -111,8 +132,21 @@ impl Load {
         self.in_flight.get()
     }
 
-    fn fading(&self, now: Instant) -> f64 {
-        let age = now.saturating_duration_since(self.updated.get());
-        (-age.as_secs_f64() / DECAY.as_secs_f64()).exp()
+    fn estimate_s(&self, now: Instant) -> f64 {
+        let (mean, peak, age) = (self.mean_s.get(), self.peak_s.get(), self.age_s(now));
+        (mean * fading(age, self.decay_s())).max(peak * fading(age, PEAK_DECAY_S))
     }
+
+    fn age_s(&self, now: Instant) -> f64 {
+        now.saturating_duration_since(self.updated.get()).as_secs_f64()
+    }
+
+    /// How fast the mean fades. The seed does not know anything, and fades like the first answer.
+    fn decay_s(&self) -> f64 {
+        DECAY_S * f64::from(self.answers.get().clamp(1, ANSWERS_KNOWN)) / f64::from(ANSWERS_KNOWN)
+    }
+}
+
+fn fading(age_s: f64, decay_s: f64) -> f64 {
+    (-age_s / decay_s).exp()
 }

@@ -90,20 +90,46 @@ fn a_slow_endpoint_of_five_gets_under_5_percent_within_5_seconds() {
     }
 }
 
-/// Neither a slow answer in a hundred, nor a difference that nobody notices, makes one of five equals the busiest.
+/// Neither a slow answer in a hundred, nor one in a thousand that takes for ever, nor a difference that nobody notices makes
+/// one of five equals the busiest.
 #[test]
 fn equal_endpoints_get_equal_shares_although_each_has_slow_answers() {
     for seed in 0..10 {
-        for rps in [500, 2000] {
+        for (rps, one_in, times) in [(500, 100, 10), (2000, 100, 10), (500, 1000, 200)] {
             let mut sim = Sim::new(0..5, seed);
             let serve = |key: u16, rng: &mut fastrand::Rng| {
                 let usual = MS.mul_f64(0.5 + rng.f64() + f64::from(key) / 10.0);
-                (if rng.u8(..100) == 0 { 10 * usual } else { usual }, Outcome::Success)
+                (if rng.u32(..one_in) == 0 { times * usual } else { usual }, Outcome::Success)
             };
             sim.run(rps, 20 * SECOND, serve);
             let sent = sim.run(rps, 10 * SECOND, serve);
             for key in 0..5 {
-                assert!((0.16..0.24).contains(&share(&sent, key)), "seed {seed}, {rps} rps: {sent:?}");
+                let share = share(&sent, key);
+                assert!((0.14..0.25).contains(&share), "seed {seed}, {rps} rps, 1 in {one_in} × {times}: {sent:?}");
+            }
+        }
+    }
+}
+
+/// A pause makes all answers slow that are owed when it begins, and nothing after it.
+#[test]
+fn an_endpoint_that_pauses_now_and_then_keeps_its_share() {
+    for seed in 0..10 {
+        for rps in [500, 2000] {
+            let (mut sim, start) = (Sim::new(0..5, seed), Instant::now());
+            let clock = Cell::new(start);
+            // Endpoint 0 stands still for 30 ms every 4 s.
+            let serve = |key: u16, rng: &mut fastrand::Rng| {
+                let now = clock.get();
+                clock.set(now + SECOND / rps);
+                let into = Duration::from_nanos((now - start).as_nanos() as u64 % (4 * SECOND).as_nanos() as u64);
+                let pause = if key == 0 { (30 * MS).saturating_sub(into) } else { Duration::ZERO };
+                (pause + MS.mul_f64(0.5 + rng.f64()), Outcome::Success)
+            };
+            sim.run(rps, 20 * SECOND, serve);
+            let sent = sim.run(rps, 20 * SECOND, serve);
+            for key in 0..5 {
+                assert!((0.17..0.24).contains(&share(&sent, key)), "seed {seed}, {rps} rps: {sent:?}");
             }
         }
     }

@@ -51,10 +51,8 @@ pub(super) fn run(time: Duration, logs: Option<&Path>, report: &mut Report) -> a
     let asked = sent(&samples, killed, SETTLING..counted - killed).count() as f64;
     let arrived = after.iter().sum::<u64>() - before.iter().sum::<u64>();
     at_most(report, "killed: requests that reach the others, of those sent", arrived as f64 / asked, 1.2, "");
-    // Told and not bounded: 1.03, 1.06 and 1.55 in three runs. Peak-EWMA remembers one slow answer for up to half a minute,
-    // which would explain the third; nobody has shown it yet.
     tell(report, "before: the busiest, of its fair share", usual, "");
-    tell(report, "killed: the busiest of the others, of its fair share", busiest(&before, &after), "");
+    at_most(report, "killed: the busiest of the others, of its fair share", busiest(&before, &after), 1.2, "");
     at_most(report, "killed: in rotation again after its return", in_rotation(&samples, back, victim), 10.0, "s");
 
     let late = failures(report, sent(&samples, stalled, SETTLING_STALLED..SETTLING_STALLED + WINDOW));
