@@ -14,11 +14,11 @@ pub(crate) struct Args {
     /// Run these cases only.
     #[arg(long, value_enum, value_name = "CASE", value_delimiter = ',')]
     pub(crate) only: Vec<Case>,
-    /// How often each contender runs each case; the table shows medians.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    /// How often each contender runs each case (memory three times at most); the table shows medians.
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) rounds: u32,
     /// How long each measurement loads the pair.
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) seconds: u32,
     /// Compare these contenders only.
     #[arg(long, value_enum, value_name = "WHO", value_delimiter = ',', default_values_t = Contender::ALL)]

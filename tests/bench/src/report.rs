@@ -112,9 +112,8 @@ impl<'a> Report<'a> {
         median(of_case.filter_map(|sample| sample.figures.get(figure).copied()).collect())
     }
 
-    fn ratio(&self, row: &Row, other: Contender) -> Option<f64> {
-        let remora = self.median(row.case, row.figure, Contender::Remora)?;
-        Some(remora / self.median(row.case, row.figure, other)?)
+    fn ratio(&self, case: Case, figure: &str, other: Contender) -> Option<f64> {
+        ratio(&self.samples, case, figure, other)
     }
 
     fn line(&self, row: &Row) -> String {
@@ -124,24 +123,26 @@ impl<'a> Report<'a> {
             let _ = write!(line, " {:>8} |", cell(self.median(row.case, row.figure, contender), row.decimals));
         }
         for other in [Contender::Floor, Contender::Envoy] {
-            let _ = write!(line, " {:>8} |", cell(self.ratio(row, other), 2));
+            let _ = write!(line, " {:>8} |", cell(self.ratio(row.case, row.figure, other), 2));
         }
         line
     }
 
     /// The threshold in words and whether it is met, if both sides were measured.
     fn verdict(&self, case: Case, figure: &'static str, bound: Bound) -> Option<String> {
-        let remora = self.median(case, figure, Contender::Remora)?;
         let (met, wanted, found) = match bound {
             Bound::AtLeast(factor, other) => {
-                let ratio = remora / self.median(case, figure, other)?;
+                let ratio = self.ratio(case, figure, other)?;
                 (ratio >= factor, format!("at least {factor} × {}", other.title()), format!("{ratio:.2} ×"))
             }
             Bound::AtMost(factor, other) => {
-                let ratio = remora / self.median(case, figure, other)?;
+                let ratio = self.ratio(case, figure, other)?;
                 (ratio <= factor, format!("at most {factor} × {}", other.title()), format!("{ratio:.2} ×"))
             }
-            Bound::Below(limit) => (remora < limit, format!("below {limit}"), format!("{remora:.1}")),
+            Bound::Below(limit) => {
+                let remora = self.median(case, figure, Contender::Remora)?;
+                (remora < limit, format!("below {limit}"), format!("{remora:.1}"))
+            }
         };
         let title = ROWS.iter().find(|row| (row.case, row.figure) == (case, figure))?.title.trim();
         Some(format!("- {} {title}: {wanted}; is {found}", if met { "met:    " } else { "NOT met:" }))
@@ -161,7 +162,10 @@ impl fmt::Display for Report<'_> {
         let Machine { cpu, cores, kernel, .. } = &self.machine;
         let Plan { rounds, seconds, command, commit, date, host, .. } = self.plan;
         writeln!(f, "\n`{command}`, {date}, {host}: {cores} cores, {cpu}, Linux {kernel}, commit {commit};")?;
-        writeln!(f, "medians of {rounds} interleaved rounds of {seconds} s.\n")?;
+        writeln!(
+            f,
+            "medians of {rounds} interleaved rounds of {seconds} s; a ratio is the median of the rounds' ratios.\n"
+        )?;
         write!(f, "| {:<39} |", "case")?;
         for title in Contender::ALL.map(Contender::title).into_iter().chain(["/ floor", "/ Envoy"]) {
             write!(f, " {title:>8} |")?;
@@ -179,6 +183,17 @@ impl fmt::Display for Report<'_> {
             .try_for_each(|(contender, error)| writeln!(f, "- {} left out: {error}", contender.title()))?;
         self.errors().try_for_each(|line| writeln!(f, "{line}"))
     }
+}
+
+/// Remora's figure over the other's: the median of the rounds' ratios. What a round compares was measured within half a
+/// minute, so a machine that is faster in one round than in the next does not show, as it would in a ratio of medians.
+fn ratio(samples: &[Sample], case: Case, figure: &str, other: Contender) -> Option<f64> {
+    let of = |contender| samples.iter().filter(move |sample| sample.case == case && sample.contender == contender);
+    let ratios = of(Contender::Remora).filter_map(|remora| {
+        let other = of(other).find(|sample| sample.round == remora.round)?;
+        Some(remora.figures.get(figure)? / other.figures.get(figure)?)
+    });
+    median(ratios.collect())
 }
 
 fn median(mut values: Vec<f64>) -> Option<f64> {
@@ -206,12 +221,29 @@ fn versions(plan: &Plan) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
 
     #[test]
     fn a_median_is_the_middle_or_between_the_two_middle_values() {
         assert_eq!(median(vec![]), None);
         assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(median(vec![4.0, 1.0, 3.0, 2.0]), Some(2.5));
+    }
+
+    /// The machine is twice as fast in the second round; one round of the other was lost.
+    #[test]
+    fn a_ratio_compares_what_was_measured_in_the_same_round() {
+        let sample = |contender, round, figure| Sample {
+            case: Case::Bulk,
+            contender,
+            round,
+            figures: BTreeMap::from([("gbit_per_s", figure)]),
+        };
+        let (floor, remora) = (Contender::Floor, Contender::Remora);
+        let measured = [(remora, 1, 3.0), (remora, 2, 6.0), (remora, 3, 9.0), (floor, 1, 2.0), (floor, 2, 4.0)];
+        let samples: Vec<_> = measured.map(|(who, round, figure)| sample(who, round, figure)).into();
+        assert_eq!(ratio(&samples, Case::Bulk, "gbit_per_s", floor), Some(1.5));
+        assert_eq!(ratio(&samples, Case::Bulk, "gbit_per_s", Contender::Envoy), None);
     }
 
     #[test]
