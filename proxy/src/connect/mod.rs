@@ -15,6 +15,8 @@ pub enum ConnectError {
     Timeout { address: SocketAddr, after: Duration },
     #[error("cannot connect to {address}")]
     Io { address: SocketAddr, source: io::Error },
+    #[error("this proxy has no descriptors or memory left to connect to {address} with; raise their limits")]
+    Exhausted { address: SocketAddr, source: io::Error },
     #[error("{address} did not finish a TLS handshake in {:?}", limits::HANDSHAKE_TIMEOUT)]
     HandshakeTimeout { address: SocketAddr },
     #[error("{address} refused mesh TLS")]
@@ -32,6 +34,7 @@ impl ConnectError {
             Self::Refused { .. } => Reason::ConnectRefused,
             Self::Timeout { .. } | Self::HandshakeTimeout { .. } => Reason::ConnectTimeout,
             Self::Io { .. } => Reason::ConnectFailed,
+            Self::Exhausted { .. } => Reason::Overloaded,
             Self::Tls { .. } | Self::NoCertificate => Reason::TlsRefused,
             Self::Identity { .. } => Reason::IdentityMismatch,
         }
@@ -50,9 +53,16 @@ pub async fn tcp(_permit: &Permit, address: SocketAddr, within: Duration) -> Res
             accept::tune(&stream);
             Ok(stream)
         }
-        Ok(Err(source)) if source.kind() == io::ErrorKind::ConnectionRefused => Err(ConnectError::Refused { address }),
-        Ok(Err(source)) => Err(ConnectError::Io { address, source }),
+        Ok(Err(source)) => Err(failed(address, source)),
         Err(_) => Err(ConnectError::Timeout { address, after: within }),
+    }
+}
+
+fn failed(address: SocketAddr, source: io::Error) -> ConnectError {
+    match source.raw_os_error() {
+        Some(libc::ECONNREFUSED) => ConnectError::Refused { address },
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => ConnectError::Exhausted { address, source },
+        _ => ConnectError::Io { address, source },
     }
 }
 
@@ -153,6 +163,23 @@ pub mod proxy_header {
             }
             assert_eq!(parse(b"GET / HTTP/1.1"), Parsed::Absent);
             assert_eq!(parse(b"\r\n\r\n\0\r\nQUIT\n\x20\x11\x00\x0c"), Parsed::Malformed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What becomes of an endpoint's statistics is decided by the reason.
+    #[test]
+    fn what_this_proxy_lacks_is_not_the_endpoints_failure() {
+        let address = SocketAddr::from(([10, 0, 0, 1], 80));
+        let reason = |number| failed(address, io::Error::from_raw_os_error(number)).reason();
+        assert_eq!(reason(libc::ECONNREFUSED), Reason::ConnectRefused);
+        assert_eq!(reason(libc::EHOSTUNREACH), Reason::ConnectFailed);
+        for number in [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS] {
+            assert_eq!(reason(number), Reason::Overloaded);
         }
     }
 }

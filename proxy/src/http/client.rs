@@ -269,11 +269,13 @@ impl Upstream {
         world.clone().background.spawn(async move {
             let began = Instant::now();
             let outcome = match this.http2(&world, &crate::policy::outbound()).await {
-                Ok(_) => Outcome::Success,
+                Ok(_) => Some(Outcome::Success),
                 Err(reason) => outcome_of(reason),
             };
             let now = Instant::now();
-            in_flight.record(now, now - began, outcome);
+            if let Some(outcome) = outcome {
+                in_flight.record(now, now - began, outcome);
+            }
         });
     }
 

@@ -367,7 +367,7 @@ impl Call {
         let answer = match result {
             Ok(answer) => answer,
             Err(Failed { reason, unsent, .. }) => {
-                let outcome = outcome_of(reason);
+                let Some(outcome) = outcome_of(reason) else { return Tried::Failed { reason, unsent } };
                 in_flight.record(now, now.saturating_duration_since(sent), outcome);
                 if outcome != Outcome::Failure {
                     self.world.directory.doubt(&self.pool.id);
@@ -446,14 +446,15 @@ fn send<'a>(
     }
 }
 
-/// What a failure says of the endpoint.
-pub(super) fn outcome_of(reason: Reason) -> Outcome {
+/// What a failure to send says of the endpoint: nothing, where it was this proxy that could not.
+pub(super) fn outcome_of(reason: Reason) -> Option<Outcome> {
     match reason {
-        Reason::IdentityMismatch => Outcome::WrongIdentity,
+        Reason::Overloaded => None,
+        Reason::IdentityMismatch => Some(Outcome::WrongIdentity),
         Reason::ConnectRefused | Reason::ConnectTimeout | Reason::ConnectFailed | Reason::TlsRefused => {
-            Outcome::Unreachable
+            Some(Outcome::Unreachable)
         }
-        _ => Outcome::Failure,
+        _ => Some(Outcome::Failure),
     }
 }
 

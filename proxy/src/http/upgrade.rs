@@ -42,6 +42,9 @@ pub async fn connect(
             }
             Err(error) => {
                 log(&upstream, &error);
+                if error.reason() == Reason::Overloaded {
+                    return Err(Reason::Overloaded); // this proxy is: others cannot be connected to either
+                }
                 let wrong = matches!(error, ConnectError::Identity { .. });
                 let outcome = if wrong { Outcome::WrongIdentity } else { Outcome::Unreachable };
                 in_flight.record(Instant::now(), started.elapsed(), outcome);

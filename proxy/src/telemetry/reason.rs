@@ -77,7 +77,7 @@ reasons! {
     Loop = "loop", LOOP_DETECTED, 13;
     /// This proxy is shutting down.
     Draining = "draining", SERVICE_UNAVAILABLE, 14;
-    /// A bound of this proxy was reached.
+    /// A bound of this proxy was reached, or it has no descriptors or memory left.
     Overloaded = "overloaded", SERVICE_UNAVAILABLE, 8;
     /// A mistake of ours.
     Internal = "internal", INTERNAL_SERVER_ERROR, 13;
