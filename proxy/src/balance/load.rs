@@ -22,7 +22,7 @@ const DECAY_S: f64 = 10.0;
 const ANSWERS_KNOWN: u32 = 32;
 
 /// The time in which a peak falls to 1/e.
-const PEAK_DECAY_S: f64 = 0.1;
+const PEAK_DECAY_S: f64 = 0.06;
 
 /// An answer counts in the mean as so many times the mean at most: one that took a thousand times as long is a peak, and
 /// says little about the next ones. One that is slow for good gets there in a dozen answers.
