@@ -7,7 +7,7 @@ use std::net::SocketAddrV4;
 use std::path::PathBuf;
 
 /// Compares Remora with no proxy, a real Envoy and the floor: two pods as network namespaces, mutual TLS between
-/// their proxies, all contenders interleaved in one run. Needs root; changes nothing outside its own namespaces.
+/// their proxies, all contenders side by side in one run. Needs root; changes nothing outside its own namespaces.
 #[derive(Parser, Debug, Clone)]
 #[command(name = "tests/bench/run")]
 pub(crate) struct Args {
@@ -17,8 +17,8 @@ pub(crate) struct Args {
     /// How often each contender runs each case (memory three times at most); the table shows medians.
     #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) rounds: u32,
-    /// How long each measurement loads the pair.
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    /// How many turns of a second each contender has in a round.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) seconds: u32,
     /// Compare these contenders only.
     #[arg(long, value_enum, value_name = "WHO", value_delimiter = ',', default_values_t = Contender::ALL)]

@@ -1,7 +1,7 @@
 //! Who is compared: how each pair of proxies starts, and when it is ready.
 
 use crate::build::Plan;
-use crate::pods::{self, HTTP_PORT, Pod};
+use crate::pods::{self, HTTP_PORT, Pod, Side};
 use crate::process::{Memory, Process, Role, command};
 use crate::{envoy, load, pki, remora};
 use anyhow::{Context, Result};
@@ -38,16 +38,17 @@ impl Contender {
 
     /// Starts this contender's proxies in both pods and waits until a request passes.
     pub(crate) fn start(self, plan: &Plan) -> Result<Pair> {
-        pods::direct()?;
-        let mut pair = match self {
-            Self::None => Pair::default(),
-            Self::Envoy => Pair::from(envoy::start(plan)?),
-            Self::Floor => Pair::from([floor(plan, Pod::Client)?, floor(plan, Pod::Server)?]),
+        pods::direct(self)?;
+        let (proxies, control_plane) = match self {
+            Self::None => (Vec::new(), Vec::new()),
+            Self::Envoy => (envoy::start(plan)?.into(), Vec::new()),
+            Self::Floor => (vec![floor(plan, Side::Client)?, floor(plan, Side::Server)?], Vec::new()),
             Self::Remora => remora::start(plan)?,
         };
+        let mut pair = Pair { of: self, proxies, control_plane };
         // Remora has brought its own rules.
         if matches!(self, Self::Envoy | Self::Floor) {
-            pods::redirect()?;
+            pods::redirect(self)?;
         }
         pair.wait_until_ready().with_context(|| format!("start {}", self.title()))?;
         Ok(pair)
@@ -60,31 +61,23 @@ impl fmt::Display for Contender {
     }
 }
 
-fn floor(plan: &Plan, pod: Pod) -> Result<Process> {
+fn floor(plan: &Plan, side: Side) -> Result<Process> {
+    let pod = Pod { of: Contender::Floor, side };
     let mut floor = command(pod, Role::Proxy, &plan.floor);
-    Process::start(&format!("floor-{}", pod.name()), floor.args([pod.name(), pki::PKI_DIR]))
+    Process::start(&pod.name(), floor.args([side.name(), pki::PKI_DIR]))
 }
 
 /// The running proxies of one contender; dropping it stops them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Pair {
+    pub(crate) of: Contender,
     /// The client's, then the server's; empty without a proxy.
     proxies: Vec<Process>,
     /// What the proxies need but what does not count as theirs.
     control_plane: Vec<Process>,
 }
 
-impl From<[Process; 2]> for Pair {
-    fn from(proxies: [Process; 2]) -> Self {
-        Self { proxies: proxies.into(), control_plane: Vec::new() }
-    }
-}
-
 impl Pair {
-    pub(crate) fn with_control_plane(proxies: [Process; 2], control_plane: Vec<Process>) -> Self {
-        Self { proxies: proxies.into(), control_plane }
-    }
-
     pub(crate) fn check(&mut self) -> Result<()> {
         self.proxies.iter_mut().chain(&mut self.control_plane).try_for_each(Process::check)
     }
@@ -102,13 +95,18 @@ impl Pair {
         self.proxies.iter().map(Process::memory).collect()
     }
 
+    /// What its processes said last.
+    pub(crate) fn log_ends(&self) -> String {
+        let logs: Vec<_> = self.proxies.iter().chain(&self.control_plane).map(Process::log_end).collect();
+        format!("the logs end with:\n{}", logs.join("\n---\n"))
+    }
+
     fn wait_until_ready(&mut self) -> Result<()> {
         let deadline = Instant::now() + START_TIMEOUT;
-        while let Err(error) = load::probe(pods::server(HTTP_PORT)) {
+        while let Err(error) = load::probe(self.of, pods::server(HTTP_PORT)) {
             self.check()?;
             if Instant::now() > deadline {
-                let logs: Vec<_> = self.proxies.iter().chain(&self.control_plane).map(Process::log_end).collect();
-                return Err(error.context(format!("no request passes; the logs end with:\n{}", logs.join("\n---\n"))));
+                return Err(error.context(format!("no request passes; {}", self.log_ends())));
             }
         }
         Ok(())

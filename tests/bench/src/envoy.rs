@@ -3,8 +3,9 @@
 //! nothing that would make it slower than it has to be.
 
 use crate::build::Plan;
+use crate::contender::Contender;
 use crate::pki::{PKI_DIR, spiffe_id};
-use crate::pods::{BULK_PORT, HTTP_PORT, INBOUND_PORT, OUTBOUND_PORT, Pod, SERVER_ADDRESS};
+use crate::pods::{BULK_PORT, HTTP_PORT, INBOUND_PORT, OUTBOUND_PORT, Pod, SERVER_ADDRESS, Side};
 use crate::process::{Process, Role, command};
 use crate::sandbox::DIR;
 use anyhow::{Context, Result};
@@ -14,11 +15,12 @@ use std::fs;
 const TYPES: &str = "type.googleapis.com/envoy.extensions";
 
 pub(crate) fn start(plan: &Plan) -> Result<[Process; 2]> {
-    Ok([launch(plan, Pod::Client, &client())?, launch(plan, Pod::Server, &server())?])
+    Ok([launch(plan, Side::Client, &client())?, launch(plan, Side::Server, &server())?])
 }
 
-fn launch(plan: &Plan, pod: Pod, config: &Value) -> Result<Process> {
-    let name = format!("envoy-{}", pod.name());
+fn launch(plan: &Plan, side: Side, config: &Value) -> Result<Process> {
+    let pod = Pod { of: Contender::Envoy, side };
+    let name = pod.name();
     let path = format!("{DIR}/{name}.json");
     fs::write(&path, config.to_string()).with_context(|| format!("write {path}"))?;
     let mut envoy = command(pod, Role::Proxy, &plan.envoy);
@@ -39,7 +41,7 @@ fn client() -> Value {
         "name": "envoy.transport_sockets.tls",
         "typed_config": {
             "@type": format!("{TYPES}.transport_sockets.tls.v3.UpstreamTlsContext"),
-            "common_tls_context": tls_context(Pod::Client, Pod::Server)
+            "common_tls_context": tls_context(Side::Client, Side::Server)
         }
     });
     let peer = SERVER_ADDRESS.to_string();
@@ -62,7 +64,7 @@ fn server() -> Value {
             "@type": format!("{TYPES}.filters.http.rbac.v3.RBAC"),
             "rules": { "action": "ALLOW", "policies": { "client": {
                 "permissions": [{ "any": true }],
-                "principals": [{ "authenticated": { "principal_name": { "exact": spiffe_id(Pod::Client) } } }]
+                "principals": [{ "authenticated": { "principal_name": { "exact": spiffe_id(Side::Client) } } }]
             } } }
         }
     });
@@ -71,7 +73,7 @@ fn server() -> Value {
         "typed_config": {
             "@type": format!("{TYPES}.transport_sockets.tls.v3.DownstreamTlsContext"),
             "require_client_certificate": true,
-            "common_tls_context": tls_context(Pod::Server, Pod::Client)
+            "common_tls_context": tls_context(Side::Server, Side::Client)
         }
     });
     let route = json!({ "match": { "prefix": "/" }, "route": { "cluster": "http" } });
@@ -158,7 +160,7 @@ fn cluster(name: &str, address: &str, port: u16, tls: Option<&Value>) -> Value {
 }
 
 /// Our certificate, and whom we talk to.
-fn tls_context(own: Pod, peer: Pod) -> Value {
+fn tls_context(own: Side, peer: Side) -> Value {
     let file = |name: String| json!({ "filename": format!("{PKI_DIR}/{name}") });
     json!({
         "alpn_protocols": ["h2"],

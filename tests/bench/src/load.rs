@@ -1,5 +1,6 @@
 //! Load generators in the client pod, and what they say.
 
+use crate::contender::Contender;
 use crate::held;
 use crate::pods::{self, BULK_PORT, HTTP_PORT, Pod};
 use crate::process::{Role, command};
@@ -28,8 +29,8 @@ pub(crate) struct Bulk {
 }
 
 /// A closed loop of HTTP/1 requests over `connections`, each request on a new one if not `keep_alive`.
-pub(crate) fn http(connections: u32, keep_alive: bool, seconds: u32) -> Result<Http> {
-    let mut wrk = command(Pod::Client, Role::Load, "wrk");
+pub(crate) fn http(of: Contender, connections: u32, keep_alive: bool, seconds: u32) -> Result<Http> {
+    let mut wrk = command(Pod::client(of), Role::Load, "wrk");
     wrk.args(["--threads", "1", "--latency", "--connections", &connections.to_string()]);
     wrk.args(["--duration", &format!("{seconds}s")]);
     if !keep_alive {
@@ -40,9 +41,9 @@ pub(crate) fn http(connections: u32, keep_alive: bool, seconds: u32) -> Result<H
 }
 
 /// One TCP stream to the server, as fast as it goes.
-pub(crate) fn bulk(seconds: u32) -> Result<Bulk> {
+pub(crate) fn bulk(of: Contender, seconds: u32) -> Result<Bulk> {
     let address = pods::server(BULK_PORT);
-    let mut iperf = command(Pod::Client, Role::Load, "iperf3");
+    let mut iperf = command(Pod::client(of), Role::Load, "iperf3");
     iperf.args(["--client", &address.ip().to_string(), "--port", &BULK_PORT.to_string(), "--json"]);
     let text = output(iperf.args(["--time", &seconds.to_string()]))?;
     let report: serde_json::Value = serde_json::from_str(&text).context("iperf3 says no JSON")?;
@@ -56,8 +57,8 @@ pub(crate) fn bulk(seconds: u32) -> Result<Bulk> {
 pub(crate) struct Idle(Child);
 
 impl Idle {
-    pub(crate) fn open(count: u32) -> Result<Self> {
-        let mut hold = hold(pods::server(HTTP_PORT), count)?;
+    pub(crate) fn open(of: Contender, count: u32) -> Result<Self> {
+        let mut hold = hold(of, pods::server(HTTP_PORT), count)?;
         hold.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut idle = Self(hold.spawn().context("start the holder of connections")?);
         let mut line = String::new();
@@ -79,13 +80,13 @@ impl Drop for Idle {
 }
 
 /// Sends one request on a connection of its own.
-pub(crate) fn probe(address: SocketAddrV4) -> Result<()> {
-    output(&mut hold(address, 1)?).map(drop)
+pub(crate) fn probe(of: Contender, address: SocketAddrV4) -> Result<()> {
+    output(&mut hold(of, address, 1)?).map(drop)
 }
 
-fn hold(address: SocketAddrV4, count: u32) -> Result<Command> {
+fn hold(of: Contender, address: SocketAddrV4, count: u32) -> Result<Command> {
     let exe = std::env::current_exe().context("find this program")?;
-    let mut hold = command(Pod::Client, Role::Load, exe);
+    let mut hold = command(Pod::client(of), Role::Load, exe);
     hold.arg("hold").arg(address.to_string()).arg(count.to_string());
     Ok(hold)
 }

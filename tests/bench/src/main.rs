@@ -2,8 +2,8 @@
 //!
 //! In: the workspace (or finished binaries). Out: a table for people and a JSON file with every raw figure.
 //! Two network namespaces stand for two pods. The load generator and the backend share core 0, both proxies share
-//! core 1 with one worker each, so that a closed loop measures the CPU cost of the pair. Every measurement starts a
-//! fresh pair, and the contenders take turns within each round, so that a noisy minute harms all of them alike.
+//! core 1 with one worker each, so that a closed loop measures the CPU cost of the pair. In every round each contender
+//! starts a fresh pair in pods of its own; then they take turns of a second, so that a noisy minute harms all alike.
 //!
 //! It does not tune the kernel, and no packet leaves the namespaces that it makes (see [`sandbox`]).
 

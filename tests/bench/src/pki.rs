@@ -1,6 +1,6 @@
 //! A certificate authority for Envoy and the floor: P-256 leaves with a SPIFFE ID each. Remora has its own.
 
-use crate::pods::Pod;
+use crate::pods::Side;
 use crate::process::PROXY_UID;
 use crate::sandbox::DIR;
 use anyhow::{Context, Result};
@@ -13,8 +13,8 @@ use std::os::unix::fs::chown;
 /// Where the PEM files lie: `ca.crt`, and per side `SIDE.crt` and `SIDE.key`.
 pub(crate) const PKI_DIR: &str = "/run/remora-bench/pki";
 
-pub(crate) fn spiffe_id(pod: Pod) -> String {
-    format!("spiffe://cluster.local/ns/bench/sa/{}", pod.name())
+pub(crate) fn spiffe_id(side: Side) -> String {
+    format!("spiffe://cluster.local/ns/bench/sa/{}", side.name())
 }
 
 pub(crate) fn create() -> Result<()> {
@@ -25,16 +25,16 @@ pub(crate) fn create() -> Result<()> {
     let key = KeyPair::generate()?;
     write("ca.crt", &authority.self_signed(&key)?.pem())?;
     let issuer = Issuer::new(authority, key);
-    for pod in [Pod::Client, Pod::Server] {
+    for side in [Side::Client, Side::Server] {
         let mut leaf = CertificateParams::default();
         leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         // The floor checks the DNS name (stock webpki), Envoy the SPIFFE ID.
-        let name = format!("{}.bench", pod.name());
-        leaf.subject_alt_names = vec![SanType::URI(spiffe_id(pod).try_into()?), SanType::DnsName(name.try_into()?)];
+        let name = format!("{}.bench", side.name());
+        leaf.subject_alt_names = vec![SanType::URI(spiffe_id(side).try_into()?), SanType::DnsName(name.try_into()?)];
         let key = KeyPair::generate()?;
-        write(&format!("{}.crt", pod.name()), &leaf.signed_by(&key, &issuer)?.pem())?;
-        write(&format!("{}.key", pod.name()), &key.serialize_pem())?;
+        write(&format!("{}.crt", side.name()), &leaf.signed_by(&key, &issuer)?.pem())?;
+        write(&format!("{}.key", side.name()), &key.serialize_pem())?;
     }
     Ok(())
 }

@@ -1,5 +1,7 @@
-//! The two pods: network namespaces joined by a veth pair, the backends in one of them, and the redirect rules.
+//! Each contender's two pods: network namespaces joined by a veth pair, the backends in one of them, and the redirect
+//! rules.
 
+use crate::contender::Contender;
 use crate::process::{PROXY_UID, Process, Role, command};
 use crate::sandbox::DIR;
 use crate::tools::output;
@@ -18,16 +20,22 @@ pub(crate) const SERVER_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 pub(crate) const CLIENT_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 pub(crate) const ANSWER: &str = "hello, pods\n";
 
-/// A network namespace that stands for a pod.
+/// A network namespace that stands for a pod. All contenders have their own, with the same addresses.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Pod {
+pub(crate) struct Pod {
+    pub(crate) of: Contender,
+    pub(crate) side: Side,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Side {
     Client,
     Server,
     /// Where Remora's control plane runs, out of the way of all redirection.
     Control,
 }
 
-impl Pod {
+impl Side {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Client => "client",
@@ -37,46 +45,68 @@ impl Pod {
     }
 }
 
+impl Pod {
+    pub(crate) const fn client(of: Contender) -> Self {
+        Self { of, side: Side::Client }
+    }
+
+    pub(crate) const fn server(of: Contender) -> Self {
+        Self { of, side: Side::Server }
+    }
+
+    pub(crate) const fn control(of: Contender) -> Self {
+        Self { of, side: Side::Control }
+    }
+
+    /// The namespace's name.
+    pub(crate) fn name(self) -> String {
+        format!("{}-{}", self.of, self.side.name())
+    }
+}
+
 /// The address that an application in the client pod dials.
 pub(crate) fn server(port: u16) -> SocketAddrV4 {
     SocketAddrV4::new(SERVER_ADDRESS, port)
 }
 
 /// Where `pod` reaches the control plane.
-pub(crate) fn control_address(pod: Pod) -> Ipv4Addr {
-    match pod {
-        Pod::Client => Ipv4Addr::new(10, 77, 1, 2),
-        Pod::Server => Ipv4Addr::new(10, 77, 2, 2),
-        Pod::Control => Ipv4Addr::LOCALHOST,
+pub(crate) fn control_address(side: Side) -> Ipv4Addr {
+    match side {
+        Side::Client => Ipv4Addr::new(10, 77, 1, 2),
+        Side::Server => Ipv4Addr::new(10, 77, 2, 2),
+        Side::Control => Ipv4Addr::LOCALHOST,
     }
 }
 
-/// Both pods with the backends running; the sandbox removes the namespaces.
+/// A contender's pods with the backends running; the sandbox removes the namespaces.
 #[derive(Debug)]
 pub(crate) struct Pods {
     backends: [Process; 2],
 }
 
 impl Pods {
-    pub(crate) fn create() -> Result<Self> {
-        for pod in [Pod::Client, Pod::Server, Pod::Control] {
+    pub(crate) fn create(of: Contender) -> Result<Self> {
+        let (client, server, control) = (Pod::client(of), Pod::server(of), Pod::control(of));
+        for pod in [client, server, control] {
             ip(&format!("netns add {}", pod.name()))?;
             ip(&format!("-n {} link set lo up", pod.name()))?;
             // A new connection per request takes more ports than the default range holds.
             output(command(pod, Role::Load, "sysctl").args(["-qw", "net.ipv4.ip_local_port_range=10000 65535"]))?;
         }
-        link(("client", "eth0", CLIENT_ADDRESS), ("server", "eth0", SERVER_ADDRESS))?;
-        for (pod, own) in [(Pod::Client, Ipv4Addr::new(10, 77, 1, 1)), (Pod::Server, Ipv4Addr::new(10, 77, 2, 1))] {
-            link((pod.name(), "control", own), ("control", pod.name(), control_address(pod)))?;
+        link((client, "eth0", CLIENT_ADDRESS), (server, "eth0", SERVER_ADDRESS))?;
+        for (pod, own) in [(client, Ipv4Addr::new(10, 77, 1, 1)), (server, Ipv4Addr::new(10, 77, 2, 1))] {
+            link((pod, "control", own), (control, pod.side.name(), control_address(pod.side)))?;
         }
-        let config = format!("{DIR}/nginx.conf");
-        fs::write(&config, nginx_config()).with_context(|| format!("write {config}"))?;
-        let mut nginx = command(Pod::Server, Role::Load, "nginx");
-        let mut iperf = command(Pod::Server, Role::Load, "iperf3");
-        let backends = [
-            Process::start("nginx", nginx.args(["-e", "stderr", "-p", DIR, "-c", &config]))?,
-            Process::start("iperf3-server", iperf.args(["--server", "--port", &BULK_PORT.to_string()]))?,
-        ];
+        let config = format!("{DIR}/nginx-{of}.conf");
+        fs::write(&config, nginx_config(of)).with_context(|| format!("write {config}"))?;
+        let mut nginx = command(server, Role::Load, "nginx");
+        let mut iperf = command(server, Role::Load, "iperf3");
+        let (nginx, iperf) = (
+            nginx.args(["-e", "stderr", "-p", DIR, "-c", &config]),
+            iperf.args(["--server", "--port", &BULK_PORT.to_string()]),
+        );
+        let backends =
+            [Process::start(&format!("nginx-{of}"), nginx)?, Process::start(&format!("iperf3-server-{of}"), iperf)?];
         Ok(Self { backends })
     }
 
@@ -86,7 +116,7 @@ impl Pods {
 }
 
 /// Sends the application's traffic through the proxies, as `remora-proxy init` would.
-pub(crate) fn redirect() -> Result<()> {
+pub(crate) fn redirect(of: Contender) -> Result<()> {
     let outbound = format!(
         "table ip bench {{ chain output {{ type nat hook output priority -100; meta skuid {PROXY_UID} return; \
          oifname lo return; tcp dport {{ {HTTP_PORT}, {BULK_PORT} }} redirect to :{OUTBOUND_PORT}; }}; }}"
@@ -95,20 +125,21 @@ pub(crate) fn redirect() -> Result<()> {
         "table ip bench {{ chain prerouting {{ type nat hook prerouting priority -100; iifname lo return; \
          tcp dport {{ {HTTP_PORT}, {BULK_PORT} }} redirect to :{INBOUND_PORT}; }}; }}"
     );
-    nft(Pod::Client, &outbound)?;
-    nft(Pod::Server, &inbound)
+    nft(Pod::client(of), &outbound)?;
+    nft(Pod::server(of), &inbound)
 }
 
 /// Takes all rules out of both pods.
-pub(crate) fn direct() -> Result<()> {
-    nft(Pod::Client, "flush ruleset")?;
-    nft(Pod::Server, "flush ruleset")
+pub(crate) fn direct(of: Contender) -> Result<()> {
+    nft(Pod::client(of), "flush ruleset")?;
+    nft(Pod::server(of), "flush ruleset")
 }
 
 /// Joins two namespaces: each end is the namespace, the name of its interface and its address.
-fn link(one: (&str, &str, Ipv4Addr), other: (&str, &str, Ipv4Addr)) -> Result<()> {
-    ip(&format!("-n {} link add {} type veth peer name {} netns {}", one.0, one.1, other.1, other.0))?;
+fn link(one: (Pod, &str, Ipv4Addr), other: (Pod, &str, Ipv4Addr)) -> Result<()> {
+    ip(&format!("-n {} link add {} type veth peer name {} netns {}", one.0.name(), one.1, other.1, other.0.name()))?;
     for (pod, interface, address) in [one, other] {
+        let pod = pod.name();
         ip(&format!("-n {pod} address add {address}/24 dev {interface}"))?;
         ip(&format!("-n {pod} link set {interface} up"))?;
     }
@@ -123,10 +154,10 @@ fn ip(arguments: &str) -> Result<()> {
     output(Command::new("ip").args(arguments.split(' '))).map(drop)
 }
 
-fn nginx_config() -> String {
+fn nginx_config(of: Contender) -> String {
     let answer = ANSWER.trim_end();
     format!(
-        "daemon off; master_process off; pid {DIR}/nginx.pid; user root;\n\
+        "daemon off; master_process off; pid {DIR}/nginx-{of}.pid; user root;\n\
          events {{ worker_connections 8192; }}\n\
          http {{\n  access_log off; tcp_nodelay on; keepalive_timeout 1h; keepalive_requests 1000000000;\n  \
          client_body_temp_path {DIR}; proxy_temp_path {DIR}; fastcgi_temp_path {DIR}; uwsgi_temp_path {DIR}; \

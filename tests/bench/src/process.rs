@@ -28,7 +28,7 @@ pub(crate) enum Role {
 /// `program` in `pod`. Every step on the way to it replaces the process, so the child is the program itself.
 pub(crate) fn command(pod: Pod, role: Role, program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("ip");
-    command.args(["netns", "exec", pod.name(), "taskset", "--cpu-list"]);
+    command.args(["netns", "exec", &pod.name(), "taskset", "--cpu-list"]);
     match role {
         Role::Load => command.arg("0"),
         Role::Proxy => {

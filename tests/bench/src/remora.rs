@@ -1,8 +1,8 @@
 //! Remora as it is deployed: identity and discovery in a pod of their own, a proxy in each of the two pods.
 
 use crate::build::Plan;
-use crate::contender::Pair;
-use crate::pods::{self, BULK_PORT, HTTP_PORT, Pod, SERVER_ADDRESS};
+use crate::contender::Contender;
+use crate::pods::{self, BULK_PORT, HTTP_PORT, Pod, SERVER_ADDRESS, Side};
 use crate::process::{PROXY_UID, Process, Role, command};
 use crate::sandbox::DIR;
 use crate::tools::output;
@@ -16,25 +16,29 @@ use std::os::unix::fs::{chown, symlink};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+const CLIENT: Pod = Pod::client(Contender::Remora);
+const SERVER: Pod = Pod::server(Contender::Remora);
+const CONTROL: Pod = Pod::control(Contender::Remora);
 const HOME: &str = "/run/remora-bench/remora";
 const IDENTITY_PORT: u16 = 4180;
 const DISCOVERY_PORT: u16 = 4181;
 const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 const ANCHORS_TIMEOUT: Duration = Duration::from_secs(10);
 
-pub(crate) fn start(plan: &Plan) -> Result<Pair> {
+/// The proxies, and the control plane that they need.
+pub(crate) fn start(plan: &Plan) -> Result<(Vec<Process>, Vec<Process>)> {
     if !Path::new(HOME).exists() {
         prepare(plan)?;
     }
     let identity = identity()?;
     let discovery = discovery()?;
-    let proxies = [proxy(Pod::Client)?, proxy(Pod::Server)?];
+    let proxies = vec![proxy(Side::Client)?, proxy(Side::Server)?];
     redirect()?;
-    Ok(Pair::with_control_plane(proxies, vec![identity, discovery]))
+    Ok((proxies, vec![identity, discovery]))
 }
 
 fn identity() -> Result<Process> {
-    let mut identity = command(Pod::Control, Role::Load, component("identity"));
+    let mut identity = command(CONTROL, Role::Load, component("identity"));
     identity.args(["--listen", &format!("[::]:{IDENTITY_PORT}"), "--issuer-dir", &file("issuer")]);
     let mut process = Process::start("remora-identity", identity.args(["--jwks", &file("jwks.json")]))?;
     // On its first start it makes the anchors that all others read.
@@ -53,32 +57,32 @@ fn identity() -> Result<Process> {
 }
 
 fn discovery() -> Result<Process> {
-    let mut discovery = command(Pod::Control, Role::Load, component("discovery"));
+    let mut discovery = command(CONTROL, Role::Load, component("discovery"));
     discovery.args(["--listen", &format!("[::]:{DISCOVERY_PORT}"), "--manifests", &file("manifests")]);
     discovery.args(["--identity-addr", &format!("127.0.0.1:{IDENTITY_PORT}")]);
     discovery.args(["--trust-anchors", &file("ca.crt"), "--token", &file("remora-discovery.jwt")]);
     Process::start("remora-discovery", &mut discovery)
 }
 
-fn proxy(pod: Pod) -> Result<Process> {
-    let control = pods::control_address(pod);
-    let mut proxy = command(pod, Role::Proxy, component("proxy"));
+fn proxy(side: Side) -> Result<Process> {
+    let control = pods::control_address(side);
+    let mut proxy = command(Pod { of: Contender::Remora, side }, Role::Proxy, component("proxy"));
     proxy.envs([
         ("REMORA_PROXY_NAMESPACE", "bench"),
-        ("REMORA_PROXY_POD", pod.name()),
-        ("REMORA_PROXY_SERVICE_ACCOUNT", pod.name()),
+        ("REMORA_PROXY_POD", side.name()),
+        ("REMORA_PROXY_SERVICE_ACCOUNT", side.name()),
         ("REMORA_PROXY_TRUST_ANCHORS", &file("ca.crt")),
-        ("REMORA_PROXY_TOKEN", &file(&format!("{}.jwt", pod.name()))),
+        ("REMORA_PROXY_TOKEN", &file(&format!("{}.jwt", side.name()))),
         ("REMORA_PROXY_IDENTITY_ADDR", &format!("{control}:{IDENTITY_PORT}")),
         ("REMORA_PROXY_DISCOVERY_ADDR", &format!("{control}:{DISCOVERY_PORT}")),
         ("REMORA_PROXY_WORKERS", "1"),
     ]);
-    Process::start(&format!("remora-proxy-{}", pod.name()), &mut proxy)
+    Process::start(&format!("remora-proxy-{}", side.name()), &mut proxy)
 }
 
 /// The rules that every pod gets.
 fn redirect() -> Result<()> {
-    for pod in [Pod::Client, Pod::Server] {
+    for pod in [CLIENT, SERVER] {
         output(command(pod, Role::Load, component("proxy")).arg("init"))?;
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! The result: a table of medians for people, and a JSON file with every raw figure.
 
 use crate::build::Plan;
-use crate::case::{Case, Outcome, Sample};
+use crate::case::{Case, ERRORS, Outcome, Sample};
 use crate::contender::Contender;
 use crate::tools::{self, output};
 use anyhow::{Context, Result};
@@ -133,11 +133,19 @@ impl<'a> Report<'a> {
         let (met, wanted, found) = match bound {
             Bound::AtLeast(factor, other) => {
                 let ratio = self.ratio(case, figure, other)?;
-                (ratio >= factor, format!("at least {factor} × {}", other.title()), format!("{ratio:.2} ×"))
+                (
+                    ratio >= factor,
+                    format!("at least {factor} × {}", other.title()),
+                    self.found(ratio, case, figure, other),
+                )
             }
             Bound::AtMost(factor, other) => {
                 let ratio = self.ratio(case, figure, other)?;
-                (ratio <= factor, format!("at most {factor} × {}", other.title()), format!("{ratio:.2} ×"))
+                (
+                    ratio <= factor,
+                    format!("at most {factor} × {}", other.title()),
+                    self.found(ratio, case, figure, other),
+                )
             }
             Bound::Below(limit) => {
                 let remora = self.median(case, figure, Contender::Remora)?;
@@ -148,9 +156,16 @@ impl<'a> Report<'a> {
         Some(format!("- {} {title}: {wanted}; is {found}", if met { "met:    " } else { "NOT met:" }))
     }
 
+    /// A ratio, and what the medians of the table say beside it, which are of different rounds.
+    fn found(&self, ratio: f64, case: Case, figure: &str, other: Contender) -> String {
+        let medians = self.median(case, figure, Contender::Remora).zip(self.median(case, figure, other));
+        medians
+            .map_or_else(String::new, |(ours, theirs)| format!("{ratio:.2} × (of the medians: {:.2})", ours / theirs))
+    }
+
     fn errors(&self) -> impl Iterator<Item = String> {
         self.samples.iter().filter_map(|sample| {
-            let errors = *sample.figures.get("errors")?;
+            let errors = *sample.figures.get(ERRORS)?;
             let sample = || format!("{:?}, {}, round {}", sample.case, sample.contender.title(), sample.round);
             (errors > 0.0).then(|| format!("- failed: {errors} requests or connections in {}", sample()))
         })
@@ -164,7 +179,7 @@ impl fmt::Display for Report<'_> {
         writeln!(f, "\n`{command}`, {date}, {host}: {cores} cores, {cpu}, Linux {kernel}, commit {commit};")?;
         writeln!(
             f,
-            "medians of {rounds} interleaved rounds of {seconds} s; a ratio is the median of the rounds' ratios.\n"
+            "medians of {rounds} rounds of {seconds} turns of 1 s; a ratio is the median of the rounds' ratios.\n"
         )?;
         write!(f, "| {:<39} |", "case")?;
         for title in Contender::ALL.map(Contender::title).into_iter().chain(["/ floor", "/ Envoy"]) {
@@ -185,8 +200,8 @@ impl fmt::Display for Report<'_> {
     }
 }
 
-/// Remora's figure over the other's: the median of the rounds' ratios. What a round compares was measured within half a
-/// minute, so a machine that is faster in one round than in the next does not show, as it would in a ratio of medians.
+/// Remora's figure over the other's: the median of the rounds' ratios. What a round compares was measured in turns of a
+/// second, so a machine that is faster in one round than in the next does not show, as it would in a ratio of medians.
 fn ratio(samples: &[Sample], case: Case, figure: &str, other: Contender) -> Option<f64> {
     let of = |contender| samples.iter().filter(move |sample| sample.case == case && sample.contender == contender);
     let ratios = of(Contender::Remora).filter_map(|remora| {
@@ -196,7 +211,8 @@ fn ratio(samples: &[Sample], case: Case, figure: &str, other: Contender) -> Opti
     median(ratios.collect())
 }
 
-fn median(mut values: Vec<f64>) -> Option<f64> {
+/// Of nothing: none.
+pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let upper = *values.get(values.len() / 2)?;
     let lower = *values.get((values.len() - 1) / 2)?;
