@@ -6,6 +6,7 @@
 //! the answer under way: API servers then open another connection, to another replica.
 
 use super::decide::Decider;
+use super::timely::{Reviews, Timely};
 use crate::certificate::Serving;
 use crate::registration::{BY_NAMESPACE, BY_POD};
 use axum::Router;
@@ -16,6 +17,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 use hyper::body::Incoming;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use remora_runtime::slots::Slots;
@@ -42,6 +44,13 @@ const CONNECTIONS_MAX: usize = 256;
 const PER_ADDRESS_MAX: usize = 64;
 /// Reviews under way on one connection; each may hold a body.
 const STREAMS_MAX: u32 = 64;
+/// How long an API server keeps a connection that it does not use (Go's `http.DefaultTransport`).
+const API_SERVER_KEEPS: Duration = Duration::from_secs(90);
+/// How long an HTTP/1 connection may be silent between reviews. API servers ask over HTTP/1, and do not ask again where the
+/// connection closes under a question: the pod is refused. So it is they who close first. A head that has begun must come
+/// within [`REQUEST_TIMEOUT`], as a body must.
+const SILENCE_MAX: Duration = Duration::from_secs(150);
+const _: () = assert!(SILENCE_MAX.as_secs() > API_SERVER_KEEPS.as_secs() + REQUEST_TIMEOUT.as_secs());
 /// PING, so that a peer that vanished does not hold its connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
@@ -115,18 +124,28 @@ async fn connection(tcp: TcpStream, acceptor: TlsAcceptor, router: Router, drain
     let tls = tls.map_err(|error| error.to_string())?;
     let is_http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
     let service = router.map_request(|request: hyper::Request<Incoming>| request.map(Body::new));
-    let (io, service) = (TokioIo::new(tls), TowerToHyperService::new(service));
+    let service = TowerToHyperService::new(service);
     if is_http2 {
         let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS_MAX)
             .keep_alive_interval(KEEP_ALIVE)
-            .serve_connection(io, service);
+            .serve_connection(TokioIo::new(tls), service);
         return until_drained!(connection, drain);
     }
+    let reviews = Reviews::default();
+    let timely = Timely::new(tls, reviews.clone(), REQUEST_TIMEOUT);
+    let counted = service_fn(move |request| {
+        let (review, answer) = (reviews.begin(), service.call(request));
+        async move {
+            let answer = answer.await;
+            drop(review);
+            answer
+        }
+    });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(REQUEST_TIMEOUT)
-        .serve_connection(io, service);
+        .header_read_timeout(SILENCE_MAX)
+        .serve_connection(TokioIo::new(timely), counted);
     until_drained!(connection, drain)
 }
