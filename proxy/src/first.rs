@@ -10,6 +10,7 @@ use crate::{
     limits,
     tls::Alpn,
 };
+use futures_util::FutureExt;
 use std::{cell::Cell, io, pin::pin, time::Duration};
 use tokio::{
     io::AsyncRead,
@@ -147,13 +148,27 @@ where
     S: AsyncRead + Unpin,
     U: AsyncRead + Unpin,
 {
+    // Nothing is opened for a client that has spoken already.
+    if let Some(read) = client.read_ahead(limits::DETECT_BYTES_MAX).now_or_never() {
+        return match read.map_err(FirstError::Client)? {
+            0 => Ok(First::Closed),
+            _ => decide(client, mesh).await.map_err(FirstError::Client),
+        };
+    }
     let mut open = pin!(open());
     let mut upstream = tokio::select! {
-        biased; // nothing is opened for a client that has spoken already
+        biased;
         read = client.read_ahead(limits::DETECT_BYTES_MAX) => {
-            return match read.map_err(FirstError::Client)? {
-                0 => Ok(First::Closed),
-                _ => decide(client, mesh).await.map_err(FirstError::Client),
+            if read.map_err(FirstError::Client)? == 0 {
+                return Ok(First::Closed);
+            }
+            return match decide(client, mesh).await.map_err(FirstError::Client)? {
+                // The server may have seen this connection already: a second one in its place would be one that somebody
+                // opened and gave up, which servers count, and some serve one client at a time.
+                First::Opaque | First::Tls => {
+                    Ok(First::Opened(Prefixed::new(open.await.map_err(FirstError::Upstream)?)))
+                }
+                decided => Ok(decided),
             };
         }
         opened = open.as_mut() => Prefixed::new(opened.map_err(FirstError::Upstream)?),
@@ -170,5 +185,51 @@ where
                 decided => decided,
             })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::convert::Infallible;
+    use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
+
+    const SILENT: Wait = Wait { grace: Duration::ZERO, mesh: false };
+
+    /// What comes of a client that says `said` while the upstream is being opened.
+    async fn while_opening(said: &[u8]) -> First<DuplexStream> {
+        let (client, mut says) = duplex(1024);
+        let (upstream, _server) = duplex(1024);
+        let (spoke, speaks) = tokio::sync::oneshot::channel();
+        let mut client = Prefixed::new(client);
+        let open = async || {
+            says.write_all(said).await.unwrap();
+            spoke.send(()).unwrap();
+            // The client's bytes are seen before this is asked again.
+            tokio::task::yield_now().await;
+            Ok::<_, Infallible>(upstream)
+        };
+        let first = protocol(&mut client, SILENT, open).await.unwrap();
+        speaks.await.unwrap();
+        assert_eq!(client.prefix(), said);
+        first
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_being_opened_is_used_by_a_client_that_speaks_meanwhile() {
+        assert!(matches!(while_opening(b"\x01\x02 cookie of iperf3").await, First::Opened(_)));
+        assert!(matches!(while_opening(b"GET / HTTP/1.1\r\n").await, First::Http1));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_opened_for_a_client_that_has_spoken_or_gone() {
+        let never = async || -> Result<DuplexStream, Infallible> { panic!("opened") };
+        let (client, mut says) = duplex(1024);
+        says.write_all(b"\x01\x02 cookie").await.unwrap();
+        let first = protocol(&mut Prefixed::new(client), SILENT, never).await.unwrap();
+        assert!(matches!(first, First::Opaque));
+        let (client, gone) = duplex(1024);
+        drop(gone);
+        assert!(matches!(protocol(&mut Prefixed::new(client), SILENT, never).await.unwrap(), First::Closed));
     }
 }

@@ -57,7 +57,7 @@ async fn redirected(world: Rc<World>, mut client: Prefixed<TcpStream>, from: Soc
     };
     let Some(port) = port else { return refuse(&from, Reason::Denied, UNKNOWN_PORT) };
     let caller = visit(&world, port, from, to, None);
-    let wait = Wait { grace: caller.port.habit.grace(), mesh: true };
+    let wait = Wait { grace: grace(&caller, caller.port.habit.grace()), mesh: true };
     let first = first::protocol(&mut client, wait, async || open(&caller).await).await;
     if let Ok(first) = &first {
         caller.port.habit.learn(first);
@@ -111,7 +111,7 @@ async fn mesh(world: Rc<World>, client: Prefixed<TcpStream>, from: SocketAddr, t
         return Box::pin(http(world, stream, Wire::Http2, limits::MESH_STREAMS_MAX, caller)).await;
     }
     // The peer has waited for its client already.
-    let wait = Wait { grace: Duration::ZERO, mesh: false };
+    let wait = Wait { grace: grace(&caller, Duration::ZERO), mesh: false };
     let first = first::protocol(&mut stream, wait, async || open(&caller).await).await;
     decided(world, stream, first, caller).await;
 }
@@ -161,19 +161,20 @@ enum OpenError {
     Connect(ConnectError),
 }
 
-/// Opens the application's connection beside the wait for the peer's first bytes. Before a byte of the application's is
-/// asked for, the peer must be let in as a sender of bytes; one that is not may yet turn out to speak something else,
-/// within the time of detection.
-async fn open(caller: &Visit) -> Result<TcpStream, OpenError> {
+/// How long a peer may be silent before the application is called: one that is not let in as a sender of bytes may yet
+/// turn out to speak something else, within the time of detection.
+fn grace(caller: &Visit, grace: Duration) -> Duration {
     match policy::authorize(&caller.port.inbound(), &caller.peer, Act::Bytes) {
-        Ok(permit) => connect::tcp(&permit, caller.app.endpoint.address, limits::APP_CONNECT_TIMEOUT)
-            .await
-            .map_err(OpenError::Connect),
-        Err(denial) => {
-            sleep(limits::DETECT_TIMEOUT).await;
-            Err(OpenError::Denied(denial))
-        }
+        Ok(_) => grace,
+        Err(_) => limits::DETECT_TIMEOUT,
     }
+}
+
+/// Opens the application's connection beside the wait for the peer's first bytes. Before a byte of the application's is
+/// asked for, the peer must be let in as a sender of bytes.
+async fn open(caller: &Visit) -> Result<TcpStream, OpenError> {
+    let permit = policy::authorize(&caller.port.inbound(), &caller.peer, Act::Bytes).map_err(OpenError::Denied)?;
+    connect::tcp(&permit, caller.app.endpoint.address, limits::APP_CONNECT_TIMEOUT).await.map_err(OpenError::Connect)
 }
 
 /// Serves a decrypted or plaintext stream by what it turned out to be, or by what discovery says it is.
