@@ -2,7 +2,7 @@
 
 use crate::{accept, config::Config, discover::Directory, inbound, limits, outbound, telemetry::Routes, tls};
 use futures_util::FutureExt;
-use remora_runtime::drain;
+use remora_runtime::{drain, seldom::Seldom};
 use std::{
     cell::{Cell, RefCell},
     net::SocketAddr,
@@ -144,7 +144,8 @@ async fn serve(parts: Parts, listeners: Listeners) -> std::io::Result<usize> {
             sweeper.directory.sweep();
         }
     });
-    world.drain.signaled().await;
+    // The thread asks for it with everything it does.
+    Seldom::new(world.drain.signaled()).await;
     let grace = world.config.drain_grace;
     let finished = tokio::time::timeout(grace, world.tasks.idle()).await.is_ok();
     Ok(if finished { 0 } else { world.tasks.running() })

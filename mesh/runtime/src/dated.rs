@@ -12,6 +12,8 @@ use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::seldom::Seldom;
+
 /// A connection may be retired or ended by this share of its life before it must: connections that were made with one
 /// certificate must not all be made anew at one moment.
 const JITTER: f64 = 0.1;
@@ -68,15 +70,23 @@ pub struct Dated<S> {
     io: S,
     retire: Option<Instant>,
     goodbye: Option<Instant>,
-    end: Option<Pin<Box<Sleep>>>,
+    end: End,
     on_over: Option<fn()>,
+}
+
+/// When it is over.
+#[derive(Debug)]
+enum End {
+    Never,
+    At(Seldom<Sleep>),
+    Passed,
 }
 
 impl<S> Dated<S> {
     /// `io`, from now on for `span`. Without one it has no end. Somebody who still uses it then has `on_over` called, once.
     pub fn new(io: S, span: Option<Span>, on_over: fn()) -> Self {
         let now = Instant::now();
-        let end = span.map(|span| Box::pin(sleep_until(now + span.end)));
+        let end = span.map_or(End::Never, |span| End::At(Seldom::new(sleep_until(now + span.end))));
         let (retire, goodbye) = (span.map(|span| now + span.retire), span.map(|span| now + span.goodbye));
         Self { io, retire, goodbye, end, on_over: Some(on_over) }
     }
@@ -98,18 +108,23 @@ impl<S> Dated<S> {
 
     /// A stream that always has bytes never waits, so its timer must be asked, too; that is one load.
     fn is_over(&self) -> bool {
-        self.end.as_ref().is_some_and(|end| end.is_elapsed())
+        match &self.end {
+            End::Never => false,
+            End::At(end) => end.has_rung() && end.get_ref().is_elapsed(),
+            End::Passed => true,
+        }
     }
 
     /// What a wait comes to: the end of the span, or a wake-up at it.
     fn or_over<T>(&mut self, polled: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         match (&polled, &mut self.end) {
-            (Poll::Pending, Some(end)) => end.as_mut().poll(cx).map(|()| Err(self.over())),
+            (Poll::Pending, End::At(end)) => Pin::new(end).poll(cx).map(|()| Err(self.over())),
             _ => polled,
         }
     }
 
     fn over(&mut self) -> io::Error {
+        self.end = End::Passed;
         if let Some(tell) = self.on_over.take() {
             tell();
         }

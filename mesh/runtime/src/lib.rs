@@ -4,6 +4,7 @@
 //! |--|--|
 //! | [`tls`] | certificates, the SPIFFE verifiers, TLS configurations; the only module that names rustls and webpki |
 //! | [`dated`] | connections that end with the certificates that made them |
+//! | [`seldom`] | waits that cost nothing until they are over |
 //! | [`certify`] | the workload's own certificate: asked for, renewed, swapped live |
 //! | [`grpc`] | channels to and listeners of the control plane over that TLS |
 //! | [`slots`] | how many connections may be open, in all and from one address |
@@ -17,6 +18,7 @@
 
 pub mod tls;
 pub mod dated;
+pub mod seldom;
 pub mod slots;
 pub mod grpc;
 pub mod certify;

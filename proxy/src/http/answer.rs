@@ -6,7 +6,7 @@
 //! whoever may write a field of an application's answer must not split it. [`super::guard`] is the gate for requests.
 
 use http::{
-    HeaderValue, Response,
+    HeaderName, HeaderValue, Response,
     header::{CONTENT_LENGTH, TRANSFER_ENCODING},
 };
 use std::{
@@ -39,12 +39,13 @@ pub fn check<B>(response: &mut Response<B>) -> Result<(), BadAnswer> {
         return Err(BadAnswer::Interim);
     }
     let headers = response.headers_mut();
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let all = |wanted: HeaderName| headers.iter().filter(move |(name, _)| *name == wanted).map(|(_, value)| value);
+    let mut lengths = all(CONTENT_LENGTH);
     let (first, more) = (lengths.next(), lengths.next().is_some());
     if !first.is_none_or(is_decimal) {
         return Err(BadAnswer::ContentLength);
     }
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let mut codings = all(TRANSFER_ENCODING);
     if let Some(coding) = codings.next()
         && (first.is_some() || codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
     {

@@ -5,6 +5,7 @@ use super::{
     LocalExec,
     answer::{self, Allowance, Allowed},
     body::RequestBody,
+    timer::Timer,
     tries::outcome_of,
 };
 use crate::{
@@ -22,8 +23,9 @@ use hyper::{
     body::Incoming,
     client::conn::{TrySendError, http1, http2},
 };
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use remora_model::Endpoint;
+use remora_runtime::seldom::Seldom;
 use std::{
     cell::RefCell,
     fmt,
@@ -117,8 +119,8 @@ impl fmt::Debug for Lease {
 
 impl Lease {
     /// Gives the connection back, once its response was read to the end.
-    pub fn give_back(self) {
-        self.upstream.keep(self.connection);
+    pub fn give_back(self, now: Instant) {
+        self.upstream.keep(self.connection, now);
     }
 }
 
@@ -155,14 +157,16 @@ impl Upstream {
         }
     }
 
-    /// Sends over an idle HTTP/1 connection or a new one. Dropping the future closes the connection.
+    /// Sends, `now` or a moment ago, over an idle HTTP/1 connection or a new one. Dropping the future closes the
+    /// connection.
     pub fn send_http1<'a>(
         self: &'a Rc<Self>,
         world: &'a Rc<World>,
         permit: &'a Permit,
+        now: Instant,
         request: Request,
     ) -> impl Future<Output = Result<Answer, Failed>> + use<'a> {
-        match self.idle_http1() {
+        match self.idle_http1(now) {
             Some(mut connection) => {
                 let sent = connection.send(request);
                 Either::Left(sent.map(move |sent| self.answered1(sent, connection, true)))
@@ -190,18 +194,18 @@ impl Upstream {
         Ok(Answer { response, lease: Some(Lease { upstream: self.clone(), connection }), sent: None })
     }
 
-    fn keep(&self, connection: Http1) {
+    fn keep(&self, connection: Http1, now: Instant) {
         let mut idle = self.h1.borrow_mut();
         if idle.len() < limits::IDLE_CONNECTIONS_MAX && !connection.sender.is_closed() {
-            idle.push((connection, Instant::now()));
+            idle.push((connection, now));
         }
     }
 
     /// The connection that was used last, among those that can take a request.
-    fn idle_http1(&self) -> Option<Http1> {
+    fn idle_http1(&self, now: Instant) -> Option<Http1> {
         let mut idle = self.h1.borrow_mut();
         // The youngest is last; behind the first one that is too old, all are.
-        if idle.last()?.1.elapsed() > limits::IDLE_TIMEOUT {
+        if now.saturating_duration_since(idle.last()?.1) > limits::IDLE_TIMEOUT {
             idle.clear();
             return None;
         }
@@ -344,7 +348,7 @@ impl Upstream {
             |source: hyper::Error| ConnectError::Io { address, source: std::io::Error::other(source) };
         let mut builder = http2::Builder::new(LocalExec(world.background.clone()));
         builder
-            .timer(TokioTimer::new())
+            .timer(Timer)
             .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
             .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
             .max_header_list_size(limits::HEADER_BYTES_MAX as u32)
@@ -431,7 +435,9 @@ async fn run<C: Future<Output = hyper::Result<()>>>(
     retire: impl Future<Output = ()>,
 ) {
     let mut connection = std::pin::pin!(connection);
+    let retire = Seldom::new(retire);
     let done = tokio::select! {
+        biased;
         done = connection.as_mut() => done,
         () = retire => connection.await,
     };

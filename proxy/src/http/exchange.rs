@@ -93,7 +93,8 @@ impl Exchange {
             return;
         }
         let failed = self.server_error || (self.grpc && trailers.is_some_and(grpc_failed));
-        let latency = self.started.elapsed();
+        let now = Instant::now();
+        let latency = now.saturating_duration_since(self.started);
         if failed {
             self.stats.server_error(latency);
         } else {
@@ -101,7 +102,7 @@ impl Exchange {
         }
         self.in_flight = None;
         if let Some(lease) = self.lease.take() {
-            lease.give_back();
+            lease.give_back(now);
         }
     }
 

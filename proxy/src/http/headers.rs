@@ -3,7 +3,7 @@
 use crate::telemetry::Reason;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version,
-    header::{CONNECTION, HOST, TE, TRANSFER_ENCODING, UPGRADE},
+    header::{CONNECTION, CONTENT_TYPE, HOST, TE, TRANSFER_ENCODING, UPGRADE},
     uri::Authority,
 };
 use remora_model::Protocol;
@@ -22,7 +22,7 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// Without `Connection` and `TE`, of which more is to say.
-const HOP_BY_HOP: [HeaderName; 4] = [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE];
+static HOP_BY_HOP: [HeaderName; 4] = [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE];
 
 /// Whether `name` is reserved, `_` for `-` included (CGI-style servers cannot tell them apart).
 pub fn is_reserved(name: &str) -> bool {
@@ -46,41 +46,48 @@ pub fn says_close(headers: &HeaderMap) -> bool {
         .any(|word| word.trim_ascii().eq_ignore_ascii_case(b"close"))
 }
 
+/// Whether a field is there. Nearly always a few fields are looked through, which costs less than to hash the name.
+fn has(headers: &HeaderMap, wanted: &HeaderName) -> bool {
+    headers.keys().any(|name| name == wanted)
+}
+
 /// Takes off the headers of one hop (RFC 9110 §7.6.1): those that any `Connection` line names, and the well-known ones.
 /// `TE: trailers` stays, for gRPC.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if !headers.keys().any(|name| *name == CONNECTION || *name == TE || HOP_BY_HOP.contains(name)) {
         return;
     }
-    if headers.contains_key(CONNECTION) {
-        let lines: Vec<HeaderValue> = headers.get_all(CONNECTION).iter().cloned().collect();
-        for name in lines.iter().flat_map(|line| line.as_bytes().split(|b| *b == b',')) {
-            // Naming an end-to-end header here must not take it away behind a policy's back, nor one of ours: the
-            // client's were taken off before.
-            match HeaderName::from_bytes(name.trim_ascii()) {
-                Ok(name)
-                    if name != HOST
-                        && name != http::header::CONTENT_LENGTH
-                        && name != TE
-                        && !is_reserved(name.as_str()) =>
-                {
-                    headers.remove(name);
-                }
-                _ => {}
-            }
-        }
+    if has(headers, &CONNECTION) {
+        strip_named(headers);
         headers.remove(CONNECTION);
     }
-    for name in HOP_BY_HOP {
+    while let Some(name) = headers.keys().find_map(|name| HOP_BY_HOP.iter().find(|known| *known == name)) {
         headers.remove(name);
     }
-    if headers.contains_key(TE) {
+    if has(headers, &TE) {
         let trailers = headers.get_all(TE).iter().any(|line| {
             line.as_bytes().split(|b| *b == b',').any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
         });
         headers.remove(TE);
         if trailers {
             headers.insert(TE, HeaderValue::from_static("trailers"));
+        }
+    }
+}
+
+/// Takes off what the `Connection` lines name.
+fn strip_named(headers: &mut HeaderMap) {
+    let words = headers.get_all(CONNECTION).iter().flat_map(|line| line.as_bytes().split(|b| *b == b','));
+    // `close` and `keep-alive` name no field, or one that goes anyway; they are what most lines say.
+    let names = words
+        .map(<[u8]>::trim_ascii)
+        .filter(|word| !word.eq_ignore_ascii_case(b"keep-alive") && !word.eq_ignore_ascii_case(b"close"));
+    let names: Vec<HeaderName> = names.filter_map(|word| HeaderName::from_bytes(word).ok()).collect();
+    for name in names {
+        // Naming an end-to-end header here must not take it away behind a policy's back, nor one of ours: the
+        // client's were taken off before.
+        if name != HOST && name != http::header::CONTENT_LENGTH && name != TE && !is_reserved(name.as_str()) {
+            headers.remove(name);
         }
     }
 }
@@ -109,8 +116,8 @@ pub fn authority<B>(request: &Request<B>, last: &LastHost) -> Result<Option<Auth
     if request.uri().path() == "*" && request.method() != Method::OPTIONS {
         return Err(Reason::ProtocolError);
     }
-    let mut hosts = request.headers().get_all(HOST).iter();
-    let host = hosts.next();
+    let mut hosts = request.headers().iter().filter(|(name, _)| *name == HOST);
+    let host = hosts.next().map(|(_, value)| value);
     if hosts.next().is_some() {
         return Err(Reason::ProtocolError);
     }
@@ -140,7 +147,7 @@ pub fn wants_upgrade<B>(request: &Request<B>) -> bool {
         return true;
     }
     request.version() == Version::HTTP_11
-        && request.headers().contains_key(UPGRADE)
+        && has(request.headers(), &UPGRADE)
         && request.headers().get_all(CONNECTION).iter().any(|line| {
             line.as_bytes().split(|b| *b == b',').any(|name| name.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
         })
@@ -206,7 +213,8 @@ pub fn restore_value(version: Version) -> HeaderValue {
 
 /// Whether it is a gRPC request or response.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(http::header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+    let kind = headers.iter().find(|(name, _)| *name == CONTENT_TYPE);
+    kind.is_some_and(|(_, value)| value.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// Fields and bytes within bounds (RFC 9113 §6.5.2 counts 32 bytes a field).

@@ -76,7 +76,7 @@ pub fn handle(
                 let mut stale = 0;
                 let sent = loop {
                     let sending = match http1 {
-                        true => Either::Left(visit.app.send_http1(&world, &permit, request)),
+                        true => Either::Left(visit.app.send_http1(&world, &permit, exchange.started(), request)),
                         false => Either::Right(visit.app.send_http2(&world, &permit, request)),
                     };
                     match sending.await {

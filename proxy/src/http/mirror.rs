@@ -14,7 +14,7 @@ use crate::{discover::Pool, limits, policy, worker::World};
 use http::{Request, request::Parts};
 use http_body_util::BodyExt;
 use remora_model::Filter;
-use std::rc::Rc;
+use std::{rc::Rc, time::Instant};
 
 /// The backends that get a copy of this request. Empty, without an allocation, for nearly all.
 pub(super) fn pools(governed: &Governed, rng: &mut fastrand::Rng) -> Vec<Rc<Pool>> {
@@ -37,7 +37,7 @@ pub(super) fn send(world: &Rc<World>, pools: Vec<Rc<Pool>>, head: &Parts, body: 
             metrics::counter!("remora_mirror_skipped_total").increment(1);
             continue;
         };
-        let Ok((upstream, in_flight)) = pool.pick(std::time::Instant::now(), &mut world.rng.borrow_mut(), &[]) else {
+        let Ok((upstream, in_flight)) = pool.pick(Instant::now(), &mut world.rng.borrow_mut(), &[]) else {
             metrics::counter!("remora_mirror_skipped_total").increment(1);
             continue;
         };
@@ -56,7 +56,7 @@ async fn one(world: Rc<World>, upstream: Rc<Upstream>, pool: Rc<Pool>, mut reque
     let as_http1 = headers::fit(&mut request, upstream.endpoint.identity.is_some(), pool.protocol());
     let exchange = async {
         let sent = match as_http1 {
-            true => upstream.send_http1(&world, &permit, request).await,
+            true => upstream.send_http1(&world, &permit, Instant::now(), request).await,
             false => upstream.send_http2(&world, &permit, request).await,
         };
         if let Ok(answer) = sent {

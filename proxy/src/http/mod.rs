@@ -11,6 +11,7 @@ pub mod inbound;
 mod mirror;
 pub mod outbound;
 pub mod respond;
+mod timer;
 mod under_way;
 mod tries;
 pub mod upgrade;
@@ -25,8 +26,10 @@ use futures_util::FutureExt;
 use guard::Guarded;
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
+use remora_runtime::seldom::Seldom;
 use std::{convert::Infallible, pin::pin, rc::Rc};
+use timer::Timer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use under_way::{Tracked, UnderWay};
 
@@ -62,6 +65,7 @@ where
     H: Fn(Request<Incoming>) -> R + 'static,
     R: Future<Output = Response<ResponseBody>> + 'static,
 {
+    let closing = Seldom::new(closing(world, goodbye));
     match wire {
         Wire::Http1 => {
             let under_way = UnderWay::default();
@@ -80,15 +84,16 @@ where
                 .with_upgrades();
             let mut connection = pin!(connection);
             tokio::select! {
+                biased;
                 done = connection.as_mut() => return done,
-                () = closing(world, goodbye) => connection.as_mut().graceful_shutdown(),
+                () = closing => connection.as_mut().graceful_shutdown(),
             }
             connection.await
         }
         Wire::Http2 => {
             let service = service_fn(move |request| handle(request).map(Ok::<_, Infallible>));
             let connection = conn::http2::Builder::new(LocalExec(world.tasks.clone()))
-                .timer(TokioTimer::new())
+                .timer(Timer)
                 .max_concurrent_streams(streams_max)
                 .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
                 .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
@@ -101,8 +106,9 @@ where
                 .serve_connection(TokioIo::new(stream), service);
             let mut connection = pin!(connection);
             let done = tokio::select! {
+                biased;
                 done = connection.as_mut() => done,
-                () = closing(world, goodbye) => {
+                () = closing => {
                     connection.as_mut().graceful_shutdown();
                     connection.await
                 }

@@ -321,7 +321,7 @@ impl Call {
                 return Tried::Failed { reason: Reason::Internal, unsent: None };
             };
             let permit = policy::outbound();
-            let sending = send(&self.world, &upstream, &permit, request, self.pool.protocol());
+            let sending = send(&self.world, &upstream, &permit, sent, request, self.pool.protocol());
             let result = match until {
                 None => sending.await,
                 Some(until) => match timeout_at(until.into(), sending).await {
@@ -436,11 +436,12 @@ fn send<'a>(
     world: &'a Rc<World>,
     upstream: &'a Rc<Upstream>,
     permit: &'a Permit,
+    now: Instant,
     mut request: Request<RequestBody>,
     protocol: remora_model::Protocol,
 ) -> impl Future<Output = Result<Answer, Failed>> + use<'a> {
     if headers::fit(&mut request, upstream.endpoint.identity.is_some(), protocol) {
-        Either::Left(upstream.send_http1(world, permit, request))
+        Either::Left(upstream.send_http1(world, permit, now, request))
     } else {
         Either::Right(upstream.send_http2(world, permit, request))
     }
@@ -468,7 +469,8 @@ enum Fate {
 }
 
 fn fate(response: &Response<Incoming>) -> Option<Fate> {
-    let reason = Reason::from_bytes(response.headers().get(headers::ERROR)?.as_bytes())?;
+    let reason = response.headers().iter().find(|(name, _)| **name == headers::ERROR)?.1;
+    let reason = Reason::from_bytes(reason.as_bytes())?;
     match reason {
         Reason::ConnectRefused
         | Reason::ConnectTimeout
