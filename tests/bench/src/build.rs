@@ -108,7 +108,7 @@ fn target() -> Result<PathBuf> {
 
 /// The program of the image.
 fn build_remora() -> Result<PathBuf> {
-    eprintln!("building remora as its image has it, by .ci/dist (a quarter of an hour, the first time)");
+    eprintln!("building remora as its image has it, by .ci/dist (more than twenty minutes, the first time)");
     let mut dist = Command::new(workspace().join(".ci/dist"));
     let said = output(dist.env("CARGO_TARGET_DIR", target()?).stderr(Stdio::inherit()))?;
     Ok(said.lines().last().context(".ci/dist names no program")?.into())
