@@ -145,14 +145,25 @@ mod tests {
             "remora check 127.0.0.1:4191",
             "remora routes -n shop deploy/web",
             "remora identity pod/web-1 --context prod",
-            "remora install --ha --namespace mesh --trust-domain td.example --image a/b --image-tag c",
+            "remora install --ha --namespace mesh --trust-domain td.example --image a/b --image-tag c --create-namespace",
+            "remora install --cluster-domain k8s.example --cluster-networks 10.0.0.0/8,fd00::/8 --context prod",
+            "remora inject --manual --cluster-domain k8s.example --cluster-networks 10.0.0.0/8",
             "remora uninstall --keep-crds --force",
             "remora inject --manual --image a:b -",
             "remora completions fish",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
-        for line in ["remora check --pre -n shop", "remora check --pre 127.0.0.1:4191", "remora inject --image a:b"] {
+        for line in [
+            "remora check --pre -n shop",
+            "remora check --pre 127.0.0.1:4191",
+            "remora inject --image a:b",
+            "remora install --namespace kube-system",
+            "remora install --namespace default",
+            "remora install --image-tag sha256:0a",
+            "remora install --cluster-networks 10.0.0.0",
+            "remora install --cluster-domain cluster.local.",
+        ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
     }

@@ -1,5 +1,8 @@
 //! Flags and `REMORA_DISCOVERY_*`.
 
+use crate::objects::names::is_subdomain;
+use ipnet::IpNet;
+use remora_model::network;
 use remora_runtime::log;
 use remora_runtime::settings::Mistakes;
 use std::net::SocketAddr;
@@ -36,6 +39,12 @@ pub struct Config {
     /// The mesh's trust domain
     #[arg(long, env = "REMORA_DISCOVERY_TRUST_DOMAIN", default_value = "cluster.local")]
     pub trust_domain: remora_model::TrustDomain,
+    /// The cluster's DNS domain
+    #[arg(long, env = "REMORA_DISCOVERY_CLUSTER_DOMAIN", default_value = crate::index::CLUSTER_DOMAIN)]
+    pub cluster_domain: String,
+    /// Ranges of the cluster's Services and pods (10.96.0.0/12,fd00::/8), beside those of ServiceCIDRs and nodes
+    #[arg(long, env = "REMORA_DISCOVERY_CLUSTER_NETWORKS", value_name = "CIDRS", default_value = "")]
+    pub cluster_networks: String,
     /// host:port of the identity service
     #[arg(long, env = "REMORA_DISCOVERY_IDENTITY_ADDR", required_unless_present = "insecure_listen")]
     pub identity_addr: Option<String>,
@@ -64,9 +73,22 @@ pub struct Config {
 impl Config {
     /// Judges what the parser of the command line cannot.
     pub(crate) fn checked(self) -> Result<Self, Mistakes> {
-        let filter = log::check(&self.log);
-        filter.map_err(|error| Mistakes(vec![format!("--log={:?}: {error}", self.log)]))?;
-        Ok(self)
+        let filter = log::check(&self.log).map_err(|error| format!("--log={:?}: {error}", self.log));
+        let domain = is_subdomain(&self.cluster_domain);
+        let domain =
+            domain.then_some(()).ok_or_else(|| format!("--cluster-domain={:?}: is no domain", self.cluster_domain));
+        let mistakes: Vec<String> = [filter.err(), domain.err(), self.networks().err()].into_iter().flatten().collect();
+        if mistakes.is_empty() { Ok(self) } else { Err(Mistakes(mistakes)) }
+    }
+
+    /// The ranges of `--cluster-networks`.
+    pub(crate) fn networks(&self) -> Result<Vec<IpNet>, String> {
+        let texts = self.cluster_networks.split(',').map(str::trim).filter(|text| !text.is_empty());
+        let read = |text: &str| match network::parse(text) {
+            Ok(range) => Ok(range.trunc()),
+            Err(problem) => Err(format!("--cluster-networks={:?}: {text:?} {problem}", self.cluster_networks)),
+        };
+        texts.map(read).collect()
     }
 }
 
@@ -77,11 +99,25 @@ mod tests {
 
     #[test]
     fn a_log_filter_that_makes_no_sense_is_refused_before_there_is_a_log() {
-        let read = |filter: &str| {
-            let args = ["remora-discovery", "--manifests", "/m", "--insecure-listen", "127.0.0.1:0", "--log", filter];
-            Config::try_parse_from(args).unwrap().checked()
-        };
-        assert!(read("info,remora_discovery=debug").is_ok());
-        assert!(read("a=b=c").unwrap_err().to_string().contains("--log=\"a=b=c\""));
+        assert!(read("--log", "info,remora_discovery=debug").is_ok());
+        assert!(read("--log", "a=b=c").unwrap_err().to_string().contains("--log=\"a=b=c\""));
+    }
+
+    fn read(flag: &str, value: &str) -> Result<Config, Mistakes> {
+        let args = ["remora-discovery", "--manifests", "/m", "--insecure-listen", "127.0.0.1:0", flag, value];
+        Config::try_parse_from(args).unwrap().checked()
+    }
+
+    #[test]
+    fn the_clusters_networks_and_domain_are_read_or_refused() {
+        let networks = |value: &str| read("--cluster-networks", value).map(|config| config.networks().unwrap());
+        let shown = |value: &str| networks(value).unwrap().iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(shown(""), Vec::<String>::new());
+        assert_eq!(shown(" 10.96.7.0/12, fd00::/8,"), ["10.96.0.0/12", "fd00::/8"]);
+        for wrong in ["10.0.0.0", "10.0.0.0/33", "fd00::/8;10.0.0.0/8"] {
+            assert!(networks(wrong).unwrap_err().to_string().contains("--cluster-networks"), "{wrong}");
+        }
+        assert!(read("--cluster-domain", "k8s.example").is_ok());
+        assert!(read("--cluster-domain", "k8s example.").unwrap_err().to_string().contains("--cluster-domain"));
     }
 }

@@ -36,7 +36,8 @@ async fn run(config: Config, log: log::Handle) -> anyhow::Result<()> {
         TcpListener::bind(config.admin).await.with_context(|| format!("cannot listen on {}", config.admin))?;
     tracing::info!(admin = %listener.local_addr()?, "admin server listens");
     let router = admin::Admin::new(readiness.clone()).with_log(log).with_metrics(metrics).router();
-    let admin = tokio::spawn(admin::serve(listener, router, draining.clone()));
+    let until = draining.clone();
+    let admin = on_its_own_thread(listener, move |listener| admin::serve(listener, router, until))?;
 
     let (publish, snapshots) = tokio::sync::watch::channel(None);
     let mut reading = std::pin::pin!(read(&config, publish, &readiness, draining.clone()));
@@ -64,6 +65,30 @@ async fn run(config: Config, log: log::Handle) -> anyhow::Result<()> {
     })
 }
 
+/// Runs the admin server where nothing that proxies ask for delays it: the kubelet must get its answer in any case. Resolves
+/// when it has ended, or to an error if it did so badly.
+fn on_its_own_thread<F: Future<Output = ()>>(
+    listener: TcpListener,
+    serve: impl FnOnce(TcpListener) -> F + Send + 'static,
+) -> anyhow::Result<tokio::sync::oneshot::Receiver<()>> {
+    let (ended, end) = tokio::sync::oneshot::channel();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // Its readiness must be told by its own runtime, not by the one that may be busy.
+    let listener = listener.into_std()?;
+    let run = move || {
+        let served = runtime.block_on(async {
+            serve(TcpListener::from_std(listener)?).await;
+            std::io::Result::Ok(())
+        });
+        match served {
+            Ok(()) => drop(ended.send(())),
+            Err(error) => tracing::error!(%error, "the admin server cannot run"),
+        }
+    };
+    std::thread::Builder::new().name("admin".to_owned()).spawn(run).context("cannot start the admin thread")?;
+    Ok(end)
+}
+
 /// Without the library's words on each attempt of a watch, which `source::kubernetes` tells of once; unless asked for.
 fn quiet(filter: &str) -> String {
     if filter.contains("kube_runtime") { filter.to_owned() } else { format!("{filter},kube_runtime::watcher=off") }
@@ -76,7 +101,12 @@ async fn read(
     readiness: &admin::Readiness,
     draining: drain::Watch,
 ) -> anyhow::Result<()> {
-    let mesh = Mesh { trust_domain: config.trust_domain.clone(), namespace: config.namespace.clone() };
+    let mesh = Mesh {
+        trust_domain: config.trust_domain.clone(),
+        namespace: config.namespace.clone(),
+        cluster_domain: config.cluster_domain.clone(),
+        networks: config.networks().map_err(|error| anyhow!(error))?,
+    };
     if let Some(manifests) = &config.manifests {
         return feed::directory(manifests, mesh, publish, readiness, draining).await;
     }
@@ -121,9 +151,13 @@ async fn serve(
     readiness.ready("certificate");
     tracing::info!(listen = %listener.local_addr()?, "serves proxies");
     let last = Last::default();
+    let reported = source.clone();
     let incoming = grpc::tls_incoming(listener, move || last.config(&source));
     let service = service.into_server();
-    let served = server.add_service(service).serve_with_incoming_shutdown(incoming, draining.signaled()).await;
+    let served = tokio::select! {
+        served = server.add_service(service).serve_with_incoming_shutdown(incoming, draining.signaled()) => served,
+        () = certify::report(readiness, reported) => return Err(anyhow!("the certificate client ended")),
+    };
     certifier.abort();
     drop(certifier.await);
     Ok(served?)

@@ -7,6 +7,7 @@
 #[path = "cluster/objects.rs"]
 mod objects;
 #[path = "cluster/process.rs"]
+#[allow(dead_code, reason = "other tests use the rest of it")]
 mod process;
 
 use objects::{Objects, many, world};

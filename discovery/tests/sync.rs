@@ -5,7 +5,7 @@
 #[path = "sync/mesh.rs"]
 mod mesh;
 
-use mesh::{Discovery, Proxy, api, target};
+use mesh::{Discovery, Proxy, WEB_PODS, api, target};
 use remora_api::sync::{Name, Resource, Update, request};
 use remora_api::v1::sync_request::Kind;
 use std::collections::HashMap;
@@ -48,7 +48,7 @@ async fn on_reconnect_only_what_changed_is_sent_again() {
     for port in 1..=3 {
         proxy.subscribe(&api(port)).await;
         for _ in 0..2 {
-            let Update::Whole { version, resource } = proxy.next().await else { panic!("not whole") };
+            let Update::Whole { version, resource, .. } = proxy.next().await else { panic!("not whole") };
             held.push((resource.name(), version));
         }
     }
@@ -79,7 +79,7 @@ async fn a_stalled_proxy_delays_nobody_and_is_told_the_latest_when_it_reads_agai
     }
     // It takes one message, so it is being served; far more than its windows hold is on the way to it.
     let (first, _) = stalled.backend().await;
-    let mut quick = Proxy::connect(&discovery, "web", Vec::new()).await;
+    let mut quick = Proxy::of_pod(&discovery, "web", "web-2", Vec::new()).await;
     quick.subscribe(&api(1)).await;
     let (mut backend, mut version) = quick.backend().await;
     quick.next().await;
@@ -107,37 +107,94 @@ async fn a_stalled_proxy_delays_nobody_and_is_told_the_latest_when_it_reads_agai
 }
 
 #[tokio::test]
-async fn ten_thousand_targets_are_answered_to_a_proxy_that_acks_each() {
+async fn four_thousand_targets_are_answered_to_a_proxy_that_acks_each_and_one_more_is_refused_alone() {
     let discovery = Discovery::start(1, 1000).await;
     let mut proxy = Proxy::connect(&discovery, "web", Vec::new()).await;
-    let hosts = ["api", "api.shop", "api.shop.svc", "api.shop.svc.cluster.local", "10.0.0.1"];
+    let hosts = ["api", "api.shop", "api.shop.svc", "api.shop.svc.cluster.local"];
     let mut wanted = 0;
     for host in hosts {
-        for port in 1..=2000 {
+        for port in 1..=1024 {
             proxy.subscribe(&target(&format!("{host}:{port}"))).await;
             wanted += 1;
         }
     }
     let (mut outbound, mut backends) = (0, 0);
     while outbound < wanted {
-        let Update::Whole { version, resource } = proxy.next().await else { panic!("not whole") };
+        let Update::Whole { version, resource, .. } = proxy.next().await else { panic!("not whole") };
         match resource {
             Resource::Outbound(_) => outbound += 1,
             _ => backends += 1,
         }
         proxy.say(request::ack(&resource.name(), version)).await;
     }
-    assert_eq!(backends, 1000, "each backend once, though five targets lead to it");
+    assert_eq!(backends, 1000, "each backend once, though four targets lead to it");
     proxy.subscribe(&target("one-too-many:80")).await;
-    assert_eq!(proxy.refusal().await, Code::ResourceExhausted);
+    let Update::Refused { name, .. } = proxy.next().await else { panic!("not refused") };
+    assert_eq!(name, target("one-too-many:80"));
+    proxy.say(request::unsubscribe(&target("api:1"))).await;
+    proxy.subscribe(&target("in-its-place:80")).await;
+    assert!(matches!(proxy.next().await, Update::Whole { .. }), "the stream goes on");
+}
+
+#[tokio::test]
+async fn a_proxy_that_offers_far_too_much_is_told_and_served() {
+    let discovery = Discovery::start(1, 1).await;
+    let offered = (1..=20_000).map(|n| request::held(&target(&format!("s{n}:80")), 1)).collect();
+    let mut proxy = Proxy::connect(&discovery, "web", offered).await;
+    let (mut refused, mut whole) = (0, 0);
+    while whole < 4096 {
+        match proxy.next().await {
+            Update::Refused { .. } => refused += 1,
+            Update::Whole { .. } => whole += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!((1..1000).contains(&refused), "{refused}: it is told, and nothing is heaped up for it");
+}
+
+#[tokio::test]
+async fn the_newest_stream_of_a_pod_ends_the_one_before() {
+    let discovery = Discovery::start(1, 1).await;
+    let mut first = Proxy::connect(&discovery, "web", Vec::new()).await;
+    first.subscribe(&api(1)).await;
+    first.backend().await;
+    let other = Proxy::of_pod(&discovery, "web", "web-2", Vec::new()).await;
+    let mut second = Proxy::connect(&discovery, "web", Vec::new()).await;
+    second.subscribe(&api(1)).await;
+    second.backend().await;
+    assert_eq!(first.refusal().await, Code::Aborted);
+    drop(other);
+}
+
+#[tokio::test]
+async fn an_identity_has_few_streams_of_pods_that_nobody_knows() {
+    let discovery = Discovery::start(1, 1).await;
+    let mut held = Vec::new();
+    for pod in 0..16 {
+        let mut proxy = Proxy::of_pod(&discovery, "web", &format!("unheard-of-{pod}"), Vec::new()).await;
+        proxy.subscribe(&api(1)).await;
+        proxy.backend().await;
+        held.push(proxy);
+    }
+    let mut waiting = std::pin::pin!(Proxy::of_pod(&discovery, "web", "unheard-of-too", Vec::new()));
+    tokio::select! {
+        biased;
+        _ = &mut waiting => panic!("one too many"),
+        // Another identity does not feel it, nor a pod that is known.
+        other = Proxy::connect(&discovery, "other", Vec::new()) => drop(other),
+    }
+    held.pop();
+    let mut last = waiting.await;
+    last.subscribe(&api(1)).await;
+    last.backend().await;
 }
 
 #[tokio::test]
 async fn a_hundred_proxies_are_told_of_each_change() {
     let discovery = Discovery::start(5, 1).await;
     let mut proxies = Vec::new();
-    for _ in 0..100 {
-        let proxy = Proxy::connect(&discovery, "web", Vec::new()).await;
+    for pod in 1..=WEB_PODS {
+        let proxy = Proxy::of_pod(&discovery, "web", &format!("web-{pod}"), Vec::new()).await;
         proxy.subscribe(&api(1)).await;
         proxies.push(proxy);
     }

@@ -13,10 +13,10 @@ use remora_model::TrustDomain;
 use remora_runtime::log;
 use remora_runtime::settings::{Mistakes, Reader, duration_within, parsed};
 
+use crate::limits::LEAF_LIFETIME_MAX;
+
 /// A shorter life leaves no time to renew at a third of it, and to try again.
 const LEAF_LIFETIME_MIN: Duration = Duration::from_secs(5);
-/// Leaves are not revoked, so this is how long a stolen key may be used.
-const LEAF_LIFETIME_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Clocks that are further apart than this want mending, not tolerance.
 const SKEW_MAX: Duration = Duration::from_secs(600);
 
@@ -45,6 +45,10 @@ pub(crate) struct Raw {
     /// Folder with tls.crt, tls.key, ca.crt; filled on first start if it holds none of them (required elsewhere)
     #[arg(long, env = "REMORA_IDENTITY_ISSUER_DIR", value_name = "DIR")]
     issuer_dir: Option<String>,
+    /// Folder for what must outlive this process and what replicas share: issuer-state.json, which holds a key [default: the
+    /// issuer's folder]
+    #[arg(long, env = "REMORA_IDENTITY_STATE_DIR", value_name = "DIR")]
+    state_dir: Option<String>,
     /// JWKS file with the keys that sign service-account tokens (required elsewhere)
     #[arg(long, env = "REMORA_IDENTITY_JWKS", value_name = "FILE")]
     jwks: Option<String>,
@@ -83,8 +87,8 @@ pub(crate) struct Config {
 /// Where this runs, and so where issuer and proof of tokens come from.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// The issuer is in `issuer_dir`, the keys of tokens are in `jwks`.
-    Files { issuer_dir: PathBuf, jwks: PathBuf },
+    /// The issuer is in `issuer_dir`, what replicas share in `state_dir`, the keys of tokens are in `jwks`.
+    Files { issuer_dir: PathBuf, state_dir: PathBuf, jwks: PathBuf },
     /// The API server has both; this is the pod `pod`.
     Kubernetes { pod: String },
 }
@@ -128,9 +132,12 @@ impl Raw {
         if !self.kubernetes {
             let issuer_dir = read.required("--issuer-dir", self.issuer_dir.as_deref(), path);
             let jwks = read.required("--jwks", self.jwks.as_deref(), path);
-            return Some(Place::Files { issuer_dir: issuer_dir?, jwks: jwks? });
+            let issuer_dir = issuer_dir?;
+            let state_dir = self.state_dir.as_ref().map_or_else(|| issuer_dir.clone(), PathBuf::from);
+            return Some(Place::Files { issuer_dir, state_dir, jwks: jwks? });
         }
-        for (name, given) in [("--issuer-dir", &self.issuer_dir), ("--jwks", &self.jwks)] {
+        let files = [("--issuer-dir", &self.issuer_dir), ("--state-dir", &self.state_dir), ("--jwks", &self.jwks)];
+        for (name, given) in files {
             if given.is_some() {
                 read.mistake(format!("{name} and --kubernetes exclude each other"));
             }

@@ -11,6 +11,8 @@ use x509_parser::oid_registry::{OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_SIG
 use x509_parser::prelude::FromDer as _;
 use x509_parser::x509::SubjectPublicKeyInfo as Spki;
 
+use crate::token::cut;
+
 /// A request with one key and a name is a few hundred bytes.
 pub const CSR_BYTES_MAX: usize = 8 * 1024;
 
@@ -60,7 +62,7 @@ impl Asked {
     /// The key to certify for `id`, unless another identity was asked for.
     pub fn key_for(self, id: &SpiffeId) -> Result<SubjectPublicKeyInfo, CsrError> {
         match self.identities.into_iter().find(|asked| asked != id.as_str()) {
-            Some(other) => Err(CsrError::Identity(other)),
+            Some(other) => Err(CsrError::Identity(cut(&other))),
             None => Ok(self.key),
         }
     }

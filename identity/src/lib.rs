@@ -4,10 +4,15 @@
 //! In: `Certify` calls, the issuer, and what proves a token. Out: certificates, an audit line each, the bundle as it
 //! changes. The identity comes from the token alone. Where the rest comes from is one of two worlds: files (a folder with
 //! the issuer, a JWKS), or Kubernetes (a Secret, TokenReview), where the leader also keeps the trust anchors in
-//! every meshed namespace. What it does not do: keep any record of what it signed (leaves are short-lived and not revoked).
+//! every meshed namespace. What it does not do: keep any record of
+//! each certificate that it signed (leaves are short-lived and not revoked); it keeps until when there may be some ([`trust`]).
 
 mod config;
+mod limits;
+mod lock;
 pub mod source;
+pub mod store;
+mod trust;
 pub mod authority;
 pub mod csr;
 pub mod issuer;

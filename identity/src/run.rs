@@ -16,13 +16,14 @@ use remora_runtime::{drain, log, process};
 use tokio::net::TcpListener;
 
 use crate::anchors::keep;
-use crate::authority::Authority;
+use crate::authority::{Authority, TurnError};
 use crate::config::{Config, Place, Raw};
 use crate::server::{ISSUER, Parts, ServeError, serve};
 use crate::service::Terms;
 use crate::source::directory::Directory;
 use crate::source::secret::Secret;
 use crate::source::{Source, SourceError};
+use crate::store::Store;
 use crate::token::Proofs;
 use crate::token::jwks::{Keys, KeysError};
 use crate::token::review::Reviewer;
@@ -59,16 +60,18 @@ pub fn main() -> ExitCode {
 /// What makes this process differ from one elsewhere.
 struct World {
     source: Source,
+    store: Store,
     proofs: Proofs,
     /// In Kubernetes: what the leader's work needs, and the task that writes events.
-    cluster: Option<(Client, Candidate, BoxFuture<'static, ()>)>,
+    cluster: Option<(Client, Candidate, Events, BoxFuture<'static, ()>)>,
 }
 
 impl World {
     async fn open(place: Place, namespace: &str, drain: drain::Watch) -> Result<Self, RunError> {
         match place {
-            Place::Files { issuer_dir, jwks } => Ok(Self {
+            Place::Files { issuer_dir, state_dir, jwks } => Ok(Self {
                 source: Source::Directory(Directory::new(issuer_dir)),
+                store: Store::file(state_dir),
                 proofs: Proofs::Offline(Keys::open(jwks).map_err(RunError::Keys)?),
                 cluster: None,
             }),
@@ -77,9 +80,12 @@ impl World {
                 let (events, writing) = Events::new(client.clone(), IDENTITY, &pod, drain);
                 let candidate = Candidate { namespace: namespace.to_owned(), name: IDENTITY.to_owned(), me: pod };
                 Ok(Self {
-                    source: Source::Secret(Box::new(Secret::new(client.clone(), namespace).with_events(events))),
+                    source: Source::Secret(Box::new(
+                        Secret::new(client.clone(), namespace).with_events(events.clone()),
+                    )),
+                    store: Store::secret(client.clone(), namespace),
                     proofs: Proofs::Review(Box::new(Reviewer::new(&client))),
-                    cluster: Some((client, candidate, writing.boxed())),
+                    cluster: Some((client, candidate, events, writing.boxed())),
                 })
             }
         }
@@ -123,7 +129,7 @@ async fn work(
     readiness: Readiness,
     drain: drain::Watch,
 ) -> Result<(), RunError> {
-    let World { source, proofs, cluster } = World::open(config.place, &config.namespace, drain.clone()).await?;
+    let World { source, store, proofs, cluster } = World::open(config.place, &config.namespace, drain.clone()).await?;
     let terms = Terms {
         trust_domain: config.trust_domain,
         namespace: config.namespace,
@@ -132,7 +138,7 @@ async fn work(
         skew: config.skew,
     };
     let opened = tokio::select! {
-        opened = open(&source, &terms, &readiness) => opened,
+        opened = open(&source, store, &terms, &readiness) => opened,
         () = drain.signaled() => return Ok(()),
     };
     let authority = opened.map_err(RunError::Source)?;
@@ -140,15 +146,15 @@ async fn work(
     // Said when it is true for callers; by then the issuer's files are there.
     listening("grpc", &listener);
     let namespace = terms.namespace.clone();
-    let issuer = authority.watch();
+    let in_force = authority.watch();
     let parts = Parts { authority, source, proofs, terms };
     let serving = serve(listener, parts, readiness, drain.clone());
-    let Some((client, candidate, writing)) = cluster else {
+    let Some((client, candidate, events, writing)) = cluster else {
         return serving.await.map_err(RunError::Serve);
     };
     let (leads, election) = elect(client.clone(), candidate, drain);
     let leading = async {
-        tokio::join!(election, keep(client, &namespace, issuer, leads), writing);
+        tokio::join!(election, keep(client, events, &namespace, in_force, leads), writing);
         Ok(())
     };
     let serving = async { serving.await.map_err(RunError::Serve) };
@@ -158,21 +164,35 @@ async fn work(
 
 /// The issuer that is there, or a new one. In Kubernetes this waits for an API server that is away and for a Secret that
 /// can be used, as somebody may be about to put it right; a folder is at hand, so what is wrong with it ends the process.
-async fn open(source: &Source, terms: &Terms, readiness: &Readiness) -> Result<Arc<Authority>, SourceError> {
+async fn open(
+    source: &Source,
+    store: Store,
+    terms: &Terms,
+    readiness: &Readiness,
+) -> Result<Arc<Authority>, SourceError> {
     let mut pause = OPEN_RETRY;
     loop {
         let now = SystemTime::now();
-        let opened = source.open(&terms.trust_domain, now).await.and_then(|held| {
-            let trust_domain = terms.trust_domain.clone();
-            Authority::new(held, trust_domain, terms.leaf_lifetime, now).map_err(SourceError::Issuer)
-        });
-        match (opened, source) {
-            (Err(error), Source::Secret(_)) => {
-                tracing::error!(%error, "no issuer yet");
-                readiness.waiting(ISSUER, error.to_string());
+        let held = source.open(&terms.trust_domain, now).await;
+        let lives = (terms.leaf_lifetime, terms.skew);
+        let opened = Authority::open(held.as_ref().ok(), &store, &terms.trust_domain, lives, now).await;
+        let opened = opened.and_then(|begun| begun.usable(now));
+        let error = match (opened, held) {
+            (Ok(parts), held) => {
+                if let Err(error) = held {
+                    tracing::error!(%error, "the issuer is unusable; the one in force goes on");
+                }
+                return Ok(parts.with(store));
             }
-            (opened, _) => return opened,
+            // Without anything to go on with, what is wrong with the source says more.
+            (Err(TurnError::Nothing), Err(error)) => error,
+            (Err(error), _) => SourceError::Turn(error),
+        };
+        if matches!(source, Source::Directory(_)) && !matches!(error, SourceError::Turn(TurnError::Store(_))) {
+            return Err(error);
         }
+        tracing::error!(%error, "no issuer yet");
+        readiness.waiting(ISSUER, error.to_string());
         tokio::time::sleep(pause).await;
         pause = (2 * pause).min(OPEN_RETRY_MAX);
     }

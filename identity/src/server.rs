@@ -21,8 +21,8 @@ use crate::token::Proofs;
 
 /// A token and a CSR, with room.
 const MESSAGE_BYTES_MAX: usize = 128 * 1024;
-/// A client has one call and one stream open.
-const STREAMS_MAX: u32 = 16;
+/// A client has one call and one stream open; a stranger has as many.
+const STREAMS_MAX: u32 = 4;
 
 /// Why serving failed.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +30,9 @@ pub enum ServeError {
     /// Our own certificate could not be signed.
     #[error("cannot certify ourselves: {0}")]
     Sign(#[source] IssuerError),
+    /// Nobody signs.
+    #[error("cannot certify ourselves: {0}")]
+    Unable(String),
     /// Our own certificate is unusable.
     #[error("own certificate: {0}")]
     Svid(#[source] InvalidSvid),
@@ -96,11 +99,11 @@ async fn keep_certified(
     config: &ArcSwap<ServerConfig>,
     mut svid: Svid,
 ) {
-    let mut issuer = authority.watch();
-    issuer.mark_unchanged();
+    let mut state = authority.watch();
+    state.mark_unchanged();
     loop {
         let life = svid.not_after().duration_since(SystemTime::now()).unwrap_or_default();
-        let changed = tokio::time::timeout(renew_after(life, 0.5), issuer.changed()).await;
+        let changed = tokio::time::timeout(renew_after(life, 0.5), state.changed()).await;
         if matches!(changed, Ok(Err(_))) {
             return;
         }
@@ -122,9 +125,9 @@ async fn keep_certified(
 fn own_config(authority: &Authority, terms: &Terms) -> Result<(Arc<ServerConfig>, Svid), ServeError> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|e| ServeError::Sign(IssuerError::Sign(e)))?;
     let id = serving_id(&terms.trust_domain, &terms.namespace).map_err(ServeError::Sign)?;
-    let issuer = authority.issuer();
-    let leaf =
-        issuer.sign(&id, &key, SystemTime::now(), (terms.leaf_lifetime, terms.skew)).map_err(ServeError::Sign)?;
+    let now = SystemTime::now();
+    let issuer = authority.serving(now).map_err(ServeError::Unable)?;
+    let leaf = issuer.sign(&id, &key, now, (terms.leaf_lifetime, terms.skew)).map_err(ServeError::Sign)?;
     let svid = Svid::new(leaf.chain, key.serialize_der()).map_err(ServeError::Svid)?;
     let config = danger_open_server_config(&svid, &[Alpn::Grpc]).map_err(ServeError::Tls)?;
     Ok((config, svid))

@@ -1,7 +1,8 @@
 //! The gRPC service: `Certify` and `WatchBundle`. Every issuance and every refusal leaves a line in the audit log.
 
+use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::stream::{Stream, StreamExt as _};
@@ -20,7 +21,7 @@ use crate::csr::{self, CsrError};
 use crate::issuer::IssuerError;
 use crate::rate::{Limited, Limiter};
 use crate::token::review::ReviewError;
-use crate::token::{Proofs, Rules, TokenError};
+use crate::token::{Proofs, Rules, TokenError, cut};
 
 /// How leaves are made and for whom.
 #[derive(Debug, Clone)]
@@ -49,12 +50,18 @@ pub enum Refusal {
     /// Too often.
     #[error("rate limit of {0}; retry with backoff")]
     Limited(&'static str),
+    /// Too many at once.
+    #[error("too many tokens are waiting to be reviewed; retry with backoff")]
+    Busy,
     /// Nobody could tell whether the token is good.
     #[error("cannot review the token: {0}; retry with backoff")]
     Review(#[source] CallError),
     /// Our fault.
     #[error("issuer cannot sign: {0}")]
     Issuer(#[source] IssuerError),
+    /// Nobody signs just now.
+    #[error("issuer cannot sign: {0}; retry with backoff")]
+    Unable(String),
 }
 
 impl Refusal {
@@ -63,8 +70,9 @@ impl Refusal {
             Self::Token(error) => error.reason(),
             Self::Csr(error) => error.reason(),
             Self::Limited(_) => "rate_limit",
+            Self::Busy => "token_review_busy",
             Self::Review(_) => "token_review",
-            Self::Issuer(_) => "issuer",
+            Self::Issuer(_) | Self::Unable(_) => "issuer",
         }
     }
 
@@ -73,9 +81,9 @@ impl Refusal {
         match self {
             Self::Token(_) => Status::unauthenticated(message),
             Self::Csr(_) => Status::invalid_argument(message),
-            Self::Limited(_) => Status::resource_exhausted(message),
+            Self::Limited(_) | Self::Busy => Status::resource_exhausted(message),
             // The caller tries again.
-            Self::Review(_) | Self::Issuer(_) => Status::unavailable(message),
+            Self::Review(_) | Self::Issuer(_) | Self::Unable(_) => Status::unavailable(message),
         }
     }
 }
@@ -86,7 +94,8 @@ pub struct Service {
     authority: Arc<Authority>,
     proofs: Arc<Proofs>,
     terms: Terms,
-    limiter: Mutex<Limiter>,
+    workloads: Mutex<Limiter<String>>,
+    addresses: Mutex<Limiter<IpAddr>>,
     started: Instant,
     drain: drain::Watch,
 }
@@ -95,39 +104,47 @@ impl Service {
     /// Over `authority` and `proofs`, until `drain`.
     #[must_use]
     pub fn new(authority: Arc<Authority>, proofs: Arc<Proofs>, terms: Terms, drain: drain::Watch) -> Self {
-        Self { authority, proofs, terms, limiter: Mutex::default(), started: Instant::now(), drain }
+        let (workloads, addresses) = (Mutex::new(Limiter::workloads()), Mutex::new(Limiter::addresses()));
+        Self { authority, proofs, terms, workloads, addresses, started: Instant::now(), drain }
     }
 
     async fn issue(&self, request: &CertifyRequest, peer: Option<&Peer>) -> Result<CertifyResponse, Refusal> {
         let rules =
             Rules { audience: &self.terms.audience, trust_domain: &self.terms.trust_domain, skew: self.terms.skew };
-        let asked = csr::read(&request.csr_der).map_err(Refusal::Csr)?;
-        let from = peer.map(|peer| peer.addr.ip());
+        // Cheapest first: whoever sends junk is stopped before it costs a signature or a call. What was well asked is given back
+        // below, so that pods behind one address do not take each other's share.
+        let from = peer.map(|peer| peer.addr.ip().to_canonical());
+        if let Some(from) = from {
+            lock(&self.addresses).take(from, self.started.elapsed()).map_err(|limited| match limited {
+                Limited::One => Refusal::Limited("this address"),
+                Limited::Everybody => Refusal::Limited("all addresses"),
+            })?;
+        }
         let workload =
-            self.proofs.check(&request.token, from, rules, SystemTime::now()).await.map_err(|e| match e {
+            self.proofs.check(&request.token, rules, SystemTime::now()).await.map_err(|error| match error {
                 ReviewError::Token(error) => Refusal::Token(error),
-                ReviewError::Limited => Refusal::Limited("this address"),
+                ReviewError::Busy => Refusal::Busy,
                 ReviewError::Away(error) => Refusal::Review(error),
             })?;
-        let key = asked.key_for(&workload.id).map_err(Refusal::Csr)?;
         let now = SystemTime::now();
-        self.limiter
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take(&format!("{} {}", workload.id, workload.pod.uid), self.started.elapsed())
-            .map_err(|limited| match limited {
-                Limited::Workload => Refusal::Limited("this workload"),
-                Limited::Everybody => Refusal::Limited("the service"),
-            })?;
-        let issuer = self.authority.issuer();
+        let by = format!("{} {}", workload.id, workload.pod.uid);
+        lock(&self.workloads).take(by, self.started.elapsed()).map_err(|limited| match limited {
+            Limited::One => Refusal::Limited("this workload"),
+            Limited::Everybody => Refusal::Limited("the service"),
+        })?;
+        let asked = csr::read(&request.csr_der).map_err(Refusal::Csr)?;
+        let key = asked.key_for(&workload.id).map_err(Refusal::Csr)?;
+        let issuer = self.authority.issuer(now).map_err(Refusal::Unable)?;
         let mut lifetime = self.terms.leaf_lifetime;
         if workload.proven.recalled {
             metrics::counter!("remora_identity_recalled_total").increment(1);
             lifetime = lifetime.min(workload.proven.token_ends.duration_since(now).unwrap_or_default());
         }
         let leaf = issuer.sign(&workload.id, &key, now, (lifetime, self.terms.skew)).map_err(Refusal::Issuer)?;
-        self.authority.issued(issuer.anchor(), leaf.not_after);
         self.proofs.certified(&request.token, &workload, (now, leaf.not_after));
+        if let Some(from) = from {
+            lock(&self.addresses).give_back(&from);
+        }
         let not_after = leaf.not_after.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         // The audit line: one per issuance, always these fields.
         tracing::info!(
@@ -143,7 +160,7 @@ impl Service {
         );
         Ok(CertifyResponse {
             chain_der: leaf.chain,
-            bundle: Some(message(issuer.bundle())),
+            bundle: Some(message(self.authority.state().bundle())),
             not_after: i64::try_from(not_after).unwrap_or(i64::MAX),
         })
     }
@@ -176,20 +193,24 @@ impl Identity for Service {
     ) -> Result<Response<Self::WatchBundleStream>, Status> {
         let wanted = &request.get_ref().trust_domain;
         if !wanted.is_empty() && wanted != self.terms.trust_domain.as_str() {
-            return Err(Status::not_found(format!("no bundle for trust domain {wanted:?} here")));
+            return Err(Status::not_found(format!("no bundle for trust domain {:?} here", cut(wanted))));
         }
         let drain = self.drain.clone();
         let mut last = None;
         // A watch holds one value: a slow reader skips to the latest.
         let bundles = WatchStream::new(self.authority.watch())
-            .filter_map(move |issuer| {
-                let bundle = issuer.bundle();
+            .filter_map(move |state| {
+                let bundle = state.bundle();
                 let changed = last.replace(bundle.version()) != Some(bundle.version());
                 std::future::ready(changed.then(|| Ok(message(bundle))))
             })
             .take_until(async move { drain.signaled().await });
         Ok(Response::new(Box::pin(bundles)))
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn message(bundle: &TrustBundle) -> Bundle {

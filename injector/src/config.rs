@@ -41,6 +41,9 @@ pub(crate) struct Raw {
     /// The suffix of the cluster's own DNS names
     #[arg(long, env = "REMORA_INJECTOR_CLUSTER_DOMAIN", default_value = "cluster.local")]
     cluster_domain: String,
+    /// The networks of the cluster's Services and pods, with commas between them; found by discovery if empty
+    #[arg(long, env = "REMORA_INJECTOR_CLUSTER_NETWORKS", default_value = "", value_name = "CIDRS")]
+    cluster_networks: String,
     /// The sidecar's image (required)
     #[arg(long, env = "REMORA_INJECTOR_IMAGE")]
     image: Option<String>,
@@ -100,6 +103,8 @@ impl Raw {
             control_namespace: self.namespace.clone(),
             trust_domain: self.trust_domain.clone(),
             cluster_domain: self.cluster_domain.clone(),
+            cluster_networks: crate::pod::cluster_networks(&self.cluster_networks)
+                .unwrap_or_else(|_| self.cluster_networks.clone()),
             image,
             image_pull_policy: self.image_pull_policy.clone(),
             proxy,

@@ -11,9 +11,10 @@ use crate::{
     tls::Alpn,
 };
 use futures_util::FutureExt;
+use remora_model::Protocol;
 use std::{cell::Cell, io, pin::pin, time::Duration};
 use tokio::{
-    io::AsyncRead,
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     time::{Instant, timeout, timeout_at},
 };
 
@@ -28,11 +29,13 @@ pub enum First<U> {
     Tls,
     /// The client spoke, and it is none of these.
     Opaque,
-    /// The upstream was opened because the client was silent, and either the server spoke or the client turned out to
-    /// be opaque.
+    /// The upstream was opened because the client was silent or undecided, and either the server spoke or the client turned
+    /// out to be opaque. What the upstream has already is no longer in the client's prefix.
     Opened(Prefixed<U>),
     /// The client closed without a word.
     Closed,
+    /// The client's words fit a protocol still and may not pass as bytes, and no more came.
+    Undecided,
 }
 
 /// Why there is no answer.
@@ -52,6 +55,78 @@ pub struct Wait {
     pub grace: Duration,
     /// Whether another proxy may begin mesh TLS here, which must be told from the application's own TLS.
     pub mesh: bool,
+    /// What is spoken here, where somebody said so: then nothing but mesh TLS is looked for.
+    pub said: Protocol,
+    pub undecided: Undecided,
+}
+
+impl Wait {
+    /// For a client of this pod: what comes of its bytes is judged where they arrive.
+    pub fn outbound() -> Self {
+        let undecided = Undecided::Bytes(limits::UNDECIDED_GRACE);
+        Self { grace: limits::DETECT_GRACE, mesh: false, said: Protocol::Detect, undecided }
+    }
+}
+
+/// What becomes of a client whose words are no protocol yet and which waits for an answer: `ruok`, `JDWP-Handshake`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Undecided {
+    /// After this long the upstream gets what there is. If it turns out to begin a request after all, before the server has
+    /// said a word, that connection is dropped and the client is served as what it is.
+    Bytes(Duration),
+    /// As bytes it would not be let in, as a request it may be: it has this long.
+    Closed(Duration),
+}
+
+/// What the bytes so far are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Decision {
+    Http1,
+    Http2,
+    Mesh,
+    Tls,
+    Opaque,
+}
+
+impl Decision {
+    /// `None`: more bytes decide.
+    fn of(bytes: &[u8], wait: &Wait) -> Option<Self> {
+        let said = match wait.said {
+            Protocol::Detect => None,
+            Protocol::Http1 => Some(Self::Http1),
+            Protocol::Http2 => Some(Self::Http2),
+            Protocol::Opaque => Some(Self::Opaque),
+        };
+        match detect::detect(bytes) {
+            Detection::Tls if wait.mesh => match peek(bytes) {
+                Peek::Hello(hello) if MESH.iter().any(|alpn| hello.offers(alpn.as_bytes())) => Some(Self::Mesh),
+                Peek::Hello(_) | Peek::NotTls => said.or(Some(Self::Tls)),
+                Peek::Incomplete => None,
+            },
+            Detection::Undecided if wait.mesh && bytes.first() == Some(&detect::TLS_HANDSHAKE) => None,
+            _ if said.is_some() => said,
+            Detection::Tls => Some(Self::Tls),
+            Detection::Http1 => Some(Self::Http1),
+            Detection::Http2 => Some(Self::Http2),
+            Detection::Opaque => Some(Self::Opaque),
+            Detection::Undecided => None,
+        }
+    }
+
+    /// Whether the application's connection has use for what was decided.
+    fn is_bytes(self) -> bool {
+        matches!(self, Self::Opaque | Self::Tls)
+    }
+
+    fn first<U>(self) -> First<U> {
+        match self {
+            Self::Http1 => First::Http1,
+            Self::Http2 => First::Http2,
+            Self::Mesh => First::Mesh,
+            Self::Tls => First::Tls,
+            Self::Opaque => First::Opaque,
+        }
+    }
 }
 
 /// What the last connection to a destination taught. Where the client spoke first, one that is slow to begin (its host
@@ -77,26 +152,27 @@ impl Habit {
         match first {
             First::Http1 | First::Http2 | First::Mesh | First::Tls | First::Opaque => self.client_first.set(Some(true)),
             First::Opened(_) => self.client_first.set(Some(false)),
-            First::Closed => {}
+            First::Closed | First::Undecided => {}
         }
     }
 }
 
-/// Reads until the protocol is certain. A client that is silent for the grace has its upstream opened beside the wait.
+/// Reads until the protocol is certain. A client that is silent for the grace has its upstream opened beside the wait, and
+/// so has one whose first words leave it open what they are, if they may pass as bytes.
 /// Not cancel safe: what `open` made is lost.
 pub async fn protocol<S, U, E>(
     client: &mut Prefixed<S>,
-    wait: Wait,
+    wait: &Wait,
     open: impl AsyncFnOnce() -> Result<U, E>,
 ) -> Result<First<U>, FirstError<E>>
 where
     S: AsyncRead + Unpin,
-    U: AsyncRead + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
 {
     if client.prefix().is_empty() {
         if wait.grace.is_zero() {
             // A timer of nothing still waits for the runtime's next millisecond.
-            return Box::pin(race(client, wait.mesh, open)).await;
+            return Box::pin(race(client, wait, open)).await;
         }
         match timeout(wait.grace, client.read_ahead(limits::DETECT_BYTES_MAX)).await {
             Ok(read) => {
@@ -105,54 +181,113 @@ where
                 }
             }
             // Boxed: few clients are silent, and the others need not carry the room for it.
-            Err(_) => return Box::pin(race(client, wait.mesh, open)).await,
+            Err(_) => return Box::pin(race(client, wait, open)).await,
         }
     }
-    decide(client, wait.mesh).await.map_err(FirstError::Client)
+    spoken(client, wait, open).await
+}
+
+/// For a client that has spoken, and whose upstream is not open.
+async fn spoken<S, U, E>(
+    client: &mut Prefixed<S>,
+    wait: &Wait,
+    open: impl AsyncFnOnce() -> Result<U, E>,
+) -> Result<First<U>, FirstError<E>>
+where
+    S: AsyncRead + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    match decide(client, wait).await.map_err(FirstError::Client)? {
+        Some(decision) => Ok(decision.first()),
+        None if matches!(wait.undecided, Undecided::Closed(_)) => Ok(First::Undecided),
+        None => {
+            Box::pin(async {
+                let upstream = Prefixed::new(open().await.map_err(FirstError::Upstream)?);
+                early(client, wait, upstream).await
+            })
+            .await
+        }
+    }
 }
 
 /// Goes on reading while a prefix is undecided. At the client's end or the bound it is opaque, since no request can come
-/// of it any more; at the deadline the connection is closed.
-async fn decide<S: AsyncRead + Unpin, U>(client: &mut Prefixed<S>, mesh: bool) -> io::Result<First<U>> {
-    let deadline = Instant::now() + limits::DETECT_TIMEOUT;
+/// of it any more. `None`: it is undecided still, and has had its time.
+///
+/// # Errors
+/// The connection's; and `TimedOut` for what began as a ClientHello and is none in the time of a handshake. A peer's may come
+/// in two packets, of which the second was lost: none of it is for the application, however long that takes.
+async fn decide<S: AsyncRead + Unpin>(client: &mut Prefixed<S>, wait: &Wait) -> io::Result<Option<Decision>> {
+    let (Undecided::Bytes(within) | Undecided::Closed(within)) = wait.undecided;
+    let began = Instant::now();
     loop {
-        match detect::detect(client.prefix()) {
-            Detection::Http1 => return Ok(First::Http1),
-            Detection::Http2 => return Ok(First::Http2),
-            Detection::Opaque => return Ok(First::Opaque),
-            Detection::Tls if !mesh => return Ok(First::Tls),
-            Detection::Tls => match peek(client.prefix()) {
-                Peek::Hello(hello) if MESH.iter().any(|alpn| hello.offers(alpn.as_bytes())) => {
-                    return Ok(First::Mesh);
-                }
-                Peek::Hello(_) | Peek::NotTls => return Ok(First::Tls),
-                Peek::Incomplete => {}
-            },
-            Detection::Undecided => {}
+        if let Some(decision) = Decision::of(client.prefix(), wait) {
+            return Ok(Some(decision));
         }
-        match timeout_at(deadline, client.read_ahead(limits::DETECT_BYTES_MAX)).await {
-            // `GE` and a long pause may yet be a request: as bytes it would meet a policy for bytes.
-            Err(_) => return Ok(First::Closed),
-            Ok(Ok(0)) => return Ok(First::Opaque),
+        let hello = wait.mesh && client.prefix().starts_with(&detect::TLS_RECORD);
+        let within = if hello { limits::HANDSHAKE_TIMEOUT } else { within };
+        match timeout_at(began + within, client.read_ahead(limits::DETECT_BYTES_MAX)).await {
+            Err(_) if hello => return Err(io::Error::new(io::ErrorKind::TimedOut, "a ClientHello without its end")),
+            Err(_) => return Ok(None),
+            Ok(Ok(0)) => return Ok(Some(Decision::Opaque)),
             Ok(read) => drop(read?),
         }
     }
 }
 
+/// Gives the server what the client has said so far, while it stays open what that is: until the server answers, or the
+/// client goes on. No bound in time: it is a connection of bytes that both ends leave open.
+async fn early<S, U, E>(
+    client: &mut Prefixed<S>,
+    wait: &Wait,
+    mut upstream: Prefixed<U>,
+) -> Result<First<U>, FirstError<E>>
+where
+    S: AsyncRead + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut sent = 0;
+    loop {
+        let more = client.prefix().get(sent..).unwrap_or_default();
+        let written = async {
+            upstream.write_all(more).await?;
+            upstream.flush().await
+        };
+        // A server that is gone already is found out by whoever relays.
+        let gone = written.await.is_err();
+        sent = client.prefix().len();
+        if !gone {
+            tokio::select! {
+                biased;
+                read = client.read_ahead(limits::DETECT_BYTES_MAX) => {
+                    let ended = read.map_err(FirstError::Client)? == 0;
+                    match Decision::of(client.prefix(), wait) {
+                        Some(decision) if !decision.is_bytes() => return Ok(decision.first()),
+                        None if !ended => continue,
+                        _ => {}
+                    }
+                }
+                _ = upstream.read_ahead(limits::DETECT_BYTES_MAX) => {}
+            }
+        }
+        client.consume(sent);
+        return Ok(First::Opened(upstream));
+    }
+}
+
 async fn race<S, U, E>(
     client: &mut Prefixed<S>,
-    mesh: bool,
+    wait: &Wait,
     open: impl AsyncFnOnce() -> Result<U, E>,
 ) -> Result<First<U>, FirstError<E>>
 where
     S: AsyncRead + Unpin,
-    U: AsyncRead + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
 {
     // Nothing is opened for a client that has spoken already.
     if let Some(read) = client.read_ahead(limits::DETECT_BYTES_MAX).now_or_never() {
         return match read.map_err(FirstError::Client)? {
             0 => Ok(First::Closed),
-            _ => decide(client, mesh).await.map_err(FirstError::Client),
+            _ => spoken(client, wait, open).await,
         };
     }
     let mut open = pin!(open());
@@ -162,13 +297,16 @@ where
             if read.map_err(FirstError::Client)? == 0 {
                 return Ok(First::Closed);
             }
-            return match decide(client, mesh).await.map_err(FirstError::Client)? {
+            let decision = decide(client, wait).await.map_err(FirstError::Client)?;
+            return match decision {
+                Some(decision) if !decision.is_bytes() => Ok(decision.first()),
+                None if matches!(wait.undecided, Undecided::Closed(_)) => Ok(First::Undecided),
                 // The server may have seen this connection already: a second one in its place would be one that somebody
                 // opened and gave up, which servers count, and some serve one client at a time.
-                First::Opaque | First::Tls => {
-                    Ok(First::Opened(Prefixed::new(open.await.map_err(FirstError::Upstream)?)))
+                _ => {
+                    let upstream = Prefixed::new(open.await.map_err(FirstError::Upstream)?);
+                    if decision.is_some() { Ok(First::Opened(upstream)) } else { early(client, wait, upstream).await }
                 }
-                decided => Ok(decided),
             };
         }
         opened = open.as_mut() => Prefixed::new(opened.map_err(FirstError::Upstream)?),
@@ -180,10 +318,12 @@ where
             if read.map_err(FirstError::Client)? == 0 {
                 return Ok(First::Opened(upstream)); // half-closed: the server may still speak
             }
-            Ok(match decide(client, mesh).await.map_err(FirstError::Client)? {
-                First::Opaque | First::Tls => First::Opened(upstream),
-                decided => decided,
-            })
+            match decide(client, wait).await.map_err(FirstError::Client)? {
+                Some(decision) if !decision.is_bytes() => Ok(decision.first()),
+                Some(_) => Ok(First::Opened(upstream)),
+                None if matches!(wait.undecided, Undecided::Closed(_)) => Ok(First::Undecided),
+                None => early(client, wait, upstream).await,
+            }
         }
     }
 }
@@ -192,9 +332,13 @@ where
 mod tests {
     use super::*;
     use std::convert::Infallible;
-    use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
+    use tokio::io::{AsyncReadExt, DuplexStream, duplex};
 
-    const SILENT: Wait = Wait { grace: Duration::ZERO, mesh: false };
+    const GRACE: Duration = Duration::from_millis(2);
+    const SILENT: Wait =
+        Wait { grace: Duration::ZERO, mesh: false, said: Protocol::Detect, undecided: Undecided::Bytes(GRACE) };
+    /// A client that says at once what it says.
+    const SPOKEN: Wait = Wait { grace: Duration::from_secs(1), ..SILENT };
 
     /// What comes of a client that says `said` while the upstream is being opened.
     async fn while_opening(said: &[u8]) -> First<DuplexStream> {
@@ -209,7 +353,7 @@ mod tests {
             tokio::task::yield_now().await;
             Ok::<_, Infallible>(upstream)
         };
-        let first = protocol(&mut client, SILENT, open).await.unwrap();
+        let first = protocol(&mut client, &SILENT, open).await.unwrap();
         speaks.await.unwrap();
         assert_eq!(client.prefix(), said);
         first
@@ -226,10 +370,124 @@ mod tests {
         let never = async || -> Result<DuplexStream, Infallible> { panic!("opened") };
         let (client, mut says) = duplex(1024);
         says.write_all(b"\x01\x02 cookie").await.unwrap();
-        let first = protocol(&mut Prefixed::new(client), SILENT, never).await.unwrap();
+        let first = protocol(&mut Prefixed::new(client), &SILENT, never).await.unwrap();
         assert!(matches!(first, First::Opaque));
         let (client, gone) = duplex(1024);
         drop(gone);
-        assert!(matches!(protocol(&mut Prefixed::new(client), SILENT, never).await.unwrap(), First::Closed));
+        assert!(matches!(protocol(&mut Prefixed::new(client), &SILENT, never).await.unwrap(), First::Closed));
+    }
+
+    /// A client and its side of the connection, an upstream and the server's side of it.
+    struct Ends {
+        client: Prefixed<DuplexStream>,
+        says: DuplexStream,
+        upstream: Option<DuplexStream>,
+        server: DuplexStream,
+    }
+
+    impl Ends {
+        fn new() -> Self {
+            let ((client, says), (upstream, server)) = (duplex(1024), duplex(1024));
+            Self { client: Prefixed::new(client), says, upstream: Some(upstream), server }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peers_hello_that_comes_in_two_packets_is_none_of_the_applications_however_late_the_second_is() {
+        for wait in [SPOKEN, SILENT].map(|wait| Wait { mesh: true, ..wait }) {
+            for first_packet in [2, 5, 6, 100] {
+                let Ends { mut client, mut says, mut upstream, mut server } = Ends::new();
+                let hello = [&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc][..], &[0; 500]].concat();
+                says.write_all(&hello[..first_packet]).await.unwrap();
+                let open = async || Ok::<_, Infallible>(upstream.take().unwrap());
+                let end = protocol(&mut client, &wait, open).await;
+                let Err(FirstError::Client(error)) = end else { panic!("{first_packet}: {end:?}") };
+                assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+                drop(upstream);
+                assert_eq!(server.read(&mut [0; 8]).await.unwrap(), 0, "not a byte of it");
+            }
+        }
+    }
+
+    const WORDS: [&[u8]; 9] =
+        [b"JDWP-Handshake", b"ruok", b"mntr", b"HZC", b"\r\n", b"hello", b"PING ", b"\x16", b"PRI * HTT"];
+
+    #[tokio::test]
+    async fn a_short_word_reaches_a_server_that_waits_for_it_and_its_answer_comes_back() {
+        for wait in [SPOKEN, SILENT, Wait { mesh: true, ..SPOKEN }] {
+            for word in WORDS {
+                let Ends { mut client, mut says, mut upstream, mut server } = Ends::new();
+                says.write_all(word).await.unwrap();
+                let open = async || Ok::<_, Infallible>(upstream.take().unwrap());
+                let answer = async {
+                    let mut heard = vec![0; word.len()];
+                    server.read_exact(&mut heard).await.unwrap();
+                    server.write_all(b"imok").await.unwrap();
+                    heard
+                };
+                let (first, heard) = tokio::join!(protocol(&mut client, &wait, open), answer);
+                let Ok(First::Opened(upstream)) = first else { panic!("{word:?}: {first:?}") };
+                assert_eq!((&heard[..], client.prefix(), upstream.prefix()), (word, &b""[..], &b"imok"[..]));
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_turns_out_to_be_a_request_is_served_as_one_however_slowly_it_comes() {
+        let hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        for (whole, http1) in
+            [(&b"GET /admin HTTP/1.1\r\n"[..], true), (b"\r\n\r\nget / HTTP/1.0\n", true), (hello, false)]
+        {
+            for pause in [GRACE * 2, Duration::ZERO] {
+                let Ends { mut client, mut says, mut upstream, mut server } = Ends::new();
+                let open = async || Ok::<_, Infallible>(upstream.take().unwrap());
+                let drip = async {
+                    for byte in whole {
+                        says.write_all(&[*byte]).await.unwrap();
+                        // A slow client is one whose bytes are read one by one: with the pause, after the grace.
+                        tokio::time::sleep(pause).await;
+                    }
+                };
+                let first = tokio::select! {
+                    first = protocol(&mut client, &SPOKEN, open) => first.unwrap(),
+                    () = drip => panic!("undecided at the end"),
+                };
+                assert!(matches!((&first, http1), (First::Http1, true) | (First::Http2, false)), "{first:?}");
+                assert!(whole.starts_with(client.prefix()), "nothing of it is lost");
+                let mut seen = Vec::new();
+                server.read_to_end(&mut seen).await.unwrap();
+                assert!(seen.len() < client.prefix().len(), "the server never had all of it: {seen:?}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn who_may_not_send_bytes_has_nothing_opened_and_no_more_than_its_time() {
+        for wait in [SPOKEN, SILENT].map(|wait| Wait { undecided: Undecided::Closed(GRACE * 5), ..wait }) {
+            for word in WORDS {
+                let Ends { mut client, mut says, .. } = Ends::new();
+                says.write_all(word).await.unwrap();
+                let never = async || -> Result<DuplexStream, Infallible> { panic!("opened") };
+                let began = Instant::now();
+                let first = protocol(&mut client, &wait, never).await.unwrap();
+                assert!(matches!(first, First::Undecided) && began.elapsed() >= GRACE * 5, "{first:?}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn where_somebody_said_what_is_spoken_nothing_is_waited_for() {
+        for (said, word) in [(Protocol::Opaque, &b"ruok"[..]), (Protocol::Opaque, b"GET /"), (Protocol::Http1, b"GE")] {
+            let Ends { mut client, mut says, .. } = Ends::new();
+            says.write_all(word).await.unwrap();
+            let never = async || -> Result<DuplexStream, Infallible> { panic!("opened") };
+            // The first read decides, and there is none after it that could.
+            let first = protocol(&mut client, &Wait { said, mesh: true, ..SPOKEN }, never).now_or_never();
+            let first = first.expect("no wait").unwrap();
+            assert!(
+                matches!((&first, said), (First::Opaque, Protocol::Opaque) | (First::Http1, Protocol::Http1)),
+                "{first:?}"
+            );
+        }
     }
 }

@@ -1,28 +1,29 @@
 //! A connection on its way into the pod, from accept to its end.
 
 use crate::{
+    account,
     config::Mode,
-    connect::{self, ConnectError, proxy_header},
+    connect::{self, ConnectError},
     discover::Port,
-    first::{self, First, FirstError, Wait},
-    forward,
+    first::{self, First, FirstError, Undecided, Wait},
     http::{
-        Wire,
-        client::Upstream,
+        self, Wire,
+        client::{Callers, Upstream},
         headers::LastHost,
         inbound::{Visit, handle},
         serve as serve_http,
     },
     io::{Abort, Prefixed},
-    limits,
+    limits, named,
     policy::{self, Act, Peer},
-    sys,
-    telemetry::{Direction, Reason, Tls},
+    revoke, sys,
+    telemetry::{self, Direction, Proto, Reason, Tls},
     tls::Alpn,
     worker::World,
 };
-use http::HeaderValue;
+use ::http::HeaderValue;
 use remora_model::{Endpoint, Protocol, SpiffeId};
+use remora_runtime::seldom::Seldom;
 use std::{
     net::SocketAddr,
     rc::Rc,
@@ -31,53 +32,69 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    time::{Instant as Deadline, sleep, sleep_until, timeout_at},
+    time::{sleep, sleep_until},
 };
 
 /// Serves one connection to the pod.
 ///
 /// The stages that last are boxed, so that a connection in one of them does not hold the room that the others need.
-pub async fn serve(world: Rc<World>, stream: TcpStream, from: SocketAddr) {
-    let client = Prefixed::new(stream);
+pub async fn serve(world: Rc<World>, client: Prefixed<TcpStream>, from: SocketAddr) {
     let original = match world.config.mode {
-        Mode::Redirect => sys::original_destination(client.inner(), from).ok().filter(|to| !world.config.is_own(*to)),
+        Mode::Redirect => {
+            sys::original_destination(client.inner(), from).ok().filter(|to| !world.config.is_own(*to, to.ip()))
+        }
         Mode::Explicit => None,
     };
     match original {
         Some(to) => redirected(world, client, from, to).await,
-        None => direct(world, client, from).await,
+        None => Box::pin(direct(world, client, from)).await,
     }
 }
 
 /// A connection that was going to a port of this pod: mesh TLS, plaintext or the application's own TLS.
 async fn redirected(world: Rc<World>, mut client: Prefixed<TcpStream>, from: SocketAddr, to: SocketAddr) {
     let port = match world.directory.known_port(to.port()) {
-        Some(port) => Some(port),
+        Some(port) => Ok(port),
         None => Box::pin(world.directory.port(to.port())).await,
     };
-    let Some(port) = port else { return refuse(&from, Reason::Denied, UNKNOWN_PORT) };
+    let port = match port {
+        Ok(port) => port,
+        Err(refusal) => return refuse(&from, refusal.reason, named::UNKNOWN_PORT),
+    };
     let caller = visit(&world, port, from, to, None);
-    let wait = Wait { grace: grace(&caller, caller.port.habit.grace()), mesh: true };
-    let first = first::protocol(&mut client, wait, async || open(&caller).await).await;
+    let wait = Wait { mesh: true, ..wait(&world, &caller, caller.port.habit.grace(), limits::UNDECIDED_GRACE) };
+    let first = Box::pin(first::protocol(&mut client, &wait, async || open(&caller).await)).await;
     if let Ok(first) = &first {
         caller.port.habit.learn(first);
         if matches!(first, First::Mesh) {
             return Box::pin(mesh(world, client, from, Some((to, caller.port)))).await;
         }
     }
-    if let Err(denial) = policy::admit(&caller.port.inbound(), &caller.peer) {
+    if let Err(denial) = caller.port.policy().admits(&caller.peer) {
         return denied(&caller, &denial);
     }
-    decided(world, client, first, caller).await;
+    Box::pin(decided(world, client, first, caller)).await;
 }
 
-const UNKNOWN_PORT: &str = "no policy is known for this port; is discovery reachable?";
-
-/// A connection made to the listener itself: mesh TLS that names its destination.
+/// A connection made to the listener itself: mesh TLS that names its destination. Where connections are redirected, only
+/// this pod itself has a reason to make one.
 async fn direct(world: Rc<World>, mut client: Prefixed<TcpStream>, from: SocketAddr) {
-    let wait = Wait { grace: limits::HANDSHAKE_TIMEOUT, mesh: true };
+    let redirects = world.config.mode == Mode::Redirect;
+    if redirects && !named::is_from_here(client.inner(), from) {
+        return refuse(
+            &from,
+            Reason::Denied,
+            "other hosts have no business with this port: they dial the port they mean",
+        );
+    }
+    let wait = Wait {
+        grace: limits::HANDSHAKE_TIMEOUT,
+        mesh: true,
+        said: Protocol::Detect,
+        undecided: Undecided::Closed(limits::DETECT_TIMEOUT),
+    };
     let late = async || Err::<TcpStream, ()>(());
-    match first::protocol(&mut client, wait, late).await {
+    match first::protocol(&mut client, &wait, late).await {
         Ok(First::Mesh) => Box::pin(mesh(world, client, from, None)).await,
         Ok(First::Closed) => {}
         _ => refuse(&from, Reason::ProtocolError, "this listener takes mesh TLS only, where nothing redirects to it"),
@@ -89,53 +106,27 @@ async fn mesh(world: Rc<World>, client: Prefixed<TcpStream>, from: SocketAddr, t
     let terminated = match world.tls.terminate(client).await {
         Ok(terminated) => terminated,
         Err(error) => {
-            return tracing::warn!(%from, %error, reason = error.reason(), "mesh TLS refused");
+            return remora_runtime::limited!(warn by error.reason(), %from, %error, reason = error.reason(), "mesh TLS refused");
         }
     };
     let goodbye = terminated.stream.goodbye();
     let mut stream = Prefixed::new(terminated.stream);
     let (to, port) = match to {
         Some(to) => to,
-        None => {
-            let Some(to) = named(&mut stream, &world).await else {
-                return refuse(&from, Reason::ProtocolError, "the peer names no destination of this pod");
-            };
-            let Some(port) = world.directory.port(to.port()).await else {
-                return refuse(&from, Reason::Denied, UNKNOWN_PORT);
-            };
-            (to, port)
-        }
+        None => match Box::pin(named::destination(&mut stream, &world, &terminated.peer)).await {
+            Ok(to) => to,
+            Err((reason, detail)) => return refuse(&from, reason, detail),
+        },
     };
-    let caller = Visit { goodbye, ..visit(&world, port, from, to, Some(terminated.peer)) };
+    let trust = Some(Rc::new(terminated.trust));
+    let caller = Visit { goodbye, trust, ..visit(&world, port, from, to, Some(terminated.peer)) };
     if terminated.alpn == Alpn::MeshHttp {
-        return Box::pin(http(world, stream, Wire::Http2, limits::MESH_STREAMS_MAX, caller)).await;
+        return Box::pin(serve_requests(world, stream, Wire::Http2, true, caller)).await;
     }
     // The peer has waited for its client already.
-    let wait = Wait { grace: grace(&caller, Duration::ZERO), mesh: false };
-    let first = first::protocol(&mut stream, wait, async || open(&caller).await).await;
+    let wait = wait(&world, &caller, Duration::ZERO, Duration::ZERO);
+    let first = first::protocol(&mut stream, &wait, async || open(&caller).await).await;
     decided(world, stream, first, caller).await;
-}
-
-/// The destination that a peer names inside TLS: a port of this pod, never one of the proxy's own.
-async fn named<S: AsyncRead + Unpin>(stream: &mut Prefixed<S>, world: &World) -> Option<SocketAddr> {
-    let deadline = Deadline::now() + limits::HANDSHAKE_TIMEOUT;
-    loop {
-        match proxy_header::parse(stream.prefix()) {
-            proxy_header::Parsed::Destination { to, length } => {
-                stream.consume(length);
-                let to = SocketAddr::new(world.config.app_host, to.port());
-                // Dialled from the pod itself, the admin port would take the peer for the pod.
-                let own = world.config.is_own(to) || to.port() == world.config.admin_listen.port();
-                return (!own).then_some(to);
-            }
-            proxy_header::Parsed::Incomplete => {}
-            proxy_header::Parsed::Absent | proxy_header::Parsed::Malformed => return None,
-        }
-        match timeout_at(deadline, stream.read_ahead(limits::PROXY_HEADER_BYTES_MAX)).await {
-            Ok(Ok(count)) if count > 0 => {}
-            _ => return None,
-        }
-    }
 }
 
 /// Who calls which port.
@@ -146,10 +137,17 @@ fn visit(world: &World, port: Rc<Port>, from: SocketAddr, to: SocketAddr, identi
     Visit {
         client_id: HeaderValue::from_str(name).ok().filter(|_| identity.is_some()),
         peer_name: name.into(),
+        window: limits::HTTP1_BUFFER_BYTES,
+        holder: world.account.holder(match &identity {
+            Some(id) => account::Peer::certified(from.ip(), id),
+            None => account::Peer::at(from.ip()),
+        }),
         peer: Peer { identity, address: from.ip().to_canonical() },
+        trust: None,
         tls,
         goodbye: None,
         host: LastHost::default(),
+        callers: Callers::default(),
         app: world.directory.app(&port, to, || Upstream::new(endpoint(), limits::APP_CONNECT_TIMEOUT)),
         port,
     }
@@ -161,19 +159,32 @@ enum OpenError {
     Connect(ConnectError),
 }
 
-/// How long a peer may be silent before the application is called: one that is not let in as a sender of bytes may yet
-/// turn out to speak something else, within the time of detection.
-fn grace(caller: &Visit, grace: Duration) -> Duration {
-    match policy::authorize(&caller.port.inbound(), &caller.peer, Act::Bytes) {
-        Ok(_) => grace,
-        Err(_) => limits::DETECT_TIMEOUT,
+/// How long a peer may be silent, or undecided, before the application is called: one that is not let in as a sender of bytes
+/// may yet turn out to speak something else, within the time of detection.
+fn wait(world: &World, caller: &Visit, grace: Duration, undecided: Duration) -> Wait {
+    let policy = caller.port.policy();
+    let said = said(world, &caller.port);
+    match policy.allows(&caller.peer, Act::Bytes) {
+        Ok(()) => Wait { grace, mesh: false, said, undecided: Undecided::Bytes(undecided) },
+        Err(_) => Wait {
+            grace: limits::DETECT_TIMEOUT,
+            mesh: false,
+            said,
+            undecided: Undecided::Closed(limits::DETECT_TIMEOUT),
+        },
     }
+}
+
+/// What the port speaks, where somebody said so.
+fn said(world: &World, port: &Port) -> Protocol {
+    if world.config.opaque_ports.contains(&port.number) { Protocol::Opaque } else { port.inbound().protocol }
 }
 
 /// Opens the application's connection beside the wait for the peer's first bytes. Before a byte of the application's is
 /// asked for, the peer must be let in as a sender of bytes.
 async fn open(caller: &Visit) -> Result<TcpStream, OpenError> {
-    let permit = policy::authorize(&caller.port.inbound(), &caller.peer, Act::Bytes).map_err(OpenError::Denied)?;
+    // Recorded when it is known what the peer speaks.
+    let permit = caller.port.policy().judge(&caller.peer, Act::Bytes).decision.map_err(OpenError::Denied)?;
     connect::tcp(&permit, caller.app.endpoint.address, limits::APP_CONNECT_TIMEOUT).await.map_err(OpenError::Connect)
 }
 
@@ -186,30 +197,36 @@ async fn decided<S>(
 ) where
     S: AsyncRead + AsyncWrite + Abort + Unpin + Send + 'static,
 {
-    let inbound = caller.port.inbound();
-    let opaque = inbound.protocol == Protocol::Opaque || world.config.opaque_ports.contains(&inbound.port);
-    let wire = match first {
-        Ok(First::Http1 | First::Http2 | First::Opaque | First::Tls | First::Mesh) if opaque => {
-            return Box::pin(bytes(stream, None, caller)).await;
+    let wire = match (first, said(&world, &caller.port)) {
+        (Ok(First::Closed), _) => return,
+        (Ok(First::Undecided), _) => return undecided(&caller),
+        (Ok(First::Opened(upstream)), _) => return Box::pin(bytes(stream, Some(upstream), caller)).await,
+        (Ok(_), Protocol::Opaque) => return Box::pin(bytes(stream, None, caller)).await,
+        (Ok(_), Protocol::Http1) | (Ok(First::Http1), Protocol::Detect) => Wire::Http1,
+        (Ok(_), Protocol::Http2) | (Ok(First::Http2), Protocol::Detect) => Wire::Http2,
+        (Ok(First::Opaque | First::Tls | First::Mesh), _) => return Box::pin(bytes(stream, None, caller)).await,
+        (Err(FirstError::Client(error)), _) => return tracing::debug!(%error, "peer left before its first bytes"),
+        (Err(FirstError::Upstream(OpenError::Denied(denial))), _) => {
+            drop(caller.judge(Act::Bytes));
+            return denied(&caller, &denial);
         }
-        Ok(First::Closed) => return,
-        Ok(First::Opened(upstream)) => return Box::pin(bytes(stream, Some(upstream), caller)).await,
-        Ok(_) if inbound.protocol == Protocol::Http1 => Wire::Http1,
-        Ok(_) if inbound.protocol == Protocol::Http2 => Wire::Http2,
-        Ok(First::Http1) => Wire::Http1,
-        Ok(First::Http2) => Wire::Http2,
-        Ok(First::Opaque | First::Tls | First::Mesh) => return Box::pin(bytes(stream, None, caller)).await,
-        Err(FirstError::Client(error)) => return tracing::debug!(%error, "peer left before its first bytes"),
-        Err(FirstError::Upstream(OpenError::Denied(denial))) => return denied(&caller, &denial),
-        Err(FirstError::Upstream(OpenError::Connect(error))) => {
+        (Err(FirstError::Upstream(OpenError::Connect(error))), _) => {
+            drop(caller.judge(Act::Bytes));
             let stats = caller.port.signals.bytes(&caller.peer_name, caller.tls);
             stats.request();
             stats.failure(error.reason(), Duration::ZERO);
-            return tracing::info!(%error, cause = error.cause(), "cannot reach the application");
+            return remora_runtime::limited!(info, %error, cause = error.cause(), "cannot reach the application");
         }
     };
-    drop(inbound);
-    Box::pin(http(world, stream, wire, limits::STREAMS_MAX, caller)).await;
+    Box::pin(serve_requests(world, stream, wire, false, caller)).await;
+}
+
+/// The peer's first words may yet become a request that it may send, and never did; as bytes they are not let in.
+fn undecided(caller: &Visit) {
+    if let Err(denial) = caller.judge(Act::Bytes) {
+        telemetry::refused(Direction::Inbound, Reason::Denied, "undecided");
+        denied(caller, &denial);
+    }
 }
 
 /// Returns when a connection should take no new requests.
@@ -228,14 +245,39 @@ async fn goodbye(caller: Rc<Visit>, wire: Wire) {
     }
 }
 
-async fn http<S>(world: Rc<World>, stream: S, wire: Wire, streams_max: u32, caller: Visit)
+async fn serve_requests<S>(world: Rc<World>, stream: S, wire: Wire, mesh: bool, mut caller: Visit)
 where
     S: AsyncRead + AsyncWrite + Abort + Unpin + Send + 'static,
 {
+    let (share, _counted) = match wire {
+        Wire::Http1 => (http::Share::client(true), None),
+        Wire::Http2 => {
+            let Some(counted) = world.peers.enter(&caller.peer) else {
+                let from = SocketAddr::new(caller.peer.address, 0);
+                return refuse(&from, Reason::Overloaded, "this peer has too many HTTP/2 connections to this worker");
+            };
+            let share = counted.share(mesh);
+            caller.window = share.window as usize;
+            (share, Some(counted))
+        }
+    };
     let (shared, caller) = (world.clone(), Rc::new(caller));
     let goodbye = goodbye(caller.clone(), wire);
-    let answer = move |request| handle(shared.clone(), caller.clone(), wire, request);
-    if let Err(error) = serve_http(&world, stream, (Direction::Inbound, wire), streams_max, goodbye, answer).await {
+    let served = caller.clone();
+    let answer = move |request| handle(shared.clone(), served.clone(), wire, request);
+    let serving = serve_http(&world, stream, (Direction::Inbound, wire), share, goodbye, answer);
+    let Some(trust) = &caller.trust else { return ended(serving.await) };
+    // Policy judges each request; who it is from is judged once.
+    let untrusted = Seldom::new(trust.lost());
+    tokio::select! {
+        biased;
+        error = untrusted => revoke::Revoked::Untrusted(error).note(&caller.peer, &caller.port),
+        done = serving => ended(done),
+    }
+}
+
+fn ended(done: hyper::Result<()>) {
+    if let Err(error) = done {
         tracing::debug!(%error, "HTTP connection of a peer ended");
     }
 }
@@ -245,7 +287,7 @@ async fn bytes<S>(mut client: Prefixed<S>, opened: Option<Prefixed<TcpStream>>, 
 where
     S: AsyncRead + AsyncWrite + Abort + Unpin,
 {
-    let permit = match policy::authorize(&caller.port.inbound(), &caller.peer, Act::Bytes) {
+    let permit = match caller.judge(Act::Bytes) {
         Ok(permit) => permit,
         Err(denial) => return denied(&caller, &denial),
     };
@@ -258,29 +300,34 @@ where
             Ok(stream) => Prefixed::new(stream),
             Err(error) => {
                 stats.failure(error.reason(), started.elapsed());
-                return tracing::info!(%error, cause = error.cause(), "cannot reach the application");
+                return remora_runtime::limited!(info, %error, cause = error.cause(), "cannot reach the application");
             }
         },
     };
     stats.connection_opened();
-    match forward::bytes(permit, &mut client, &mut upstream, &stats).await {
+    match revoke::bytes(permit, &mut client, &mut upstream, &stats, caller.revoked(Act::Bytes)).await {
         Ok(()) => stats.success(started.elapsed()),
-        Err(error) => {
-            tracing::debug!(%error, "byte connection broke");
-            stats.failure(Reason::UpstreamReset, started.elapsed());
+        Err(ended) => {
+            match &ended {
+                revoke::Ended::Broken(error) => tracing::debug!(%error, "byte connection broke"),
+                revoke::Ended::Revoked(why) => why.note(&caller.peer, &caller.port),
+            }
+            stats.failure(ended.reason(), started.elapsed());
         }
     }
     stats.connection_closed();
 }
 
+/// Refused callers share one series: what they send must not use up the room for those that are let in.
 fn denied(caller: &Visit, denial: &policy::Denial) {
-    let stats = caller.port.signals.bytes(&caller.peer_name, caller.tls);
+    let stats = caller.port.signals.denied(Proto::Tcp, caller.tls);
     stats.request();
     stats.failure(Reason::Denied, Duration::ZERO);
-    tracing::info!(peer = %caller.peer_name, address = %caller.peer.address, %denial, "connection denied");
+    remora_runtime::limited!(info, peer = %caller.peer_name, address = %caller.peer.address,
+        reason = Reason::Denied.as_str(), %denial, "connection denied");
 }
 
 fn refuse(from: &SocketAddr, reason: Reason, detail: &'static str) {
     metrics::counter!("remora_connections_refused_total", "reason" => reason.as_str()).increment(1);
-    tracing::info!(%from, reason = reason.as_str(), detail, "connection refused");
+    remora_runtime::limited!(info by reason.as_str(), %from, reason = reason.as_str(), detail, "connection refused");
 }

@@ -11,10 +11,12 @@ pub mod inbound;
 // the stages
 pub mod accept;
 pub mod sys;
+pub mod account;
 pub mod io;
 pub mod discover;
 pub mod detect;
 pub mod first;
+pub mod named;
 pub mod tls;
 pub mod policy;
 pub mod route;
@@ -23,9 +25,12 @@ pub mod balance;
 pub mod retry;
 pub mod connect;
 pub mod forward;
+pub mod revoke;
 // beside the path
 pub mod telemetry;
 pub mod admin;
+pub mod pulse;
+pub mod supervise;
 pub mod probe;
 pub mod init;
 mod run;

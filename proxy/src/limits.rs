@@ -2,9 +2,74 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
-/// Connections that one worker holds in one direction; the next one is closed at once and counted as overloaded.
-/// 20 000 idle ones cost about 100 MB, which is what a container limit of 256 MB leaves room for.
-pub const CONNECTIONS_MAX: usize = 20_000;
+/// The memory that this process may use, where neither its cgroup nor `REMORA_PROXY_MEMORY_LIMIT` says.
+pub const MEMORY_DEFAULT_BYTES: u64 = 512 << 20;
+
+/// What the proxy holds that no peer causes: its code and heap at rest (16 MiB), what discovery told it, signals (1000
+/// series), and the log's queue.
+pub const MEMORY_BASE_BYTES: u64 = 40 << 20;
+
+/// What peers can make it hold, as charged to the [`account`](crate::account): three eighths of the process's limit, and less
+/// where the limit is small. The rest is for [`MEMORY_BASE_BYTES`], for what the allocator cannot give back at once, and for
+/// what a charge does not foresee.
+pub const fn account_bytes(memory_limit: u64) -> usize {
+    let part = memory_limit / 8 * 3;
+    let beside_base = memory_limit.saturating_sub(MEMORY_BASE_BYTES);
+    let bytes = if part < beside_base { part } else { beside_base };
+    if bytes > 1 << 40 { 1 << 40 } else { bytes as usize }
+}
+
+/// How often it is looked whether peers have given memory back, …
+pub const MEMORY_LOOK: Duration = Duration::from_secs(1);
+/// … and how much it must be for the allocator to be asked for it, which stops all threads' allocations for a moment.
+pub const MEMORY_FREED_BYTES: usize = 8 << 20;
+
+/// A connection that says nothing, or speaks HTTP/1: its task, hyper's buffers, its first bytes. Measured: 5 to 7 KB.
+pub const CONNECTION_BYTES: usize = 8 * 1024;
+
+/// What mesh TLS adds to a connection: rustls, what is read ahead at least, ciphertext that waits at least, and for
+/// HTTP/2 its tables and buffers. Measured: 43 to 50 KB in all.
+pub const MESH_CONNECTION_BYTES: usize = 40 * 1024;
+
+/// What a relay adds: the buffers that its two ways always have.
+pub const RELAY_BYTES: usize = 2 * RELAY_BYTES_MIN;
+
+/// A request into the pod: its task, its connection to the application, and a piece of its answer that its caller does not
+/// take. While much is held, such a piece is [`TIGHT_READ_BYTES`]; else up to the 72 KiB that hyper reads at once.
+pub const REQUEST_BYTES: usize = 16 * 1024;
+
+/// The same out of the pod: its task, its heads, and what its tries need.
+pub const REQUEST_OUT_BYTES: usize = 4 * 1024;
+
+/// What an HTTP/1 connection reads and writes ahead at most, each way, as hyper counts it: a head and some. It is held where
+/// a message stands still, and charged then.
+pub const HTTP1_BUFFER_BYTES: usize = HEADER_BYTES_MAX + 8 * 1024;
+
+/// From this part of the account on, answers are read in smaller pieces, …
+pub const TIGHT_SHARE: usize = 8;
+/// … of at most so much.
+pub const TIGHT_READ_BYTES: usize = 8 * 1024;
+
+const _: () = {
+    let limit: u64 = 128 << 20; // what the injector gives a sidecar
+    let account = account_bytes(limit);
+    assert!(
+        account as u64 + MEMORY_BASE_BYTES + (40 << 20) <= limit,
+        "what is charged, what is not, and 40 MiB to spare"
+    );
+    assert!(
+        account / 2 / (CONNECTION_BYTES + MESH_CONNECTION_BYTES + RELAY_BYTES) >= 350,
+        "byte connections of one peer"
+    );
+    assert!(account / 2 / CONNECTION_BYTES >= 3000, "plain connections of one peer");
+    assert!(account / 2 / REQUEST_BYTES >= 1500, "requests of one peer");
+    assert!(
+        account / 2 / (REQUEST_BYTES + STREAM_WINDOW_BYTES as usize) >= MESH_STREAMS_MAX as usize,
+        "uploads of one peer that all stand still, on its first connection"
+    );
+    assert!(account / 4 * 3 / REQUEST_OUT_BYTES >= 2 * REQUESTS_PER_BACKEND_MAX as usize, "requests of the pod itself");
+    assert!(2 * RELAY_BYTES_MAX <= account / 64, "a stalled stream takes little of what there is");
+};
 
 /// Descriptors that no accepted connection may take, or half of all where there are few: connections that were taken
 /// need others upstream, and the admin port and the control plane must be reached above all when there is trouble.
@@ -29,12 +94,30 @@ pub const DETECT_GRACE: Duration = Duration::from_millis(1);
 /// both ends a handshake. A server that speaks first behind such an address is late once, by this.
 pub const DETECT_GRACE_CLIENT_FIRST: Duration = Duration::from_millis(100);
 
-/// From the first byte of a prefix that is no protocol yet to a decision. A client that sends `GE` and stops is no
-/// HTTP client of any kind; the connection is closed, because as opaque bytes it would meet a more permissive policy.
+/// From the first byte of a prefix that is no protocol yet to a decision, where the client may not send bytes. One that
+/// sends `GE` and stops is no HTTP client of any kind, and is closed.
 pub const DETECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a worker may take to answer `/live`, below the second that a kubelet waits for a probe; …
+pub const PULSE_TIMEOUT: Duration = Duration::from_millis(800);
+/// … and for how long its answer counts, so that whoever asks all the time costs nothing.
+pub const PULSE_KEPT: Duration = Duration::from_millis(200);
+/// From the first bytes of a client that may send bytes, and whose prefix is no protocol yet, until the upstream gets what
+/// there is: `ruok` and a wait for the answer is how some clients begin. A request line is one packet, so that a busy client's
+/// is whole by then; should it become one after all, it is served as HTTP.
+pub const UNDECIDED_GRACE: Duration = Duration::from_millis(100);
 
 /// A TLS handshake between proxies takes two round trips; 5 s is a lost packet or two, not an attacker's patience.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Handshakes that are under way from one address on one worker. A peer needs few at a time, and others of its own wait behind
+/// them; one that leaves them undone holds them for [`HANDSHAKE_TIMEOUT`]. There is no bound for all addresses together, which
+/// sixteen silent ones would use up for everybody: memory is charged, and the worker's time is given in turns.
+pub const HANDSHAKES_PER_PEER_MAX: usize = 16;
+
+/// What handshakes may take of a worker between two looks at other connections, and one step beyond it: a step with a
+/// signature takes 0.1 ms.
+pub const HANDSHAKE_TURN: Duration = Duration::from_micros(500);
 
 /// From the first bytes of an HTTP/1 head to its end, unless `REMORA_PROXY_HEADER_TIMEOUT` says otherwise. A head is
 /// a packet or two.
@@ -65,14 +148,83 @@ pub const HEADER_COUNT_MAX: usize = 100;
 /// Streams that an application may have open on one HTTP/2 connection.
 pub const STREAMS_MAX: u32 = 250;
 
-/// Streams on one connection between proxies, which carries what hundreds of HTTP/1 connections of one worker bring.
-pub const MESH_STREAMS_MAX: u32 = 4096;
+/// Requests under way to one backend, for each worker.
+pub const REQUESTS_PER_BACKEND_MAX: u32 = 4096;
+
+/// Streams on one connection between proxies: 512 HTTP/1 clients of one worker need two connections.
+pub const MESH_STREAMS_MAX: u32 = 256;
 
 /// Receive window of a stream: a 64 KiB body in flight without a stall.
 pub const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 
-/// Receive window of a connection.
-pub const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// The same on the further connections of somebody who has as many streams as one connection takes: a quarter, since so
+/// many streams keep any way between two pods busy with less, and all of them may stand still at once.
+pub const STREAM_WINDOW_BYTES_FURTHER: u32 = 16 * 1024;
+
+/// How many streams a connection may have, and the receive window of each: wide on the first to an address, or from a
+/// peer, narrow on the others. At most 16 MiB of a connection can be unread, then 4 MiB of each further one, and no more than
+/// its peer's share of the account.
+pub const fn stream_share(first: bool) -> (u32, u32) {
+    (MESH_STREAMS_MAX, if first { STREAM_WINDOW_BYTES } else { STREAM_WINDOW_BYTES_FURTHER })
+}
+
+/// Receive window of a connection: what its streams can have unread at once. Smaller, and as many streams as fill it, which
+/// nobody reads, would stop all others (hyperium/hyper#2899). It is a promise: what is read at once takes no memory.
+pub const fn connection_window(streams: u32, stream_window: u32) -> u32 {
+    streams * stream_window
+}
+
+/// HTTP/2 connections to one address, for those who share them: with 256 streams each as many as there may be requests
+/// under way to a backend.
+pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 16;
+
+/// Connections that are being made to one address at once: enough that a limit of one stream per connection is worked
+/// through, too few to be an attack.
+pub const CONNECTING_MAX: u32 = 4;
+
+/// Requests that wait for a stream to one address, after which the next one is refused (`queue_full`).
+pub const STREAM_WAITERS_MAX: u32 = 1024;
+
+/// How long a request waits for a stream where the server takes no more on any connection. Longer than most answers take,
+/// shorter than most callers wait.
+pub const STREAM_WAIT: Duration = Duration::from_secs(2);
+
+/// Sets of HTTP/2 connections to applications that are kept apart for one connection: by the caller that a peer names, and
+/// by address. More callers than that in one pod share some.
+pub const CALLER_STREAMS_MAX: usize = 64;
+
+/// HTTP/2 connections that one worker has to peers and applications: 50 kB each. Those that nobody uses make room.
+pub const MESH_CONNECTIONS_MAX: usize = 1024;
+
+/// A connection between proxies that has no stream is closed after this time. A new one costs 0.3 ms of each side's
+/// processor; an idle one holds 50 kB here and 43 kB there.
+pub const MESH_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The same towards an application, where a new one costs 0.1 ms and the old one may be what it counts.
+pub const APP_HTTP2_IDLE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// HTTP/2 connections that one proxy may have to one worker of another. One worker of ours needs
+/// [`CONNECTIONS_PER_ADDRESS_MAX`] at most, and that only for 4 096 streams; a peer may have several workers.
+pub const PEER_CONNECTIONS_MAX: usize = 32;
+
+/// Of these, how many have the wide windows of [`stream_share`]: one for each of a peer's workers, and its successor after a
+/// renewal of credentials, which is made beside it. What they leave unread is charged to the peer.
+pub const PEER_WIDE_CONNECTIONS: usize = 4;
+
+/// Time over which connections are made anew after a renewal of credentials, each at a moment that it draws: 2 000
+/// handshakes are 0.6 s of a processor.
+pub const RENEWAL_SPREAD: Duration = Duration::from_secs(10);
+
+/// Bytes that come on a connection between two looks at what its readers have left unread, which is then put together.
+pub const UNREAD_SWEEP_BYTES: u64 = 256 * 1024;
+
+/// What the frames of answers that wait for their readers may take beyond their bytes, 256 a frame, before the connection
+/// is ended (h2's guard against tiny frames). Between two looks as many come as [`UNREAD_SWEEP_BYTES`] holds, or, in one go,
+/// as the socket holds.
+pub const DATA_FRAME_BUDGET_BYTES: usize = 32 * 1024 * 1024;
+
+/// A piece of a body that is smaller than this is sent together with what is there behind it: half of what a frame holds.
+pub const SMALL_PIECE_BYTES: usize = 8 * 1024;
 
 /// What one stream may buffer before its writer waits.
 pub const SEND_BUFFER_BYTES: usize = 64 * 1024;
@@ -80,6 +232,9 @@ pub const SEND_BUFFER_BYTES: usize = 64 * 1024;
 /// Streams reset by the peer before they were accepted (CVE-2023-44487), and resets that the peer made us send
 /// (CVE-2025-8671), before the connection is closed with ENHANCE_YOUR_CALM.
 pub const PENDING_RESETS_MAX: usize = 20;
+/// The same from a peer of the mesh, whose connection carries what all its clients give up: as many as it may have
+/// streams, four times over, so that no burst of time-outs ends the others' streams.
+pub const MESH_PENDING_RESETS_MAX: usize = 4 * MESH_STREAMS_MAX as usize;
 /// See [`PENDING_RESETS_MAX`].
 pub const LOCAL_RESETS_MAX: usize = 128;
 
@@ -121,8 +276,24 @@ pub const DEFAULT_RETRIES: u32 = 2;
 /// hundred pods to one has many of those until the news has come, and each costs about a millisecond.
 pub const ENDPOINTS_PASSED_OVER_MAX: usize = 100;
 
-/// How long a request waits for discovery's first answer on a new target before it is treated as unknown.
+/// How long a connection or request to a destination that may be in the cluster waits for discovery to say what it is, before
+/// it is refused. A discovery that is rolled or elected anew is back within it; clients' own connect timeouts are longer.
+pub const DISCOVERY_WAIT: Duration = Duration::from_secs(5);
+
+/// The same where discovery said that it knows nothing there: a pod that has just been made is known within a second, and
+/// a dead address should not hold its callers for long.
+pub const UNKNOWN_TARGET_WAIT: Duration = Duration::from_secs(1);
+
+/// How long a connection to a destination outside the cluster's ranges waits for discovery's first answer before it is passed
+/// through, and one to a port of the pod before it is refused: a peer tries another pod then.
 pub const DISCOVERY_TIMEOUT: Duration = Duration::from_millis(1500);
+
+/// Connections and requests of one worker that wait for discovery at once; the next one is refused as overloaded. Each
+/// holds a connection of about 5 KB, so 10 MB in all. Those that come in have a bound of their own, so that strangers
+/// cannot use up what the application needs.
+pub const WAITING_OUTBOUND_MAX: usize = 2048;
+/// See [`WAITING_OUTBOUND_MAX`].
+pub const WAITING_INBOUND_MAX: usize = 256;
 
 /// How long after the start of the process connections are held while there is no certificate and no stream to discovery
 /// yet, so that an application may start beside its proxy. An identity service that is rolled takes a few seconds;
@@ -133,25 +304,68 @@ pub const START_PATIENCE: Duration = Duration::from_secs(60);
 /// peer that is refused goes to another pod.
 pub const START_PATIENCE_INBOUND: Duration = Duration::from_secs(10);
 
-/// Targets that one worker keeps; beyond them the ones that nobody uses are dropped.
-pub const TARGETS_MAX: usize = 4096;
+/// Targets that are subscribed to; beyond them those longest unused make room, of which each worker keeps an equal share. Discovery
+/// takes 4096 subscriptions of one proxy, and strangers can use up none of these: see [`PORTS_MAX`].
+pub const TARGETS_MAX: usize = 3072;
 
-/// What a byte relay reads at once: at first, and at most while there is always more. A way whose writer is stalled holds
-/// the most.
-pub const RELAY_BYTES_MIN: usize = 16 * 1024;
+/// Ports of the pod that are subscribed to: those that it declares, or that a Service or policy names. All others share one
+/// subscription, so that connections to arbitrary ports cost nothing.
+pub const PORTS_MAX: usize = 768;
+
+/// Targets that make room at once, so that looking for the longest unused ones is rare.
+pub const EVICTED_AT_ONCE: usize = 16;
+
+/// Ports without a subscription of their own that one worker remembers while no connection uses them, with their connections
+/// to the application.
+pub const UNDECLARED_PORTS_IDLE_MAX: usize = 64;
+
+/// Backends that are held: several for each target, where routes split.
+pub const BACKENDS_MAX: usize = 8192;
+
+/// Resources offered to discovery on reconnecting; the rest is sent anew. Discovery takes 8192.
+pub const OFFERED_MAX: usize = 8000;
+
+/// First and longest wait between connections to discovery; half of it is chance. The first is short, because endpoints
+/// must be right within seconds of a single loss; the longest is what ten thousand proxies of an overloaded discovery need.
+pub const DISCOVERY_BACKOFF_MIN: Duration = Duration::from_millis(50);
+/// See [`DISCOVERY_BACKOFF_MIN`].
+pub const DISCOVERY_BACKOFF_MAX: Duration = Duration::from_secs(10);
+
+/// The longest wait while a connection waits for discovery's answer, which is below [`DISCOVERY_WAIT`].
+pub const DISCOVERY_BACKOFF_WANTED: Duration = Duration::from_secs(1);
+
+/// A stream to discovery that lasted so long was not a failure.
+pub const DISCOVERY_STEADY: Duration = Duration::from_secs(2);
+
+/// First and longest time between two questions about one backend that cannot be reached; it is sent whole each time.
+pub const DOUBT_MIN: Duration = Duration::from_secs(2);
+/// See [`DOUBT_MIN`].
+pub const DOUBT_MAX: Duration = Duration::from_secs(300);
+
+/// What a byte relay reads at once: at first, while there is more, and at most, as far as the account has room. A way whose
+/// writer is stalled holds what it read, and as much ciphertext.
+pub const RELAY_BYTES_MIN: usize = 8 * 1024;
+/// See [`RELAY_BYTES_MIN`].
+pub const RELAY_BYTES_MORE: usize = 64 * 1024;
 /// See [`RELAY_BYTES_MIN`].
 pub const RELAY_BYTES_MAX: usize = 256 * 1024;
 
-/// What a mesh connection reads at once, whatever rustls asks for. A connection whose reader is stalled holds one more relay
-/// buffer for what it read so far.
-pub const READ_AHEAD_BYTES: usize = RELAY_BYTES_MAX;
+/// What byte relays that never end read, all of a worker together, before they let its other tasks go first: at 1 GB/s, a
+/// quarter of a millisecond that a request has to wait for them.
+pub const RELAY_TURN_BYTES: usize = 256 * 1024;
 
-/// Relay buffers that a worker keeps for the next one who needs one.
+/// What each of many has of it at least: a few records, for which a write and a wake-up at the other end are worth while.
+pub const RELAY_TURN_BYTES_MIN: usize = 32 * 1024;
+
+/// What any task reads in one poll, before it is out of budget: hyper and rustls read in loops of their own.
+pub const TASK_TURN_BYTES: usize = 1024 * 1024;
+
+/// Relay buffers of each size that a worker keeps for the next one who needs one.
 pub const RELAY_BUFFERS_SPARE: usize = 4;
 
-/// Ciphertext that a byte connection between proxies may have waiting for its socket: one relay buffer with the overhead
-/// of its records.
-pub const TLS_BUFFER_BYTES: usize = RELAY_BYTES_MAX + 4096;
+/// Ciphertext that a byte connection between proxies may have waiting for its socket, beyond what is read at once: the
+/// overhead of its records.
+pub const TLS_OVERHEAD_BYTES: usize = 4096;
 
 /// A PROXY protocol v2 header with addresses and no extensions to speak of.
 pub const PROXY_HEADER_BYTES_MAX: usize = 256;
@@ -164,8 +378,19 @@ pub const SERVER_KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Path templates or gRPC methods learned per target and worker; the rest is `other`.
 pub const TEMPLATES_MAX: usize = 100;
 
+/// Templates, methods and series that nobody used for so long give way to new ones when there is no room: two scrapes a minute
+/// have seen their last state twenty times.
+pub const SIGNALS_IDLE: Duration = Duration::from_secs(600);
+
+/// How often room is looked for among them, which walks through all.
+pub const SIGNALS_SWEEP: Duration = Duration::from_secs(10);
+
 /// Counters found without asking the registry, per target and worker.
 pub const SERIES_PER_TARGET_MAX: usize = 512;
+
+/// After an anchor was taken out of the trust bundle, connections are judged again within this time: a check of a chain costs
+/// 100 µs, and a worker may have thousands.
+pub const TRUST_JITTER: Duration = Duration::from_secs(1);
 
 /// Threads of the data path. More than this on one pod is a mistake in a setting.
 pub const WORKERS_MAX: usize = 64;
@@ -174,3 +399,24 @@ pub const WORKERS_MAX: usize = 64;
 pub const BACKOFF_MIN: Duration = Duration::from_millis(25);
 /// See [`BACKOFF_MIN`].
 pub const BACKOFF_MAX: Duration = Duration::from_millis(250);
+
+/// How long a stream to discovery may take to open: connection, handshake, and the first word of a discovery that has just
+/// started.
+pub const DISCOVERY_OPENS: Duration = Duration::from_secs(10);
+/// The same at first while a connection waits for an answer: a replica that vanished takes no connection, and another one is
+/// reached in time. Doubled with each failure.
+pub const DISCOVERY_OPENS_WANTED: Duration = Duration::from_secs(2);
+
+/// PING to discovery when it is silent: one that vanished is noticed, and another reached, before whoever waits is refused. Silence
+/// itself is no sign: a discovery that is slow answers PINGs, and to be connected to anew would not make it faster.
+pub const DISCOVERY_KEEP_ALIVE: remora_runtime::grpc::KeepAlive =
+    remora_runtime::grpc::KeepAlive { interval: Duration::from_secs(2), timeout: Duration::from_millis(1500) };
+
+/// Lines that one audit rule writes at once, …
+pub const AUDIT_LINES_AT_ONCE: u32 = 32;
+/// … and how often one more: of 600 bytes each, 6 KB/s, whatever strangers send.
+pub const AUDIT_LINE_EVERY: Duration = Duration::from_millis(100);
+/// Audit rules that are counted by name in the life of a process; further ones are `other`.
+pub const AUDIT_RULES_COUNTED: usize = 256;
+/// Bytes of a request's path in a line of the log: paths may have 64 KiB.
+pub const PATH_BYTES_LOGGED: usize = 256;

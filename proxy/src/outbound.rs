@@ -3,7 +3,7 @@
 use crate::{
     config::Mode,
     connect,
-    discover::{Plan, Route},
+    discover::{Plan, Refusal, Route, Way},
     first::{self, First, FirstError, Wait},
     forward,
     http::{
@@ -12,8 +12,10 @@ use crate::{
         outbound::{Destination, handle},
         upgrade,
     },
-    io::Prefixed,
-    limits, policy, sys,
+    io::{Abort, Prefixed},
+    limits,
+    policy::{self, To},
+    sys,
     telemetry::{Direction, Reason, Tls},
     worker::World,
 };
@@ -24,30 +26,30 @@ use tokio::{net::TcpStream, time::timeout};
 /// Serves one connection of the application.
 ///
 /// The stages that last are boxed, so that a connection in one of them does not hold the room that the others need.
-pub async fn serve(world: Rc<World>, stream: TcpStream, peer: SocketAddr) {
-    let client = Prefixed::new(stream);
+pub async fn serve(world: Rc<World>, client: Prefixed<TcpStream>, peer: SocketAddr) {
     if world.config.mode == Mode::Explicit {
-        return explicit(world, client).await;
+        return Box::pin(explicit(world, client)).await;
     }
     let target = match sys::original_destination(client.inner(), peer) {
-        Ok(target) if !world.config.is_own(target) => target,
-        Ok(target) => return tracing::warn!(%peer, %target, reason = Reason::Loop.as_str(), "connection refused"),
+        Ok(target) if !world.config.is_own(target, peer.ip()) => target,
+        Ok(target) => {
+            return remora_runtime::limited!(warn, %peer, %target, reason = Reason::Loop.as_str(), "connection refused");
+        }
         Err(error) => return tracing::debug!(%peer, %error, "connection was not redirected"),
     };
-    let target = Target::Address(target);
-    let route = match world.directory.known_route(&target) {
-        Some(route) => route,
-        None => Box::pin(world.directory.route(&target)).await,
+    let way = match world.directory.known(&Target::Address(target)) {
+        Some(known) => Ok(known),
+        None => Box::pin(world.directory.route(&Target::Address(target))).await,
     };
-    redirected(world, client, route).await;
+    match way {
+        Ok((route, Way::Mesh(plan))) => redirected(world, client, route, plan).await,
+        Ok((_, Way::Pass)) => Box::pin(pass(&world, client, target)).await,
+        Err(refusal) => Box::pin(refused(world, client, target, refusal)).await,
+    }
 }
 
-/// A connection that was going to an address.
-async fn redirected(world: Rc<World>, mut client: Prefixed<TcpStream>, route: Rc<Route>) {
-    let plan = route.plan();
-    if plan.parent.is_none() {
-        return Box::pin(pass(&world, client, &plan)).await;
-    }
+/// A connection that was going to a target of the mesh.
+async fn redirected(world: Rc<World>, mut client: Prefixed<TcpStream>, route: Rc<Route>, plan: Rc<Plan>) {
     let said = if world.config.opaque_ports.contains(&route.target.port()) {
         Protocol::Opaque
     } else {
@@ -58,8 +60,8 @@ async fn redirected(world: Rc<World>, mut client: Prefixed<TcpStream>, route: Rc
         Protocol::Http2 => Ok(First::Http2),
         Protocol::Opaque => Ok(First::Opaque),
         Protocol::Detect => {
-            let wait = Wait { grace: route.habit.grace(), mesh: false };
-            let first = first::protocol(&mut client, wait, async || open(&world, &plan).await).await;
+            let wait = Wait { grace: route.habit.grace(), ..Wait::outbound() };
+            let first = Box::pin(first::protocol(&mut client, &wait, async || open(&world, &plan).await)).await;
             first.inspect(|first| route.habit.learn(first))
         }
     };
@@ -68,7 +70,7 @@ async fn redirected(world: Rc<World>, mut client: Prefixed<TcpStream>, route: Rc
         Ok(First::Http2) => Wire::Http2,
         Ok(First::Opaque | First::Tls | First::Mesh) => return Box::pin(bytes(&world, client, None, &plan)).await,
         Ok(First::Opened(upstream)) => return Box::pin(bytes(&world, client, Some(upstream), &plan)).await,
-        Ok(First::Closed) => return,
+        Ok(First::Closed | First::Undecided) => return,
         Err(FirstError::Client(error)) => return tracing::debug!(%error, "client left before its first bytes"),
         Err(FirstError::Upstream(reason)) => return failed(&plan, reason),
     };
@@ -78,14 +80,17 @@ async fn redirected(world: Rc<World>, mut client: Prefixed<TcpStream>, route: Rc
 
 /// A connection made to the listener itself: HTTP whose requests name where they go.
 async fn explicit(world: Rc<World>, mut client: Prefixed<TcpStream>) {
-    let wait = Wait { grace: limits::DETECT_GRACE, mesh: false };
+    // There is nothing that bytes could go to.
+    let undecided = first::Undecided::Closed(limits::DETECT_TIMEOUT);
+    let wait = Wait { undecided, ..Wait::outbound() };
     let never = async || pending::<Result<TcpStream, Reason>>().await;
-    let first = first::protocol(&mut client, wait, never);
+    let first = first::protocol(&mut client, &wait, never);
     let wire = match timeout(world.config.patience.idle, first).await {
         Ok(Ok(First::Http1)) => Wire::Http1,
         Ok(Ok(First::Http2)) => Wire::Http2,
         Ok(Ok(_)) => {
-            return tracing::info!(
+            return remora_runtime::limited!(
+                info,
                 reason = Reason::ProtocolError.as_str(),
                 "this listener takes HTTP only; use CONNECT for bytes"
             );
@@ -98,9 +103,11 @@ async fn explicit(world: Rc<World>, mut client: Prefixed<TcpStream>) {
 
 async fn serve_http(world: Rc<World>, client: Prefixed<TcpStream>, wire: Wire, destination: Destination) {
     let (shared, destination) = (world.clone(), Rc::new(destination));
+    let ending = destination.clone();
+    let goodbye = async move { ending.ended().await };
     let answer = move |request| handle(shared.clone(), destination.clone(), wire, request);
     if let Err(error) =
-        http::serve(&world, client, (Direction::Outbound, wire), limits::STREAMS_MAX, pending(), answer).await
+        http::serve(&world, client, (Direction::Outbound, wire), http::Share::client(true), goodbye, answer).await
     {
         tracing::debug!(%error, "HTTP connection of the application ended");
     }
@@ -108,8 +115,7 @@ async fn serve_http(world: Rc<World>, client: Prefixed<TcpStream>, wire: Wire, d
 
 /// Opens a byte connection to the plan's backend.
 async fn open(world: &Rc<World>, plan: &Plan) -> Result<ByteStream, Reason> {
-    let pool = plan.parent.as_ref().ok_or(Reason::NoEndpoints)?;
-    let (stream, _, _) = upgrade::connect(world, pool, &policy::outbound()).await?;
+    let (stream, _, _) = upgrade::connect(world, &plan.parent).await?;
     Ok(stream)
 }
 
@@ -123,44 +129,65 @@ async fn bytes(world: &Rc<World>, mut client: Prefixed<TcpStream>, opened: Optio
             Err(reason) => return failed(plan, reason),
         },
     };
-    let peer = plan.parent.as_ref().map(|pool| pool.identity()).unwrap_or_default();
+    let peer = plan.parent.identity();
     let stats = plan.signals.bytes(&peer, if peer.is_empty() { Tls::Plain } else { Tls::Mtls });
     stats.request();
     stats.connection_opened();
-    match forward::bytes(policy::outbound(), &mut client, &mut upstream, &stats).await {
+    match forward::bytes(policy::outbound(To::Target(&plan.outbound.target)), &mut client, &mut upstream, &stats).await
+    {
         Ok(()) => stats.success(started.elapsed()),
         Err(error) => {
             tracing::debug!(%error, "byte connection broke");
-            stats.failure(Reason::UpstreamReset, started.elapsed());
+            stats.failure(forward::reason(&error), started.elapsed());
         }
     }
     stats.connection_closed();
 }
 
-/// A destination that the mesh does not know: untouched, to where it was going.
-async fn pass(world: &Rc<World>, mut client: Prefixed<TcpStream>, plan: &Plan) {
-    let Target::Address(target) = plan.outbound.target else { return };
-    let permit = policy::outbound();
-    let stats = plan.signals.bytes(&"".into(), Tls::Passthrough);
+/// A destination that is outside the mesh: untouched, to where it was going.
+async fn pass(world: &Rc<World>, mut client: Prefixed<TcpStream>, target: SocketAddr) {
+    let permit = policy::outbound(To::Target(&Target::Address(target)));
+    let stats = world.directory.passed().bytes(&"".into(), Tls::Passthrough);
     let started = Instant::now();
     stats.request();
     stats.connection_opened();
     match connect::tcp(&permit, target, world.config.connect_timeout).await {
         Ok(mut upstream) => match forward::bytes(permit, &mut client, &mut upstream, &stats).await {
             Ok(()) => stats.success(started.elapsed()),
-            Err(_) => stats.failure(Reason::UpstreamReset, started.elapsed()),
+            Err(error) => stats.failure(forward::reason(&error), started.elapsed()),
         },
         Err(error) => {
-            tracing::info!(%error, cause = error.cause(), "cannot pass a connection through");
+            remora_runtime::limited!(info, %error, cause = error.cause(), "cannot pass a connection through");
             stats.failure(error.reason(), started.elapsed());
         }
     }
     stats.connection_closed();
 }
 
+/// A connection that may go nowhere for now. HTTP is answered with the reason, anything else is reset.
+async fn refused(world: Rc<World>, mut client: Prefixed<TcpStream>, target: SocketAddr, refusal: Refusal) {
+    let wait = Wait { undecided: first::Undecided::Closed(limits::UNDECIDED_GRACE), ..Wait::outbound() };
+    let silent = async || Err::<TcpStream, ()>(());
+    let first = match world.config.opaque_ports.contains(&target.port()) {
+        true => Ok(First::Opaque),
+        false => first::protocol(&mut client, &wait, silent).await,
+    };
+    let wire = match first {
+        Ok(First::Http1) => Wire::Http1,
+        Ok(First::Http2) => Wire::Http2,
+        _ => {
+            let Refusal { reason, detail } = refusal;
+            metrics::counter!("remora_connections_refused_total", "reason" => reason.as_str()).increment(1);
+            remora_runtime::limited!(warn by reason.as_str(), %target, reason = reason.as_str(), %detail, "connection refused");
+            return client.abort();
+        }
+    };
+    serve_http(world, client, wire, Destination::refused(refusal)).await;
+}
+
 fn failed(plan: &Plan, reason: Reason) {
     let stats = plan.signals.bytes(&"".into(), Tls::Plain);
     stats.request();
     stats.failure(reason, std::time::Duration::ZERO);
-    tracing::info!(target = %plan.outbound.target, reason = reason.as_str(), "connection failed");
+    remora_runtime::limited!(info by reason.as_str(), target = %plan.outbound.target, reason = reason.as_str(), "connection failed");
 }

@@ -2,15 +2,19 @@
 //! in good order.
 
 use crate::{
-    accept,
+    accept, account,
     admin::{self, AdminState},
     config::{Config, Mode},
-    discover::{self, client::Client},
-    init, limits, sys,
+    discover::{self, Link, Unknown, client::Client},
+    init, limits, probe,
+    pulse::{self, Pulse},
+    supervise::{self, Alarm},
+    sys,
     telemetry::Routes,
     worker::{self, Listeners, Parts},
 };
 use anyhow::Context;
+use futures_util::future::BoxFuture;
 use remora_api::v1;
 use remora_model::SpiffeId;
 use remora_runtime::{
@@ -20,7 +24,7 @@ use remora_runtime::{
     drain, grpc, idle, log, tls,
 };
 use serde_json::{Value, json};
-use std::{io::Write as _, process::ExitCode, sync::Arc, thread, time::UNIX_EPOCH};
+use std::{process::ExitCode, sync::Arc, thread, time::UNIX_EPOCH};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -54,24 +58,36 @@ fn start() -> ExitCode {
             return ExitCode::from(EX_USAGE);
         }
     };
-    match run(config) {
+    let format = if config.log_json { log::Format::Json } else { log::Format::Text };
+    let logs = match log::init(&config.log, format) {
+        Ok(logs) => logs,
+        Err(error) => {
+            eprintln!("remora-proxy: REMORA_PROXY_LOG: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    // From here on by the log: standard error may take nothing, which must not keep the process from ending.
+    let code = match run(config, logs) {
         Ok(0) => ExitCode::SUCCESS,
         Ok(cut) => {
             tracing::warn!(cut, "the grace period ended before these tasks did");
             ExitCode::from(EX_CUT)
         }
         Err(error) => {
-            // Where standard error takes nothing, the exit code still says it.
-            let _ = writeln!(std::io::stderr(), "remora-proxy: {error:#}");
+            tracing::error!("the proxy ends: {error:#}");
             ExitCode::FAILURE
         }
-    }
+    };
+    log::flush();
+    code
 }
 
 /// Runs until the drain is over: how many tasks were cut off.
-fn run(mut config: Config) -> anyhow::Result<usize> {
-    let format = if config.log_json { log::Format::Json } else { log::Format::Text };
-    let logs = log::init(&config.log, format).context("REMORA_PROXY_LOG")?;
+///
+/// # Errors
+///
+/// What kept it from starting, and at once what ended that never should: see [`supervise`].
+fn run(mut config: Config, logs: log::Handle) -> anyhow::Result<usize> {
     let metrics = install_metrics().map_err(anyhow::Error::msg)?;
     let room = accept::Room::new(sys::raise_limit().context("cannot read the limit of open files")?);
     let control = tokio::runtime::Builder::new_current_thread().enable_all().build().context("control runtime")?;
@@ -81,61 +97,98 @@ fn run(mut config: Config) -> anyhow::Result<usize> {
     let (stop, stopped) = drain::channel();
     let signal = Arc::new(signal);
     let routes = Routes::new(format!("{}/{}", config.namespace, config.pod));
-    let (handle, commands, connected) = discover::Handle::new(limits::START_PATIENCE);
+    let (handle, ends) = discover::Handle::new(limits::START_PATIENCE, config.networks.clone());
     handle.zone.tell(config.zone.clone());
+    let account = account::of(config.memory_limit);
+    let (pulse, mut answers) = pulse::channel(open.workers.len());
 
     let (identity, background) = control.block_on(async {
         let readiness = Readiness::new();
         let (source, certify) = certificate(config)?;
-        let sees = connected.subscribe();
-        let discovery = discovery(config, source.clone(), connected, commands, handle.zone.clone())?;
-        let common = Admin::new(readiness.clone()).with_log(logs).with_metrics(metrics);
+        let sees = ends.link.subscribe();
+        let discovery = discovery(config, source.clone(), ends, handle.zone.clone())?;
+        let common = Admin::new(readiness.clone()).with_log(logs).with_metrics(metrics).with_alive(alive(pulse));
         let state = AdminState {
             common,
             routes: routes.clone(),
             config: shown(config),
             certificate: certificate_shown(source.clone()),
-            probes: config.probes.clone(),
+            probes: probe::Asked { probes: config.probes.clone(), token: config.probe_token.clone() },
+            hosts: config.host_ips.clone(),
             drain: {
                 let signal = signal.clone();
                 Arc::new(move || signal.start())
             },
         };
-        let background = vec![
-            certify,
-            discovery,
-            tokio::spawn(ready(readiness, source.clone(), sees, routes.clone())),
-            tokio::spawn(admin::serve(open.admin, state, stopped)),
-            tokio::spawn(idle::watch()),
+        tokio::spawn(ready(readiness, source.clone(), sees, routes.clone()));
+        let background: Vec<supervise::Task> = vec![
+            ("certify", certify),
+            ("discovery", discovery),
+            ("admin", tokio::spawn(admin::serve(open.admin, state, stopped))),
+            ("idle", tokio::spawn(idle::watch())),
+            ("memory", tokio::spawn(account::keep(account.clone()))),
         ];
         anyhow::Ok((source, background))
     })?;
 
-    let workers = spawn_workers(open.workers, || Parts {
+    let (ended, ends) = mpsc::channel(1);
+    answers.reverse();
+    let workers = spawn_workers(open.workers, &ended, || Parts {
+        pulse: answers.pop().expect("there are as many as workers"),
         config: config.clone(),
         tls: identity.clone(),
         discover: handle.clone(),
         routes: routes.clone(),
         drain: drained.clone(),
         room,
+        account: account.clone(),
     })?;
     drop(handle);
-    let asked = drained;
-    control.block_on(async {
+    let running = Running { workers, background, ends, signal, asked: drained };
+    let outcome = control.block_on(running.until_drained(config, &stop));
+    // Nobody waits for a name that is being resolved.
+    control.shutdown_background();
+    outcome
+}
+
+/// All that was started.
+struct Running {
+    workers: Vec<Worker>,
+    background: Vec<supervise::Task>,
+    /// The number of a worker that ended.
+    ends: mpsc::Receiver<usize>,
+    signal: Arc<drain::Signal>,
+    asked: drain::Watch,
+}
+
+impl Running {
+    /// Waits for the wish to end, then for the workers: how many tasks were cut off. At once an error, if something ends that
+    /// never should.
+    async fn until_drained(mut self, config: &Config, stop: &drain::Signal) -> anyhow::Result<usize> {
         let name = tokio::select! {
             name = drain::terminated() => name.unwrap_or("no signals"),
-            () = asked.signaled() => "/drain",
+            () = self.asked.signaled() => "/drain",
+            ended = supervise::first_ended(&mut self.background, &mut self.ends) => return Err(ended.into()),
         };
         tracing::info!(by = name, grace = ?config.drain_grace, "draining");
-        signal.start();
+        self.signal.start();
+        let workers = self.workers;
         let waiting = tokio::task::spawn_blocking(move || join(workers));
         let cut = waiting.await.context("workers")??;
         stop.start();
-        for task in background {
+        for (_, task) in self.background {
             task.abort();
         }
         Ok(cut)
-    })
+    }
+}
+
+/// What `/live` asks.
+fn alive(pulse: Pulse) -> impl Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync + 'static {
+    move || {
+        let pulse = pulse.clone();
+        Box::pin(async move { pulse.check().await.map_err(|number| format!("worker-{number} stands still")) })
+    }
 }
 
 /// Our certificate, kept current by a task.
@@ -157,14 +210,17 @@ fn certificate(config: &Config) -> anyhow::Result<(certify::Source, JoinHandle<(
 fn discovery(
     config: &Config,
     mut source: certify::Source,
-    connected: watch::Sender<bool>,
-    commands: mpsc::Receiver<discover::Command>,
+    ends: discover::Ends,
     zone: discover::Zone,
 ) -> anyhow::Result<JoinHandle<()>> {
     let expected = config.control_plane("remora-discovery").context("the trust domain makes no SPIFFE ID")?;
     let current = source.clone();
-    let channel = grpc::mtls_channel(&config.discovery_addr, move || discovery_tls(&current, &expected))
-        .context("REMORA_PROXY_DISCOVERY_ADDR")?;
+    let endpoint = grpc::endpoint(&config.discovery_addr, limits::DISCOVERY_KEEP_ALIVE);
+    let endpoint = endpoint.context("REMORA_PROXY_DISCOVERY_ADDR")?;
+    let connect = move || {
+        let (current, expected) = (current.clone(), expected.clone());
+        grpc::mtls_channel_over(&endpoint, move || discovery_tls(&current, &expected))
+    };
     let hello = v1::Hello {
         namespace: config.namespace.clone(),
         pod: config.pod.clone(),
@@ -175,7 +231,7 @@ fn discovery(
     };
     Ok(tokio::spawn(async move {
         if source.wait_for(Option::is_some).await.is_ok() {
-            discover::client::run(Client { hello, connected, zone }, channel, commands).await;
+            discover::client::run(Client { hello, ends, zone }, connect).await;
         }
     }))
 }
@@ -185,12 +241,12 @@ fn discovery_tls(source: &certify::Source, expected: &SpiffeId) -> Result<Arc<tl
     tls::client_config(&credentials, expected, &[tls::Alpn::Grpc]).map_err(|error| error.to_string())
 }
 
-/// Ready is: a certificate to show that has not ended, and discovery's first answer, which stays met when discovery goes
-/// away, because known traffic goes on.
+/// Ready is: a certificate to show that has not ended, and a stream to discovery that was open once. It opens only when discovery
+/// knows the cluster; that stays met when discovery goes away, because known traffic goes on.
 async fn ready(
     readiness: Readiness,
     mut source: certify::Source,
-    mut connected: watch::Receiver<bool>,
+    mut link: watch::Receiver<Link>,
     routes: Arc<Routes>,
 ) {
     readiness.waiting("discovery", "not connected yet");
@@ -202,7 +258,7 @@ async fn ready(
             routes.set_identity(credentials.svid.id().as_str());
             tracing::info!(identity = %credentials.svid.id(), "certified");
         }
-        if connected.wait_for(|connected| *connected).await.is_ok() {
+        if link.wait_for(|link| *link == Link::Open).await.is_ok() {
             readiness.ready("discovery");
             tracing::info!("ready");
         }
@@ -225,7 +281,10 @@ fn shown(config: &Config) -> Value {
         "discovery_addr": config.discovery_addr,
         "workers": config.workers,
         "drain_grace_s": config.drain_grace.as_secs_f64(),
+        "memory_limit_bytes": config.memory_limit,
         "opaque_ports": config.opaque_ports,
+        "cluster_networks": config.networks.to_string(),
+        "unknown": match config.unknown { Unknown::Pass => "pass", Unknown::Deny => "deny" },
         "control_namespace": config.control_namespace,
     })
 }
@@ -283,11 +342,19 @@ fn open(addresses: &mut [std::net::SocketAddr], setting: &str) -> anyhow::Result
 }
 
 /// Starts a thread per worker.
-fn spawn_workers(open: Vec<Listeners>, parts: impl Fn() -> Parts) -> anyhow::Result<Vec<Worker>> {
+fn spawn_workers(
+    open: Vec<Listeners>,
+    ended: &mpsc::Sender<usize>,
+    mut parts: impl FnMut() -> Parts,
+) -> anyhow::Result<Vec<Worker>> {
     let spawn = |(number, listeners)| {
-        let parts = parts();
+        let (parts, alarm) = (parts(), Alarm::new(number, ended.clone()));
         let worker = thread::Builder::new().name(format!("worker-{number}"));
-        worker.spawn(move || worker::run(parts, listeners)).context("cannot start a thread")
+        let run = move || {
+            let _alarm = alarm;
+            worker::run(parts, listeners)
+        };
+        worker.spawn(run).context("cannot start a thread")
     };
     open.into_iter().enumerate().map(spawn).collect()
 }

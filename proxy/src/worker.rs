@@ -1,6 +1,16 @@
 //! A worker: a thread with its own runtime, listeners, connections and pools. Nothing of it is shared or locked.
 
-use crate::{accept, config::Config, discover::Directory, inbound, limits, outbound, telemetry::Routes, tls};
+use crate::{
+    accept,
+    account::{Account, Holder, Peer},
+    config::Config,
+    discover::Directory,
+    inbound,
+    io::Prefixed,
+    limits, outbound, pulse,
+    telemetry::Routes,
+    tls,
+};
 use futures_util::FutureExt;
 use remora_runtime::{drain, seldom::Seldom};
 use std::{
@@ -10,15 +20,21 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
-use tokio::{net::TcpListener, sync::Notify};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Notify,
+};
 
 /// All that a connection of this worker needs.
 #[derive(Debug)]
 pub struct World {
     pub config: Arc<Config>,
     pub tls: tls::Store,
+    /// The memory that peers may make this process hold.
+    pub account: Account,
+    /// The share of it that the pod's own application has.
+    pub pod: Holder,
     pub directory: Directory,
     pub routes: Arc<Routes>,
     pub drain: drain::Watch,
@@ -26,6 +42,8 @@ pub struct World {
     pub tasks: Tasks,
     /// What ends with the worker: connections upstream, which idle until a request wants them, and subscriptions.
     pub background: Tasks,
+    /// Who has HTTP/2 connections to this worker.
+    pub peers: crate::http::peers::Peers,
     pub rng: RefCell<fastrand::Rng>,
 }
 
@@ -114,6 +132,8 @@ pub struct Parts {
     pub routes: Arc<Routes>,
     pub drain: drain::Watch,
     pub room: accept::Room,
+    pub pulse: pulse::Answers,
+    pub account: Account,
 }
 
 async fn serve(parts: Parts, listeners: Listeners) -> std::io::Result<usize> {
@@ -122,21 +142,25 @@ async fn serve(parts: Parts, listeners: Listeners) -> std::io::Result<usize> {
     let world = Rc::new(World {
         directory: Directory::new(parts.discover, background.clone(), parts.routes.clone(), parts.config.clone()),
         background,
-        tls: tls::Store::new(parts.tls),
+        tls: tls::Store::new(parts.tls, &parts.account),
+        pod: parts.account.holder(Peer::Pod),
+        account: parts.account,
         config: parts.config,
         routes: parts.routes,
         drain: parts.drain,
         tasks,
+        peers: crate::http::peers::Peers::default(),
         rng: RefCell::new(fastrand::Rng::new()),
     });
     for listener in listeners.outbound {
         let listener = TcpListener::from_std(listener)?;
-        world.tasks.spawn(listen(world.clone(), room, listener, outbound::serve));
+        world.tasks.spawn(listen(world.clone(), room, listener, |_| Peer::Pod, outbound::serve));
     }
     for listener in listeners.inbound {
         let listener = TcpListener::from_std(listener)?;
-        world.tasks.spawn(listen(world.clone(), room, listener, inbound::serve));
+        world.tasks.spawn(listen(world.clone(), room, listener, |from| Peer::at(from.ip()), inbound::serve));
     }
+    world.background.spawn(parts.pulse.serve());
     let sweeper = world.clone();
     world.background.spawn(async move {
         loop {
@@ -155,25 +179,27 @@ async fn listen<F>(
     world: Rc<World>,
     room: accept::Room,
     listener: TcpListener,
-    serve: impl Fn(Rc<World>, tokio::net::TcpStream, SocketAddr) -> F,
+    whose: impl Fn(SocketAddr) -> Peer,
+    serve: impl Fn(Rc<World>, Prefixed<TcpStream>, SocketAddr) -> F,
 ) where
     F: Future<Output = ()> + 'static,
 {
-    // One reference is ours, the others are the open connections'.
-    let open = Rc::new(());
     loop {
         let (stream, peer) = tokio::select! {
             accepted = accept::next(&listener) => accepted,
             () = world.drain.signaled() => return,
         };
-        if Rc::strong_count(&open) > limits::CONNECTIONS_MAX || !room.has(&stream) {
-            tracing::debug!(%peer, reason = "overloaded", "connection closed at once");
+        let holder = world.account.holder(whose(peer));
+        let charge = holder.charge(limits::CONNECTION_BYTES);
+        let Some(charge) = charge.filter(|_| room.has(&stream)) else {
+            remora_runtime::limited!(warn, %peer, reason = "overloaded", "connection closed at once");
             metrics::counter!("remora_connections_refused_total", "reason" => "overloaded").increment(1);
-            tokio::time::sleep(Duration::ZERO).await;
+            // Others come first; a sleep, however short, would bound how many are accepted from all.
+            tokio::task::yield_now().await;
             continue;
-        }
-        let held = open.clone();
-        world.tasks.spawn(serve(world.clone(), stream, peer).map(move |()| drop(held)));
+        };
+        let serving = serve(world.clone(), Prefixed::charged(stream, holder), peer);
+        world.tasks.spawn(serving.map(move |()| drop(charge)));
     }
 }
 
@@ -182,7 +208,7 @@ mod tests {
     use super::*;
     use crate::http::{Wire, inbound as requests_in, outbound as requests_out};
 
-    fn connection<F: Future>(_: impl Fn(Rc<World>, tokio::net::TcpStream, SocketAddr) -> F) -> usize {
+    fn connection<F: Future>(_: impl Fn(Rc<World>, Prefixed<TcpStream>, SocketAddr) -> F) -> usize {
         size_of::<F>()
     }
 
@@ -197,7 +223,7 @@ mod tests {
             ("outbound connection", connection(outbound::serve), 900),
             ("inbound connection", connection(inbound::serve), 1600),
             ("outbound request", request(requests_out::handle), 1200),
-            ("inbound request", request(requests_in::handle), 600),
+            ("inbound request", request(requests_in::handle), 640),
         ];
         for (what, bytes, most) in sizes {
             println!("{what}: {bytes} bytes, at most {most}");

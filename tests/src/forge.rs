@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -13,6 +14,8 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
 };
+use remora_model::TrustDomain;
+use remora_runtime::tls::{Credentials, Svid, TrustBundle};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, IpAddr, Ipv4Addr, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
@@ -41,7 +44,12 @@ pub struct Forged {
 impl Forge {
     /// The mesh's own CA: what it signs is refused for its flaw, not for its issuer.
     pub fn of(mesh: &Mesh) -> anyhow::Result<Self> {
-        let read = |name: &str| fs::read_to_string(mesh.dir().join("issuer").join(name)).context("the mesh's CA");
+        Self::at(&mesh.dir().join("issuer"))
+    }
+
+    /// The CA whose certificate and key are in this folder.
+    pub fn at(issuer: &Path) -> anyhow::Result<Self> {
+        let read = |name: &str| fs::read_to_string(issuer.join(name)).context("the mesh's CA");
         let key = KeyPair::from_pem(&read("tls.key")?)?;
         Ok(Self(Issuer::from_ca_cert_pem(&read("tls.crt")?, key)?))
     }
@@ -61,6 +69,15 @@ impl Forge {
         let (mut params, key) = (proper(id)?, KeyPair::generate()?);
         change(&mut params);
         Ok(Forged { certificate: params.signed_by(&key, &self.0)?.der().clone(), key })
+    }
+}
+
+impl Forged {
+    /// As what a component of the mesh shows, where the anchors are this PEM file.
+    pub fn credentials(self, anchors: &Path) -> anyhow::Result<Credentials> {
+        let bundle = TrustBundle::from_pem(TrustDomain::new("cluster.local")?, &fs::read(anchors)?)?;
+        let svid = Svid::new([self.certificate.to_vec()], self.key.serialize_der())?;
+        Ok(Credentials { svid, bundle, generation: 1 })
     }
 }
 
@@ -192,6 +209,16 @@ pub fn dial(to: SocketAddr, certificate: Option<Forged>, alpn: &[&str]) -> anyho
     let mut connection = StreamOwned::new(session, tcp);
     connection.conn.complete_io(&mut connection.sock)?;
     Ok(connection)
+}
+
+/// What somebody says first who offers these protocols: a whole ClientHello.
+pub fn hello(alpn: &[&str]) -> anyhow::Result<Vec<u8>> {
+    let config = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13])?;
+    let mut config = config.dangerous().with_custom_certificate_verifier(Arc::new(Gullible)).with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    let (mut session, mut hello) = (ClientConnection::new(Arc::new(config), nobody())?, Vec::new());
+    session.write_tls(&mut hello)?;
+    Ok(hello)
 }
 
 /// Dials a proxy, and says something. Fails as the proxy refuses.

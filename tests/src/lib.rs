@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod components;
+pub mod discovery;
 pub mod forge;
 pub mod local;
 pub mod netns;

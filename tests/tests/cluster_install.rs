@@ -25,6 +25,7 @@ fn main() -> ExitCode {
         return cluster::run(&[("uninstall_leaves_the_objects_that_were_there_before_install", there_and_back)]);
     }
     cluster::run(&[
+        ("install_leaves_a_namespace_alone_that_it_did_not_make", foreign_namespace),
         ("check_is_green_within_two_seconds", check_is_green),
         ("check_names_a_pod_without_its_sidecar_and_what_to_do", bare_pod),
         ("identity_and_routes_find_pods_by_name_workload_and_namespace", found_by_name),
@@ -116,6 +117,25 @@ fn there_and_back(cluster: &Cluster) -> anyhow::Result<()> {
                 (after.difference(&before).collect(), before.difference(&after).collect());
             format!("left behind: {more:?}; gone: {fewer:?}")
         })
+}
+
+fn foreign_namespace(cluster: &Cluster) -> anyhow::Result<()> {
+    let scope = cluster.bare_scope("foreign")?;
+    let name = scope.namespace.as_str();
+    let output = remora(&["install", "--namespace", name])?;
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.success() && err.contains("stays as it is"), "{err}");
+    ensure!(!out.contains("kind: Namespace\n"), "the namespace is among the manifests");
+    let refused = remora(&["install", "--namespace", name, "--create-namespace"])?;
+    ensure!(!refused.status.success() && refused.stdout.is_empty(), "it takes the namespace over");
+    // As an older version, or a person, may have labelled it.
+    let label = serde_json::json!({"metadata": {"labels": {names::PART: "remora"}}});
+    cluster.merge("", "v1/namespaces", name, &label)?;
+    let listed = said(&["uninstall", "--force"])?;
+    ensure!(!listed.contains(&format!("name: {name:?}")), "uninstall would delete it");
+    let forbidden = remora(&["install", "--namespace", "kube-system"])?;
+    ensure!(!forbidden.status.success() && forbidden.stdout.is_empty(), "kube-system is taken");
+    Ok(())
 }
 
 fn check_is_green(_: &Cluster) -> anyhow::Result<()> {

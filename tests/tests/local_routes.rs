@@ -119,10 +119,10 @@ fn a_service_is_called_by_every_name_that_it_has() -> anyhow::Result<()> {
     shop.answers(&shop.web, "10.99.0.1", "old")?;
     for nobody in ["api:81", "gone:80", "10.99.0.1:81"] {
         let answer = shop.web.get(nobody, "/")?;
-        assert_eq!((answer.status, answer.header("x-remora-error")), (404, Some("no_route")), "{nobody}");
+        assert_eq!((answer.status, answer.header("x-remora-error")), (502, Some("unknown_target")), "{nobody}");
     }
     let answer = shop.guest.get("api:80", "/")?;
-    assert_eq!(answer.status, 404, "a bare name is of the caller's own namespace");
+    assert_eq!(answer.status, 502, "a bare name is of the caller's own namespace");
     Ok(())
 }
 

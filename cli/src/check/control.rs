@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use futures_util::future::join_all;
+use futures_util::future::{join_all, try_join_all};
 use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
 };
@@ -16,12 +16,14 @@ use remora_kube::names;
 use tokio::join;
 
 use super::report::{Check, Status};
-use super::{pre, unanswered};
+use super::{networks, pre, unanswered};
 use crate::admin;
 use crate::cluster::Cluster;
 use crate::cluster::forward::PodPort;
 
 const GROUP: &str = "control plane";
+/// What the API server itself sees to: no bare pods, no pods that leave the mesh, and what the injector's account may write.
+const GUARDS: [&str; 3] = [names::INJECTOR, "remora-injector-membership", "remora-injector-account"];
 const INJECTION: &str = "injection";
 /// Our own version.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -35,17 +37,18 @@ const ISSUER_LEFT_MIN: Duration = Duration::from_secs(30 * 86_400);
 
 /// All of them.
 pub(super) async fn checks(cluster: &Cluster, own: &str) -> Vec<Check> {
-    let (crds, parts, issuer, anchors, admission, tried) = join!(
+    let (crds, parts, issuer, anchors, networks, admission, tried) = join!(
         crds(cluster),
         join_all([names::IDENTITY, names::DISCOVERY, names::INJECTOR].map(|part| deployed(cluster, own, part))),
         issuer(cluster, own),
         anchors(cluster, own),
+        networks::check(cluster, own),
         admission(cluster),
         dry_run(cluster),
     );
     let mut all = vec![crds];
     all.extend(parts);
-    all.extend([issuer, anchors]);
+    all.extend([issuer, anchors, networks]);
     all.extend(admission);
     all.push(tried);
     all
@@ -249,26 +252,37 @@ async fn admission(cluster: &Cluster) -> Vec<Check> {
     let webhooks: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
     let policies: Api<ValidatingAdmissionPolicy> = Api::all(client.clone());
     let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(client);
-    let (webhook, policy, binding) = join!(
-        client::call(webhooks.get_opt(names::INJECTOR)),
-        client::call(policies.get_metadata_opt(names::INJECTOR)),
-        client::call(bindings.get_metadata_opt(names::INJECTOR)),
-    );
+    let both = GUARDS.map(|name| {
+        let (policies, bindings) = (policies.clone(), bindings.clone());
+        async move {
+            let (policy, binding) =
+                join!(client::call(policies.get_metadata_opt(name)), client::call(bindings.get_metadata_opt(name)),);
+            Ok::<_, CallError>((name, policy?.is_some() && binding?.is_some()))
+        }
+    });
+    let (webhook, guards) = join!(client::call(webhooks.get_opt(names::INJECTOR)), try_join_all(both));
     let webhook = match webhook {
         Ok(found) => judge_webhook(found.as_ref()),
         Err(error) => unanswered(INJECTION, "webhook", &error),
     };
-    let guard = match (policy, binding) {
-        (Ok(Some(_)), Ok(Some(_))) => Check::ok(INJECTION, "guard", "opted-in pods without a sidecar are refused"),
-        (Err(error), _) | (_, Err(error)) => unanswered(INJECTION, "guard", &error),
-        _ => Check::failed(
-            INJECTION,
-            "guard",
-            format!("no ValidatingAdmissionPolicy {} with its binding: a pod could start bare", names::INJECTOR),
-            INSTALL,
-        ),
+    let guard = match guards {
+        Ok(guards) => judge_guards(&guards),
+        Err(error) => unanswered(INJECTION, "guard", &error),
     };
     vec![webhook, guard]
+}
+
+/// `guards`: the policies by name, and whether each is there with its binding.
+fn judge_guards(guards: &[(&str, bool)]) -> Check {
+    match guards.iter().find(|(_, there)| !there) {
+        None => Check::ok(INJECTION, "guard", "opted-in pods without a sidecar are refused, and stay in the mesh"),
+        Some((name, _)) => Check::failed(
+            INJECTION,
+            "guard",
+            format!("no ValidatingAdmissionPolicy {name} with its binding: a pod could start bare, or be taken out"),
+            INSTALL,
+        ),
+    }
 }
 
 fn judge_webhook(found: Option<&MutatingWebhookConfiguration>) -> Check {

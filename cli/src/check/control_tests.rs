@@ -82,3 +82,20 @@ fn only_a_pod_with_a_sidecar_passes_the_dry_run() {
     assert_eq!(refused("ValidatingAdmissionPolicy 'remora-injector' denied request", 403), Status::Failed);
     assert_eq!(refused("pods is forbidden: User x cannot create", 403), Status::Warning);
 }
+
+#[test]
+fn every_guard_must_be_there() {
+    let all = GUARDS.map(|name| (name, true));
+    assert_eq!(judge_guards(&all).status, Status::Ok);
+    for (index, name) in GUARDS.iter().enumerate() {
+        let mut guards = all;
+        guards[index].1 = false;
+        let check = judge_guards(&guards);
+        assert!(check.status == Status::Failed && check.detail.contains(name), "{check:?}");
+        // The chart makes each.
+        let rendered = include_str!("../../../charts/remora/rendered/default.yaml");
+        let objects = crate::cluster::objects::of_manifests(rendered).unwrap();
+        let kinds = objects.iter().filter(|it| it.name == *name).map(crate::cluster::objects::Object::kind);
+        assert_eq!(kinds.filter(|kind| kind.starts_with("ValidatingAdmissionPolicy")).count(), 2, "{name}");
+    }
+}

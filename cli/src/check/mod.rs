@@ -8,11 +8,13 @@
 //! |--|--|
 //! | [`pre`] | can it be installed here |
 //! | [`control`] | does the control plane work |
+//! | [`networks`] | are the cluster's networks known |
 //! | [`namespace`] | is a namespace meshed, and if not, why |
 //! | [`proxies`] | sidecars one by one: readiness, version, certificate |
 
 mod control;
 mod namespace;
+mod networks;
 mod pre;
 mod proxies;
 mod report;

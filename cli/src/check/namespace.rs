@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, ResourceQuota};
 use kube::api::ListParams;
 use kube::{Api, ResourceExt as _};
 use remora_kube::client;
@@ -23,9 +23,11 @@ pub(super) async fn checks(cluster: &Cluster, own: &str, name: &str) -> Vec<Chec
     let namespaces: Api<Namespace> = Api::all(cluster.client.clone());
     let maps = |namespace: &str| Api::<ConfigMap>::namespaced(cluster.client.clone(), namespace);
     let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), name);
+    let quotas: Api<ResourceQuota> = Api::namespaced(cluster.client.clone(), name);
     let (their_maps, own_maps, all_pods) = (maps(name), maps(own), ListParams::default());
-    let (namespace, pods, theirs, ours) = join!(
+    let (namespace, quotas, pods, theirs, ours) = join!(
         client::call(namespaces.get_opt(name)),
+        client::call(quotas.list(&all_pods)),
         client::call(pods.list(&all_pods)),
         client::call(their_maps.get_opt(names::TRUST_ANCHORS)),
         client::call(own_maps.get_opt(names::TRUST_ANCHORS)),
@@ -39,6 +41,10 @@ pub(super) async fn checks(cluster: &Cluster, own: &str, name: &str) -> Vec<Chec
     };
     let mut all = vec![judge_opt_in(&group, &namespace)];
     all.extend(judge_pod_security(&group, &namespace));
+    match quotas {
+        Ok(quotas) => all.extend(judge_quotas(&group, &namespace, &quotas.items)),
+        Err(error) => all.push(unanswered(&group, "quotas", &error)),
+    }
     match (theirs, ours) {
         (Ok(theirs), Ok(ours)) => all.push(judge_anchors(&group, theirs.as_ref(), ours.as_ref())),
         (Err(error), _) | (_, Err(error)) => all.push(unanswered(&group, "trust anchors", &error)),
@@ -86,6 +92,28 @@ fn judge_pod_security(group: &str, namespace: &Namespace) -> Option<Check> {
             "pod security",
             format!("{ENFORCE}={profile} refuses meshed pods: their container remora-init adds NET_ADMIN"),
             format!("kubectl label --overwrite namespace {} {ENFORCE}=privileged", namespace.name_any()),
+        )
+    })
+}
+
+/// What a ResourceQuota wants every container to say and a sidecar does not; nothing where it says all.
+fn judge_quotas(group: &str, namespace: &Namespace, quotas: &[ResourceQuota]) -> Option<Check> {
+    const COUNTED: &str = "limits.cpu";
+    const SETTING: &str = "remora.dev/proxy-cpu-limit";
+    let (annotations, labels) = (namespace.annotations(), namespace.labels());
+    let counts = |quota: &&ResourceQuota| {
+        quota.spec.as_ref().and_then(|spec| spec.hard.as_ref()).is_some_and(|hard| hard.contains_key(COUNTED))
+    };
+    let quota = quotas.iter().find(counts)?;
+    (wish(annotations, labels) == Some(true) && !annotations.contains_key(SETTING)).then(|| {
+        Check::warning(
+            group,
+            "quotas",
+            format!(
+                "ResourceQuota {} counts {COUNTED}, which sidecars do not set by default: it may refuse meshed pods",
+                quota.name_any()
+            ),
+            format!("kubectl annotate namespace {} {SETTING}=1, unless a LimitRange sets it", namespace.name_any()),
         )
     })
 }
@@ -193,6 +221,24 @@ mod tests {
 
     fn statuses(inject: &str, pods: &[Pod]) -> Vec<(String, Status)> {
         judge_pods("g", &namespace(inject), pods).into_iter().map(|it| (it.name, it.status)).collect()
+    }
+
+    #[test]
+    fn a_quota_that_counts_what_sidecars_do_not_set_is_told_where_they_are_wanted() {
+        let quota = |counted: &str| -> ResourceQuota {
+            serde_json::from_value(json!({ "metadata": { "name": "q" }, "spec": { "hard": { counted: "4" } } }))
+                .unwrap()
+        };
+        let check = judge_quotas("g", &namespace("enabled"), &[quota("pods"), quota("limits.cpu")]).unwrap();
+        assert!(check.status == Status::Warning && check.detail.contains("ResourceQuota q"), "{check:?}");
+        assert!(check.remedy.contains("remora.dev/proxy-cpu-limit=1"), "{check:?}");
+        let mut said = namespace("enabled");
+        said.metadata.annotations.get_or_insert_default().insert("remora.dev/proxy-cpu-limit".into(), "1".into());
+        for (namespace, counted) in
+            [(&namespace("enabled"), "requests.cpu"), (&namespace("disabled"), "limits.cpu"), (&said, "limits.cpu")]
+        {
+            assert_eq!(judge_quotas("g", namespace, &[quota(counted)]), None);
+        }
     }
 
     #[test]

@@ -7,8 +7,8 @@ use futures_util::future::try_join_all;
 use kube::Api;
 use kube::api::{ApiResource, DynamicObject, ListParams, PartialObjectMeta};
 use remora_kube::client::{self, CallError};
-use remora_kube::names;
-use serde::Deserialize;
+use remora_kube::{names, yaml};
+use serde_json::Value;
 
 use super::Cluster;
 
@@ -112,11 +112,22 @@ async fn list(
     let api: Api<DynamicObject> = Api::all_with(cluster.client.clone(), &resource);
     // Names and labels only: what a Secret holds is none of our business.
     match client::call(api.list_metadata(&ListParams::default().labels(label))).await {
-        Ok(list) => Ok(list.items.into_iter().filter_map(|item| object(rank, item)).collect()),
+        Ok(list) => Ok(list
+            .items
+            .into_iter()
+            .filter(|item| is_ours(kind, item))
+            .filter_map(|item| object(rank, item))
+            .collect()),
         // A kind that the cluster does not know (PodMonitor) has no objects.
         Err(error) if error.is_not_found() => Ok(Vec::new()),
         Err(error) => Err(error),
     }
+}
+
+/// A namespace is Remora's if it made it, whatever else a label says of it: everything in it goes with it.
+fn is_ours(kind: &str, item: &PartialObjectMeta<DynamicObject>) -> bool {
+    let made_by = item.metadata.labels.as_ref().and_then(|labels| labels.get(names::MADE_BY));
+    kind != NAMESPACE || made_by.is_some_and(|by| by == names::INSTALL)
 }
 
 fn object(rank: usize, item: PartialObjectMeta<DynamicObject>) -> Option<Object> {
@@ -126,21 +137,14 @@ fn object(rank: usize, item: PartialObjectMeta<DynamicObject>) -> Option<Object>
 }
 
 /// The objects of manifests.
-pub(crate) fn of_manifests(text: &str) -> Result<Vec<Object>, serde_saphyr::Error> {
-    #[derive(Deserialize)]
-    struct Manifest {
-        kind: String,
-        metadata: Metadata,
-    }
-    #[derive(Deserialize)]
-    struct Metadata {
-        name: String,
-        #[serde(default)]
-        namespace: Option<String>,
-    }
-    let manifests: Vec<Manifest> = serde_saphyr::from_multiple(text)?;
-    let object = |it: Manifest| Object::new(&it.kind, it.metadata.namespace, it.metadata.name);
-    Ok(manifests.into_iter().filter_map(object).collect())
+pub(crate) fn of_manifests(text: &str) -> Result<Vec<Object>, yaml::Mistake> {
+    let manifests: Vec<Value> =
+        yaml::read(text).into_iter().map(|it| it.map(yaml::Node::into_json)).collect::<Result<_, _>>()?;
+    let object = |it: &Value| {
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        Object::new(it["kind"].as_str()?, text(&it["metadata"]["namespace"]), text(&it["metadata"]["name"])?)
+    };
+    Ok(manifests.iter().filter_map(object).collect())
 }
 
 #[cfg(test)]
@@ -157,11 +161,25 @@ mod tests {
     }
 
     #[test]
+    fn a_namespace_that_install_did_not_make_is_never_listed_whatever_its_labels() {
+        let labelled = |labels: Value| -> PartialObjectMeta<DynamicObject> {
+            serde_json::from_value(serde_json::json!({ "metadata": { "name": "monitoring", "labels": labels } }))
+                .unwrap()
+        };
+        let made = |by: &str| labelled(serde_json::json!({ names::PART: "remora", names::MADE_BY: by }));
+        assert!(is_ours(NAMESPACE, &made(names::INSTALL)));
+        let part = labelled(serde_json::json!({ names::PART: "remora" }));
+        assert!(!is_ours(NAMESPACE, &part) && !is_ours(NAMESPACE, &made("somebody")));
+        assert!(!is_ours(NAMESPACE, &labelled(Value::Null)));
+        assert!(is_ours("Secret", &part) && is_ours("Secret", &made(names::INJECTOR)));
+    }
+
+    #[test]
     fn an_object_is_named_as_kubectl_takes_it_whatever_its_name() {
         let object = Object::new("Secret", Some("1e3".into()), "null".into()).unwrap();
-        let read: Vec<serde_json::Value> = serde_saphyr::from_multiple(&object.manifest()).unwrap();
-        assert_eq!(read[0]["metadata"], serde_json::json!({ "name": "null", "namespace": "1e3" }));
-        assert_eq!(read[0]["apiVersion"], "v1");
+        let read = yaml::read(&object.manifest()).remove(0).unwrap().into_json();
+        assert_eq!(read["metadata"], serde_json::json!({ "name": "null", "namespace": "1e3" }));
+        assert_eq!(read["apiVersion"], "v1");
         assert_eq!(object.title(), "Secret 1e3/null");
     }
 }

@@ -1,15 +1,17 @@
 //! `remora install`, `remora upgrade`, `remora uninstall`: manifests for `kubectl`, on standard output.
 //!
 //! They change nothing themselves: what is printed is what is applied, and can be read, kept in Git and compared first.
-//! Install needs no cluster; the other two ask what runs there. What a person must know goes to standard error, so that
+//! Install asks a cluster, if there is one, whether the namespace is there; the other two ask what runs there. What a person must know goes to standard error, so that
 //! it is seen although the output goes into a pipe.
 
 mod manifests;
+mod namespace;
 mod uninstall;
 mod upgrade;
 
 use std::process::ExitCode;
 
+use remora_injector::pod;
 use remora_kube::names;
 use remora_model::TrustDomain;
 
@@ -28,15 +30,26 @@ pub(crate) struct InstallArgs {
     /// The control plane's namespace
     #[arg(long, value_name = "NAME", default_value = names::NAMESPACE, value_parser = manifests::namespace)]
     namespace: String,
+    /// Print the Namespace too where no cluster can be asked; else it is printed if there is none, or if this made it
+    #[arg(long)]
+    create_namespace: bool,
     /// The name under which all identities stand [default: cluster.local]
     #[arg(long, value_name = "NAME")]
     trust_domain: Option<TrustDomain>,
+    /// The suffix of the cluster's own DNS names [default: cluster.local]
+    #[arg(long, value_name = "DOMAIN", value_parser = manifests::domain)]
+    cluster_domain: Option<String>,
+    /// The networks of the cluster's Services and pods [default: found by discovery]
+    #[arg(long, value_name = "CIDR,CIDR", value_parser = pod::cluster_networks)]
+    cluster_networks: Option<String>,
     /// The image's repository, for example that of a mirror [default: ghcr.io/remora-mesh/remora]
     #[arg(long, value_name = "REPOSITORY", value_parser = manifests::image_part)]
     image: Option<String>,
-    /// The image's tag [default: this command's version]
-    #[arg(long, value_name = "TAG", value_parser = manifests::image_part)]
+    /// The image's tag, or its digest (sha256:…) [default: this command's version]
+    #[arg(long, value_name = "TAG", value_parser = manifests::image_tag)]
     image_tag: Option<String>,
+    #[command(flatten)]
+    cluster: cluster::Args,
 }
 
 /// `remora upgrade`.
@@ -50,8 +63,8 @@ pub(crate) struct UpgradeArgs {
     /// Another image repository
     #[arg(long, value_name = "REPOSITORY", value_parser = manifests::image_part)]
     image: Option<String>,
-    /// The image's tag [default: this command's version]
-    #[arg(long, value_name = "TAG", value_parser = manifests::image_part)]
+    /// The image's tag, or its digest (sha256:…) [default: this command's version]
+    #[arg(long, value_name = "TAG", value_parser = manifests::image_tag)]
     image_tag: Option<String>,
     /// Go back to this command's version although a newer one runs
     #[arg(long)]
@@ -77,9 +90,22 @@ pub(crate) struct UninstallArgs {
 
 /// Prints the manifests.
 pub(crate) fn install(args: InstallArgs) -> ExitCode {
-    let InstallArgs { ha, namespace, trust_domain, image, image_tag } = args;
-    let settings = Settings { ha, namespace, trust_domain, image, image_tag };
-    crate::finish(Ok((settings.render(), true)))
+    crate::finish(crate::block_on(async {
+        let (create_namespace, note) = namespace::create(&args).await?;
+        note.iter().for_each(|note| eprintln!("remora: {note}"));
+        let InstallArgs { ha, namespace, trust_domain, cluster_domain, cluster_networks, image, image_tag, .. } = args;
+        let settings = Settings {
+            ha,
+            namespace,
+            create_namespace,
+            trust_domain,
+            cluster_domain,
+            cluster_networks,
+            image,
+            image_tag,
+        };
+        Ok((settings.render(), true))
+    }))
 }
 
 /// Prints the manifests of this version for what runs.

@@ -5,13 +5,15 @@
 //! Helm holds.
 
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Container;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt as _};
 use remora_kube::client::{self, CallError};
-use remora_kube::names;
+use remora_kube::{names, yaml};
 
 use super::UpgradeArgs;
 use super::manifests::{Settings, VERSION};
+use super::namespace;
 use crate::cluster::objects::{self, Object};
 use crate::cluster::{Cluster, NoCluster};
 
@@ -34,7 +36,7 @@ pub(super) enum Error {
     #[error("what runs was not made by this command: {0}; apply what `remora install` prints for your settings")]
     Unknown(String),
     #[error("manifests cannot be read")]
-    Manifests(#[source] Box<serde_saphyr::Error>),
+    Manifests(#[source] yaml::Mistake),
 }
 
 /// What runs.
@@ -48,23 +50,26 @@ struct Running {
 pub(super) async fn run(args: &UpgradeArgs) -> Result<(String, Vec<String>), Error> {
     let cluster = Cluster::connect(&args.cluster).await?;
     let deployments: Api<Deployment> = Api::all(cluster.client.clone());
-    let mine = ListParams::default().labels(&format!("{}={}", names::PART, names::IDENTITY));
+    let mine = ListParams::default().labels(names::PART);
     let (list, all) = tokio::try_join!(client::call(deployments.list(&mine)), objects::all(&cluster))?;
-    let identity = list.items.into_iter().next().ok_or(Error::Absent)?;
-    let Running { mut settings, version } = read(&identity)?;
+    let named = |name: &str| list.items.iter().find(|it| it.name_any() == name);
+    let identity = named(names::IDENTITY).ok_or(Error::Absent)?;
+    let Running { mut settings, version } = read(identity, named(names::INJECTOR))?;
     if newer(&version, VERSION) && !args.downgrade {
         return Err(Error::Newer { running: version });
     }
+    settings.create_namespace =
+        matches!(namespace::state(&cluster, &settings.namespace).await?, namespace::State::Ours);
     settings.ha |= args.ha;
     settings.image = args.image.clone().or(settings.image);
     settings.image_tag.clone_from(&args.image_tag);
     let manifests = settings.render();
-    let wanted = objects::of_manifests(&manifests).map_err(|e| Error::Manifests(Box::new(e)))?;
+    let wanted = objects::of_manifests(&manifests).map_err(Error::Manifests)?;
     Ok((manifests, notes(&version, &all, &wanted)))
 }
 
-/// What the identity service, which is told everything, was told.
-fn read(identity: &Deployment) -> Result<Running, Error> {
+/// What the identity service was told, and what the injector was told of the cluster.
+fn read(identity: &Deployment, injector: Option<&Deployment>) -> Result<Running, Error> {
     let namespace = identity.namespace().unwrap_or_default();
     if let Some(release) = identity.annotations().get("meta.helm.sh/release-name") {
         return Err(Error::Helm { release: release.clone(), namespace });
@@ -72,21 +77,42 @@ fn read(identity: &Deployment) -> Result<Running, Error> {
     let unknown = |what: &str| Error::Unknown(format!("Deployment {namespace}/{} has no {what}", names::IDENTITY));
     let version = identity.labels().get(VERSION_LABEL).ok_or_else(|| unknown("version label"))?.clone();
     let spec = identity.spec.as_ref().ok_or_else(|| unknown("spec"))?;
-    let container = spec.template.spec.as_ref().and_then(|pod| pod.containers.first());
-    let container = container.ok_or_else(|| unknown("container"))?;
-    let repository = container.image.as_deref().and_then(|it| it.rsplit_once(':')).map(|it| it.0.to_owned());
-    let args = container.args.as_deref().unwrap_or_default();
-    let domain = args.iter().find_map(|arg| arg.strip_prefix("--trust-domain=")).and_then(|it| it.parse().ok());
+    let container = container_of(identity).ok_or_else(|| unknown("container"))?;
+    let repository = container.image.as_deref().and_then(repository).map(str::to_owned);
+    let domain = told(container, "--trust-domain=").and_then(|it| it.parse().ok());
+    let of_cluster = |flag: &str| injector.and_then(container_of).and_then(|it| told(it, flag)).map(str::to_owned);
     Ok(Running {
         settings: Settings {
             ha: spec.replicas.is_some_and(|it| it > 1),
+            create_namespace: false,
             trust_domain: Some(domain.ok_or_else(|| unknown("--trust-domain"))?),
+            cluster_domain: of_cluster("--cluster-domain="),
+            cluster_networks: of_cluster("--cluster-networks="),
             image: Some(repository.ok_or_else(|| unknown("image tag"))?),
             image_tag: None,
             namespace,
         },
         version,
     })
+}
+
+/// The repository of an image that has a tag or a digest, or both.
+fn repository(image: &str) -> Option<&str> {
+    let (name, digest) = image.split_once('@').map_or((image, None), |(name, digest)| (name, Some(digest)));
+    // A registry's port is before a slash.
+    match name.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')) {
+        Some((repository, _)) => Some(repository),
+        None => digest.map(|_| name),
+    }
+}
+
+fn container_of(deployment: &Deployment) -> Option<&Container> {
+    deployment.spec.as_ref()?.template.spec.as_ref()?.containers.first()
+}
+
+/// What the argument that begins with `flag` says.
+fn told<'a>(container: &'a Container, flag: &str) -> Option<&'a str> {
+    container.args.iter().flatten().find_map(|arg| arg.strip_prefix(flag))
 }
 
 /// Whether `a` is a later version than `b`. Versions that are no numbers are not compared.
@@ -138,10 +164,20 @@ mod tests {
 
     #[test]
     fn what_install_was_told_stays() {
-        let running = read(&identity(serde_json::json!({}))).unwrap();
+        let injector = serde_json::json!({
+            "spec": { "selector": {}, "template": { "spec": { "containers": [{
+                "name": "injector",
+                "args": ["--namespace=mesh", "--cluster-domain=k8s.example", "--cluster-networks=10.0.0.0/8"],
+            }] } } },
+        });
+        let injector = serde_json::from_value(injector).unwrap();
+        let running = read(&identity(serde_json::json!({})), Some(&injector)).unwrap();
         let settings = Settings {
             ha: true,
             namespace: "mesh".to_owned(),
+            create_namespace: false,
+            cluster_domain: Some("k8s.example".to_owned()),
+            cluster_networks: Some("10.0.0.0/8".to_owned()),
             trust_domain: Some("td.example".parse().unwrap()),
             image: Some("registry.local:5000/remora".to_owned()),
             image_tag: None,
@@ -150,9 +186,21 @@ mod tests {
     }
 
     #[test]
+    fn the_repository_is_what_is_before_tag_and_digest() {
+        for (image, expected) in [
+            ("registry.local:5000/remora:0.0.9", Some("registry.local:5000/remora")),
+            ("registry.local:5000/remora@sha256:0a", Some("registry.local:5000/remora")),
+            ("remora:0.0.9@sha256:0a", Some("remora")),
+            ("registry.local:5000/remora", None),
+        ] {
+            assert_eq!(repository(image), expected, "{image}");
+        }
+    }
+
+    #[test]
     fn what_helm_holds_is_left_to_helm() {
         let held = identity(serde_json::json!({ "annotations": { "meta.helm.sh/release-name": "mesh-1" } }));
-        let error = read(&held).unwrap_err().to_string();
+        let error = read(&held, None).unwrap_err().to_string();
         assert!(error.contains("helm upgrade mesh-1 charts/remora --namespace mesh"), "{error}");
     }
 

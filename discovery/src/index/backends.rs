@@ -3,15 +3,29 @@
 //! Which endpoints take traffic is what kube-proxy does: those that are ready; if none is, those that are shutting down
 //! and still serve.
 
+use super::pods::{is_tcp, serving};
+use super::settings::Settings;
 use super::{Key, Snapshot, Versioned, backend_id, is_external, report, values};
-use crate::objects::Object;
 use crate::objects::core::{
-    ContainerPort, EndpointSlice, IntOrName, Pod, SERVICE_NAME, Service, ServicePort, SliceEndpoint,
+    EndpointSlice, IntOrName, OPAQUE_PORTS, Pod, SERVICE_NAME, Service, ServicePort, SliceEndpoint,
 };
-use crate::objects::policy::{BackendPolicy, TargetKind};
-use remora_model::{Backend, BackendSettings, Endpoint, Protocol};
+use crate::objects::policy::BackendPolicy;
+use crate::objects::{Metadata, Object};
+use remora_api::convert::{ENDPOINTS_MAX, check};
+use remora_model::{Backend, BackendId, Endpoint, Protocol, ports};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
+
+/// What is found of Services.
+#[derive(Default)]
+struct Found {
+    backends: BTreeMap<BackendId, Versioned>,
+    served: HashMap<IpAddr, BTreeMap<u16, Vec<BackendId>>>,
+    selecting: HashMap<Key, Vec<(u16, BackendId)>>,
+    named: HashMap<(Key, String), IpAddr>,
+    reports: Vec<String>,
+    unseen: Vec<String>,
+}
 
 /// An address of a Service port, ready or not.
 struct Candidate<'a> {
@@ -38,46 +52,89 @@ impl Snapshot {
                 _ => {}
             }
         }
+        let settings = Settings::new(&policies);
+        self.judge_backend_policies(&policies, &settings);
         let selected = self.selected();
-        let (mut backends, mut served, mut named) = (BTreeMap::new(), Vec::new(), Vec::new());
-        let (mut reports, mut unseen) = (Vec::new(), Vec::new());
+        let mut found = Found::default();
         for (key, service) in self.services.iter().filter(|(_, service)| !is_external(service)) {
-            let mut settings = settings(key, &policies, &mut reports);
+            let mut settings = settings.of(key);
             settings.session_affinity = service.spec.session_affinity.as_deref() == Some("ClientIP");
             let own = slices.get(key).map_or(&[][..], Vec::as_slice);
             let selected = selected.get(key).map_or(&[][..], Vec::as_slice);
-            named.extend(names(own, selected).map(|(name, ip)| ((key.clone(), name), ip)));
+            found.named.extend(names(own, selected).map(|(name, ip)| ((key.clone(), name), ip)));
             for port in service.spec.ports.iter().filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP") {
                 let id = backend_id(key, port.port);
-                let mut candidates: Vec<Candidate<'_>> =
-                    selected.iter().flat_map(|pod| of_pod(pod, service, port)).collect();
-                served.extend(candidates.iter().map(|candidate| (candidate.address, id.clone())));
-                if !own.is_empty() {
-                    candidates = own.iter().flat_map(|slice| self.of_slice(slice, port, &mut unseen)).collect();
-                    served.extend(candidates.iter().map(|candidate| (candidate.address, id.clone())));
-                }
-                one_address_each(&mut candidates, service);
+                let endpoints = self.endpoints(service, port, (own, selected), &id, &mut found);
                 let opaque = self.opaque(&service.metadata, port.port);
                 let said = values::protocol(port.app_protocol.as_deref());
                 let protocol = if opaque { Protocol::Opaque } else { said };
-                let endpoints = self.in_use(&candidates);
                 let backend = Backend { id: id.clone(), protocol, settings: settings.clone(), endpoints };
+                if let Err(error) = check::backend(&backend) {
+                    let problem = format!("port {}: {error}; it is left out", port.port);
+                    found.reports.push(report(&service.metadata, "Service", problem));
+                    continue;
+                }
                 let known = before.and_then(|before| before.backends.get(&id));
                 let known = known.filter(|known| *known.backend == backend).cloned();
-                backends.insert(id, known.unwrap_or_else(|| Versioned::new(backend)));
+                found.backends.insert(id, known.unwrap_or_else(|| Versioned::new(backend)));
             }
         }
-        self.backends = backends;
-        self.named = named.into_iter().collect();
-        for (address, id) in served {
-            let ids = self.served.entry(address).or_default();
-            if !ids.contains(&id) {
-                ids.push(id);
-            }
-        }
+        let Found { backends, mut reports, mut unseen, served, selecting, named } = found;
+        (self.backends, self.served, self.selecting, self.named) = (backends, served, selecting, named);
         self.reports.append(&mut reports);
         unseen.dedup();
         self.unseen = unseen;
+    }
+
+    /// The endpoints of a Service's port that take traffic, from its slices, else from the pods that it selects.
+    fn endpoints(
+        &self,
+        service: &Service,
+        port: &ServicePort,
+        (slices, selected): (&[&EndpointSlice], &[&Pod]),
+        id: &BackendId,
+        found: &mut Found,
+    ) -> Vec<Endpoint> {
+        let mut named = false;
+        for pod in selected {
+            let Some(number) = target_port(pod, port) else { continue };
+            named = true;
+            let ids = found.selecting.entry((pod.metadata.namespace.clone(), pod.metadata.name.clone())).or_default();
+            ids.push((number, id.clone()));
+        }
+        if !named && !selected.is_empty() && slices.is_empty() {
+            let problem = format!("port {}: no pod has a port named {:?}", port.port, port.target_port);
+            found.reports.push(report(&service.metadata, "Service", problem));
+        }
+        let mut candidates: Vec<Candidate<'_>> = if slices.is_empty() {
+            selected.iter().flat_map(|pod| of_pod(pod, service, port)).collect()
+        } else {
+            slices.iter().flat_map(|slice| self.of_slice(slice, port, &mut found.unseen)).collect()
+        };
+        for candidate in &candidates {
+            let at = found.served.entry(candidate.address.ip()).or_default();
+            let ids = at.entry(candidate.address.port()).or_default();
+            if !ids.contains(id) {
+                ids.push(id.clone());
+            }
+        }
+        one_address_each(&mut candidates, service);
+        let mut endpoints = self.in_use(&candidates);
+        if endpoints.len() > ENDPOINTS_MAX {
+            let count = endpoints.len();
+            let problem = format!("port {}: of {count} endpoints only {ENDPOINTS_MAX} are told", port.port);
+            found.reports.push(report(&service.metadata, "Service", problem));
+            endpoints.truncate(ENDPOINTS_MAX);
+        }
+        endpoints
+    }
+
+    /// Tells of an annotation of opaque ports that cannot be read, and so makes none opaque.
+    pub(super) fn judge_opaque_ports(&mut self, kind: &str, meta: &Metadata) {
+        if let Some(Err(error)) = meta.annotations.get(OPAQUE_PORTS).map(|list| ports::read(list)) {
+            let problem = format!("metadata.annotations: {OPAQUE_PORTS}: {error}; no port is opaque by it");
+            self.reports.push(report(meta, kind, problem));
+        }
     }
 
     /// The pods that each Service selects. Services are found by the first label that they select by, so that a pod is
@@ -111,7 +168,9 @@ impl Snapshot {
         unseen: &mut Vec<String>,
     ) -> Vec<Candidate<'a>> {
         let same = |name: &Option<String>| name.as_deref().unwrap_or("") == port.name.as_deref().unwrap_or("");
-        let Some(number) = slice.ports.iter().find(|p| same(&p.name)).and_then(|p| p.port) else { return Vec::new() };
+        let Some(number) = slice.ports.iter().find(|p| same(&p.name)).and_then(|p| p.port).filter(|p| *p != 0) else {
+            return Vec::new();
+        };
         let candidate = |endpoint: &'a SliceEndpoint| {
             let ip = first_ip(endpoint)?;
             let target = endpoint.target_ref.as_ref().filter(|target| target.kind == "Pod");
@@ -144,8 +203,10 @@ impl Snapshot {
     fn in_use(&self, candidates: &[Candidate<'_>]) -> Vec<Endpoint> {
         let any_ready = candidates.iter().any(|candidate| candidate.ready);
         let used = candidates.iter().filter(|c| if any_ready { c.ready } else { c.lingering });
-        let made = used.filter_map(|c| Some((c.address, self.endpoint(c.address, c.pod, c.zone)?)));
-        made.collect::<BTreeMap<_, _>>().into_values().collect()
+        let made = used.filter_map(|c| self.endpoint(c.address, c.pod, c.zone));
+        let sent =
+            made.filter(|endpoint| check::endpoint(endpoint).is_ok()).map(|endpoint| (endpoint.address, endpoint));
+        sent.collect::<BTreeMap<_, _>>().into_values().collect()
     }
 }
 
@@ -206,44 +267,12 @@ fn of_pod<'a>(pod: &'a Pod, service: &Service, port: &ServicePort) -> Vec<Candid
 
 fn target_port(pod: &Pod, port: &ServicePort) -> Option<u16> {
     match &port.target_port {
-        None => Some(port.port),
+        // The API server makes 0 the Service's own.
+        None | Some(IntOrName::Number(0)) => Some(port.port).filter(|p| *p != 0),
         Some(IntOrName::Number(number)) => Some(*number),
         Some(IntOrName::Name(name)) => {
-            let sidecars = pod.spec.init_containers.iter().filter(|c| c.restart_policy.as_deref() == Some("Always"));
-            let mut ports = pod.spec.containers.iter().chain(sidecars).flat_map(|c| &c.ports);
-            let tcp = |p: &ContainerPort| p.protocol.as_deref().unwrap_or("TCP") == "TCP";
-            ports.find(|p| p.name.as_ref() == Some(name) && tcp(p)).map(|p| p.container_port)
+            let mut ports = serving(pod).flat_map(|container| &container.ports);
+            ports.find(|p| p.name.as_ref() == Some(name) && is_tcp(p)).map(|p| p.container_port).filter(|p| *p != 0)
         }
     }
-}
-
-fn settings(key: &Key, policies: &[&BackendPolicy], reports: &mut Vec<String>) -> BackendSettings {
-    let mut settings = BackendSettings::default();
-    for policy in policies.iter().filter(|policy| policy.metadata.namespace == key.0) {
-        let spec = &policy.spec;
-        if !spec.target_refs.iter().any(|target| target.kind == TargetKind::Service && target.name == key.1) {
-            continue;
-        }
-        let mut time = |field: &str, text: &Option<String>, into: &mut std::time::Duration| match text
-            .as_deref()
-            .map(values::duration)
-        {
-            Some(Ok(time)) => *into = time,
-            Some(Err(e)) => reports.push(report(&policy.metadata, "BackendPolicy", format!("{field}: {e}"))),
-            None => {}
-        };
-        let accrual = &mut settings.accrual;
-        time("spec.accrual.backoffMin", &spec.accrual.backoff_min, &mut accrual.backoff_min);
-        time("spec.accrual.backoffMax", &spec.accrual.backoff_max, &mut accrual.backoff_max);
-        time("spec.connectTimeout", &spec.connect_timeout, &mut settings.connect_timeout);
-        accrual.backoff_max = accrual.backoff_max.max(accrual.backoff_min);
-        accrual.consecutive = spec.accrual.consecutive.unwrap_or(accrual.consecutive);
-        accrual.minimum_requests = spec.accrual.minimum_requests.unwrap_or(accrual.minimum_requests);
-        let share = |percent: u8| f32::from(percent.min(100)) / 100.0;
-        accrual.success_rate = spec.accrual.success_rate.map_or(accrual.success_rate, share);
-        settings.retry_ratio = spec.retry_budget.percent.map_or(settings.retry_ratio, share);
-        settings.retries_per_second = spec.retry_budget.min_per_second.unwrap_or(settings.retries_per_second);
-        settings.pending_max = spec.pending_max.unwrap_or(settings.pending_max);
-    }
-    settings
 }

@@ -1,164 +1,155 @@
 //! Inbound ports: who may come in, and how.
+//!
+//! Nothing is answered while a pod has no address: Services may lead to it by address alone, and then nobody could say
+//! which of their policies hold. Until then the proxy lets nobody in.
 
-use super::{Key, Snapshot, report};
+use super::policies::Authorization;
+use super::{Key, Snapshot, values};
 use crate::objects::core::Pod;
-use crate::objects::policy::{
-    AuthorizationPolicy, MeshTlsPolicy, Mode, PolicyAction, PolicyOperation, PolicyRule, PolicySource, PolicyTarget,
-    Selector, TargetKind,
-};
-use http::Method;
-use remora_model::{Action, AuthorizationRule, Inbound, MtlsMode, Operation, PathPattern, Source, SpiffeId};
+use crate::objects::policy::{PolicyTarget, Selector, TargetKind};
+use remora_api::convert::LIST_MAX;
+use remora_model::{Action, AuthorizationRule, BackendId, Inbound, InboundDefault, MtlsMode, Protocol};
 use std::sync::Arc;
 
-/// An AuthorizationPolicy, read.
-#[derive(Debug)]
-pub(super) struct Authorization {
-    namespace: String,
-    targets: Vec<PolicyTarget>,
-    selector: Option<Selector>,
-    allows: bool,
-    rules: Vec<AuthorizationRule>,
-}
+/// Ports of one pod that have a resource of their own: each costs its proxy a subscription.
+pub(super) const DECLARED_MAX: usize = 512;
 
 impl Snapshot {
-    pub(super) fn index_policies(&mut self, policies: &[Arc<AuthorizationPolicy>]) {
-        let mut reports = Vec::new();
-        for policy in policies {
-            let (meta, spec) = (&policy.metadata, &policy.spec);
-            let mut say = |problem| reports.push(report(meta, "AuthorizationPolicy", problem));
-            self.missing_targets(&meta.namespace, &spec.target_refs, &mut say);
-            let read = |(i, rule): (usize, &PolicyRule)| {
-                authorization(policy, i, rule).unwrap_or_else(|(problem, instead)| {
-                    say(format!("spec.rules[{i}].{problem}; it denies"));
-                    instead
-                })
-            };
-            self.authorization.push(Authorization {
-                namespace: meta.namespace.clone(),
-                targets: spec.target_refs.clone(),
-                selector: spec.selector.clone(),
-                allows: spec.action == PolicyAction::Allow,
-                rules: spec.rules.iter().enumerate().filter_map(read).collect(),
-            });
-        }
-        for policy in &self.mesh_tls {
-            let meta = &policy.metadata;
-            let mut say = |problem| reports.push(report(meta, "MeshTLSPolicy", problem));
-            self.missing_targets(&meta.namespace, &policy.spec.target_refs, &mut say);
-        }
-        self.reports.append(&mut reports);
-    }
-
-    fn missing_targets(&self, namespace: &str, targets: &[PolicyTarget], say: &mut dyn FnMut(String)) {
-        for (i, target) in targets.iter().enumerate() {
-            let key = (namespace.to_owned(), target.name.clone());
-            let there = match target.kind {
-                TargetKind::Service => self.services.contains_key(&key),
-                TargetKind::Pod => self.pods.contains_key(&key),
-            };
-            if !there {
-                let (kind, name) = (target.kind, &target.name);
-                say(format!("spec.targetRefs[{i}]: {kind:?} {namespace}/{name} is not there; it holds once it is"));
-            }
-        }
-    }
-
-    /// What a proxy must know of `port` of its pod. `None` while the pod is unknown.
+    /// What a proxy must know of `port` of its pod. `None` while the pod is unknown, or has no address.
     pub fn inbound(&self, namespace: &str, pod: &str, port: u16) -> Option<Inbound> {
-        let key = (namespace.to_owned(), pod.to_owned());
-        let pod = self.pods.get(&key)?;
+        let (key, pod) = self.workload(namespace, pod)?;
+        Some(self.inbound_at(key, pod, port))
+    }
+
+    /// What holds for all ports of a pod that nobody declares, and which those are that somebody does. `None` like
+    /// [`Self::inbound`].
+    pub fn inbound_default(&self, namespace: &str, pod: &str) -> Option<InboundDefault> {
+        let (key, pod) = self.workload(namespace, pod)?;
+        let mut inbound = self.inbound_at(key, pod, 0);
+        inbound.parent = format!("{}/{}:other", key.0, key.1).into();
+        let (declared, left_out) = self.declared(key, pod);
+        match left_out {
+            // Whatever holds for those that have no place may not be missed.
+            LeftOut::Served => inbound.rules = vec![AuthorizationRule::deny_everything("too many ports".into())],
+            LeftOut::Opaque => inbound.protocol = Protocol::Opaque,
+            LeftOut::Nothing => {}
+        }
+        Some(InboundDefault { inbound, declared })
+    }
+
+    fn workload(&self, namespace: &str, pod: &str) -> Option<(&Key, &Arc<Pod>)> {
+        let workload = self.pods.get_key_value(&(namespace.to_owned(), pod.to_owned()))?;
+        (!values::pod_ips(workload.1).is_empty()).then_some(workload)
+    }
+
+    fn inbound_at(&self, key: &Key, pod: &Pod, port: u16) -> Inbound {
         let ids = self.served_by(pod, port);
-        let selected = |targets: &[PolicyTarget]| {
-            targets.iter().any(|target| match target.kind {
-                TargetKind::Pod => target.name == key.1,
-                TargetKind::Service => ids.iter().any(|id| *id.name == *target.name),
-            })
-        };
+        let selected = |targets: &[PolicyTarget]| names(targets, &key.1, &ids);
         let (mut rules, mut default_deny) = (Vec::new(), false);
-        for policy in self.authorization.iter().filter(|policy| policy.selects(&key, pod, &selected)) {
+        let policies = self.authorization.get(&key.0).map_or(&[][..], Vec::as_slice);
+        for policy in policies.iter().filter(|policy| policy.selects(pod, &selected)) {
             default_deny |= policy.allows;
             rules.extend(policy.rules.iter().cloned());
         }
         let parent = ids.first().map_or_else(|| format!("{}/{}:{port}", key.0, key.1), ToString::to_string);
-        let (protocol, mtls) = (self.protocol_at(pod, port), self.mtls(&key, &selected));
-        let ending = pod.metadata.deletion_timestamp.is_some();
-        Some(Inbound { port, parent: parent.into(), protocol, mtls, rules, default_deny, ending })
+        Inbound {
+            port,
+            parent: parent.into(),
+            protocol: self.protocol_at(pod, port),
+            mtls: self.mtls(key, &selected),
+            rules: bounded(rules),
+            default_deny,
+            ending: pod.metadata.deletion_timestamp.is_some(),
+            trust_domain: self.mesh.trust_domain.clone(),
+        }
     }
 
     /// The most specific policy wins: workload, namespace, mesh; of equals, the strict one.
-    fn mtls(&self, key: &Key, selected: &dyn Fn(&[PolicyTarget]) -> bool) -> MtlsMode {
-        let level = |policy: &MeshTlsPolicy| {
-            let (own, targets) = (policy.metadata.namespace == key.0, &policy.spec.target_refs);
+    pub(super) fn mtls(&self, key: &Key, selected: &dyn Fn(&[PolicyTarget]) -> bool) -> MtlsMode {
+        let level = |policy: &super::policies::MeshTls| {
+            let (own, targets) = (policy.namespace == key.0, &policy.targets);
             match (own, targets.is_empty()) {
                 (true, false) if selected(targets) => Some(3),
                 (true, true) => Some(2),
-                (false, true) if policy.metadata.namespace == self.mesh.namespace => Some(1),
+                (false, true) if policy.namespace == self.mesh.namespace => Some(1),
                 _ => None,
             }
         };
-        let ranked = self.mesh_tls.iter().filter_map(|policy| Some((level(policy)?, policy.spec.mode == Mode::Strict)));
+        let ranked = self.mesh_tls.iter().filter_map(|policy| Some((level(policy)?, policy.strict)));
         match ranked.max() {
             Some((_, true)) => MtlsMode::Strict,
             _ => MtlsMode::Permissive,
         }
     }
+
+    /// The ports of a pod that have a resource of their own, in order: those that Services lead to, those of its
+    /// containers, those that annotations make opaque; and whether [`DECLARED_MAX`] left some out.
+    pub(super) fn declared(&self, key: &Key, pod: &Pod) -> (Vec<u16>, LeftOut) {
+        let mut ports: Vec<u16> = self.selecting.get(key).into_iter().flatten().map(|(port, _)| *port).collect();
+        for ip in values::pod_ips(pod) {
+            ports.extend(self.served.get(&ip).into_iter().flat_map(|ports| ports.keys()));
+        }
+        let mut left_out = LeftOut::Nothing;
+        let mut seen = std::collections::BTreeSet::new();
+        ports.sort_unstable();
+        for port in ports {
+            if !seen.contains(&port) && seen.len() == DECLARED_MAX {
+                return (seen.into_iter().collect(), LeftOut::Served);
+            }
+            seen.insert(port);
+        }
+        // Nothing that holds for one of these alone is lost with it, but for what it speaks.
+        seen.extend(super::pods::container_ports(pod).take(DECLARED_MAX - seen.len()));
+        for port in self.opaque_ports(&pod.metadata) {
+            if seen.len() == DECLARED_MAX && !seen.contains(&port) {
+                left_out = LeftOut::Opaque;
+                break;
+            }
+            seen.insert(port);
+        }
+        (seen.into_iter().collect(), left_out)
+    }
+}
+
+/// What found no place among the declared ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LeftOut {
+    Nothing,
+    /// Ports that are opaque: so all are that have no place.
+    Opaque,
+    /// Ports that Services lead to, for which policies of theirs may hold.
+    Served,
+}
+
+/// Whether targets name the pod, or a Service among `ids`.
+pub(super) fn names(targets: &[PolicyTarget], pod: &str, ids: &[&BackendId]) -> bool {
+    targets.iter().any(|target| match target.kind {
+        TargetKind::Pod => target.name == pod,
+        TargetKind::Service => ids.iter().any(|id| *id.name == *target.name),
+    })
 }
 
 impl Authorization {
-    fn selects(&self, key: &Key, pod: &Pod, selected: &dyn Fn(&[PolicyTarget]) -> bool) -> bool {
+    /// Whether it holds for a pod of its own namespace. `selected` says it of targets.
+    pub(super) fn selects(&self, pod: &Pod, selected: &dyn Fn(&[PolicyTarget]) -> bool) -> bool {
         let labels =
             |selector: &Selector| selector.match_labels.iter().all(|(k, v)| pod.metadata.labels.get(k) == Some(v));
         let targets = self.targets.is_empty() || selected(&self.targets);
-        self.namespace == key.0 && targets && self.selector.as_ref().is_none_or(labels)
+        targets && self.selector.as_ref().is_none_or(labels)
     }
 }
 
-/// A rule, or what is wrong with it and what stands in for it: an unreadable deny rule matches everything, an unreadable
-/// allow rule nothing.
-fn authorization(
-    policy: &AuthorizationPolicy,
-    index: usize,
-    rule: &PolicyRule,
-) -> Result<Option<AuthorizationRule>, (String, Option<AuthorizationRule>)> {
-    let name = format!("{}/{} rule {index}", policy.metadata.namespace, policy.metadata.name);
-    let action = match policy.spec.action {
-        PolicyAction::Allow => Action::Allow,
-        PolicyAction::Deny => Action::Deny,
-        PolicyAction::Audit => Action::Audit,
-    };
-    let read = || -> Result<_, String> {
-        let from = rule.from.iter().map(source).collect::<Result<Vec<_>, _>>()?;
-        Ok((from, rule.to.iter().map(operation).collect::<Result<Vec<_>, _>>()?))
-    };
-    match read() {
-        Ok((from, to)) => Ok(Some(AuthorizationRule { name: name.into(), action, from, to })),
-        Err(problem) => {
-            let everything = AuthorizationRule { name: name.into(), action, from: Vec::new(), to: Vec::new() };
-            Err((problem, (action == Action::Deny).then_some(everything)))
-        }
+/// No more rules than a message carries. What an allow rule beyond would allow is not allowed; a deny rule beyond might
+/// deny anything, so everything is denied.
+fn bounded(rules: Vec<AuthorizationRule>) -> Vec<AuthorizationRule> {
+    if rules.len() <= LIST_MAX {
+        return rules;
     }
-}
-
-fn source(source: &PolicySource) -> Result<Source, String> {
-    let id = |id: &String| SpiffeId::parse(id).map_err(|e| format!("from.identities: {id:?}: {e}"));
-    let cidr = |cidr: &String| cidr.parse().map_err(|_| format!("from.cidrs: {cidr:?} is no CIDR"));
-    Ok(Source {
-        identities: source.identities.iter().map(id).collect::<Result<_, _>>()?,
-        namespaces: source.namespaces.iter().map(|n| n.as_str().into()).collect(),
-        cidrs: source.cidrs.iter().map(cidr).collect::<Result<_, _>>()?,
-    })
-}
-
-fn operation(operation: &PolicyOperation) -> Result<Operation, String> {
-    let method = |m: &String| Method::from_bytes(m.as_bytes()).map_err(|_| format!("to.methods: {m:?} is no method"));
-    let path = |path: &String| match path.strip_suffix("/*") {
-        _ if !path.starts_with('/') => Err(format!("to.paths: {path:?} does not start with a slash")),
-        Some(prefix) => Ok(PathPattern::Prefix(prefix.into())),
-        None if path.contains('*') => Err(format!("to.paths: {path:?} has a star that is not its last segment")),
-        None => Ok(PathPattern::Exact(path.as_str().into())),
-    };
-    Ok(Operation {
-        methods: operation.methods.iter().map(method).collect::<Result<_, _>>()?,
-        paths: operation.paths.iter().map(path).collect::<Result<_, _>>()?,
-    })
+    let (mut kept, rest): (Vec<_>, Vec<_>) = rules.into_iter().partition(|rule| rule.action == Action::Deny);
+    if kept.len() > LIST_MAX {
+        return vec![AuthorizationRule::deny_everything("too many rules".into())];
+    }
+    let room = LIST_MAX - kept.len();
+    kept.extend(rest.into_iter().take(room));
+    kept
 }

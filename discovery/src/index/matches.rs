@@ -24,7 +24,10 @@ pub(super) fn http(one: &k8s::HttpMatch) -> Result<RouteMatch, String> {
 pub(super) fn grpc(one: &k8s::GrpcMatch) -> Result<RouteMatch, String> {
     let method = one.method.clone().unwrap_or_default();
     let exact = method.kind == k8s::MatchType::Exact;
-    let path = match (method.service.as_deref(), method.method.as_deref()) {
+    // An empty name is none: it means any.
+    let [service, named] =
+        [&method.service, &method.method].map(|name| name.as_deref().filter(|name| !name.is_empty()));
+    let path = match (service, named) {
         (None, None) => None,
         (Some(service), Some(method)) if exact => Some(PathMatch::Exact(format!("/{service}/{method}").into())),
         (Some(service), None) if exact => Some(PathMatch::Prefix(format!("/{service}").into())),

@@ -5,29 +5,35 @@
 //! told is no endpoint.
 
 mod backends;
+mod fields;
 mod inbound;
 mod matches;
+mod networks;
 mod pods;
+mod policies;
 mod routes;
 mod rules;
+mod schema;
+mod settings;
 mod sort;
 pub mod status;
+mod targets;
 mod values;
 
 #[cfg(test)]
 mod tests;
 
-use crate::objects::core::{IntOrName, OPAQUE_PORTS, Pod, Service, ZONE};
-use crate::objects::policy::MeshTlsPolicy;
+use crate::objects::core::{OPAQUE_PORTS, Pod, Service, ZONE};
 use crate::objects::{Metadata, Object};
-use inbound::Authorization;
+use ipnet::IpNet;
+use networks::Networks;
 use pods::Membership;
-use remora_model::{
-    Backend, BackendId, BackendRef, BackendRefState, Outbound, RouteMatch, Rule, Target, Timeouts, TrustDomain,
-};
+pub use pods::Proof;
+use policies::{Authorization, MeshTls};
+use remora_model::{Backend, BackendId, TrustDomain};
 use routes::Attached;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 /// Namespace and name.
@@ -39,7 +45,26 @@ pub struct Mesh {
     pub trust_domain: TrustDomain,
     /// The control plane's namespace: MeshTLSPolicies there that name nobody hold for the whole mesh.
     pub namespace: String,
+    /// The cluster's DNS domain.
+    pub cluster_domain: String,
+    /// Ranges of the cluster's addresses, beside those that its objects name.
+    pub networks: Vec<IpNet>,
 }
+
+impl Default for Mesh {
+    /// An unchanged installation's.
+    fn default() -> Self {
+        Self {
+            trust_domain: TrustDomain::new(CLUSTER_DOMAIN).expect("a trust domain"),
+            namespace: remora_kube::names::NAMESPACE.to_owned(),
+            cluster_domain: CLUSTER_DOMAIN.to_owned(),
+            networks: Vec::new(),
+        }
+    }
+}
+
+/// The domain of a cluster that says nothing else, and the trust domain after it.
+pub const CLUSTER_DOMAIN: &str = "cluster.local";
 
 /// A backend with its version, which is computed once for all proxies that are sent it.
 #[derive(Debug, Clone)]
@@ -75,18 +100,24 @@ pub struct Snapshot {
     pod_by_ip: HashMap<IpAddr, Key>,
     /// Endpoints of headless Services by their own name: (service, pod or host name).
     named: HashMap<(Key, String), IpAddr>,
+    /// Addresses of nodes, by the pods in their networks.
+    node_ips: HashSet<IpAddr>,
+    networks: Networks,
     backends: BTreeMap<BackendId, Versioned>,
-    /// Which backends an address serves, or will once it is ready: policies hold for a pod that is not, too.
-    served: HashMap<SocketAddr, Vec<BackendId>>,
+    /// Which backends a port of an address serves, or will once it is ready: policies hold for a pod that is not, too.
+    served: HashMap<IpAddr, BTreeMap<u16, Vec<BackendId>>>,
+    /// Which Services' ports select which port of a pod, whether it has an address or not.
+    selecting: HashMap<Key, Vec<(u16, BackendId)>>,
     routes: HashMap<BackendId, Vec<Attached>>,
-    authorization: Vec<Authorization>,
-    mesh_tls: Vec<Arc<MeshTlsPolicy>>,
+    /// By namespace.
+    authorization: HashMap<String, Vec<Authorization>>,
+    mesh_tls: Vec<MeshTls>,
     /// What made no sense, for the log.
     pub reports: Vec<String>,
     /// Endpoints that are left out until their pod is known. In a cluster that passes by itself.
     pub unseen: Vec<String>,
-    /// What the statuses of routes should say.
-    pub statuses: Vec<status::RouteStatus>,
+    /// What the statuses of routes and policies should say.
+    pub statuses: Vec<status::ObjectStatus>,
 }
 
 impl Snapshot {
@@ -94,30 +125,40 @@ impl Snapshot {
     /// costs nothing to see that a proxy has it.
     pub fn build(objects: Vec<Object>, mesh: &Mesh, before: Option<&Self>) -> Self {
         let mut snapshot = Self::empty(mesh.clone());
-        let (mut rest, mut authorization) = (Vec::new(), Vec::new());
+        let (mut rest, mut authorization, mut mesh_tls) = (Vec::new(), Vec::new(), Vec::new());
         for object in snapshot.once_each(objects) {
             let key = || (object.metadata().namespace.clone(), object.metadata().name.clone());
             match &object {
                 Object::Namespace(namespace) => {
+                    snapshot.judge_opaque_ports(object.kind(), &namespace.metadata);
                     let ports = namespace.metadata.annotations.get(OPAQUE_PORTS).cloned();
                     snapshot.opaque.extend(ports.map(|ports| (namespace.metadata.name.clone(), ports)));
                 }
                 Object::Node(node) => {
                     let zone = node.metadata.labels.get(ZONE).cloned();
                     snapshot.zones.extend(zone.map(|zone| (node.metadata.name.clone(), zone)));
+                    rest.push(object);
                 }
-                Object::Pod(pod) => drop(snapshot.pods.insert(key(), Arc::clone(pod))),
-                Object::Service(service) => drop(snapshot.services.insert(key(), Arc::clone(service))),
+                Object::Pod(pod) => {
+                    snapshot.judge_opaque_ports(object.kind(), &pod.metadata);
+                    snapshot.pods.insert(key(), Arc::clone(pod));
+                }
+                Object::Service(service) => {
+                    snapshot.judge_opaque_ports(object.kind(), &service.metadata);
+                    snapshot.services.insert(key(), Arc::clone(service));
+                }
                 Object::AuthorizationPolicy(policy) => authorization.push(Arc::clone(policy)),
-                Object::MeshTlsPolicy(policy) => snapshot.mesh_tls.push(Arc::clone(policy)),
+                Object::MeshTlsPolicy(policy) => mesh_tls.push(Arc::clone(policy)),
                 _ => rest.push(object),
             }
         }
         snapshot.index_pods();
         snapshot.index_services();
+        let known = snapshot.service_by_ip.keys().chain(snapshot.pod_by_ip.keys());
+        snapshot.networks = Networks::of(&rest, mesh, known, &mut snapshot.reports);
         snapshot.index_backends(&rest, before);
         snapshot.index_routes(&rest);
-        snapshot.index_policies(&authorization);
+        snapshot.index_policies(&authorization, &mesh_tls);
         snapshot
     }
 
@@ -132,10 +173,13 @@ impl Snapshot {
             service_by_ip: HashMap::new(),
             pod_by_ip: HashMap::new(),
             named: HashMap::new(),
+            node_ips: HashSet::new(),
+            networks: Networks::default(),
             backends: BTreeMap::new(),
             served: HashMap::new(),
+            selecting: HashMap::new(),
             routes: HashMap::new(),
-            authorization: Vec::new(),
+            authorization: HashMap::new(),
             mesh_tls: Vec::new(),
             reports: Vec::new(),
             unseen: Vec::new(),
@@ -186,58 +230,6 @@ impl Snapshot {
         self.reports.dedup();
     }
 
-    /// What `target` is to a client in `namespace`.
-    pub fn outbound(&self, namespace: &str, target: &Target) -> Outbound {
-        let parent = self.parent(namespace, target);
-        let Some(parent) = parent else {
-            let (matches, rules) = (Vec::new(), Vec::new());
-            return Outbound { target: target.clone(), parent: None, protocol: Default::default(), matches, rules };
-        };
-        let protocol = self.backend(&parent).map(|known| known.backend.protocol).unwrap_or_default();
-        let attached: &[Attached] = self.routes.get(&parent).map_or(&[], Vec::as_slice);
-        let (matches, rules) = sort::select(attached, namespace).unwrap_or_else(|| default_rule(&parent));
-        Outbound { target: target.clone(), parent: Some(parent), protocol, matches, rules }
-    }
-
-    fn parent(&self, namespace: &str, target: &Target) -> Option<BackendId> {
-        match target {
-            Target::Address(address) => {
-                if let Some(key) = self.service_by_ip.get(&address.ip()) {
-                    return self.port_of(key, address.port());
-                }
-                let key = self.pod_by_ip.get(&address.ip())?;
-                Some(pod_backend(key, address.port()))
-            }
-            Target::Authority(host, port) => {
-                let host =
-                    host.strip_suffix(".svc.cluster.local").or_else(|| host.strip_suffix(".svc")).unwrap_or(host);
-                match host.split('.').collect::<Vec<_>>().as_slice() {
-                    [name] => self.port_of(&(namespace.to_owned(), (*name).to_owned()), *port),
-                    [name, ns] => self.port_of(&((*ns).to_owned(), (*name).to_owned()), *port),
-                    [pod, name, ns] => {
-                        let service = ((*ns).to_owned(), (*name).to_owned());
-                        let ip = self.named.get(&(service, (*pod).to_owned()))?;
-                        Some(pod_backend(self.pod_by_ip.get(ip)?, *port))
-                    }
-                    _ => None,
-                }
-            }
-        }
-    }
-
-    /// The port of a Service that `port` means. The name of a headless one leads to its pods, so that clients may ask for
-    /// the pods' own port.
-    fn port_of(&self, key: &Key, port: u16) -> Option<BackendId> {
-        let id = backend_id(key, port);
-        if self.backends.contains_key(&id) {
-            return Some(id);
-        }
-        let service = self.services.get(key).filter(|service| is_headless(service))?;
-        let target = |p: &&crate::objects::core::ServicePort| p.target_port == Some(IntOrName::Number(port));
-        let id = backend_id(key, service.spec.ports.iter().find(target)?.port);
-        self.backends.contains_key(&id).then_some(id)
-    }
-
     /// A backend by name; a pod's is made when it is asked for.
     pub fn backend(&self, id: &BackendId) -> Option<Versioned> {
         match id.name.strip_prefix("pod/") {
@@ -273,18 +265,4 @@ fn backend_id(key: &Key, port: u16) -> BackendId {
 
 fn pod_backend(key: &Key, port: u16) -> BackendId {
     BackendId { namespace: key.0.as_str().into(), name: format!("pod/{}", key.1).into(), port }
-}
-
-/// A Service without routes: everything goes to itself, counted by learned path.
-fn default_rule(parent: &BackendId) -> (Vec<RouteMatch>, Vec<Rule>) {
-    let state = BackendRefState::Valid;
-    let backend = BackendRef { backend: parent.clone(), weight: 1, state, filters: Vec::new() };
-    let rule = Rule {
-        label: "".into(),
-        filters: Vec::new(),
-        backends: vec![backend],
-        timeouts: Timeouts::default(),
-        retry: None,
-    };
-    (vec![RouteMatch { path: None, method: None, headers: Vec::new(), query: Vec::new(), rule: 0 }], vec![rule])
 }

@@ -1,11 +1,22 @@
 //! Pods: where they are, and whether and as whom they are in the mesh.
 
-use super::{Snapshot, report, values};
+use super::{Key, Snapshot, report, values};
 use crate::objects::Metadata;
-use crate::objects::core::{OPAQUE_PORTS, PROXY_ADDRESS, Pod, SKIP_INBOUND, ZONE};
-use remora_kube::names::{INIT_CONTAINER, INJECTED, PROXY_ADMIN_PORT};
-use remora_model::{Backend, BackendId, BackendSettings, Endpoint, Protocol, SpiffeId, TrustDomain};
-use std::net::SocketAddr;
+use crate::objects::core::{Container, ContainerPort, OPAQUE_PORTS, PROXY_ADDRESS, Pod, SKIP_INBOUND, ZONE};
+use remora_kube::names::{INIT_CONTAINER, INJECTED, PROXY_ADMIN_PORT, PROXY_CONTAINER};
+use remora_model::{Backend, BackendId, BackendSettings, Endpoint, Protocol, SpiffeId, TrustDomain, ports};
+use std::net::{IpAddr, SocketAddr};
+
+/// Whether a caller is the pod that it says it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// The pod is not known (yet).
+    Unknown,
+    /// Its account is the caller's, and nothing says otherwise.
+    Proven,
+    /// It is not, and why.
+    Refuted(&'static str),
+}
 
 /// Whether a pod is in the mesh.
 #[derive(Debug)]
@@ -24,8 +35,10 @@ impl Snapshot {
     pub(super) fn index_pods(&mut self) {
         for (key, pod) in &self.pods {
             // A node's address is not the pod's alone.
-            let ips = if pod.spec.host_network { Vec::new() } else { values::pod_ips(pod) };
-            for ip in ips {
+            if pod.spec.host_network {
+                self.node_ips.extend(values::pod_ips(pod));
+            }
+            for ip in values::pod_ips(pod).into_iter().filter(|_| !pod.spec.host_network) {
                 let holder = self.pod_by_ip.entry(ip).or_insert_with(|| key.clone());
                 if self.pods.get(holder).is_none_or(|before| takes_over(pod, before)) {
                     holder.clone_from(key);
@@ -61,6 +74,28 @@ impl Snapshot {
         })
     }
 
+    /// Whether a caller of the service account `account` at `address` can be the pod. An address that is no pod's proves
+    /// nothing (it may be translated on the way), nor do those of manifests by hand.
+    pub fn prove(&self, namespace: &str, pod: &str, account: &str, address: Option<IpAddr>) -> Proof {
+        let key = (namespace.to_owned(), pod.to_owned());
+        let Some(pod) = self.pods.get(&key) else { return Proof::Unknown };
+        let said = pod.spec.service_account_name.as_deref();
+        if said.unwrap_or(if pod.metadata.by_hand() { account } else { "default" }) != account {
+            return Proof::Refuted("has another service account");
+        }
+        let own = |address: &IpAddr| values::pod_ips(pod).contains(address);
+        let other = |address: &IpAddr| self.pod_by_ip.get(address).is_some_and(|holder| *holder != key);
+        match address.filter(|_| !pod.metadata.by_hand()) {
+            Some(address) if !own(&address) && other(&address) => Proof::Refuted("has another address"),
+            _ => Proof::Proven,
+        }
+    }
+
+    /// Whether a pod is in the mesh, as whomever.
+    pub(super) fn is_member(&self, key: &Key) -> bool {
+        matches!(self.membership.get(key), Some(Membership::Inside { .. }))
+    }
+
     /// The zone of a proxy's own pod.
     pub fn zone(&self, namespace: &str, pod: &str) -> Option<&str> {
         self.zone_of(self.pods.get(&(namespace.to_owned(), pod.to_owned()))?)
@@ -73,8 +108,16 @@ impl Snapshot {
 
     /// Whether an object's own word, or without one its namespace's, makes a port opaque.
     pub(super) fn opaque(&self, meta: &Metadata, port: u16) -> bool {
-        let list = meta.annotations.get(OPAQUE_PORTS).or_else(|| self.opaque.get(&meta.namespace));
-        values::names_port(list, port)
+        self.opaque_list(meta).is_some_and(|list| ports::name(list, port))
+    }
+
+    /// All ports that are opaque by the same words, in the order that they are named.
+    pub(super) fn opaque_ports<'a>(&'a self, meta: &'a Metadata) -> impl Iterator<Item = u16> {
+        self.opaque_list(meta).into_iter().flat_map(|list| ports::read(list).unwrap_or_default()).flatten()
+    }
+
+    fn opaque_list<'a>(&'a self, meta: &'a Metadata) -> Option<&'a str> {
+        meta.annotations.get(OPAQUE_PORTS).or_else(|| self.opaque.get(&meta.namespace)).map(String::as_str)
     }
 
     /// A pod reached by its own address. What it speaks is what the Services say that it serves.
@@ -88,8 +131,10 @@ impl Snapshot {
 
     /// The Services' ports that a pod's port serves; one with an address before one without: that is how clients call it.
     pub(super) fn served_by(&self, pod: &Pod, port: u16) -> Vec<&BackendId> {
-        let addresses = values::pod_ips(pod).into_iter().map(|ip| SocketAddr::new(ip, port));
-        let ids = addresses.filter_map(|address| self.served.get(&address)).flatten();
+        let (ips, key) = (values::pod_ips(pod), (pod.metadata.namespace.clone(), pod.metadata.name.clone()));
+        let by_address = ips.iter().filter_map(|ip| self.served.get(ip)?.get(&port)).flatten();
+        let by_selector = self.selecting.get(&key).into_iter().flatten().filter(|(at, _)| *at == port);
+        let ids = by_address.chain(by_selector.map(|(_, id)| id));
         let mut ids: Vec<&BackendId> = ids.filter(|id| *id.namespace == *pod.metadata.namespace).collect();
         ids.sort_by_key(|id| (!self.has_address(id), *id));
         ids.dedup();
@@ -111,12 +156,32 @@ impl Snapshot {
     }
 }
 
+/// The TCP ports that a pod's containers declare, those of sidecars included.
+pub(super) fn container_ports(pod: &Pod) -> impl Iterator<Item = u16> {
+    let ports = serving(pod).flat_map(|container| &container.ports).filter(|port| is_tcp(port));
+    ports.map(|port| port.container_port).filter(|port| *port != 0)
+}
+
+/// The containers that go on serving: those of the application, and native sidecars.
+pub(super) fn serving(pod: &Pod) -> impl Iterator<Item = &Container> {
+    let sidecars = pod.spec.init_containers.iter().filter(|container| is_sidecar(container));
+    pod.spec.containers.iter().chain(sidecars)
+}
+
+pub(super) fn is_tcp(port: &ContainerPort) -> bool {
+    port.protocol.as_deref().unwrap_or("TCP") == "TCP"
+}
+
+fn is_sidecar(container: &Container) -> bool {
+    container.restart_policy.as_deref() == Some("Always")
+}
+
 /// Whether what comes for a port of an injected pod does not pass its proxy: its redirect rules say so. The proxy's own
 /// admin port is always of these; without it no scraper in the mesh could read the sidecars' metrics.
 fn bypasses(pod: &Pod, port: u16) -> bool {
     let init = pod.spec.init_containers.iter().filter(|container| container.name == INIT_CONTAINER);
     let mut lists = init.flat_map(|init| &init.args).filter_map(|arg| arg.strip_prefix(SKIP_INBOUND));
-    port == PROXY_ADMIN_PORT || lists.any(|list| values::names_port(Some(&list.to_owned()), port))
+    port == PROXY_ADMIN_PORT || lists.any(|list| ports::name(list, port))
 }
 
 /// Whether of two pods that say they have an address it is `new`'s: one that stays before one that goes, then the later.
@@ -125,13 +190,26 @@ fn takes_over(new: &Pod, before: &Pod) -> bool {
     rank(new) >= rank(before)
 }
 
-/// A pod is in the mesh if it says where its proxy is, or that it was injected.
-fn membership(pod: &Pod, trust_domain: &TrustDomain) -> Result<Membership, String> {
+/// Whether the pod has our sidecar. Nobody can change that of a running pod.
+fn has_sidecar(pod: &Pod) -> bool {
+    let ours = |container: &&Container| container.name == PROXY_CONTAINER && is_sidecar(container);
+    pod.spec.init_containers.iter().find(ours).is_some_and(|proxy| proxy.env.iter().any(|env| env.is_ours()))
+}
+
+/// Whether a pod whose manifest was written by hand says that it is in the mesh: `remora.dev/injected: "true"`.
+fn says_injected(pod: &Pod) -> bool {
     let (annotations, labels) = (&pod.metadata.annotations, &pod.metadata.labels);
-    let injected = annotations.get(INJECTED).or_else(|| labels.get(INJECTED)).is_some_and(|value| value == "true");
-    let proxy = annotations.get(PROXY_ADDRESS);
+    annotations.get(INJECTED).or_else(|| labels.get(INJECTED)).is_some_and(|value| value == "true")
+}
+
+/// A pod is in the mesh if it has our sidecar; in a manifest by hand it may also say where its proxy is, or that it was
+/// injected. Of a pod of the Kubernetes API neither is believed: whoever may change its labels could make its peers speak
+/// plaintext to it, or stop speaking to it.
+fn membership(pod: &Pod, trust_domain: &TrustDomain) -> Result<Membership, String> {
+    let by_hand = pod.metadata.by_hand();
     // The redirect rules would be the node's, so no pod in its network is ever injected, whatever it says of itself.
-    let injected = injected && !pod.spec.host_network;
+    let injected = (has_sidecar(pod) || by_hand && says_injected(pod)) && !pod.spec.host_network;
+    let proxy = pod.metadata.annotations.get(PROXY_ADDRESS).filter(|_| by_hand);
     if !injected && proxy.is_none() {
         return Ok(Membership::Outside);
     }

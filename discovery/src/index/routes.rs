@@ -4,10 +4,17 @@
 //! the clients of that namespace alone, and there it stands in the place of the producer's.
 
 use super::sort::Rank;
-use super::status::{RouteStatus, Teller};
-use super::{Snapshot, backend_id, is_external, is_headless, rules::Reader};
-use crate::objects::{Metadata, Object, routes as k8s};
+use super::status::{Judgement, ObjectStatus, Teller};
+use super::{Snapshot, backend_id, is_external, is_headless, report, rules::Reader};
+use crate::objects::core::Service;
+use crate::objects::{Kind as _, Metadata, Object, Unknown, routes as k8s};
+use prost::Message as _;
+use remora_api::convert::LIST_MAX;
+use remora_api::v1;
 use remora_model::{BackendId, RouteMatch, Rule};
+
+/// The most bytes of the routes of one port, for the same clients: half of what a proxy takes as one message.
+const BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// GEP-1426 would not have such parents at all; without redirection, where requests go by name, they work like others.
 const HEADLESS: &str = "is headless: the route holds for requests by its name, not for those to its pods' addresses";
@@ -32,6 +39,8 @@ impl Kind {
 #[derive(Debug, Clone)]
 pub(super) struct Attached {
     pub(super) kind: Kind,
+    /// Of its part of a message.
+    bytes: usize,
     /// The namespace whose clients it is for; `None` for a producer's route, which is for everybody.
     pub(super) consumer: Option<String>,
     pub(super) matches: Vec<(Rank, RouteMatch)>,
@@ -39,7 +48,7 @@ pub(super) struct Attached {
 }
 
 /// What becomes of a route: its rules, reports for the log, its status.
-type Read = (Vec<(BackendId, Attached)>, Vec<String>, Option<RouteStatus>);
+type Read = (Vec<(BackendId, Attached)>, Vec<String>, Option<ObjectStatus>);
 
 /// A route of either kind.
 #[derive(Clone, Copy)]
@@ -64,6 +73,13 @@ impl<'a> Route<'a> {
         }
     }
 
+    fn unknown(self) -> &'a Unknown {
+        match self {
+            Self::Http(route) => &route.spec.unknown,
+            Self::Grpc(route) => &route.spec.unknown,
+        }
+    }
+
     fn parts(self) -> (&'a Metadata, &'a [k8s::ParentRef], &'a [String], &'a k8s::RouteStatus) {
         match self {
             Self::Http(route) => (&route.metadata, &route.spec.parent_refs, &route.spec.hostnames, &route.status),
@@ -71,7 +87,17 @@ impl<'a> Route<'a> {
         }
     }
 
+    fn unreadable(self) -> Option<&'a k8s::Unreadable> {
+        match self {
+            Self::Http(route) => route.unreadable.as_ref(),
+            Self::Grpc(route) => route.unreadable.as_ref(),
+        }
+    }
+
     fn read(self, reader: &Reader<'_>) -> Vec<(Vec<(Rank, RouteMatch)>, Rule)> {
+        if let Some(k8s::Unreadable::Closed(why)) = self.unreadable() {
+            return vec![reader.closed(why)];
+        }
         match self {
             // The Gateway API's default: one rule that matches everything, and so leads nowhere.
             Self::Http(route) if route.spec.rules.is_empty() => vec![reader.http(0, &k8s::HttpRule::default())],
@@ -87,7 +113,18 @@ impl Snapshot {
             .iter()
             .filter_map(|object| if let Object::ReferenceGrant(grant) = object { Some(&**grant) } else { None })
             .collect();
-        for route in objects.iter().filter_map(Route::of) {
+        for grant in &grants {
+            let told = mistakes(&grant.spec).map(|problem| report(&grant.metadata, k8s::ReferenceGrant::KIND, problem));
+            self.reports.extend(told);
+        }
+        // The oldest first: where there is no room for all, those that came last find none.
+        let mut routes: Vec<Route<'_>> = objects.iter().filter_map(Route::of).collect();
+        routes.sort_by_cached_key(|route| {
+            let meta = route.parts().0;
+            let created = (meta.creation_timestamp.is_none(), meta.creation_timestamp.clone());
+            (created, meta.namespace.clone(), meta.name.clone())
+        });
+        for route in routes {
             let (attached, mut reports, status) = self.attach(route, &grants);
             self.reports.append(&mut reports);
             self.statuses.extend(status);
@@ -101,8 +138,18 @@ impl Snapshot {
     fn attach(&self, route: Route<'_>, grants: &[&k8s::ReferenceGrant]) -> Read {
         let (meta, parents, hostnames, current) = route.parts();
         let mut reader = Reader::new(self, grants, meta, route.kind());
+        // Routes of Gateways alone are others' business.
+        let ours = parents.is_empty() || parents.iter().any(is_service);
+        for field in route.unknown().names().filter(|_| ours) {
+            reader.report(format!("spec.{field}: there is no such field; it is ignored"));
+        }
         let mut teller = Teller::new(meta, current, route.kind());
         let mut attached = Vec::new();
+        let fall_back = match route.unreadable() {
+            Some(k8s::Unreadable::Before(why)) => Some(format!("{why}; what it last said stays")),
+            Some(k8s::Unreadable::Closed(_)) | None => None,
+        };
+        fall_back.iter().for_each(|problem| reader.report(problem.clone()));
         for for_consumer in [false, true] {
             let of_side = |parent: &&k8s::ParentRef| {
                 let namespace = parent.namespace.as_ref().unwrap_or(&meta.namespace);
@@ -113,19 +160,23 @@ impl Snapshot {
             }
             reader.consumer = for_consumer;
             let rules = route.read(&reader);
-            let judgement = reader.judgement();
+            let judgement = Judgement { fall_back: fall_back.clone(), ..reader.judgement() };
             let mut ids = Vec::new();
             for (index, parent) in parents.iter().enumerate().filter(|(_, parent)| of_side(parent)) {
                 let found = self.parents(parent.namespace.as_ref().unwrap_or(&meta.namespace), parent);
                 let at = |problem: &str| format!("spec.parentRefs[{index}]: {problem}");
+                let side = (route.kind(), for_consumer.then_some(meta.namespace.as_str()));
                 let taken = match found {
+                    Ok((found, _)) if found.iter().any(|id| !self.has_room(id, side, &rules)) => {
+                        Err(("TooManyRules", format!("{}; it is ignored", no_room())))
+                    }
                     Ok((found, headless)) => {
                         ids.extend(found);
-                        if headless { Err(HEADLESS.to_owned()) } else { Ok(()) }
+                        if headless { Err(("NoMatchingParent", HEADLESS.to_owned())) } else { Ok(()) }
                     }
-                    Err(problem) => Err(format!("{problem}; it is ignored")),
+                    Err(problem) => Err(("NoMatchingParent", format!("{problem}; it is ignored"))),
                 };
-                if let Err(problem) = &taken {
+                if let Err((_, problem)) = &taken {
                     reader.report(at(problem));
                 }
                 teller.parent(parent, &taken, &judgement);
@@ -135,8 +186,14 @@ impl Snapshot {
             let consumer = for_consumer.then(|| meta.namespace.clone());
             for id in ids {
                 attached.extend(rules.iter().cloned().map(|(matches, rule)| {
-                    (id.clone(), Attached { kind: route.kind(), consumer: consumer.clone(), matches, rule })
+                    let bytes = bytes(&matches, &rule);
+                    (id.clone(), Attached { kind: route.kind(), bytes, consumer: consumer.clone(), matches, rule })
                 }));
+            }
+        }
+        for (index, parent) in parents.iter().enumerate() {
+            if let Some(problem) = nobodys(parent) {
+                reader.report(format!("spec.parentRefs[{index}]: {problem}"));
             }
         }
         if !attached.is_empty() && !hostnames.is_empty() {
@@ -147,6 +204,8 @@ impl Snapshot {
 
     /// The Service ports that a parent names: one by number or name, or all; and whether the Service is headless.
     fn parents(&self, namespace: &str, parent: &k8s::ParentRef) -> Result<(Vec<BackendId>, bool), String> {
+        // It might be a `sectionName`, without which all ports would be meant.
+        parent.unknown.none()?;
         let key = (namespace.to_owned(), parent.name.clone());
         let name = || format!("Service {namespace}/{}", parent.name);
         let service = self.services.get(&key).ok_or_else(|| format!("{} is not there", name()))?;
@@ -160,9 +219,75 @@ impl Snapshot {
         let ids: Vec<BackendId> =
             named.map(|port| backend_id(&key, port.port)).filter(|id| self.backends.contains_key(id)).collect();
         if ids.is_empty() {
-            return Err(format!("{} has no such TCP port", name()));
+            let wanted = match (&parent.section_name, parent.port) {
+                (Some(name), Some(port)) => format!("{port} named {name:?}"),
+                (Some(name), None) => format!("named {name:?}"),
+                (None, Some(port)) => port.to_string(),
+                (None, None) => "at all".to_owned(),
+            };
+            return Err(format!("{} has no TCP port {wanted}; it has {}", name(), ports(service)));
         }
         Ok((ids, is_headless(service)))
+    }
+
+    /// Whether a route's rules fit into one message beside those that are attached to the port for the same clients.
+    fn has_room(&self, id: &BackendId, side: (Kind, Option<&str>), more: &[(Vec<(Rank, RouteMatch)>, Rule)]) -> bool {
+        let there = self.routes.get(id).into_iter().flatten();
+        let there = there.filter(|one| (one.kind, one.consumer.as_deref()) == side);
+        let (mut rules, mut matches, mut all) = (more.len(), 0, 0);
+        for (found, rule) in more {
+            (matches, all) = (matches + found.len(), all + bytes(found, rule));
+        }
+        for one in there {
+            (rules, matches, all) = (rules + 1, matches + one.matches.len(), all + one.bytes);
+        }
+        rules <= LIST_MAX && matches <= LIST_MAX && all <= BYTES_MAX
+    }
+}
+
+fn bytes(matches: &[(Rank, RouteMatch)], rule: &Rule) -> usize {
+    let matches = matches.iter().map(|(_, one)| v1::RouteMatch::from(one).encoded_len());
+    matches.sum::<usize>() + v1::Rule::from(rule).encoded_len()
+}
+
+fn no_room() -> String {
+    format!(
+        "its routes would have more than {LIST_MAX} rules or matches, or {BYTES_MAX} bytes, and this one is younger"
+    )
+}
+
+/// Entries of a ReferenceGrant that grant nothing, as they have a field that nobody knows.
+fn mistakes(spec: &k8s::GrantSpec) -> impl Iterator<Item = String> {
+    let whole = spec.unknown.none().err().map(|e| format!("spec.{e}; it grants nothing"));
+    let told = |field: &str, index: usize, unknown: &Unknown| {
+        unknown.none().err().map(|e| format!("spec.{field}[{index}].{e}; the entry grants nothing"))
+    };
+    let from = spec.from.iter().enumerate().filter_map(move |(i, from)| told("from", i, &from.unknown));
+    let to = spec.to.iter().enumerate().filter_map(move |(i, to)| told("to", i, &to.unknown));
+    whole.into_iter().chain(from).chain(to)
+}
+
+fn ports(service: &Service) -> String {
+    let tcp = service.spec.ports.iter().filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP");
+    let named = tcp.map(|port| match &port.name {
+        Some(name) => format!("{} named {name:?}", port.port),
+        None => port.port.to_string(),
+    });
+    let named: Vec<String> = named.collect();
+    if named.is_empty() { "none".to_owned() } else { named.join(", ") }
+}
+
+/// What is the matter with a parent that looks like a Service and is no kind that anybody knows.
+fn nobodys(parent: &k8s::ParentRef) -> Option<String> {
+    let (group, kind) = (parent.group.as_deref(), parent.kind.as_deref());
+    let (shown, named) = (group.unwrap_or("gateway.networking.k8s.io"), kind.unwrap_or("Gateway"));
+    match (group, kind) {
+        _ if is_service(parent) => None,
+        (Some("" | "core"), _) => Some(format!("the core group has no {named} that can be a parent; it is ignored")),
+        (_, Some(kind)) if kind.eq_ignore_ascii_case("Service") => {
+            Some(format!("group {shown} has no kind {kind}; a Service is of group \"\"; it is ignored"))
+        }
+        _ => None,
     }
 }
 

@@ -5,9 +5,10 @@ use super::matches::{self, header_name};
 use super::routes::Kind;
 use super::sort::Rank;
 use super::status::{Judgement, Unresolved};
-use super::{Key, Snapshot, backend_id, report, values};
-use crate::objects::{Metadata, routes as k8s};
+use super::{Key, Snapshot, backend_id, fields, report, schema, values};
+use crate::objects::{Metadata, Unknown, routes as k8s};
 use http::{HeaderValue, StatusCode};
+use remora_api::convert::check;
 use remora_model::{
     BackendId, BackendRef, BackendRefState, Filter, HeaderEdit, PathRewrite, Redirect, Retry, RouteMatch, Rule,
     Timeouts,
@@ -78,7 +79,8 @@ impl<'a> Reader<'a> {
         let any = [k8s::HttpMatch::default()];
         let all = if rule.matches.is_empty() { &any[..] } else { &rule.matches };
         let ranked = |(i, one): (usize, &k8s::HttpMatch)| {
-            let one = self.kept(index, i, matches::http(one))?;
+            let made = schema::http_match(one).and_then(|()| matches::http(one));
+            let one = self.kept(index, i, made)?;
             Some((Rank::http(&one, self.meta, index, i), one))
         };
         let timeout = |text: &Option<String>| -> Result<Option<Duration>, String> {
@@ -86,6 +88,8 @@ impl<'a> Reader<'a> {
             Ok(time.filter(|time| !time.is_zero()))
         };
         let made = || -> Result<Rule, String> {
+            self.without_effect(index, &rule.unknown);
+            schema::http_rule(rule)?;
             let at = |field: &'static str| move |e| format!("{field}: {e}");
             let timeouts = rule.timeouts.clone().unwrap_or_default();
             Ok(Rule {
@@ -106,28 +110,65 @@ impl<'a> Reader<'a> {
         let any = [k8s::GrpcMatch::default()];
         let all = if rule.matches.is_empty() { &any[..] } else { &rule.matches };
         let ranked = |(i, one): (usize, &k8s::GrpcMatch)| {
-            let made = self.kept(index, i, matches::grpc(one))?;
+            let made = schema::grpc_match(one).and_then(|()| matches::grpc(one));
+            let made = self.kept(index, i, made)?;
             Some((Rank::grpc(one, made.headers.len(), self.meta, index, i), made))
         };
-        let made = self.rule(index, rule.name.as_ref(), &rule.filters, &rule.backend_refs);
+        let made = || -> Result<Rule, String> {
+            self.without_effect(index, &rule.unknown);
+            schema::grpc_rule(rule)?;
+            self.rule(index, rule.name.as_ref(), &rule.filters, &rule.backend_refs)
+        };
+        let made = made();
         (all.iter().enumerate().filter_map(ranked).collect(), self.or_broken(index, rule.name.as_ref(), made))
     }
 
+    fn without_effect(&self, rule: usize, unknown: &Unknown) {
+        for field in unknown.names().filter(|name| schema::WITHOUT_EFFECT.contains(name)) {
+            self.report(format!("spec.rules[{rule}].{field}: is not carried out"));
+        }
+    }
+
+    /// A match that its readers can take.
     fn kept(&self, rule: usize, index: usize, made: Result<RouteMatch, String>) -> Option<RouteMatch> {
+        let readable = |one: RouteMatch| match check::route_match(&one) {
+            Ok(()) => Ok(one),
+            Err(error) => Err(format!(".{}", fields::of_route(&error, ""))),
+        };
+        let made = made.and_then(readable);
         let problem = |e: String| format!("spec.rules[{rule}].matches[{index}]{e}; it matches nothing");
         made.map_err(problem).inspect_err(|problem| self.invalid(rule, problem)).map_err(|e| self.report(e)).ok()
     }
 
-    /// What stands in for a rule that makes no sense: it takes its requests, and answers 500.
+    /// The rule, if its readers can take it; else what stands in for it: it takes its requests, and answers 500.
     fn or_broken(&self, index: usize, name: Option<&String>, made: Result<Rule, String>) -> Rule {
-        made.unwrap_or_else(|problem| {
-            let problem = format!("spec.rules[{index}].{problem}; it answers 500");
-            self.invalid(index, &problem);
-            self.report(problem);
-            let (timeouts, filters) = (Timeouts::default(), Vec::new());
-            let backends = vec![self.nothing()];
-            Rule { label: self.label(index, name).into(), filters, backends, timeouts, retry: None }
+        let readable = |rule: Rule| match check::rule(&rule) {
+            Ok(()) => Ok(rule),
+            Err(error) => Err(fields::of_route(&error, "")),
+        };
+        made.and_then(readable).unwrap_or_else(|problem| {
+            self.broken(index, name, format!("spec.rules[{index}].{problem}; it answers 500"))
         })
+    }
+
+    fn broken(&self, index: usize, name: Option<&String>, problem: String) -> Rule {
+        self.invalid(index, &problem);
+        self.report(problem);
+        let closed = Rule::closed(self.label(index, name).into());
+        let backends = vec![self.nothing()];
+        // The name may be what its readers cannot take.
+        let label = if check::rule(&closed).is_ok() { closed.label } else { self.label(index, None).into() };
+        Rule { label, backends, ..Rule::closed("".into()) }
+    }
+
+    /// What stands in for all rules of a route that cannot be read: it takes every request that no other route takes, and
+    /// answers 500.
+    pub(super) fn closed(&self, why: &str) -> Read {
+        let (matches, _) = match self.kind {
+            Kind::Http => self.http(0, &k8s::HttpRule::default()),
+            Kind::Grpc => self.grpc(0, &k8s::GrpcRule::default()),
+        };
+        (matches, self.broken(0, None, format!("{why}; it answers 500")))
     }
 
     fn label(&self, index: usize, name: Option<&String>) -> String {
@@ -159,6 +200,8 @@ impl<'a> Reader<'a> {
                 }
             };
             let filters = self.filters(&backend.filters).map_err(|e| format!("backendRefs[{i}].{e}"))?;
+            // A reference that leads nowhere need not even be a name.
+            let id = if state == BackendRefState::Valid { id } else { self.nothing().backend };
             Ok(BackendRef { backend: id, weight: backend.weight.unwrap_or(1), state, filters })
         });
         let mut backends = made.collect::<Result<Vec<_>, String>>()?;
@@ -208,21 +251,31 @@ impl<'a> Reader<'a> {
 
     fn granted(&self, (namespace, name): &Key) -> bool {
         self.grants.iter().filter(|grant| grant.metadata.namespace == *namespace).any(|grant| {
+            // What a field that nobody knows was to narrow, nobody knows either: it grants nothing.
             let from = |from: &k8s::GrantFrom| {
-                from.group == "gateway.networking.k8s.io"
+                from.unknown.is_empty()
+                    && from.group == "gateway.networking.k8s.io"
                     && from.kind == self.kind.name()
                     && from.namespace == self.meta.namespace
             };
             let to = |to: &k8s::GrantTo| {
                 let named = to.name.as_deref().is_none_or(|n| n.is_empty() || n == name);
-                to.group.is_empty() && to.kind == "Service" && named
+                to.unknown.is_empty() && to.group.is_empty() && to.kind == "Service" && named
             };
-            grant.spec.from.iter().any(from) && grant.spec.to.iter().any(to)
+            grant.spec.unknown.is_empty() && grant.spec.from.iter().any(from) && grant.spec.to.iter().any(to)
         })
     }
 
     fn filters(&self, filters: &[k8s::Filter]) -> Result<Vec<Filter>, String> {
-        let one = |(i, filter)| self.filter(filter).map_err(|e| format!("filters[{i}]: {e}")).transpose();
+        let readable = |made: Option<Filter>| match made.as_ref().map_or(Ok(()), check::filter) {
+            Ok(()) => Ok(made),
+            Err(error) => Err(fields::of_route(&error, "")),
+        };
+        let one = |(i, filter)| {
+            let made = self.filter(filter).map_err(|e| format!(": {e}"));
+            let made = made.and_then(|made| readable(made).map_err(|e| format!(".{e}")));
+            made.map_err(|e| format!("filters[{i}]{e}")).transpose()
+        };
         filters.iter().enumerate().filter_map(one).collect()
     }
 
@@ -284,6 +337,8 @@ fn redirect(redirect: &k8s::RequestRedirect) -> Result<Redirect, String> {
 
 fn rewrite(path: &k8s::PathModifier) -> Result<PathRewrite, String> {
     match (&path.replace_full_path, &path.replace_prefix_match) {
+        // A request without a path asks for the root.
+        (Some(full), None) if full.is_empty() => Ok(PathRewrite::Full("/".into())),
         (Some(full), None) => Ok(PathRewrite::Full(full.as_str().into())),
         (None, Some(prefix)) => Ok(PathRewrite::Prefix(prefix.trim_end_matches('/').into())),
         _ => Err("path needs one of replaceFullPath and replacePrefixMatch".to_owned()),

@@ -1,12 +1,14 @@
-//! What is to be said of a route on its status: for each Service that it names, whether it was taken, and why not.
+//! What is to be said of routes and policies on their statuses: of a route for each Service that it names, whether it was
+//! taken, and why not; of a policy whether it holds as it was meant.
 //!
-//! In: what reading the route found. Out: [`RouteStatus`], and from it the `status.parents` to write, if they are others
-//! than those that stand there. Words of other controllers stay as they are, and where they are. Pure: who writes, and
-//! when, is the source's affair.
+//! In: what reading the object found. Out: [`ObjectStatus`], and from it the `status` to write, if it is another than the one
+//! that stands there. Words of other controllers stay as they are, and where they are. Pure: who writes, and when, is the
+//! source's affair.
 
 use super::routes::Kind;
-use crate::objects::routes::ParentRef;
-use crate::objects::{Metadata, routes::RouteStatus as Current};
+use crate::objects::Metadata;
+use crate::objects::policy::PolicyStatus;
+use crate::objects::routes::{ParentRef, RouteStatus as Current};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -25,12 +27,14 @@ pub(super) struct Judgement {
     pub(super) rules: usize,
     /// Rules that cannot be carried out, by number.
     pub(super) invalid: BTreeMap<usize, String>,
+    /// Its newest version cannot be read, so that the one before it was.
+    pub(super) fall_back: Option<String>,
     pub(super) unresolved: Vec<Unresolved>,
 }
 
-/// A route and what is to be said of it.
+/// An object and what is to be said of it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct RouteStatus {
+pub struct ObjectStatus {
     /// As manifests spell it.
     pub kind: &'static str,
     pub namespace: String,
@@ -39,6 +43,97 @@ pub struct RouteStatus {
     pub resource_version: Option<String>,
     current: Vec<Value>,
     ours: Vec<Value>,
+    list: List,
+}
+
+/// What a status is a list of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum List {
+    /// `parents`, each with a controller and its conditions.
+    Parents,
+    /// `conditions`, which are all ours.
+    Conditions,
+}
+
+impl List {
+    fn field(self) -> &'static str {
+        match self {
+            Self::Parents => "parents",
+            Self::Conditions => "conditions",
+        }
+    }
+}
+
+/// What reading a policy found.
+#[derive(Debug)]
+pub(super) struct Findings {
+    status: ObjectStatus,
+    generation: i64,
+    /// What cannot be read, and what holds instead.
+    pub(super) invalid: Vec<String>,
+    /// Targets that are not there.
+    pub(super) missing: Vec<String>,
+    /// Older policies that say the same.
+    pub(super) conflicts: Vec<String>,
+    /// What else its user should know.
+    pub(super) notes: Vec<String>,
+    /// Why it does not do what it says.
+    pub(super) ineffective: Option<String>,
+}
+
+impl Findings {
+    /// Nothing is found yet.
+    pub(super) fn new(kind: &'static str, meta: &Metadata, current: &PolicyStatus) -> Self {
+        let status = ObjectStatus {
+            kind,
+            namespace: meta.namespace.clone(),
+            name: meta.name.clone(),
+            resource_version: meta.resource_version.clone(),
+            current: current.conditions.clone(),
+            ours: Vec::new(),
+            list: List::Conditions,
+        };
+        let none = Vec::new;
+        let generation = meta.generation.unwrap_or_default();
+        Self {
+            status,
+            generation,
+            invalid: none(),
+            missing: none(),
+            conflicts: none(),
+            notes: none(),
+            ineffective: None,
+        }
+    }
+
+    /// The conditions of GEP-713.
+    pub(super) fn finish(mut self) -> ObjectStatus {
+        let refused = [("Invalid", &self.invalid), ("TargetNotFound", &self.missing), ("Conflicted", &self.conflicts)];
+        let first = refused.iter().find(|(_, problems)| !problems.is_empty());
+        let accepted = match first {
+            Some((reason, problems)) => ("Accepted", false, *reason, problems.join("; ")),
+            None => ("Accepted", true, "Accepted", self.notes.join("; ")),
+        };
+        let ineffective = self.ineffective.take().map(|why| ("Ineffective", true, "PlaintextCallers", why));
+        let all = std::iter::once(accepted).chain(ineffective);
+        let made = all.map(|(kind, holds, reason, message)| condition(kind, holds, reason, &message, self.generation));
+        self.status.ours = made.collect();
+        self.status
+    }
+}
+
+fn condition(kind: &str, holds: bool, reason: &str, message: &str, generation: i64) -> Value {
+    let mut end = message.len().min(MESSAGE_BYTES_MAX);
+    while !message.is_char_boundary(end) {
+        end -= 1;
+    }
+    json!({
+        "type": kind,
+        "status": if holds { "True" } else { "False" },
+        "reason": reason,
+        "message": &message[..end],
+        "observedGeneration": generation,
+    })
 }
 
 /// Gathers what is to be said of one route.
@@ -56,26 +151,15 @@ impl<'a> Teller<'a> {
     }
 
     /// A parent was taken, or why not.
-    pub(super) fn parent(&mut self, parent: &ParentRef, taken: &Result<(), String>, judgement: &Judgement) {
+    pub(super) fn parent(&mut self, parent: &ParentRef, taken: &Result<(), Unresolved>, judgement: &Judgement) {
         let generation = self.meta.generation.unwrap_or_default();
-        let condition = |kind: &str, holds: bool, reason: &str, message: &str| {
-            let mut end = message.len().min(MESSAGE_BYTES_MAX);
-            while !message.is_char_boundary(end) {
-                end -= 1;
-            }
-            json!({
-                "type": kind,
-                "status": if holds { "True" } else { "False" },
-                "reason": reason,
-                "message": &message[..end],
-                "observedGeneration": generation,
-            })
-        };
+        let condition =
+            |kind: &str, holds: bool, reason: &str, message: &str| condition(kind, holds, reason, message, generation);
         let invalid = judgement.invalid.values().map(|problem| format!("Dropped Rule: {problem}"));
         let invalid = invalid.collect::<Vec<_>>().join("; ");
         let all = judgement.rules > 0 && judgement.invalid.len() == judgement.rules;
         let mut conditions = vec![match taken {
-            Err(problem) => condition("Accepted", false, "NoMatchingParent", problem),
+            Err((reason, problem)) => condition("Accepted", false, reason, problem),
             Ok(()) if all => condition("Accepted", false, "UnsupportedValue", &invalid),
             Ok(()) => condition("Accepted", true, "Accepted", ""),
         }];
@@ -84,8 +168,10 @@ impl<'a> Teller<'a> {
             Some((reason, _)) => condition("ResolvedRefs", false, reason, &problems),
             None => condition("ResolvedRefs", true, "ResolvedRefs", ""),
         });
-        if !invalid.is_empty() && !all {
-            conditions.push(condition("PartiallyInvalid", true, "UnsupportedValue", &invalid));
+        let fall_back = judgement.fall_back.iter().map(|problem| format!("Fall Back: {problem}"));
+        let partly: Vec<String> = fall_back.chain((!invalid.is_empty() && !all).then_some(invalid)).collect();
+        if !partly.is_empty() {
+            conditions.push(condition("PartiallyInvalid", true, "UnsupportedValue", &partly.join("; ")));
         }
         let reference = json!({
             "group": parent.group.as_deref().unwrap_or(""),
@@ -100,29 +186,64 @@ impl<'a> Teller<'a> {
     }
 
     /// All that is to be said. `None` if the route is none of our business, and never was.
-    pub(super) fn finish(self) -> Option<RouteStatus> {
+    pub(super) fn finish(self) -> Option<ObjectStatus> {
         let current = self.current.parents.clone();
         if self.ours.is_empty() && !current.iter().any(is_ours) {
             return None;
         }
-        Some(RouteStatus {
+        Some(ObjectStatus {
             kind: self.kind.name(),
             namespace: self.meta.namespace.clone(),
             name: self.meta.name.clone(),
             resource_version: self.meta.resource_version.clone(),
             current,
             ours: self.ours,
+            list: List::Parents,
         })
     }
 }
 
-impl RouteStatus {
-    /// The `status.parents` to write at `now` (RFC 3339). `None` if what stands there says the same.
-    pub fn to_write(&self, now: &str) -> Option<Vec<Value>> {
+impl ObjectStatus {
+    /// The `status` to write at `now` (RFC 3339), as a merge patch. `None` if what stands there says the same.
+    pub fn to_write(&self, now: &str) -> Option<Value> {
+        let list = match self.list {
+            List::Parents => self.parents(now),
+            List::Conditions => self.conditions(now),
+        };
+        list.map(|list| json!({ self.list.field(): list }))
+    }
+
+    /// The same for an object whose status is now `current`, and its version `resource_version`.
+    #[must_use]
+    pub fn over(&self, current: &Value, resource_version: Option<String>) -> Self {
+        let current = current[self.list.field()].as_array().cloned().unwrap_or_default();
+        Self { current, resource_version, ..self.clone() }
+    }
+
+    /// What we say, without times.
+    pub fn ours(&self) -> &[Value] {
+        &self.ours
+    }
+
+    /// Whether `current` says what it should.
+    pub fn is_said(&self, current: &[Value]) -> bool {
+        Self { current: current.to_vec(), ..self.clone() }.to_write("").is_none()
+    }
+
+    fn conditions(&self, now: &str) -> Option<Vec<Value>> {
+        let wanted = dated(self.ours.clone(), Some(&self.current), now);
+        (wanted != self.current).then_some(wanted)
+    }
+
+    fn parents(&self, now: &str) -> Option<Vec<Value>> {
         let before: Vec<&Value> = self.current.iter().filter(|parent| is_ours(parent)).collect();
         let wanted = self.ours.iter().map(|parent| {
             let known = before.iter().find(|before| before["parentRef"] == parent["parentRef"]);
-            dated(parent.clone(), known.map(|known| &known["conditions"]), now)
+            let known = known.and_then(|known| known["conditions"].as_array());
+            let mut parent = parent.clone();
+            let conditions = parent["conditions"].as_array().cloned().unwrap_or_default();
+            parent["conditions"] = dated(conditions, known, now).into();
+            parent
         });
         let wanted: Vec<Value> = wanted.collect();
         if wanted.iter().eq(before.iter().copied()) {
@@ -138,15 +259,14 @@ fn is_ours(parent: &Value) -> bool {
 }
 
 /// With the time of each condition's last change of its `status`: what stood there, if it is the same, else now.
-fn dated(mut parent: Value, known: Option<&Value>, now: &str) -> Value {
-    let conditions = parent["conditions"].as_array_mut().into_iter().flatten();
-    for condition in conditions {
+fn dated(mut conditions: Vec<Value>, known: Option<&Vec<Value>>, now: &str) -> Vec<Value> {
+    for condition in &mut conditions {
         let same = |before: &&Value| before["type"] == condition["type"] && before["status"] == condition["status"];
-        let before = known.and_then(Value::as_array).and_then(|known| known.iter().find(same));
+        let before = known.and_then(|known| known.iter().find(same));
         let since = before.and_then(|before| before["lastTransitionTime"].as_str()).unwrap_or(now);
         condition["lastTransitionTime"] = since.into();
     }
-    parent
+    conditions
 }
 
 fn without_nulls(value: Value) -> Value {

@@ -1,6 +1,7 @@
 //! Small readings of what objects say.
 
 use crate::objects::core::Pod;
+use remora_api::convert::DURATION_MAX;
 use remora_model::Protocol;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -27,43 +28,54 @@ pub(super) fn protocol(app_protocol: Option<&str>) -> Protocol {
     }
 }
 
-/// Whether `3306,5000-5010` names `port`.
-pub(super) fn names_port(list: Option<&String>, port: u16) -> bool {
-    list.is_some_and(|list| {
-        list.split(',').any(|one| match one.trim().split_once('-') {
-            Some((from, to)) => {
-                let bounds = from.parse::<u16>().ok().zip(to.parse::<u16>().ok());
-                bounds.is_some_and(|(from, to)| (from..=to).contains(&port))
-            }
-            None => one.trim().parse() == Ok(port),
-        })
-    })
-}
-
-/// A duration as GEP-2257 writes it: one to four of `h`, `m`, `s`, `ms`, each with up to five digits, in this order.
+/// A duration as GEP-2257 writes it: one to four of `h`, `m`, `s`, `ms`, each with up to five digits, in any order. One that
+/// is longer than any message carries is as good as none, and is cut to that.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is no duration like 10s or 1h30m");
-    let (mut rest, mut total, mut last) = (text, Duration::ZERO, 0);
-    if rest.is_empty() {
-        return Err(wrong());
-    }
+    let (mut rest, mut total, mut units) = (text, Duration::ZERO, 0);
     while !rest.is_empty() {
         let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
         let (number, after) = rest.split_at(digits);
         let letters = after.bytes().take_while(u8::is_ascii_alphabetic).count();
         let (unit, after) = after.split_at(letters);
-        let (rank, millis) = match unit {
-            "h" => (1, 3_600_000),
-            "m" => (2, 60_000),
-            "s" => (3, 1000),
-            "ms" => (4, 1),
+        let millis = match unit {
+            "h" => 3_600_000,
+            "m" => 60_000,
+            "s" => 1000,
+            "ms" => 1,
             _ => return Err(wrong()),
         };
-        if digits == 0 || digits > 5 || rank <= last {
+        units += 1;
+        if digits == 0 || digits > 5 || units > 4 {
             return Err(wrong());
         }
         total += Duration::from_millis(number.parse::<u64>().map_err(|_| wrong())? * millis);
-        (rest, last) = (after, rank);
+        rest = after;
     }
-    Ok(total)
+    if units == 0 { Err(wrong()) } else { Ok(total.min(DURATION_MAX)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_is_what_gep_2257_takes_and_never_longer_than_a_message_carries() {
+        let millis = |text: &str| duration(text).ok().map(|time| time.as_millis());
+        for (text, expected) in [
+            ("10s30m1h", 5_410_000),
+            ("100ms200ms300ms", 600),
+            ("1h2h20m10m", 12_600_000),
+            ("0h0m0s", 0),
+            ("7230s", 7_230_000),
+            ("00060m", 3_600_000),
+            ("99999h", DURATION_MAX.as_millis()),
+            ("99999h99999h99999h99999h", DURATION_MAX.as_millis()),
+        ] {
+            assert_eq!(millis(text), Some(expected), "{text}");
+        }
+        for text in ["", "1", "1 s", "1d", "-1s", "1.5s", "100000s", "1s1s1s1s1s", "s", "1S", "\u{661}s"] {
+            assert_eq!(millis(text), None, "{text}");
+        }
+    }
 }

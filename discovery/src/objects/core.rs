@@ -1,10 +1,13 @@
 //! Namespace, Node, Pod, Service, EndpointSlice.
 
 use super::{Metadata, Resource, nullable};
-use serde::Deserialize;
+use serde::de::{Error, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
+use std::fmt;
 
-/// Set on a pod that is in the mesh: where its proxy takes connections, `IP:PORT`, as nothing redirects them.
+/// Set on a pod that is in the mesh: where its proxy takes connections, `IP:PORT`, as nothing redirects them. Of manifests by
+/// hand only.
 pub const PROXY_ADDRESS: &str = "remora.dev/proxy-address";
 /// Ports whose bytes nobody looks at, on a Service, a Pod or their Namespace: `3306,5000-5010`. The nearest counts.
 pub const OPAQUE_PORTS: &str = "remora.dev/opaque-ports";
@@ -16,16 +19,39 @@ pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// How the container that programs a pod's redirect rules is told which ports bypass the proxy.
 pub const SKIP_INBOUND: &str = "--skip-inbound-ports=";
 
+/// What the names of the proxy's environment variables begin with, of which the injector always sets some.
+pub const PROXY_ENV: &str = "REMORA_PROXY_";
+
 /// A namespace, for its annotations.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Namespace {
     pub metadata: Metadata,
 }
 
-/// A node, for its zone.
+/// A node, for its zone and the addresses of its pods.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Node {
     pub metadata: Metadata,
+    #[serde(default)]
+    pub spec: NodeSpec,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+pub struct NodeSpec {
+    /// Where nobody else allots the addresses of pods.
+    #[serde(default, rename = "podCIDRs", deserialize_with = "nullable")]
+    pub pod_cidrs: Vec<String>,
+    #[serde(default, rename = "podCIDR")]
+    pub pod_cidr: Option<String>,
+}
+
+/// A range of Services' addresses.
+pub type ServiceCidr = Resource<ServiceCidrSpec>;
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+pub struct ServiceCidrSpec {
+    #[serde(default, deserialize_with = "nullable")]
+    pub cidrs: Vec<String>,
 }
 
 /// A pod.
@@ -61,11 +87,26 @@ pub struct Container {
     pub name: String,
     #[serde(default, deserialize_with = "nullable")]
     pub args: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub env: Vec<EnvVar>,
     /// `Always` on an init container makes it a sidecar, which serves like others.
     #[serde(default)]
     pub restart_policy: Option<String>,
     #[serde(default, deserialize_with = "nullable")]
     pub ports: Vec<ContainerPort>,
+}
+
+/// An environment variable, by name.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct EnvVar {
+    pub name: String,
+}
+
+impl EnvVar {
+    /// Whether it is a setting of our proxy.
+    pub fn is_ours(&self) -> bool {
+        self.name.starts_with(PROXY_ENV)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -140,11 +181,40 @@ pub struct ServicePort {
 }
 
 /// A port number, or the name of a container port.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(untagged)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum IntOrName {
     Number(u16),
     Name(String),
+}
+
+impl<'de> Deserialize<'de> for IntOrName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(NumberOrName)
+    }
+}
+
+struct NumberOrName;
+
+impl Visitor<'_> for NumberOrName {
+    type Value = IntOrName;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a port from 0 to 65535, or the name of a container port")
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<IntOrName, E> {
+        let port = u16::try_from(number).map_err(|_| E::invalid_value(Unexpected::Unsigned(number), &self))?;
+        Ok(IntOrName::Number(port))
+    }
+
+    fn visit_i64<E: Error>(self, number: i64) -> Result<IntOrName, E> {
+        let port = u16::try_from(number).map_err(|_| E::invalid_value(Unexpected::Signed(number), &self))?;
+        Ok(IntOrName::Number(port))
+    }
+
+    fn visit_str<E: Error>(self, name: &str) -> Result<IntOrName, E> {
+        Ok(IntOrName::Name(name.to_owned()))
+    }
 }
 
 /// An EndpointSlice.

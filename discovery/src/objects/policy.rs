@@ -1,21 +1,49 @@
 //! `remora.dev/v1alpha1`: AuthorizationPolicy, MeshTLSPolicy, BackendPolicy.
 //!
-//! Unlike the rest, unknown fields are refused here: a misspelt condition must not widen what a policy allows.
+//! Unknown fields are kept by name at every level: a misspelt condition must not widen what a policy allows, so whoever
+//! reads them closes what they stand in. Lists that may not be empty are kept apart from lists that are not there.
 
-use super::Resource;
+use super::{Metadata, Unknown};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
 /// Who may do what with the workloads that it selects.
-pub type AuthorizationPolicy = Resource<AuthorizationSpec>;
-/// Whether plaintext is taken. Without targets it holds for its namespace; in the root namespace `remora`, for the mesh.
-pub type MeshTlsPolicy = Resource<MeshTlsSpec>;
+pub type AuthorizationPolicy = Policy<AuthorizationSpec>;
+/// Whether plaintext is taken. Without targets it holds for its namespace; in the namespace of the control plane, for
+/// the mesh.
+pub type MeshTlsPolicy = Policy<MeshTlsSpec>;
 /// How Services are balanced and protected.
-pub type BackendPolicy = Resource<BackendSpec>;
+pub type BackendPolicy = Policy<BackendSpec>;
+
+/// A policy of any kind.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Policy<S> {
+    pub metadata: Metadata,
+    pub spec: S,
+    #[serde(default)]
+    pub status: PolicyStatus,
+    /// What is the matter with its newest version, which cannot be read at all; this is what holds instead.
+    #[serde(skip)]
+    pub unreadable: Option<String>,
+}
+
+/// What is said of a policy, as it was read.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+pub struct PolicyStatus {
+    #[serde(default)]
+    pub conditions: Vec<serde_json::Value>,
+}
+
+impl PolicyStatus {
+    /// As it stands in the API.
+    pub fn of(status: &serde_json::Value) -> Self {
+        Self { conditions: status["conditions"].as_array().cloned().unwrap_or_default() }
+    }
+}
 
 /// Neither targets nor selector: the whole namespace.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct AuthorizationSpec {
     #[serde(default)]
     pub target_refs: Vec<PolicyTarget>,
@@ -25,16 +53,20 @@ pub struct AuthorizationSpec {
     pub action: PolicyAction,
     #[serde(default)]
     pub rules: Vec<PolicyRule>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 /// An object in the policy's own namespace.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct PolicyTarget {
+    /// Must be empty: the core group.
     #[serde(default)]
     pub group: String,
     pub kind: TargetKind,
     pub name: String,
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -44,10 +76,13 @@ pub enum TargetKind {
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Selector {
+    /// Must not be empty.
     #[serde(default)]
     pub match_labels: BTreeMap<String, String>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -58,41 +93,58 @@ pub enum PolicyAction {
     Audit,
 }
 
+/// One of `from` and `to` must be there, empty or not: what matches everything says so.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct PolicyRule {
     #[serde(default)]
-    pub from: Vec<PolicySource>,
+    pub from: Option<Vec<PolicySource>>,
     #[serde(default)]
-    pub to: Vec<PolicyOperation>,
+    pub to: Option<Vec<PolicyOperation>>,
+    /// Of a deny rule: what a caller without an identity counts as.
+    #[serde(default)]
+    pub unidentified: Option<UnidentifiedCallers>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum UnidentifiedCallers {
+    Match,
+    Ignore,
+}
+
+/// One list must be there; none may be empty.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct PolicySource {
     #[serde(default)]
-    pub identities: Vec<String>,
+    pub identities: Option<Vec<String>>,
     #[serde(default)]
-    pub namespaces: Vec<String>,
+    pub namespaces: Option<Vec<String>>,
     #[serde(default)]
-    pub cidrs: Vec<String>,
+    pub cidrs: Option<Vec<String>>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
+/// One list must be there; none may be empty.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct PolicyOperation {
     #[serde(default)]
-    pub methods: Vec<String>,
+    pub methods: Option<Vec<String>>,
     #[serde(default)]
-    pub paths: Vec<String>,
+    pub paths: Option<Vec<String>>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct MeshTlsSpec {
     #[serde(default)]
     pub target_refs: Vec<PolicyTarget>,
     pub mode: Mode,
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -102,22 +154,25 @@ pub enum Mode {
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct BackendSpec {
+    /// Must not be empty, and Services only.
     #[serde(default)]
     pub target_refs: Vec<PolicyTarget>,
     #[serde(default)]
-    pub accrual: AccrualSpec,
+    pub accrual: Option<AccrualSpec>,
     #[serde(default)]
-    pub retry_budget: RetryBudget,
+    pub retry_budget: Option<RetryBudget>,
     #[serde(default)]
     pub pending_max: Option<u32>,
     #[serde(default)]
     pub connect_timeout: Option<String>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct AccrualSpec {
     #[serde(default)]
     pub consecutive: Option<u32>,
@@ -130,13 +185,18 @@ pub struct AccrualSpec {
     pub backoff_min: Option<String>,
     #[serde(default)]
     pub backoff_max: Option<String>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct RetryBudget {
+    /// Of the requests.
     #[serde(default)]
     pub percent: Option<u8>,
     #[serde(default)]
     pub min_per_second: Option<u32>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }

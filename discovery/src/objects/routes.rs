@@ -1,6 +1,6 @@
 //! HTTPRoute, GRPCRoute, ReferenceGrant of the Gateway API.
 
-use super::{Metadata, Resource};
+use super::{Metadata, Resource, Unknown};
 use serde::Deserialize;
 
 /// An HTTPRoute.
@@ -18,6 +18,18 @@ pub struct Route<R> {
     pub spec: RouteSpec<R>,
     #[serde(default)]
     pub status: RouteStatus,
+    /// What is the matter with its newest version, if that cannot be read at all.
+    #[serde(skip)]
+    pub unreadable: Option<Unreadable>,
+}
+
+/// Why the newest version of a route cannot be read, and what holds instead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unreadable {
+    /// The version before it, which is this.
+    Before(String),
+    /// There was none: one rule that answers 500, for the parents that can be read.
+    Closed(String),
 }
 
 /// What controllers say of a route, as it was read: others' words must be written back as they were.
@@ -25,6 +37,13 @@ pub struct Route<R> {
 pub struct RouteStatus {
     #[serde(default)]
     pub parents: Vec<serde_json::Value>,
+}
+
+impl RouteStatus {
+    /// As it stands in the API.
+    pub fn of(status: &serde_json::Value) -> Self {
+        Self { parents: status["parents"].as_array().cloned().unwrap_or_default() }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -37,6 +56,8 @@ pub struct RouteSpec<R> {
     pub hostnames: Vec<String>,
     #[serde(default = "Vec::new")]
     pub rules: Vec<R>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -54,6 +75,8 @@ pub struct ParentRef {
     pub section_name: Option<String>,
     #[serde(default)]
     pub port: Option<u16>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -71,6 +94,8 @@ pub struct HttpRule {
     pub timeouts: Option<Timeouts>,
     #[serde(default)]
     pub retry: Option<Retry>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -84,6 +109,8 @@ pub struct HttpMatch {
     pub headers: Vec<ValueMatch>,
     #[serde(default)]
     pub query_params: Vec<ValueMatch>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -92,6 +119,8 @@ pub struct PathMatch {
     pub kind: PathMatchType,
     #[serde(default)]
     pub value: Option<String>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -116,6 +145,8 @@ pub struct ValueMatch {
     pub kind: MatchType,
     pub name: String,
     pub value: String,
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -129,6 +160,8 @@ pub struct GrpcRule {
     pub filters: Vec<Filter>,
     #[serde(default)]
     pub backend_refs: Vec<BackendRef>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -137,6 +170,8 @@ pub struct GrpcMatch {
     pub method: Option<GrpcMethod>,
     #[serde(default)]
     pub headers: Vec<ValueMatch>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -147,6 +182,8 @@ pub struct GrpcMethod {
     pub service: Option<String>,
     #[serde(default)]
     pub method: Option<String>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 /// `type` names which of the other fields is meant.
@@ -165,6 +202,8 @@ pub struct Filter {
     pub url_rewrite: Option<UrlRewrite>,
     #[serde(default)]
     pub request_mirror: Option<RequestMirror>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -175,12 +214,16 @@ pub struct HeaderModifier {
     pub add: Vec<Header>,
     #[serde(default)]
     pub remove: Vec<String>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Header {
     pub name: String,
     pub value: String,
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -196,6 +239,8 @@ pub struct RequestRedirect {
     pub port: Option<u16>,
     #[serde(default)]
     pub status_code: Option<u16>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -204,15 +249,22 @@ pub struct UrlRewrite {
     pub hostname: Option<String>,
     #[serde(default)]
     pub path: Option<PathModifier>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PathModifier {
+    /// Says which of the others is meant.
+    #[serde(default, rename = "type")]
+    pub kind: Option<String>,
     #[serde(default)]
     pub replace_full_path: Option<String>,
     #[serde(default)]
     pub replace_prefix_match: Option<String>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -223,6 +275,8 @@ pub struct RequestMirror {
     pub percent: Option<u32>,
     #[serde(default)]
     pub fraction: Option<Fraction>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -230,6 +284,8 @@ pub struct Fraction {
     pub numerator: u32,
     #[serde(default)]
     pub denominator: Option<u32>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -247,6 +303,8 @@ pub struct BackendRef {
     pub weight: Option<u32>,
     #[serde(default)]
     pub filters: Vec<Filter>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 /// Durations as GEP-2257 writes them.
@@ -257,6 +315,8 @@ pub struct Timeouts {
     pub request: Option<String>,
     #[serde(default)]
     pub backend_request: Option<String>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 /// GEP-1731.
@@ -268,12 +328,16 @@ pub struct Retry {
     pub attempts: Option<u32>,
     #[serde(default)]
     pub backoff: Option<String>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct GrantSpec {
     pub from: Vec<GrantFrom>,
     pub to: Vec<GrantTo>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -282,6 +346,8 @@ pub struct GrantFrom {
     pub group: String,
     pub kind: String,
     pub namespace: String,
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -291,4 +357,6 @@ pub struct GrantTo {
     pub kind: String,
     #[serde(default)]
     pub name: Option<String>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }

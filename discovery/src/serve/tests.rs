@@ -1,9 +1,9 @@
-use super::subscriber::Subscriber;
+use super::subscriber::{Next, Subscriber};
 use crate::index::{Mesh, Snapshot};
 use crate::source::parse::parse;
 use remora_api::sync::{Name, Resource, Update, request};
 use remora_api::v1::Hello;
-use remora_model::{SpiffeId, TrustDomain};
+use remora_model::SpiffeId;
 
 fn world(pods: u8) -> Snapshot {
     let mut text = "apiVersion: v1
@@ -22,7 +22,7 @@ status: {{ podIP: 10.1.0.{pod} }}
 "
         );
     }
-    let mesh = Mesh { trust_domain: TrustDomain::new("cluster.local").unwrap(), namespace: "remora".to_owned() };
+    let mesh = Mesh::default();
     Snapshot::build(parse(&text, "world").whole().unwrap(), &mesh, None)
 }
 
@@ -37,7 +37,25 @@ fn told(proxy: &mut Subscriber, snapshot: &Snapshot) -> Vec<Update> {
 }
 
 fn rest(proxy: &mut Subscriber, snapshot: &Snapshot) -> Vec<Update> {
-    std::iter::from_fn(|| proxy.next(snapshot)).map(|response| response.try_into().unwrap()).collect()
+    let mut told = all(proxy, snapshot);
+    told.retain(|update| !matches!(update, Update::Networks(_)));
+    told
+}
+
+/// The same with the cluster's ranges.
+fn all(proxy: &mut Subscriber, snapshot: &Snapshot) -> Vec<Update> {
+    let mut told = Vec::new();
+    loop {
+        match proxy.next(snapshot) {
+            Next::Tell(response) => told.push(response.try_into().unwrap()),
+            Next::Later => {}
+            Next::Nothing => return told,
+        }
+    }
+}
+
+fn subscriber(hello: Hello) -> Subscriber {
+    Subscriber::new(hello, true, Default::default()).unwrap()
 }
 
 fn api() -> Name {
@@ -46,11 +64,11 @@ fn api() -> Name {
 
 #[test]
 fn backends_come_before_the_target_and_then_only_deltas() {
-    let mut proxy = Subscriber::new(hello()).unwrap();
+    let mut proxy = subscriber(hello());
     proxy.take(request::subscribe(&api())).unwrap();
     let first = told(&mut proxy, &world(5));
     let [
-        Update::Whole { resource: Resource::Backend(held), version },
+        Update::Whole { resource: Resource::Backend(held), version, .. },
         Update::Whole { resource: Resource::Outbound(_), .. },
     ] = first.as_slice()
     else {
@@ -64,7 +82,7 @@ fn backends_come_before_the_target_and_then_only_deltas() {
     let name: remora_api::v1::ResourceName = (&Name::Backend(held.id.clone())).into();
     proxy.take(request::nack(name.clone(), delta.version, "no".into())).unwrap();
     let whole = rest(&mut proxy, &world(6));
-    let [Update::Whole { resource: Resource::Backend(_), version }] = whole.as_slice() else { panic!("{whole:?}") };
+    let [Update::Whole { resource: Resource::Backend(_), version, .. }] = whole.as_slice() else { panic!("{whole:?}") };
     proxy.take(request::nack(name, *version, "no".into())).unwrap();
     assert!(rest(&mut proxy, &world(6)).is_empty(), "there is nothing better to send");
     let changed = told(&mut proxy, &world(7));
@@ -74,7 +92,7 @@ fn backends_come_before_the_target_and_then_only_deltas() {
 #[test]
 fn a_new_subscription_is_looked_at_alone() {
     let snapshot = world(3);
-    let mut proxy = Subscriber::new(hello()).unwrap();
+    let mut proxy = subscriber(hello());
     proxy.take(request::subscribe(&api())).unwrap();
     told(&mut proxy, &snapshot);
     proxy.take(request::subscribe(&Name::Outbound("api:81".parse().unwrap()))).unwrap();
@@ -84,7 +102,7 @@ fn a_new_subscription_is_looked_at_alone() {
 #[test]
 fn a_target_asked_for_again_is_told_whole_with_its_backends() {
     let snapshot = world(3);
-    let mut proxy = Subscriber::new(hello()).unwrap();
+    let mut proxy = subscriber(hello());
     proxy.take(request::subscribe(&api())).unwrap();
     told(&mut proxy, &snapshot);
     proxy.take(request::unsubscribe(&api())).unwrap();
@@ -93,15 +111,62 @@ fn a_target_asked_for_again_is_told_whole_with_its_backends() {
     assert!(again.len() == 2 && again.iter().all(|update| matches!(update, Update::Whole { .. })), "{again:?}");
 }
 
+/// `api:80` with a route of it to another of its ports.
+fn routed(port: u16) -> Snapshot {
+    let text = format!(
+        "apiVersion: v1
+kind: Service
+metadata: {{ name: api, namespace: shop }}
+spec: {{ clusterIP: 10.0.0.1, selector: {{ app: api }}, ports: [{{ port: 80 }}, {{ port: 81 }}, {{ port: 82 }}] }}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{ name: r, namespace: shop }}
+spec:
+  parentRefs: [{{ group: '', kind: Service, name: api, port: 80 }}]
+  rules: [{{ backendRefs: [{{ name: api, port: {port} }}] }}]
+"
+    );
+    Snapshot::build(parse(&text, "world").whole().unwrap(), &Mesh::default(), None)
+}
+
+#[test]
+fn a_backend_that_is_let_go_of_while_a_route_comes_back_to_it_is_told_again_at_once() {
+    let mut proxy = subscriber(hello());
+    proxy.take(request::subscribe(&api())).unwrap();
+    let backend = |update: &Update| match update {
+        Update::Whole { resource: Resource::Backend(backend), .. } if backend.id.port == 81 => {
+            Some(Name::Backend(backend.id.clone()))
+        }
+        _ => None,
+    };
+    let first = told(&mut proxy, &routed(81)).iter().find_map(backend).unwrap();
+    // Both are told before the proxy's word of the first is heard.
+    for snapshot in [routed(82), routed(81)] {
+        proxy.renew();
+        let next = |proxy: &mut Subscriber| match proxy.next(&snapshot) {
+            Next::Tell(_) => true,
+            Next::Later | Next::Nothing => false,
+        };
+        while next(&mut proxy) {}
+    }
+    proxy.take(request::unsubscribe(&first)).unwrap();
+    let again = rest(&mut proxy, &routed(81));
+    assert_eq!(again.iter().filter_map(backend).collect::<Vec<_>>(), [first], "{again:?}");
+    let other = Name::Backend(remora_model::BackendId { namespace: "shop".into(), name: "api".into(), port: 82 });
+    proxy.take(request::unsubscribe(&other)).unwrap();
+    assert!(rest(&mut proxy, &routed(81)).is_empty(), "nothing leads to the other");
+}
+
 #[test]
 fn a_slow_proxy_skips_what_it_missed() {
-    let mut proxy = Subscriber::new(hello()).unwrap();
+    let mut proxy = subscriber(hello());
     for port in [80, 81] {
         proxy.take(request::subscribe(&Name::Outbound(format!("api:{port}").parse().unwrap()))).unwrap();
     }
     told(&mut proxy, &world(5));
     proxy.renew();
-    assert!(proxy.next(&world(6)).is_some(), "it takes one message");
+    assert!(matches!(proxy.next(&world(6)), Next::Tell(_)), "it takes one message");
     // and no other until much later
     let last = told(&mut proxy, &world(9));
     let ends: Vec<_> =
@@ -111,16 +176,86 @@ fn a_slow_proxy_skips_what_it_missed() {
 
 #[test]
 fn a_proxy_that_offers_what_it_holds_is_only_told_that_it_is_right() {
-    let mut proxy = Subscriber::new(hello()).unwrap();
+    let mut proxy = subscriber(hello());
     proxy.take(request::subscribe(&api())).unwrap();
     let versions = told(&mut proxy, &world(3)).into_iter().map(|update| match update {
-        Update::Whole { version, resource } => request::held(&resource.name(), version),
+        Update::Whole { version, resource, .. } => request::held(&resource.name(), version),
         other => panic!("{other:?}"),
     });
-    let mut again = Subscriber::new(Hello { held: versions.collect(), ..hello() }).unwrap();
+    let mut again = subscriber(Hello { held: versions.collect(), ..hello() });
     let told = told(&mut again, &world(3));
     assert_eq!(told.len(), 2);
     assert!(told.iter().all(|update| matches!(update, Update::Current { .. })), "{told:?}");
+}
+
+/// `shop/web-1`, meshed, with an address, and a Service of it.
+fn own_world(more: &str) -> Snapshot {
+    let text = format!(
+        "apiVersion: v1
+kind: Pod
+metadata: {{ name: web-1, namespace: shop, labels: {{ app: web }} }}
+spec: {{ containers: [{{ name: app, ports: [{{ containerPort: 8080 }}] }}] }}
+status: {{ podIP: 10.1.0.9 }}
+---
+{more}"
+    );
+    let mesh = Mesh { networks: vec!["10.0.0.0/8".parse().unwrap()], ..Mesh::default() };
+    Snapshot::build(parse(&text, "world").whole().unwrap(), &mesh, None)
+}
+
+#[test]
+fn the_clusters_ranges_come_before_all_else_and_whenever_they_change() {
+    let range = |range: &str| Update::Networks(vec![range.parse().unwrap()]);
+    let mut proxy = subscriber(hello());
+    proxy.take(request::subscribe(&api())).unwrap();
+    let first = all(&mut proxy, &own_world(""));
+    assert_eq!((&first[0], first.len()), (&range("10.0.0.0/8"), 2));
+    proxy.renew();
+    assert!(all(&mut proxy, &own_world("")).is_empty(), "they are the same");
+    let wider = "apiVersion: networking.k8s.io/v1
+kind: ServiceCIDR
+metadata: { name: more }
+spec: { cidrs: [11.0.0.0/8] }
+";
+    proxy.renew();
+    assert_eq!(all(&mut proxy, &own_world(wider))[0], range("10.0.0.0/7"));
+    let mut proxy = subscriber(hello());
+    assert_eq!(all(&mut proxy, &world(1)), [Update::Networks(vec![])], "nobody knows them");
+}
+
+#[test]
+fn what_holds_for_undeclared_ports_is_told_and_kept_current() {
+    let mut proxy = subscriber(hello());
+    proxy.take(request::subscribe(&Name::InboundDefault)).unwrap();
+    assert!(told(&mut proxy, &world(1)).is_empty(), "nobody knows the pod");
+    let declared = |updates: &[Update]| match updates {
+        [Update::Whole { resource: Resource::InboundDefault(default), .. }] => default.declared.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(declared(&told(&mut proxy, &own_world(""))), [8080]);
+    assert!(told(&mut proxy, &own_world("")).is_empty());
+    let service = "apiVersion: v1
+kind: Service
+metadata: { name: web, namespace: shop }
+spec: { selector: { app: web }, ports: [{ port: 80, targetPort: 9000 }] }
+";
+    assert_eq!(declared(&told(&mut proxy, &own_world(service))), [8080, 9000]);
+}
+
+#[test]
+fn who_asks_without_end_and_reads_nothing_is_not_heard_any_more() {
+    let mut proxy = Subscriber::new(hello(), false, Default::default()).unwrap();
+    let (mut asked, mut refused) = (0, 0);
+    while proxy.hears() {
+        asked += 1;
+        proxy.take(request::subscribe(&Name::Outbound(format!("s{asked}:80").parse().unwrap()))).unwrap();
+    }
+    assert!(asked > 1024 && asked < 2000, "{asked}");
+    for update in rest(&mut proxy, &world(1)) {
+        refused += usize::from(matches!(update, Update::Refused { .. }));
+    }
+    assert_eq!(asked - refused, 1024, "a pod that nobody knows has fewer");
+    assert!(proxy.hears() && proxy.spent() > 1024);
 }
 
 #[test]
@@ -138,13 +273,13 @@ fn a_proxy_is_told_its_zone_once_before_all_else_unless_it_knows() {
 kind: Pod
 metadata: { name: web-1, namespace: shop, labels: { topology.kubernetes.io/zone: a } }
 ";
-    let mesh = Mesh { trust_domain: TrustDomain::new("cluster.local").unwrap(), namespace: "remora".to_owned() };
+    let mesh = Mesh::default();
     let zoned = Snapshot::build(parse(zoned, "world").whole().unwrap(), &mesh, None);
-    let mut proxy = Subscriber::new(hello()).unwrap();
+    let mut proxy = subscriber(hello());
     proxy.take(request::subscribe(&api())).unwrap();
     assert_eq!(told(&mut proxy, &world(0)).len(), 2, "nobody knows the pod yet");
     assert_eq!(told(&mut proxy, &zoned)[0], Update::Zone("a".into()));
     assert!(told(&mut proxy, &zoned).is_empty());
-    let mut proxy = Subscriber::new(Hello { zone: "b".into(), ..hello() }).unwrap();
+    let mut proxy = subscriber(Hello { zone: "b".into(), ..hello() });
     assert!(told(&mut proxy, &zoned).is_empty());
 }

@@ -220,7 +220,11 @@ fn read(path: &Path) -> Result<Read, Vec<SourceError>> {
 pub fn watch(path: &Path) -> (Option<notify::RecommendedWatcher>, Arc<Notify>) {
     let changed = Arc::new(Notify::new());
     let tell = Arc::clone(&changed);
-    let watcher = notify::recommended_watcher(move |_: notify::Result<notify::Event>| tell.notify_one());
+    let watcher = notify::recommended_watcher(move |event| {
+        if may_change(&event) {
+            tell.notify_one();
+        }
+    });
     let watcher = watcher.and_then(|mut watcher| {
         watcher.watch(path, notify::RecursiveMode::NonRecursive)?;
         Ok(watcher)
@@ -229,6 +233,11 @@ pub fn watch(path: &Path) -> (Option<notify::RecommendedWatcher>, Arc<Notify>) {
         tracing::warn!(%error, "cannot watch the manifests; they are polled every {POLL:?}");
     }
     (watcher.ok(), changed)
+}
+
+/// Whether there may be something new. Our own reading makes events of access; to answer those would never end.
+fn may_change(event: &notify::Result<notify::Event>) -> bool {
+    event.as_ref().map_or(true, |event| !event.kind.is_access())
 }
 
 #[cfg(test)]
@@ -346,6 +355,20 @@ mod tests {
         assert_eq!(folder.kinds(), ["Service"]);
         fs::rename(&away, &path).unwrap();
         assert_eq!(folder.refresh(), (false, vec![]));
+    }
+
+    #[test]
+    fn our_own_reading_is_no_reason_to_read_again() {
+        use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind, RemoveKind};
+        use notify::{Event, EventKind};
+        for kind in [AccessKind::Any, AccessKind::Read, AccessKind::Open(AccessMode::Any)] {
+            assert!(!may_change(&Ok(Event::new(EventKind::Access(kind)))), "{kind:?}");
+        }
+        let (create, modify, remove) = (CreateKind::File, ModifyKind::Any, RemoveKind::File);
+        for kind in [EventKind::Create(create), EventKind::Modify(modify), EventKind::Remove(remove), EventKind::Any] {
+            assert!(may_change(&Ok(Event::new(kind))), "{kind:?}");
+        }
+        assert!(may_change(&Err(notify::Error::generic("lost events"))));
     }
 
     #[test]

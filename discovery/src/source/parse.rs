@@ -4,7 +4,9 @@
 //! mistake with its line and field, and which other kinds there were. Pure.
 
 use super::tree::{self, Node, Value};
+use crate::objects::names::{is_label, is_subdomain};
 use crate::objects::{Kind, Object, Origin, core, policy, routes};
+use remora_kube::yaml;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -39,38 +41,20 @@ impl Parsed {
 
 /// Reads all documents of `text`, which `file` names for people.
 pub fn parse(text: &str, file: &str) -> Parsed {
-    let mut parser = Parser { file: file.into(), before: 0, item: String::new(), parsed: Parsed::default() };
-    for (first_line, document) in documents(text) {
-        if document.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
-            continue;
-        }
-        parser.before = first_line - 1;
-        match tree::read(&document) {
-            Ok(node) => parser.document(&node),
-            Err(mistake) => parser.mistake(mistake),
+    let mut parser = Parser { file: file.into(), item: String::new(), parsed: Parsed::default() };
+    for document in yaml::read(text) {
+        match document {
+            Ok(node) => parser.document(&node.into()),
+            Err(yaml::Mistake { line, problem }) => {
+                parser.mistake(tree::Mistake { line, field: "document".to_owned(), problem });
+            }
         }
     }
     parser.parsed
 }
 
-/// Splits at `---` lines; each document with the number of its first line.
-fn documents(text: &str) -> Vec<(usize, String)> {
-    let mut all = vec![(1, String::new())];
-    for (index, line) in text.lines().enumerate() {
-        if line == "---" || line.starts_with("--- ") {
-            all.push((index + 2, String::new()));
-        } else if let Some((_, document)) = all.last_mut() {
-            document.push_str(line);
-            document.push('\n');
-        }
-    }
-    all
-}
-
 struct Parser {
     file: Arc<str>,
-    /// Lines before the document at hand.
-    before: usize,
     /// `items[3]` within a List.
     item: String,
     parsed: Parsed,
@@ -80,8 +64,7 @@ impl Parser {
     fn mistake(&mut self, mistake: tree::Mistake) {
         let dot = if self.item.is_empty() { "" } else { "." };
         let field = format!("{}{dot}{}", self.item, mistake.field);
-        let line = self.before + mistake.line;
-        self.parsed.mistakes.push(ParseError { line, field, problem: mistake.problem });
+        self.parsed.mistakes.push(ParseError { line: mistake.line, field, problem: mistake.problem });
     }
 
     fn wrong(&mut self, node: &Node, field: &str, problem: impl Into<String>) {
@@ -113,12 +96,13 @@ impl Parser {
             return;
         };
         let group = version.rsplit_once('/').map_or("", |(group, _)| group);
-        let origin = Origin { file: self.file.clone(), line: self.before + node.line };
+        let origin = Origin { file: self.file.clone(), line: node.line };
         let read = match (group, kind) {
             ("", "Namespace") => read::<core::Namespace>(node, origin),
             ("", "Node") => read::<core::Node>(node, origin),
             ("", "Pod") => read::<core::Pod>(node, origin),
             ("", "Service") => read::<core::Service>(node, origin),
+            ("networking.k8s.io", "ServiceCIDR") => read::<core::ServiceCidr>(node, origin),
             ("discovery.k8s.io", "EndpointSlice") => read::<core::EndpointSlice>(node, origin),
             ("gateway.networking.k8s.io", "HTTPRoute") => read::<routes::HttpRoute>(node, origin),
             ("gateway.networking.k8s.io", "GRPCRoute") => read::<routes::GrpcRoute>(node, origin),
@@ -141,8 +125,16 @@ impl Parser {
 }
 
 fn read<T: DeserializeOwned + Kind + Into<Object>>(node: &Node, origin: Origin) -> Result<Object, Vec<tree::Mistake>> {
-    let mut object: T = node.decode()?;
-    object.metadata_mut().origin = origin;
+    let mut object: T = if T::is_ours() { node.with_nulls_named().decode()? } else { node.decode()? };
+    let metadata = object.metadata_mut();
+    let wrong = |field: &str, problem: String| tree::Mistake { line: node.line, field: field.to_owned(), problem };
+    if !is_subdomain(&metadata.name) {
+        return Err(vec![wrong("metadata.name", format!("{:?} is no name", metadata.name))]);
+    }
+    if !is_label(&metadata.namespace) {
+        return Err(vec![wrong("metadata.namespace", format!("{:?} is no name of a namespace", metadata.namespace))]);
+    }
+    metadata.origin = origin;
     Ok(object.into())
 }
 
@@ -248,10 +240,13 @@ items:
     }
 
     #[test]
-    fn a_misspelt_policy_field_is_refused() {
-        let text = "apiVersion: remora.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: { name: a }\nspec:\n  rules:\n    - form: []\n    - fron: []\n";
-        let mistakes = told(text);
-        assert!(mistakes.len() == 2 && mistakes[0].contains("form") && mistakes[1].contains("fron"), "{mistakes:?}");
+    fn what_no_api_server_would_take_for_a_name_is_a_mistake() {
+        for name in ["''", "A", "a/b", &"a".repeat(254)] {
+            let mistakes = told(&format!("apiVersion: v1\nkind: Pod\nmetadata: {{ name: {name} }}\n"));
+            assert!(mistakes.len() == 1 && mistakes[0].starts_with("line 1: metadata.name: "), "{mistakes:?}");
+        }
+        let mistakes = told("apiVersion: v1\nkind: Pod\nmetadata: { name: a, namespace: a.b }\n");
+        assert!(mistakes[0].contains("metadata.namespace"), "{mistakes:?}");
     }
 
     #[test]

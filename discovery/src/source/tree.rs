@@ -3,10 +3,10 @@
 //! serde stops at the first mistake. So what is wrong is left out of the tree, and the rest is read again, until nothing
 //! more is wrong: each mistake is told once, with its line and its field. Pure.
 
-use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use crate::objects::IS_NULL;
+use remora_kube::yaml;
+use serde::de::DeserializeOwned;
 use serde_path_to_error::Segment;
-use serde_saphyr::Spanned;
-use std::fmt;
 
 /// The most mistakes told of one object; whoever made more has other worries.
 const MISTAKES_MAX: usize = 50;
@@ -28,7 +28,7 @@ pub(super) enum Value {
     Map(Vec<(String, Node)>),
 }
 
-/// One thing that is wrong with a document. Lines count from the document's first.
+/// One thing that is wrong with a document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Mistake {
     pub(super) line: usize,
@@ -36,14 +36,17 @@ pub(super) struct Mistake {
     pub(super) problem: String,
 }
 
-/// Reads one YAML document.
-pub(super) fn read(document: &str) -> Result<Node, Mistake> {
-    serde_saphyr::from_str(document).map_err(|error| {
-        let line = error.location().map_or(1, |location| usize::try_from(location.line()).unwrap_or(1));
-        let problem = error.without_snippet().to_string();
-        let problem = problem.lines().next().unwrap_or("is no YAML").to_owned();
-        Mistake { line, field: "document".to_owned(), problem }
-    })
+impl From<yaml::Node> for Node {
+    fn from(node: yaml::Node) -> Self {
+        let value = match node.value {
+            yaml::Value::Scalar(scalar) => Value::Scalar(scalar),
+            yaml::Value::List(items) => Value::List(items.into_iter().map(Self::from).collect()),
+            yaml::Value::Map(entries) => {
+                Value::Map(entries.into_iter().map(|(key, node)| (key, node.into())).collect())
+            }
+        };
+        Self { line: node.line, value, dropped: false }
+    }
 }
 
 impl Node {
@@ -60,6 +63,30 @@ impl Node {
         match &self.get(key)?.value {
             Value::Scalar(serde_json::Value::String(text)) => Some(text),
             _ => None,
+        }
+    }
+
+    /// With every field below `spec` that is null named so ([`IS_NULL`]).
+    pub(super) fn with_nulls_named(&self) -> Self {
+        let mut tree = self.clone();
+        if let Value::Map(entries) = &mut tree.value {
+            entries.iter_mut().filter(|(name, _)| name == "spec").for_each(|(_, spec)| spec.name_nulls());
+        }
+        tree
+    }
+
+    fn name_nulls(&mut self) {
+        match &mut self.value {
+            Value::Scalar(_) => {}
+            Value::List(items) => items.iter_mut().for_each(Self::name_nulls),
+            Value::Map(entries) => {
+                for (name, item) in entries {
+                    if item.is_null() {
+                        name.push_str(IS_NULL);
+                    }
+                    item.name_nulls();
+                }
+            }
         }
     }
 
@@ -135,13 +162,14 @@ impl Node {
         }
     }
 
-    /// What is not dropped. A field that is null is a field that is absent, as in Kubernetes.
+    /// What is not dropped. A field that is null is a field that is absent, as in Kubernetes, unless its name says it.
     fn json(&self) -> serde_json::Value {
         match &self.value {
             Value::Scalar(scalar) => scalar.clone(),
             Value::List(items) => items.iter().filter(|item| !item.dropped).map(Self::json).collect(),
             Value::Map(entries) => {
-                let kept = entries.iter().filter(|(_, item)| !item.dropped && !item.is_null());
+                let absent = |name: &str, item: &Self| item.dropped || (item.is_null() && !name.ends_with(IS_NULL));
+                let kept = entries.iter().filter(|(name, item)| !absent(name, item));
                 kept.map(|(name, item)| (name.clone(), item.json())).collect()
             }
         }
@@ -149,77 +177,5 @@ impl Node {
 
     fn is_null(&self) -> bool {
         matches!(self.value, Value::Scalar(serde_json::Value::Null))
-    }
-}
-
-impl<'de> Deserialize<'de> for Node {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let spanned = Spanned::<Value>::deserialize(deserializer)?;
-        let line = usize::try_from(spanned.referenced.line()).unwrap_or(1);
-        Ok(Self { line, value: spanned.value, dropped: false })
-    }
-}
-
-impl<'de> Deserialize<'de> for Value {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(AnyValue)
-    }
-}
-
-struct AnyValue;
-
-impl<'de> Visitor<'de> for AnyValue {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a YAML value")
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<Value, E> {
-        Ok(Value::Scalar(serde_json::Value::Null))
-    }
-
-    fn visit_none<E: Error>(self) -> Result<Value, E> {
-        self.visit_unit()
-    }
-
-    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-
-    fn visit_bool<E: Error>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Scalar(value.into()))
-    }
-
-    fn visit_i64<E: Error>(self, value: i64) -> Result<Value, E> {
-        Ok(Value::Scalar(value.into()))
-    }
-
-    fn visit_u64<E: Error>(self, value: u64) -> Result<Value, E> {
-        Ok(Value::Scalar(value.into()))
-    }
-
-    fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
-        Ok(Value::Scalar(value.into()))
-    }
-
-    fn visit_str<E: Error>(self, value: &str) -> Result<Value, E> {
-        Ok(Value::Scalar(value.into()))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
-        let mut items = Vec::new();
-        while let Some(item) = list.next_element()? {
-            items.push(item);
-        }
-        Ok(Value::List(items))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-        let mut entries = Vec::new();
-        while let Some(entry) = map.next_entry()? {
-            entries.push(entry);
-        }
-        Ok(Value::Map(entries))
     }
 }

@@ -174,6 +174,13 @@ fn pod(name: &str, app: &str, ip: &str, more: &Value) -> Value {
     pod
 }
 
+/// What the injector adds to a pod, as far as discovery looks at it.
+fn sidecar() -> Value {
+    let env = json!([{"name": "REMORA_PROXY_LOG", "value": "info"}]);
+    let proxy = json!({"name": "remora-proxy", "image": "none", "restartPolicy": "Always", "env": env});
+    json!({"metadata": {"labels": {"remora.dev/injected": "true"}}, "spec": {"initContainers": [proxy]}})
+}
+
 fn merge(into: &mut Value, more: &Value) {
     match (into, more) {
         (Value::Object(into), Value::Object(more)) => {
@@ -211,7 +218,7 @@ fn policy(kind: &str, name: &str, spec: Value) -> Value {
 
 /// A little of everything.
 pub(crate) async fn world(objects: &Objects) {
-    let injected = json!({"metadata": {"labels": {"remora.dev/injected": "true"}}});
+    let injected = sidecar();
     let opaque = json!({"metadata": {"annotations": {"remora.dev/opaque-ports": "9000-9100"}}});
     let sidecar = json!({"spec": {"initContainers": [
         {"name": "s", "image": "none", "restartPolicy": "Always", "ports": [{"name": "extra", "containerPort": 9001}]},
@@ -265,7 +272,8 @@ pub(crate) async fn world(objects: &Objects) {
 
 /// Services `s0` to `sN` with pods of their own, by slices made by hand.
 pub(crate) async fn many(objects: &Objects, services: usize, pods_each: usize) {
-    let meshed = json!({"metadata": {"labels": {"remora.dev/injected": "true", "version": "v1", "team": "shop"}}});
+    let mut meshed = sidecar();
+    merge(&mut meshed, &json!({"metadata": {"labels": {"version": "v1", "team": "shop"}}}));
     let mut all = Vec::new();
     for number in 0..services {
         let name = format!("s{number}");

@@ -54,12 +54,24 @@ impl Process {
         (of("VmRSS:"), of("VmHWM:"))
     }
 
-    /// The line of a metric.
-    pub(crate) async fn metric(&self, name: &str) -> String {
+    /// Asks `/live`, which must answer.
+    pub(crate) async fn live(&self) {
+        let answer = self.get("/live").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+
+    async fn get(&self, path: &str) -> String {
         let mut stream = tokio::net::TcpStream::connect(self.admin).await.unwrap();
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).await.unwrap();
+        text
+    }
+
+    /// The line of a metric.
+    pub(crate) async fn metric(&self, name: &str) -> String {
+        let text = self.get("/metrics").await;
         text.lines().find(|line| line.starts_with(name)).unwrap_or_default().to_owned()
     }
 }
@@ -112,6 +124,11 @@ impl Proxy {
         self.held.clone()
     }
 
+    /// Reads one message and forgets it. Whether the stream goes on.
+    pub(crate) async fn read(&mut self) -> bool {
+        self.updates.next().await.is_some_and(|message| message.is_ok())
+    }
+
     /// Takes the next update.
     pub(crate) async fn changed(&mut self) {
         let message = timeout(PATIENCE, self.updates.next()).await;
@@ -124,7 +141,7 @@ impl Proxy {
                 let next = delta.apply(backend, delta.from_version).unwrap();
                 self.held.insert(name, Resource::Backend(next));
             }
-            Update::Current { .. } | Update::Refused { .. } | Update::Zone(_) => {}
+            Update::Current { .. } | Update::Refused { .. } | Update::Zone(_) | Update::Networks(_) => {}
         }
     }
 }

@@ -22,6 +22,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 use tonic::{Code, Status, Streaming};
 
+/// Pods that call.
+pub(crate) const WEB_PODS: usize = 100;
+
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -92,8 +95,18 @@ status: {{ podIP: 10.1.0.{pod} }}
 "
         );
     }
-    let mesh = Mesh { trust_domain: TrustDomain::new("cluster.local").unwrap(), namespace: "remora".to_owned() };
-    Snapshot::build(parse(&text, "world").whole().unwrap(), &mesh, None)
+    for pod in 1..=WEB_PODS {
+        let _ = write!(
+            text,
+            "---
+apiVersion: v1
+kind: Pod
+metadata: {{ name: web-{pod}, namespace: shop }}
+spec: {{ serviceAccountName: web }}
+"
+        );
+    }
+    Snapshot::build(parse(&text, "world").whole().unwrap(), &Mesh::default(), None)
 }
 
 /// A server and what it serves.
@@ -160,7 +173,7 @@ impl Discovery {
     }
 }
 
-/// A proxy of the pod `shop/web-1`.
+/// A proxy of a pod `shop/web-N`.
 pub(crate) struct Proxy {
     send: mpsc::Sender<SyncRequest>,
     updates: Streaming<SyncResponse>,
@@ -169,8 +182,13 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// One with the certificate of this account, that says it is `web`.
     pub(crate) async fn connect(discovery: &Discovery, account: &str, held: Vec<Held>) -> Self {
+        Self::of_pod(discovery, account, "web-1", held).await
+    }
+
+    /// The same for a pod of this name.
+    pub(crate) async fn of_pod(discovery: &Discovery, account: &str, pod: &str, held: Vec<Held>) -> Self {
         let proxy = Self::open(discovery, account).await;
-        let (namespace, pod, service_account) = ("shop".into(), "web-1".into(), "web".into());
+        let (namespace, pod, service_account) = ("shop".into(), pod.into(), "web".into());
         proxy.say(request::hello(Hello { namespace, pod, service_account, held, ..Hello::default() })).await;
         proxy
     }
@@ -201,20 +219,30 @@ impl Proxy {
         message.expect("not the end of the stream")
     }
 
+    /// The next message, but for the cluster's ranges.
     pub(crate) async fn next(&mut self) -> Update {
-        self.message().await.unwrap().try_into().unwrap()
+        loop {
+            match self.message().await.unwrap().try_into().unwrap() {
+                Update::Networks(_) => {}
+                update => return update,
+            }
+        }
     }
 
     /// The next message, which must be a whole backend.
     pub(crate) async fn backend(&mut self) -> (Backend, u64) {
         match self.next().await {
-            Update::Whole { resource: Resource::Backend(backend), version } => (backend, version),
+            Update::Whole { resource: Resource::Backend(backend), version, .. } => (backend, version),
             other => panic!("no backend: {other:?}"),
         }
     }
 
     /// Why the stream ends.
     pub(crate) async fn refusal(&mut self) -> Code {
-        self.message().await.unwrap_err().code()
+        loop {
+            if let Err(status) = self.message().await {
+                return status.code();
+            }
+        }
     }
 }

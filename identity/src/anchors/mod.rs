@@ -13,10 +13,12 @@ mod tests;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use futures_util::stream::{FuturesUnordered, Stream, StreamExt as _};
-use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DeleteParams, Preconditions};
 use kube::core::PartialObjectMeta;
@@ -25,22 +27,30 @@ use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use remora_kube::apply::apply;
 use remora_kube::client::{CallError, call, watching};
+use remora_kube::events::{EventType, Events, Fact};
 use remora_kube::names::{CA_CRT, ENABLED, IDENTITY, INJECT, INJECTED, MADE_BY, PART, TRUST_ANCHORS};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, interval, interval_at, sleep_until};
 
 use self::plan::{Action, Found, Kind, Plan, State};
-use crate::issuer::Issuer;
+use crate::authority::InForce;
 
 /// Writes at once; an anchor's change writes to every meshed namespace.
 const WRITES_MAX: usize = 16;
 
-/// Keeps the ConfigMaps whenever `leads`. Ends when nobody can say any more whether it leads.
+/// The ConfigMaps are listed anew this often: an event that a watch lost is made good by then.
+const RELIST: Duration = Duration::from_secs(600);
+/// Between two looks at how many are not current.
+const COUNT: Duration = Duration::from_secs(5);
+
+/// Keeps the ConfigMaps whenever `leads`, and tells of those that somebody else writes too. Ends when nobody can say any more
+/// whether it leads.
 pub(crate) async fn keep(
     client: Client,
+    events: Events,
     namespace: &str,
-    issuer: watch::Receiver<Arc<Issuer>>,
+    state: watch::Receiver<Arc<InForce>>,
     mut leads: watch::Receiver<bool>,
 ) {
     loop {
@@ -50,21 +60,22 @@ pub(crate) async fn keep(
         }
         metrics::gauge!("remora_identity_leader").set(1.0);
         tokio::select! {
-            () = lead(&client, namespace, issuer.clone()) => return,
+            () = lead(&client, &events, namespace, state.clone()) => return,
             _ = leads.wait_for(|leads| !*leads) => {}
         }
     }
 }
 
-async fn lead(client: &Client, own: &str, mut issuer: watch::Receiver<Arc<Issuer>>) {
+async fn lead(client: &Client, events: &Events, own: &str, mut state: watch::Receiver<Arc<InForce>>) {
     let mut plan = Plan::new(own);
-    let mut text: Arc<str> = pem(&issuer.borrow_and_update()).into();
+    let mut text: Arc<str> = pem(&state.borrow_and_update()).into();
     let only = watching().fields(&format!("metadata.name={TRUST_ANCHORS}"));
     let injected = watching().labels(&format!("{INJECTED}=true"));
     let mut namespaces = watched::<PartialObjectMeta<Namespace>>(client, watching());
     let mut pods = watched::<PartialObjectMeta<Pod>>(client, injected);
-    let mut config_maps = watched::<ConfigMap>(client, only);
+    let mut config_maps = watched::<ConfigMap>(client, only.clone());
     let mut running = FuturesUnordered::new();
+    let (mut relist, mut count) = (interval_at(Instant::now() + RELIST, RELIST), interval(COUNT));
     loop {
         while running.len() < WRITES_MAX {
             let Some((name, action)) = plan.next(Instant::now()) else {
@@ -72,24 +83,33 @@ async fn lead(client: &Client, own: &str, mut issuer: watch::Receiver<Arc<Issuer
             };
             running.push(act(client.clone(), name, action, Arc::clone(&text)));
         }
-        let wake = plan.wake_at();
+        let wake = wake_at(&plan, running.len());
         tokio::select! {
             Some(event) = namespaces.next() => heard(&mut plan, Kind::Namespaces, event, namespace),
             Some(event) = pods.next() => heard(&mut plan, Kind::Pods, event, pod),
             Some(event) = config_maps.next() => heard(&mut plan, Kind::ConfigMaps, event, |plan, object, exists| {
                 config_map(plan, object, exists, &text);
             }),
-            Some((name, action, result)) = running.next() => ended(&mut plan, &name, action, result),
-            changed = issuer.changed() => {
+            Some((name, action, result)) = running.next() => ended(&mut plan, (events, own), &name, action, result),
+            _ = relist.tick() => config_maps = watched::<ConfigMap>(client, only.clone()),
+            // A gauge of namespaces, of which there are at most some thousands.
+            _ = count.tick() => metrics::gauge!("remora_identity_trust_anchors_stale").set(plan.stale() as f64),
+            changed = state.changed() => {
                 if changed.is_err() {
                     return;
                 }
-                text = pem(&issuer.borrow_and_update()).into();
+                text = pem(&state.borrow_and_update()).into();
                 plan.anchors_changed();
             }
             () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => plan.wake(Instant::now()),
         }
     }
+}
+
+/// When to look for something to do although nothing was heard. Not while there is no room for it: what is due would be due at once, again and
+/// again, and the end of a write, which makes room, is heard.
+fn wake_at(plan: &Plan, running: usize) -> Option<Instant> {
+    plan.wake_at().filter(|_| running < WRITES_MAX)
 }
 
 type Watched<K> = std::pin::Pin<Box<dyn Stream<Item = watcher::Result<Event<K>>> + Send>>;
@@ -166,7 +186,13 @@ async fn remove(api: &Api<ConfigMap>) -> Result<(), CallError> {
     }
 }
 
-fn ended(plan: &mut Plan, namespace: &str, action: Action, result: Result<(), CallError>) {
+fn ended(
+    plan: &mut Plan,
+    (events, own): (&Events, &str),
+    namespace: &str,
+    action: Action,
+    result: Result<(), CallError>,
+) {
     let outcome = match (&result, action) {
         (Ok(()), Action::Write) => "written",
         (Ok(()), Action::Remove) => "removed",
@@ -177,7 +203,28 @@ fn ended(plan: &mut Plan, namespace: &str, action: Action, result: Result<(), Ca
         Ok(()) => tracing::info!(namespace, outcome, "ConfigMap {TRUST_ANCHORS}"),
         Err(error) => tracing::warn!(namespace, %error, "ConfigMap {TRUST_ANCHORS} not written"),
     }
-    plan.ended(namespace, action, result.is_ok(), Instant::now());
+    if plan.ended(namespace, action, result.is_ok(), Instant::now()) {
+        tracing::warn!(
+            namespace,
+            "somebody else writes ConfigMap {TRUST_ANCHORS} too; it is put right less and less often"
+        );
+        events.tell(contested(own, namespace));
+    }
+}
+
+/// Told on the control plane's own ConfigMap: there we may write Events.
+fn contested(own: &str, namespace: &str) -> Fact {
+    let about = ObjectReference {
+        api_version: Some("v1".into()),
+        kind: Some("ConfigMap".into()),
+        name: Some(TRUST_ANCHORS.into()),
+        namespace: Some(own.into()),
+        ..ObjectReference::default()
+    };
+    let note = format!(
+        "Somebody else writes the one in namespace {namespace} too. Pods that start there meanwhile may not know whom to trust."
+    );
+    Fact { about, kind: EventType::Warning, reason: "AnchorsContested", action: "Write", note }
 }
 
 fn object(namespace: &str, text: &str) -> ConfigMap {
@@ -195,13 +242,11 @@ fn object(namespace: &str, text: &str) -> ConfigMap {
 }
 
 /// The anchors as PEM (RFC 7468 §3), in an order that does not depend on the issuer's files.
-fn pem(issuer: &Issuer) -> String {
+fn pem(state: &InForce) -> String {
     let mut text = String::new();
-    for anchor in issuer.anchors() {
-        // Kubernetes' own type for bytes in JSON: a quoted base64 string.
-        let base64 = serde_json::to_string(&ByteString(anchor.der.clone())).unwrap_or_default();
+    for anchor in state.anchors() {
         text.push_str("-----BEGIN CERTIFICATE-----\n");
-        for (n, character) in base64.trim_matches('"').chars().enumerate() {
+        for (n, character) in STANDARD.encode(&anchor.der).chars().enumerate() {
             if n > 0 && n % 64 == 0 {
                 text.push('\n');
             }

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::limits::{CALM, REPAIR_WAIT, REPAIR_WAIT_MAX, REPAIRS_AT_ONCE};
+
 /// How long a ConfigMap outlives its last use.
 pub(crate) const LINGER: Duration = Duration::from_secs(30);
 /// Pause after a write that failed.
 pub(crate) const RETRY: Duration = Duration::from_secs(2);
-
 /// What is watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -55,9 +56,22 @@ struct Place {
     pods: HashMap<String, Seen<()>>,
     config_map: Option<Seen<Found>>,
     unused_since: Option<Instant>,
-    /// An action is on its way, begun with this version of the anchors.
-    busy: Option<u64>,
+    /// An action is on its way.
+    busy: Option<Begun>,
     not_before: Option<Instant>,
+    /// Counts what the watch said of the ConfigMap.
+    told: u64,
+    /// The last write that went well: of which version of the anchors, when, and the how-manyth of that version in a row.
+    written: Option<(u64, Instant, u32)>,
+}
+
+/// An action that is on its way.
+#[derive(Debug, Clone, Copy)]
+struct Begun {
+    /// With this version of the anchors.
+    version: u64,
+    /// When the watch had said so much of the ConfigMap.
+    told: u64,
 }
 
 /// All of it.
@@ -126,13 +140,16 @@ impl Plan {
     /// The namespace's ConfigMap is so, or is gone.
     pub(crate) fn config_map(&mut self, namespace: &str, found: Option<Found>) {
         let listing = self.listings[Kind::ConfigMaps as usize];
-        self.place(namespace).config_map = found.map(|found| (listing, found));
+        let place = self.place(namespace);
+        place.config_map = found.map(|found| (listing, found));
+        place.told += 1;
     }
 
-    /// There are other anchors in force: no ConfigMap is current any more.
+    /// There are other anchors in force: no ConfigMap is current any more, and none waits for the end of a quarrel.
     pub(crate) fn anchors_changed(&mut self) {
         self.version += 1;
         for place in self.places.values_mut() {
+            place.not_before = None;
             if let Some((_, found)) = &mut place.config_map {
                 found.current = false;
             }
@@ -155,24 +172,43 @@ impl Plan {
             if place.busy.is_some() || place.not_before.is_some_and(|at| now < at) {
                 continue;
             }
+            if let Some(at) = place.next_repair(self.version).filter(|at| now < *at && !place.is_current()) {
+                place.not_before = Some(at);
+                continue;
+            }
             if let Some(action) = place.action(own, all_listed, now) {
-                place.busy = Some(self.version);
+                place.busy = Some(Begun { version: self.version, told: place.told });
                 return Some((name, action));
             }
         }
         None
     }
 
-    /// What was begun in `name` has ended, well or not.
-    pub(crate) fn ended(&mut self, name: &str, action: Action, well: bool, now: Instant) {
+    /// What was begun in `name` has ended, well or not. Whether somebody else writes there too, again and again.
+    ///
+    /// What the watch said meanwhile holds: it may be of an edit that came right after our write. (If it was of something before
+    /// it, we write once more for nothing.)
+    pub(crate) fn ended(&mut self, name: &str, action: Action, well: bool, now: Instant) -> bool {
         let (listing, version) = (self.listings[Kind::ConfigMaps as usize], self.version);
         let place = self.place(name);
         let begun = place.busy.take();
         place.not_before = (!well).then(|| now + RETRY);
-        if well {
-            let written = (listing, Found { ours: true, current: begun == Some(version) });
+        let Some(begun) = begun.filter(|_| well) else { return false };
+        if begun.told == place.told {
+            let written = (listing, Found { ours: true, current: begun.version == version });
             place.config_map = (action == Action::Write).then_some(written);
         }
+        let in_a_row = match place.written {
+            Some((last, at, count)) if last == begun.version && now < at + CALM => count.saturating_add(1),
+            _ => 1,
+        };
+        place.written = (action == Action::Write).then_some((begun.version, now, in_a_row));
+        in_a_row == REPAIRS_AT_ONCE + 2
+    }
+
+    /// Namespaces whose ConfigMap is wanted and does not hold the anchors in force.
+    pub(crate) fn stale(&self) -> usize {
+        self.places.iter().filter(|(name, place)| place.is_wanted(**name == self.own) && !place.is_current()).count()
     }
 
     /// When to ask for the [`Self::next`] thing although nothing was heard.
@@ -209,17 +245,32 @@ impl Place {
         self.state.is_none() && self.pods.is_empty() && self.config_map.is_none() && self.busy.is_none()
     }
 
+    /// When the next repair of what was written already is due, if somebody keeps undoing it. New anchors do not wait.
+    fn next_repair(&self, version: u64) -> Option<Instant> {
+        let (_, at, in_a_row) = self.written.filter(|(last, ..)| *last == version)?;
+        let doublings = in_a_row.checked_sub(REPAIRS_AT_ONCE + 1)?;
+        Some(at + (REPAIR_WAIT * 2_u32.saturating_pow(doublings.min(16))).min(REPAIR_WAIT_MAX))
+    }
+
+    fn is_wanted(&self, own: bool) -> bool {
+        let state = self.state.map(|(_, state)| state).filter(|state| !state.terminating);
+        state.is_some_and(|state| own || !self.pods.is_empty() || state.opted_in)
+    }
+
+    fn is_current(&self) -> bool {
+        self.config_map.is_some_and(|(_, found)| found == Found { ours: true, current: true })
+    }
+
     fn action(&mut self, own: bool, all_listed: bool, now: Instant) -> Option<Action> {
-        let state = self.state.map(|(_, state)| state);
-        if state.is_none_or(|state| state.terminating) {
+        if self.state.is_none_or(|(_, state)| state.terminating) {
             self.unused_since = None;
             return None;
         }
-        let found = self.config_map.map(|(_, found)| found);
-        if own || !self.pods.is_empty() || state.is_some_and(|state| state.opted_in) {
+        if self.is_wanted(own) {
             self.unused_since = None;
-            return (found != Some(Found { ours: true, current: true })).then_some(Action::Write);
+            return (!self.is_current()).then_some(Action::Write);
         }
+        let found = self.config_map.map(|(_, found)| found);
         if !all_listed || !found.is_some_and(|found| found.ours) {
             self.unused_since = None;
             return None;

@@ -1,6 +1,6 @@
 //! Which namespaces get the anchors, and what they get.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use kube::core::ObjectMeta;
 use remora_kube::names::INJECT;
@@ -9,8 +9,12 @@ use remora_runtime::tls::TrustBundle;
 use tokio::time::Instant;
 
 use super::plan::{Action, Found, Kind, LINGER, Plan, RETRY, State};
-use super::{is_opted_in, pem};
-use crate::issuer::{Files, Issuer};
+use super::{WRITES_MAX, is_opted_in, pem, wake_at};
+use crate::authority::Authority;
+use crate::issuer::Files;
+use crate::limits::{CALM, REPAIR_WAIT, REPAIR_WAIT_MAX, REPAIRS_AT_ONCE};
+use crate::source::Held;
+use crate::store::Store;
 
 const OPTED_IN: Option<State> = Some(State { opted_in: true, terminating: false });
 const OPTED_OUT: Option<State> = Some(State { opted_in: false, terminating: false });
@@ -174,6 +178,65 @@ fn a_failed_write_is_tried_again_after_a_pause() {
     assert_eq!(plan.next(now + RETRY), write("shop"));
 }
 
+const FOREIGN: Option<Found> = Some(Found { ours: true, current: false });
+
+#[test]
+fn an_edit_that_comes_during_a_write_is_not_forgotten() {
+    for edited in [FOREIGN, Some(Found { ours: false, current: true }), None] {
+        let (mut plan, now) = plan();
+        plan.namespace("shop", OPTED_IN);
+        assert_eq!(plan.next(now), write("shop"));
+        // After our write, before its answer.
+        plan.config_map("shop", edited);
+        assert_eq!(plan.next(now), None, "it is on its way");
+        assert_eq!(plan.stale(), 1);
+        plan.ended("shop", Action::Write, true, now);
+        assert_eq!(plan.next(now), write("shop"), "{edited:?}");
+        plan.ended("shop", Action::Write, true, now);
+        assert_eq!((plan.next(now), plan.stale()), (None, 0), "nothing was said meanwhile: it is current");
+    }
+}
+
+#[test]
+fn our_own_writes_event_during_it_ends_it() {
+    let (mut plan, now) = plan();
+    plan.namespace("shop", OPTED_IN);
+    assert_eq!(plan.next(now), write("shop"));
+    plan.config_map("shop", CURRENT);
+    plan.ended("shop", Action::Write, true, now);
+    assert_eq!(plan.next(now), None);
+}
+
+#[test]
+fn another_writer_is_answered_less_and_less_often_and_told_of_once() {
+    let (mut plan, start) = plan();
+    plan.namespace("shop", OPTED_IN);
+    let (mut now, mut writes, mut told) = (start, 0, 0);
+    // It undoes each write at once, for ten minutes.
+    while now < start + 5 * CALM {
+        plan.wake(now);
+        if plan.next(now) == write("shop") {
+            writes += 1;
+            told += u32::from(plan.ended("shop", Action::Write, true, now));
+            plan.config_map("shop", FOREIGN);
+        }
+        now += REPAIR_WAIT / 2;
+    }
+    assert!((REPAIRS_AT_ONCE..40).contains(&writes), "{writes} writes in ten minutes");
+    assert_eq!(told, 1);
+    // It stops: the last word is ours.
+    plan.wake(now + REPAIR_WAIT_MAX);
+    assert_eq!(plan.next(now + REPAIR_WAIT_MAX), write("shop"));
+    plan.ended("shop", Action::Write, true, now + REPAIR_WAIT_MAX);
+    assert_eq!(plan.next(now + 2 * REPAIR_WAIT_MAX), None);
+    // New anchors do not wait for the end of a quarrel.
+    plan.config_map("shop", FOREIGN);
+    assert_eq!(plan.next(now + REPAIR_WAIT_MAX), None);
+    plan.anchors_changed();
+    let both = [plan.next(now + REPAIR_WAIT_MAX), plan.next(now + REPAIR_WAIT_MAX)];
+    assert!(both.contains(&write("shop")), "{both:?}");
+}
+
 #[test]
 fn an_annotation_wins_over_a_label() {
     let meta = |annotation: Option<&str>, label: Option<&str>| {
@@ -184,17 +247,34 @@ fn an_annotation_wins_over_a_label() {
     assert!(!meta(None, None) && !meta(Some("disabled"), Some("enabled")) && !meta(None, Some("true")));
 }
 
-#[test]
-fn the_copy_holds_the_anchors_and_nothing_else_of_the_file() {
+#[tokio::test]
+async fn the_copy_holds_the_anchors_and_nothing_else_of_the_file() {
     let trust_domain = TrustDomain::new("cluster.local").unwrap();
     let now = SystemTime::now();
     let (a, b) = (Files::make(&trust_domain, now).unwrap(), Files::make(&trust_domain, now).unwrap());
     let pasted = [b"a comment\n".as_slice(), a.anchors(), a.key(), b.anchors()].concat();
     let files = Files::new(a.certificate().to_vec(), a.key().to_vec(), pasted);
-    let issuer = Issuer::load(&files, &trust_domain, now).unwrap();
-    let text = pem(&issuer);
+    let store = Store::memory();
+    let held = Held { files, force_remove: false };
+    let life = Duration::from_secs(3600);
+    let opened = Authority::open(Some(&held), &store, &trust_domain, (life, Duration::ZERO), now).await.unwrap();
+    let state = opened.with(store).state();
+    let text = pem(&state);
     assert!(!text.contains("PRIVATE") && !text.contains("comment"));
     assert!(text.lines().all(|line| line.len() <= 64), "{text}");
     let read = TrustBundle::from_pem(trust_domain, text.as_bytes()).unwrap();
-    assert_eq!(read.version(), issuer.bundle().version());
+    assert_eq!(read.version(), state.bundle().version());
+}
+
+#[test]
+fn what_is_due_wakes_nobody_while_there_is_no_room_for_it() {
+    let (mut plan, now) = plan();
+    plan.namespace("shop", OPTED_OUT);
+    plan.config_map("shop", CURRENT);
+    assert_eq!(plan.next(now), None);
+    assert_eq!(wake_at(&plan, WRITES_MAX - 1), Some(now + LINGER));
+    let late = now + 2 * LINGER;
+    plan.wake(late);
+    assert_eq!(wake_at(&plan, WRITES_MAX), None, "it would be at once, and again");
+    assert_eq!(plan.next(late), Some(("shop".into(), Action::Remove)), "once a write has ended");
 }

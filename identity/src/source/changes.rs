@@ -1,14 +1,15 @@
-//! When to look again: on an event, and every [`POLL`] whatever the events say.
+//! When to look again: on an event, and after a while whatever the events say.
 
 use std::path::Path;
 use std::pin::Pin;
+use std::time::Duration;
 
 use futures_util::stream::{Stream, StreamExt as _};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::POLL;
+use crate::limits::POLL;
 
 /// Says when to look.
 pub(crate) struct Changes {
@@ -33,7 +34,7 @@ impl Changes {
             Ok(watcher)
         });
         if let Err(error) = &watcher {
-            tracing::warn!(%error, "cannot watch files; relying on the poll every {POLL:?}");
+            tracing::warn!(%error, "cannot watch files; relying on the poll every {POLL:?} or sooner");
         }
         Self { events: Box::pin(ReceiverStream::new(events)), _watcher: watcher.ok() }
     }
@@ -43,11 +44,39 @@ impl Changes {
         Self { events: Box::pin(events), _watcher: None }
     }
 
-    /// Returns when it is time to look. Cancel-safe.
-    pub(crate) async fn next(&mut self) {
-        if let Ok(None) = tokio::time::timeout(POLL, self.events.next()).await {
+    /// Returns when it is time to look: at an event, or after `poll`. Cancel-safe.
+    pub(crate) async fn next(&mut self, poll: Duration) {
+        if let Ok(None) = tokio::time::timeout(poll, self.events.next()).await {
             // The watcher could not be made and took the sender with it.
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(poll).await;
         }
+    }
+
+    /// Returns after `pause`: one look is for all events until then. Cancel-safe.
+    pub(crate) async fn settle(&mut self, pause: Duration) {
+        let heard = async {
+            while self.events.next().await.is_some() {}
+            std::future::pending().await
+        };
+        let _over: Result<(), _> = tokio::time::timeout(pause, heard).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt as _;
+
+    #[tokio::test]
+    async fn what_happens_in_a_pause_calls_for_one_look_at_its_end() {
+        let (sender, events) = mpsc::channel(9);
+        let mut changes = Changes::of(ReceiverStream::new(events));
+        for _ in 0..9 {
+            sender.send(()).await.unwrap();
+        }
+        assert!(changes.next(POLL).now_or_never().is_some());
+        assert!(changes.settle(POLL).now_or_never().is_none(), "it is not over");
+        assert_eq!(sender.capacity(), 9, "but all is heard");
+        assert!(changes.next(POLL).now_or_never().is_none(), "and none is left");
     }
 }

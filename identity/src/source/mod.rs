@@ -8,7 +8,7 @@ pub mod directory;
 pub mod secret;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use remora_kube::client::CallError;
 use remora_model::TrustDomain;
@@ -16,11 +16,8 @@ use remora_model::TrustDomain;
 pub(crate) use self::changes::Changes;
 use self::directory::Directory;
 use self::secret::Secret;
-use crate::authority::Authority;
+use crate::authority::{Authority, TurnError};
 use crate::issuer::{Files, IssuerError};
-
-/// The source is looked at this often even if no event says so: events get lost.
-pub const POLL: Duration = Duration::from_secs(30);
 
 /// What a source holds at a moment.
 #[derive(Debug, Clone)]
@@ -43,6 +40,9 @@ pub enum SourceError {
     /// It cannot be asked.
     #[error("issuer: {0}")]
     Away(#[source] CallError),
+    /// What it holds was not taken, or not all of it.
+    #[error("{0}")]
+    Turn(#[source] TurnError),
 }
 
 /// A place that holds an issuer.
@@ -58,7 +58,7 @@ impl Source {
     /// What it holds, after a new issuer was put there if it held none.
     pub async fn open(&self, trust_domain: &TrustDomain, now: SystemTime) -> Result<Held, SourceError> {
         match self {
-            Self::Directory(directory) => directory.open(trust_domain, now),
+            Self::Directory(directory) => directory.open(trust_domain, now).await,
             Self::Secret(secret) => secret.open(trust_domain, now).await,
         }
     }
@@ -71,35 +71,53 @@ impl Source {
         }
     }
 
-    /// Hands `authority` what changes, until dropped. What it refuses is said once, and counted; the old goes on.
+    /// Hands `authority` what it holds, whenever something changes and in any case often enough, until dropped. What it refuses is
+    /// said once, and counted; the issuer in force goes on.
     pub async fn follow(&self, authority: Arc<Authority>) {
         let mut changes = match self {
-            Self::Directory(directory) => directory.changes(),
+            Self::Directory(directory) => directory.changes(authority.store_dir()),
             Self::Secret(secret) => secret.changes(),
         };
         let mut last_error = String::new();
         loop {
-            changes.next().await;
-            let taken = match self.look().await {
-                Ok(held) => authority.take(held, SystemTime::now()).map_err(SourceError::Issuer),
-                Err(SourceError::Gone(name)) => self.restore(name, &authority).await,
-                Err(error) => Err(error),
-            };
-            let text = taken.as_ref().err().map(SourceError::to_string).unwrap_or_default();
-            match taken {
-                Err(_) if text == last_error => {}
-                // Says nothing about the issuer: it is the API server's trouble, and passes.
-                Err(SourceError::Away(_)) => tracing::warn!(error = text, "cannot look for a new issuer"),
-                Err(SourceError::Issuer(_) | SourceError::Gone(_)) => {
-                    metrics::counter!("remora_identity_reload_failures_total").increment(1);
-                    tracing::error!(error = text, "refusing the new state, keeping the old");
-                    if let Self::Secret(secret) = self {
-                        secret.refused(&text);
-                    }
-                }
-                Ok(()) => {}
+            changes.next(authority.next_turn(SystemTime::now())).await;
+            changes.settle(authority.pause()).await;
+            let error = self.turn(&authority).await.err();
+            let text = error.as_ref().map(SourceError::to_string).unwrap_or_default();
+            if text != last_error {
+                self.tell(error.as_ref(), &text);
             }
             last_error = text;
+        }
+    }
+
+    async fn turn(&self, authority: &Authority) -> Result<(), SourceError> {
+        let held = match self.look().await {
+            Err(SourceError::Gone(name)) => match self.restore(name, authority).await {
+                Ok(()) => self.look().await,
+                Err(error) => Err(error),
+            },
+            looked => looked,
+        };
+        // Without it too: the record goes on.
+        let turned = authority.turn(held.as_ref().ok(), SystemTime::now()).await.map_err(SourceError::Turn);
+        held.map(drop).and(turned)
+    }
+
+    fn tell(&self, error: Option<&SourceError>, text: &str) {
+        match error {
+            None => tracing::info!("the issuer and its state are in order again"),
+            // Says nothing about the issuer: it is the API server's trouble, or the disk's, and passes.
+            Some(SourceError::Away(_) | SourceError::Turn(TurnError::Store(_))) => {
+                tracing::warn!(error = text, "cannot look for a new issuer, or keep the state");
+            }
+            Some(_) => {
+                metrics::counter!("remora_identity_reload_failures_total").increment(1);
+                tracing::error!(error = text, "refusing the new state, keeping the old");
+                if let Self::Secret(secret) = self {
+                    secret.refused(text);
+                }
+            }
         }
     }
 

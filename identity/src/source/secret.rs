@@ -2,13 +2,14 @@
 //!
 //! All replicas follow it; whichever is first makes it, and the API server's "already exists" tells the others to read.
 //! A Secret that we made and that somebody deletes is put back as it was: a replica that starts without it would make
-//! another root, which no proxy trusts. Rights, all but `create` limited to the one name: `get`, `list`, `watch`, `create`.
+//! another root, and the mesh would change to that one, once it is published, for nothing. Rights, all but `create` limited to the one name: `get`, `list`, `watch`, `create`.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use futures_util::StreamExt as _;
+use futures_util::stream::select;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ObjectReference, Secret as Object};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -17,7 +18,7 @@ use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client};
 use remora_kube::client::{call, watching};
 use remora_kube::events::{EventType, Events, Fact};
-use remora_kube::names::{CA_CRT, FORCE_REMOVE, IDENTITY, ISSUER_SECRET, MADE_BY, PART};
+use remora_kube::names::{CA_CRT, FORCE_REMOVE, IDENTITY, ISSUER_SECRET, ISSUER_STATE_SECRET, MADE_BY, PART};
 use remora_model::TrustDomain;
 
 use super::{Changes, Held, SourceError};
@@ -121,20 +122,24 @@ impl Secret {
         Ok(())
     }
 
+    /// Of the issuer, and of the state that the replicas share.
     pub(super) fn changes(&self) -> Changes {
-        let only = watching().fields(&format!("metadata.name={ISSUER_SECRET}"));
-        let events = watcher(self.api.clone(), only).default_backoff();
-        Changes::of(events.filter_map(|event| {
-            // What the event holds is not used: it may be older than what a poll has seen.
-            std::future::ready(match event {
-                Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => None,
-                Ok(_) => Some(()),
-                Err(error) => {
-                    tracing::debug!(%error, "Secret {ISSUER_SECRET} is not watched");
-                    None
-                }
+        let watched = |name: &'static str| {
+            let only = watching().fields(&format!("metadata.name={name}"));
+            let events = watcher(self.api.clone(), only).default_backoff();
+            events.filter_map(move |event| {
+                // What the event holds is not used: it may be older than what a poll has seen.
+                std::future::ready(match event {
+                    Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => None,
+                    Ok(_) => Some(()),
+                    Err(error) => {
+                        tracing::debug!(%error, "Secret {name} is not watched");
+                        None
+                    }
+                })
             })
-        }))
+        };
+        Changes::of(select(watched(ISSUER_SECRET), watched(ISSUER_STATE_SECRET)))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Issue, refuse, renew, rotate: over real sockets.
+//! Issue, refuse, renew: over real sockets.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -20,43 +20,45 @@ use tonic::Code;
 use tonic::transport::Channel;
 
 use super::tokens::{AUDIENCE, Signer, claims};
-use crate::authority::Authority;
-use crate::issuer::{FORCE_REMOVE, Files, IssuerError, serving_id};
+use crate::authority::{Authority, TurnError};
+use crate::issuer::{Files, serving_id};
 use crate::server::{Parts, serve};
 use crate::service::Terms;
+use crate::source::Source;
 use crate::source::directory::Directory;
-use crate::source::{Source, SourceError};
+use crate::store::Store;
 use crate::token::Proofs;
 use crate::token::jwks::Keys;
 
-const LEAF_LIFETIME: Duration = Duration::from_secs(3600);
-/// How long another replica may sign with an issuer that this one has replaced.
-const REPLICA: Duration = Duration::from_secs(30);
+pub(super) const LEAF_LIFETIME: Duration = Duration::from_secs(3600);
+pub(super) const SKEW: Duration = Duration::from_secs(60);
+/// How long an anchor is published before anything is signed under it.
+pub(super) const PUBLISHED: Duration = Duration::from_secs(60);
 
-struct World {
-    dir: TempDir,
-    signer: Signer,
-    authority: Arc<Authority>,
-    trust_domain: TrustDomain,
-    addr: SocketAddr,
+pub(super) struct World {
+    pub(super) dir: TempDir,
+    pub(super) signer: Signer,
+    pub(super) authority: Arc<Authority>,
+    pub(super) trust_domain: TrustDomain,
+    pub(super) addr: SocketAddr,
     readiness: Readiness,
     drain: drain::Signal,
 }
 
 impl World {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let dir = TempDir::new().unwrap();
         let signer = Signer::new();
         let trust_domain = TrustDomain::new("cluster.local").unwrap();
         let jwks = dir.path().join("jwks.json");
         fs::write(&jwks, signer.jwks()).unwrap();
-        let authority = open(&dir, &trust_domain, SystemTime::now());
+        let authority = open(&dir, &trust_domain, SystemTime::now()).await;
         let terms = Terms {
             trust_domain: trust_domain.clone(),
             namespace: NAMESPACE.into(),
             audience: AUDIENCE.into(),
             leaf_lifetime: LEAF_LIFETIME,
-            skew: Duration::from_secs(60),
+            skew: SKEW,
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
@@ -72,29 +74,42 @@ impl World {
         Self { dir, signer, authority, trust_domain, addr, readiness, drain }
     }
 
-    fn client(&self) -> IdentityClient<Channel> {
-        let bundle = self.authority.issuer().bundle().clone();
+    pub(super) fn client(&self) -> IdentityClient<Channel> {
+        let bundle = self.authority.state().bundle().clone();
         let id = serving_id(&self.trust_domain, NAMESPACE).unwrap();
         let config = move || anonymous_client_config(&bundle, &id, &[Alpn::Grpc]);
         IdentityClient::new(grpc::mtls_channel(&self.addr.to_string(), config).unwrap())
     }
 
-    fn request(&self, name: &str) -> CertifyRequest {
+    pub(super) fn request(&self, name: &str) -> CertifyRequest {
         let key = KeyPair::generate().unwrap();
         let csr_der = CertificateParams::new(["evil.example".to_owned()]).unwrap().serialize_request(&key).unwrap();
         CertifyRequest { csr_der: csr_der.der().to_vec(), token: self.signer.sign(&claims("shop", name)) }
     }
 
-    fn reload(&self, now: SystemTime) -> Result<(), SourceError> {
-        reload(&self.authority, &self.dir, now)
+    /// Looks, and again at what that wrote, as the watch of the folder makes it do.
+    pub(super) async fn turn(&self, now: SystemTime) -> Result<(), TurnError> {
+        let held = directory(&self.dir).look().ok();
+        self.authority.turn(held.as_ref(), now).await?;
+        self.authority.turn(held.as_ref(), now).await
     }
 
-    fn issuer_dir(&self) -> std::path::PathBuf {
+    /// Looks as often as the service does for `time` from `now`, and says what time it is then.
+    pub(super) async fn run(&self, now: SystemTime, time: Duration) -> SystemTime {
+        let (mut at, end) = (now, now + time);
+        while at < end {
+            at = (at + PUBLISHED / 4).min(end);
+            self.turn(at).await.unwrap();
+        }
+        end
+    }
+
+    pub(super) fn issuer_dir(&self) -> std::path::PathBuf {
         self.dir.path().join("issuer")
     }
 
     /// Old and new anchor in `ca.crt`, or the new alone; the issuer itself new or old.
-    fn install(&self, crt_and_key_of: &std::path::Path, anchors_of: &[&std::path::Path]) {
+    pub(super) fn install(&self, crt_and_key_of: &std::path::Path, anchors_of: &[&std::path::Path]) {
         let anchors: Vec<u8> = anchors_of.iter().flat_map(|dir| fs::read(dir.join("ca.crt")).unwrap()).collect();
         let dir = self.issuer_dir();
         for name in ["tls.crt", "tls.key"] {
@@ -104,7 +119,7 @@ impl World {
     }
 
     /// A second issuer and a copy of the first, each in a folder.
-    fn two_issuers(&self) -> (TempDir, TempDir) {
+    pub(super) fn two_issuers(&self) -> (TempDir, TempDir) {
         let (old, new) = (TempDir::new().unwrap(), TempDir::new().unwrap());
         Files::read(&self.issuer_dir()).unwrap().unwrap().write(old.path()).unwrap();
         Files::make(&self.trust_domain, SystemTime::now()).unwrap().write(new.path()).unwrap();
@@ -112,21 +127,15 @@ impl World {
     }
 }
 
-fn directory(dir: &TempDir) -> Directory {
+pub(super) fn directory(dir: &TempDir) -> Directory {
     Directory::new(dir.path().join("issuer"))
 }
 
-fn open(dir: &TempDir, trust_domain: &TrustDomain, now: SystemTime) -> Arc<Authority> {
-    let held = directory(dir).open(trust_domain, now).unwrap();
-    Authority::new(held, trust_domain.clone(), LEAF_LIFETIME, now).unwrap()
-}
-
-fn reload(authority: &Authority, dir: &TempDir, now: SystemTime) -> Result<(), SourceError> {
-    authority.take(directory(dir).look()?, now).map_err(SourceError::Issuer)
-}
-
-fn in_use(reloaded: &Result<(), SourceError>) -> bool {
-    matches!(reloaded, Err(SourceError::Issuer(IssuerError::AnchorInUse(_))))
+pub(super) async fn open(dir: &TempDir, trust_domain: &TrustDomain, now: SystemTime) -> Arc<Authority> {
+    let held = directory(dir).open(trust_domain, now).await.unwrap();
+    let store = Store::file(dir.path().join("issuer"));
+    let opened = Authority::open(Some(&held), &store, trust_domain, (LEAF_LIFETIME, SKEW), now).await;
+    opened.unwrap().with(store)
 }
 
 #[tokio::test]
@@ -159,6 +168,29 @@ async fn refusals_carry_the_rule_and_the_right_code() {
 }
 
 #[tokio::test]
+async fn no_refusal_quotes_much_of_what_was_sent() {
+    let world = World::start().await;
+    let (mut client, long) = (world.client(), "x".repeat(7000));
+    let trust_domain = WatchBundleRequest { trust_domain: long.clone() };
+    let bundle = client.watch_bundle(trust_domain).await.unwrap_err();
+    let mut claims = claims("shop", "web");
+    claims["exp"] = long.clone().into();
+    let token = client.certify(CertifyRequest { token: world.signer.sign(&claims), ..world.request("web") }).await;
+    let (key, mut params) = (KeyPair::generate().unwrap(), CertificateParams::default());
+    params.subject_alt_names = vec![rcgen::SanType::URI(format!("spiffe://{long}").try_into().unwrap())];
+    let csr_der = params.serialize_request(&key).unwrap().der().to_vec();
+    let csr = client.certify(CertifyRequest { csr_der, ..world.request("web") }).await;
+    for (status, code) in [
+        (bundle, Code::NotFound),
+        (token.unwrap_err(), Code::Unauthenticated),
+        (csr.unwrap_err(), Code::InvalidArgument),
+    ] {
+        assert_eq!(status.code(), code, "{}", status.message());
+        assert!(status.message().len() < 400, "{}", status.message().len());
+    }
+}
+
+#[tokio::test]
 async fn a_workload_that_asks_too_often_is_told_to_wait() {
     let world = World::start().await;
     let mut client = world.client();
@@ -188,82 +220,6 @@ async fn a_stranger_who_holds_all_connections_that_he_can_keeps_nobody_out() {
 }
 
 #[tokio::test]
-async fn anchors_and_issuer_rotate_without_reconnecting() {
-    let world = World::start().await;
-    let mut client = world.client();
-    let mut stream = client.watch_bundle(WatchBundleRequest::default()).await.unwrap().into_inner();
-    assert_eq!(stream.message().await.unwrap().unwrap().anchors_der.len(), 1);
-    client.certify(world.request("web")).await.unwrap();
-    let (old, new) = world.two_issuers();
-
-    world.install(old.path(), &[old.path(), new.path()]);
-    world.reload(SystemTime::now()).unwrap();
-    assert_eq!(stream.message().await.unwrap().unwrap().anchors_der.len(), 2);
-
-    world.install(new.path(), &[old.path(), new.path()]);
-    world.reload(SystemTime::now()).unwrap();
-    let response = client.certify(world.request("web")).await.unwrap().into_inner();
-    let new_anchors = TrustBundle::from_pem(world.trust_domain.clone(), &fs::read(new.path().join("ca.crt")).unwrap());
-    let chain: Vec<_> = response.chain_der.iter().map(|der| der.as_slice().into()).collect();
-    assert!(verify_svid(&chain, &new_anchors.unwrap(), SystemTime::now()).is_ok());
-
-    // The first leaf still chains to the old anchor.
-    world.install(new.path(), &[new.path()]);
-    let now = SystemTime::now();
-    let refused = world.reload(now);
-    assert!(in_use(&refused), "{refused:?}");
-    world.reload(now + LEAF_LIFETIME + REPLICA).unwrap();
-    assert_eq!(stream.message().await.unwrap().unwrap().anchors_der.len(), 1);
-}
-
-#[tokio::test]
-async fn a_restarted_service_keeps_the_old_anchor_for_a_leafs_life() {
-    let world = World::start().await;
-    let (old, new) = world.two_issuers();
-    world.install(new.path(), &[old.path(), new.path()]);
-    // A process that signed nothing with the old issuer, and knows nothing of who did.
-    let start = SystemTime::now();
-    let restarted = open(&world.dir, &world.trust_domain, start);
-    world.install(new.path(), &[new.path()]);
-    let refused = reload(&restarted, &world.dir, start + LEAF_LIFETIME - Duration::from_secs(1));
-    assert!(in_use(&refused), "{refused:?}");
-    reload(&restarted, &world.dir, start + LEAF_LIFETIME).unwrap();
-    assert_eq!(restarted.issuer().bundle().anchors().len(), 1);
-}
-
-#[tokio::test]
-async fn what_another_replica_may_have_signed_keeps_the_old_anchor_too() {
-    let world = World::start().await;
-    let start = SystemTime::now();
-    let replica = open(&world.dir, &world.trust_domain, start);
-    let (old, new) = world.two_issuers();
-    world.install(new.path(), &[old.path(), new.path()]);
-    let swapped = start + 2 * LEAF_LIFETIME;
-    reload(&replica, &world.dir, swapped).unwrap();
-    world.install(new.path(), &[new.path()]);
-    assert!(in_use(&reload(&replica, &world.dir, swapped + LEAF_LIFETIME)));
-    reload(&replica, &world.dir, swapped + LEAF_LIFETIME + REPLICA).unwrap();
-}
-
-#[tokio::test]
-async fn expiries_are_shown_per_anchor_and_of_the_issuer_and_go_with_their_anchor() {
-    let world = World::start().await;
-    let (old, new) = world.two_issuers();
-    world.install(new.path(), &[old.path(), new.path()]);
-    let now = SystemTime::now();
-    world.reload(now).unwrap();
-    let text = world.authority.prometheus();
-    let count = |text: &str, what: &str| text.lines().filter(|line| line.starts_with(what)).count();
-    assert_eq!(count(&text, "remora_identity_issuer_expiry_timestamp_seconds "), 1, "{text}");
-    assert_eq!(count(&text, "remora_identity_anchor_expiry_timestamp_seconds{"), 2, "{text}");
-    assert_eq!(text.matches("signing=\"true\"").count(), 1, "{text}");
-    assert_eq!(count(&text, "remora_identity_anchor_leaves_until_timestamp_seconds{"), 1, "{text}");
-    world.install(new.path(), &[new.path()]);
-    world.reload(now + LEAF_LIFETIME + REPLICA).unwrap();
-    assert_eq!(count(&world.authority.prometheus(), "remora_identity_anchor_expiry_timestamp_seconds{"), 1);
-}
-
-#[tokio::test]
 async fn readiness_names_the_token_keys_while_there_are_none() {
     let world = World::start().await;
     world.client().certify(world.request("web")).await.unwrap();
@@ -275,34 +231,6 @@ async fn readiness_names_the_token_keys_while_there_are_none() {
         }
     };
     tokio::time::timeout(Duration::from_secs(10), named).await.expect("the empty JWKS is named");
-}
-
-#[tokio::test]
-async fn a_marker_forces_an_anchor_out() {
-    let world = World::start().await;
-    world.client().certify(world.request("web")).await.unwrap();
-    let (_, new) = world.two_issuers();
-    // Written before the swap: the service watches the folder too, and may be first.
-    fs::write(world.issuer_dir().join(FORCE_REMOVE), "").unwrap();
-    world.install(new.path(), &[new.path()]);
-    world.reload(SystemTime::now()).unwrap();
-    assert_eq!(world.authority.issuer().bundle().anchors().len(), 1);
-}
-
-#[tokio::test]
-async fn a_bad_issuer_is_refused_and_the_old_one_goes_on() {
-    let world = World::start().await;
-    let (old, new) = world.two_issuers();
-    // A certificate with another's key, an issuer that does not chain, junk.
-    fs::write(world.issuer_dir().join("tls.key"), fs::read(new.path().join("tls.key")).unwrap()).unwrap();
-    assert!(world.reload(SystemTime::now()).is_err());
-    world.install(new.path(), &[old.path()]);
-    assert!(world.reload(SystemTime::now()).is_err());
-    fs::write(world.issuer_dir().join("tls.crt"), "junk").unwrap();
-    assert!(world.reload(SystemTime::now()).is_err());
-    fs::remove_file(world.issuer_dir().join("tls.crt")).unwrap();
-    assert!(world.reload(SystemTime::now()).is_err());
-    assert!(world.client().certify(world.request("web")).await.is_ok());
 }
 
 #[tokio::test]
@@ -325,7 +253,7 @@ async fn the_workload_client_certifies_itself_and_follows_the_bundle() {
     assert_eq!((first.svid.id(), first.bundle.anchors().len()), (&id, 1));
     let (old, new) = world.two_issuers();
     world.install(old.path(), &[old.path(), new.path()]);
-    world.reload(SystemTime::now()).unwrap();
+    world.turn(SystemTime::now()).await.unwrap();
     let both = |credentials: &Option<Arc<remora_runtime::tls::Credentials>>| {
         credentials.as_ref().is_some_and(|credentials| credentials.bundle.anchors().len() == 2)
     };
@@ -334,14 +262,31 @@ async fn the_workload_client_certifies_itself_and_follows_the_bundle() {
     task.await.unwrap();
 }
 
-#[test]
-fn the_key_on_disk_is_readable_by_its_owner_alone() {
-    use std::os::unix::fs::PermissionsExt as _;
-    let dir = TempDir::new().unwrap();
-    let trust_domain = TrustDomain::new("td").unwrap();
-    Files::make(&trust_domain, SystemTime::now()).unwrap().write(dir.path()).unwrap();
-    assert_eq!(fs::metadata(dir.path().join("tls.key")).unwrap().permissions().mode() & 0o777, 0o600);
-    assert!(Files::read(dir.path()).unwrap().is_some());
-    fs::remove_file(dir.path().join("ca.crt")).unwrap();
-    assert!(matches!(Files::read(dir.path()), Err(IssuerError::Incomplete(_))));
+#[tokio::test]
+async fn a_request_is_not_looked_into_before_its_token_and_its_limits() {
+    let world = World::start().await;
+    let mut client = world.client();
+    // Both are bad: it is the token that is told.
+    let request = CertifyRequest { csr_der: b"junk".to_vec(), token: "junk".into() };
+    assert_eq!(client.certify(request).await.unwrap_err().code(), Code::Unauthenticated);
+    let mut bad = world.request("web");
+    bad.csr_der = b"junk".to_vec();
+    let mut codes = Vec::new();
+    for _ in 0..15 {
+        codes.push(client.certify(bad.clone()).await.unwrap_err().code());
+    }
+    assert_eq!(codes.first(), Some(&Code::InvalidArgument));
+    assert_eq!(codes.last(), Some(&Code::ResourceExhausted), "and the limit is told before the request");
+}
+
+#[tokio::test]
+async fn an_address_that_sends_junk_is_limited_without_an_api_server_too() {
+    let world = World::start().await;
+    let mut client = world.client();
+    let junk = CertifyRequest { csr_der: Vec::new(), token: "junk".into() };
+    let mut limited = false;
+    for _ in 0..600 {
+        limited |= client.certify(junk.clone()).await.unwrap_err().code() == Code::ResourceExhausted;
+    }
+    assert!(limited);
 }

@@ -5,30 +5,27 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::jwk::JwkSet;
-use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use remora_runtime::admin::Readiness;
 
-use super::{Claims, Kubernetes, Pod, Proven, Rules, SERVICE_ACCOUNT, TokenError};
+use super::jose::KeySet;
+use super::{Audiences, Claims, Kubernetes, NumericDate, Pod, Proven, Rules, SERVICE_ACCOUNT, TokenError};
+use crate::limits::POLL;
 use crate::source::Changes;
 
-/// The algorithms that Kubernetes signs with. `none` and HMAC are not among them, so no public key can pass as a secret.
-const ALGORITHMS: [Algorithm; 2] = [Algorithm::ES256, Algorithm::RS256];
 /// Condition of `/ready`: there are keys to check tokens with.
 pub(crate) const TOKEN_KEYS: &str = "token keys";
 
 /// Checks `token` against `keys` as of `now`.
-pub fn prove(keys: &JwkSet, token: &str, rules: Rules<'_>, now: SystemTime) -> Result<Proven, TokenError> {
+pub fn prove(keys: &KeySet, token: &str, rules: Rules<'_>, now: SystemTime) -> Result<Proven, TokenError> {
     let claims = verified(keys, token, rules.audience)?;
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-    if now >= Duration::from_secs(claims.exp).saturating_add(rules.skew) {
+    if now >= claims.exp.0.saturating_add(rules.skew) {
         return Err(TokenError::Expired);
     }
-    if claims.nbf.is_some_and(|nbf| now.saturating_add(rules.skew) < Duration::from_secs(nbf)) {
+    if claims.nbf.is_some_and(|NumericDate(nbf)| now.saturating_add(rules.skew) < nbf) {
         return Err(TokenError::NotYetValid);
     }
     let token_ends = claims.ends();
@@ -40,33 +37,17 @@ pub fn prove(keys: &JwkSet, token: &str, rules: Rules<'_>, now: SystemTime) -> R
     Ok(Proven { subject: claims.sub, pod, token_ends, recalled: false })
 }
 
-fn verified(keys: &JwkSet, token: &str, audience: &str) -> Result<Claims, TokenError> {
-    let header = decode_header(token).map_err(|_| TokenError::Malformed)?;
-    if !ALGORITHMS.contains(&header.alg) {
-        return Err(TokenError::Algorithm(header.alg));
+fn verified(keys: &KeySet, token: &str, audience: &str) -> Result<Claims, TokenError> {
+    let claims = keys.verified(token)?;
+    let said: Audiences = serde_json::from_slice(&claims).map_err(|error| TokenError::claims(&error))?;
+    if !said.holds(audience) {
+        return Err(TokenError::Audience);
     }
-    let key = match (&header.kid, keys.keys.as_slice()) {
-        (Some(kid), _) => keys.find(kid).ok_or(TokenError::UnknownKey)?,
-        (None, [only]) => only,
-        (None, _) => return Err(TokenError::UnknownKey),
-    };
-    let key = DecodingKey::from_jwk(key).map_err(|_| TokenError::UnknownKey)?;
-    let mut validation = Validation::new(header.alg);
-    validation.set_audience(&[audience]);
-    validation.set_required_spec_claims(&["exp", "aud", "sub"]);
-    // Times are checked by the caller's clock, above.
-    validation.validate_exp = false;
-    validation.validate_nbf = false;
-    let decoded = decode::<Claims>(token, &key, &validation).map_err(|error| match error.kind() {
-        ErrorKind::InvalidSignature | ErrorKind::InvalidAlgorithm => TokenError::Signature,
-        ErrorKind::InvalidAudience => TokenError::Audience,
-        ErrorKind::Json(_) | ErrorKind::MissingRequiredClaim(_) => TokenError::Claims(error.to_string()),
-        _ => TokenError::Malformed,
-    })?;
-    if decoded.claims.kubernetes.serviceaccount.uid.is_empty() {
+    let claims: Claims = serde_json::from_slice(&claims).map_err(|error| TokenError::claims(&error))?;
+    if claims.kubernetes.serviceaccount.uid.is_empty() {
         return Err(TokenError::Claims("kubernetes.io.serviceaccount.uid is empty".into()));
     }
-    Ok(decoded.claims)
+    Ok(claims)
 }
 
 /// Why there are no keys.
@@ -94,7 +75,7 @@ pub enum KeysError {
 #[derive(Debug)]
 pub struct Keys {
     path: PathBuf,
-    keys: ArcSwap<JwkSet>,
+    keys: ArcSwap<KeySet>,
     text: Mutex<String>,
 }
 
@@ -108,7 +89,7 @@ impl Keys {
 
     /// The keys in force.
     #[must_use]
-    pub fn current(&self) -> Arc<JwkSet> {
+    pub fn current(&self) -> Arc<KeySet> {
         self.keys.load_full()
     }
 
@@ -129,11 +110,12 @@ impl Keys {
         let mut changes = Changes::of_files(self.path.parent().filter(|dir| !dir.as_os_str().is_empty()));
         let mut last_error = String::new();
         loop {
-            match self.current().keys.len() {
-                0 => readiness.waiting(TOKEN_KEYS, "the JWKS holds no key, so no token can be checked"),
+            match self.current().len() {
+                0 => readiness
+                    .waiting(TOKEN_KEYS, "the JWKS holds no key that checks signatures, so no token can be checked"),
                 _ => readiness.ready(TOKEN_KEYS),
             }
-            changes.next().await;
+            changes.next(POLL).await;
             let error = self.reload().err().map(|e| e.to_string()).unwrap_or_default();
             if !error.is_empty() && error != last_error {
                 metrics::counter!("remora_identity_reload_failures_total").increment(1);
@@ -148,6 +130,6 @@ fn read(path: &Path) -> Result<String, KeysError> {
     std::fs::read_to_string(path).map_err(|source| KeysError::Read { path: path.to_owned(), source })
 }
 
-fn parse(path: &Path, text: &str) -> Result<JwkSet, KeysError> {
-    serde_json::from_str(text).map_err(|e| KeysError::Content { path: path.to_owned(), reason: e.to_string() })
+fn parse(path: &Path, text: &str) -> Result<KeySet, KeysError> {
+    KeySet::parse(text).map_err(|reason| KeysError::Content { path: path.to_owned(), reason })
 }

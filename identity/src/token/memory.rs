@@ -1,24 +1,30 @@
 //! Who was certified, for the time when the API server is away: pure.
 //!
-//! A verdict is not remembered to spare the API server, or to answer sooner: while it answers, its word alone counts. But
-//! when it is away for longer than a certificate lives, those whom it has proven must go on, or an outage of the API
+//! Verdicts are remembered for one purpose only: an outage of the API server that is longer than a certificate's life. While it
+//! answers, its word alone counts. But when it is away for longer than a certificate lives, those whom it has proven must go on, or an outage of the API
 //! server becomes one of the mesh. So the very token that was proven is believed again, by the replica that saw it, if the
 //! certificate it got then has run through half its life; and what it gets ends with the token. Nobody new gets in.
 //! What is risked: a pod that is deleted just then keeps its identity for one certificate more.
 
 use std::collections::HashMap;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest::{SHA256, digest};
 
 use super::Proven;
 
-/// Tokens remembered; beyond it new ones are not, and renew only when the API server is there.
-const TOKENS_MAX: usize = 16_384;
+/// Tokens remembered, two for each pod (kubelet replaces them at 80 % of their life); beyond it new ones are not, and renew only when the
+/// API server is there. About 10 MB.
+const TOKENS_MAX: usize = 32_768;
+/// Between two searches for those whose certificates have ended, each of which looks at all.
+const SWEEP_EVERY: Duration = Duration::from_secs(10);
 
 /// What was proven, by the digest of its token. The token itself is not kept.
 #[derive(Debug, Default)]
-pub(crate) struct Memory(HashMap<[u8; 32], Remembered>);
+pub(crate) struct Memory {
+    tokens: HashMap<[u8; 32], Remembered>,
+    swept: Option<SystemTime>,
+}
 
 #[derive(Debug)]
 struct Remembered {
@@ -31,25 +37,27 @@ struct Remembered {
 impl Memory {
     /// `token`, which was proven, has got a certificate from `now` to `not_after`.
     pub(crate) fn certified(&mut self, token: &str, proven: &Proven, (now, not_after): (SystemTime, SystemTime)) {
-        if self.0.len() >= TOKENS_MAX {
-            self.0.retain(|_, remembered| remembered.ends > now);
+        let swept = self.swept.and_then(|at| now.duration_since(at).ok()).is_some_and(|ago| ago < SWEEP_EVERY);
+        if self.tokens.len() >= TOKENS_MAX && !swept {
+            self.swept = Some(now);
+            self.tokens.retain(|_, remembered| remembered.ends > now);
         }
         let key = key(token);
-        if self.0.len() >= TOKENS_MAX && !self.0.contains_key(&key) {
+        if self.tokens.len() >= TOKENS_MAX && !self.tokens.contains_key(&key) {
             return;
         }
         let half = now + not_after.duration_since(now).unwrap_or_default() / 2;
-        self.0.insert(key, Remembered { proven: proven.clone(), half, ends: not_after });
+        self.tokens.insert(key, Remembered { proven: proven.clone(), half, ends: not_after });
     }
 
     /// `token` is proven no more.
     pub(crate) fn refused(&mut self, token: &str) {
-        self.0.remove(&key(token));
+        self.tokens.remove(&key(token));
     }
 
     /// What `token` has proven, if it is due and not yet too late.
     pub(crate) fn recall(&self, token: &str, now: SystemTime) -> Option<Proven> {
-        let remembered = self.0.get(&key(token))?;
+        let remembered = self.tokens.get(&key(token))?;
         let due = remembered.half <= now && now < remembered.ends && now < remembered.proven.token_ends;
         due.then(|| Proven { recalled: true, ..remembered.proven.clone() })
     }
@@ -63,8 +71,6 @@ fn key(token: &str) -> [u8; 32] {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::token::Pod;
 
@@ -114,10 +120,10 @@ mod tests {
         for n in 0..=TOKENS_MAX {
             memory.certified(&n.to_string(), &proven, (now, now + minutes(60)));
         }
-        assert_eq!(memory.0.len(), TOKENS_MAX);
+        assert_eq!(memory.tokens.len(), TOKENS_MAX);
         assert_eq!(memory.recall(&TOKENS_MAX.to_string(), now + minutes(30)), None);
         let later = now + minutes(61);
         memory.certified("new", &proven, (later, later + minutes(60)));
-        assert_eq!(memory.0.len(), 1);
+        assert_eq!(memory.tokens.len(), 1);
     }
 }

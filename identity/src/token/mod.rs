@@ -3,24 +3,29 @@
 //! Two sources of proof, [`jwks`] (offline) and [`review`] (the API server), and one place that judges what they vouch
 //! for: [`Proven::judge`]. Out: a [`Workload`], or a reason from a closed set that is the same for both.
 
+pub mod jose;
 pub mod jwks;
 mod memory;
 pub mod review;
 
-use std::net::IpAddr;
+use std::fmt::Display;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use jsonwebtoken::Algorithm;
 use remora_model::identity::InvalidSpiffeId;
 use remora_model::{SpiffeId, TrustDomain};
 use remora_runtime::admin::Readiness;
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+use serde_json::Number;
 
 use self::jwks::Keys;
 use self::review::{ReviewError, Reviewer};
 
 /// What the API server puts before `NAMESPACE:NAME` of a service account.
 const SERVICE_ACCOUNT: &str = "system:serviceaccount:";
+
+/// How much is shown of a text that somebody else has brought: with a token no signature was checked yet.
+const TEXT_CHARS_MAX: usize = 200;
 
 /// Which rule a token breaks.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -29,8 +34,11 @@ pub enum TokenError {
     #[error("token is not a JWT")]
     Malformed,
     /// Signed in a way that is not allowed.
-    #[error("token is signed with {0:?}; only ES256 and RS256 are accepted")]
-    Algorithm(Algorithm),
+    #[error("token is signed with {0:?}; only RS256, ES256, ES384 and ES512 are accepted")]
+    Algorithm(String),
+    /// RFC 7515 §4.1.11: extensions that must be understood.
+    #[error("token demands that extensions are understood (crit), and none is")]
+    Critical,
     /// The key is not in our set.
     #[error("token names no key that we know; is it another cluster's?")]
     UnknownKey,
@@ -67,12 +75,18 @@ pub enum TokenError {
 }
 
 impl TokenError {
+    /// A claim is not as it should be, by `error`, which may quote it.
+    fn claims(error: &impl Display) -> Self {
+        Self::Claims(cut(&error.to_string()))
+    }
+
     /// A short stable name for the metric label.
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Malformed => "token_malformed",
             Self::Algorithm(_) => "token_algorithm",
+            Self::Critical => "token_critical",
             Self::UnknownKey => "token_unknown_key",
             Self::Signature => "token_signature",
             Self::Audience => "token_audience",
@@ -86,6 +100,11 @@ impl TokenError {
             Self::Identity(_) => "token_identity",
         }
     }
+}
+
+/// `text` for a message.
+pub(crate) fn cut(text: &str) -> String {
+    text.chars().take(TEXT_CHARS_MAX).collect()
 }
 
 /// A proven workload.
@@ -154,17 +173,11 @@ pub struct Rules<'a> {
 }
 
 impl Proofs {
-    /// Checks `token`, sent from `from`, as of `now`. Cancel-safe.
-    pub async fn check(
-        &self,
-        token: &str,
-        from: Option<IpAddr>,
-        rules: Rules<'_>,
-        now: SystemTime,
-    ) -> Result<Workload, ReviewError> {
+    /// Checks `token` as of `now`. Cancel-safe.
+    pub async fn check(&self, token: &str, rules: Rules<'_>, now: SystemTime) -> Result<Workload, ReviewError> {
         let proven = match self {
             Self::Offline(keys) => jwks::prove(&keys.current(), token, rules, now).map_err(ReviewError::Token)?,
-            Self::Review(reviewer) => reviewer.prove(token, from, rules, now).await?,
+            Self::Review(reviewer) => reviewer.prove(token, rules, now).await?,
         };
         proven.judge(rules.trust_domain).map_err(ReviewError::Token)
     }
@@ -190,15 +203,52 @@ impl Proofs {
 #[derive(Debug, Deserialize)]
 struct Claims {
     sub: String,
-    exp: u64,
-    nbf: Option<u64>,
+    exp: NumericDate,
+    nbf: Option<NumericDate>,
     #[serde(rename = "kubernetes.io")]
     kubernetes: Kubernetes,
 }
 
 impl Claims {
     fn ends(&self) -> SystemTime {
-        UNIX_EPOCH.checked_add(Duration::from_secs(self.exp)).unwrap_or(UNIX_EPOCH)
+        UNIX_EPOCH.checked_add(self.exp.0).unwrap_or(UNIX_EPOCH)
+    }
+}
+
+/// RFC 7519 §2: seconds since 1970, perhaps with a fraction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct NumericDate(Duration);
+
+impl<'de> Deserialize<'de> for NumericDate {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = Number::deserialize(deserializer)?;
+        let whole = number.as_u64().map(Duration::from_secs);
+        // What is before 1970 is 1970, what is beyond all time is the end of it.
+        let late =
+            || number.as_f64().map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX));
+        whole.or_else(late).map(Self).ok_or_else(|| D::Error::custom("a time is a number"))
+    }
+}
+
+/// RFC 7519 §4.1.3: one text or several.
+#[derive(Debug, Deserialize)]
+struct Audiences {
+    aud: OneOrMany,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Audiences {
+    fn holds(&self, audience: &str) -> bool {
+        match &self.aud {
+            OneOrMany::One(one) => one == audience,
+            OneOrMany::Many(many) => many.iter().any(|one| one == audience),
+        }
     }
 }
 

@@ -7,29 +7,29 @@
 //! that is gone a certificate for a day.
 //!
 //! What the token says of itself is read first, unverified, and only ever against it: what cannot be accepted is refused
-//! without asking, so that junk costs the API server nothing. Bounded: reviews at once, time, and tries of one address. When
+//! without asking, so that junk costs the API server nothing. Bounded: reviews at once, and time. When
 //! the API server is away the caller hears `Unavailable` and tries again, but for what [`super::memory`] allows.
 
-use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::dangerous::insecure_decode_claims;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
 use kube::api::PostParams;
 use kube::{Api, Client};
-use remora_kube::client::{CALL_TIMEOUT, CallError, call};
+use remora_kube::client::{CALL_TIMEOUT, CallError, call, call_within};
 use remora_runtime::admin::Readiness;
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 
 use super::memory::Memory;
-use super::{Claims, Pod, Proven, Rules, TokenError};
-use crate::rate::Limiter;
+use super::{Audiences, Claims, NumericDate, OneOrMany, Pod, Proven, Rules, TokenError, cut};
 
 /// Reviews at once. One takes a millisecond or two; more at once than this would only queue in the API server.
 const REVIEWS_MAX: usize = 32;
+/// What an API server answers that has too much to do.
+const TOO_MANY_REQUESTS: u16 = 429;
 /// Condition of `/ready`: we may review tokens.
 pub(crate) const TOKEN_REVIEW: &str = "token review";
 /// How often the right to review is asked for: until it is there, and then.
@@ -38,8 +38,6 @@ const RIGHTS_POLL: Duration = Duration::from_secs(30);
 /// Where the API server says which pod a token is bound to.
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
-/// As much of the API server's text as is shown.
-const TEXT_CHARS_MAX: usize = 200;
 
 /// Why a token proves nothing, or not now.
 #[derive(Debug, thiserror::Error)]
@@ -47,9 +45,9 @@ pub enum ReviewError {
     /// It breaks a rule.
     #[error("{0}")]
     Token(#[source] TokenError),
-    /// Its sender asks too often.
-    #[error("too many tokens from this address")]
-    Limited,
+    /// More tokens are waiting to be reviewed than the API server takes in time, or it says itself that it has too much to do.
+    #[error("too many tokens are waiting to be reviewed")]
+    Busy,
     /// Nobody could say.
     #[error("cannot review the token: {0}")]
     Away(#[source] CallError),
@@ -61,9 +59,9 @@ pub struct Reviewer {
     reviews: Api<TokenReview>,
     rights: Api<SelfSubjectAccessReview>,
     slots: Semaphore,
-    addresses: Mutex<Limiter>,
     memory: Mutex<Memory>,
-    started: Instant,
+    /// How long a review may take, and how long one may wait for its turn.
+    patience: Duration,
 }
 
 impl Reviewer {
@@ -74,30 +72,21 @@ impl Reviewer {
             reviews: Api::all(client.clone()),
             rights: Api::all(client.clone()),
             slots: Semaphore::new(REVIEWS_MAX),
-            addresses: Mutex::default(),
             memory: Mutex::default(),
-            started: Instant::now(),
+            patience: CALL_TIMEOUT,
         }
     }
 
     /// Checks `token`. Cancel-safe.
-    pub async fn prove(
-        &self,
-        token: &str,
-        from: Option<IpAddr>,
-        rules: Rules<'_>,
-        now: SystemTime,
-    ) -> Result<Proven, ReviewError> {
+    pub async fn prove(&self, token: &str, rules: Rules<'_>, now: SystemTime) -> Result<Proven, ReviewError> {
         let said = read(token, rules.audience).map_err(ReviewError::Token)?;
-        if let Some(from) = from {
-            let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-            addresses.take(&from.to_string(), self.started.elapsed()).map_err(|_| ReviewError::Limited)?;
-        }
-        match self.review(token, rules.audience).await {
+        match self.review(token, rules.audience).await? {
             Ok(status) => verdict(status, &said, rules, now).map_err(|error| {
                 self.memory().refused(token);
                 ReviewError::Token(error)
             }),
+            // That it has too much to do does not say that it is away: whoever fills it must not make it so.
+            Err(error) if error.code() == Some(TOO_MANY_REQUESTS) => Err(ReviewError::Busy),
             Err(error) if error.is_away() => self.memory().recall(token, now).ok_or(ReviewError::Away(error)),
             Err(error) => Err(ReviewError::Away(error)),
         }
@@ -112,18 +101,15 @@ impl Reviewer {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn review(&self, token: &str, audience: &str) -> Result<TokenReviewStatus, CallError> {
+    /// What the API server says, or why it says nothing. Waiting for a turn is ours and says nothing of the API server.
+    async fn review(&self, token: &str, audience: &str) -> Result<Result<TokenReviewStatus, CallError>, ReviewError> {
         let spec = TokenReviewSpec { audiences: Some(vec![audience.to_owned()]), token: Some(token.to_owned()) };
         let review = TokenReview { spec, ..TokenReview::default() };
-        let params = PostParams::default();
-        let asked = async {
-            // Never closed, so this is Ok.
-            let _slot = self.slots.acquire().await;
-            call(self.reviews.create(&params, &review)).await
-        };
-        let timeout = |_| CallError::Timeout(CALL_TIMEOUT);
-        let review = tokio::time::timeout(CALL_TIMEOUT, asked).await.map_err(timeout)??;
-        Ok(review.status.unwrap_or_default())
+        // Never closed, so there is a slot or no time left.
+        let slot = tokio::time::timeout(self.patience, self.slots.acquire()).await;
+        let _slot = slot.map_err(|_| ReviewError::Busy)?;
+        let answer = call_within(self.patience, self.reviews.create(&PostParams::default(), &review)).await;
+        Ok(answer.map(|review| review.status.unwrap_or_default()))
     }
 
     /// Tells `readiness` whether we may review tokens. An API server that is away changes nothing: we would be no better
@@ -165,30 +151,14 @@ impl Reviewer {
 /// What the token says of itself, if it could be accepted at all.
 fn read(token: &str, audience: &str) -> Result<Claims, TokenError> {
     #[derive(Deserialize)]
-    struct Audiences {
-        #[serde(default)]
-        aud: OneOrMany,
+    struct Said {
+        aud: Option<OneOrMany>,
     }
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum OneOrMany {
-        One(String),
-        Many(Vec<String>),
-    }
-    impl Default for OneOrMany {
-        fn default() -> Self {
-            Self::Many(Vec::new())
-        }
-    }
-    let audiences = insecure_decode_claims::<Audiences>(token).map_err(|_| TokenError::Malformed)?.aud;
-    let ours = match audiences {
-        OneOrMany::One(one) => one == audience,
-        OneOrMany::Many(many) => many.iter().any(|one| one == audience),
-    };
-    if !ours {
+    let Said { aud } = insecure_decode_claims(token).map_err(|_| TokenError::Malformed)?;
+    if !aud.is_some_and(|aud| Audiences { aud }.holds(audience)) {
         return Err(TokenError::Audience);
     }
-    let said = insecure_decode_claims::<Claims>(token).map_err(|error| TokenError::Claims(error.to_string()))?;
+    let said = insecure_decode_claims::<Claims>(token).map_err(|error| TokenError::claims(&error))?;
     if said.kubernetes.pod.is_none() {
         return Err(TokenError::NoPod);
     }
@@ -232,12 +202,12 @@ fn rejected(text: &str, said: &Claims, skew: Duration, now: SystemTime) -> Token
         return TokenError::Signature;
     }
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-    if now >= Duration::from_secs(said.exp) {
+    if now >= said.exp.0 {
         TokenError::Expired
-    } else if said.nbf.is_some_and(|nbf| now.saturating_add(skew) < Duration::from_secs(nbf)) {
+    } else if said.nbf.is_some_and(|NumericDate(nbf)| now.saturating_add(skew) < nbf) {
         TokenError::NotYetValid
     } else {
-        TokenError::Rejected(text.chars().take(TEXT_CHARS_MAX).collect())
+        TokenError::Rejected(cut(text))
     }
 }
 
@@ -335,15 +305,87 @@ mod tests {
         assert_eq!(reason("junk"), "token_malformed");
         assert_eq!(reason(""), "token_malformed");
         assert_eq!(reason(&token(|c| c["aud"] = json!(["https://kubernetes.default.svc"]))), "token_audience");
-        assert_eq!(reason(&token(|c| c["aud"] = Value::Null)), "token_malformed");
+        assert_eq!(reason(&token(|c| c["aud"] = Value::Null)), "token_audience");
         assert_eq!(reason(&token(|c| c["kubernetes.io"] = Value::Null)), "token_claims");
         assert_eq!(reason(&token(|c| c["kubernetes.io"]["pod"] = Value::Null)), "token_no_pod");
         assert!(read(&token(|c| c["aud"] = json!(AUDIENCE)), AUDIENCE).is_ok());
     }
 
     #[test]
+    fn no_message_quotes_much_of_a_token() {
+        let long = "x".repeat(90_000);
+        let wrong: [fn(&mut Value, &str); 3] = [
+            |c, long| c["exp"] = json!(long),
+            |c, long| c["kubernetes.io"] = json!(long),
+            |c, long| c["kubernetes.io"]["pod"] = json!(long),
+        ];
+        for change in wrong {
+            let refused = read(&token(|c| change(c, &long)), AUDIENCE).unwrap_err();
+            assert_eq!(refused.reason(), "token_claims");
+            assert!(refused.to_string().len() < 300, "{}", refused.to_string().len());
+        }
+    }
+
+    #[test]
     fn a_rejected_token_that_says_it_is_old_is_called_expired() {
         let said = read(&token(|c| c["exp"] = json!(1)), AUDIENCE).unwrap();
         assert_eq!(rejected("", &said, Duration::ZERO, SystemTime::now()), TokenError::Expired);
+    }
+
+    /// An API server that says `code` to each review, or nothing.
+    fn reviewer(code: Option<u16>) -> Reviewer {
+        let service = tower::service_fn(move |_: http::Request<kube::client::Body>| async move {
+            let answer = match code {
+                None => std::future::pending().await,
+                Some(201) => {
+                    serde_json::to_vec(&TokenReview { status: Some(accepted()), ..TokenReview::default() }).unwrap()
+                }
+                Some(code) => {
+                    format!(r#"{{"kind":"Status","status":"Failure","message":"no","code":{code}}}"#).into_bytes()
+                }
+            };
+            let body = kube::client::Body::from(answer);
+            let answer = http::Response::builder().status(code.unwrap_or_default()).body(body).unwrap();
+            Ok::<_, std::convert::Infallible>(answer)
+        });
+        Reviewer::new(&Client::new(service, "remora"))
+    }
+
+    /// What comes of a token that was certified half a certificate's life ago.
+    async fn remembered(reviewer: &Reviewer) -> Result<bool, &'static str> {
+        let trust_domain = TrustDomain::new("cluster.local").unwrap();
+        let rules = Rules { audience: AUDIENCE, trust_domain: &trust_domain, skew: Duration::ZERO };
+        let (token, now) = (token(|_| ()), SystemTime::now());
+        let pod = Some(Pod { name: "web-1".into(), uid: "u1".into() });
+        let subject = "system:serviceaccount:shop:web".to_owned();
+        let proven = Proven { subject, pod, token_ends: now + Duration::from_secs(3600), recalled: false };
+        let minute = Duration::from_secs(60);
+        reviewer.certified(&token, &proven, (now - minute, now + minute));
+        match reviewer.prove(&token, rules, now).await {
+            Ok(proven) => Ok(proven.recalled),
+            Err(ReviewError::Busy) => Err("busy"),
+            Err(ReviewError::Away(_)) => Err("away"),
+            Err(ReviewError::Token(_)) => Err("token"),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_api_server_that_is_away_lets_a_token_be_recalled_and_one_that_is_busy_does_not() {
+        assert_eq!(remembered(&reviewer(Some(201))).await, Ok(false));
+        assert_eq!(remembered(&reviewer(Some(500))).await, Ok(true));
+        let silent = Reviewer { patience: Duration::from_millis(1), ..reviewer(None) };
+        assert_eq!(remembered(&silent).await, Ok(true));
+        assert_eq!(remembered(&reviewer(Some(429))).await, Err("busy"));
+        assert_eq!(remembered(&reviewer(Some(403))).await, Err("away"), "an answer: nobody is recalled");
+    }
+
+    #[tokio::test]
+    async fn whoever_fills_the_queue_of_reviews_makes_nobody_recalled() {
+        // Were it asked, the API server would be away.
+        let full = Reviewer { patience: Duration::from_millis(1), ..reviewer(Some(500)) };
+        let all = full.slots.acquire_many(REVIEWS_MAX as u32).await.unwrap();
+        assert_eq!(remembered(&full).await, Err("busy"));
+        drop(all);
+        assert_eq!(remembered(&full).await, Ok(true));
     }
 }

@@ -4,6 +4,9 @@ use super::{Mistakes, settings};
 use serde::Deserialize;
 use std::fmt;
 
+/// So that the names of our Services in it are no longer than DNS takes.
+const DOMAIN_BYTES_MAX: usize = 150;
+
 /// The chart's defaults.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -14,6 +17,8 @@ pub struct Defaults {
     pub trust_domain: String,
     /// The suffix of the cluster's own names.
     pub cluster_domain: String,
+    /// The networks of its Services and pods, with commas between them; empty where discovery finds them.
+    pub cluster_networks: String,
     /// The image of both our containers.
     pub image: String,
     /// `Always`, `IfNotPresent` or `Never`.
@@ -38,6 +43,8 @@ pub struct ProxyDefaults {
     pub skip_outbound_ports: Vec<Entry>,
     /// Destination subnets that are reached past the proxy.
     pub skip_subnets: Vec<Entry>,
+    /// What becomes of a destination outside the cluster that discovery does not know: `pass` or `deny`.
+    pub unknown: String,
 }
 
 /// The proxy's log.
@@ -102,6 +109,7 @@ impl Default for Defaults {
             control_namespace: remora_kube::names::NAMESPACE.to_owned(),
             trust_domain: "cluster.local".to_owned(),
             cluster_domain: "cluster.local".to_owned(),
+            cluster_networks: String::new(),
             image: concat!("ghcr.io/remora-mesh/remora:", env!("CARGO_PKG_VERSION")).to_owned(),
             image_pull_policy: "IfNotPresent".to_owned(),
             proxy: ProxyDefaults::default(),
@@ -118,6 +126,7 @@ impl Default for ProxyDefaults {
             skip_inbound_ports: Vec::new(),
             skip_outbound_ports: Vec::new(),
             skip_subnets: Vec::new(),
+            unknown: "pass".to_owned(),
         }
     }
 }
@@ -149,7 +158,19 @@ impl Defaults {
         if let Err(error) = remora_model::TrustDomain::new(&self.trust_domain) {
             mistakes.push(format!("trustDomain: {error}"));
         }
+        if !is_domain(&self.cluster_domain) {
+            mistakes.push(format!("clusterDomain {:?} is no domain such as cluster.local", self.cluster_domain));
+        }
         settings::check_defaults(self, &mut mistakes);
         if mistakes.is_empty() { Ok(()) } else { Err(Mistakes(mistakes)) }
     }
+}
+
+/// Whether it is a DNS domain, without a dot at its end.
+fn is_domain(text: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let label = |label: &str| {
+        (1..=63).contains(&label.len()) && label.bytes().all(inner) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    text.len() <= DOMAIN_BYTES_MAX && text.split('.').all(label)
 }

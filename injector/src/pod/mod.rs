@@ -3,7 +3,7 @@
 //!
 //! [`optin`] says whether anybody wants a sidecar, [`skip`] why a pod cannot have one, [`settings`] what annotations ask
 //! for, [`probes`] what becomes of the kubelet's probes, [`sidecar`] what our containers look like, and [`wanted`] puts
-//! it together. The patch is the difference between the pod as it is and the pod as it is wanted. Injecting what is
+//! it together; [`token`] is what strangers cannot guess of the probes' paths. The patch is the difference between the pod as it is and the pod as it is wanted. Injecting what is
 //! injected gives an empty patch, also after other injectors changed the pod: ours is taken out first and put in again.
 //!
 //! It works on JSON rather than on typed objects, so that fields which it does not know pass untouched.
@@ -17,13 +17,15 @@ mod quantity;
 mod settings;
 mod sidecar;
 mod skip;
+mod token;
 mod wanted;
 
 pub use defaults::{Defaults, ProxyDefaults};
 pub(crate) use json::covers;
 pub use probes::{Handler, Kind, Probe};
-pub use settings::{SETTINGS, Setting};
+pub use settings::{SETTINGS, Setting, cluster_networks};
 pub use skip::Skip;
+pub use token::{NoRandomness, ProbeToken};
 
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -75,15 +77,18 @@ impl fmt::Display for Mistakes {
     }
 }
 
-/// Decides about `pod`: an object with `metadata` and `spec`, whatever else it has.
+/// Decides about `pod`: an object with `metadata` and `spec`, whatever else it has. `fresh` is for a pod that has no token.
 #[must_use]
-pub fn inject(pod: &Value, namespace: &Namespace, defaults: &Defaults) -> Outcome {
+pub fn inject(pod: &Value, namespace: &Namespace, defaults: &Defaults, fresh: &ProbeToken) -> Outcome {
     for field in ["metadata", "spec"] {
         if !pod[field].is_object() {
             return Outcome::Refuse(Mistakes(vec![format!("this is no pod: it has no {field}")]));
         }
     }
-    let meta = Meta::of(pod);
+    let meta = match Meta::of(pod) {
+        Ok(meta) => meta,
+        Err(mistakes) => return Outcome::Refuse(mistakes),
+    };
     match optin::decide(&meta, namespace) {
         Ok(None) => {}
         Ok(Some(skip)) => return Outcome::Skip(skip),
@@ -97,7 +102,8 @@ pub fn inject(pod: &Value, namespace: &Namespace, defaults: &Defaults) -> Outcom
     let bare = wanted::bare(pod);
     wanted::conflicts(&bare, &mut mistakes);
     let (Some(settings), []) = (settings, &*mistakes) else { return Outcome::Refuse(Mistakes(mistakes)) };
-    let wanted = wanted::wanted(pod, bare, &settings, defaults);
+    let token = ProbeToken::of(pod).unwrap_or_else(|| fresh.clone());
+    let wanted = wanted::wanted(pod, bare, &wanted::Ours { settings: &settings, defaults, token: &token });
     let patch = json_patch::diff(pod, &wanted);
     if patch.0.is_empty() {
         return Outcome::Skip(Skip::AlreadyInjected);
@@ -126,12 +132,47 @@ pub(crate) struct Meta {
 }
 
 impl Meta {
-    fn of(pod: &Value) -> Self {
-        let map = |field: &str| {
-            let entries = pod["metadata"][field].as_object().into_iter().flatten();
-            entries.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
+    /// Of an object as JSON. Only what was never with an API server can have other values than text: none of it is
+    /// dropped, for it may be what the pod is asking for.
+    ///
+    /// # Errors
+    /// Every value that is no text.
+    pub(crate) fn of(object: &Value) -> Result<Self, Mistakes> {
+        let mut mistakes = Vec::new();
+        let mut map = |field: &str, what: &str| {
+            let entries = match &object["metadata"][field] {
+                Value::Null => return BTreeMap::new(),
+                Value::Object(entries) => entries,
+                other => {
+                    mistakes.push(format!("metadata.{field} is {other}, and should be a mapping of names to texts"));
+                    return BTreeMap::new();
+                }
+            };
+            let text = |(key, value): (&String, &Value)| match value {
+                Value::String(text) => Some((key.clone(), text.clone())),
+                // As the API server reads it.
+                Value::Null => Some((key.clone(), String::new())),
+                other => {
+                    mistakes.push(format!("{what} {key} is {other}, which is no text: quote it"));
+                    None
+                }
+            };
+            entries.iter().filter_map(text).collect()
         };
-        Self { annotations: map("annotations"), labels: map("labels") }
+        let meta = Self { annotations: map("annotations", "annotation"), labels: map("labels", "label") };
+        if mistakes.is_empty() { Ok(meta) } else { Err(Mistakes(mistakes)) }
+    }
+}
+
+impl Namespace {
+    /// What a Namespace object says, wanted in the mesh or not as the caller knows.
+    ///
+    /// # Errors
+    /// Annotations or labels that are no texts.
+    pub fn of(object: &Value, opted_in: bool) -> Result<Self, Mistakes> {
+        let Meta { annotations, labels } = Meta::of(object)?;
+        let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        Ok(Self { name, annotations, labels, opted_in, live: false })
     }
 }
 

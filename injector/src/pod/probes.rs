@@ -4,6 +4,7 @@
 //! annotation, for the next injector to find. What stays: `exec`, `sleep`, and whatever names another host.
 
 use super::json;
+use super::token::{ProbeToken, is_token};
 use remora_kube::names::{ADMIN_PORT, PROXY_CONTAINER};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -113,7 +114,7 @@ pub(super) struct Rewritten {
 const HANDLERS: [&str; 3] = ["httpGet", "tcpSocket", "grpc"];
 
 /// Rewrites the probes and hooks of every container of `spec` that runs beside the proxy.
-pub(super) fn rewrite(spec: &mut Value) -> Rewritten {
+pub(super) fn rewrite(spec: &mut Value, token: &ProbeToken) -> Rewritten {
     let mut rewritten = Rewritten::default();
     for container in beside(spec) {
         for kind in Kind::ALL {
@@ -124,7 +125,7 @@ pub(super) fn rewrite(spec: &mut Value) -> Rewritten {
             for handler in HANDLERS {
                 original.extend(fields.remove_entry(handler));
             }
-            fields.insert("httpGet".to_owned(), asking(&key));
+            fields.insert("httpGet".to_owned(), asking(&key, token));
             rewritten.originals.insert(key.clone(), Value::Object(original));
             rewritten.probes.insert(key, probe);
         }
@@ -139,7 +140,7 @@ pub(super) fn restore(spec: &mut Value, originals: &Map<String, Value>) {
             let key = key(container, kind);
             let Some(Value::Object(original)) = originals.get(&key) else { continue };
             let Some(Value::Object(fields)) = container.pointer_mut(kind.pointer()) else { continue };
-            if fields.get("httpGet").is_some_and(|asked| json::covers(asked, &asking(&key))) {
+            if fields.get("httpGet").is_some_and(|asked| is_asking(asked, &key)) {
                 fields.remove("httpGet");
                 fields.extend(original.clone());
             }
@@ -165,8 +166,15 @@ fn key(container: &Value, kind: Kind) -> String {
 }
 
 /// The handler that asks the proxy; with what the API server would fill in.
-fn asking(key: &str) -> Value {
-    json!({ "path": format!("/probe/{key}"), "port": ADMIN_PORT, "scheme": "HTTP" })
+fn asking(key: &str, token: &ProbeToken) -> Value {
+    json!({ "path": format!("/probe/{}/{key}", token.as_str()), "port": ADMIN_PORT, "scheme": "HTTP" })
+}
+
+/// Whether `handler` is such a one, with whatever token.
+fn is_asking(handler: &Value, key: &str) -> bool {
+    let path = handler["path"].as_str().and_then(|path| path.strip_prefix("/probe/")?.strip_suffix(key));
+    let ours = path.is_some_and(|between| between.is_empty() || between.strip_suffix('/').is_some_and(is_token));
+    ours && json::covers(handler, &json!({ "port": ADMIN_PORT, "scheme": "HTTP" }))
 }
 
 /// What the proxy has to do for this probe; `None` where there is none, or none that it could do.

@@ -32,11 +32,16 @@ const fn setting(name: &'static str, what: &'static str, example: &'static str) 
 }
 
 /// The annotations of pods and namespaces that a person may set, in the order of the documentation.
-pub const SETTINGS: [Setting; 14] = [
+pub const SETTINGS: [Setting; 15] = [
     setting("inject", "whether pods get a sidecar: enabled or disabled", "enabled"),
     setting("skip-inbound-ports", "ports of the pod that are reached past the proxy, in plaintext", "22,9000-9099"),
     setting("skip-outbound-ports", "destination ports that are reached past the proxy", "3306"),
     setting("skip-subnets", "destination subnets that are reached past the proxy", "10.8.0.0/16,fd00::/8"),
+    setting(
+        "unknown",
+        "what becomes of a destination outside the cluster that discovery does not know: pass or deny",
+        "deny",
+    ),
     setting("opaque-ports", "ports of the pod whose bytes nobody looks at", "6379"),
     setting("proxy-cpu-request", "what the scheduler keeps free for the proxy", "50m"),
     setting("proxy-cpu-limit", "the most CPU of the proxy; it starts a worker thread per whole CPU", "2"),
@@ -63,9 +68,11 @@ pub(super) struct Settings {
     pub(super) skip_inbound_ports: String,
     pub(super) skip_outbound_ports: String,
     pub(super) skip_subnets: String,
+    /// `pass` or `deny`.
+    pub(super) unknown: String,
     pub(super) cpu: Resource,
     pub(super) memory: Resource,
-    /// The namespace's word for discovery, which reads it on the pod; `None` where the pod has its own or neither has.
+    /// The pod's or its namespace's word for discovery, which reads it on the pod; `None` where there is none.
     pub(super) opaque_ports: Option<String>,
     /// Whether somebody asked for resources, and not only the chart.
     pub(super) resources_asked: bool,
@@ -183,10 +190,11 @@ pub(super) fn read(
     let skip_outbound_ports = reader.text("skip-outbound-ports", &joined(&proxy.skip_outbound_ports), ports);
     let skip_subnets = reader.text("skip-subnets", &joined(&proxy.skip_subnets), subnets);
     let [requests, limits] = [&proxy.resources.requests, &proxy.resources.limits];
+    let unknown = reader.text("unknown", &proxy.unknown, unknown);
     let cpu = reader.resource("cpu", [requests.cpu.as_ref(), limits.cpu.as_ref()], cpu);
     let memory = reader.resource("memory", [requests.memory.as_ref(), limits.memory.as_ref()], memory);
     let opaque_ports = reader.text("opaque-ports", "", ports);
-    let inherited = opaque_ports.filter(|ports| !ports.is_empty() && !pod.annotations.contains_key(OPAQUE_PORTS));
+    let opaque_ports = opaque_ports.filter(|ports| !ports.is_empty() || pod.annotations.contains_key(OPAQUE_PORTS));
     if mistakes.len() > before {
         return None;
     }
@@ -200,9 +208,10 @@ pub(super) fn read(
         skip_inbound_ports: skip_inbound_ports?,
         skip_outbound_ports: skip_outbound_ports?,
         skip_subnets: skip_subnets?,
+        unknown: unknown?,
         cpu,
         memory,
-        opaque_ports: inherited,
+        opaque_ports,
         resources_asked: cpu_asked || memory_asked,
     })
 }
@@ -212,7 +221,7 @@ pub(super) fn check_defaults(defaults: &Defaults, mistakes: &mut Vec<String>) {
     let proxy = &defaults.proxy;
     let [requests, limits] = [&proxy.resources.requests, &proxy.resources.limits];
     let amount = |entry: &Option<Entry>| entry.as_ref().map(Entry::to_string).unwrap_or_default();
-    let checks: [(&str, String, Parse); 11] = [
+    let checks: [(&str, String, Parse); 13] = [
         ("image", defaults.image.clone(), image),
         ("proxy.log.level", proxy.log.level.clone(), log_level),
         ("proxy.log.format", proxy.log.format.clone(), log_format),
@@ -220,6 +229,8 @@ pub(super) fn check_defaults(defaults: &Defaults, mistakes: &mut Vec<String>) {
         ("proxy.skipInboundPorts", joined(&proxy.skip_inbound_ports), ports),
         ("proxy.skipOutboundPorts", joined(&proxy.skip_outbound_ports), ports),
         ("proxy.skipSubnets", joined(&proxy.skip_subnets), subnets),
+        ("proxy.unknown", proxy.unknown.clone(), unknown),
+        ("clusterNetworks", defaults.cluster_networks.clone(), cluster_networks),
         ("proxy.resources.requests.cpu", amount(&requests.cpu), cpu),
         ("proxy.resources.limits.cpu", amount(&limits.cpu), cpu),
         ("proxy.resources.requests.memory", amount(&requests.memory), memory),
@@ -251,6 +262,10 @@ fn pull_policy(text: &str) -> Result<String, String> {
 
 fn log_format(text: &str) -> Result<String, String> {
     one_of(text, &["text", "json"])
+}
+
+fn unknown(text: &str) -> Result<String, String> {
+    one_of(text, &["pass", "deny"])
 }
 
 fn one_of(text: &str, words: &[&str]) -> Result<String, String> {
@@ -294,6 +309,25 @@ fn subnets(text: &str) -> Result<String, String> {
         let net = entry.parse::<IpNet>().or_else(|_| entry.parse::<IpAddr>().map(IpNet::from)).map_err(|_| wrong())?;
         Ok(net.trunc().to_string())
     })
+}
+
+/// The cluster's networks, with commas between them: CIDRs, whose bits behind the prefix say nothing, as to discovery and the proxy, which read
+/// the same value. Empty: discovery finds them.
+///
+/// # Errors
+/// Every entry that is none, or that there are too many.
+pub fn cluster_networks(text: &str) -> Result<String, String> {
+    let words = || text.split(',').map(str::trim).filter(|word| !word.is_empty());
+    let wrong: Vec<String> = words().filter_map(|entry| network(entry).err()).collect();
+    if !wrong.is_empty() {
+        return Err(wrong.join(", "));
+    }
+    list(text, network)
+}
+
+fn network(entry: &str) -> Result<String, String> {
+    let net = entry.parse::<IpNet>().map_err(|_| format!("{entry:?} is no subnet such as 10.8.0.0/16 or fd00::/8"))?;
+    Ok(net.trunc().to_string())
 }
 
 fn list(text: &str, entry: impl Fn(&str) -> Result<String, String>) -> Result<String, String> {

@@ -1,7 +1,8 @@
-//! What our containers and the volume look like. Everything that a `restricted` Pod Security profile, a ResourceQuota or
-//! a pod-wide security context could ask for is said by the containers themselves, so that no pod changes them.
+//! What our containers and the volume look like. Everything that a `restricted` Pod Security profile or a pod-wide security
+//! context could ask for is said by the containers themselves, so that no pod changes them. Of what a ResourceQuota can
+//! ask for, a CPU limit is left out unless somebody sets one.
 
-use super::{Defaults, probes::Probe, settings::Settings};
+use super::{probes::Probe, settings::Settings, token, wanted::Ours};
 use remora_kube::names::{
     ADMIN_PORT, AUDIENCE, CA_CRT, DISCOVERY, IDENTITY, INIT_CONTAINER, PROXY_CONTAINER, PROXY_MOUNT, PROXY_UID,
     PROXY_VOLUME, TRUST_ANCHORS,
@@ -52,19 +53,15 @@ pub(super) fn init(settings: &Settings, own_resources: bool) -> Value {
 }
 
 /// The proxy. No startup probe: it holds connections until it is ready, so that nobody has to wait for it.
-pub(super) fn proxy(
-    settings: &Settings,
-    defaults: &Defaults,
-    probes: &BTreeMap<String, Probe>,
-    own_resources: bool,
-) -> Value {
+pub(super) fn proxy(ours: &Ours<'_>, probes: &BTreeMap<String, Probe>, own_resources: bool) -> Value {
+    let settings = ours.settings;
     json!({
         "name": PROXY_CONTAINER,
         "image": settings.image,
         "imagePullPolicy": settings.image_pull_policy,
         "command": ["/remora", "run", "proxy"],
         "restartPolicy": "Always",
-        "env": env(settings, defaults, probes),
+        "env": env(ours, probes),
         "ports": [{ "name": "remora-admin", "containerPort": ADMIN_PORT, "protocol": "TCP" }],
         "readinessProbe": {
             "httpGet": { "path": "/ready", "port": ADMIN_PORT, "scheme": "HTTP" },
@@ -127,7 +124,8 @@ fn resources(settings: &Settings, own: bool) -> Value {
     json!({ "requests": amounts(&cpu.request, &memory.request), "limits": amounts(&cpu.limit, &memory.limit) })
 }
 
-fn env(settings: &Settings, defaults: &Defaults, probes: &BTreeMap<String, Probe>) -> Vec<Value> {
+fn env(ours: &Ours<'_>, probes: &BTreeMap<String, Probe>) -> Vec<Value> {
+    let (settings, defaults) = (ours.settings, ours.defaults);
     let field = |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "apiVersion": "v1", "fieldPath": path } } });
     let value = |name: &str, value: String| json!({ "name": name, "value": literal(&value) });
     // The last dot: no search through the pod's domains, whatever its dnsConfig.
@@ -138,6 +136,8 @@ fn env(settings: &Settings, defaults: &Defaults, probes: &BTreeMap<String, Probe
         field("REMORA_PROXY_NAMESPACE", "metadata.namespace"),
         field("REMORA_PROXY_POD", "metadata.name"),
         field("REMORA_PROXY_SERVICE_ACCOUNT", "spec.serviceAccountName"),
+        // Where the kubelet asks from: one address, or one of each family with a comma between them.
+        field("REMORA_PROXY_HOST_IP", "status.hostIPs"),
         value("REMORA_PROXY_TRUST_DOMAIN", defaults.trust_domain.clone()),
         value("REMORA_PROXY_CONTROL_NAMESPACE", defaults.control_namespace.clone()),
         value("REMORA_PROXY_IDENTITY_ADDR", service(IDENTITY, 4180)),
@@ -147,8 +147,13 @@ fn env(settings: &Settings, defaults: &Defaults, probes: &BTreeMap<String, Probe
         value("REMORA_PROXY_LOG", settings.log.clone()),
         value("REMORA_PROXY_LOG_FORMAT", settings.log_format.clone()),
         value("REMORA_PROXY_DRAIN_GRACE", settings.drain_grace.clone()),
+        value("REMORA_PROXY_UNKNOWN", settings.unknown.clone()),
     ];
+    if !defaults.cluster_networks.is_empty() {
+        env.push(value("REMORA_PROXY_CLUSTER_NETWORKS", defaults.cluster_networks.clone()));
+    }
     if !probes.is_empty() {
+        env.push(value(token::VARIABLE, ours.token.as_str().to_owned()));
         env.push(value("REMORA_PROXY_PROBES", json!(probes).to_string()));
     }
     env

@@ -1,6 +1,6 @@
 //! The pod as it is wanted: first without what is ours ([`bare`]), then with it ([`wanted`]).
 
-use super::{Defaults, json, probes, settings::Settings, sidecar};
+use super::{Defaults, ProbeToken, json, probes, settings::Settings, sidecar};
 use remora_kube::names::{
     ADMIN_PORT, INBOUND_PORT, INIT_CONTAINER, INJECTED, OPAQUE_PORTS, OUTBOUND_PORT, PROBES, PROXY_CONTAINER,
     PROXY_UID, PROXY_VOLUME,
@@ -9,7 +9,8 @@ use serde_json::{Map, Value};
 
 const OURS: [&str; 2] = [INIT_CONTAINER, PROXY_CONTAINER];
 
-/// `pod` without our containers and with its own probes; the volume only where our proxy is, for else it is not ours.
+/// `pod` without our containers and with its own probes. The volume is removed only if our proxy container is present;
+/// otherwise a volume of that name is the user's.
 pub(super) fn bare(pod: &Value) -> Value {
     let mut bare = pod.clone();
     let annotations = bare.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut);
@@ -44,6 +45,10 @@ pub(super) fn conflicts(bare: &Value, mistakes: &mut Vec<String>) {
                 continue;
             }
             for port in json::elements(container, "ports") {
+                // The proxy listens on TCP.
+                if port["protocol"].as_str().is_some_and(|protocol| protocol != "TCP") {
+                    continue;
+                }
                 let number =
                     [INBOUND_PORT, OUTBOUND_PORT, ADMIN_PORT].into_iter().find(|own| port["containerPort"] == *own);
                 if let Some(number) = number {
@@ -60,14 +65,23 @@ pub(super) fn conflicts(bare: &Value, mistakes: &mut Vec<String>) {
     }
 }
 
+/// What the sidecar is made from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ours<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) defaults: &'a Defaults,
+    pub(super) token: &'a ProbeToken,
+}
+
 /// `bare` with its sidecar. What of ours `pod` has already, and says what it should, stays as it is there.
-pub(super) fn wanted(pod: &Value, mut bare: Value, settings: &Settings, defaults: &Defaults) -> Value {
+pub(super) fn wanted(pod: &Value, mut bare: Value, ours: &Ours<'_>) -> Value {
+    let settings = ours.settings;
     // Where the pod has a total of its own, the sidecar has its share of that, unless it was asked for more.
     let own_resources = settings.resources_asked || pod["spec"].get("resources").is_none_or(Value::is_null);
     let Some(spec) = bare.get_mut("spec") else { return bare };
-    let rewritten = probes::rewrite(spec);
+    let rewritten = probes::rewrite(spec, ours.token);
     let init = sidecar::init(settings, own_resources);
-    let proxy = sidecar::proxy(settings, defaults, &rewritten.probes, own_resources);
+    let proxy = sidecar::proxy(ours, &rewritten.probes, own_resources);
     if let Some(containers) = json::array(spec, "initContainers") {
         let ours = [init, proxy].map(|ours| kept(&pod["spec"], "initContainers", ours));
         containers.splice(0..0, ours);

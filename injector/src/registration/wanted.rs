@@ -146,6 +146,52 @@ mod tests {
         );
     }
 
+    /// The chart's policy on what our account may write repeats what we write; `tests/tests/cluster_injection.rs` has the
+    /// API server judge it.
+    #[test]
+    fn the_policy_on_our_account_lets_us_write_this_and_repeats_it_word_for_word() {
+        let rendered = include_str!("../../../charts/remora/rendered/default.yaml");
+        let documents = remora_kube::yaml::read(rendered).into_iter().map(|it| it.unwrap().into_json());
+        let policy = documents.into_iter().find(|it| {
+            it["kind"] == "ValidatingAdmissionPolicy" && it["metadata"]["name"] == "remora-injector-account"
+        });
+        let spec = &policy.unwrap()["spec"];
+        let variable = |name: &str| {
+            let all = spec["variables"].as_array().unwrap();
+            all.iter().find(|it| it["name"] == name).unwrap()["expression"].as_str().unwrap().to_owned()
+        };
+        let quoted = |text: &str| format!("\"{text}\"");
+        assert_eq!(variable("byNamespace"), quoted(&not_disabled()));
+        assert_eq!(variable("byPod"), quoted(&asked_for()));
+        let object = of(&["shop"]);
+        let validations: Vec<&str> =
+            spec["validations"].as_array().unwrap().iter().map(|it| it["expression"].as_str().unwrap()).collect();
+        let validations = validations.join("\n");
+        for entry in object["webhooks"].as_array().unwrap() {
+            let conditions = entry["matchConditions"].as_array().unwrap().iter().skip(1);
+            let conditions: Vec<String> = conditions.map(|it| quoted(it["expression"].as_str().unwrap())).collect();
+            assert_eq!(variable("conditions"), format!("[{}]", conditions.join(", ")));
+            for field in ["failurePolicy", "sideEffects", "matchPolicy"] {
+                assert!(validations.contains(&format!("w.{field} == '{}'", entry[field].as_str().unwrap())), "{field}");
+            }
+            for word in [&entry["name"], &entry["clientConfig"]["service"]["path"]] {
+                assert!(validations.contains(&format!("'{}'", word.as_str().unwrap())), "{word}");
+            }
+        }
+    }
+
+    /// What it refuses the API server judges, in `tests/tests/cluster_injection.rs`.
+    #[test]
+    fn the_policy_on_membership_sees_updates_of_the_status_too_which_may_change_labels() {
+        let rendered = include_str!("../../../charts/remora/rendered/default.yaml");
+        let documents = remora_kube::yaml::read(rendered).into_iter().map(|it| it.unwrap().into_json());
+        let policy = documents.into_iter().find(|it| {
+            it["kind"] == "ValidatingAdmissionPolicy" && it["metadata"]["name"] == "remora-injector-membership"
+        });
+        let rule = &policy.unwrap()["spec"]["matchConstraints"]["resourceRules"][0];
+        assert_eq!(rule["resources"], json!(["pods", "pods/status"]));
+    }
+
     #[test]
     fn an_empty_list_is_no_entry() {
         let object = of(&[]);

@@ -2,7 +2,7 @@
 
 use super::review::{Answer, Request, Review};
 use super::stats::{Outcome as Counted, Stats};
-use crate::pod::{Defaults, Outcome, Skip, inject};
+use crate::pod::{Defaults, Outcome, ProbeToken, Skip, inject};
 use crate::registration::Namespaces;
 use k8s_openapi::api::core::v1::ObjectReference;
 use remora_kube::events::{EventType, Events, Fact};
@@ -43,7 +43,11 @@ impl Decider {
         }
         let pod = &request.object;
         let namespace = self.namespaces.get(&request.namespace, opted_in);
-        match inject(pod, &namespace, &self.defaults) {
+        let token = match ProbeToken::random() {
+            Ok(token) => token,
+            Err(error) => return (Counted::Refused, "randomness", Answer::denied(uid, format!("remora: {error}"))),
+        };
+        match inject(pod, &namespace, &self.defaults, &token) {
             Outcome::Inject(injection) => match Answer::patched(uid.clone(), &injection.patch) {
                 Ok(answer) => {
                     self.tell(request, "Injected", "the sidecar was added".to_owned());

@@ -1,5 +1,6 @@
 //! What the webhook counts. Kept here rather than in the recorder, whose histograms grow until somebody reads them.
 
+use super::room::Room;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
@@ -39,10 +40,12 @@ struct Counts {
     sum_us: u64,
     count: u64,
     self_check: Option<bool>,
+    no_review: u64,
+    room: Option<Room>,
 }
 
 impl Stats {
-    /// One decision. The reasons are those of [`Skip`](crate::pod::Skip), and `no_pod`, `settings`, `patch`.
+    /// One decision. The reasons are those of [`Skip`](crate::pod::Skip), and `no_pod`, `settings`, `patch`, `randomness`.
     pub(super) fn count(&self, outcome: Outcome, reason: &'static str, took: Duration) {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *counts.decisions.entry((outcome, reason)).or_default() += 1;
@@ -57,6 +60,16 @@ impl Stats {
     /// How the last self-check went.
     pub(crate) fn self_check(&self, good: bool) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).self_check = Some(good);
+    }
+
+    /// One connection was ended because no review came in time.
+    pub(super) fn no_review(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).no_review += 1;
+    }
+
+    /// Whose connections are counted.
+    pub(super) fn show(&self, room: Room) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).room = Some(room);
     }
 
     /// In the Prometheus format.
@@ -86,6 +99,15 @@ impl Counts {
         writeln!(text, "remora_injector_decision_seconds_bucket{{le=\"+Inf\"}} {}", self.count)?;
         writeln!(text, "remora_injector_decision_seconds_sum {}", seconds(self.sum_us))?;
         writeln!(text, "remora_injector_decision_seconds_count {}", self.count)?;
+        if let Some(room) = &self.room {
+            let (open, gone) = room.counts();
+            family(text, "connections", "gauge", "Connections that are open.")?;
+            writeln!(text, "remora_injector_connections {open}")?;
+            family(text, "connections_ended_total", "counter", "Connections that were ended by the webhook.")?;
+            for (reason, count) in [("room", gone), ("no_review", self.no_review)] {
+                writeln!(text, "remora_injector_connections_ended_total{{reason=\"{reason}\"}} {count}")?;
+            }
+        }
         if let Some(good) = self.self_check {
             let help = "Whether the webhook answers through its own Service, trusted as API servers are told to.";
             family(text, "self_check", "gauge", help)?;

@@ -1,5 +1,7 @@
 //! The webhook over real sockets.
 
+use super::room::Room;
+use super::serve::serve_in;
 use super::*;
 use crate::certificate::{Serving, serving_for_tests};
 use crate::pod::Defaults;
@@ -8,9 +10,11 @@ use remora_kube::events::Events;
 use remora_runtime::drain;
 use remora_runtime::tls::web;
 use serde_json::{Value, json};
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -27,6 +31,10 @@ struct Webhook {
 
 impl Webhook {
     async fn start() -> Self {
+        Self::start_in(Room::default(), PATIENCE * 2).await
+    }
+
+    async fn start_in(room: Room, first_review: Duration) -> Self {
         // Nobody listens there: an Event is a courtesy.
         let nowhere = kube::Config::new("http://127.0.0.1:9".parse().unwrap());
         let client = kube::Client::try_from(nowhere).unwrap();
@@ -42,7 +50,7 @@ impl Webhook {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (certificate, serving) = watch::channel(Some(serving_for_tests(HOST)));
-        let served = tokio::spawn(serve(listener, serving, Arc::new(decider), stop));
+        let served = tokio::spawn(serve_in(room, first_review, listener, serving, Arc::new(decider), stop));
         Self { port, certificate, stats, signal, served }
     }
 
@@ -54,6 +62,26 @@ impl Webhook {
         let connector = TlsConnector::from(web::client_config(bundle.as_bytes()).unwrap());
         let tcp = TcpStream::connect(("127.0.0.1", self.port)).await?;
         connector.connect(web::name(HOST).unwrap(), tcp).await
+    }
+
+    /// TCP from one of loopback's addresses.
+    async fn tcp(&self, last: u8) -> TcpStream {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from(([127, 0, 0, last], 0))).unwrap();
+        socket.connect(SocketAddr::from(([127, 0, 0, 1], self.port))).await.unwrap()
+    }
+
+    /// TLS from there.
+    async fn tls(&self, last: u8) -> TlsStream<TcpStream> {
+        let connector = TlsConnector::from(web::client_config(self.bundle().as_bytes()).unwrap());
+        connector.connect(web::name(HOST).unwrap(), self.tcp(last).await).await.unwrap()
+    }
+
+    /// A metric's value.
+    fn metric(&self, name: &str) -> u64 {
+        let text = self.stats.prometheus();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
     }
 
     async fn ask(&self, path: &str, body: &[u8]) -> (u16, String) {
@@ -152,4 +180,138 @@ async fn a_review_under_way_is_answered_although_the_drain_has_begun() {
     assert_eq!(answer(&mut tls).await.0, 200);
     webhook.served.await.unwrap();
     assert!(TcpStream::connect(("127.0.0.1", webhook.port)).await.is_err());
+}
+
+/// As long as an API server waits.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A review over a connection of its own is answered while an API server waits.
+async fn reviewed(webhook: &Webhook, last: u8) {
+    let body = review(&pod());
+    let asked = async {
+        let mut tls = webhook.tls(last).await;
+        send(&mut tls, BY_NAMESPACE, &body).await;
+        answer(&mut tls).await.0
+    };
+    assert_eq!(tokio::time::timeout(PATIENCE, asked).await.expect("the API server would have given up"), 200);
+}
+
+#[tokio::test]
+async fn a_review_is_answered_at_once_beside_four_addresses_of_silent_connections() {
+    let webhook = Webhook::start().await;
+    let mut silent = Vec::new();
+    for last in 11..15 {
+        for _ in 0..64 {
+            silent.push(webhook.tls(last).await);
+        }
+    }
+    for _ in 0..3 {
+        reviewed(&webhook, 1).await;
+    }
+    let ended = ["room", "no_review"]
+        .map(|reason| webhook.metric(&format!("remora_injector_connections_ended_total{{reason=\"{reason}\"}}")));
+    assert!(ended.iter().sum::<u64>() > 0, "somebody made room: {ended:?}");
+    assert!(webhook.metric("remora_injector_connections") <= 256);
+}
+
+#[tokio::test]
+async fn a_connection_without_a_review_is_closed_and_one_with_a_review_stays() {
+    let webhook = Webhook::start_in(Room::default(), Duration::from_secs(1)).await;
+    let mut server = webhook.tls(1).await;
+    let body = review(&pod());
+    send(&mut server, BY_NAMESPACE, &body).await;
+    assert_eq!(answer(&mut server).await.0, 200);
+    let (mut silent, mut slow) = (webhook.tls(2).await, webhook.tls(3).await);
+    let head = format!("POST {BY_NAMESPACE} HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: {}\r\n\r\n", body.len());
+    slow.write_all(head.as_bytes()).await.unwrap();
+    slow.write_all(&body[..10]).await.unwrap();
+    // Closed, however that looks from here.
+    let _ = silent.read(&mut [0]).await;
+    slow.write_all(&body[10..]).await.unwrap();
+    assert_eq!(answer(&mut slow).await.0, 200, "a review under way is not cut off");
+    send(&mut server, BY_NAMESPACE, &body).await;
+    assert_eq!(answer(&mut server).await.0, 200);
+    assert_eq!(webhook.metric("remora_injector_connections_ended_total{reason=\"no_review\"}"), 1);
+}
+
+/// What strangers may hold connections with, beside silence.
+#[derive(Debug, Clone, Copy)]
+enum Slow {
+    Handshake,
+    ClientHello,
+    Head,
+    Body,
+    HalfBody,
+    AfterNonsense,
+    AfterAReview,
+}
+
+async fn hold(webhook: &Webhook, how: Slow, last: u8) -> Box<dyn Send> {
+    if matches!(how, Slow::Handshake | Slow::ClientHello) {
+        let mut tcp = webhook.tcp(last).await;
+        if matches!(how, Slow::ClientHello) {
+            tcp.write_all(&[0x16, 3, 1, 2, 0, 1, 0]).await.unwrap();
+        }
+        return Box::new(tcp);
+    }
+    let mut tls = webhook.tls(last).await;
+    let head = |bytes: usize| format!("POST {BY_POD} HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: {bytes}\r\n\r\n");
+    match how {
+        Slow::Head => tls.write_all(b"POST /inject").await.unwrap(),
+        Slow::Body => tls.write_all(head(2 << 20).as_bytes()).await.unwrap(),
+        Slow::HalfBody => {
+            tls.write_all(head(2 << 20).as_bytes()).await.unwrap();
+            // It may be sent away under way.
+            let _ = tls.write_all(&vec![b' '; 1 << 20]).await;
+        }
+        Slow::AfterNonsense => {
+            send(&mut tls, BY_POD, b"{}").await;
+            assert_eq!(answer(&mut tls).await.0, 400);
+        }
+        _ => {
+            send(&mut tls, BY_POD, &review(&pod())).await;
+            assert_eq!(answer(&mut tls).await.0, 200);
+        }
+    }
+    let _ = tls.flush().await;
+    Box::new(tls)
+}
+
+#[tokio::test]
+async fn nothing_that_is_slow_keeps_a_review_out_not_even_behind_the_same_address() {
+    use Slow::{AfterAReview, AfterNonsense, Body, ClientHello, HalfBody, Handshake, Head};
+    for how in [Handshake, ClientHello, Head, Body, HalfBody, AfterNonsense, AfterAReview] {
+        for strangers in [[2, 3, 4, 5], [1, 1, 1, 1]] {
+            let webhook = Webhook::start_in(Room::new(16, 4 << 20), PATIENCE * 2).await;
+            let mut server = webhook.tls(1).await;
+            send(&mut server, BY_NAMESPACE, &review(&pod())).await;
+            assert_eq!(answer(&mut server).await.0, 200);
+            let mut held = Vec::new();
+            for last in strangers.into_iter().cycle().take(24) {
+                held.push(hold(&webhook, how, last).await);
+            }
+            reviewed(&webhook, 1).await;
+            // What carried a review before is still there, unless the strangers carried theirs from its own address.
+            if !(matches!(how, AfterAReview) && strangers[0] == 1) {
+                send(&mut server, BY_NAMESPACE, &review(&pod())).await;
+                assert_eq!(answer(&mut server).await.0, 200, "{how:?} {strangers:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_address_with_many_reviewed_connections_does_not_close_those_that_have_no_review_yet() {
+    let webhook = Webhook::start_in(Room::new(16, 4 << 20), PATIENCE * 2).await;
+    let mut held = Vec::new();
+    for _ in 0..16 {
+        held.push(hold(&webhook, Slow::AfterAReview, 2).await);
+    }
+    // An API server's, between its handshake and its first review.
+    let mut server = webhook.tls(1).await;
+    for _ in 0..6 {
+        held.push(Box::new(webhook.tls(2).await));
+    }
+    send(&mut server, BY_NAMESPACE, &review(&pod())).await;
+    assert_eq!(answer(&mut server).await.0, 200);
 }

@@ -3,9 +3,10 @@
 //! In: [`v1::SyncResponse`]. Out: an [`Update`], or the reason to nack. [`Delta::apply`] turns the backend that is held
 //! into the next one. It holds no state and no stream: who subscribes, acks and keeps is the proxy's business.
 
-use crate::convert::{At, InvalidMessage, Problem, addresses, endpoints, optional_text, required};
+use crate::convert::{At, InvalidMessage, Problem, addresses, closed, endpoints, networks, optional_text, required};
 use crate::v1;
-use remora_model::{Backend, BackendId, Endpoint, Inbound, Outbound, Target};
+use ipnet::IpNet;
+use remora_model::{Backend, BackendId, Endpoint, Inbound, InboundDefault, Outbound, Target};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -18,6 +19,8 @@ pub enum Name {
     Backend(BackendId),
     /// A port of the proxy's own pod.
     Inbound(u16),
+    /// All ports of the pod that have no resource of their own.
+    InboundDefault,
 }
 
 impl fmt::Display for Name {
@@ -26,6 +29,7 @@ impl fmt::Display for Name {
             Self::Outbound(target) => write!(f, "outbound {target}"),
             Self::Backend(id) => write!(f, "backend {id}"),
             Self::Inbound(port) => write!(f, "inbound {port}"),
+            Self::InboundDefault => f.write_str("inbound default"),
         }
     }
 }
@@ -36,6 +40,7 @@ pub enum Resource {
     Outbound(Outbound),
     Backend(Backend),
     Inbound(Inbound),
+    InboundDefault(InboundDefault),
 }
 
 impl Resource {
@@ -45,6 +50,7 @@ impl Resource {
             Self::Outbound(outbound) => Name::Outbound(outbound.target.clone()),
             Self::Backend(backend) => Name::Backend(backend.id.clone()),
             Self::Inbound(inbound) => Name::Inbound(inbound.port),
+            Self::InboundDefault(_) => Name::InboundDefault,
         }
     }
 }
@@ -52,8 +58,8 @@ impl Resource {
 /// One thing that discovery says.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Update {
-    /// Take this into use, whatever was held.
-    Whole { version: u64, resource: Resource },
+    /// Take this into use, whatever was held. `closed` says which rules could not be read and stand in their closed form.
+    Whole { version: u64, resource: Resource, closed: Vec<InvalidMessage> },
     /// Change the backend that is held.
     Delta(Delta),
     /// What is held is right.
@@ -62,6 +68,8 @@ pub enum Update {
     Refused { name: Name, reason: Arc<str> },
     /// The zone of the proxy's own pod.
     Zone(Arc<str>),
+    /// The cluster's address ranges; none: not known.
+    Networks(Vec<IpNet>),
 }
 
 /// What changed among the endpoints of a backend.
@@ -158,17 +166,28 @@ impl TryFrom<v1::SyncResponse> for Update {
         use v1::sync_response::Kind;
         match message.kind.ok_or_else(|| Problem::UnknownVariant.at("kind"))? {
             Kind::Outbound(m) => {
-                let resource = Resource::Outbound(required("outbound", m.outbound)?);
-                Ok(Self::Whole { version: m.version, resource })
+                let message = m.outbound.ok_or_else(|| Problem::Missing.at("outbound"))?;
+                let (outbound, problems) = closed::outbound(message).at("outbound")?;
+                let closed = within("outbound", problems);
+                Ok(Self::Whole { version: m.version, resource: Resource::Outbound(outbound), closed })
             }
             Kind::Backend(m) => {
                 let resource = Resource::Backend(required("backend", m.backend)?);
-                Ok(Self::Whole { version: m.version, resource })
+                Ok(Self::Whole { version: m.version, resource, closed: Vec::new() })
             }
             Kind::Inbound(m) => {
-                let resource = Resource::Inbound(required("inbound", m.inbound)?);
-                Ok(Self::Whole { version: m.version, resource })
+                let message = m.inbound.ok_or_else(|| Problem::Missing.at("inbound"))?;
+                let (inbound, problems) = closed::inbound(message).at("inbound")?;
+                let closed = within("inbound", problems);
+                Ok(Self::Whole { version: m.version, resource: Resource::Inbound(inbound), closed })
             }
+            Kind::InboundDefault(m) => {
+                let message = m.inbound_default.ok_or_else(|| Problem::Missing.at("inbound_default"))?;
+                let (default, problems) = closed::inbound_default(message).at("inbound_default")?;
+                let closed = within("inbound_default", problems);
+                Ok(Self::Whole { version: m.version, resource: Resource::InboundDefault(default), closed })
+            }
+            Kind::Networks(m) => Ok(Self::Networks(networks("cidrs", m.cidrs).at("networks")?)),
             Kind::BackendDelta(delta) => Ok(Self::Delta(delta.try_into().at("backend_delta")?)),
             Kind::Zone(zone) => Ok(Self::Zone(optional_text("zone", zone)?)),
             Kind::Current(m) => Ok(Self::Current { name: required("name", m.name)?, version: m.version }),
@@ -177,6 +196,10 @@ impl TryFrom<v1::SyncResponse> for Update {
             }
         }
     }
+}
+
+fn within(field: &'static str, problems: Vec<InvalidMessage>) -> Vec<InvalidMessage> {
+    problems.into_iter().map(|problem| problem.within(field, None)).collect()
 }
 
 /// The name and version of a response, read without looking into it: what to nack when it is malformed.
@@ -190,7 +213,8 @@ pub fn envelope(message: &v1::SyncResponse) -> Option<(v1::ResourceName, u64)> {
         Kind::Inbound(m) => (Of::Inbound(m.inbound.as_ref()?.port), m.version),
         Kind::Current(m) => return Some((m.name.clone()?, m.version)),
         Kind::Refused(m) => return Some((m.name.clone()?, 0)),
-        Kind::Zone(_) => return None,
+        Kind::InboundDefault(m) => (Of::InboundDefault(true), m.version),
+        Kind::Zone(_) | Kind::Networks(_) => return None,
     };
     Some((v1::ResourceName { kind: Some(kind) }, version))
 }
@@ -221,7 +245,13 @@ pub mod request {
 
     /// Says that a version is in use.
     pub fn ack(name: &Name, version: u64) -> SyncRequest {
-        request(Kind::Ack(v1::Ack { name: Some(name.into()), version }))
+        ack_closed(name, version, &[])
+    }
+
+    /// Says that a version is in use, and which of its rules stand in their closed form.
+    pub fn ack_closed(name: &Name, version: u64, closed: &[super::InvalidMessage]) -> SyncRequest {
+        let closed = closed.iter().map(ToString::to_string).collect();
+        request(Kind::Ack(v1::Ack { name: Some(name.into()), version, closed }))
     }
 
     /// Says that a version was refused, by the name that [`super::envelope`] read.

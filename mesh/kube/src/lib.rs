@@ -7,9 +7,11 @@
 //! | [`lease`] | which replica writes |
 //! | [`events`] | what `kubectl describe` shows |
 //! | [`mod@apply`] | server-side apply |
+//! | [`yaml`] | manifests as `kubectl` reads them |
 
 pub mod names;
 pub mod client;
 pub mod lease;
 pub mod events;
 pub mod apply;
+pub mod yaml;

@@ -16,6 +16,8 @@ pub const INJECTED: &str = "remora.dev/injected";
 pub const PART: &str = "remora.dev/part";
 /// Label on objects that parts of the control plane make themselves; its value is the part. Uninstall removes them by it.
 pub const MADE_BY: &str = "remora.dev/made-by";
+/// The value of [`MADE_BY`] on the namespace that `remora install` made.
+pub const INSTALL: &str = "remora-install";
 /// The field manager prefix of server-side apply; the part's name follows.
 pub const MANAGER: &str = "remora-";
 
@@ -28,7 +30,9 @@ pub const INJECTOR: &str = "remora-injector";
 
 /// The Secret with the issuer: `tls.crt`, `tls.key`, `ca.crt` (cert-manager's shape).
 pub const ISSUER_SECRET: &str = "remora-issuer";
-/// Annotation `true` on it: anchors may go although certificates still chain to them.
+/// The Secret beside it that the replicas of the identity service agree by: which issuer signs, and which anchors still count.
+pub const ISSUER_STATE_SECRET: &str = "remora-issuer-state";
+/// Annotation `true` on the issuer's Secret: anchors may go although certificates still chain to them.
 pub const FORCE_REMOVE: &str = "remora.dev/force-remove";
 /// The Secret with the webhook's own CA and serving certificate.
 pub const INJECTOR_SECRET: &str = "remora-injector-tls";

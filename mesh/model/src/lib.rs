@@ -5,15 +5,19 @@
 
 pub mod backend;
 pub mod identity;
+pub mod network;
+pub mod path;
 pub mod policy;
+pub mod ports;
 pub mod route;
 pub mod target;
 
 pub use backend::{Accrual, Backend, BackendId, BackendSettings, Endpoint, Protocol};
 pub use identity::{SpiffeId, TrustDomain};
-pub use policy::{Action, AuthorizationRule, Inbound, MtlsMode, Operation, PathPattern, Source};
+pub use path::PathPattern;
+pub use policy::{Action, AuthorizationRule, Inbound, InboundDefault, MtlsMode, Operation, Source, Unidentified};
 pub use route::{
-    BackendRef, BackendRefState, Filter, HeaderEdit, HeaderMatch, Outbound, PathMatch, PathRewrite, Pattern,
+    BackendRef, BackendRefState, Filter, HeaderEdit, HeaderMatch, Outbound, Parent, PathMatch, PathRewrite, Pattern,
     QueryMatch, Redirect, Retry, RouteMatch, Rule, Timeouts, ValueMatch,
 };
 pub use target::Target;

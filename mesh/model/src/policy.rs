@@ -1,6 +1,6 @@
 //! What discovery answers for an inbound port: who may come in, and how.
 
-use crate::{Protocol, SpiffeId};
+use crate::{PathPattern, Protocol, SpiffeId, TrustDomain};
 use http::Method;
 use ipnet::IpNet;
 use std::sync::Arc;
@@ -27,22 +27,42 @@ pub enum Action {
 /// Where a request comes from; every non-empty list must hold.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Source {
-    /// Any of these. A peer without identity matches none.
+    /// Any of these. A peer without identity matches none, but of a deny rule as [`Unidentified`] says.
     pub identities: Vec<SpiffeId>,
-    /// The namespace of the peer's identity is any of these.
+    /// The namespace of the peer's identity is any of these, and its trust domain our own ([`Inbound::trust_domain`]). Of a
+    /// peer without identity the same holds as for `identities`.
     pub namespaces: Vec<Arc<str>>,
     pub cidrs: Vec<IpNet>,
 }
 
-/// A path as policies name it; compared with the canonical path.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum PathPattern {
-    Exact(Arc<str>),
-    /// `/a/*`: whole segments below and including `/a`.
-    Prefix(Arc<str>),
+/// Whether a caller without an identity counts as named by a deny rule that names identities or namespaces.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Unidentified {
+    /// It may be anybody, so it is denied.
+    #[default]
+    Match,
+    /// The rule is for callers with an identity only.
+    Ignore,
 }
 
-/// What a request does; every non-empty list must hold. Connections that are not HTTP match only an empty operation.
+/// Why a text is no method that a policy may name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidMethod {
+    #[error("is no HTTP method")]
+    Token,
+    /// Methods are case-sensitive (RFC 9110 §9.1): `get` would match no GET.
+    #[error("has lower-case letters, and methods are case-sensitive: write GET, not get")]
+    LowerCase,
+}
+
+/// A method as policies name it: compared byte for byte with a request's.
+pub fn method(text: &str) -> Result<Method, InvalidMethod> {
+    let method = Method::from_bytes(text.as_bytes()).map_err(|_| InvalidMethod::Token)?;
+    if text.bytes().any(|b| b.is_ascii_lowercase()) { Err(InvalidMethod::LowerCase) } else { Ok(method) }
+}
+
+/// What a request does; every non-empty list must hold. A connection that is not HTTP matches an allow rule only by an
+/// empty operation, and a deny rule by any: its bytes may be the very request that is denied.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Operation {
     pub methods: Vec<Method>,
@@ -57,6 +77,16 @@ pub struct AuthorizationRule {
     pub action: Action,
     pub from: Vec<Source>,
     pub to: Vec<Operation>,
+    /// For deny rules: what a caller without an identity counts as.
+    pub unidentified: Unidentified,
+}
+
+impl AuthorizationRule {
+    /// What stands in for a rule that cannot be read: a deny rule that matches everybody doing anything.
+    pub fn deny_everything(name: Arc<str>) -> Self {
+        let unidentified = Unidentified::Match;
+        Self { name, action: Action::Deny, from: Vec::new(), to: Vec::new(), unidentified }
+    }
 }
 
 /// Everything that rules one inbound port. Deny rules come before allow rules; where there is any allow rule, what
@@ -73,4 +103,16 @@ pub struct Inbound {
     pub default_deny: bool,
     /// Whether the pod is about to end. Peers learn of that from discovery; others must be told by the pod's proxy.
     pub ending: bool,
+    /// The trust domain whose namespaces the rules name.
+    pub trust_domain: TrustDomain,
+}
+
+/// What rules the inbound ports that have no resource of their own: those that neither the pod declares nor a Service or
+/// policy names. One for all of them, so that connections to arbitrary ports cost no subscriptions.
+#[derive(Clone, PartialEq, Debug)]
+pub struct InboundDefault {
+    /// With port 0.
+    pub inbound: Inbound,
+    /// The ports that have a resource of their own, in order.
+    pub declared: Vec<u16>,
 }

@@ -194,12 +194,48 @@ pub struct Rule {
     pub retry: Option<Retry>,
 }
 
+impl Rule {
+    /// What stands in for a rule that cannot be read: it answers 500, as for a backend that is not there.
+    pub fn closed(label: Arc<str>) -> Self {
+        Self { label, filters: Vec::new(), backends: Vec::new(), timeouts: Timeouts::default(), retry: None }
+    }
+}
+
+/// What a target is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Parent {
+    /// A Service port or a pod.
+    Backend(BackendId),
+    /// Discovery says that it is outside the mesh: passed through, if the proxy's setting permits.
+    Outside,
+    /// Within the cluster's ranges, or a name, and nothing that discovery knows. Never passed through in plaintext; it may
+    /// become known at any moment.
+    Unknown,
+}
+
+impl Parent {
+    /// The Service port or pod, if it is one.
+    pub fn backend(&self) -> Option<&BackendId> {
+        match self {
+            Self::Backend(id) => Some(id),
+            Self::Outside | Self::Unknown => None,
+        }
+    }
+
+    /// The same, by value.
+    pub fn into_backend(self) -> Option<BackendId> {
+        match self {
+            Self::Backend(id) => Some(id),
+            Self::Outside | Self::Unknown => None,
+        }
+    }
+}
+
 /// What is known of an outbound target.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Outbound {
     pub target: Target,
-    /// What the target is: a Service port or a pod. `None`: unknown to the mesh, passed through.
-    pub parent: Option<BackendId>,
+    pub parent: Parent,
     pub protocol: Protocol,
     /// In precedence order (Gateway API): the first that holds wins. None holding is a 404 if there are rules with
     /// matches at all.
@@ -210,7 +246,7 @@ pub struct Outbound {
 impl Outbound {
     /// Every backend that the rules and the parent name, without repetition.
     pub fn backends(&self) -> Vec<&BackendId> {
-        let mut all: Vec<&BackendId> = self.parent.iter().collect();
+        let mut all: Vec<&BackendId> = self.parent.backend().into_iter().collect();
         for rule in &self.rules {
             all.extend(rule.filters.iter().filter_map(mirror_backend));
             for backend in &rule.backends {

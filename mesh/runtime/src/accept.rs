@@ -46,7 +46,7 @@ pub async fn each<F, E>(
                     });
                 }
                 Err(error) => {
-                    tracing::warn!(what, %error, "cannot accept a connection; pausing");
+                    crate::limited!(warn, what, %error, "cannot accept a connection; pausing");
                     tokio::time::sleep(PAUSE).await;
                 }
             },

@@ -96,6 +96,11 @@ impl<S> Dated<S> {
         &self.io
     }
 
+    /// The stream beneath. What is read and written there knows no end.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.io
+    }
+
     /// When [`Span::retire`] is.
     pub fn retire(&self) -> Option<Instant> {
         self.retire

@@ -29,12 +29,12 @@ use crate::tls::{self, ClientConfig, Failure, ServerConfig, server_name};
 
 /// TCP connect and TLS handshake together. A control plane in the same cluster answers in milliseconds.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often an open channel is probed: a peer that vanished without a word is noticed within the sum of these two.
+/// How often an open connection is probed: a peer that vanished without a word is noticed within the sum of these two.
 pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// What may be on its way to a client that reads nothing. The library's own 2 MB would be old news by the time it reads.
-pub const WINDOW_BYTES: u32 = 64 * 1024;
 /// How long a probe may stay unanswered.
 pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// What may be on its way to a client that reads nothing. The library's own 2 MB would be old news by the time it reads.
+pub const WINDOW_BYTES: u32 = 64 * 1024;
 /// A client that connects and says nothing is dropped after this.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Handshakes going on at once per listener; further connections wait in the kernel's backlog. One address can have half
@@ -46,6 +46,20 @@ pub const CONNECTIONS_MAX: usize = 16_384;
 pub const PER_ADDRESS_MAX: usize = 256;
 /// Pause after a failed `accept`, which usually means that we are out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How an open channel is probed: a peer that vanished without a word is noticed within the sum of the two.
+#[derive(Debug, Clone, Copy)]
+pub struct KeepAlive {
+    /// How long nothing may come before the peer is probed.
+    pub interval: Duration,
+    /// How long the probe may stay unanswered.
+    pub timeout: Duration,
+}
+
+impl KeepAlive {
+    /// For channels on whose answers nobody waits.
+    pub const SELDOM: Self = Self { interval: KEEP_ALIVE_INTERVAL, timeout: KEEP_ALIVE_TIMEOUT };
+}
 
 /// Why a connection could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -90,18 +104,32 @@ where
     F: Fn() -> Result<Arc<ClientConfig>, E> + Clone + Send + Sync + 'static,
     E: fmt::Display,
 {
-    let endpoint = Endpoint::from_shared(format!("http://{addr}"))?
-        .connect_timeout(CONNECT_TIMEOUT)
-        .initial_stream_window_size(WINDOW_BYTES)
-        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-        .keep_alive_while_idle(true);
-    let addr: Arc<str> = addr.into();
-    Ok(endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+    Ok(mtls_channel_over(&endpoint(addr, KeepAlive::SELDOM)?, config))
+}
+
+/// The same to an [`endpoint`], which can have several: each channel has a connection of its own.
+pub fn mtls_channel_over<F, E>(endpoint: &Endpoint, config: F) -> Channel
+where
+    F: Fn() -> Result<Arc<ClientConfig>, E> + Clone + Send + Sync + 'static,
+    E: fmt::Display,
+{
+    let addr: Arc<str> = endpoint.uri().authority().map_or("", |authority| authority.as_str()).into();
+    endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
         let addr = Arc::clone(&addr);
         let config = config().map_err(|e| DialError::Unready { addr: addr.to_string(), reason: e.to_string() });
         async move { dial(&addr, config?).await.map(TokioIo::new) }
-    })))
+    }))
+}
+
+/// How channels to `addr` (`host:port`) are kept.
+pub fn endpoint(addr: &str, keep_alive: KeepAlive) -> Result<Endpoint, tonic::transport::Error> {
+    let endpoint = Endpoint::from_shared(format!("http://{addr}"))?;
+    Ok(endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .http2_keep_alive_interval(keep_alive.interval)
+        .keep_alive_timeout(keep_alive.timeout)
+        .keep_alive_while_idle(true))
 }
 
 /// A connection to the control plane.
@@ -193,7 +221,7 @@ impl<F: Fn() -> Arc<ServerConfig>> Accepting<F> {
                         }
                     },
                     Err(error) => {
-                        tracing::warn!(%error, "cannot accept a connection; pausing");
+                        crate::limited!(warn, %error, "cannot accept a connection; pausing");
                         sleep(ACCEPT_PAUSE).await;
                     }
                 },
@@ -215,11 +243,11 @@ async fn shake(tcp: TcpStream, addr: SocketAddr, slot: Slot, config: Arc<ServerC
         }
         Ok(Err(error)) => {
             let reason = Failure::of(&error).reason();
-            tracing::info!(%addr, reason, %error, "tls handshake failed");
+            crate::limited!(info by reason, %addr, reason, %error, "tls handshake failed");
             reason
         }
         Err(_) => {
-            tracing::info!(%addr, reason = "timeout", "tls handshake timed out");
+            crate::limited!(info, %addr, reason = "timeout", "tls handshake timed out");
             "timeout"
         }
     };
@@ -268,5 +296,57 @@ impl AsyncWrite for TlsIo {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper_util::rt::{TokioExecutor, TokioTimer};
+    use remora_api::v1::WatchBundleRequest;
+    use remora_api::v1::identity_client::IdentityClient;
+    use tokio::io::{DuplexStream, copy_bidirectional, duplex};
+    use tokio::sync::Notify;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// Opens any stream, and never says a word on it.
+    async fn say_nothing(io: DuplexStream) {
+        let answer = |_| async {
+            let body = axum::body::Body::from_stream(futures_util::stream::pending::<Result<Vec<u8>, io::Error>>());
+            let response = http::Response::builder().header("content-type", "application/grpc").body(body);
+            Ok::<_, std::convert::Infallible>(response.unwrap())
+        };
+        let service = hyper::service::service_fn(answer);
+        let mut http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        http.timer(TokioTimer::new());
+        drop(http.serve_connection(TokioIo::new(io), service).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_vanishes_without_a_word_is_noticed_and_one_that_is_silent_is_not_taken_for_it() {
+        let keep_alive = KeepAlive { interval: Duration::from_secs(2), timeout: Duration::from_millis(1500) };
+        let vanishes = Arc::new(Notify::new());
+        let wire = Arc::clone(&vanishes);
+        let connector = tower::service_fn(move |_: Uri| {
+            let ((ours, mut near), (mut far, theirs), cut) = (duplex(65_536), duplex(65_536), Arc::clone(&wire));
+            tokio::spawn(say_nothing(theirs));
+            tokio::spawn(async move {
+                tokio::select! {
+                    _ = copy_bidirectional(&mut near, &mut far) => {}
+                    () = cut.notified() => std::future::pending().await,
+                }
+            });
+            async { Ok::<_, io::Error>(TokioIo::new(ours)) }
+        });
+        let channel = endpoint("peer:1", keep_alive).unwrap().connect_with_connector_lazy(connector);
+        let mut stream =
+            IdentityClient::new(channel).watch_bundle(WatchBundleRequest::default()).await.unwrap().into_inner();
+        assert!(timeout(Duration::from_secs(3600), stream.message()).await.is_err(), "silent for an hour, and there");
+        vanishes.notify_one();
+        let vanished = Instant::now();
+        assert!(stream.message().await.is_err());
+        let noticed = vanished.elapsed();
+        assert!(noticed <= keep_alive.interval + keep_alive.timeout + Duration::from_millis(100), "{noticed:?}");
     }
 }

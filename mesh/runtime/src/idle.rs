@@ -2,6 +2,7 @@
 //! more; what they hold then is what the mesh costs. In: the CPU time that the process used. Out: memory given back once it
 //! has become idle. Does not: touch connections.
 
+use std::future::pending;
 use std::time::Duration;
 
 use tokio::time::sleep;
@@ -31,6 +32,16 @@ impl Activity {
     }
 }
 
+/// Has the allocator give large blocks back to the kernel as soon as they are freed, however many there were before.
+pub fn return_large_blocks() {
+    sys::return_large_blocks();
+}
+
+/// Gives free heap back to the kernel. Stops the process's other allocations for as long, a few milliseconds.
+pub fn release_freed() {
+    sys::release_freed();
+}
+
 /// Gives memory back each time this process has become idle. Runs until it is dropped.
 pub async fn watch() {
     let mut activity = Activity::default();
@@ -39,7 +50,10 @@ pub async fn watch() {
         match sys::cpu_time() {
             Ok(used) if activity.became_idle(used) => sys::give_back(),
             Ok(_) => {}
-            Err(error) => return tracing::warn!(%error, "cannot tell whether this process is idle"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot tell whether this process is idle");
+                return pending().await;
+            }
         }
     }
 }

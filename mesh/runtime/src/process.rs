@@ -8,6 +8,7 @@ use crate::{EX_USAGE, idle, log};
 
 /// Parses the command line and the environment into `R`, has `read` judge it, starts the log that `log` names, and runs
 /// `run` on this thread until it ends, which gives memory back while it is [`idle`]. What is wrong with the settings goes to standard error, with [`EX_USAGE`].
+/// The last lines of the log are waited for, within bounds.
 pub fn main<R, C, E, F>(
     name: &str,
     read: impl FnOnce(R) -> Result<C, Mistakes>,
@@ -46,6 +47,7 @@ where
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!("cannot start the runtime: {error}");
+            log::flush();
             return ExitCode::FAILURE;
         }
     };
@@ -55,11 +57,13 @@ where
         idle.abort();
         outcome
     };
-    match runtime.block_on(served) {
+    let code = match runtime.block_on(served) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
             ExitCode::FAILURE
         }
-    }
+    };
+    log::flush();
+    code
 }

@@ -1,5 +1,6 @@
-//! Stage 1 of 8: accept. In: a listening address. Out: connections, one at a time. Refuses: more than
-//! [`limits::CONNECTIONS_MAX`] per worker, and those for which the process has no descriptors to spare ([`Room`]).
+//! Stage 1 of 8: accept. In: a listening address. Out: connections, one at a time. Refuses: those
+//! beyond their peer's share of the [account](crate::account), and those for which the process has no descriptors to spare
+//! ([`Room`]).
 //!
 //! Each worker has a listener of its own on the same address (SO_REUSEPORT), so that the kernel spreads connections and
 //! no connection ever crosses threads.
@@ -42,7 +43,7 @@ pub async fn next(listener: &TcpListener) -> (TcpStream, SocketAddr) {
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 metrics::counter!("remora_accept_errors_total").increment(1);
-                tracing::warn!(%error, "cannot accept connections for now; raise the limit of open files or memory");
+                remora_runtime::limited!(warn, %error, "cannot accept connections for now; raise the limit of open files or memory");
                 tokio::time::sleep(limits::ACCEPT_BACKOFF).await;
             }
         }

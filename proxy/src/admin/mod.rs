@@ -3,9 +3,11 @@
 //! In: a listener on the control thread and an [`AdminState`]. Out: the endpoints that every component has
 //! ([`remora_runtime::admin`], which also bounds connections, heads and bodies and keeps foreign web pages out), and those
 //! of this proxy: the page at `/`, `/routes`, `/errors`, `/config`, `/certificate`, `POST /drain` and the application's
-//! probes ([`probe`]). `/live`, `/ready`, `/metrics` and probes are for everybody; the rest is for the pod itself. It shows no secrets: the configuration is what its
+//! probes ([`probe`]). `/live`, `/ready` and, within bounds, `/metrics` are for everybody, probes for whoever has the pod's token;
+//! the rest is for the pod itself. It shows no secrets: the configuration is what its
 //! caller hands over. It also moves the telemetry's windows on.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,7 +22,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::time::MissedTickBehavior;
 
-use crate::probe::{self, Probes};
+use crate::probe;
 use crate::telemetry::Routes;
 
 const PAGE: &str = include_str!("page.html");
@@ -42,7 +44,9 @@ pub struct AdminState {
     /// The current certificate: identity, serial, validity.
     pub certificate: Arc<dyn Fn() -> Value + Send + Sync>,
     /// What the kubelet asks of the application.
-    pub probes: Arc<Probes>,
+    pub probes: probe::Asked,
+    /// The addresses of the pod's node, where they are known: its kubelet always has a connection free.
+    pub hosts: Vec<IpAddr>,
     /// Begins the shutdown.
     pub drain: Arc<dyn Fn() + Send + Sync>,
 }
@@ -58,7 +62,7 @@ impl std::fmt::Debug for AdminState {
 pub async fn serve(listener: TcpListener, state: AdminState, stop: drain::Watch) {
     let sampler = sample(state.routes.clone());
     tokio::select! {
-        () = admin::serve(listener, router(state), stop) => {}
+        () = admin::serve_beside(listener, router(state.clone()), state.hosts, stop) => {}
         never = sampler => match never {},
     }
 }

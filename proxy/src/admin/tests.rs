@@ -42,7 +42,8 @@ impl Admin {
             routes,
             config: json!({"mode": "explicit"}),
             certificate: Arc::new(|| json!({"serial": "0a"})),
-            probes: Arc::default(),
+            probes: probe::Asked::default(),
+            hosts: Vec::new(),
             drain: Arc::new(move || is_drained.store(true, SeqCst)),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

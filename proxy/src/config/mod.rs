@@ -1,6 +1,12 @@
 //! The proxy's settings: `REMORA_PROXY_*` from the environment, read once, all mistakes told at once.
 
-use crate::{http::guard::Patience, limits, probe::Probes};
+use crate::{
+    account,
+    discover::{Networks, Unknown},
+    http::guard::Patience,
+    limits,
+    probe::{self, Probes},
+};
 use remora_model::{SpiffeId, TrustDomain};
 pub use remora_runtime::settings::Mistakes;
 use remora_runtime::settings::{duration, parsed};
@@ -46,12 +52,22 @@ pub struct Config {
     pub drain_grace: Duration,
     pub connect_timeout: Duration,
     pub patience: Patience,
+    /// What the process may use, of which peers have a part: see [`account`].
+    pub memory_limit: u64,
     pub log: String,
     pub log_json: bool,
     pub app_host: IpAddr,
     pub opaque_ports: BTreeSet<u16>,
+    /// The ranges of the cluster's Services and pods, until discovery tells them.
+    pub networks: Networks,
+    /// What becomes of connections to destinations outside of them that the mesh does not know.
+    pub unknown: Unknown,
     /// The application's probes, which the kubelet asks us to carry out.
     pub probes: Arc<Probes>,
+    /// What the paths of probes and hooks begin with.
+    pub probe_token: Option<probe::Token>,
+    /// The addresses of the node that the pod runs on.
+    pub host_ips: Vec<IpAddr>,
 }
 
 impl Config {
@@ -97,11 +113,16 @@ impl Config {
         let header_timeout = read.or("HEADER_TIMEOUT", &in_ms(limits::HEADER_TIMEOUT), duration);
         let body_timeout = read.or("BODY_TIMEOUT", &in_ms(limits::BODY_TIMEOUT), duration);
         let idle_timeout = read.or("IDLE_TIMEOUT", &in_ms(limits::CLIENT_IDLE_TIMEOUT), duration);
+        let memory_limit = read.or("MEMORY_LIMIT", &account::memory_limit().to_string(), memory);
         let log = read.or("LOG", "info", text);
         let log_json = read.or("LOG_FORMAT", "text", log_format);
         let app_host = read.or("APP_HOST", "127.0.0.1", parsed);
         let opaque_ports = read.or("OPAQUE_PORTS", "", ports);
+        let networks = read.or("CLUSTER_NETWORKS", "", networks);
+        let unknown = read.or("UNKNOWN", "pass", unknown);
         let probes = read.or("PROBES", "", Probes::parse);
+        let probe_token = read.or("PROBE_TOKEN", "", probe::Token::parse);
+        let host_ips = read.or("HOST_IP", "", ips);
         let Reader { mistakes, .. } = read;
         let all = || {
             Some(Self {
@@ -123,11 +144,16 @@ impl Config {
                 drain_grace: drain_grace?,
                 connect_timeout: connect_timeout?,
                 patience: Patience { head: header_timeout?, body: body_timeout?, idle: idle_timeout? },
+                memory_limit: memory_limit?,
                 log: log?,
                 log_json: log_json?,
                 app_host: app_host?,
                 opaque_ports: opaque_ports?,
+                networks: networks?,
+                unknown: unknown?,
                 probes: Arc::new(probes?),
+                probe_token: probe_token?,
+                host_ips: host_ips?,
             })
         };
         all().ok_or(Mistakes(mistakes))
@@ -154,12 +180,15 @@ impl Config {
         Some(SocketAddr::new(if listen.ip().is_unspecified() { loopback } else { listen.ip() }, listen.port()))
     }
 
-    /// Whether `address` is one of this proxy's own listeners: forwarding to it would be a loop.
-    pub fn is_own(&self, address: SocketAddr) -> bool {
+    /// Whether `address` is one of this proxy's own listeners: forwarding to it would be a loop. `here` is an address of this
+    /// pod: other hosts may have servers on the same ports.
+    pub fn is_own(&self, address: SocketAddr, here: IpAddr) -> bool {
         let own = self.outbound_listen.iter().chain(&self.inbound_listen).chain([&self.admin_listen]);
         own.filter(|own| own.port() == address.port()).any(|own| match self.mode {
-            // The destination is this pod, by whichever of its addresses.
-            Mode::Redirect => own.port() != self.admin_listen.port(),
+            Mode::Redirect => {
+                let (to, here) = (address.ip().to_canonical(), here.to_canonical());
+                own.port() != self.admin_listen.port() && (to == here || to.is_loopback() || to.is_unspecified())
+            }
             Mode::Explicit => own.ip() == address.ip() || own.ip().is_unspecified(),
         })
     }
@@ -241,6 +270,12 @@ fn addresses(text: &str) -> Result<Vec<SocketAddr>, String> {
     text.split(',').map(|one| parsed(one.trim())).collect()
 }
 
+/// As the downward API writes `status.hostIPs`. One that a node does not have yet is left out.
+fn ips(text: &str) -> Result<Vec<IpAddr>, String> {
+    let given = text.split(',').map(str::trim).filter(|one| !one.is_empty());
+    given.map(|one| parsed::<IpAddr>(one).map(|ip| ip.to_canonical())).collect()
+}
+
 fn host_port(text: &str) -> Result<String, String> {
     match text.rsplit_once(':') {
         Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) => Ok(text.to_owned()),
@@ -256,11 +291,48 @@ fn workers(text: &str) -> Result<usize, String> {
 }
 
 fn ports(text: &str) -> Result<BTreeSet<u16>, String> {
-    text.split(',').map(str::trim).filter(|one| !one.is_empty()).map(parsed).collect()
+    let ranges = remora_model::ports::read(text).map_err(|error| error.to_string())?;
+    Ok(ranges.into_iter().flatten().collect())
+}
+
+fn networks(text: &str) -> Result<Networks, String> {
+    let ranges = text.split(',').map(str::trim).filter(|one| !one.is_empty());
+    let ranges = ranges.map(|one| one.parse().map_err(|_| format!("{one:?} is no range like 10.96.0.0/12")));
+    ranges.collect::<Result<_, _>>().map(Networks::new)
+}
+
+fn unknown(text: &str) -> Result<Unknown, String> {
+    match text {
+        "pass" => Ok(Unknown::Pass),
+        "deny" => Ok(Unknown::Deny),
+        _ => Err("is pass or deny".to_owned()),
+    }
 }
 
 fn in_ms(duration: Duration) -> String {
     format!("{}ms", duration.as_millis())
+}
+
+/// `128Mi`, `1Gi`, or bytes; at least so much that anything can be served.
+fn memory(text: &str) -> Result<u64, String> {
+    let (number, unit) = match text.find(|c: char| !c.is_ascii_digit()) {
+        Some(at) => text.split_at(at),
+        None => (text, ""),
+    };
+    let unit = match unit {
+        "" => 1,
+        "Ki" => 1 << 10,
+        "Mi" => 1 << 20,
+        "Gi" => 1 << 30,
+        _ => return Err(format!("{text:?} is no amount of memory; write 128Mi")),
+    };
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+    let least = limits::MEMORY_BASE_BYTES + (8 << 20);
+    match bytes {
+        Some(bytes) if bytes >= least => Ok(bytes),
+        Some(_) => Err(format!("{text:?} is less than the {} MiB that a proxy needs", least >> 20)),
+        None => Err(format!("{text:?} is no amount of memory; write 128Mi")),
+    }
 }
 
 /// The cgroup's CPU quota, rounded up; 1 where there is none, because a sidecar is a guest.
@@ -320,6 +392,32 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn the_clusters_ranges_and_what_becomes_of_the_unknown_are_settings() {
+        let with = |name, value| read(&[&LEAST[..], &[(name, value)]].concat());
+        let inside = |config: &Config, target: &str| config.networks.contain(&target.parse().expect("a target"));
+        let config = with("CLUSTER_NETWORKS", " 10.96.0.0/12, fd00::/8 ,").expect("valid");
+        assert!(inside(&config, "10.97.0.1:80") && inside(&config, "[fd00::1]:80") && !inside(&config, "10.0.0.1:80"));
+        assert!(inside(&with("CLUSTER_NETWORKS", "").expect("valid"), "10.0.0.1:80"), "none are known: all may be");
+        assert_eq!((config.unknown, with("UNKNOWN", "deny").expect("valid").unknown), (Unknown::Pass, Unknown::Deny));
+        for (name, wrong) in [("UNKNOWN", "Deny"), ("UNKNOWN", ""), ("CLUSTER_NETWORKS", "10.0.0.0")] {
+            assert!(with(name, wrong).is_err(), "{name}={wrong}");
+        }
+    }
+
+    #[test]
+    fn opaque_ports_are_a_list_as_annotations_write_it() {
+        let ports = |text| {
+            let config = read(&[&LEAST[..], &[("OPAQUE_PORTS", text)]].concat()).ok()?;
+            Some(config.opaque_ports.into_iter().collect::<Vec<_>>())
+        };
+        assert_eq!(ports("3306, 5000-5002,"), Some(vec![3306, 5000, 5001, 5002]));
+        assert_eq!(ports(""), Some(Vec::new()));
+        for wrong in ["0", "5002-5000", "70000", "http"] {
+            assert_eq!(ports(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
     fn a_service_called_like_the_proxy_is_no_mistake() {
         let links = ["SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT", "PORT_80_TCP", "PORT_80_TCP_ADDR"];
         for link in links {
@@ -344,15 +442,22 @@ pub(crate) mod tests {
     #[test]
     fn the_proxys_own_ports_are_loops() {
         let mut config = read(&LEAST).expect("valid");
-        assert!(config.is_own(([10, 0, 0, 1], 4143).into()));
-        assert!(!config.is_own(([10, 0, 0, 1], 80).into()));
+        let here = IpAddr::from([10, 0, 0, 1]);
+        assert!(
+            config.is_own(([10, 0, 0, 1], 4143).into(), here) && config.is_own(([127, 0, 0, 1], 4140).into(), here)
+        );
+        assert!(!config.is_own(([10, 0, 0, 1], 80).into(), here));
+        assert!(
+            !config.is_own(([10, 0, 0, 2], 4143).into(), here) && !config.is_own(([10, 0, 0, 2], 4140).into(), here)
+        );
+        assert!(config.is_own(([10, 0, 0, 1], 4143).into(), "::ffff:10.0.0.1".parse().expect("an address")));
         let own = format!("{}/{}", config.namespace, config.pod);
         assert!(config.own_proxy(&own).is_some_and(|at| at.ip().is_loopback() && at.port() == 4143));
         assert_eq!(config.own_proxy("other/pod"), None);
         config.mode = Mode::Explicit;
         assert_eq!(config.own_proxy(&own), None, "nothing is redirected, and endpoints name their proxies");
         config.inbound_listen = vec![([127, 77, 0, 1], 4143).into()];
-        assert!(config.is_own(([127, 77, 0, 1], 4143).into()));
-        assert!(!config.is_own(([127, 77, 0, 2], 4143).into()));
+        assert!(config.is_own(([127, 77, 0, 1], 4143).into(), here));
+        assert!(!config.is_own(([127, 77, 0, 2], 4143).into(), here));
     }
 }

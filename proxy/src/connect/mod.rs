@@ -17,6 +17,11 @@ pub enum ConnectError {
     Io { address: SocketAddr, source: io::Error },
     #[error("this proxy has no descriptors or memory left to connect to {address} with; raise their limits")]
     Exhausted { address: SocketAddr, source: io::Error },
+    #[error(
+        "{address} is one more than the {} peers that may be connected to, all of them in use",
+        limits::MESH_CONNECTIONS_MAX
+    )]
+    Busy { address: SocketAddr },
     #[error("{address} did not finish a TLS handshake in {:?}", limits::HANDSHAKE_TIMEOUT)]
     HandshakeTimeout { address: SocketAddr },
     #[error("{address} refused mesh TLS")]
@@ -34,7 +39,7 @@ impl ConnectError {
             Self::Refused { .. } => Reason::ConnectRefused,
             Self::Timeout { .. } | Self::HandshakeTimeout { .. } => Reason::ConnectTimeout,
             Self::Io { .. } => Reason::ConnectFailed,
-            Self::Exhausted { .. } => Reason::Overloaded,
+            Self::Exhausted { .. } | Self::Busy { .. } => Reason::Overloaded,
             Self::Tls { .. } | Self::NoCertificate => Reason::TlsRefused,
             Self::Identity { .. } => Reason::IdentityMismatch,
         }

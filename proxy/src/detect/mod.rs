@@ -9,7 +9,7 @@
 //! will refuse it a moment later: opaque bytes would have met no HTTP policy at all.
 //!
 //! What it does not do: wait, read, or decide what silence means. A caller that holds a *non-empty* undecided prefix
-//! must go on reading (the prefix still fits HTTP or TLS); only an *empty* one may turn opaque by the passing of time.
+//! must go on reading (the prefix still fits HTTP or TLS), whatever it does meanwhile ([`crate::first`]).
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 pub mod client_hello;
@@ -36,6 +36,11 @@ pub const DETECT_BYTES_MAX: usize = 8 * 1024;
 /// The HTTP/2 client preface (RFC 9113 §3.4).
 pub const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// What a TLS connection begins with: the record type of handshakes (RFC 8446 §5.1).
+pub const TLS_HANDSHAKE: u8 = 0x16;
+/// The first bytes of a handshake record: its type, and the major version that all versions of TLS give (RFC 8446 §5.1).
+pub const TLS_RECORD: [u8; 2] = [TLS_HANDSHAKE, 3];
+
 /// The longest method that is still taken for one. The longest registered today has 17 bytes.
 const METHOD_BYTES_MAX: usize = 32;
 
@@ -44,7 +49,7 @@ const METHOD_BYTES_MAX: usize = 32;
 #[must_use]
 pub fn detect(bytes: &[u8]) -> Detection {
     let Some(first) = bytes.first() else { return Detection::Undecided };
-    if *first == 0x16 {
+    if *first == TLS_HANDSHAKE {
         return tls(bytes);
     }
     if bytes.starts_with(HTTP2_PREFACE) {

@@ -1,85 +1,129 @@
 //! The one stream to discovery. In: what workers subscribe to. Out: resources, kept for them whatever happens to the
 //! stream. On reconnect it offers what it holds, so that nothing is sent twice and nothing is lost.
 
-use super::{Command, Known, Zone};
-use remora_api::{
-    sync::{Name, Resource, Update, envelope, request},
-    v1::{self, discovery_client::DiscoveryClient},
-};
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use super::{Command, Ends, Link, Wanted, Zone, store::Store};
+use crate::limits;
+use remora_api::v1::{self, discovery_client::DiscoveryClient};
+use std::{collections::VecDeque, time::Duration};
 use tokio::{
     sync::{mpsc, watch},
-    time::sleep,
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
 };
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
-use tonic::{Streaming, transport::Channel};
+use tonic::{Status, Streaming, transport::Channel};
 
-/// First and longest wait between connections to discovery; half of it is chance.
-const BACKOFF_MIN: Duration = Duration::from_millis(50);
-/// See [`BACKOFF_MIN`]. Short, because endpoints must be right within a second of its return.
-const BACKOFF_MAX: Duration = Duration::from_millis(800);
-/// Targets and ports that are subscribed to. Discovery ends the stream of a proxy that has more than 10 000.
-const SUBSCRIPTIONS_MAX: usize = 8192;
 /// Messages handed to the connection and not sent yet.
 const QUEUE: usize = 256;
 /// Messages to discovery that wait; with more, workers' wishes wait too. Acks may exceed it: they are as many as updates.
 const OUTBOX_MAX: usize = 4096;
 /// The largest update: a backend with the most endpoints there may be, with long names.
 const UPDATE_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Between two questions about the same doubt.
-const DOUBT_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Who asks.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Client {
     pub hello: v1::Hello,
-    /// Tells `/ready` whether discovery has answered.
-    pub connected: watch::Sender<bool>,
+    /// Where workers are heard, and told.
+    pub ends: Ends,
     /// Told what discovery says of our zone.
     pub zone: Zone,
 }
 
-/// What is held of one resource.
-struct Held {
-    version: u64,
-    state: watch::Sender<Option<Arc<Resource>>>,
-    /// Asked for by a worker, not only named by a target.
-    asked: bool,
+/// How often the stream could not be kept, in a row.
+#[derive(Debug, Default)]
+struct Failures(u32);
+
+impl Failures {
+    fn count(&mut self, lost: &Lost) {
+        if lost.lasted >= limits::DISCOVERY_STEADY {
+            *self = Self::default();
+        }
+        self.0 = self.0.saturating_add(1);
+    }
+
+    /// The wait before the next connection; `chance` is from 0 to 1.
+    fn wait(&self, chance: f64) -> Duration {
+        let most = self.doubled(limits::DISCOVERY_BACKOFF_MIN, limits::DISCOVERY_BACKOFF_MAX);
+        most / 2 + most.mul_f64(chance / 2.0)
+    }
+
+    /// How long somebody who waits lets the next stream take to open: longer each time, so that a discovery which is only
+    /// slow gets there.
+    fn patience(&self) -> Duration {
+        self.doubled(limits::DISCOVERY_OPENS_WANTED, limits::DISCOVERY_OPENS)
+    }
+
+    /// `first`, doubled for each failure after the first one.
+    fn doubled(&self, first: Duration, most: Duration) -> Duration {
+        (first * 2_u32.pow(self.0.saturating_sub(1).min(16))).min(most)
+    }
 }
 
-type Store = HashMap<Name, Held>;
-
-/// Runs until no worker is left. Never gives up: with discovery away, everything stays as it is.
-pub async fn run(client: Client, channel: Channel, mut commands: mpsc::Receiver<Command>) {
-    let mut store = Store::new();
-    let mut backoff = BACKOFF_MIN;
+/// Runs until no worker is left. Never gives up: with discovery away, everything stays as it is. `connect` makes a channel for
+/// each stream, so that the next one leaves a connection behind that nobody is at the end of.
+pub async fn run(client: Client, connect: impl Fn() -> Channel) {
+    let Client { hello, ends: Ends { mut commands, link, networks, wanted }, zone } = client;
+    let mut store = Store::new(zone, networks);
+    let mut failures = Failures::default();
     loop {
-        match session(&client, channel.clone(), &mut commands, &mut store).await {
+        let opening = store.opening(&hello);
+        let late = late(&wanted, failures.patience());
+        let mut session = Session { opening, link: &link, commands: &mut commands, store: &mut store };
+        let lost = match session.run(connect(), late).await {
             End::NoWorkers => return,
-            End::Lost { worked, error } => {
-                if worked {
-                    backoff = BACKOFF_MIN;
-                }
-                client.connected.send_replace(false);
-                metrics::counter!("remora_discovery_disconnects_total").increment(1);
-                tracing::warn!(%error, retry_in = ?backoff, held = store.len(), "discovery is away; going on with what is known");
+            End::Lost(lost) => lost,
+        };
+        if *link.borrow() == Link::Open {
+            link.send_replace(Link::Lost);
+        }
+        failures.count(&lost);
+        let wait = failures.wait(fastrand::f64());
+        metrics::counter!("remora_discovery_disconnects_total").increment(1);
+        let Lost { error, .. } = lost;
+        remora_runtime::limited!(warn, %error, retry_in = ?wait, held = store.len(), "discovery is away; going on with what is known");
+        if pause(wait, &wanted, &mut commands, &mut store).await.is_none() {
+            return;
+        }
+    }
+}
+
+/// Returns when a stream has taken too long to open, which is sooner while somebody waits: `patience` then.
+async fn late(wanted: &Wanted, patience: Duration) {
+    let hurries = async {
+        loop {
+            wanted.begins().await;
+            sleep(patience).await;
+            if wanted.is() {
+                return;
             }
         }
-        let wait = backoff / 2 + backoff.mul_f64(fastrand::f64() / 2.0);
-        backoff = (backoff * 2).min(BACKOFF_MAX);
-        let pause = sleep(wait);
-        tokio::pin!(pause);
-        loop {
-            tokio::select! {
-                () = &mut pause => break,
-                command = commands.recv() => match command {
-                    Some(command) => drop(take(command, &mut store)),
-                    None => return,
-                },
+    };
+    tokio::select! {
+        () = sleep(limits::DISCOVERY_OPENS) => {}
+        () = hurries => {}
+    }
+}
+
+/// Waits before the next connection, but not long while a connection waits for an answer. `None`: no worker is left.
+async fn pause(
+    wait: Duration,
+    wanted: &Wanted,
+    commands: &mut mpsc::Receiver<Command>,
+    store: &mut Store,
+) -> Option<()> {
+    let mut until = Instant::now() + wait;
+    let mut hurries = false;
+    loop {
+        tokio::select! {
+            () = sleep_until(until) => return Some(()),
+            () = wanted.begins(), if !hurries => {
+                hurries = true;
+                let soon = limits::DISCOVERY_BACKOFF_WANTED.mul_f64(0.5 + fastrand::f64() / 2.0);
+                until = until.min(Instant::now() + soon);
+            }
+            command = commands.recv() => match command? {
+                Command::Doubt(_) => {} // the next stream brings whatever changed
+                command => drop(store.take(command)),
             }
         }
     }
@@ -87,250 +131,169 @@ pub async fn run(client: Client, channel: Channel, mut commands: mpsc::Receiver<
 
 enum End {
     NoWorkers,
-    Lost { worked: bool, error: String },
+    Lost(Lost),
 }
 
-async fn session(client: &Client, channel: Channel, commands: &mut mpsc::Receiver<Command>, store: &mut Store) -> End {
-    let (send, receive) = mpsc::channel::<v1::SyncRequest>(QUEUE);
-    let lost = |worked: bool, error: String| End::Lost { worked, error };
-    let outgoing = tokio_stream::iter(opening(client, store)).chain(ReceiverStream::new(receive));
-    let mut discovery = DiscoveryClient::new(channel).max_decoding_message_size(UPDATE_BYTES_MAX);
-    let mut connecting = std::pin::pin!(discovery.sync(outgoing));
-    // What is to be said, in order. Discovery hears us only while we listen, so listening never waits for saying.
-    let mut outbox: VecDeque<v1::SyncRequest> = VecDeque::new();
-    let mut updates: Streaming<v1::SyncResponse> = loop {
-        tokio::select! {
-            answer = &mut connecting => match answer {
-                Ok(response) => break response.into_inner(),
-                Err(status) => return lost(false, status.to_string()),
-            },
-            command = commands.recv(), if outbox.len() < OUTBOX_MAX => match command {
-                Some(command) => outbox.extend(take(command, store)),
-                None => return End::NoWorkers,
-            },
-        }
-    };
-    client.connected.send_replace(true);
-    let mut worked = false;
-    let mut doubts: HashMap<Name, tokio::time::Instant> = HashMap::new();
-    loop {
-        tokio::select! {
-            update = updates.next() => match update {
-                Some(Ok(update)) => {
-                    worked = true;
-                    outbox.extend(apply(update, store, &client.zone));
-                }
-                Some(Err(status)) => return lost(worked, status.to_string()),
-                None => return lost(worked, "discovery ended the stream".to_owned()),
-            },
-            permit = send.reserve(), if !outbox.is_empty() => match (permit, outbox.pop_front()) {
-                (Ok(permit), Some(message)) => permit.send(message),
-                (Ok(_), None) => {}
-                (Err(_), _) => return lost(worked, "discovery takes no more requests".to_owned()),
-            },
-            command = commands.recv(), if outbox.len() < OUTBOX_MAX => match command {
-                Some(Command::Doubt(name)) => outbox.extend(doubt(&name, &mut doubts, store)),
-                Some(command) => outbox.extend(take(command, store)),
-                None => return End::NoWorkers,
-            },
-        }
-    }
+struct Lost {
+    lasted: Duration,
+    error: String,
 }
 
-/// What is said first: who we are, what we hold (which subscribes to it), and what we ask for and do not hold.
-fn opening(client: &Client, store: &mut Store) -> Vec<v1::SyncRequest> {
-    // Discovery forgets the backends that no target leads to; so do we.
-    store.retain(|name, held| !matches!(name, Name::Backend(_)) || held.state.receiver_count() > 0);
-    let mut hello = client.hello.clone();
-    let mut asked = Vec::new();
-    for (name, held) in &*store {
-        if held.state.borrow().is_some() {
-            hello.held.push(request::held(name, held.version));
-        } else if held.asked {
-            asked.push(request::subscribe(name));
-        }
-    }
-    std::iter::once(request::hello(hello)).chain(asked).collect()
+/// One stream.
+struct Session<'a> {
+    opening: Vec<v1::SyncRequest>,
+    link: &'a watch::Sender<Link>,
+    commands: &'a mut mpsc::Receiver<Command>,
+    store: &'a mut Store,
 }
 
-/// Carries out a worker's wish; what discovery must be told of it.
-fn take(command: Command, store: &mut Store) -> Vec<v1::SyncRequest> {
-    match command {
-        Command::Watch(name, tell) => {
-            let mut say = Vec::new();
-            if store.len() >= SUBSCRIPTIONS_MAX && !store.contains_key(&name) {
-                say = prune(store);
-                if store.values().filter(|held| held.asked).count() >= SUBSCRIPTIONS_MAX {
-                    // Told nothing, the worker takes it for unknown.
-                    tracing::warn!(%name, "more than {SUBSCRIPTIONS_MAX} targets are in use; this one stays unknown");
-                    return say;
-                }
+impl Session<'_> {
+    async fn run(&mut self, channel: Channel, late: impl Future<Output = ()>) -> End {
+        let (send, receive) = mpsc::channel::<v1::SyncRequest>(QUEUE);
+        let outgoing = tokio_stream::iter(std::mem::take(&mut self.opening)).chain(ReceiverStream::new(receive));
+        let mut discovery = DiscoveryClient::new(channel).max_decoding_message_size(UPDATE_BYTES_MAX);
+        let (mut connecting, mut late) = (std::pin::pin!(discovery.sync(outgoing)), std::pin::pin!(late));
+        // What is to be said, in order. Discovery hears us only while we listen, so listening never waits for saying.
+        let mut outbox: VecDeque<v1::SyncRequest> = VecDeque::new();
+        let mut updates: Streaming<v1::SyncResponse> = loop {
+            tokio::select! {
+                answer = &mut connecting => match answer {
+                    Ok(response) => break response.into_inner(),
+                    Err(status) => return lost(None, &status),
+                },
+                () = &mut late => return lost(None, &Status::deadline_exceeded("discovery opens no stream")),
+                command = self.commands.recv(), if outbox.len() < OUTBOX_MAX => match command {
+                    Some(command) => outbox.extend(self.store.take(command)),
+                    None => return End::NoWorkers,
+                },
             }
-            let held = store.entry(name.clone()).or_insert_with(Held::unknown);
-            let known: Known = held.state.subscribe();
-            let new = !held.asked && !matches!(name, Name::Backend(_));
-            held.asked |= new;
-            drop(tell.send(known));
-            say.extend(new.then(|| request::subscribe(&name)));
-            say
-        }
-        Command::Unwatch(name) => {
-            let unused = store.get(&name).is_some_and(|held| held.state.receiver_count() == 0);
-            if !unused {
-                return Vec::new();
-            }
-            store.remove(&name);
-            vec![request::unsubscribe(&name)]
-        }
-        Command::Doubt(_) => Vec::new(),
-    }
-}
-
-/// Unsubscribes from all that nobody reads: targets that were asked for while discovery was away, say.
-fn prune(store: &mut Store) -> Vec<v1::SyncRequest> {
-    let mut gone = Vec::new();
-    store.retain(|name, held| {
-        let used = !held.asked || held.state.receiver_count() > 0;
-        if !used {
-            gone.push(request::unsubscribe(name));
-        }
-        used
-    });
-    gone
-}
-
-/// Asks again for every target that leads to a backend that cannot be reached: the whole of it, not the difference.
-fn doubt(name: &Name, doubts: &mut HashMap<Name, tokio::time::Instant>, store: &mut Store) -> Vec<v1::SyncRequest> {
-    let now = tokio::time::Instant::now();
-    doubts.retain(|_, since| now.duration_since(*since) < DOUBT_INTERVAL);
-    if doubts.contains_key(name) {
-        return Vec::new();
-    }
-    doubts.insert(name.clone(), now);
-    metrics::counter!("remora_discovery_doubts_total").increment(1);
-    let Name::Backend(id) = name else { return Vec::new() };
-    let leads = |resource: &Resource| match resource {
-        Resource::Outbound(outbound) => outbound.backends().contains(&id),
-        _ => false,
-    };
-    let targets: Vec<Name> = store
-        .iter()
-        .filter(|(_, held)| held.state.borrow().as_deref().is_some_and(leads))
-        .map(|(name, _)| name.clone())
-        .collect();
-    targets.iter().flat_map(|name| [request::unsubscribe(name), request::subscribe(name)]).collect()
-}
-
-/// Takes an update in; the ack or nack for it. A bad one leaves what is held.
-fn apply(message: v1::SyncResponse, store: &mut Store, zone: &Zone) -> Vec<v1::SyncRequest> {
-    let envelope = envelope(&message);
-    let refuse = |reason: String| {
-        tracing::warn!(%reason, "discovery sent something unusable; keeping the last good state");
-        metrics::counter!("remora_discovery_nacks_total").increment(1);
-        envelope.clone().map(|(name, version)| request::nack(name, version, reason)).into_iter().collect::<Vec<_>>()
-    };
-    match Update::try_from(message) {
-        Err(error) => refuse(error.to_string()),
-        Ok(Update::Whole { version, resource }) => {
-            let name = resource.name();
-            store.entry(name.clone()).or_insert_with(Held::unknown).set(version, resource);
-            vec![request::ack(&name, version)]
-        }
-        Ok(Update::Delta(delta)) => {
-            let name = Name::Backend(delta.id.clone());
-            let Some(held) = store.get_mut(&name) else {
-                return refuse("nothing is held to apply a delta to".to_owned());
-            };
-            let state = held.state.borrow().clone();
-            let Some(Resource::Backend(backend)) = state.as_deref() else {
-                return refuse("nothing is held to apply a delta to".to_owned());
-            };
-            match delta.apply(backend, held.version) {
-                Ok(next) => {
-                    held.set(delta.version, Resource::Backend(next));
-                    vec![request::ack(&name, delta.version)]
-                }
-                Err(error) => refuse(error.to_string()),
+        };
+        self.link.send_replace(Link::Open);
+        let since = Some(Instant::now());
+        let mut looks = interval(limits::DOUBT_MIN);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                now = looks.tick(), if self.store.has_refused() => outbox.extend(self.store.again(now)),
+                update = updates.next() => match update {
+                    Some(Ok(update)) => outbox.extend(self.store.apply(update)),
+                    Some(Err(status)) => return lost(since, &status),
+                    None => return lost(since, &Status::unavailable("discovery ended the stream")),
+                },
+                permit = send.reserve(), if !outbox.is_empty() => match (permit, outbox.pop_front()) {
+                    (Ok(permit), Some(message)) => permit.send(message),
+                    (Ok(_), None) => {}
+                    (Err(_), _) => return lost(since, &Status::unavailable("discovery takes no more requests")),
+                },
+                command = self.commands.recv(), if outbox.len() < OUTBOX_MAX => match command {
+                    Some(command) => outbox.extend(self.store.take(command)),
+                    None => return End::NoWorkers,
+                },
             }
         }
-        Ok(Update::Zone(told)) => {
-            zone.tell(told);
-            Vec::new()
-        }
-        Ok(Update::Current { name, version }) => vec![request::ack(&name, version)],
-        Ok(Update::Refused { name, reason }) => {
-            tracing::warn!(%name, %reason, "discovery refused a subscription");
-            Vec::new()
-        }
     }
 }
 
-impl Held {
-    fn unknown() -> Self {
-        Self { version: 0, state: watch::Sender::new(None), asked: false }
-    }
-
-    fn set(&mut self, version: u64, resource: Resource) {
-        self.version = version;
-        self.state.send_replace(Some(Arc::new(resource)));
-    }
+fn lost(since: Option<Instant>, status: &Status) -> End {
+    let lasted = since.map_or(Duration::ZERO, |since| since.elapsed());
+    End::Lost(Lost { lasted, error: status.to_string() })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use remora_model::{Outbound, Protocol};
+    use crate::discover::{Handle, Networks, waiting::Waiting};
+    use hyper_util::rt::TokioIo;
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering::Relaxed},
+        },
+        task::{Context, Poll},
+    };
+    use tokio::io::DuplexStream;
+    use tonic::{
+        codegen::Service,
+        transport::{Endpoint, Uri},
+    };
 
-    #[tokio::test]
-    async fn there_are_never_more_subscriptions_than_discovery_bears() {
-        let mut store = Store::new();
-        let name = |number: usize| Name::Outbound(format!("t{number}:80").parse().expect("a target"));
-        let mut watch = |number: usize| {
-            let (tell, told) = tokio::sync::oneshot::channel();
-            (take(Command::Watch(name(number), tell), &mut store), told)
-        };
-        // Nobody waited for the answers of the first half.
-        let used: Vec<_> = (0..SUBSCRIPTIONS_MAX).map(|n| watch(n).1).skip(SUBSCRIPTIONS_MAX / 2).collect();
-        let mut used: Vec<Known> = futures_util::future::try_join_all(used).await.expect("told");
-        let (said, told) = watch(SUBSCRIPTIONS_MAX);
-        used.push(told.await.expect("there is room again"));
-        assert_eq!(said.len(), SUBSCRIPTIONS_MAX / 2 + 1, "those nobody reads are given up");
-        for number in SUBSCRIPTIONS_MAX + 1..SUBSCRIPTIONS_MAX + SUBSCRIPTIONS_MAX / 2 {
-            used.push(watch(number).1.await.expect("there is room"));
+    fn lost(lasted: Duration) -> Lost {
+        Lost { lasted, error: String::new() }
+    }
+
+    /// Takes every connection, and never says a word.
+    #[derive(Clone)]
+    struct Mute(Arc<AtomicUsize>);
+
+    impl Service<Uri> for Mute {
+        type Response = TokioIo<DuplexStream>;
+        type Error = std::io::Error;
+        type Future = std::future::Pending<Result<Self::Response, Self::Error>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
         }
-        let (said, told) = watch(2 * SUBSCRIPTIONS_MAX);
-        assert!(said.is_empty() && told.await.is_err(), "all are in use: one more stays unknown");
+
+        fn call(&mut self, _: Uri) -> Self::Future {
+            self.0.fetch_add(1, Relaxed);
+            std::future::pending()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_does_not_open_is_given_up_and_soon_where_somebody_waits() {
+        for waits in [false, true] {
+            let (_handle, ends) = Handle::new(Duration::ZERO, Networks::default());
+            let waiting = Waiting::new(1, ends.wanted.clone());
+            let _place = waits.then(|| waiting.enter());
+            let dials = Arc::new(AtomicUsize::new(0));
+            let mute = Mute(dials.clone());
+            let connect = move || Endpoint::from_static("http://discovery:1").connect_with_connector_lazy(mute.clone());
+            let client = Client { hello: v1::Hello::default(), ends, zone: Zone::default() };
+            let until = async |time| {
+                sleep_until(time).await;
+                dials.load(Relaxed)
+            };
+            let start = Instant::now();
+            let client = tokio::spawn(run(client, connect));
+            let in_time = until(start + limits::DISCOVERY_WAIT).await;
+            assert_eq!(in_time > 1, waits, "whoever waits gets to another one in time");
+            assert!(until(start + 3 * limits::DISCOVERY_OPENS).await >= 3, "and nobody hangs for ever");
+            client.abort();
+        }
     }
 
     #[test]
-    fn the_zone_is_what_is_told_first() {
-        let zone = Zone::default();
-        assert!(!zone.is(""), "nobody is in no zone");
-        let told = |zone: &str| v1::SyncResponse { kind: Some(v1::sync_response::Kind::Zone(zone.into())) };
-        for name in ["", "a", "b"] {
-            assert!(apply(told(name), &mut Store::new(), &zone).is_empty(), "nothing to ack");
-        }
-        assert!(zone.is("a") && !zone.is("b"));
+    fn a_discovery_that_vanishes_is_noticed_before_whoever_waits_is_refused() {
+        let noticed = limits::DISCOVERY_KEEP_ALIVE.interval + limits::DISCOVERY_KEEP_ALIVE.timeout;
+        assert!(noticed + limits::DISCOVERY_BACKOFF_MIN < limits::DISCOVERY_WAIT);
+        let failures = |count| Failures(count).patience();
+        assert_eq!(failures(0), limits::DISCOVERY_OPENS_WANTED);
+        assert!(failures(2) > failures(1) && failures(99) == limits::DISCOVERY_OPENS, "a slow one gets there");
     }
 
-    #[tokio::test]
-    async fn on_reconnect_what_is_held_is_offered_and_asked_for_no_second_time() {
-        let hello = v1::Hello { namespace: "shop".into(), ..v1::Hello::default() };
-        let client = Client { hello, connected: watch::Sender::new(false), zone: Zone::default() };
-        let mut store = Store::new();
-        let name = |text: &str| Name::Outbound(text.parse().expect("a target"));
-        let mut known = Vec::new();
-        for target in ["held:80", "unanswered:80"] {
-            let (tell, told) = tokio::sync::oneshot::channel();
-            assert_eq!(take(Command::Watch(name(target), tell), &mut store), [request::subscribe(&name(target))]);
-            known.push(told.await.expect("told where to read"));
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_single_loss_is_made_good_at_once_and_many_in_a_row_are_not() {
+        let mut failures = Failures::default();
+        failures.count(&lost(LONG));
+        assert!(failures.wait(1.0) <= limits::DISCOVERY_BACKOFF_MIN);
+        for _ in 0..40 {
+            failures.count(&lost(Duration::ZERO));
         }
-        let Name::Outbound(target) = name("held:80") else { panic!("made so") };
-        let (matches, rules) = (Vec::new(), Vec::new());
-        let outbound = Outbound { target, parent: None, protocol: Protocol::Detect, matches, rules };
-        store.get_mut(&name("held:80")).expect("asked for").set(7, Resource::Outbound(outbound));
-        let held = vec![request::held(&name("held:80"), 7)];
-        let hello = v1::Hello { held, ..client.hello.clone() };
-        assert_eq!(opening(&client, &mut store), [request::hello(hello), request::subscribe(&name("unanswered:80"))]);
+        assert_eq!(failures.wait(1.0), limits::DISCOVERY_BACKOFF_MAX);
+        assert_eq!(failures.wait(0.0), limits::DISCOVERY_BACKOFF_MAX / 2, "half of it is chance");
+        failures.count(&lost(LONG));
+        assert!(failures.wait(1.0) <= limits::DISCOVERY_BACKOFF_MIN);
+    }
+
+    #[test]
+    fn a_stream_that_ends_after_a_word_is_no_success() {
+        let mut failures = Failures::default();
+        for _ in 0..10 {
+            failures.count(&lost(Duration::from_millis(20)));
+        }
+        assert!(failures.wait(0.0) > Duration::from_secs(1));
     }
 }

@@ -4,29 +4,72 @@
 
 mod way;
 
-use crate::{io::Abort, policy::Permit, telemetry::RouteStats, tls};
+use crate::{
+    io::{Abort, pace},
+    limits,
+    policy::Permit,
+    telemetry::{Reason, RouteStats},
+    tls,
+};
 use std::{future::poll_fn, io, pin::Pin, task::Poll};
 use tokio::io::{AsyncRead, AsyncWrite};
-use way::Way;
+use way::{Turn, Way};
 
 /// Relays until both ways ended, or a certificate that one of the connections was made with did. Bytes are counted as
 /// they flow. Memory: a way holds a buffer only while what it read cannot be written. Backpressure: it reads on only when
-/// that is written out.
+/// that is written out. Fairness: one poll reads at most its [`Part`](pace::Part) of a turn, of either way first in turns; the
+/// worker looks for other connections' bytes before the next.
+///
+/// # Errors
+///
+/// What either side's connection says, and `OutOfMemory` where the peer's share of the account has no room for one more
+/// relay: see [`reason`].
 pub async fn bytes<A, B>(_permit: Permit, down: &mut A, up: &mut B, stats: &RouteStats) -> io::Result<()>
 where
     A: AsyncRead + AsyncWrite + Abort + Unpin,
     B: AsyncRead + AsyncWrite + Abort + Unpin,
 {
-    let (mut sending, mut receiving) = (Way::default(), Way::default());
+    let holder = down.holder().or_else(|| up.holder()).cloned();
+    let charge = holder.as_ref().map(|holder| holder.charge(limits::RELAY_BYTES));
+    if matches!(charge, Some(None)) {
+        down.abort();
+        up.abort();
+        return Err(io::ErrorKind::OutOfMemory.into());
+    }
+    let (mut sending, mut receiving, mut sends_first) = (Way::default(), Way::default(), false);
+    let mut part = pace::Part::default();
     let relayed = poll_fn(|cx| {
-        let sent = sending.poll(cx, Pin::new(&mut *down), Pin::new(&mut *up), |count| stats.bytes_in(count))?;
-        let received = receiving.poll(cx, Pin::new(&mut *up), Pin::new(&mut *down), |count| stats.bytes_out(count))?;
-        if sent.is_ready() && received.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+        let (mut turn, mut ended) = (Turn::new(part.turn()), 0);
+        sends_first = !sends_first;
+        for sends in [sends_first, !sends_first] {
+            let (down, up) = (Pin::new(&mut *down), Pin::new(&mut *up));
+            let way = match sends {
+                true => sending.poll(cx, down, up, (&mut turn, holder.as_ref()), |count| stats.bytes_in(count))?,
+                false => receiving.poll(cx, up, down, (&mut turn, holder.as_ref()), |count| stats.bytes_out(count))?,
+            };
+            ended += u8::from(way.is_ready());
+        }
+        if ended == 2 {
+            return Poll::Ready(Ok(()));
+        }
+        part.used(turn.bytes_left == 0);
+        if turn.bytes_left == 0 {
+            pace::after_others(cx);
+        }
+        Poll::Pending
     });
     let Err(error) = relayed.await else { return Ok(()) };
     down.abort();
     up.abort();
     if tls::is_over(&error) { Ok(()) } else { Err(error) }
+}
+
+/// The reason that signals are told of a relay that failed.
+pub fn reason(error: &io::Error) -> Reason {
+    match error.kind() {
+        io::ErrorKind::OutOfMemory => Reason::Overloaded,
+        _ => Reason::UpstreamReset,
+    }
 }
 
 #[cfg(test)]

@@ -2,13 +2,15 @@
 
 use super::*;
 use crate::{
-    policy,
+    limits,
+    policy::{self, To},
     telemetry::{Direction, Proto, RouteKey, Routes, Tls},
 };
+use remora_model::Target;
 use socket2::SockRef;
-use std::time::Duration;
+use std::{cell::Cell, rc::Rc, task::Context, time::Duration};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, ReadBuf},
     net::{TcpListener, TcpStream},
 };
 
@@ -19,19 +21,27 @@ async fn pair() -> (TcpStream, TcpStream) {
     (dialled, listener.accept().await.unwrap().0)
 }
 
-/// What a client reads through a relay from a server that says `half` and then ends as it likes.
-async fn read_through(end: impl FnOnce(TcpStream)) -> (String, io::Result<()>, io::Result<()>) {
-    let ((mut client, mut down), (mut up, mut server)) = (pair().await, pair().await);
-    let stats = Routes::new("shop/web-1".into()).stats(RouteKey {
+fn stats() -> std::sync::Arc<RouteStats> {
+    Routes::new("shop/web-1".into()).stats(RouteKey {
         direction: Direction::Outbound,
         parent: "shop/db:5432".into(),
         route: "tcp".into(),
         peer: "".into(),
         tls: Tls::Plain,
         protocol: Proto::Tcp,
-    });
+    })
+}
+
+fn permit() -> Permit {
+    policy::outbound(To::Target(&Target::Address(([127, 0, 0, 1], 1).into())))
+}
+
+/// What a client reads through a relay from a server that says `half` and then ends as it likes.
+async fn read_through(end: impl FnOnce(TcpStream)) -> (String, io::Result<()>, io::Result<()>) {
+    let ((mut client, mut down), (mut up, mut server)) = (pair().await, pair().await);
+    let stats = stats();
     let relay = async {
-        let outcome = bytes(policy::outbound(), &mut down, &mut up, &stats).await;
+        let outcome = bytes(permit(), &mut down, &mut up, &stats).await;
         drop((down, up));
         outcome
     };
@@ -64,4 +74,88 @@ async fn a_proper_end_on_one_side_is_a_proper_end_on_the_other() {
     let (said, rest, relayed) = read_through(drop).await;
     assert_eq!(said, "half");
     assert!(rest.is_ok() && relayed.is_ok(), "{rest:?} {relayed:?}");
+}
+
+/// A peer that always has bytes (as many as are asked for, or `piece`) and takes all; it counts what was read of it.
+#[derive(Default, Clone)]
+struct Endless {
+    piece: Option<usize>,
+    read: Rc<Cell<usize>>,
+}
+
+impl AsyncRead for Endless {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let count = buf.remaining().min(self.piece.unwrap_or(usize::MAX));
+        buf.initialize_unfilled_to(count);
+        buf.advance(count);
+        self.read.set(self.read.get() + count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Endless {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Abort for Endless {
+    fn abort(&self) {}
+}
+
+#[tokio::test]
+async fn one_poll_of_a_stream_that_never_ends_is_bounded_and_neither_way_starves_the_other() {
+    // Without a share the buffers are the least.
+    for piece in [None, Some(1), Some(1000), Some(3 * limits::RELAY_TURN_BYTES / 4)] {
+        let (mut down, mut up) = (Endless { piece, ..Endless::default() }, Endless { piece, ..Endless::default() });
+        let read = [down.read.clone(), up.read.clone()];
+        let stats = stats();
+        let mut relay = std::pin::pin!(bytes(permit(), &mut down, &mut up, &stats));
+        let (mut before, polls) = (0, 20);
+        for _ in 0..polls {
+            assert!(futures_util::poll!(relay.as_mut()).is_pending());
+            let sum = read[0].get() + read[1].get();
+            assert!(sum > before && sum - before <= limits::RELAY_TURN_BYTES, "{piece:?}: {} in a poll", sum - before);
+            before = sum;
+        }
+        let [sent, received] = read.map(|read| read.get());
+        assert!(sent >= before / 3 && received >= before / 3, "{piece:?}: {sent} up, {received} down");
+    }
+}
+
+#[tokio::test]
+async fn a_question_and_its_answer_pass_between_the_turns_of_streams_that_never_end() {
+    const STREAMS: usize = 4;
+    const QUESTIONS: usize = 200;
+    let ((mut asks, mut answers), moved) = (pair().await, Rc::new(Cell::new(0)));
+    tokio::task::LocalSet::new()
+        .run_until(async {
+            for _ in 0..STREAMS {
+                let (mut down, mut up) = (Endless::default(), Endless::default());
+                (down.read, up.read) = (moved.clone(), moved.clone());
+                tokio::task::spawn_local(async move { bytes(permit(), &mut down, &mut up, &stats()).await });
+            }
+            tokio::task::spawn_local(async move {
+                while let Ok(byte) = answers.read_u8().await {
+                    answers.write_u8(byte).await.unwrap();
+                }
+            });
+            for _ in 0..QUESTIONS {
+                asks.write_u8(7).await.unwrap();
+                assert_eq!(asks.read_u8().await.unwrap(), 7);
+            }
+            // Two hops, each behind a turn of each stream, and as much again for what the kernel may be late by.
+            let most = 4 * STREAMS * limits::RELAY_TURN_BYTES;
+            assert!(moved.get() / QUESTIONS <= most, "{} bytes for a question", moved.get() / QUESTIONS);
+            assert!(moved.get() > 0, "the streams went on");
+        })
+        .await;
 }

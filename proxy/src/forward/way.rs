@@ -1,16 +1,32 @@
 //! One way of a relay: read as much as there is, write it, and so on until the end, which is passed on as well.
 //!
 //! In: a reader and a writer. Out: counted bytes. A few large reads and writes cost far less than many small ones, since
-//! each wakes up the process at the other end; so a way that finds its buffer full takes a larger one the next time.
-//! The buffers are [lent](Lent): an idle connection holds none.
+//! each wakes up the process at the other end; so a way that finds its buffer full takes a larger one the next time, if the
+//! account has room for it.
+//! The buffers are [lent](Lent): an idle connection holds none. Bound: what one poll may read is the caller's [`Turn`].
 
-use crate::{io::Lent, limits};
+use crate::{
+    account::Holder,
+    io::{Abort, Appetite, Lent, Size},
+};
 use std::{
     io,
     pin::Pin,
     task::{Context, Poll, ready},
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// What both ways of a relay may still read in this poll, so that a stream that always has bytes shares the worker.
+pub(super) struct Turn {
+    pub(super) bytes_left: usize,
+}
+
+impl Turn {
+    /// One of so many bytes.
+    pub(super) const fn new(bytes_left: usize) -> Self {
+        Self { bytes_left }
+    }
+}
 
 /// What was read and not yet written.
 struct Held {
@@ -22,8 +38,10 @@ struct Held {
 /// The state of one way.
 pub(super) struct Way {
     held: Option<Held>,
-    /// How much to read at once.
-    size: usize,
+    /// How much to read at once, and to have waiting as ciphertext.
+    appetite: Appetite,
+    /// Bytes read since it rested last.
+    moved: usize,
     /// What the reader came to, once it came to an end.
     end: Option<io::Result<()>>,
     /// Whether something was written that the writer may still keep to itself.
@@ -33,28 +51,39 @@ pub(super) struct Way {
 
 impl Default for Way {
     fn default() -> Self {
-        Self { held: None, size: limits::RELAY_BYTES_MIN, end: None, unflushed: false, closed: false }
+        Self { held: None, appetite: Appetite::new(2), moved: 0, end: None, unflushed: false, closed: false }
     }
 }
 
 impl Way {
-    /// Relays what can be relayed now. Ready once the end was passed on; an error of either side ends the way at once,
-    /// after what was read before it is written.
-    pub(super) fn poll<R: AsyncRead, W: AsyncWrite>(
+    /// Relays what can be relayed in this `turn`. Ready once the end was passed on; an error of either side ends the way at
+    /// once, after what was read before it is written. Pending with nothing left of the turn: the caller must wake the task.
+    pub(super) fn poll<R: AsyncRead, W: AsyncWrite + Abort + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
         mut reader: Pin<&mut R>,
         mut writer: Pin<&mut W>,
+        (turn, holder): (&mut Turn, Option<&Holder>),
         count: impl Fn(u64),
     ) -> Poll<io::Result<()>> {
         while !self.closed {
             if self.held.is_none() && self.end.is_none() {
-                let waits = self.read(cx, reader.as_mut());
+                if turn.bytes_left == 0 {
+                    return Poll::Pending;
+                }
+                let size = self.appetite.size(holder);
+                if size > Size::Min {
+                    writer.queue_at_most(size.bytes());
+                }
+                let waits = self.read(cx, reader.as_mut(), size, turn);
                 if waits && self.held.is_none() {
                     if self.unflushed {
                         ready!(writer.as_mut().poll_flush(cx))?;
                         self.unflushed = false;
                     }
+                    // Nothing is held any more, here or by the writer.
+                    self.appetite.rest(std::mem::take(&mut self.moved));
+                    writer.queue_at_most(Size::Min.bytes());
                     return Poll::Pending;
                 }
             }
@@ -85,9 +114,16 @@ impl Way {
     }
 
     /// Fills a buffer with what there is. `true`: the reader has no more for now, and wakes us up.
-    fn read<R: AsyncRead>(&mut self, cx: &mut Context<'_>, mut reader: Pin<&mut R>) -> bool {
-        let mut buffer = Lent::take();
-        let mut filled = ReadBuf::new(&mut buffer[..self.size]);
+    fn read<R: AsyncRead>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut reader: Pin<&mut R>,
+        size: Size,
+        turn: &mut Turn,
+    ) -> bool {
+        let mut buffer = Lent::take(size);
+        let wanted = buffer.len().min(turn.bytes_left);
+        let mut filled = ReadBuf::new(&mut buffer[..wanted]);
         let waits = loop {
             let before = filled.filled().len();
             match reader.as_mut().poll_read(cx, &mut filled) {
@@ -107,10 +143,10 @@ impl Way {
             }
         };
         let to = filled.filled().len();
-        if to == self.size {
-            self.size = (self.size * 2).min(limits::RELAY_BYTES_MAX);
-        } else if to < self.size / 4 {
-            self.size = limits::RELAY_BYTES_MIN;
+        turn.bytes_left -= to;
+        self.moved += to;
+        if to == buffer.len() {
+            self.appetite.grow();
         }
         if to > 0 {
             self.held = Some(Held { buffer, from: 0, to });

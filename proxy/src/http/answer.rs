@@ -13,14 +13,18 @@ use std::{
     io,
     pin::Pin,
     sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::limits;
+use super::stall::Stall;
+use crate::{
+    account::{Account, Holder},
+    limits,
+};
 
 /// What is wrong with an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -64,36 +68,70 @@ fn is_decimal(value: &HeaderValue) -> bool {
     (1..=19).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_digit)
 }
 
-/// How many bytes may yet come before the head of an answer is whole: interim answers, of which there may be any
-/// number, and the head itself. Shared by a connection and whoever sends on it; both live on one thread.
-#[derive(Debug, Clone)]
-pub struct Allowance(Arc<AtomicUsize>);
+/// What the connection of an HTTP/1 request may take: bytes before the head of the answer is whole (interim answers, of which
+/// there may be any number, and the head itself), and memory for an upload that its server does not read. Shared by a
+/// connection and whoever sends on it; both live on one thread.
+#[derive(Debug, Clone, Default)]
+pub struct Allowance(Arc<Allowed>);
 
-impl Default for Allowance {
+#[derive(Debug)]
+struct Allowed {
+    head_bytes: AtomicUsize,
+    /// For what waits to be written of a request's body.
+    upload: Mutex<Option<Stall>>,
+    /// Whether it is charged: nearly never, so that nearly no write asks for it.
+    charged: AtomicBool,
+}
+
+impl Default for Allowed {
     fn default() -> Self {
-        Self(Arc::new(AtomicUsize::new(usize::MAX)))
+        Self { head_bytes: AtomicUsize::new(usize::MAX), upload: Mutex::default(), charged: AtomicBool::new(false) }
     }
 }
 
 impl Allowance {
-    /// A request goes out: its answer's head is awaited.
-    pub fn head(&self) {
-        self.0.store(limits::ANSWER_HEAD_BYTES_MAX, Relaxed);
+    /// A request goes out, with a body that is charged to `uploader`, or without one: its answer's head is awaited.
+    pub fn head(&self, uploader: Option<Holder>) {
+        self.0.head_bytes.store(limits::ANSWER_HEAD_BYTES_MAX, Relaxed);
+        if let Some(uploader) = uploader {
+            *self.upload() = Some(Stall::new(uploader, limits::HTTP1_BUFFER_BYTES));
+            self.0.charged.store(false, Relaxed);
+        }
     }
 
     /// The head came: a body may be as long as it likes.
     pub fn body(&self) {
-        self.0.store(usize::MAX, Relaxed);
+        self.0.head_bytes.store(usize::MAX, Relaxed);
+    }
+
+    fn upload(&self) -> MutexGuard<'_, Option<Stall>> {
+        self.0.upload.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// After a write: what the server does not take is held.
+    fn written(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if result.is_pending() == self.0.charged.load(Relaxed) {
+            return result;
+        }
+        if let Some(upload) = &mut *self.upload() {
+            if result.is_pending() {
+                upload.begin()?;
+            } else {
+                upload.end();
+            }
+            self.0.charged.store(upload.is_charged(), Relaxed);
+        }
+        result
     }
 
     fn take(&self, count: usize) -> io::Result<()> {
-        match self.0.load(Relaxed) {
+        match self.0.head_bytes.load(Relaxed) {
             usize::MAX => Ok(()),
             left => {
                 let rest = left.checked_sub(count).ok_or_else(|| {
                     io::Error::new(io::ErrorKind::InvalidData, "the server sends interim answers or a head without end")
                 })?;
-                self.0.store(rest, Relaxed);
+                self.0.head_bytes.store(rest, Relaxed);
                 Ok(())
             }
         }
@@ -102,29 +140,44 @@ impl Allowance {
 
 /// A connection to a server that keeps to an [`Allowance`].
 #[derive(Debug)]
-pub struct Allowed<S> {
+pub struct Frugal<S> {
     stream: S,
     allowance: Allowance,
+    /// Of the process: while it is tight, little is read at once.
+    account: Option<Account>,
 }
 
-impl<S> Allowed<S> {
+impl<S> Frugal<S> {
     /// `stream`, from which no more may be read than `allowance` has left.
     pub fn new(stream: S, allowance: Allowance) -> Self {
-        Self { stream, allowance }
+        Self { stream, allowance, account: None }
+    }
+
+    /// The same, from which little is read at once while `account` is tight.
+    pub fn sparing(self, account: Account) -> Self {
+        Self { account: Some(account), ..self }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Allowed<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for Frugal<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if buf.remaining() > limits::TIGHT_READ_BYTES && self.account.as_ref().is_some_and(Account::is_tight) {
+            let mut piece = ReadBuf::new(buf.initialize_unfilled_to(limits::TIGHT_READ_BYTES));
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut piece))?;
+            let count = piece.filled().len();
+            buf.advance(count);
+            return Poll::Ready(self.allowance.take(count));
+        }
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         Poll::Ready(self.allowance.take(buf.filled().len() - before))
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Allowed<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Frugal<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let result = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.allowance.written(result)
     }
 
     fn poll_write_vectored(
@@ -132,7 +185,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Allowed<S> {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
+        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
+        self.allowance.written(result)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -160,6 +214,49 @@ mod tests {
         let mut response = response.body(()).unwrap();
         check(&mut response)?;
         Ok(response.headers().values().map(|value| value.to_str().unwrap().to_owned()).collect())
+    }
+
+    #[tokio::test]
+    async fn little_is_read_at_once_while_the_account_is_tight() {
+        use crate::account::Peer;
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let account = Account::new(1600);
+        let (mut far, near) = tokio::io::duplex(1 << 20);
+        far.write_all(&vec![7; 200_000]).await.unwrap();
+        let mut near = Frugal::new(near, Allowance::default()).sparing(account.clone());
+        let mut buffer = vec![0; 64 * 1024];
+        assert_eq!(near.read(&mut buffer).await.unwrap(), 64 * 1024);
+        let charge = account.holder(Peer::Pod).charge(1600 / limits::TIGHT_SHARE + 1).unwrap();
+        assert_eq!(near.read(&mut buffer).await.unwrap(), limits::TIGHT_READ_BYTES);
+        assert!(buffer[..limits::TIGHT_READ_BYTES].iter().all(|byte| *byte == 7));
+        drop(charge);
+        assert_eq!(near.read(&mut buffer).await.unwrap(), 64 * 1024);
+    }
+
+    #[tokio::test]
+    async fn an_upload_that_a_server_does_not_read_is_charged_to_who_sends_it() {
+        use crate::account::Peer;
+        use std::task::Waker;
+        use tokio::io::AsyncReadExt as _;
+        let account = Account::new(3 * limits::HTTP1_BUFFER_BYTES);
+        let client = account.holder(Peer::at([10, 0, 0, 1].into()));
+        let connection = |uploader: Option<&Holder>| {
+            let ((far, near), allowance) = (tokio::io::duplex(64), Allowance::default());
+            allowance.head(uploader.cloned());
+            (far, Frugal::new(near, allowance))
+        };
+        let write = |near: &mut Frugal<_>| {
+            Pin::new(near).poll_write(&mut Context::from_waker(Waker::noop()), &[7; 64]).map_err(|error| error.kind())
+        };
+        let ((mut far, mut first), (_silent, mut second)) = (connection(Some(&client)), connection(Some(&client)));
+        assert_eq!((write(&mut first), account.used()), (Poll::Ready(Ok(64)), 0));
+        assert_eq!((write(&mut first), account.used()), (Poll::Pending, limits::HTTP1_BUFFER_BYTES));
+        assert_eq!(write(&mut second), Poll::Ready(Ok(64)));
+        assert_eq!(write(&mut second), Poll::Ready(Err(io::ErrorKind::OutOfMemory)), "half of all is one peer's");
+        far.read_exact(&mut [0; 64]).await.unwrap();
+        assert_eq!((write(&mut first), account.used()), (Poll::Ready(Ok(64)), 0));
+        let (_silent, mut bare) = connection(None);
+        assert_eq!((write(&mut bare), write(&mut bare), account.used()), (Poll::Ready(Ok(64)), Poll::Pending, 0));
     }
 
     #[test]

@@ -1,7 +1,11 @@
 //! One request and its response, from arrival to the last byte, as the signals see it.
 
-use super::client::Lease;
+use super::{
+    client::Lease,
+    stall::{self, Overloaded},
+};
 use crate::{
+    account::{Charge, Holder},
     balance::InFlight,
     telemetry::{Reason, RouteStats},
 };
@@ -27,6 +31,10 @@ pub struct Exchange {
     lease: Option<Lease>,
     /// When the response must be complete; armed where a route or caller sets a bound.
     deadline: Option<Pin<Box<Sleep>>>,
+    /// What the request holds of its caller's share of the account.
+    charge: Option<Charge>,
+    /// The same for its answer, while that stands still.
+    stalled: Option<Charge>,
     done: bool,
 }
 
@@ -40,7 +48,51 @@ impl Exchange {
     /// Begins to count a request.
     pub fn begin(stats: Arc<RouteStats>, started: Instant, grpc: bool) -> Self {
         stats.request();
-        Self { stats, started, grpc, server_error: false, in_flight: None, lease: None, deadline: None, done: false }
+        Self {
+            stats,
+            started,
+            grpc,
+            server_error: false,
+            in_flight: None,
+            lease: None,
+            deadline: None,
+            charge: None,
+            stalled: None,
+            done: false,
+        }
+    }
+
+    /// Keeps `charge` for as long as the request is under way.
+    pub fn hold(&mut self, charge: Charge) {
+        self.charge = Some(charge);
+    }
+
+    /// Whose share of the account it is charged to.
+    pub fn holder(&self) -> Option<Holder> {
+        self.charge.as_ref().map(Charge::holder)
+    }
+
+    /// The answer has, or may have, up to `bytes` that its caller does not take. Too many for the caller's share of memory, and the
+    /// exchange has failed.
+    pub fn stands_still(&mut self, bytes: usize) -> Result<(), Overloaded> {
+        if self.stalled.is_none()
+            && bytes > 0
+            && let Some(charge) = &self.charge
+        {
+            match stall::hold(&charge.holder(), bytes) {
+                Ok(stalled) => self.stalled = Some(stalled),
+                Err(overloaded) => {
+                    self.fail(Reason::Overloaded);
+                    return Err(overloaded);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// All that came of the answer was taken.
+    pub fn flows(&mut self) {
+        self.stalled = None;
     }
 
     /// The route's counters.

@@ -17,18 +17,27 @@ pub const CLIENT_ID: HeaderName = HeaderName::from_static("x-remora-client-id");
 pub const ERROR: HeaderName = HeaderName::from_static("x-remora-error");
 /// Between proxies: the HTTP/1 version to restore.
 pub const RESTORE: HeaderName = HeaderName::from_static("x-remora-http");
+/// Between proxies: which of the sender's HTTP/2 clients asks, as a number.
+pub const CALLER: HeaderName = HeaderName::from_static("x-remora-caller");
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
-/// Without `Connection` and `TE`, of which more is to say.
-static HOP_BY_HOP: [HeaderName; 4] = [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE];
+/// Without `Connection` and `TE`, of which more is to say. `HTTP2-Settings` is one without being nominated: its sender may
+/// have forgotten that, and nobody behind us may answer it.
+static HOP_BY_HOP: [HeaderName; 5] = [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE, HTTP2_SETTINGS];
 
 /// Whether `name` is reserved, `_` for `-` included (CGI-style servers cannot tell them apart).
 pub fn is_reserved(name: &str) -> bool {
     let bytes = name.as_bytes();
     bytes.len() >= RESERVED_PREFIX.len()
-        && bytes.iter().zip(RESERVED_PREFIX.bytes()).all(|(b, wanted)| *b == wanted || (*b == b'_' && wanted == b'-'))
+        && bytes.iter().zip(RESERVED_PREFIX.bytes()).all(|(byte, wanted)| is_spelling(*byte, wanted))
+}
+
+/// Some servers take `_` for `-`.
+fn is_spelling(byte: u8, wanted: u8) -> bool {
+    byte == wanted || (byte == b'_' && wanted == b'-')
 }
 
 /// Takes off every reserved header.
@@ -38,12 +47,40 @@ pub fn strip_reserved(headers: &mut HeaderMap) {
     }
 }
 
+/// Fields that frame, route or authenticate a message, and so have no place behind it (RFC 9110 §6.5.1).
+const NO_TRAILERS: [&str; 10] = [
+    "content-length",
+    "transfer-encoding",
+    "host",
+    "authorization",
+    "proxy-authorization",
+    "cookie",
+    "set-cookie",
+    "connection",
+    "te",
+    "trailer",
+];
+
+/// Whether a field of this name, in letters of any case, may stand behind a body.
+pub fn may_be_trailer(name: &[u8]) -> bool {
+    let reserved = name.len() >= RESERVED_PREFIX.len()
+        && name
+            .iter()
+            .zip(RESERVED_PREFIX.bytes())
+            .all(|(byte, wanted)| is_spelling(byte.to_ascii_lowercase(), wanted));
+    !reserved && !NO_TRAILERS.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden.as_bytes()))
+}
+
+/// Takes off what may not stand behind a body.
+pub fn strip_trailers(trailers: &mut HeaderMap) {
+    while let Some(name) = trailers.keys().find(|name| !may_be_trailer(name.as_str().as_bytes())).cloned() {
+        trailers.remove(name);
+    }
+}
+
 /// Whether the sender of this message takes no other on its connection (RFC 9112 §9.6).
 pub fn says_close(headers: &HeaderMap) -> bool {
-    let lines = headers.get_all(CONNECTION).iter();
-    lines
-        .flat_map(|line| line.as_bytes().split(|b| *b == b','))
-        .any(|word| word.trim_ascii().eq_ignore_ascii_case(b"close"))
+    headers.get_all(CONNECTION).iter().any(|line| nominates(line.as_bytes(), b"close"))
 }
 
 /// Whether a field is there. Nearly always a few fields are looked through, which costs less than to hash the name.
@@ -141,16 +178,43 @@ fn same_authority(a: &Authority, b: &Authority) -> bool {
     a == b || (a.host().eq_ignore_ascii_case(b.host()) && a.port_u16().unwrap_or(80) == b.port_u16().unwrap_or(80))
 }
 
-/// Whether the request asks to leave HTTP: `Upgrade` with `Connection: upgrade` on HTTP/1.1, or CONNECT.
-pub fn wants_upgrade<B>(request: &Request<B>) -> bool {
-    if request.method() == Method::CONNECT {
-        return true;
+/// Whether a protocol that `Upgrade` offers is HTTP again: in another version, or inside TLS (RFC 2817). A server that took
+/// it would be asked behind the back of every rule about requests; one that does not serves the request as it is, so the offer
+/// can be taken off (RFC 9110 §7.8). `h2` is meaningless there (RFC 7540 §3.2).
+pub fn is_http_again(offer: &[u8]) -> bool {
+    let name = offer.split(|byte| *byte == b'/').next().unwrap_or_default().trim_ascii();
+    [&b"h2c"[..], b"h2", b"http", b"tls"].iter().any(|known| name.eq_ignore_ascii_case(known))
+}
+
+/// The protocols that `Upgrade` lines offer, none of which is empty.
+pub fn offers(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let lines = headers.iter().filter(|(name, _)| *name == UPGRADE).map(|(_, value)| value.as_bytes());
+    lines.flat_map(|line| line.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii).filter(|offer| !offer.is_empty())
+}
+
+/// Whether a line of `Connection` names `option`.
+fn nominates(line: &[u8], option: &[u8]) -> bool {
+    line.split(|byte| *byte == b',').any(|name| name.trim_ascii().eq_ignore_ascii_case(option))
+}
+
+/// Whether the request asks to leave HTTP: `Upgrade` with `Connection: upgrade` on HTTP/1.1, or CONNECT. Offers of HTTP in
+/// another guise are taken off before, with `HTTP2-Settings`.
+pub fn asks_to_leave<B>(request: &mut Request<B>) -> bool {
+    let connect = request.method() == Method::CONNECT;
+    let old = request.version() != Version::HTTP_11;
+    let headers = request.headers_mut();
+    if !headers.keys().any(|name| *name == UPGRADE || *name == HTTP2_SETTINGS) {
+        return connect;
     }
-    request.version() == Version::HTTP_11
-        && has(request.headers(), &UPGRADE)
-        && request.headers().get_all(CONNECTION).iter().any(|line| {
-            line.as_bytes().split(|b| *b == b',').any(|name| name.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
-        })
+    headers.remove(HTTP2_SETTINGS);
+    if offers(headers).any(is_http_again) {
+        let left: Vec<&[u8]> = offers(headers).filter(|offer| !is_http_again(offer)).collect();
+        let left = HeaderValue::from_bytes(&left.join(&b", "[..])).ok().filter(|left| !left.is_empty());
+        headers.remove(UPGRADE);
+        headers.extend(left.map(|left| (UPGRADE, left)));
+    }
+    let named = headers.get_all(CONNECTION).iter().any(|line| nominates(line.as_bytes(), b"upgrade"));
+    connect || (!old && named && offers(headers).next().is_some())
 }
 
 /// Takes off what a `Connection` line names, but leaves the upgrade itself.
@@ -229,11 +293,66 @@ pub fn fit<B: http_body::Body>(request: &mut Request<B>, mesh: bool, protocol: P
     if mesh {
         return false;
     }
+    request.headers_mut().remove(CALLER);
     match request.headers_mut().remove(RESTORE) {
         Some(version) if protocol != Protocol::Http2 => {
             to_http1(request, if version == "1.0" { Version::HTTP_10 } else { Version::HTTP_11 });
             true
         }
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is left of the offers, and whether the request asks to leave.
+    fn left(version: Version, fields: &[(&'static str, &'static str)]) -> (String, bool) {
+        let mut request = Request::new(());
+        *request.version_mut() = version;
+        for (name, value) in fields {
+            request.headers_mut().append(*name, HeaderValue::from_static(value));
+        }
+        let leaves = asks_to_leave(&mut request);
+        assert!(!request.headers().contains_key(HTTP2_SETTINGS), "{fields:?}");
+        let offers = offers(request.headers()).map(|offer| String::from_utf8_lossy(offer).into_owned());
+        (offers.collect::<Vec<_>>().join(" "), leaves)
+    }
+
+    #[test]
+    fn http_in_another_guise_is_no_other_protocol() {
+        let connection = ("connection", "Upgrade, HTTP2-Settings");
+        for offer in
+            ["h2c", "H2C", "h2", " h2c ,", "h2c,h2C", "h2c/1", "HTTP/2.0", "http/3, h2c", "TLS/1.2, HTTP/1.1", "tls"]
+        {
+            let fields = [connection, ("upgrade", offer), ("http2-settings", "AAMAAABk")];
+            assert_eq!(left(Version::HTTP_11, &fields), (String::new(), false), "{offer}");
+            assert_eq!(left(Version::HTTP_11, &fields[1..]), (String::new(), false), "{offer}");
+        }
+        for offer in ["h2c, websocket", "websocket,h2c", "websocket", "websocket, H2C, TLS/1.0"] {
+            let fields = [connection, ("upgrade", offer), ("http2-settings", "AAMAAABk"), ("http2-settings", "x")];
+            assert_eq!(left(Version::HTTP_11, &fields), ("websocket".to_owned(), true), "{offer}");
+            assert!(!left(Version::HTTP_10, &fields).1, "HTTP/1.0 has no upgrades");
+            assert!(!left(Version::HTTP_11, &fields[1..]).1, "nobody nominated it");
+        }
+        let two =
+            [("upgrade", "h2c"), ("upgrade", "foo, websocket"), ("connection", "close"), ("connection", "UPGRADE")];
+        assert_eq!(left(Version::HTTP_11, &two), ("foo websocket".to_owned(), true));
+        // Not HTTP, whatever they begin with.
+        for offer in ["h2cx", "httpx/1", "tlsx", "x/h2c"] {
+            assert_eq!(left(Version::HTTP_11, &[connection, ("upgrade", offer)]), (offer.to_owned(), true));
+        }
+        assert!(!left(Version::HTTP_11, &[("connection", "upgrade")]).1 && !left(Version::HTTP_11, &[]).1);
+    }
+
+    #[test]
+    fn settings_for_http2_end_at_this_hop_either_way() {
+        let mut answer = HeaderMap::new();
+        for (name, value) in [("upgrade", "h2,h2c"), ("http2-settings", "x"), ("x-kept", "1")] {
+            answer.insert(name, HeaderValue::from_static(value));
+        }
+        strip_hop_by_hop(&mut answer);
+        assert_eq!(answer.keys().collect::<Vec<_>>(), ["x-kept"]);
     }
 }

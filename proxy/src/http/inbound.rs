@@ -4,29 +4,39 @@
 use super::{
     Wire,
     body::{RequestBody, ResponseBody},
-    client::{Answer, ByteStream, Failed, Upstream},
+    client::{Answer, Callers, Failed, Upstream},
     exchange::Exchange,
     headers::{self, LastHost},
-    respond, upgrade,
+    respond,
+    stall::Overloaded,
+    upgrade::{self, Asked, Leaving},
 };
 use crate::{
-    connect,
+    account::Holder,
     discover::Port,
     limits,
-    policy::{self, Act, Peer, Permit},
+    policy::{Act, Denial, Peer, Permit},
+    revoke::{self, Revoked},
     telemetry::{Proto, Reason, Tls},
+    tls::Trust,
     worker::World,
 };
 use futures_util::future::Either;
 use http::{HeaderValue, Request, Response, Version, header::CONNECTION, uri::Authority};
 use hyper::body::Incoming;
-use std::{future::ready, pin::Pin, rc::Rc, sync::Arc, time::Instant};
+use std::{rc::Rc, sync::Arc, time::Instant};
 
 /// What all requests of one inbound connection share.
 #[derive(Debug)]
 pub struct Visit {
+    /// The share of the account that its requests are charged to.
+    pub holder: Holder,
+    /// What one of its requests may hold that nobody takes.
+    pub window: usize,
     pub port: Rc<Port>,
     pub peer: Peer,
+    /// By whom it was vouched for.
+    pub trust: Option<Rc<Trust>>,
     /// The peer's name in signals: its SPIFFE ID, or nothing.
     pub peer_name: Arc<str>,
     /// The header that tells the application; made once.
@@ -35,24 +45,48 @@ pub struct Visit {
     /// When the peer is told to put no new requests on this connection.
     pub goodbye: Option<tokio::time::Instant>,
     pub host: LastHost,
+    /// Who calls on this connection, with what each has for itself of connections to the application.
+    pub callers: Callers,
     /// The application.
     pub app: Rc<Upstream>,
+}
+
+impl Visit {
+    /// Judges what the peer wants, and leaves the one record of it.
+    pub fn judge(&self, act: Act<'_>) -> Result<Permit, Denial> {
+        let policy = self.port.policy();
+        policy.judge(&self.peer, act).record(&policy, &self.peer, act)
+    }
+
+    /// Returns once the peer may no longer do what it was let in for. Cancel safe.
+    pub fn revoked<'a>(&self, act: Act<'a>) -> impl Future<Output = Revoked> + use<'a> {
+        revoke::revoked(self.port.clone(), self.peer.clone(), self.trust.clone(), act)
+    }
 }
 
 /// What becomes of a request once it was looked at.
 enum Step {
     /// It goes to the application.
     Send(Box<Call>),
-    /// Anything rarer: an answer of our own, an upgrade.
-    Other(Pin<Box<dyn Future<Output = Response<ResponseBody>>>>),
+    /// An answer of our own. Boxed, since it is rare.
+    Refuse(Box<Response<ResponseBody>>),
 }
 
 /// A request with what it takes to send and count it. Boxed, so that the future that is spawned for it stays small.
 struct Call {
     request: Request<RequestBody>,
-    http1: bool,
+    form: Form,
     permit: Permit,
     exchange: Exchange,
+}
+
+/// How a request is handed over.
+enum Form {
+    Http1,
+    /// Over HTTP/2, for this one of the connection's callers.
+    Http2(u32),
+    /// On a connection of its own, which may become one of bytes.
+    Leaving(Box<Leaving>),
 }
 
 /// Answers one request. Never fails: what goes wrong becomes an answer that says so.
@@ -65,48 +99,68 @@ pub fn handle(
     wire: Wire,
     request: Request<Incoming>,
 ) -> impl Future<Output = Response<ResponseBody>> + 'static {
-    let step = arrive(&world, &visit, wire, request);
+    let step = arrive(&visit, wire, request);
     async move {
         match step {
-            Step::Other(other) => other.await,
-            Step::Send(call) => {
-                let Call { mut request, http1, permit, mut exchange } = *call;
-                // A peer of ours has all requests on one connection, and learns of an end by discovery.
-                let direct = wire == Wire::Http1;
-                let mut stale = 0;
-                let sent = loop {
-                    let sending = match http1 {
-                        true => Either::Left(visit.app.send_http1(&world, &permit, exchange.started(), request)),
-                        false => Either::Right(visit.app.send_http2(&world, &permit, request)),
-                    };
-                    match sending.await {
-                        // The application closed connections that were kept; each of them is used up by this.
-                        Err(Failed { stale: true, unsent: Some(unsent), .. })
-                            if stale < limits::IDLE_CONNECTIONS_MAX =>
-                        {
-                            stale += 1;
-                            request = *unsent;
-                        }
-                        sent => break sent,
-                    }
-                };
-                match sent {
-                    Ok(answer) => {
-                        let last = direct && (visit.port.is_ending() || headers::says_close(answer.response.headers()));
-                        leave(pass_on(answer, exchange), last)
-                    }
-                    Err(failed) => {
-                        exchange.fail(failed.reason);
-                        leave(respond::failure(failed.reason, exchange.is_grpc(), ""), direct)
-                    }
-                }
-            }
+            Step::Refuse(response) => *response,
+            Step::Send(call) => send(&world, &visit, wire, call).await,
         }
     }
 }
 
-/// A pod that ends, or an application, its clients to go elsewhere (`Connection: close`). A client outside the mesh is connected
-/// to us instead of to it, and would stay when the application is gone.
+async fn send(world: &Rc<World>, visit: &Rc<Visit>, wire: Wire, call: Box<Call>) -> Response<ResponseBody> {
+    let Call { mut request, form, permit, mut exchange } = *call;
+    // A peer of ours has all requests on one connection, and learns of an end by discovery.
+    let direct = wire == Wire::Http1;
+    let mut stale = 0;
+    let sent = loop {
+        let sending = match &form {
+            Form::Http1 => {
+                Either::Left(Either::Left(visit.app.send_http1(world, &permit, exchange.started(), request)))
+            }
+            Form::Http2(caller) => {
+                let caller = Some((&visit.callers, *caller));
+                Either::Left(Either::Right(visit.app.send_http2(world, &permit, caller, request)))
+            }
+            Form::Leaving(leaving) => {
+                Either::Right(Box::pin(upgrade::send(world, &visit.app, &permit, leaving, request)))
+            }
+        };
+        match sending.await {
+            // The application closed connections that were kept; each of them is used up by this.
+            Err(Failed { stale: true, unsent: Some(unsent), .. }) if stale < limits::IDLE_CONNECTIONS_MAX => {
+                stale += 1;
+                request = *unsent;
+            }
+            sent => break sent,
+        }
+    };
+    let answer = match sent {
+        Ok(answer) => answer,
+        Err(failed) => {
+            exchange.fail(failed.reason);
+            return leave(respond::failure(failed.reason, exchange.is_grpc(), ""), direct);
+        }
+    };
+    if let Form::Leaving(leaving) = form
+        && leaving.has_left(&answer.response)
+    {
+        let revoked = tunnel_revoked(visit.clone(), leaving.asked().clone());
+        return leaving.switch(world, answer.response, permit, exchange, None, revoked);
+    }
+    let last = direct && (visit.port.is_ending() || headers::says_close(answer.response.headers()));
+    leave(pass_on(answer, exchange), last)
+}
+
+/// Returns once the request that became a tunnel would not be let in any more.
+async fn tunnel_revoked(visit: Rc<Visit>, asked: Asked) -> Revoked {
+    let why = visit.revoked(Act::Request { method: &asked.method, path: &asked.path }).await;
+    why.note(&visit.peer, &visit.port);
+    why
+}
+
+/// Adds `Connection: close` when the pod is about to end or the application closed, so that the client connects anew: one
+/// outside the mesh is connected to us instead of to the application, and would stay when that is gone.
 fn leave(mut response: Response<ResponseBody>, last: bool) -> Response<ResponseBody> {
     if last {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -114,30 +168,47 @@ fn leave(mut response: Response<ResponseBody>, last: bool) -> Response<ResponseB
     response
 }
 
-fn arrive(world: &Rc<World>, visit: &Rc<Visit>, wire: Wire, mut request: Request<Incoming>) -> Step {
+fn arrive(visit: &Visit, wire: Wire, mut request: Request<Incoming>) -> Step {
     let grpc = headers::is_grpc(request.headers());
     let from_mesh = visit.peer.identity.is_some();
     let restore = if from_mesh { request.headers_mut().remove(headers::RESTORE) } else { None };
+    let caller = match &restore {
+        None if from_mesh => Callers::number(request.headers().get(headers::CALLER)),
+        _ => 0,
+    };
     let proto = match (grpc, &restore, wire) {
         (true, ..) => Proto::Grpc,
         (_, None, Wire::Http2) => Proto::Http2,
         _ => Proto::Http1,
     };
-    let stats = visit.port.signals.request(None, &request, proto, &visit.peer_name, visit.tls);
-    let mut exchange = Exchange::begin(stats, Instant::now(), grpc);
+    let started = Instant::now();
+    // Judged first: what is refused must not use up the room for the signals of what is let in.
     let (permit, authority) = match admit(visit, wire, &request) {
         Ok(admitted) => admitted,
         Err((reason, detail)) => {
-            exchange.fail(reason);
-            return Step::Other(Box::pin(ready(respond::failure(reason, grpc, &detail))));
+            Exchange::begin(visit.port.signals.denied(proto, visit.tls), started, grpc).fail(reason);
+            return Step::Refuse(Box::new(respond::failure(reason, grpc, &detail)));
         }
     };
+    let stats = visit.port.signals.request(None, &request, proto, &visit.peer_name, visit.tls, started);
+    let mut exchange = Exchange::begin(stats, started, grpc);
+    let (parts, body) = request.into_parts();
+    let body = RequestBody::new(body, &visit.holder, visit.window);
+    let (Some(charge), Ok(body)) = (visit.holder.charge(limits::REQUEST_BYTES), body) else {
+        remora_runtime::limited!(info, peer = %visit.peer_name, address = %visit.peer.address,
+            reason = Reason::Overloaded.as_str(), "this caller has as many requests under way as fit into its share of memory");
+        exchange.fail(Reason::Overloaded);
+        return Step::Refuse(Box::new(respond::failure(Reason::Overloaded, grpc, "")));
+    };
+    exchange.hold(charge);
+    let mut request = Request::from_parts(parts, body);
     headers::strip_reserved(request.headers_mut());
     if let Some(id) = &visit.client_id {
         request.headers_mut().insert(headers::CLIENT_ID, id.clone());
     }
-    if headers::wants_upgrade(&request) {
-        return Step::Other(Box::pin(switch(world.clone(), visit.clone(), permit, request, exchange)));
+    if let Some(leaving) = Leaving::take(&mut request) {
+        let request = leaving.prepare(request);
+        return Step::Send(Box::new(Call { request, form: Form::Leaving(leaving), permit, exchange }));
     }
     let as_http1 = match (&restore, wire) {
         (Some(version), _) => Some(if version == "1.0" { Version::HTTP_10 } else { Version::HTTP_11 }),
@@ -145,17 +216,20 @@ fn arrive(world: &Rc<World>, visit: &Rc<Visit>, wire: Wire, mut request: Request
         (None, Wire::Http2) => None,
     };
     headers::strip_hop_by_hop(request.headers_mut());
-    let mut request = request.map(RequestBody::new);
-    match as_http1 {
-        Some(version) => headers::to_http1(&mut request, version),
+    let form = match as_http1 {
+        Some(version) => {
+            headers::to_http1(&mut request, version);
+            Form::Http1
+        }
         None => {
             if let Err(reason) = headers::to_http2(&mut request, authority.as_ref()) {
                 exchange.fail(reason);
-                return Step::Other(Box::pin(ready(respond::failure(reason, grpc, ""))));
+                return Step::Refuse(Box::new(respond::failure(reason, grpc, "")));
             }
+            Form::Http2(caller)
         }
-    }
-    Step::Send(Box::new(Call { request, http1: as_http1.is_some(), permit, exchange }))
+    };
+    Step::Send(Box::new(Call { request, form, permit, exchange }))
 }
 
 /// Whether the request may come in, and the authority that it names. An error says why not, with what the caller may
@@ -170,32 +244,17 @@ fn admit(
     }
     let authority = headers::authority(request, &visit.host)
         .map_err(|reason| (reason, "the request names no single authority".to_owned()))?;
-    let inbound = visit.port.inbound();
-    let act = Act::Request { method: request.method(), path: request.uri().path() };
-    match policy::authorize(&inbound, &visit.peer, act) {
+    let (method, path) = (request.method(), request.uri().path());
+    match visit.judge(Act::Request { method, path }) {
         Ok(permit) => Ok((permit, authority)),
-        Err(denial @ policy::Denial::Ambiguous(_)) => Err((Reason::ProtocolError, denial.to_string())),
         Err(denial) => {
-            tracing::info!(peer = %visit.peer_name, address = %visit.peer.address, parent = %inbound.parent,
-                method = %request.method(), %denial, "request denied");
-            Err((Reason::Denied, String::new()))
-        }
-    }
-}
-
-/// An upgrade: a connection to the application of its own.
-async fn switch(
-    world: Rc<World>,
-    visit: Rc<Visit>,
-    permit: Permit,
-    request: Request<Incoming>,
-    mut exchange: Exchange,
-) -> Response<ResponseBody> {
-    match connect::tcp(&permit, visit.app.endpoint.address, limits::APP_CONNECT_TIMEOUT).await {
-        Ok(stream) => upgrade::switch(&world, permit, ByteStream::Plain(stream), request, exchange, None).await,
-        Err(error) => {
-            exchange.fail(error.reason());
-            respond::failure(error.reason(), exchange.is_grpc(), "")
+            let (reason, told) = match denial {
+                Denial::Ambiguous(_) => (Reason::ProtocolError, denial.to_string()),
+                _ => (Reason::Denied, String::new()),
+            };
+            remora_runtime::limited!(info by reason.as_str(), peer = %visit.peer_name, address = %visit.peer.address,
+                parent = %visit.port.inbound().parent, method = crate::policy::logged(method.as_str()), path = crate::policy::logged(path), reason = reason.as_str(), %denial, "request denied");
+            Err((reason, told))
         }
     }
 }
@@ -212,5 +271,9 @@ fn pass_on(answer: Answer, mut exchange: Exchange) -> Response<ResponseBody> {
         exchange.ended(Some(&parts.headers));
         return Response::from_parts(parts, ResponseBody::Empty);
     }
-    Response::from_parts(parts, ResponseBody::Upstream { body, exchange })
+    let grpc = exchange.is_grpc();
+    match ResponseBody::upstream(body, exchange) {
+        Ok(body) => Response::from_parts(parts, body),
+        Err(Overloaded) => respond::failure(Reason::Overloaded, grpc, ""),
+    }
 }

@@ -10,7 +10,12 @@ use super::{
     headers,
     tries::Governed,
 };
-use crate::{discover::Pool, limits, policy, worker::World};
+use crate::{
+    discover::Pool,
+    limits,
+    policy::{self, To},
+    worker::World,
+};
 use http::{Request, request::Parts};
 use http_body_util::BodyExt;
 use remora_model::Filter;
@@ -52,12 +57,12 @@ pub(super) fn send(world: &Rc<World>, pools: Vec<Rc<Pool>>, head: &Parts, body: 
 }
 
 async fn one(world: Rc<World>, upstream: Rc<Upstream>, pool: Rc<Pool>, mut request: Request<RequestBody>) {
-    let permit = policy::outbound();
+    let permit = policy::outbound(To::Endpoint(&upstream.endpoint));
     let as_http1 = headers::fit(&mut request, upstream.endpoint.identity.is_some(), pool.protocol());
     let exchange = async {
         let sent = match as_http1 {
             true => upstream.send_http1(&world, &permit, Instant::now(), request).await,
-            false => upstream.send_http2(&world, &permit, request).await,
+            false => upstream.send_http2(&world, &permit, None, request).await,
         };
         if let Ok(answer) = sent {
             let mut body = answer.response.into_body();

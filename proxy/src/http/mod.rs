@@ -10,13 +10,16 @@ pub mod headers;
 pub mod inbound;
 mod mirror;
 pub mod outbound;
+pub mod peers;
 pub mod respond;
+pub mod stall;
 mod timer;
 mod under_way;
 mod tries;
 pub mod upgrade;
 
 use crate::{
+    io::Abort,
     limits,
     telemetry::{self, Direction, Reason},
     worker::{Tasks, World},
@@ -50,36 +53,72 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExec {
     }
 }
 
+/// What an HTTP/2 client may have on its connection. An HTTP/1 client has one request at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// Streams at once.
+    pub streams: u32,
+    /// Bytes of each that may be unread.
+    pub window: u32,
+    /// The window of the connection: never less than what the streams can leave unread.
+    pub connection_window: u32,
+    /// Streams that it may have reset before they were looked at.
+    pub pending_resets: usize,
+}
+
+impl Share {
+    /// Of an application, or of somebody outside the mesh; less for each where it has a connection already.
+    pub const fn client(first: bool) -> Self {
+        let (streams, (_, window)) = (limits::STREAMS_MAX, limits::stream_share(first));
+        let connection_window = limits::connection_window(streams, window);
+        Self { streams, window, connection_window, pending_resets: limits::PENDING_RESETS_MAX }
+    }
+
+    /// Of a proxy.
+    pub const fn mesh(first: bool) -> Self {
+        let (streams, window) = limits::stream_share(first);
+        // Many clients share it. h2 ends a connection whose unread frames take more than half of its window beyond their
+        // bytes, and hyper has no setting for that.
+        let connection_window = 2 * limits::DATA_FRAME_BUDGET_BYTES as u32;
+        Self { streams, window, connection_window, pending_resets: limits::MESH_PENDING_RESETS_MAX }
+    }
+}
+
 /// Serves one connection until its peer closes it, it breaks, the proxy drains, or `goodbye` has come (then the requests
 /// under way finish and HTTP/2 peers get GOAWAY).
 pub async fn serve<S, H, R>(
     world: &Rc<World>,
     stream: S,
     (direction, wire): (Direction, Wire),
-    streams_max: u32,
+    share: Share,
     goodbye: impl Future<Output = ()>,
     handle: H,
 ) -> hyper::Result<()>
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Abort + Unpin + Send + 'static,
     H: Fn(Request<Incoming>) -> R + 'static,
     R: Future<Output = Response<ResponseBody>> + 'static,
 {
     let closing = Seldom::new(closing(world, goodbye));
     match wire {
         Wire::Http1 => {
-            let under_way = UnderWay::default();
-            let guarded = Guarded::new(stream, direction, world.config.patience, under_way.clone());
+            let (under_way, holder) = (UnderWay::default(), stream.holder().cloned());
+            let guarded = Guarded::new(stream, direction, world.config.patience, under_way.clone(), holder);
             let service = service_fn(move |request| {
                 let token = under_way.begin();
-                let track = |response: Response<ResponseBody>| response.map(|body| Tracked::new(body, token));
+                let track = |response: Response<ResponseBody>| {
+                    if upgrade::leaves(&response) {
+                        token.leave_http();
+                    }
+                    response.map(|body| Tracked::new(body, token))
+                };
                 handle(request).map(track).map(Ok::<_, Infallible>)
             });
             let connection = conn::http1::Builder::new()
                 // The gate has a timer of its own, once per connection; hyper's costs an allocation per request.
                 .header_read_timeout(None)
                 .max_headers(limits::HEADER_COUNT_MAX)
-                .max_buf_size(limits::HEADER_BYTES_MAX + 8192)
+                .max_buf_size(limits::HTTP1_BUFFER_BYTES)
                 .serve_connection(TokioIo::new(guarded), service)
                 .with_upgrades();
             let mut connection = pin!(connection);
@@ -94,12 +133,12 @@ where
             let service = service_fn(move |request| handle(request).map(Ok::<_, Infallible>));
             let connection = conn::http2::Builder::new(LocalExec(world.tasks.clone()))
                 .timer(Timer)
-                .max_concurrent_streams(streams_max)
-                .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
-                .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
+                .max_concurrent_streams(share.streams)
+                .initial_stream_window_size(share.window)
+                .initial_connection_window_size(share.connection_window)
                 .max_header_list_size(limits::HEADER_BYTES_MAX as u32)
                 .max_send_buf_size(limits::SEND_BUFFER_BYTES)
-                .max_pending_accept_reset_streams(limits::PENDING_RESETS_MAX)
+                .max_pending_accept_reset_streams(share.pending_resets)
                 .max_local_error_reset_streams(limits::LOCAL_RESETS_MAX)
                 .keep_alive_interval(limits::SERVER_KEEP_ALIVE_INTERVAL)
                 .keep_alive_timeout(limits::SERVER_KEEP_ALIVE_TIMEOUT)
@@ -154,5 +193,23 @@ mod tests {
     fn a_request_under_way_is_small() {
         assert!(size(super::inbound::handle) <= 4 << 10, "{}", size(super::inbound::handle));
         assert!(size(super::outbound::handle) <= 6 << 10, "{}", size(super::outbound::handle));
+    }
+
+    /// Else as many of them as fill it, if nobody reads them, would stop all others.
+    #[test]
+    fn a_connections_window_holds_all_that_its_streams_can_leave_unread() {
+        for share in
+            [true, false].into_iter().flat_map(|first| [super::Share::client(first), super::Share::mesh(first)])
+        {
+            assert!(
+                u64::from(share.streams) * u64::from(share.window) <= u64::from(share.connection_window),
+                "{share:?}"
+            );
+        }
+        for first in [true, false] {
+            let (streams, window) = crate::limits::stream_share(first);
+            assert_eq!(crate::limits::connection_window(streams, window), streams * window);
+            assert!(window >= 16 * 1024, "one frame");
+        }
     }
 }

@@ -5,24 +5,27 @@
 //! with every request.
 
 use super::{
-    Wire,
+    Share, Wire,
     body::{RequestBody, ResponseBody},
+    client::Callers,
     exchange::Exchange,
     filter,
     headers::{self, LastHost},
     mirror, respond,
     tries::{Call, Governed},
-    upgrade,
+    upgrade::{self, Leaving},
 };
 use crate::{
-    discover::{Plan, Route},
+    discover::{Plan, Refusal, Route, Way},
+    limits,
     telemetry::{Direction, Proto, Reason, Tls},
     worker::World,
 };
-use http::{Method, Request, Response, uri::Authority};
+use http::{HeaderValue, Method, Request, Response, header, uri::Authority};
 use hyper::body::Incoming;
 use remora_model::Target;
 use std::{cell::RefCell, pin::Pin, rc::Rc, time::Instant};
+use tokio::sync::Notify;
 
 /// Where the requests of one client connection go.
 #[derive(Debug)]
@@ -32,39 +35,77 @@ pub struct Destination {
     /// The last authority seen here and its route: clients rarely change it.
     last: RefCell<Option<(Authority, Rc<Route>)>>,
     host: LastHost,
+    /// The client, with what it has for itself of connections to servers outside the mesh.
+    pub(super) callers: Callers,
+    /// Why none of its requests is sent anywhere.
+    refusal: Option<Refusal>,
+    ended: Notify,
 }
 
 impl Destination {
     /// All requests of the connection go where it went.
     pub fn fixed(route: Rc<Route>) -> Self {
-        Self { fixed: Some(route), last: RefCell::default(), host: LastHost::default() }
+        Self { fixed: Some(route), ..Self::by_authority() }
+    }
+
+    /// All requests of the connection are refused, and it ends with the first of them.
+    pub fn refused(refusal: Refusal) -> Self {
+        Self { refusal: Some(refusal), ..Self::by_authority() }
     }
 
     /// Each request says where it goes.
     pub fn by_authority() -> Self {
-        Self { fixed: None, last: RefCell::default(), host: LastHost::default() }
+        Self {
+            fixed: None,
+            last: RefCell::default(),
+            host: LastHost::default(),
+            callers: Callers::default(),
+            refusal: None,
+            ended: Notify::new(),
+        }
     }
 
-    /// The route, if no wait is needed to know it.
-    fn known(&self, authority: Option<&Authority>) -> Option<Rc<Route>> {
+    /// The plan, if no wait is needed to know it.
+    fn known(&self, authority: Option<&Authority>) -> Option<Rc<Plan>> {
         match (&self.fixed, &*self.last.borrow(), authority) {
-            (Some(route), ..) => Some(route.clone()),
-            (None, Some((known, route)), Some(authority)) if known == authority => Some(route.clone()),
+            (Some(route), ..) => route.plan(),
+            (None, Some((known, route)), Some(authority)) if known == authority => route.plan(),
             _ => None,
         }
     }
 
-    async fn discover(&self, world: &World, authority: Option<&Authority>) -> Result<Rc<Route>, Reason> {
-        let authority = authority.ok_or(Reason::ProtocolError)?;
-        let target = Target::parse(authority.as_str(), 80).map_err(|_| Reason::ProtocolError)?;
-        if matches!(target, Target::Address(address) if world.config.is_own(address)) {
-            return Err(Reason::Loop);
+    /// The plan, as soon as it is known.
+    async fn discover(&self, world: &World, authority: Option<&Authority>) -> Result<Rc<Plan>, Refusal> {
+        if let Some(refusal) = &self.refusal {
+            return Err(refusal.clone());
         }
-        let route = world.directory.route(&target).await;
-        if route.plan().parent.is_some() {
-            *self.last.borrow_mut() = Some((authority.clone(), route.clone()));
+        let nowhere = |reason| Refusal { reason, detail: NO_TARGET.into() };
+        let (route, way) = match &self.fixed {
+            Some(route) => (route.clone(), world.directory.way(route).await?),
+            None => {
+                let authority = authority.ok_or_else(|| nowhere(Reason::ProtocolError))?;
+                let target = Target::parse(authority.as_str(), 80).map_err(|_| nowhere(Reason::ProtocolError))?;
+                if matches!(target, Target::Address(address) if world.config.is_own(address, address.ip())) {
+                    return Err(nowhere(Reason::Loop));
+                }
+                world.directory.route(&target).await?
+            }
+        };
+        let Way::Mesh(plan) = way else {
+            let target = &route.target;
+            let detail = format!("{target} is outside the mesh, by all that discovery has said of it");
+            return Err(Refusal { reason: Reason::UnknownTarget, detail: detail.into() });
+        };
+        if let Some(authority) = authority.filter(|_| self.fixed.is_none()) {
+            *self.last.borrow_mut() = Some((authority.clone(), route));
         }
-        Ok(route)
+        Ok(plan)
+    }
+
+    /// Returns when the connection should end: what it was made to cannot be reached now, and another one may have
+    /// another answer.
+    pub async fn ended(&self) {
+        self.ended.notified().await;
     }
 }
 
@@ -101,11 +142,11 @@ pub fn handle(
     let mut step = match Arrival::read(world, &destination.host, wire, request) {
         Err(answer) => (*answer).into(),
         Ok(arrival) => match destination.known(arrival.authority.as_ref()) {
-            Some(route) => arrival.direct(&route.plan(), destination.fixed.is_some()),
+            Some(plan) => arrival.direct(&plan, &destination, destination.fixed.is_some()),
             None => Step::Other(Box::pin(async move {
                 match destination.discover(&arrival.world, arrival.authority.as_ref()).await {
-                    Ok(route) => arrival.direct(&route.plan(), false).finish().await,
-                    Err(reason) => arrival.refuse(reason, NO_TARGET),
+                    Ok(plan) => arrival.direct(&plan, &destination, destination.fixed.is_some()).finish().await,
+                    Err(refusal) => arrival.unserved(&destination, &refusal),
                 }
             })),
         },
@@ -148,14 +189,27 @@ impl Arrival {
         respond::refusal(Direction::Outbound, reason, self.grpc, detail)
     }
 
+    /// Answers a request whose target cannot be reached for now. A connection that was made to that target ends with it, so
+    /// that the client's next one may find another answer.
+    fn unserved(&self, destination: &Destination, refusal: &Refusal) -> Response<ResponseBody> {
+        let Refusal { reason, detail } = refusal;
+        remora_runtime::limited!(warn by reason.as_str(), reason = reason.as_str(), %detail, "request refused");
+        let mut answer = self.refuse(*reason, detail);
+        if destination.fixed.is_some() || destination.refusal.is_some() {
+            destination.ended.notify_one();
+            if self.wire == Wire::Http1 {
+                answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+        }
+        answer
+    }
+
     /// Finds the rule that governs the request and applies it.
-    fn direct(mut self, plan: &Rc<Plan>, fixed: bool) -> Step {
+    fn direct(mut self, plan: &Rc<Plan>, destination: &Rc<Destination>, fixed: bool) -> Step {
         if self.request.method() == Method::CONNECT && !fixed {
             return Step::Other(Box::pin(upgrade::tunnel(self.world, plan.clone(), self.request)));
         }
-        let Some(parent) = &plan.parent else {
-            return self.refuse(Reason::NoRoute, "discovery knows no Service of this name and port").into();
-        };
+        let parent = &plan.parent;
         let head = &self.request;
         let (rule, prefix) = match crate::route::select(&plan.outbound, head.method(), head.uri(), head.headers()) {
             Some(selected) => (Some(selected.index), selected.prefix),
@@ -170,7 +224,7 @@ impl Arrival {
         };
         let peer = pool.unwrap_or(parent).identity();
         let tls = if peer.is_empty() { Tls::Plain } else { Tls::Mtls };
-        let stats = plan.signals.request(rule, &self.request, self.proto(), &peer, tls);
+        let stats = plan.signals.request(rule, &self.request, self.proto(), &peer, tls, self.started);
         let mut exchange = Exchange::begin(stats, self.started, self.grpc);
         let governed = Governed { plan: plan.clone(), rule, branch: branch.map(|(_, branch)| branch) };
         if let Some(answer) = governed.filters().find_map(|filter| filter::redirect(filter, prefix, &self.request)) {
@@ -185,12 +239,28 @@ impl Arrival {
         for filter in governed.filters() {
             filter::request(filter, prefix, &mut self.request);
         }
-        if headers::wants_upgrade(&self.request) {
-            return Step::Other(Box::pin(upgrade::forward(self.world, pool, self.request, exchange)));
-        }
-        let mirrors = mirror::pools(&governed, &mut self.world.rng.borrow_mut());
-        let request = self.request.map(RequestBody::new);
-        let mut call = Box::new(Call::new(self.world, self.wire, governed, pool, mirrors, exchange));
+        let leaving = Leaving::take(&mut self.request);
+        let mirrors = match leaving {
+            None => mirror::pools(&governed, &mut self.world.rng.borrow_mut()),
+            // What may become bytes has no copy.
+            Some(_) => Vec::new(),
+        };
+        let window = match self.wire {
+            Wire::Http1 => limits::HTTP1_BUFFER_BYTES,
+            Wire::Http2 => Share::client(true).window as usize,
+        };
+        let (parts, body) = self.request.into_parts();
+        let body = RequestBody::new(body, &self.world.pod, window);
+        let (Some(charge), Ok(body)) = (self.world.pod.charge(limits::REQUEST_OUT_BYTES), body) else {
+            exchange.fail(Reason::Overloaded);
+            let text = "the application has as many requests under way as there is memory for";
+            remora_runtime::limited!(warn, parent = %plan.parent.id, reason = Reason::Overloaded.as_str(), text, "request refused");
+            return respond::failure(Reason::Overloaded, self.grpc, text).into();
+        };
+        exchange.hold(charge);
+        let request = Request::from_parts(parts, body);
+        let client = (destination.clone(), self.wire);
+        let mut call = Box::new(Call::new(self.world, client, governed, pool, mirrors, leaving, exchange));
         match call.prepare(request, self.authority.as_ref()) {
             Ok(()) => Step::Call(call),
             Err(answer) => (*answer).into(),

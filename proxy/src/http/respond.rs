@@ -43,15 +43,3 @@ pub fn empty(status: StatusCode) -> Response<ResponseBody> {
     *response.status_mut() = status;
     response
 }
-
-/// The bytes sent on an HTTP/1 connection whose request could not even be read.
-pub fn raw_refusal(status: StatusCode, reason: Reason) -> Vec<u8> {
-    format!(
-        "HTTP/1.1 {} {}\r\n{}: {}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
-        status.as_u16(),
-        status.canonical_reason().unwrap_or_default(),
-        headers::ERROR,
-        reason.as_str()
-    )
-    .into_bytes()
-}

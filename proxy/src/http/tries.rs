@@ -4,24 +4,28 @@
 use super::{
     Wire,
     body::{Replayable, RequestBody, ResponseBody},
-    client::{Answer, Failed, Upstream},
+    client::{Answer, Callers, Failed, Upstream},
     exchange::{self, Exchange},
-    filter, headers, mirror, respond,
+    filter, headers, mirror,
+    outbound::Destination,
+    respond,
+    stall::Overloaded,
+    upgrade::{self, Leaving},
 };
 use crate::{
     balance::{InFlight, Outcome},
     discover::{Entered, Plan, Pool},
     limits,
-    policy::{self, Permit},
+    policy::{self, Permit, To},
     retry,
     telemetry::Reason,
     worker::World,
 };
 use futures_util::future::Either;
 use http::{Request, Response, Version, request::Parts, uri::Authority};
-use hyper::body::Incoming;
 use remora_model::{Filter, Retry, Rule};
 use std::{
+    future::pending,
     net::SocketAddr,
     rc::Rc,
     time::{Duration, Instant},
@@ -57,10 +61,14 @@ impl Governed {
 /// A request with all that its tries need.
 pub(super) struct Call {
     world: Rc<World>,
+    /// Whose request it is.
+    client: Rc<Destination>,
     wire: Wire,
     governed: Governed,
     pool: Rc<Pool>,
     mirrors: Vec<Rc<Pool>>,
+    /// What it takes to leave HTTP, if the request asks for that.
+    leaving: Option<Box<Leaving>>,
     /// Taken by whatever ends the call.
     exchange: Option<Exchange>,
     /// The next try.
@@ -104,6 +112,7 @@ struct Answered {
     mesh: bool,
     /// When the try must be over, its body included.
     until: Option<Instant>,
+    permit: Permit,
 }
 
 /// What a try came to.
@@ -120,18 +129,21 @@ enum Tried {
 impl Call {
     pub(super) fn new(
         world: Rc<World>,
-        wire: Wire,
+        (client, wire): (Rc<Destination>, Wire),
         governed: Governed,
         pool: Rc<Pool>,
         mirrors: Vec<Rc<Pool>>,
+        leaving: Option<Box<Leaving>>,
         exchange: Exchange,
     ) -> Self {
         Self {
             world,
+            client,
             wire,
             governed,
             pool,
             mirrors,
+            leaving,
             exchange: Some(exchange),
             next: None,
             attempts: 0,
@@ -153,15 +165,21 @@ impl Call {
             return Err(Box::new(self.give_up(Reason::QueueFull, "too many requests wait for this backend")));
         };
         self._entered = Some(entered);
-        let version = request.version();
-        headers::strip_hop_by_hop(request.headers_mut());
         self.set_deadline(&mut request);
-        if self.wire == Wire::Http1 {
-            // A mesh peer restores it; towards anybody else the request stays HTTP/1 and this is taken off again.
-            request.headers_mut().insert(headers::RESTORE, headers::restore_value(version));
-        }
-        if let Err(reason) = headers::to_http2(&mut request, authority) {
-            return Err(Box::new(self.give_up(reason, "the request's target is malformed")));
+        if let Some(leaving) = &self.leaving {
+            request = leaving.prepare(request);
+        } else {
+            let version = request.version();
+            headers::strip_hop_by_hop(request.headers_mut());
+            if self.wire == Wire::Http1 {
+                // A mesh peer restores it; towards anybody else the request stays HTTP/1 and this is taken off again.
+                request.headers_mut().insert(headers::RESTORE, headers::restore_value(version));
+            } else {
+                request.headers_mut().insert(headers::CALLER, self.client.callers.name());
+            }
+            if let Err(reason) = headers::to_http2(&mut request, authority) {
+                return Err(Box::new(self.give_up(reason, "the request's target is malformed")));
+            }
         }
         self.pool.deposit(self.started());
         let (any_method, attempts) =
@@ -225,10 +243,7 @@ impl Call {
         match tried {
             Ok(answered) => self.pass_on(answered),
             Err(Reason::Timeout) => self.give_up(Reason::Timeout, "the request's deadline passed"),
-            Err(reason) => {
-                self.world.directory.doubt(&self.pool.id);
-                self.give_up(reason, "")
-            }
+            Err(reason) => self.give_up(reason, ""),
         }
     }
 
@@ -316,12 +331,20 @@ impl Call {
         let within = self.governed.rule().and_then(|rule| rule.timeouts.backend_request);
         let until = within.map(|within| sent + within);
         let mut stale = 0;
+        let permit = policy::outbound(To::Endpoint(&upstream.endpoint));
         let result = loop {
             let Some(request) = self.next.take() else {
                 return Tried::Failed { reason: Reason::Internal, unsent: None };
             };
-            let permit = policy::outbound();
-            let sending = send(&self.world, &upstream, &permit, sent, request, self.pool.protocol());
+            let sending = match &self.leaving {
+                None => {
+                    let client = (&self.world, &self.client.callers);
+                    Either::Left(send(client, &upstream, &permit, sent, request, self.pool.protocol()))
+                }
+                Some(leaving) => {
+                    Either::Right(Box::pin(upgrade::send(&self.world, &upstream, &permit, leaving, request)))
+                }
+            };
             let result = match until {
                 None => sending.await,
                 Some(until) => match timeout_at(until.into(), sending).await {
@@ -338,7 +361,7 @@ impl Call {
                 result => break result,
             }
         };
-        self.judge(result, in_flight, &upstream, sent, until)
+        self.judge(result.map(|answer| (answer, permit)), in_flight, &upstream, sent, until)
     }
 
     /// An endpoint that did not fail yet; where all did, any of them may try again.
@@ -346,8 +369,8 @@ impl Call {
         let mut rng = self.world.rng.borrow_mut();
         match self.pool.pick(now, &mut rng, &self.failed) {
             Err(_) if !self.failed.is_empty() => self.pool.pick(now, &mut rng, &[]),
-            Ok((upstream, in_flight)) if in_flight.is_probe() && upstream.is_away(&self.world) => {
-                upstream.probe(&self.world, in_flight);
+            Ok((upstream, in_flight)) if in_flight.is_probe() && upstream.is_away() => {
+                upstream.probe(&self.world, &policy::outbound(To::Endpoint(&upstream.endpoint)), in_flight);
                 self.pool.pick(now, &mut rng, &self.failed)
             }
             picked => picked,
@@ -357,15 +380,15 @@ impl Call {
     /// Tells the endpoint's statistics how it went, and says what follows.
     fn judge(
         &mut self,
-        result: Result<Answer, Failed>,
+        result: Result<(Answer, Permit), Failed>,
         in_flight: InFlight,
         upstream: &Upstream,
         sent: Instant,
         until: Option<Instant>,
     ) -> Tried {
         let now = Instant::now();
-        let answer = match result {
-            Ok(answer) => answer,
+        let (answer, permit) = match result {
+            Ok(answered) => answered,
             Err(Failed { reason, unsent, .. }) => {
                 let Some(outcome) = outcome_of(reason) else { return Tried::Failed { reason, unsent } };
                 in_flight.record(now, now.saturating_duration_since(sent), outcome);
@@ -388,7 +411,7 @@ impl Call {
         };
         in_flight.record(now, now.saturating_duration_since(answer.sent.unwrap_or(sent)), outcome);
         let listed = self.governed.retry().is_some_and(|retry| retry.codes.contains(&response.status()));
-        let answered = Answered { answer, in_flight, mesh: upstream.endpoint.identity.is_some(), until };
+        let answered = Answered { answer, in_flight, mesh: upstream.endpoint.identity.is_some(), until, permit };
         if fate.is_some() || listed {
             self.failed.push(upstream.endpoint.address);
             Tried::Unwelcome(answered, fate)
@@ -406,8 +429,12 @@ impl Call {
     }
 
     /// The upstream's answer, counted to its end.
-    fn pass_on(&mut self, Answered { answer, in_flight, mesh, until }: Answered) -> Response<ResponseBody> {
-        let Answer { response, lease, .. } = answer;
+    fn pass_on(&mut self, answered: Answered) -> Response<ResponseBody> {
+        let Answered { answer: Answer { response, lease, .. }, in_flight, mesh, until, permit } = answered;
+        if let Some(leaving) = self.leaving.take_if(|leaving| leaving.has_left(&response)) {
+            let Some(exchange) = self.exchange.take() else { return respond::failure(Reason::Internal, false, "") };
+            return leaving.switch(&self.world, response, permit, exchange, Some(in_flight), pending());
+        }
         let (mut parts, body) = response.into_parts();
         headers::strip_hop_by_hop(&mut parts.headers);
         if !mesh {
@@ -426,14 +453,18 @@ impl Call {
         for filter in self.governed.filters() {
             filter::response(filter, &mut parts.headers);
         }
-        let body = if empty { ResponseBody::Empty } else { ResponseBody::Upstream { body, exchange } };
-        Response::from_parts(parts, body)
+        let grpc = exchange.is_grpc();
+        let body = if empty { Ok(ResponseBody::Empty) } else { ResponseBody::upstream(body, exchange) };
+        match body {
+            Ok(body) => Response::from_parts(parts, body),
+            Err(Overloaded) => respond::failure(Reason::Overloaded, grpc, ""),
+        }
     }
 }
 
 /// Hands the request to the endpoint, in the form that it takes.
 fn send<'a>(
-    world: &'a Rc<World>,
+    (world, callers): (&'a Rc<World>, &'a Callers),
     upstream: &'a Rc<Upstream>,
     permit: &'a Permit,
     now: Instant,
@@ -443,14 +474,15 @@ fn send<'a>(
     if headers::fit(&mut request, upstream.endpoint.identity.is_some(), protocol) {
         Either::Left(upstream.send_http1(world, permit, now, request))
     } else {
-        Either::Right(upstream.send_http2(world, permit, request))
+        Either::Right(upstream.send_http2(world, permit, Some((callers, 0)), request))
     }
 }
 
-/// What a failure to send says of the endpoint: nothing, where it was this proxy that could not.
+/// What a failure to send says of the endpoint: nothing, where it was this proxy or its client that could not, or where
+/// the endpoint is merely busy.
 pub(super) fn outcome_of(reason: Reason) -> Option<Outcome> {
     match reason {
-        Reason::Overloaded => None,
+        Reason::Overloaded | Reason::BodyAborted | Reason::QueueFull => None,
         Reason::IdentityMismatch => Some(Outcome::WrongIdentity),
         Reason::ConnectRefused | Reason::ConnectTimeout | Reason::ConnectFailed | Reason::TlsRefused => {
             Some(Outcome::Unreachable)
@@ -468,7 +500,7 @@ enum Fate {
     BrokenOff,
 }
 
-fn fate(response: &Response<Incoming>) -> Option<Fate> {
+fn fate<B>(response: &Response<B>) -> Option<Fate> {
     let reason = response.headers().iter().find(|(name, _)| **name == headers::ERROR)?.1;
     let reason = Reason::from_bytes(reason.as_bytes())?;
     match reason {

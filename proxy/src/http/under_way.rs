@@ -1,5 +1,6 @@
 //! How many requests of an HTTP/1 connection are under way: what tells a client that ended its side to wait for its
-//! answer from one that went away with nothing to wait for.
+//! answer from one that went away with nothing to wait for. And whether the connection has left HTTP, which only whoever
+//! answers knows.
 
 use futures_util::task::AtomicWaker;
 use http_body::{Body, Frame, SizeHint};
@@ -7,7 +8,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll},
 };
@@ -19,6 +20,8 @@ pub struct UnderWay(Arc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     count: AtomicU32,
+    answered: AtomicU64,
+    left_http: AtomicBool,
     /// Whether a waker is set: nearly never, so that nearly no request asks for it.
     waits: AtomicBool,
     waker: AtomicWaker,
@@ -36,6 +39,16 @@ impl UnderWay {
         self.0.count.load(Relaxed) > 0
     }
 
+    /// How many requests have their whole answer.
+    pub fn answered(&self) -> u64 {
+        self.0.answered.load(Relaxed)
+    }
+
+    /// Whether what comes next is no HTTP.
+    pub fn has_left_http(&self) -> bool {
+        self.0.left_http.load(Relaxed)
+    }
+
     /// Has the task of `cx` woken when no answer is owed any more.
     pub fn wake(&self, cx: &Context<'_>) {
         self.0.waker.register(cx.waker());
@@ -47,9 +60,18 @@ impl UnderWay {
 #[derive(Debug)]
 pub struct Token(UnderWay);
 
+impl Token {
+    /// The answer is one after which the connection is no longer HTTP.
+    pub fn leave_http(&self) {
+        let UnderWay(shared) = &self.0;
+        shared.left_http.store(true, Relaxed);
+    }
+}
+
 impl Drop for Token {
     fn drop(&mut self) {
         let UnderWay(shared) = &self.0;
+        shared.answered.fetch_add(1, Relaxed);
         if shared.count.fetch_sub(1, Relaxed) == 1 && shared.waits.load(Relaxed) {
             shared.waker.wake();
         }

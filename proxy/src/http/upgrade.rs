@@ -1,10 +1,11 @@
-//! Requests that leave HTTP: upgrades (WebSocket) and CONNECT. Each has a connection of its own, because what follows
-//! the head is bytes.
+//! Requests that may leave HTTP: upgrades (WebSocket) and CONNECT. Until one has, it is a request like any other, with its
+//! route's deadline, tries and signals; but it has a connection of its own upstream, because what follows the answer's head
+//! may be bytes.
 
 use super::{
-    answer::{self, Allowance, Allowed},
+    answer::{self, Allowance, BadAnswer, Frugal},
     body::{RequestBody, ResponseBody},
-    client::{ByteStream, Upstream},
+    client::{Answer, AnswerBody, ByteStream, Failed, Upstream},
     exchange::Exchange,
     headers, respond,
 };
@@ -13,32 +14,189 @@ use crate::{
     connect::ConnectError,
     discover::{Plan, Pool},
     forward,
-    io::Abort,
+    io::Prefixed,
     limits,
-    policy::{self, Permit},
-    telemetry::{Reason, RouteStats, Tls},
+    policy::{self, Permit, To},
+    revoke::{self, Revoked},
+    telemetry::{Reason, Tls},
     worker::World,
 };
-use http::{Method, Request, Response, StatusCode, Version};
-use hyper::{body::Incoming, client::conn::http1};
+use http::{
+    Method, Request, Response, StatusCode, Version,
+    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
+};
+use hyper::{
+    body::Incoming,
+    client::conn::{TrySendError, http1},
+    upgrade::OnUpgrade,
+};
 use hyper_util::rt::TokioIo;
-use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
+use std::{future::pending, net::SocketAddr, rc::Rc, time::Instant};
 
-/// A byte connection to an endpoint of `pool`; those that cannot be reached are passed over, within the retry bound.
-pub async fn connect(
+/// What was asked of policy.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    pub method: Method,
+    pub path: Box<str>,
+}
+
+/// The client's side of a request that may leave HTTP.
+#[derive(Debug)]
+pub struct Leaving {
+    asked: Asked,
+    /// The protocols that an upgrade offers; a CONNECT offers none.
+    offers: Vec<Box<[u8]>>,
+    client: OnUpgrade,
+}
+
+/// Marks an answer after which the client's connection is no longer HTTP. Made here only, when that is so.
+#[derive(Debug, Clone, Copy)]
+struct Left;
+
+/// Whether the client's connection is bytes once this answer's head is sent.
+pub(super) fn leaves<B>(answer: &Response<B>) -> bool {
+    answer.extensions().get::<Left>().is_some()
+}
+
+impl Leaving {
+    /// What a request that asks to leave HTTP brings for that; `None` for any other, without `h2c` from here on.
+    pub fn take<B>(request: &mut Request<B>) -> Option<Box<Self>> {
+        if !headers::asks_to_leave(request) {
+            // The library offers the connection with any `connection: upgrade`; kept, it would hold it open.
+            drop(request.extensions_mut().remove::<OnUpgrade>());
+            return None;
+        }
+        let asked = Asked { method: request.method().clone(), path: request.uri().path().into() };
+        let connect = asked.method == Method::CONNECT;
+        let offers = headers::offers(request.headers()).filter(|_| !connect).map(Into::into).collect();
+        Some(Box::new(Self { asked, offers, client: hyper::upgrade::on(request) }))
+    }
+
+    /// What the request was judged by.
+    pub fn asked(&self) -> &Asked {
+        &self.asked
+    }
+
+    /// The request in the form in which it goes up: HTTP/1.1.
+    pub fn prepare(&self, mut request: Request<RequestBody>) -> Request<RequestBody> {
+        headers::strip_for_upgrade(request.headers_mut());
+        *request.version_mut() = Version::HTTP_11;
+        if self.asked.method != Method::CONNECT {
+            headers::to_http1(&mut request, Version::HTTP_11);
+        }
+        request
+    }
+
+    /// Whether the upstream has left HTTP with this answer, which [`send`] has checked.
+    pub fn has_left<B>(&self, answer: &Response<B>) -> bool {
+        match answer.status() {
+            StatusCode::SWITCHING_PROTOCOLS => true,
+            status => self.asked.method == Method::CONNECT && status.is_success(),
+        }
+    }
+
+    /// An upgrade goes to what was offered (RFC 9110 §7.8); the answer to a CONNECT that went well has no content, whatever
+    /// it says (§9.3.6).
+    fn check<B>(&self, answer: &mut Response<B>) -> Result<(), BadAnswer> {
+        if !self.has_left(answer) {
+            return answer::check(answer);
+        }
+        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let mut chosen = headers::offers(answer.headers()).peekable();
+            let offered = |one: &[u8]| self.offers.iter().any(|offer| offer.eq_ignore_ascii_case(one));
+            return if chosen.peek().is_some() && chosen.all(offered) { Ok(()) } else { Err(BadAnswer::Interim) };
+        }
+        answer.headers_mut().remove(CONTENT_LENGTH);
+        answer.headers_mut().remove(TRANSFER_ENCODING);
+        Ok(())
+    }
+
+    /// Relays bytes from now on, until both sides ended or `revoked`, and gives the answer that says so to the client.
+    pub fn switch(
+        self,
+        world: &Rc<World>,
+        mut answer: Response<AnswerBody>,
+        permit: Permit,
+        mut exchange: Exchange,
+        in_flight: Option<InFlight>,
+        revoked: impl Future<Output = Revoked> + 'static,
+    ) -> Response<ResponseBody> {
+        let (upstream, client) = (hyper::upgrade::on(&mut answer), self.client);
+        exchange.head(StatusCode::OK, in_flight, None);
+        let pod = world.pod.clone();
+        world.tasks.spawn(async move {
+            let (Ok(down), Ok(up)) = tokio::join!(client, upstream) else { return };
+            let stats = exchange.stats().clone();
+            let holder = exchange.holder().unwrap_or_else(|| pod.clone());
+            let (mut down, mut up) = (Prefixed::charged(TokioIo::new(down), holder), TokioIo::new(up));
+            stats.connection_opened();
+            match revoke::bytes(permit, &mut down, &mut up, &stats, revoked).await {
+                Ok(()) => exchange.ended(None),
+                Err(revoke::Ended::Broken(error)) => {
+                    tracing::debug!(%error, "tunnel broke");
+                    exchange.fail(forward::reason(&error));
+                }
+                Err(ended @ revoke::Ended::Revoked(_)) => exchange.fail(ended.reason()),
+            }
+            stats.connection_closed();
+        });
+        let (mut parts, _) = answer.into_parts();
+        headers::strip_reserved(&mut parts.headers);
+        headers::strip_for_upgrade(&mut parts.headers);
+        parts.extensions.insert(Left);
+        Response::from_parts(parts, ResponseBody::Empty)
+    }
+}
+
+/// Sends a request that may leave HTTP over a connection of its own. Nothing of what the client sends after the head goes up
+/// before the upstream has left. Dropping the future closes the connection.
+pub async fn send(
     world: &Rc<World>,
-    pool: &Pool,
+    upstream: &Upstream,
     permit: &Permit,
-) -> Result<(ByteStream, InFlight, Rc<Upstream>), Reason> {
+    leaving: &Leaving,
+    request: Request<RequestBody>,
+) -> Result<Answer, Failed> {
+    let unsent = |reason, request| Failed { reason, unsent: Some(Box::new(request)), stale: false };
+    let stream = match upstream.bytes(world, permit).await {
+        Ok(stream) => stream,
+        Err(error) => {
+            log(upstream, &error);
+            return Err(unsent(error.reason(), request));
+        }
+    };
+    let allowance = Allowance::default();
+    allowance.head(request.body().holder());
+    let stream = TokioIo::new(Frugal::new(stream, allowance.clone()));
+    let handshake = http1::Builder::new().max_headers(limits::HEADER_COUNT_MAX).handshake(stream).await;
+    let Ok((mut sender, connection)) = handshake else { return Err(unsent(Reason::UpstreamReset, request)) };
+    world.tasks.spawn(async move { drop(connection.with_upgrades().await) });
+    let sent = Some(Instant::now());
+    let mut response = sender.try_send_request(request).await.map_err(|mut error: TrySendError<_>| {
+        tracing::debug!(error = %error.error(), "a request that may leave HTTP failed");
+        Failed { reason: Reason::UpstreamReset, unsent: error.take_message().map(Box::new), stale: false }
+    })?;
+    allowance.body();
+    if let Err(error) = leaving.check(&mut response) {
+        remora_runtime::limited!(info, address = %upstream.endpoint.address, %error, "answer refused");
+        return Err(Failed { reason: Reason::UpstreamReset, unsent: None, stale: false });
+    }
+    Ok(Answer { response: response.map(AnswerBody::from), lease: None, sent })
+}
+
+/// A byte connection to an endpoint of `pool`, with the permit to use it; endpoints that cannot be reached are passed over,
+/// within the retry bound.
+pub async fn connect(world: &Rc<World>, pool: &Pool) -> Result<(ByteStream, InFlight, Permit), Reason> {
     let mut tried: Vec<SocketAddr> = Vec::new();
     let mut retries = 0;
     loop {
         let (upstream, in_flight) = pool.pick(Instant::now(), &mut world.rng.borrow_mut(), &tried)?;
         let started = Instant::now();
-        match upstream.bytes(world, permit).await {
+        let permit = policy::outbound(To::Endpoint(&upstream.endpoint));
+        match upstream.bytes(world, &permit).await {
             Ok(stream) => {
                 in_flight.record(Instant::now(), started.elapsed(), Outcome::Success);
-                return Ok((stream, in_flight, upstream));
+                return Ok((stream, in_flight, permit));
             }
             Err(error) => {
                 log(&upstream, &error);
@@ -67,134 +225,92 @@ pub async fn connect(
 }
 
 fn log(upstream: &Upstream, error: &ConnectError) {
-    tracing::info!(endpoint = %upstream.endpoint.address, pod = %upstream.endpoint.pod, %error, cause = error.cause(),
-        "cannot connect");
+    remora_runtime::limited!(info, endpoint = %upstream.endpoint.address, pod = %upstream.endpoint.pod, %error,
+        cause = error.cause(), "cannot connect");
 }
 
 /// CONNECT to a Service through the outbound listener: bytes to one of its endpoints.
 pub async fn tunnel(world: Rc<World>, plan: Rc<Plan>, request: Request<Incoming>) -> Response<ResponseBody> {
-    let Some(pool) = plan.parent.clone() else {
-        return respond::failure(Reason::NoRoute, false, "discovery knows no Service of this name and port");
-    };
-    let permit = policy::outbound();
+    let pool = plan.parent.clone();
     let peer = pool.identity();
     let stats = plan.signals.bytes(&peer, if peer.is_empty() { Tls::Plain } else { Tls::Mtls });
     let started = Instant::now();
     stats.request();
-    let (upstream, in_flight, _) = match connect(&world, &pool, &permit).await {
+    let (mut upstream, in_flight, permit) = match connect(&world, &pool).await {
         Ok(connected) => connected,
         Err(reason) => {
             stats.failure(reason, started.elapsed());
             return respond::failure(reason, false, "");
         }
     };
-    stats.success(started.elapsed());
-    let tasks = world.tasks.clone();
-    tasks.spawn(async move {
-        if let Ok(upgraded) = hyper::upgrade::on(request).await {
-            relay(permit, TokioIo::new(upgraded), upstream, &stats).await;
+    let pod = world.pod.clone();
+    world.tasks.spawn(async move {
+        let Ok(client) = hyper::upgrade::on(request).await else {
+            return stats.cancelled(started.elapsed());
+        };
+        stats.connection_opened();
+        let mut client = Prefixed::charged(TokioIo::new(client), pod);
+        match revoke::bytes(permit, &mut client, &mut upstream, &stats, pending()).await {
+            Ok(()) => stats.success(started.elapsed()),
+            Err(ended) => stats.failure(ended.reason(), started.elapsed()),
         }
+        stats.connection_closed();
         drop(in_flight);
     });
-    respond::empty(StatusCode::OK)
-}
-
-/// An upgrade request on its way out: HTTP/1 bytes on a connection of its own, which the far proxy reads as HTTP/1.
-pub async fn forward(
-    world: Rc<World>,
-    pool: Rc<Pool>,
-    request: Request<Incoming>,
-    mut exchange: Exchange,
-) -> Response<ResponseBody> {
-    let permit = policy::outbound();
-    match connect(&world, &pool, &permit).await {
-        Ok((stream, in_flight, _)) => switch(&world, permit, stream, request, exchange, Some(in_flight)).await,
-        Err(reason) => {
-            exchange.fail(reason);
-            respond::failure(reason, false, "")
-        }
-    }
-}
-
-/// Sends an upgrade request over `stream`; where the upstream switches protocols, relays bytes from then on. Nothing of
-/// what the client sends after the head goes up before that.
-pub async fn switch(
-    world: &Rc<World>,
-    permit: Permit,
-    stream: ByteStream,
-    mut request: Request<Incoming>,
-    mut exchange: Exchange,
-    in_flight: Option<InFlight>,
-) -> Response<ResponseBody> {
-    let down = hyper::upgrade::on(&mut request);
-    let (mut parts, body) = request.into_parts();
-    headers::strip_for_upgrade(&mut parts.headers);
-    parts.version = Version::HTTP_11;
-    let mut request = Request::from_parts(parts, RequestBody::new(body));
-    if request.method() != Method::CONNECT {
-        headers::to_http1(&mut request, Version::HTTP_11);
-    }
-    let allowance = Allowance::default();
-    allowance.head();
-    let stream = TokioIo::new(Allowed::new(stream, allowance.clone()));
-    let sent = match http1::Builder::new().max_headers(limits::HEADER_COUNT_MAX).handshake(stream).await {
-        Ok((mut sender, connection)) => {
-            world.tasks.spawn(async move { drop(connection.with_upgrades().await) });
-            sender.send_request(request).await
-        }
-        Err(error) => Err(error),
-    };
-    allowance.body();
-    let mut response = match sent {
-        Ok(response) => response,
-        Err(error) => {
-            tracing::debug!(%error, "upgrade failed upstream");
-            exchange.fail(Reason::UpstreamReset);
-            return respond::failure(Reason::UpstreamReset, false, "");
-        }
-    };
-    headers::strip_reserved(response.headers_mut());
-    let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS
-        || (response.status().is_success() && response.extensions().get::<hyper::upgrade::OnUpgrade>().is_some());
-    if !switched {
-        if let Err(error) = answer::check(&mut response) {
-            tracing::info!(%error, "answer refused");
-            exchange.fail(Reason::UpstreamReset);
-            return respond::failure(Reason::UpstreamReset, false, "");
-        }
-        return finish(response, exchange, in_flight);
-    }
-    let up = hyper::upgrade::on(&mut response);
-    let stats: Arc<RouteStats> = exchange.stats().clone();
-    exchange.head(StatusCode::OK, in_flight, None);
-    world.tasks.spawn(async move {
-        if let (Ok(down), Ok(up)) = tokio::join!(down, up) {
-            relay(permit, TokioIo::new(down), TokioIo::new(up), &stats).await;
-        }
-        exchange.ended(None);
-    });
-    let (parts, _) = response.into_parts();
-    let mut answer = Response::from_parts(parts, ResponseBody::Empty);
-    headers::strip_for_upgrade(answer.headers_mut());
+    let mut answer = respond::empty(StatusCode::OK);
+    answer.extensions_mut().insert(Left);
     answer
 }
 
-/// The upstream did not switch: an ordinary answer.
-fn finish(response: Response<Incoming>, mut exchange: Exchange, in_flight: Option<InFlight>) -> Response<ResponseBody> {
-    let (mut parts, body) = response.into_parts();
-    headers::strip_hop_by_hop(&mut parts.headers);
-    exchange.head(parts.status, in_flight, None);
-    Response::from_parts(parts, ResponseBody::Upstream { body, exchange })
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-async fn relay<D, U>(permit: Permit, mut down: D, mut up: U, stats: &RouteStats)
-where
-    D: tokio::io::AsyncRead + tokio::io::AsyncWrite + Abort + Unpin,
-    U: tokio::io::AsyncRead + tokio::io::AsyncWrite + Abort + Unpin,
-{
-    stats.connection_opened();
-    if let Err(error) = forward::bytes(permit, &mut down, &mut up, stats).await {
-        tracing::debug!(%error, "tunnel ended");
+    fn request(method: Method, offers: &[&'static str]) -> Leaving {
+        let mut request = Request::builder().method(method).uri("/chat").header("connection", "upgrade");
+        for offer in offers {
+            request = request.header("upgrade", *offer);
+        }
+        *Leaving::take(&mut request.body(()).unwrap()).unwrap()
     }
-    stats.connection_closed();
+
+    /// Whether an answer is taken, and whether it ends HTTP.
+    fn answer(leaving: &Leaving, status: u16, fields: &[(&'static str, &'static str)]) -> Option<bool> {
+        let mut answer = Response::builder().status(status);
+        for (name, value) in fields {
+            answer = answer.header(*name, *value);
+        }
+        let mut answer = answer.body(()).unwrap();
+        leaving.check(&mut answer).ok()?;
+        assert!(!(leaving.has_left(&answer) && answer.headers().contains_key(CONTENT_LENGTH)), "{fields:?}");
+        Some(leaving.has_left(&answer))
+    }
+
+    #[test]
+    fn an_upgrade_goes_to_what_was_offered_or_nowhere() {
+        let leaving = request(Method::GET, &["h2c, WebSocket", "foo/1"]);
+        for chosen in ["websocket", "WEBSOCKET", "foo/1", "foo/1, websocket"] {
+            assert_eq!(answer(&leaving, 101, &[("upgrade", chosen)]), Some(true), "{chosen}");
+        }
+        for chosen in ["h2c", "", "bar", "foo", "websocket, h2c"] {
+            assert_eq!(answer(&leaving, 101, &[("upgrade", chosen)]), None, "{chosen}");
+        }
+        assert_eq!(answer(&leaving, 101, &[]), None);
+        assert_eq!(answer(&leaving, 200, &[("content-length", "5")]), Some(false));
+        assert_eq!(answer(&leaving, 426, &[("upgrade", "foo")]), Some(false));
+        assert_eq!(answer(&leaving, 200, &[("content-length", "5"), ("content-length", "6")]), None);
+    }
+
+    #[test]
+    fn a_tunnels_answer_has_no_content_whatever_it_says() {
+        let leaving = request(Method::CONNECT, &["websocket"]);
+        for fields in
+            [&[][..], &[("content-length", "5")], &[("transfer-encoding", "chunked")], &[("content-length", "x")]]
+        {
+            assert_eq!(answer(&leaving, 200, fields), Some(true));
+            assert_eq!(answer(&leaving, 204, fields), Some(true));
+        }
+        assert_eq!(answer(&leaving, 405, &[("content-length", "0")]), Some(false));
+        assert_eq!(answer(&leaving, 101, &[("upgrade", "websocket")]), None, "it offered nothing");
+    }
 }

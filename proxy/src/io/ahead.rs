@@ -3,8 +3,8 @@
 //! rustls reads 4 KiB at a time at first, and never more than one record of 16 KiB. In: a connection. Out: the same bytes, read in
 //! large pieces into a buffer that is lent for as long as it holds something.
 
-use super::{Abort, Lent};
-use crate::limits;
+use super::{Abort, Appetite, Lent, pace};
+use crate::account::{Charge, Holder};
 use std::{
     fmt, io,
     pin::Pin,
@@ -12,10 +12,15 @@ use std::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// `S`, read in pieces of [`limits::READ_AHEAD_BYTES`].
+/// `S`, read in pieces as large as its [`Appetite`].
 pub struct Ahead<S> {
     inner: S,
     held: Option<Held>,
+    appetite: Appetite,
+    /// Bytes since it rested last.
+    read: usize,
+    holder: Option<Holder>,
+    _charge: Option<Charge>,
 }
 
 /// What was read and nobody took yet: never empty.
@@ -26,9 +31,16 @@ struct Held {
 }
 
 impl<S> Ahead<S> {
-    /// `inner` with nothing read ahead.
-    pub fn new(inner: S) -> Self {
-        Self { inner, held: None }
+    /// `inner` with nothing read ahead, which is charged with `charge` for as long as it lives, and otherwise to `holder`.
+    pub fn new(inner: S, holder: Option<Holder>, charge: Option<Charge>) -> Self {
+        Self { inner, held: None, appetite: Appetite::new(1), read: 0, holder, _charge: charge }
+    }
+}
+
+impl<S> Ahead<S> {
+    /// Charges what is read from now on to `holder`.
+    pub fn charge_to(&mut self, holder: Holder) {
+        self.holder = Some(holder);
     }
 }
 
@@ -43,18 +55,30 @@ impl<S: Abort> Abort for Ahead<S> {
     fn abort(&self) {
         self.inner.abort();
     }
+
+    fn holder(&self) -> Option<&Holder> {
+        self.holder.as_ref()
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Ahead<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let mut held = match self.held.take() {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let mut held = match this.held.take() {
             Some(held) => held,
-            None if buf.remaining() >= limits::READ_AHEAD_BYTES => return Pin::new(&mut self.inner).poll_read(cx, buf),
             None => {
-                let mut buffer = Lent::take();
-                let mut piece = ReadBuf::new(&mut buffer[..limits::READ_AHEAD_BYTES]);
-                ready!(Pin::new(&mut self.inner).poll_read(cx, &mut piece))?;
+                let mut buffer = Lent::take(this.appetite.size(this.holder.as_ref()));
+                let mut piece = ReadBuf::new(&mut buffer);
+                let polled = Pin::new(&mut this.inner).poll_read(cx, &mut piece);
                 let to = piece.filled().len();
+                pace::spend(cx, to);
+                if to == buffer.len() {
+                    this.appetite.grow();
+                } else if to == 0 {
+                    this.appetite.rest(std::mem::take(&mut this.read));
+                }
+                this.read += to;
+                ready!(polled)?;
                 Held { buffer, from: 0, to }
             }
         };
@@ -62,7 +86,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Ahead<S> {
         buf.put_slice(&held.buffer[held.from..held.from + count]);
         held.from += count;
         if held.from < held.to {
-            self.held = Some(held);
+            this.held = Some(held);
         }
         Poll::Ready(Ok(()))
     }
@@ -73,18 +97,29 @@ write_through!(Ahead);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        account::{Account, Peer},
+        limits,
+    };
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    const BYTES: usize = limits::RELAY_BYTES_MAX;
+
+    fn ahead<S>(inner: S) -> Ahead<S> {
+        let holder = Account::new(1 << 30).holder(Peer::Pod);
+        Ahead::new(inner, Some(holder), None)
+    }
 
     #[tokio::test]
     async fn a_reader_gets_the_same_bytes_however_little_it_asks_for() {
-        let bytes: Vec<u8> = (0..3 * limits::READ_AHEAD_BYTES + 7).map(|at| (at * 31 % 251) as u8).collect();
-        let (mut far, near) = duplex(limits::READ_AHEAD_BYTES * 2);
+        let bytes: Vec<u8> = (0..3 * BYTES + 7).map(|at| (at * 31 % 251) as u8).collect();
+        let (mut far, near) = duplex(BYTES * 2);
         let send = async {
             far.write_all(&bytes).await.unwrap();
             drop(far);
         };
         let receive = async {
-            let (mut near, mut got, mut size) = (Ahead::new(near), Vec::new(), 1);
+            let (mut near, mut got, mut size) = (ahead(near), Vec::new(), 1);
             loop {
                 let mut piece = vec![0; size];
                 match near.read(&mut piece).await.unwrap() {
@@ -101,7 +136,7 @@ mod tests {
     #[tokio::test]
     async fn a_connection_that_waits_holds_no_buffer() {
         let (mut far, near) = duplex(64);
-        let mut near = Ahead::new(near);
+        let mut near = ahead(near);
         far.write_all(b"hello").await.unwrap();
         let mut piece = [0; 4];
         near.read_exact(&mut piece).await.unwrap();

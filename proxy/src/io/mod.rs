@@ -32,11 +32,16 @@ macro_rules! write_through {
     };
 }
 
+pub(crate) use write_through;
+
 mod ahead;
 mod lent;
+pub mod pace;
 
 pub use ahead::Ahead;
-pub use lent::Lent;
+pub use lent::{Appetite, Lent, Size};
+
+use crate::account::Holder;
 
 use bytes::{Buf, BytesMut};
 use hyper::upgrade::Upgraded;
@@ -57,6 +62,14 @@ use tokio::{
 pub trait Abort {
     /// Has the connection, once dropped, end as broken. Call nothing else on it then.
     fn abort(&self);
+
+    /// Whose share of the account its buffers are charged to; `None` gives it the least of them.
+    fn holder(&self) -> Option<&Holder> {
+        None
+    }
+
+    /// Has it keep about so many written bytes to itself, at most, while its socket takes none.
+    fn queue_at_most(&mut self, _bytes: usize) {}
 }
 
 impl Abort for TcpStream {
@@ -70,6 +83,14 @@ impl<S: Abort> Abort for Prefixed<S> {
     fn abort(&self) {
         self.inner.abort();
     }
+
+    fn holder(&self) -> Option<&Holder> {
+        self.holder.as_ref().or_else(|| self.inner.holder())
+    }
+
+    fn queue_at_most(&mut self, bytes: usize) {
+        self.inner.queue_at_most(bytes);
+    }
 }
 
 /// Limitation: hyper hides the socket, so a tunnel over HTTP ends as if it were whole.
@@ -82,12 +103,25 @@ impl Abort for TokioIo<Upgraded> {
 pub struct Prefixed<S> {
     prefix: BytesMut,
     inner: S,
+    holder: Option<Holder>,
+    /// Whether its bytes are taken from the task's turn here, and not above or below.
+    paces: bool,
 }
 
 impl<S> Prefixed<S> {
     /// `inner` with nothing read ahead.
     pub fn new(inner: S) -> Self {
-        Self { prefix: BytesMut::new(), inner }
+        Self { prefix: BytesMut::new(), inner, holder: None, paces: false }
+    }
+
+    /// `inner` with nothing read ahead, whose memory is charged to `holder`, and its bytes to the turn of the task that reads.
+    pub fn charged(inner: S, holder: Holder) -> Self {
+        Self { holder: Some(holder), paces: true, ..Self::new(inner) }
+    }
+
+    /// The same, for somebody who counts its bytes himself.
+    pub fn unpaced(self) -> Self {
+        Self { paces: false, ..self }
     }
 
     /// What was read ahead and nobody took yet.
@@ -130,7 +164,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
             }
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut self.inner).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.inner).poll_read(cx, buf);
+        if self.paces {
+            pace::spend(cx, buf.filled().len() - before);
+        }
+        polled
     }
 }
 

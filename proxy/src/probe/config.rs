@@ -6,14 +6,12 @@ use axum::http::{HeaderName, HeaderValue};
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
-use tokio::sync::Semaphore;
 
 /// Probes of one pod: it would take 50 containers with all there are.
 const PROBES_MAX: usize = 256;
-/// Of one probe at once: the kubelet has one under way, others who ask shall not keep it from the application.
-const TURNS: usize = 4;
 /// Patience beyond this is a mistake of the pod's, but no reason not to start.
 const PATIENCE_MAX: Duration = Duration::from_secs(3600);
 /// A hook has no patience of its own; the kubelet kills the pod when its grace period is over.
@@ -21,7 +19,7 @@ const HOOK_PATIENCE: Duration = Duration::from_secs(600);
 
 /// All probes of the pod, by `<container>/<kind>`.
 #[derive(Debug, Default)]
-pub struct Probes(BTreeMap<String, Probe>);
+pub struct Probes(BTreeMap<String, Arc<Probe>>);
 
 /// One probe or hook.
 #[derive(Debug)]
@@ -32,7 +30,8 @@ pub struct Probe {
     pub check: Check,
     /// How long it may take.
     pub patience: Duration,
-    pub(super) turns: Semaphore,
+    /// What is under way.
+    pub(super) runs: super::Runs,
     /// How the last one ended.
     pub(super) failing: AtomicBool,
 }
@@ -134,8 +133,13 @@ struct RawGrpc {
 
 impl Probes {
     /// The probe of this name.
-    pub fn get(&self, key: &str) -> Option<&Probe> {
+    pub fn get(&self, key: &str) -> Option<&Arc<Probe>> {
         self.0.get(key)
+    }
+
+    /// Whether there is a hook among them.
+    pub fn has_hooks(&self) -> bool {
+        self.0.values().any(|probe| probe.kind.is_hook())
     }
 
     /// Reads the setting; empty text is none. The error tells all mistakes.
@@ -151,7 +155,7 @@ impl Probes {
         let mut probes = BTreeMap::new();
         for (key, value) in raw {
             match probe(&key, value) {
-                Ok(probe) => drop(probes.insert(key, probe)),
+                Ok(probe) => drop(probes.insert(key, Arc::new(probe))),
                 Err(mistake) => mistakes.push(format!("{key}: {mistake}")),
             }
         }
@@ -180,7 +184,7 @@ fn probe(key: &str, value: Value) -> Result<Probe, String> {
         kind,
         check,
         patience: patience.min(PATIENCE_MAX),
-        turns: Semaphore::new(TURNS),
+        runs: super::Runs::default(),
         failing: AtomicBool::new(false),
     })
 }

@@ -2,26 +2,33 @@
 //! strict mode refuses, and that this proxy takes a connection says nothing of the application. The injector makes
 //! probes ask here and hands over what they were ([`config`]).
 //!
-//! In: GET `/probe/<container>/<kind>` on the admin port, from anywhere, for configured paths only. Out: what the kubelet
-//! would have found itself: a connection to the same address and the given port, with its rules for what is good. It
-//! does not pass the redirected path, nor policy: it reaches the pod's own application alone. Of an answer, only the
-//! status is told, because whoever asks may be anybody. Bounded: by each probe's patience, and in how many run at once.
+//! In: GET `/probe/<token>/<container>/<kind>` on the admin port, for configured paths only; the token is the pod's own and
+//! known to the kubelet. Without one (a proxy that the injector did not set up) `/probe/<container>/<kind>`, for anybody, and
+//! no hooks, which change what the application does. Out: what the kubelet would have found itself: a connection to the same
+//! address and the given port, with its rules for what is good. It does not pass the redirected path, nor policy: it reaches
+//! the pod's own application alone. Of an answer, only the status is told. Bounded: by each probe's patience, and in how many
+//! run at once: one, whose result is told to all who ask meanwhile, and one more for the pod and its node, whose request it
+//! then is, where anybody may ask.
 
 mod config;
 mod grpc;
 mod http;
+mod token;
 
 pub use config::{Check, Kind, Probe, Probes};
+pub use token::Token;
 
 use axum::Router;
 use axum::extract::{Extension, Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared, WeakShared};
 use remora_runtime::admin::Ends;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -55,32 +62,65 @@ enum Failed {
     Status(StatusCode),
     #[error("no answer in time")]
     Timeout,
-    #[error("too many of it run already")]
-    Busy,
+}
+
+/// What probes and hooks there are, and who may ask.
+#[derive(Debug, Clone, Default)]
+pub struct Asked {
+    pub probes: Arc<Probes>,
+    /// What the paths begin with; without it anybody may ask, and no hook is carried out.
+    pub token: Option<Token>,
 }
 
 /// The endpoint; for the admin server's router.
-pub fn router(probes: Arc<Probes>) -> Router {
-    Router::new().route("/probe/{container}/{kind}", get(answer)).with_state(probes)
+pub fn router(asked: Asked) -> Router {
+    let path = if asked.token.is_some() { "/probe/{token}/{container}/{kind}" } else { "/probe/{container}/{kind}" };
+    if asked.token.is_none() && asked.probes.has_hooks() {
+        tracing::warn!(
+            "hooks are not carried out: REMORA_PROXY_PROBE_TOKEN is not set, so that anybody could run them"
+        );
+    }
+    let of_kubelet = async |State(asked): State<Asked>,
+                            Path((token, container, kind)): Path<(String, String, String)>,
+                            Extension(ends): Extension<Ends>,
+                            headers: HeaderMap| {
+        if !asked.token.as_ref().is_some_and(|own| own.is(&token)) {
+            return refused("token", StatusCode::NOT_FOUND, "no such probe\n");
+        }
+        answer(&asked.probes, &format!("{container}/{kind}"), ends.local, true, &headers).await
+    };
+    let of_anybody = async |State(asked): State<Asked>,
+                            Path((container, kind)): Path<(String, String)>,
+                            Extension(ends): Extension<Ends>,
+                            headers: HeaderMap| {
+        let key = format!("{container}/{kind}");
+        if asked.probes.get(&key).is_some_and(|probe| probe.kind.is_hook()) {
+            return refused("hook", StatusCode::FORBIDDEN, "hooks are carried out for whoever has this pod's token\n");
+        }
+        answer(&asked.probes, &key, ends.local, ends.known, &headers).await
+    };
+    let route = if asked.token.is_some() { get(of_kubelet) } else { get(of_anybody) };
+    Router::new().route(path, route).with_state(asked)
 }
 
-async fn answer(
-    State(probes): State<Arc<Probes>>,
-    Path((container, kind)): Path<(String, String)>,
-    Extension(ends): Extension<Ends>,
-    headers: HeaderMap,
-) -> Response {
-    let key = format!("{container}/{kind}");
-    let Some(probe) = probes.get(&key) else {
+fn refused(reason: &'static str, status: StatusCode, text: &'static str) -> Response {
+    metrics::counter!("remora_admin_refused_total", "reason" => reason).increment(1);
+    (status, text).into_response()
+}
+
+/// Carries the probe out, or waits for the one that is under way. `known`: its asker's words are the kubelet's.
+async fn answer(probes: &Probes, key: &str, asked: SocketAddr, known: bool, headers: &HeaderMap) -> Response {
+    let Some(probe) = probes.get(key) else {
         return (StatusCode::NOT_FOUND, "no such probe\n").into_response();
     };
-    let result = run(probe, ends.local, headers.get(header::USER_AGENT)).await;
-    note(&key, probe, &result);
-    match result {
+    let agent = headers.get(header::USER_AGENT).filter(|_| known).cloned();
+    let result = join(probe, asked, known, agent).await;
+    note(key, probe, &result);
+    match &*result {
         Ok(_) => "good\n".into_response(),
         // The kubelet does not look at a hook's status; only a request that fails lets the hook fail.
-        Err(failed) if probe.kind.is_hook() => unusable(&failed),
-        Err(Failed::Status(status)) => (status, "the application's status\n").into_response(),
+        Err(failed) if probe.kind.is_hook() => unusable(failed),
+        Err(Failed::Status(status)) => (*status, "the application's status\n").into_response(),
         Err(failed) => (StatusCode::SERVICE_UNAVAILABLE, format!("{failed}\n")).into_response(),
     }
 }
@@ -94,21 +134,54 @@ fn unusable(failed: &Failed) -> Response {
 }
 
 /// Tells when a probe begins to fail, and when it is well again; not each time.
-fn note(key: &str, probe: &Probe, result: &Result<Good, Failed>) {
+fn note(key: &str, probe: &Probe, result: &Outcome) {
     let failing = result.is_err();
     if probe.failing.swap(failing, Ordering::Relaxed) == failing {
         return;
     }
-    match result {
-        Ok(_) => tracing::info!(probe = key, "the application's probe is good again"),
-        Err(error) => tracing::info!(probe = key, %error, "the application's probe fails"),
+    match &**result {
+        Ok(_) => remora_runtime::limited!(info, probe = key, "the application's probe is good again"),
+        Err(error) => remora_runtime::limited!(info, probe = key, %error, "the application's probe fails"),
     }
 }
 
-/// Carries `probe` out against the address that was asked, which is the pod's, as the kubelet knows it.
-async fn run(probe: &Probe, asked: SocketAddr, agent: Option<&HeaderValue>) -> Result<Good, Failed> {
-    let _turn = probe.turns.try_acquire().map_err(|_| Failed::Busy)?;
+/// What came of a probe, for all who asked.
+type Outcome = Arc<Result<Good, Failed>>;
+
+/// What is under way of one probe. As many as the pod has addresses, twice.
+#[derive(Debug, Default)]
+struct Runs(Mutex<Vec<Run>>);
+
+#[derive(Debug)]
+struct Run {
+    to: IpAddr,
+    known: bool,
+    outcome: WeakShared<BoxFuture<'static, Outcome>>,
+}
+
+/// The run that is under way at this address, or a new one. It ends with the last who waits for it. A stranger's is not the
+/// kubelet's: it may ask in a way that the application answers otherwise.
+fn join(
+    probe: &Arc<Probe>,
+    asked: SocketAddr,
+    known: bool,
+    agent: Option<HeaderValue>,
+) -> Shared<BoxFuture<'static, Outcome>> {
     let to = SocketAddr::new(asked.ip().to_canonical(), probe.check.port());
+    let mut runs = probe.runs.0.lock().unwrap_or_else(PoisonError::into_inner);
+    runs.retain(|run| run.outcome.upgrade().is_some_and(|outcome| outcome.peek().is_none()));
+    let under_way = runs.iter().find(|run| (run.to, run.known) == (to.ip(), known));
+    if let Some(outcome) = under_way.and_then(|run| run.outcome.upgrade()) {
+        return outcome;
+    }
+    let own = probe.clone();
+    let outcome = async move { Arc::new(run(&own, to, agent.as_ref()).await) }.boxed().shared();
+    runs.extend(outcome.downgrade().map(|outcome| Run { to: to.ip(), known, outcome }));
+    outcome
+}
+
+/// Carries `probe` out against the address that was asked, which is the pod's, as the kubelet knows it.
+async fn run(probe: &Probe, to: SocketAddr, agent: Option<&HeaderValue>) -> Result<Good, Failed> {
     let check = async {
         match &probe.check {
             Check::Http(get) => http::get(get, to, agent).await.and_then(|status| judged(probe.kind, status)),

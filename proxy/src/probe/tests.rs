@@ -35,22 +35,54 @@ fn status(code: u16) -> String {
     format!("HTTP/1.1 {code} x\r\ncontent-length: 6\r\nconnection: close\r\n\r\nsecret")
 }
 
+const TOKEN: &str = "0123456789abcdef";
+
+/// The admin server of a proxy.
+struct Server {
+    port: u16,
+    signal: drain::Signal,
+    served: tokio::task::JoinHandle<()>,
+}
+
+impl Server {
+    async fn start(probes: &str, token: &str) -> Self {
+        let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (signal, stop) = drain::channel();
+        let common = admin::Admin::new(Readiness::new()).router();
+        let asked = Asked { probes: Arc::new(Probes::parse(probes).unwrap()), token: Token::parse(token).unwrap() };
+        let served = tokio::spawn(admin::serve(listener, common.merge(router(asked)), stop));
+        Self { port, signal, served }
+    }
+
+    /// Asks as whoever has the address `from`.
+    async fn ask(&self, from: [u8; 4], path: &str, agent: &str) -> String {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind((from, 0).into()).unwrap();
+        let mut tcp = socket.connect(([127, 0, 0, 1], self.port).into()).await.unwrap();
+        let request =
+            format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nuser-agent: {agent}\r\nconnection: close\r\n\r\n");
+        tcp.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        tcp.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    async fn end(self) {
+        self.signal.drain().await;
+        self.served.await.unwrap();
+    }
+}
+
+const KUBELET: [u8; 4] = [127, 9, 0, 1];
+const STRANGER: [u8; 4] = [127, 9, 0, 2];
+
 /// Asks the admin server of a proxy with these probes, as the kubelet does.
 async fn ask(probes: &str, path: &str) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let at = listener.local_addr().unwrap();
-    let (signal, stop) = drain::channel();
-    let common = admin::Admin::new(Readiness::new()).router();
-    let probes = Arc::new(Probes::parse(probes).unwrap());
-    let served = tokio::spawn(admin::serve(listener, common.merge(router(probes)), stop));
-    let mut tcp = TcpStream::connect(at).await.unwrap();
-    let request =
-        format!("GET {path} HTTP/1.1\r\nhost: {at}\r\nuser-agent: kube-probe/1.35\r\nconnection: close\r\n\r\n");
-    tcp.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    tcp.read_to_string(&mut answer).await.unwrap();
-    signal.drain().await;
-    served.await.unwrap();
+    let server = Server::start(probes, TOKEN).await;
+    let path = path.replace("/probe/", &format!("/probe/{TOKEN}/"));
+    let answer = server.ask(KUBELET, &path, "kube-probe/1.35").await;
+    server.end().await;
     answer
 }
 
@@ -197,4 +229,75 @@ async fn an_application_with_a_certificate_nobody_knows_is_asked_over_tls() {
     let get = format!(r#""port":{port},"path":"/","https":true"#);
     let probes = format!(r#"{{"app/liveness":{{"httpGet":{{{get}}},"timeoutSeconds":5}}}}"#);
     check(&ask(&probes, "/probe/app/liveness").await, 200);
+}
+
+fn liveness(port: u16) -> String {
+    format!(
+        r#"{{"app/liveness":{{"httpGet":{{"port":{port},"path":"/"}},"timeoutSeconds":5}},
+            "app/preStop":{{"httpGet":{{"port":{port},"path":"/shutdown"}}}}}}"#
+    )
+}
+
+#[tokio::test]
+async fn who_has_not_the_token_asks_nothing_of_the_application() {
+    let (port, asked) = app(|_| status(200)).await;
+    let server = Server::start(&liveness(port), TOKEN).await;
+    let guesses =
+        ["x", "0123456789abcdeX", "0123456789abcde", "0123456789abcdef0", "0123456789ABCDEF", "%30123456789abcdex"];
+    for kind in ["liveness", "preStop"] {
+        for path in guesses.map(|token| format!("/probe/{token}/app/{kind}")) {
+            check(&server.ask(STRANGER, &path, "kube-probe/1.35").await, 404);
+        }
+        check(&server.ask(STRANGER, &format!("/probe/app/{kind}"), "x").await, 404);
+        check(&server.ask([127, 0, 0, 1], &format!("/probe/app/{kind}"), "x").await, 404);
+    }
+    assert!(asked.lock().unwrap().is_empty());
+    check(&server.ask(KUBELET, &format!("/probe/{TOKEN}/app/preStop"), "kube-probe/1.35").await, 200);
+    assert!(asked.lock().unwrap()[0].starts_with("GET /shutdown "));
+    server.end().await;
+}
+
+#[tokio::test]
+async fn without_a_token_there_are_probes_in_the_proxys_own_words_and_no_hooks() {
+    let (port, asked) = app(|_| status(200)).await;
+    let server = Server::start(&liveness(port), "").await;
+    for from in [STRANGER, KUBELET, [127, 0, 0, 1]] {
+        check(&server.ask(from, "/probe/app/preStop", "kube-probe/1.35").await, 403);
+    }
+    assert!(asked.lock().unwrap().is_empty());
+    check(&server.ask(STRANGER, "/probe/app/liveness", "evil/1").await, 200);
+    check(&server.ask([127, 0, 0, 1], "/probe/app/liveness", "kube-probe/1.35").await, 200);
+    let asked = asked.lock().unwrap().join("").to_ascii_lowercase();
+    assert!(!asked.contains("evil") && asked.contains("kube-probe/1.35"), "{asked}");
+    server.end().await;
+}
+
+#[tokio::test]
+async fn a_probe_under_way_is_joined_and_ends_with_the_last_who_waits() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let probes = Probes::parse(&liveness(port)).unwrap();
+    let probe = probes.get("app/liveness").unwrap();
+    let to: SocketAddr = ([127, 0, 0, 1], 4191).into();
+    let mut first = join(probe, to, false, None);
+    assert!((&mut first).now_or_never().is_none());
+    let (mut tcp, _) = silent.accept().await.unwrap();
+    let others: Vec<_> = (0..50).map(|_| join(probe, to, false, None)).collect();
+    let kubelet = join(probe, to, true, None);
+    assert_eq!(probe.runs.0.lock().unwrap().len(), 2, "one for strangers, one for who is known");
+    drop(kubelet);
+    let answer = async {
+        let mut head = [0; 1024];
+        assert!(tcp.read(&mut head).await.unwrap() > 0);
+        tcp.write_all(status(204).as_bytes()).await.unwrap();
+    };
+    let (results, first, ()) = tokio::join!(futures_util::future::join_all(others), first, answer);
+    assert!(results.iter().all(|result| Arc::ptr_eq(result, &first) && result.is_ok()));
+    // What is over is not joined, and what nobody waits for does not go on.
+    let next = join(probe, to, false, None);
+    assert_eq!(probe.runs.0.lock().unwrap().len(), 1);
+    drop(next);
+    let unwanted = join(probe, to, true, None);
+    assert_eq!(probe.runs.0.lock().unwrap().len(), 1);
+    drop(unwanted);
 }

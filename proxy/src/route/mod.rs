@@ -101,7 +101,7 @@ fn decoded(text: &str) -> std::borrow::Cow<'_, [u8]> {
 mod tests {
     use super::*;
     use http::{HeaderName, HeaderValue};
-    use remora_model::{Pattern, Protocol, RouteMatch, Timeouts, ValueMatch};
+    use remora_model::{Parent, Pattern, Protocol, RouteMatch, Timeouts, ValueMatch};
 
     fn any() -> RouteMatch {
         RouteMatch { path: None, method: None, headers: Vec::new(), query: Vec::new(), rule: 0 }
@@ -179,7 +179,7 @@ mod tests {
         };
         let outbound = Outbound {
             target: "api:80".parse().unwrap(),
-            parent: None,
+            parent: Parent::Outside,
             protocol: Protocol::Detect,
             matches: vec![RouteMatch { method: Some(Method::PUT), ..prefix.clone() }, post, prefix],
             rules: vec![rule("a"), rule("post")],

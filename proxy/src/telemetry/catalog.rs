@@ -44,6 +44,21 @@ const PROCESS: &[Metric] = &[
         "TLS handshakes of the mesh that failed, from peers (inbound) or to them (outbound).",
     ),
     counter(
+        "remora_connections_revoked_total",
+        "cause",
+        "Open connections and tunnels ended because what had let them in did not hold any more: policy came to say no (denied), or to want mesh TLS (plaintext), or no trust anchor vouches for the peer any more (untrusted).",
+    ),
+    counter(
+        "remora_policy_audit_total",
+        "rule, outcome",
+        "Requests and byte connections that an Audit rule matched, or would have to guess at, because it names paths and theirs has no canonical form (ambiguous). After 256 rules further ones are counted as other.",
+    ),
+    counter(
+        "remora_series_full_total",
+        "what",
+        "Times something was counted under the route other, because there was no room for a series, path template, gRPC method or audit rule of its own.",
+    ),
+    counter(
         "remora_connections_outlived_total",
         "",
         "Connections cut off because a certificate that they were made with had ended.",
@@ -53,8 +68,35 @@ const PROCESS: &[Metric] = &[
         "",
         "Copies of requests that were not sent: the body was larger than what is kept, or the backend was full.",
     ),
+    Metric {
+        name: "remora_memory_charged_bytes",
+        kind: Kind::Gauge,
+        labels: "",
+        help: "Memory that peers' connections are charged with, of three eighths of the process's limit; beyond it they are refused as overloaded.",
+    },
+    counter(
+        "remora_log_lines_dropped_total",
+        "",
+        "Log lines that were not written, because standard error took them too slowly; nothing waits for it.",
+    ),
+    Metric {
+        name: "remora_http2_connections",
+        kind: Kind::Gauge,
+        labels: "",
+        help: "HTTP/2 connections to peers and applications that take requests, as of the last few seconds.",
+    },
+    counter(
+        "remora_stream_waits_total",
+        "outcome",
+        "Requests that waited because no HTTP/2 connection had a stream left: they got one (served), or did not (queue_full).",
+    ),
     counter("remora_certificate_renewals_total", "", "Certificates received from the identity service."),
     counter("remora_certificate_renewal_failures_total", "reason", "Attempts to get a certificate that failed."),
+    counter(
+        "remora_certificate_unchained_total",
+        "",
+        "Times that our certificate chained to no trust anchor any more, and another was asked for at once.",
+    ),
     Metric {
         name: "remora_certificate_expiry_timestamp_seconds",
         kind: Kind::Gauge,
@@ -69,18 +111,45 @@ const PROCESS: &[Metric] = &[
     counter(
         "remora_admin_refused_total",
         "reason",
-        "Requests to the admin port that were refused: not_local came from outside of the pod, host and origin may be a foreign web page's.",
+        "Requests to the admin port that were refused: not_local came from outside of the pod, host and origin may be a foreign web page's, token and hook asked for a probe without the pod's token, scrapes came too often from one address; and connections: silent made room for another, overloaded found none.",
     ),
     counter("remora_discovery_disconnects_total", "", "Losses of the stream from discovery."),
     counter(
         "remora_discovery_doubts_total",
         "",
-        "Times discovery was asked again because an endpoint could not be reached.",
+        "Times discovery was asked again because a backend's endpoints could not be reached, or its answer was refused, missing or not to be used.",
     ),
     counter(
         "remora_discovery_nacks_total",
         "",
-        "Updates from discovery that were unusable; the last good state was kept.",
+        "Updates from discovery that were unusable; the last good state was kept, or with none the target refused.",
+    ),
+    counter(
+        "remora_discovery_closed_rules_total",
+        "",
+        "Rules from discovery that could not be read and stand in their closed form: a route's answers 500, a deny rule denies everything.",
+    ),
+    counter(
+        "remora_discovery_waits_total",
+        "outcome",
+        "Connections and requests that waited for discovery to say what their destination is: answered, refused, or passed through because it is outside the cluster's ranges.",
+    ),
+    Metric {
+        name: "remora_discovery_waiting",
+        kind: Kind::Gauge,
+        labels: "",
+        help: "Connections and requests that wait for discovery now.",
+    },
+    counter("remora_discovery_evicted_total", "", "Destinations that were forgotten to make room for others."),
+    counter(
+        "remora_discovery_full_total",
+        "",
+        "Subscriptions that were not made because as many as may be are in use.",
+    ),
+    counter(
+        "remora_discovery_ports_refused_total",
+        "reason",
+        "Times nothing was let in to a port because its policy is not known, by one of the reasons below.",
     ),
 ];
 
@@ -96,7 +165,8 @@ pub fn page() -> String {
     for &(label, help) in LABELS {
         line(&mut page, format_args!("- `{label}`: {help}"));
     }
-    page.push_str("\nAt most 1000 combinations are kept apart; what comes later has the route `other`.\n\n");
+    page.push_str("\nAt most 1000 combinations are kept apart; what comes later has the route `other`, until one has been idle for ten minutes, \
+         which is then no longer shown.\n\n");
     head(&mut page);
     for family in FAMILIES {
         let label = family.label.map_or_else(String::new, |label| format!(", `{label}`"));

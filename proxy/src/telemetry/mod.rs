@@ -14,9 +14,17 @@ mod template;
 
 pub use histogram::Histogram;
 pub use reason::Reason;
-pub use routes::{Direction, ERRORS_MAX, Proto, RecentError, RouteKey, Routes, SERIES_MAX, Tls};
+pub use routes::{Direction, ERRORS_MAX, Found, Proto, RecentError, RouteKey, Routes, SERIES_MAX, Tls};
 pub use stats::{RouteStats, STATUS_5XX};
 pub use template::{OTHER, PathTemplates, TemplateId};
+
+/// The name of all that is refused before it is looked at any further.
+pub const DENIED: &str = "denied";
+
+/// Counts that something had to be counted under `other`, for want of room for a `what` (series, template or method) of its own.
+pub fn series_full(what: &'static str) {
+    metrics::counter!("remora_series_full_total", "what" => what).increment(1);
+}
 
 /// Counts a request that was refused before it had a route, or bytes that never became one. `detail` is one of a closed
 /// set of words.

@@ -47,7 +47,10 @@ pub struct Family {
 pub const LABELS: &[(&str, &str)] = &[
     ("direction", "`inbound` (to the application of this pod) or `outbound` (from it)"),
     ("parent", "the Service, port or authority that was called"),
-    ("route", "the route rule, gRPC method or learned path template; `tcp` for opaque bytes; `other` beyond the bound"),
+    (
+        "route",
+        "the route rule, gRPC method or learned path template; `tcp` for opaque bytes; `denied` for all that policy refused, whoever sent it; `other` beyond the bound",
+    ),
     ("peer", "the SPIFFE ID at the other end; empty if it has none"),
     ("tls", "`mtls`, `plain` or `passthrough` (the application's own TLS)"),
     ("protocol", "`http1`, `http2`, `grpc` or `tcp`"),

@@ -57,6 +57,8 @@ reasons! {
     RetryBudget = "retry_budget", SERVICE_UNAVAILABLE, 14;
     /// Policy said no.
     Denied = "denied", FORBIDDEN, 7;
+    /// Policy or trust anchors changed, and what was open would not be let in any more.
+    PolicyChanged = "policy_changed", FORBIDDEN, 7;
     /// The Service has routes and none matches.
     NoRoute = "no_route", NOT_FOUND, 12;
     /// The route names a backend that does not exist or is not permitted.
@@ -79,6 +81,12 @@ reasons! {
     Draining = "draining", SERVICE_UNAVAILABLE, 14;
     /// A bound of this proxy was reached, or it has no descriptors or memory left.
     Overloaded = "overloaded", SERVICE_UNAVAILABLE, 8;
+    /// Discovery has not said what the destination is, and it may be in the cluster: late, away, or busy.
+    DiscoverySilent = "discovery_silent", SERVICE_UNAVAILABLE, 14;
+    /// Discovery knows nothing there, or it is outside the mesh and this pod denies that.
+    UnknownTarget = "unknown_target", BAD_GATEWAY, 14;
+    /// This proxy could not use what discovery said of the destination, or discovery refused to say.
+    UnusableConfig = "unusable_config", SERVICE_UNAVAILABLE, 14;
     /// A mistake of ours.
     Internal = "internal", INTERNAL_SERVER_ERROR, 13;
 }

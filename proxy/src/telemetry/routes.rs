@@ -2,9 +2,11 @@
 //!
 //! Workers come here when they build a route, and keep the [`RouteStats`] they get; the admin port reads. The keys are
 //! made of the mesh's own names (routes, services, SPIFFE IDs, learned templates), and there are at most
-//! [`SERIES_MAX`] of them; what comes later is counted under the route `other` of its direction.
+//! [`SERIES_MAX`] of them; what comes later takes the place of what was idle for long, or is counted under the route `other`
+//! of its direction.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -15,6 +17,7 @@ use super::histogram::Snapshot;
 use super::stats::Reading;
 use super::template::OTHER;
 use super::{Reason, RouteStats};
+use crate::limits;
 
 /// Routes that are counted separately. 1000 of 3 KiB are 3 MiB, and a scrape of them is 2 MB of text.
 pub const SERIES_MAX: usize = 1000;
@@ -120,6 +123,15 @@ fn as_word<S: serde::Serializer>(reason: &Reason, serializer: S) -> Result<S::Ok
     serializer.serialize_str(reason.as_str())
 }
 
+/// Counters that were found for a route.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// Where to count.
+    pub stats: Arc<RouteStats>,
+    /// They are those of `other`, because there was no room; and how often there was room again until then.
+    short_of_room: Option<u32>,
+}
+
 /// The registry of routes, shared by all threads.
 #[derive(Debug)]
 pub struct Routes {
@@ -127,6 +139,12 @@ pub struct Routes {
     started: Instant,
     identity: Mutex<String>,
     series: Mutex<HashMap<RouteKey, Arc<RouteStats>>>,
+    /// When room was looked for last.
+    swept: Mutex<Option<Instant>>,
+    /// Whether something had no room since it was looked for.
+    short: AtomicBool,
+    /// How often there was room again.
+    rooms: AtomicU32,
     errors: Mutex<VecDeque<RecentError>>,
 }
 
@@ -138,23 +156,67 @@ impl Routes {
             started: Instant::now(),
             identity: Mutex::default(),
             series: Mutex::default(),
+            swept: Mutex::default(),
+            short: AtomicBool::default(),
+            rooms: AtomicU32::default(),
             errors: Mutex::default(),
         })
     }
 
-    /// The counters of a route. Locks: for when a route is built, not for every request.
+    /// The counters of a route, while they are [current](Self::is_current). Locks: for when a route is built, not for every
+    /// request.
+    pub fn find(&self, key: RouteKey) -> Found {
+        self.find_at(key, Instant::now())
+    }
+
+    /// Whether what was found is still what would be.
+    pub fn is_current(&self, found: &Found) -> bool {
+        !found.stats.is_retired() && found.short_of_room.is_none_or(|rooms| rooms == self.rooms.load(Relaxed))
+    }
+
+    /// The counters of a route, whether of its own or not.
+    #[cfg(test)]
     pub fn stats(&self, key: RouteKey) -> Arc<RouteStats> {
+        self.find(key).stats
+    }
+
+    #[cfg(test)]
+    fn stats_at(&self, key: RouteKey, now: Instant) -> Arc<RouteStats> {
+        self.find_at(key, now).stats
+    }
+
+    fn find_at(&self, key: RouteKey, now: Instant) -> Found {
         let mut series = lock(&self.series);
         if let Some(stats) = series.get(&key) {
-            return stats.clone();
+            return Found { stats: stats.clone(), short_of_room: None };
+        }
+        if series.len() >= SERIES_MAX {
+            self.make_room(&mut series, now);
         }
         // How it was protected and what was spoken stay true, at the price of a dozen keys beyond the bound.
-        let key = if series.len() < SERIES_MAX {
-            key
+        let (key, short_of_room) = if series.len() < SERIES_MAX {
+            (key, None)
         } else {
-            RouteKey { parent: "".into(), route: OTHER.into(), peer: "".into(), ..key }
+            super::series_full("series");
+            self.short.store(true, Relaxed);
+            let other = RouteKey { parent: "".into(), route: OTHER.into(), peer: "".into(), ..key };
+            (other, Some(self.rooms.load(Relaxed)))
         };
-        series.entry(key).or_insert_with(|| Arc::new(RouteStats::new(Instant::now()))).clone()
+        let stats = series.entry(key).or_insert_with(|| Arc::new(RouteStats::new(now))).clone();
+        Found { stats, short_of_room }
+    }
+
+    /// Gives up what was idle for long.
+    fn make_room(&self, series: &mut HashMap<RouteKey, Arc<RouteStats>>, now: Instant) {
+        let mut swept = lock(&self.swept);
+        if swept.is_some_and(|at| now.saturating_duration_since(at) < limits::SIGNALS_SWEEP) {
+            return;
+        }
+        *swept = Some(now);
+        series.retain(|_, stats| !stats.retire(now, limits::SIGNALS_IDLE));
+        if series.len() < SERIES_MAX && self.short.swap(false, Relaxed) {
+            self.rooms.fetch_add(1, Relaxed);
+        }
     }
 
     /// Tells the SPIFFE ID of this proxy's certificate.
@@ -166,6 +228,10 @@ impl Routes {
     pub fn tick(&self, now: Instant) {
         for (_, stats) in self.sorted() {
             stats.tick(now);
+        }
+        // Whoever had no room goes on with what was found, and does not ask.
+        if self.short.load(Relaxed) {
+            self.make_room(&mut lock(&self.series), now);
         }
     }
 
@@ -335,6 +401,30 @@ pub(super) mod tests {
                 }],
             })
         );
+    }
+
+    #[test]
+    fn what_was_idle_for_long_gives_way_and_what_is_under_way_does_not() {
+        let routes = Routes::new("shop/web-1".into());
+        let start = Instant::now();
+        let all: Vec<_> = (0..SERIES_MAX).map(|i| routes.stats_at(key(&format!("GET /{i}")), start)).collect();
+        all.iter().for_each(|stats| stats.request());
+        all[2..].iter().for_each(|stats| stats.success(Duration::ZERO));
+        all[0].connection_opened();
+        all[0].success(Duration::ZERO);
+        routes.tick(start + Duration::from_secs(1));
+        let later = start + limits::SIGNALS_IDLE;
+        all[3].request();
+        all[3].success(Duration::ZERO);
+        routes.tick(later);
+        routes.stats_at(key("GET /early"), later - Duration::from_secs(1));
+        assert!(all.iter().all(|stats| !stats.is_retired()), "a moment too early");
+        let late = later + limits::SIGNALS_SWEEP;
+        let new = routes.stats_at(key("GET /new"), late);
+        let kept: Vec<_> = (0..SERIES_MAX).filter(|i| !all[*i].is_retired()).collect();
+        assert_eq!(kept, [0, 1, 3], "a connection, a request under way, and one that was asked for");
+        assert!(Arc::ptr_eq(&new, &routes.stats_at(key("GET /new"), late)) && !new.is_retired());
+        assert!(!Arc::ptr_eq(&all[7], &routes.stats_at(key("GET /7"), late)), "it begins anew");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! the sampler and the readers touch.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ const QUANTILE_WINDOW: Duration = Duration::from_secs(10);
 /// How an application's own failure is called, beside the [`Reason`]s.
 pub const STATUS_5XX: &str = "status_5xx";
 
-/// The golden signals of one route. Made by [`super::Routes::stats`] when a route is built, never per request.
+/// The golden signals of one route. Made by [`super::Routes::find`] when a route is built, never per request.
 #[derive(Debug)]
 pub struct RouteStats {
     requests: AtomicU64,
@@ -32,6 +32,8 @@ pub struct RouteStats {
     bytes_out: AtomicU64,
     latency: Histogram,
     window: Mutex<Window>,
+    /// No longer shown: whoever counts here asks the registry anew.
+    retired: AtomicBool,
 }
 
 impl RouteStats {
@@ -51,7 +53,26 @@ impl RouteStats {
             bytes_out: AtomicU64::new(0),
             latency: Histogram::new(),
             window: Mutex::new(Window::new(now)),
+            retired: AtomicBool::new(false),
         }
+    }
+
+    /// Whether the registry has given it up.
+    pub fn is_retired(&self) -> bool {
+        self.retired.load(Relaxed)
+    }
+
+    /// Gives it up, if nothing began here for `idle`, as of the last tick, and nothing is under way.
+    pub(super) fn retire(&self, now: Instant, idle: Duration) -> bool {
+        let ended = [&self.success, &self.cancelled, &self.server_errors].into_iter().chain(&self.failures);
+        let ended: u64 = ended.map(|count| count.load(Relaxed)).sum();
+        let requests = self.requests.load(Relaxed);
+        let open = self.opened.load(Relaxed) > self.closed.load(Relaxed);
+        let window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        let quiet = window.requests == requests && now.saturating_duration_since(window.moved) >= idle;
+        let retires = quiet && !open && ended >= requests;
+        self.retired.store(retires, Relaxed);
+        retires
     }
 
     /// A request (or an opaque connection) began. Exactly one of [`Self::success`], [`Self::failure`],
@@ -176,15 +197,22 @@ struct Window {
     from: Snapshot,
     next_from: Snapshot,
     turned: Instant,
+    /// How many requests there were at the last tick, and since when.
+    requests: u64,
+    moved: Instant,
 }
 
 impl Window {
     fn new(now: Instant) -> Self {
         let ticks = VecDeque::from([(now, 0)]);
-        Self { ticks, from: Snapshot::default(), next_from: Snapshot::default(), turned: now }
+        let (from, next_from) = (Snapshot::default(), Snapshot::default());
+        Self { ticks, from, next_from, turned: now, requests: 0, moved: now }
     }
 
     fn tick(&mut self, now: Instant, requests: u64, latency: &Histogram) {
+        if requests != self.requests {
+            (self.requests, self.moved) = (requests, now);
+        }
         self.ticks.push_back((now, requests));
         while self.ticks.len() > RATE_TICKS {
             self.ticks.pop_front();

@@ -3,11 +3,13 @@
 //! In: a method and a path, both from the peer and not to be trusted. Out: a [`TemplateId`], whose name is made of known
 //! methods, harmless bytes and `:id` only. The templates are the leaves of a tree of segments. A segment that looks like a
 //! value (number, UUID, hash, token, date, address) goes to its parent's `:id` child, and so does every segment of a
-//! parent that has shown more than [`CHILDREN_MAX`] different ones. Everything is bounded; what does not fit is `other`.
-//! A path that is known allocates nothing. It does not guess what a value means.
+//! parent that has shown more than [`CHILDREN_MAX`] different ones. Everything is bounded; what does not fit is `other`, and
+//! what was idle for [`limits::SIGNALS_IDLE`] gives way. A path that is known allocates nothing. It does not guess what a
+//! value means, and has no clock: it is told the seconds.
 
 use std::sync::Arc;
 
+use crate::limits;
 use http::Method;
 
 /// Different segments under one parent before they count as values of a parameter.
@@ -55,6 +57,12 @@ pub struct PathTemplates {
     live_max: usize,
     live: usize,
     names: Vec<Arc<str>>,
+    /// When each was met last, in seconds.
+    used: Vec<u32>,
+    /// When room is looked for again.
+    next_sweep: u32,
+    /// Counts how often ids were given anew.
+    generation: u32,
     /// The first [`METHODS`] of them are the roots.
     nodes: Vec<Node>,
 }
@@ -78,11 +86,24 @@ impl PathTemplates {
     /// Learns up to `max` templates.
     pub fn new(max: usize) -> Self {
         let nodes = METHODS.iter().map(|_| Node::default()).collect();
-        Self { live_max: max, live: 0, names: vec![OTHER.into()], nodes }
+        Self { live_max: max, live: 0, names: vec![OTHER.into()], used: vec![0], next_sweep: 0, generation: 0, nodes }
     }
 
-    /// The template of a request, learning it if it is new and there is room.
-    pub fn learn(&mut self, method: &Method, path: &str) -> TemplateId {
+    /// Ids are good for one of these.
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// The template of a request at second `now`, learning it if it is new and there is room.
+    pub fn learn(&mut self, method: &Method, path: &str, now: u32) -> TemplateId {
+        let id = self.find(method, path, now);
+        if let Some(used) = self.used.get_mut(id.index()) {
+            *used = now;
+        }
+        id
+    }
+
+    fn find(&mut self, method: &Method, path: &str, now: u32) -> TemplateId {
         let path = path.split('?').next().unwrap_or_default();
         let Some(root) = METHODS.iter().position(|known| known == method) else { return TemplateId::OTHER };
         let Some(segments) = path.strip_prefix('/') else { return TemplateId::OTHER };
@@ -101,13 +122,69 @@ impl PathTemplates {
             };
             match child {
                 Some(child) => at = child as usize,
-                None => return self.extend(root, segments),
+                None => return self.extend_at(root, segments, now),
             }
         }
         match self.nodes[at].template {
             Some(id) => id,
-            None => self.extend(root, segments),
+            None => self.extend_at(root, segments, now),
         }
+    }
+
+    /// Extends, if need be at the cost of what was idle.
+    fn extend_at(&mut self, root: usize, segments: &str, now: u32) -> TemplateId {
+        match self.extend(root, segments) {
+            TemplateId::OTHER if self.forget_idle(now) => self.extend(root, segments),
+            id => id,
+        }
+    }
+
+    /// Drops the templates that were not met for long: whether there were any. Ids are given anew then.
+    fn forget_idle(&mut self, now: u32) -> bool {
+        let idle = limits::SIGNALS_IDLE.as_secs() as u32;
+        if now < self.next_sweep {
+            return false;
+        }
+        self.next_sweep = now.saturating_add(limits::SIGNALS_SWEEP.as_secs() as u32);
+        if self.used.iter().skip(1).all(|used| now.saturating_sub(*used) < idle) {
+            return false;
+        }
+        let old = std::mem::replace(self, Self::new(self.live_max));
+        (self.next_sweep, self.generation) = (old.next_sweep, old.generation + 1);
+        for root in 0..METHODS.len() {
+            self.keep(&old, root, root, &|id| now.saturating_sub(old.used[id.index()]) < idle);
+        }
+        true
+    }
+
+    /// Takes over what is `fresh` below the node `from` of `old`.
+    fn keep(&mut self, old: &Self, from: usize, to: usize, fresh: &impl Fn(TemplateId) -> bool) {
+        let node = &old.nodes[from];
+        if let Some(id) = node.template.filter(|id| fresh(*id)) {
+            self.live += 1;
+            self.nodes[to].template = Some(TemplateId(self.names.len() as u32));
+            self.names.push(old.names[id.index()].clone());
+            self.used.push(old.used[id.index()]);
+        }
+        let parameter = node.parameter.filter(|child| old.has_below(*child as usize, fresh));
+        self.nodes[to].crowded = node.crowded && parameter.is_some();
+        for (text, child) in &node.children {
+            if old.has_below(*child as usize, fresh) {
+                let grown = self.grow(to, Some(text));
+                self.keep(old, *child as usize, grown, fresh);
+            }
+        }
+        if let Some(child) = parameter {
+            let grown = self.grow(to, None);
+            self.keep(old, child as usize, grown, fresh);
+        }
+    }
+
+    /// Whether there is a `fresh` template at a node or below.
+    fn has_below(&self, at: usize, fresh: &impl Fn(TemplateId) -> bool) -> bool {
+        let node = &self.nodes[at];
+        let mut children = node.children.iter().map(|(_, child)| *child).chain(node.parameter);
+        node.template.is_some_and(fresh) || children.any(|child| self.has_below(child as usize, fresh))
     }
 
     /// The name of a template, `GET /users/:id`.
@@ -131,7 +208,11 @@ impl PathTemplates {
         // Paths of the right kind cannot need more nodes than this; a tree that has them is full as well.
         let nodes_full = self.nodes.len() >= METHODS.len() + self.live_max * DEPTH_MAX;
         let checked = segments.split('/').enumerate().all(|(i, text)| i < DEPTH_MAX && kind(text) != Kind::Unusual);
-        if named_full || nodes_full || !checked {
+        if !checked {
+            return TemplateId::OTHER;
+        }
+        if named_full || nodes_full {
+            super::series_full("template");
             return TemplateId::OTHER;
         }
         let mut at = root;
@@ -165,11 +246,13 @@ impl PathTemplates {
             return id;
         }
         if self.live >= self.live_max {
+            super::series_full("template");
             return TemplateId::OTHER;
         }
         self.live += 1;
         let id = TemplateId(self.names.len() as u32);
         self.names.push(name.into());
+        self.used.push(0);
         self.nodes[at].template = Some(id);
         id
     }
@@ -252,9 +335,9 @@ mod tests {
     fn check(cases: &[(&str, &str)]) {
         for (path, wanted) in cases {
             let mut templates = PathTemplates::default();
-            let id = templates.learn(&Method::GET, path);
+            let id = templates.learn(&Method::GET, path, 0);
             assert_eq!(&*templates.name(id), *wanted, "{path}");
-            assert_eq!(templates.learn(&Method::GET, path), id, "{path} a second time");
+            assert_eq!(templates.learn(&Method::GET, path, 0), id, "{path} a second time");
         }
     }
 
@@ -293,15 +376,15 @@ mod tests {
         ]);
         let mut templates = PathTemplates::default();
         let odd = Method::from_bytes(b"ODD").unwrap();
-        assert_eq!(templates.learn(&odd, "/"), TemplateId::OTHER);
+        assert_eq!(templates.learn(&odd, "/", 0), TemplateId::OTHER);
         assert!(templates.is_empty());
     }
 
     #[test]
     fn methods_have_templates_of_their_own() {
         let mut templates = PathTemplates::default();
-        let get = templates.learn(&Method::GET, "/a");
-        let post = templates.learn(&Method::POST, "/a");
+        let get = templates.learn(&Method::GET, "/a", 0);
+        let post = templates.learn(&Method::POST, "/a", 0);
         assert_ne!(get, post);
         assert_eq!(&*templates.name(post), "POST /a");
     }
@@ -313,14 +396,14 @@ mod tests {
         };
         let mut templates = PathTemplates::default();
         for i in 0..CHILDREN_MAX {
-            let id = templates.learn(&Method::GET, &word(i));
+            let id = templates.learn(&Method::GET, &word(i), 0);
             assert_eq!(*templates.name(id), format!("GET {}", word(i)));
         }
         for path in [word(CHILDREN_MAX), word(0)] {
-            let id = templates.learn(&Method::GET, &path);
+            let id = templates.learn(&Method::GET, &path, 0);
             assert_eq!(&*templates.name(id), "GET /people/:id");
         }
-        let id = templates.learn(&Method::GET, &format!("{}/friends", word(1)));
+        let id = templates.learn(&Method::GET, &format!("{}/friends", word(1)), 0);
         assert_eq!(&*templates.name(id), "GET /people/:id/friends");
         assert_eq!(templates.live, 2, "the words' own templates no longer count");
     }
@@ -334,7 +417,7 @@ mod tests {
             let path: String = (0..depth)
                 .map(|_| format!("/{}", (0..random.usize(0..4)).map(|_| random.lowercase()).collect::<String>()))
                 .collect();
-            let id = templates.learn(&METHODS[random.usize(0..9)], &path);
+            let id = templates.learn(&METHODS[random.usize(0..9)], &path, 0);
             assert!(id.index() < templates.len());
         }
         assert!(templates.live <= 10);
@@ -345,10 +428,49 @@ mod tests {
     #[test]
     fn a_full_table_still_knows_what_it_learned() {
         let mut templates = PathTemplates::new(2);
-        let first = templates.learn(&Method::GET, "/a");
-        let second = templates.learn(&Method::GET, "/b");
-        assert_eq!(templates.learn(&Method::GET, "/c"), TemplateId::OTHER);
-        assert_eq!(templates.learn(&Method::GET, "/a"), first);
-        assert_eq!(templates.learn(&Method::GET, "/b"), second);
+        let first = templates.learn(&Method::GET, "/a", 0);
+        let second = templates.learn(&Method::GET, "/b", 0);
+        assert_eq!(templates.learn(&Method::GET, "/c", 0), TemplateId::OTHER);
+        assert_eq!(templates.learn(&Method::GET, "/a", 0), first);
+        assert_eq!(templates.learn(&Method::GET, "/b", 0), second);
+    }
+
+    #[test]
+    fn what_nobody_asks_for_gives_way_and_what_somebody_does_stays() {
+        let idle = limits::SIGNALS_IDLE.as_secs() as u32;
+        let mut templates = PathTemplates::new(4);
+        for path in ["/a", "/a/x", "/b", "/users/12"] {
+            templates.learn(&Method::GET, path, 0);
+        }
+        assert_eq!(templates.learn(&Method::GET, "/new", 1), TemplateId::OTHER, "there is no room");
+        for path in ["/a/x", "/users/13"] {
+            assert_ne!(templates.learn(&Method::GET, path, idle), TemplateId::OTHER);
+        }
+        assert_eq!(templates.generation(), 0);
+        for (path, name) in
+            [("/new", "GET /new"), ("/a/x", "GET /a/x"), ("/users/14", "GET /users/:id"), ("/n2", "GET /n2")]
+        {
+            let id = templates.learn(&Method::GET, path, idle + 1);
+            assert_eq!(&*templates.name(id), name);
+            assert_eq!(templates.generation(), 1, "ids were given anew, once");
+        }
+        assert_eq!((templates.live, templates.len()), (4, 5));
+        assert_eq!(templates.learn(&Method::GET, "/b", idle + 1), TemplateId::OTHER, "it had its time");
+    }
+
+    #[test]
+    fn a_parameter_learned_from_many_words_outlives_the_sweep() {
+        let idle = limits::SIGNALS_IDLE.as_secs() as u32;
+        let mut templates = PathTemplates::new(3);
+        for word in 0..=CHILDREN_MAX {
+            templates.learn(&Method::GET, &format!("/people/{}", "x".repeat(word + 1)), idle);
+        }
+        templates.learn(&Method::GET, "/old", 0);
+        templates.learn(&Method::GET, "/older", 0);
+        let later = idle + limits::SIGNALS_SWEEP.as_secs() as u32;
+        templates.learn(&Method::GET, "/new", later);
+        assert_eq!(templates.generation(), 1);
+        let id = templates.learn(&Method::GET, "/people/ada", later);
+        assert_eq!(&*templates.name(id), "GET /people/:id");
     }
 }

@@ -5,7 +5,11 @@
 //! by then. HTTP is not cut off by that: it moves to a new connection at each renewal and before the end (GOAWAY), and
 //! what is under way has the last quarter to finish. Bytes that nobody can move end there, and are counted.
 
+mod trust;
+pub mod turns;
+
 use crate::{
+    account::{self, Account, Holder},
     connect::ConnectError,
     io::{Abort, Ahead, Prefixed},
     limits,
@@ -26,8 +30,14 @@ use std::{
     sync::Arc,
     time::SystemTime,
 };
-use tokio::{net::TcpStream, sync::watch, time::timeout};
+use tokio::{
+    net::TcpStream,
+    sync::watch,
+    time::{timeout, timeout_at},
+};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
+pub use trust::Trust;
+use turns::Gate;
 
 /// The workload's certificate and bundle as they change.
 pub type Source = watch::Receiver<Option<Arc<Credentials>>>;
@@ -38,18 +48,35 @@ pub type ServerStream = Dated<tokio_rustls::server::TlsStream<Ahead<Prefixed<Tcp
 
 /// The values of the label `reason` of `remora_tls_refused_total` besides [`VerifyError::REASONS`] and
 /// [`Failure::REASONS`], and what they say.
-pub const REASONS: [(&str, &str); 2] = [
+pub const REASONS: [(&str, &str); 3] = [
     ("no_certificate_of_ours", "came while this proxy had no certificate, or one that had ended"),
     ("timeout", "did not finish its handshake in time"),
+    ("overloaded", "holds its share of this proxy's memory already, or of the handshakes under way"),
 ];
 
 /// TLS says when it ends; what ends without a word is broken to its peer.
 impl Abort for ClientStream {
     fn abort(&self) {}
+
+    fn holder(&self) -> Option<&Holder> {
+        self.get_ref().get_ref().0.holder()
+    }
+
+    fn queue_at_most(&mut self, bytes: usize) {
+        self.get_mut().get_mut().1.set_buffer_limit(Some(bytes + limits::TLS_OVERHEAD_BYTES));
+    }
 }
 
 impl Abort for ServerStream {
     fn abort(&self) {}
+
+    fn holder(&self) -> Option<&Holder> {
+        self.get_ref().get_ref().0.holder()
+    }
+
+    fn queue_at_most(&mut self, bytes: usize) {
+        self.get_mut().get_mut().1.set_buffer_limit(Some(bytes + limits::TLS_OVERHEAD_BYTES));
+    }
 }
 
 /// Peers whose configuration a worker keeps.
@@ -60,6 +87,8 @@ const CONFIGS_MAX: usize = 1024;
 pub struct Terminated {
     pub stream: ServerStream,
     pub peer: SpiffeId,
+    /// Whom its certificate was judged by.
+    pub trust: Trust,
     pub alpn: Alpn,
 }
 
@@ -76,6 +105,8 @@ pub enum TerminateError {
     Failed(#[source] io::Error),
     #[error("the peer agreed on no mesh protocol")]
     NoProtocol,
+    #[error("the peer's connections hold as much of this proxy's memory as they may")]
+    Overloaded,
 }
 
 impl TerminateError {
@@ -87,6 +118,7 @@ impl TerminateError {
             Self::Refused(error) => error.reason(),
             Self::Failed(error) => Failure::of(error).reason(),
             Self::NoProtocol => Failure::NoProtocol.reason(),
+            Self::Overloaded => REASONS[2].0,
         }
     }
 
@@ -103,6 +135,10 @@ impl TerminateError {
 pub struct Store {
     seen: RefCell<Seen>,
     generation: Cell<u64>,
+    account: Account,
+    /// To which what this proxy opens is charged.
+    pod: Holder,
+    gate: Gate,
 }
 
 /// The latest certificate that this worker has looked at.
@@ -120,10 +156,16 @@ impl fmt::Debug for Store {
 }
 
 impl Store {
-    /// Follows `source`.
-    pub fn new(source: Source) -> Self {
+    /// Follows `source`. What is dialled is charged to the pod's share of `account`.
+    pub fn new(source: Source, account: &Account) -> Self {
         let seen = Seen { source, credentials: None, server: None, clients: HashMap::new() };
-        let store = Self { seen: RefCell::new(seen), generation: Cell::new(0) };
+        let store = Self {
+            seen: RefCell::new(seen),
+            generation: Cell::new(0),
+            account: account.clone(),
+            pod: account.holder(account::Peer::Pod),
+            gate: Gate::default(),
+        };
         store.take();
         store
     }
@@ -165,7 +207,12 @@ impl Store {
     ) -> Result<ClientStream, ConnectError> {
         let credentials = self.credentials().ok_or(ConnectError::NoCertificate)?;
         let config = self.client(&credentials, expected, alpn)?;
-        let handshake = TlsConnector::from(config).connect(server_name(), Ahead::new(stream));
+        let Some(charge) = self.pod.charge(limits::MESH_CONNECTION_BYTES) else {
+            let source = io::Error::new(io::ErrorKind::OutOfMemory, "the account of this proxy's memory is full");
+            return Err(ConnectError::Exhausted { address, source });
+        };
+        let stream = Ahead::new(stream, Some(self.pod.clone()), Some(charge));
+        let handshake = self.gate.outbound(TlsConnector::from(config).connect(server_name(), stream));
         let (reason, error) = match timeout(limits::HANDSHAKE_TIMEOUT, handshake).await {
             Ok(Ok(mut stream)) => match stream.get_ref().1.alpn_protocol().and_then(Alpn::from_bytes) {
                 Some(agreed) if agreed == alpn => {
@@ -187,7 +234,7 @@ impl Store {
             Err(_) => (REASONS[1].0, ConnectError::HandshakeTimeout { address }),
         };
         count("outbound", reason);
-        tracing::warn!(peer = %address, %expected, reason, %error, cause = error.cause(), "mesh TLS to a peer failed");
+        remora_runtime::limited!(warn by reason, peer = %address, %expected, reason, %error, cause = error.cause(), "mesh TLS to a peer failed");
         Err(error)
     }
 
@@ -220,20 +267,35 @@ impl Store {
     }
 
     async fn accept(&self, stream: Prefixed<TcpStream>) -> Result<Terminated, TerminateError> {
+        let holder = stream.holder().cloned();
+        let caller = holder.as_ref().map_or(account::Peer::Pod, Holder::peer);
+        // Behind others of its own, which hold no more than their share of the worker.
+        let deadline = tokio::time::Instant::now() + limits::HANDSHAKE_TIMEOUT;
+        let place = timeout_at(deadline, self.gate.enter(caller)).await;
+        let _place = place.ok().flatten().ok_or(TerminateError::Overloaded)?;
         let credentials = self.credentials().ok_or(TerminateError::NoCertificate)?;
         let config = self.server(&credentials).ok_or(TerminateError::NoCertificate)?;
-        let mut stream =
-            match timeout(limits::HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(Ahead::new(stream))).await {
-                Err(_) => return Err(TerminateError::Timeout),
-                Ok(Err(error)) => return Err(TerminateError::of(error)),
-                Ok(Ok(stream)) => stream,
-            };
+        let charge = match &holder {
+            Some(holder) => Some(holder.charge(limits::MESH_CONNECTION_BYTES).ok_or(TerminateError::Overloaded)?),
+            None => None,
+        };
+        let stream = Ahead::new(stream.unpaced(), holder, charge);
+        let handshake = self.gate.inbound(TlsAcceptor::from(config).accept(stream));
+        let mut stream = match timeout_at(deadline, handshake).await {
+            Err(_) => return Err(TerminateError::Timeout),
+            Ok(Err(error)) => return Err(TerminateError::of(error)),
+            Ok(Ok(stream)) => stream,
+        };
         let session = stream.get_mut().1;
         let peer = peer(session).ok_or(TerminateError::Refused(VerifyError::NoCertificate))?;
         let alpn = session.alpn_protocol().and_then(Alpn::from_bytes).ok_or(TerminateError::NoProtocol)?;
         session.set_buffer_limit(Some(buffer_limit(alpn)));
+        let chain =
+            session.peer_certificates().unwrap_or_default().iter().map(|one| one.clone().into_owned()).collect();
+        let trust = Trust::new(chain, credentials.bundle.clone(), self.seen.borrow().source.clone());
+        stream.get_mut().0.charge_to(self.account.holder(caller.known_as(&peer.id)));
         let stream = Dated::new(stream, span(&credentials, Some(&peer), alpn), outlived);
-        Ok(Terminated { stream, peer: peer.id, alpn })
+        Ok(Terminated { stream, peer: peer.id, trust, alpn })
     }
 
     fn server(&self, credentials: &Credentials) -> Option<Arc<ServerConfig>> {
@@ -246,10 +308,10 @@ impl Store {
     }
 }
 
-/// What may wait for the socket in the form of ciphertext: the library's own bound, or more where a byte relay writes
-/// more at once.
+/// What may wait for the socket in the form of ciphertext: the library's own bound; or the least, where a relay asks for more
+/// as its share allows ([`Abort::queue_at_most`]).
 fn buffer_limit(alpn: Alpn) -> usize {
-    if alpn == Alpn::MeshTcp { limits::TLS_BUFFER_BYTES } else { 64 * 1024 }
+    if alpn == Alpn::MeshTcp { limits::RELAY_BYTES_MIN + limits::TLS_OVERHEAD_BYTES } else { 64 * 1024 }
 }
 
 /// How long a connection made now may be used.
@@ -262,7 +324,7 @@ fn span(credentials: &Credentials, peer: Option<&Peer>, alpn: Alpn) -> Option<Sp
 /// Somebody still used a connection when its certificates ended.
 fn outlived() {
     metrics::counter!("remora_connections_outlived_total").increment(1);
-    tracing::info!("a connection ended with the certificates that it was made with");
+    remora_runtime::limited!(info, "a connection ended with the certificates that it was made with");
 }
 
 fn count(direction: &'static str, reason: &'static str) {

@@ -1,6 +1,7 @@
 //! What a worker makes of certificates that change.
 
 use super::*;
+
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
@@ -40,7 +41,7 @@ fn client(store: &Store) -> Arc<ClientConfig> {
 #[test]
 fn the_generation_follows_the_certificate_even_one_that_was_there_before() {
     let (sender, source) = watch::channel(credentials(1));
-    let store = Store::new(source);
+    let store = Store::new(source, &Account::new(1 << 20));
     assert_eq!(store.generation(), 1);
     sender.send_replace(credentials(2));
     assert_eq!((store.generation(), store.generation()), (2, 2));
@@ -51,7 +52,7 @@ fn the_generation_follows_the_certificate_even_one_that_was_there_before() {
 #[test]
 fn without_a_certificate_there_is_no_generation_and_no_configuration() {
     let (_sender, source) = watch::channel(None);
-    let store = Store::new(source);
+    let store = Store::new(source, &Account::new(1 << 20));
     assert_eq!(store.generation(), 0);
     assert!(store.credentials().is_none());
 }
@@ -59,7 +60,7 @@ fn without_a_certificate_there_is_no_generation_and_no_configuration() {
 #[test]
 fn a_certificate_that_has_ended_is_shown_to_nobody() {
     let (_sender, source) = watch::channel(until(1, SystemTime::now() - Duration::from_secs(1)));
-    let store = Store::new(source);
+    let store = Store::new(source, &Account::new(1 << 20));
     assert_eq!(store.generation(), 1);
     assert!(store.credentials().is_none());
 }
@@ -67,7 +68,7 @@ fn a_certificate_that_has_ended_is_shown_to_nobody() {
 #[test]
 fn a_configuration_is_made_once_per_peer_and_never_survives_its_certificate() {
     let (sender, source) = watch::channel(credentials(1));
-    let store = Store::new(source);
+    let store = Store::new(source, &Account::new(1 << 20));
     let first = client(&store);
     assert!(Arc::ptr_eq(&first, &client(&store)));
     let server = store.server(&store.credentials().unwrap()).unwrap();
@@ -82,4 +83,27 @@ fn every_own_reason_is_on_the_list() {
     assert_eq!(TerminateError::Timeout.reason(), "timeout");
     assert_eq!(TerminateError::NoProtocol.reason(), "no_protocol");
     assert_eq!(TerminateError::Failed(io::ErrorKind::ConnectionReset.into()).reason(), "handshake_failed");
+}
+
+#[tokio::test]
+async fn a_peer_is_lost_with_the_anchor_that_vouches_for_it_and_with_no_other() {
+    use futures_util::FutureExt as _;
+    let (one, other) = (credentials(1).unwrap(), credentials(2).unwrap());
+    let (tell, source) = watch::channel(Some(one.clone()));
+    let chain = one.svid.chain().iter().map(|certificate| certificate.clone().into_owned()).collect();
+    let trust = Trust::new(chain, one.bundle.clone(), source);
+    let publish = |bundle: &TrustBundle| {
+        let (svid, bundle) = (one.svid.clone(), bundle.clone());
+        tell.send_replace(Some(Arc::new(Credentials { svid, bundle, generation: 3 })));
+    };
+    let both = one.bundle.union(&other.bundle).unwrap();
+    assert!(trust.lost().now_or_never().is_none(), "nothing has changed");
+    publish(&both);
+    assert!(trust.lost().now_or_never().is_none(), "a bundle that grew takes nobody's trust");
+    let mut lost = Box::pin(trust.lost());
+    assert!(lost.as_mut().now_or_never().is_none());
+    publish(&other.bundle);
+    assert!(matches!(lost.await, VerifyError::UnknownIssuer), "whoever waits hears of it");
+    // Also who began to wait after the change, as a connection whose handshake was under way then.
+    assert!(matches!(trust.lost().await, VerifyError::UnknownIssuer));
 }

@@ -21,7 +21,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) seconds: u32,
     /// Compare these contenders only.
-    #[arg(long, value_enum, value_name = "WHO", value_delimiter = ',', default_values_t = Contender::ALL)]
+    #[arg(long, value_enum, value_name = "WHO", value_delimiter = ',', default_values_t = Contender::USUAL)]
     pub(crate) with: Vec<Contender>,
     /// One round of one second: does it all work?
     #[arg(long)]
@@ -32,6 +32,9 @@ pub(crate) struct Args {
     /// Take `remora` and `remora-floor` from here instead of building them.
     #[arg(long, value_name = "DIR")]
     pub(crate) binaries: Option<PathBuf>,
+    /// Compare with this build of `remora` as well, made by `.ci/dist` of another commit.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) before: Option<PathBuf>,
     /// Where the JSON goes [default: tests/bench/runs/DATE-HOST.json].
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,

@@ -23,6 +23,8 @@ pub(crate) struct Plan {
     pub(crate) seconds: u32,
     /// The `remora` binary, which is the proxy and the control plane under their components' names, as in its image.
     pub(crate) remora: PathBuf,
+    /// Another build of it, to compare with.
+    pub(crate) before: PathBuf,
     pub(crate) floor: PathBuf,
     pub(crate) envoy: PathBuf,
     pub(crate) out: PathBuf,
@@ -37,6 +39,13 @@ pub(crate) struct Plan {
 
 pub(crate) fn prepare(args: Args) -> Result<Plan> {
     let mut contenders = args.with;
+    let before = match args.before {
+        Some(path) => {
+            contenders.push(Contender::Before);
+            path.canonicalize().with_context(|| format!("--before: no {}", path.display()))?
+        }
+        None => PathBuf::new(),
+    };
     contenders.sort();
     contenders.dedup();
     let (remora, floor) = match args.binaries {
@@ -65,6 +74,7 @@ pub(crate) fn prepare(args: Args) -> Result<Plan> {
         rounds: if args.quick { 1 } else { args.rounds },
         seconds: if args.quick { 1 } else { args.seconds },
         remora,
+        before,
         floor,
         envoy,
         out: std::path::absolute(out)?,

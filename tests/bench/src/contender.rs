@@ -21,17 +21,22 @@ pub(crate) enum Contender {
     None,
     Envoy,
     Floor,
+    /// Another build of Remora, say of the commit before: see `--before`.
+    #[value(skip)]
+    Before,
     Remora,
 }
 
 impl Contender {
-    pub(crate) const ALL: [Self; 4] = [Self::None, Self::Envoy, Self::Floor, Self::Remora];
+    /// Those that need nothing from the command line.
+    pub(crate) const USUAL: [Self; 4] = [Self::None, Self::Envoy, Self::Floor, Self::Remora];
 
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::None => "no proxy",
             Self::Envoy => "Envoy",
             Self::Floor => "floor",
+            Self::Before => "before",
             Self::Remora => "Remora",
         }
     }
@@ -43,7 +48,8 @@ impl Contender {
             Self::None => (Vec::new(), Vec::new()),
             Self::Envoy => (envoy::start(plan)?.into(), Vec::new()),
             Self::Floor => (vec![floor(plan, Side::Client)?, floor(plan, Side::Server)?], Vec::new()),
-            Self::Remora => remora::start(plan)?,
+            Self::Before => remora::start(self, &plan.before)?,
+            Self::Remora => remora::start(self, &plan.remora)?,
         };
         let mut pair = Pair { of: self, proxies, control_plane };
         // Remora has brought its own rules.
@@ -57,7 +63,13 @@ impl Contender {
 
 impl fmt::Display for Contender {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.to_possible_value().as_ref().map_or("", |value| value.get_name()))
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Envoy => "envoy",
+            Self::Floor => "floor",
+            Self::Before => "before",
+            Self::Remora => "remora",
+        })
     }
 }
 

@@ -1,6 +1,5 @@
 //! Remora as it is deployed: identity and discovery in a pod of their own, a proxy in each of the two pods.
 
-use crate::build::Plan;
 use crate::contender::Contender;
 use crate::pods::{self, BULK_PORT, HTTP_PORT, Pod, SERVER_ADDRESS, Side};
 use crate::process::{PROXY_UID, Process, Role, command};
@@ -16,95 +15,122 @@ use std::os::unix::fs::{chown, symlink};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-const CLIENT: Pod = Pod::client(Contender::Remora);
-const SERVER: Pod = Pod::server(Contender::Remora);
-const CONTROL: Pod = Pod::control(Contender::Remora);
-const HOME: &str = "/run/remora-bench/remora";
 const IDENTITY_PORT: u16 = 4180;
 const DISCOVERY_PORT: u16 = 4181;
 const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 const ANCHORS_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The proxies, and the control plane that they need.
-pub(crate) fn start(plan: &Plan) -> Result<(Vec<Process>, Vec<Process>)> {
-    if !Path::new(HOME).exists() {
-        prepare(plan)?;
+/// One build of Remora in the pods of one contender: its proxies, and the control plane that they need.
+pub(crate) fn start(of: Contender, program: &Path) -> Result<(Vec<Process>, Vec<Process>)> {
+    let build = Build { of };
+    if !Path::new(&build.home()).exists() {
+        build.prepare(program)?;
     }
-    let identity = identity()?;
-    let discovery = discovery()?;
-    let proxies = vec![proxy(Side::Client)?, proxy(Side::Server)?];
-    redirect()?;
+    let identity = build.identity()?;
+    let discovery = build.discovery()?;
+    let proxies = vec![build.proxy(Side::Client)?, build.proxy(Side::Server)?];
+    build.redirect()?;
     Ok((proxies, vec![identity, discovery]))
 }
 
-fn identity() -> Result<Process> {
-    let mut identity = command(CONTROL, Role::Load, component("identity"));
-    identity.args(["--listen", &format!("[::]:{IDENTITY_PORT}"), "--issuer-dir", &file("issuer")]);
-    let mut process = Process::start("remora-identity", identity.args(["--jwks", &file("jwks.json")]))?;
-    // On its first start it makes the anchors that all others read.
-    let deadline = Instant::now() + ANCHORS_TIMEOUT;
-    while !Path::new(&file("issuer/ca.crt")).exists() {
-        process.check()?;
-        if Instant::now() > deadline {
-            bail!("remora-identity made no ca.crt within {ANCHORS_TIMEOUT:?}:\n{}", process.log_end());
+/// One build of Remora.
+#[derive(Debug, Clone, Copy)]
+struct Build {
+    of: Contender,
+}
+
+impl Build {
+    fn home(self) -> String {
+        format!("{DIR}/{}", self.of)
+    }
+
+    fn file(self, name: &str) -> String {
+        format!("{}/{name}", self.home())
+    }
+
+    fn component(self, name: &str) -> String {
+        self.file(&format!("remora-{name}"))
+    }
+
+    fn identity(self) -> Result<Process> {
+        let mut identity = command(Pod::control(self.of), Role::Load, self.component("identity"));
+        identity.args(["--listen", &format!("[::]:{IDENTITY_PORT}"), "--issuer-dir", &self.file("issuer")]);
+        let mut process =
+            Process::start(&format!("{}-identity", self.of), identity.args(["--jwks", &self.file("jwks.json")]))?;
+        // On its first start it makes the anchors that all others read.
+        let deadline = Instant::now() + ANCHORS_TIMEOUT;
+        while !Path::new(&self.file("issuer/ca.crt")).exists() {
+            process.check()?;
+            if Instant::now() > deadline {
+                bail!("remora-identity made no ca.crt within {ANCHORS_TIMEOUT:?}:\n{}", process.log_end());
+            }
+            std::thread::yield_now();
         }
-        std::thread::yield_now();
+        // The issuer's folder is closed to the proxies' user.
+        let anchors = fs::read_to_string(self.file("issuer/ca.crt")).context("read the anchors")?;
+        self.write("ca.crt", &anchors)?;
+        Ok(process)
     }
-    // The issuer's folder is closed to the proxies' user.
-    let anchors = fs::read_to_string(file("issuer/ca.crt")).context("read the anchors")?;
-    write("ca.crt", &anchors)?;
-    Ok(process)
-}
 
-fn discovery() -> Result<Process> {
-    let mut discovery = command(CONTROL, Role::Load, component("discovery"));
-    discovery.args(["--listen", &format!("[::]:{DISCOVERY_PORT}"), "--manifests", &file("manifests")]);
-    discovery.args(["--identity-addr", &format!("127.0.0.1:{IDENTITY_PORT}")]);
-    discovery.args(["--trust-anchors", &file("ca.crt"), "--token", &file("remora-discovery.jwt")]);
-    Process::start("remora-discovery", &mut discovery)
-}
-
-fn proxy(side: Side) -> Result<Process> {
-    let control = pods::control_address(side);
-    let mut proxy = command(Pod { of: Contender::Remora, side }, Role::Proxy, component("proxy"));
-    proxy.envs([
-        ("REMORA_PROXY_NAMESPACE", "bench"),
-        ("REMORA_PROXY_POD", side.name()),
-        ("REMORA_PROXY_SERVICE_ACCOUNT", side.name()),
-        ("REMORA_PROXY_TRUST_ANCHORS", &file("ca.crt")),
-        ("REMORA_PROXY_TOKEN", &file(&format!("{}.jwt", side.name()))),
-        ("REMORA_PROXY_IDENTITY_ADDR", &format!("{control}:{IDENTITY_PORT}")),
-        ("REMORA_PROXY_DISCOVERY_ADDR", &format!("{control}:{DISCOVERY_PORT}")),
-        ("REMORA_PROXY_WORKERS", "1"),
-    ]);
-    Process::start(&format!("remora-proxy-{}", side.name()), &mut proxy)
-}
-
-/// The rules that every pod gets.
-fn redirect() -> Result<()> {
-    for pod in [CLIENT, SERVER] {
-        output(command(pod, Role::Load, component("proxy")).arg("init"))?;
+    fn discovery(self) -> Result<Process> {
+        let mut discovery = command(Pod::control(self.of), Role::Load, self.component("discovery"));
+        discovery.args(["--listen", &format!("[::]:{DISCOVERY_PORT}"), "--manifests", &self.file("manifests")]);
+        discovery.args(["--identity-addr", &format!("127.0.0.1:{IDENTITY_PORT}")]);
+        discovery.args(["--trust-anchors", &self.file("ca.crt"), "--token", &self.file("remora-discovery.jwt")]);
+        Process::start(&format!("{}-discovery", self.of), &mut discovery)
     }
-    Ok(())
-}
 
-/// The binaries under their components' names, a signing key for tokens, a token per workload, and the manifests.
-fn prepare(plan: &Plan) -> Result<()> {
-    for folder in ["", "issuer", "manifests"] {
-        fs::create_dir_all(file(folder)).with_context(|| format!("create {}", file(folder)))?;
+    fn proxy(self, side: Side) -> Result<Process> {
+        let control = pods::control_address(side);
+        let mut proxy = command(Pod { of: self.of, side }, Role::Proxy, self.component("proxy"));
+        proxy.envs([
+            ("REMORA_PROXY_NAMESPACE", "bench"),
+            ("REMORA_PROXY_POD", side.name()),
+            ("REMORA_PROXY_SERVICE_ACCOUNT", side.name()),
+            ("REMORA_PROXY_TRUST_ANCHORS", &self.file("ca.crt")),
+            ("REMORA_PROXY_TOKEN", &self.file(&format!("{}.jwt", side.name()))),
+            ("REMORA_PROXY_IDENTITY_ADDR", &format!("{control}:{IDENTITY_PORT}")),
+            ("REMORA_PROXY_DISCOVERY_ADDR", &format!("{control}:{DISCOVERY_PORT}")),
+            ("REMORA_PROXY_WORKERS", "1"),
+        ]);
+        Process::start(&format!("{}-proxy-{}", self.of, side.name()), &mut proxy)
     }
-    for name in ["proxy", "identity", "discovery"] {
-        symlink(&plan.remora, component(name)).with_context(|| format!("link {}", component(name)))?;
+
+    /// The rules that every pod gets.
+    fn redirect(self) -> Result<()> {
+        for pod in [Pod::client(self.of), Pod::server(self.of)] {
+            output(command(pod, Role::Load, self.component("proxy")).arg("init"))?;
+        }
+        Ok(())
     }
-    let key = KeyPair::generate()?;
-    let key = EncodingKey::from_ec_pem(key.serialize_pem().as_bytes()).context("read our own key")?;
-    let jwks = JwkSet { keys: vec![Jwk::from_encoding_key(&key, Algorithm::ES256)?] };
-    write("jwks.json", &serde_json::to_string(&jwks)?)?;
-    write("client.jwt", &token(&key, "bench", "client")?)?;
-    write("server.jwt", &token(&key, "bench", "server")?)?;
-    write("remora-discovery.jwt", &token(&key, "remora", "remora-discovery")?)?;
-    let documents: Vec<String> = manifests().iter().map(ToString::to_string).collect();
-    write("manifests/bench.yaml", &documents.join("\n---\n"))
+
+    /// The binaries under their components' names, a signing key for tokens, a token per workload, and the manifests.
+    fn prepare(self, program: &Path) -> Result<()> {
+        for folder in ["", "issuer", "manifests"] {
+            let folder = self.file(folder);
+            fs::create_dir_all(&folder).with_context(|| format!("create {folder}"))?;
+        }
+        for name in ["proxy", "identity", "discovery"] {
+            let component = self.component(name);
+            symlink(program, &component).with_context(|| format!("link {component}"))?;
+        }
+        let key = KeyPair::generate()?;
+        let key = EncodingKey::from_ec_pem(key.serialize_pem().as_bytes()).context("read our own key")?;
+        let jwks = JwkSet { keys: vec![Jwk::from_encoding_key(&key, Algorithm::ES256)?] };
+        self.write("jwks.json", &serde_json::to_string(&jwks)?)?;
+        self.write("client.jwt", &token(&key, "bench", "client")?)?;
+        self.write("server.jwt", &token(&key, "bench", "server")?)?;
+        self.write("remora-discovery.jwt", &token(&key, "remora", "remora-discovery")?)?;
+        let documents: Vec<String> = manifests().iter().map(ToString::to_string).collect();
+        self.write("manifests/bench.yaml", &documents.join("\n---\n"))
+    }
+
+    fn write(self, name: &str, text: &str) -> Result<()> {
+        let path = self.file(name);
+        fs::write(&path, text).with_context(|| format!("write {path}"))?;
+        let uid: u32 = PROXY_UID.parse()?;
+        chown(&path, Some(uid), Some(uid)).with_context(|| format!("give {path} to the proxies"))
+    }
 }
 
 /// A service-account token in the shape of Kubernetes' projected ones.
@@ -173,19 +199,4 @@ fn manifests() -> [serde_json::Value; 4] {
             }]
         }),
     ]
-}
-
-fn component(name: &str) -> String {
-    file(&format!("remora-{name}"))
-}
-
-fn file(name: &str) -> String {
-    format!("{HOME}/{name}")
-}
-
-fn write(name: &str, text: &str) -> Result<()> {
-    let path = file(name);
-    fs::write(&path, text).with_context(|| format!("write {path} in {DIR}"))?;
-    let uid: u32 = PROXY_UID.parse()?;
-    chown(&path, Some(uid), Some(uid)).with_context(|| format!("give {path} to the proxies"))
 }

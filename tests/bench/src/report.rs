@@ -57,6 +57,9 @@ enum Bound {
     Below(f64),
 }
 
+/// What a row may be worse than before.
+const WORSE: f64 = 1.03;
+
 /// What Remora must reach.
 const THRESHOLDS: [(Case, &str, Bound); 8] = [
     (Case::Http1One, "requests_per_s", Bound::AtLeast(0.9, Contender::Floor)),
@@ -107,6 +110,17 @@ impl<'a> Report<'a> {
         fs::write(path, json).with_context(|| format!("write {}", path.display()))
     }
 
+    fn columns(&self) -> impl Iterator<Item = Contender> {
+        self.plan.contenders.iter().copied()
+    }
+
+    /// What Remora is compared with.
+    fn others(&self) -> impl Iterator<Item = Contender> {
+        [Contender::Floor, Contender::Envoy, Contender::Before]
+            .into_iter()
+            .filter(|other| self.plan.contenders.contains(other))
+    }
+
     fn median(&self, case: Case, figure: &str, contender: Contender) -> Option<f64> {
         let of_case = self.samples.iter().filter(|sample| sample.case == case && sample.contender == contender);
         median(of_case.filter_map(|sample| sample.figures.get(figure).copied()).collect())
@@ -119,10 +133,10 @@ impl<'a> Report<'a> {
     fn line(&self, row: &Row) -> String {
         let cell = |value: Option<f64>, decimals| value.map_or("–".to_owned(), |value| format!("{value:.decimals$}"));
         let mut line = format!("| {:<39} |", row.title);
-        for contender in Contender::ALL {
+        for contender in self.columns() {
             let _ = write!(line, " {:>8} |", cell(self.median(row.case, row.figure, contender), row.decimals));
         }
-        for other in [Contender::Floor, Contender::Envoy] {
+        for other in self.others() {
             let _ = write!(line, " {:>8} |", cell(self.ratio(row.case, row.figure, other), 2));
         }
         line
@@ -163,6 +177,17 @@ impl<'a> Report<'a> {
             .map_or_else(String::new, |(ours, theirs)| format!("{ratio:.2} × (of the medians: {:.2})", ours / theirs))
     }
 
+    /// Which rows are worse than before by more than [`WORSE`], if that was measured.
+    fn worse(&self) -> impl Iterator<Item = String> {
+        ROWS.iter().filter_map(|row| {
+            let ratio = self.ratio(row.case, row.figure, Contender::Before)?;
+            let worse = if row.figure.ends_with("_per_s") { 1.0 / ratio } else { ratio };
+            let title = ROWS.iter().find(|first| first.case == row.case).map_or(row.title, |first| first.title);
+            let what = if row.title == title { title.to_owned() } else { format!("{title}:{}", row.title) };
+            (worse > WORSE).then(|| format!("- worse than before: {what}: {ratio:.2} ×"))
+        })
+    }
+
     fn errors(&self) -> impl Iterator<Item = String> {
         self.samples.iter().filter_map(|sample| {
             let errors = *sample.figures.get(ERRORS)?;
@@ -182,10 +207,14 @@ impl fmt::Display for Report<'_> {
             "medians of {rounds} rounds of {seconds} turns of 1 s; a ratio is the median of the rounds' ratios.\n"
         )?;
         write!(f, "| {:<39} |", "case")?;
-        for title in Contender::ALL.map(Contender::title).into_iter().chain(["/ floor", "/ Envoy"]) {
-            write!(f, " {title:>8} |")?;
+        for contender in self.columns() {
+            write!(f, " {:>8} |", contender.title())?;
         }
-        writeln!(f, "\n|:{}|{}", "-".repeat(40), "---------:|".repeat(6))?;
+        for other in self.others() {
+            write!(f, " {:>8} |", format!("/ {}", other.title()))?;
+        }
+        let columns = self.columns().count() + self.others().count();
+        writeln!(f, "\n|:{}|{}", "-".repeat(40), "---------:|".repeat(columns))?;
         for row in ROWS.iter().filter(|row| self.samples.iter().any(|sample| sample.case == row.case)) {
             writeln!(f, "{}", self.line(row))?;
         }
@@ -193,6 +222,7 @@ impl fmt::Display for Report<'_> {
         for verdict in THRESHOLDS.iter().filter_map(|&(case, figure, bound)| self.verdict(case, figure, bound)) {
             writeln!(f, "{verdict}")?;
         }
+        self.worse().try_for_each(|line| writeln!(f, "{line}"))?;
         self.failed
             .iter()
             .try_for_each(|(contender, error)| writeln!(f, "- {} left out: {error}", contender.title()))?;

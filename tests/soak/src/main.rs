@@ -17,6 +17,7 @@ mod scene;
 mod tunnels;
 // the subcommands
 mod ca_outage;
+mod fleet;
 mod hurt;
 mod renewal;
 mod swap;
@@ -51,6 +52,8 @@ enum Command {
     IssuerSwap,
     /// The trust anchor is replaced: old, both, new
     AnchorSwap,
+    /// The root is replaced in one write, again and again, while replicas of the CA are killed by chance, and 200 pods meet
+    Fleet(fleet::Args),
     /// Discovery is killed and stalled while endpoints come and go
     Discovery(hurt::Args),
     /// One of five endpoints is killed, and another stalled, under 500 requests a second
@@ -63,6 +66,8 @@ enum Command {
     Idle(hurt::Args),
     /// A proxy that may have 256 descriptors open meets 400 connections
     Fds(hurt::Args),
+    /// Two hostile hosts do all they can to one pod, which an honest peer calls
+    Hostile(hurt::Args),
 }
 
 /// `90s`, `10m`.
@@ -83,12 +88,14 @@ fn main() -> ExitCode {
         Command::CaOutage(args) => ca_outage::run(&args),
         Command::IssuerSwap => swap::issuer(),
         Command::AnchorSwap => swap::anchor(),
+        Command::Fleet(args) => fleet::run(&args),
         Command::Discovery(args) => hurt::run(Hurt::Discovery, &args),
         Command::EndpointKill(args) => hurt::run(Hurt::EndpointKill, &args),
         Command::SlowEndpoint(args) => hurt::run(Hurt::SlowEndpoint, &args),
         Command::RetryBudget(args) => hurt::run(Hurt::RetryBudget, &args),
         Command::Idle(args) => hurt::run(Hurt::Idle, &args),
         Command::Fds(args) => hurt::run(Hurt::Fds, &args),
+        Command::Hostile(args) => hurt::run(Hurt::Hostile, &args),
     };
     match outcome.and_then(|report| report.print(output)) {
         Ok(met) => ExitCode::from(u8::from(!met)),

@@ -20,10 +20,11 @@ impl Cluster {
         for (name, value) in values {
             text = text.replace(&format!("${name}"), value);
         }
-        for document in text.split("\n---").filter(|document| !document.trim().is_empty()) {
-            let value: Value = serde_saphyr::from_str(document).with_context(|| format!("YAML: {document}"))?;
-            let object: DynamicObject = serde_json::from_value(value).with_context(|| format!("object: {document}"))?;
-            self.apply_object(namespace, &object).with_context(|| format!("applying {document}"))?;
+        for document in remora_kube::yaml::read(&text) {
+            let value = document.with_context(|| format!("YAML: {text}"))?.into_json();
+            let title = value.to_string();
+            let object: DynamicObject = serde_json::from_value(value).with_context(|| format!("object: {title}"))?;
+            self.apply_object(namespace, &object).with_context(|| format!("applying {title}"))?;
         }
         Ok(())
     }

@@ -41,6 +41,11 @@ impl<'a> ProxySpec<'a> {
         }
     }
 
+    /// The pod's address.
+    pub fn ip(&self) -> IpAddr {
+        self.ip
+    }
+
     /// In another namespace than [`NAMESPACE`].
     pub fn namespace(mut self, namespace: &str) -> Self {
         namespace.clone_into(&mut self.namespace);

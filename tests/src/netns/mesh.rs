@@ -86,6 +86,11 @@ impl Mesh {
         Ok(Self { _discovery: discovery, _identity: identity, control, key, dir })
     }
 
+    /// Where the mesh's files are: `issuer/`, `ca.crt`, `manifests/`, tokens, logs.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// Tells discovery of the pod, redirects its traffic and starts its proxy; the application serves `ports`.
     pub fn join(&self, pod: &Pod, ports: &[u16]) -> anyhow::Result<Sidecar> {
         self.join_as(pod, pod.name(), ports, &[])

@@ -12,6 +12,7 @@
 //! a process namespace of their own that dies with the program, so that nothing is left behind.
 
 pub mod apps;
+pub mod capture;
 pub mod go;
 mod load;
 pub mod mesh;
@@ -20,6 +21,7 @@ mod process;
 mod roles;
 pub mod scene;
 pub mod unshare;
+pub mod visits;
 
 pub use process::{Command, Process};
 pub use unshare::{Test, run};

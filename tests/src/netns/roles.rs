@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 
-use super::{load, origin};
+use super::{load, origin, visits};
 
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -29,6 +29,8 @@ pub(super) fn play(mut args: impl Iterator<Item = OsString>) -> ExitCode {
         (Some("origin"), [listen]) => origin::serve(listen),
         (Some("events"), [address]) => origin::events(address),
         (Some("load"), [address, seconds]) => load::load(address, seconds),
+        (Some("visit"), args) => visits::visit(args),
+        (Some("flood"), [host, count]) => visits::flood(host, count),
         (Some("slow-http2"), [address, path]) => load::slow_http2(address, path),
         (Some("silent-stream"), [address]) => load::silent_stream(address),
         _ => Err(anyhow::anyhow!("no role {role:?} with the arguments {args:?}")),

@@ -9,6 +9,8 @@ use rustls::{ClientConnection, StreamOwned};
 
 /// How long the other side may think before it counts as silent. Nobody needs that long, but a machine may be busy.
 const SILENCE: Duration = Duration::from_secs(25);
+/// How long it is listened to once more after that.
+const AFTERWARDS: Duration = Duration::from_secs(2);
 
 /// How a connection stands after it was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,15 +107,21 @@ impl Line {
             if Instant::now() > deadline {
                 break Ending::Silent;
             }
-            let read = match &mut self.0 {
-                Stream::Plain(stream) => stream.read(&mut buffer),
-                Stream::Tls(stream) => stream.read(&mut buffer),
+            let read = match self.read(&mut buffer) {
+                // A machine that stood still has used up the time of both sides, and the other one has not run since.
+                Err(error) if is_late(&error) => {
+                    let _ = self.socket().set_read_timeout(Some(AFTERWARDS));
+                    let read = self.read(&mut buffer);
+                    let _ = self.socket().set_read_timeout(Some(SILENCE));
+                    read
+                }
+                read => read,
             };
             match read {
                 Ok(0) => break Ending::Closed,
                 Ok(count) => bytes.extend_from_slice(&buffer[..count]),
+                Err(error) if is_late(&error) => break Ending::Silent,
                 Err(error) => match error.kind() {
-                    ErrorKind::WouldBlock | ErrorKind::TimedOut => break Ending::Silent,
                     ErrorKind::Interrupted => {}
                     // TLS that ends without a farewell.
                     ErrorKind::UnexpectedEof => break Ending::Closed,
@@ -124,10 +132,21 @@ impl Line {
         Heard { bytes, ending }
     }
 
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match &mut self.0 {
+            Stream::Plain(stream) => stream.read(buffer),
+            Stream::Tls(stream) => stream.read(buffer),
+        }
+    }
+
     /// Reads to the end.
     pub fn hear_all(&mut self) -> Heard {
         self.hear(|_| false)
     }
+}
+
+fn is_late(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 
 fn prepare(stream: &TcpStream) -> io::Result<()> {

@@ -3,21 +3,22 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{bail, ensure};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::ResourceExt as _;
 use kube::api::{DeleteParams, Patch, PatchParams};
-use remora_identity::issuer::Files;
+use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use remora_kube::names;
-use remora_model::TrustDomain;
-use remora_tests::cluster::{Cluster, NotTried, POD_PATIENCE, Scope};
+use remora_tests::cluster::{Cluster, NotTried, Scope};
 use serde_json::json;
 
 use super::caller::{Caller, IDENTITY};
 
 /// How soon a namespace has what it needs, on a busy machine.
 const SOON: Duration = Duration::from_secs(5);
+/// Until a new issuer signs: its anchor is published for a minute.
+const SIGNS: Duration = Duration::from_secs(90);
 /// How long the ConfigMap stays after its last use, and a bit.
 const LINGERS: Duration = Duration::from_secs(60);
 
@@ -88,45 +89,94 @@ pub(crate) fn restored(cluster: &Cluster) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What cert-manager writes when it renews an issuer whose CA has another key by now: certificate, key and the new root alone, in one
+/// write. And then, as its CA was renewed with its key, another root of the same key and name.
 pub(crate) fn rotate(cluster: &Cluster) -> anyhow::Result<()> {
     let (caller, scope) = (Caller::new(cluster)?, cluster.scope("rotation")?);
     scope.echo("old", 1, "")?;
     let asker = scope.client("asker")?;
-    let old = caller.wait(async { Ok(caller.api::<Secret>(&caller.control).get(names::ISSUER_SECRET).await?) })?;
-    let old = old.data.context("an empty Secret")?;
-    let old_anchors = String::from_utf8(old.get(names::CA_CRT).context("no ca.crt")?.0.clone())?;
-    let (crt, key, new_anchor) = new_issuer()?;
+    let before = caller.wait(caller.bundle())?.anchors().len();
+    let failures = "remora_identity_reload_failures_total";
+    let failed = caller.wait(caller.metric(IDENTITY, failures))?;
 
-    // 1. Both anchors, 2. the new issuer; at once a pod starts whose template knows nothing of either.
-    let both = format!("{}\n{new_anchor}", old_anchors.trim_end());
-    set(&caller, &[(names::CA_CRT, both.as_bytes())])?;
+    let authority = CertManager::new()?;
+    let first = authority.root(30)?;
+    let since = SystemTime::now();
+    set(&caller, &authority.issue(&first)?)?;
+    published(cluster, &caller, before + 1)?;
+    // A pod whose template knows nothing of it starts before the new issuer signs, and after.
     scope.cluster.scale(&scope.namespace, "old", 2)?;
     until(cluster, &caller, &scope.namespace, true, SOON)?;
-    set(&caller, &[("tls.crt", &crt), ("tls.key", &key)])?;
     scope.rolled_out("apps/v1/deployments", "old")?;
+    answers(&scope, &asker, "old")?;
+    cluster.until(SIGNS, "the new issuer signs", || {
+        Ok((!caller.wait(caller.logged(IDENTITY, since, &["issuer reloaded"]))?.is_empty()).then_some(()))
+    })?;
     scope.echo("new", 1, "")?;
     answers(&scope, &asker, "old")?;
     answers(&scope, &asker, "new")?;
 
-    // 3. The old anchor is in use, and is not let go.
-    let failures = "remora_identity_reload_failures_total";
-    let before = caller.wait(caller.metric(IDENTITY, failures))?;
-    let since = SystemTime::now();
-    set(&caller, &[(names::CA_CRT, new_anchor.as_bytes())])?;
-    cluster.until(POD_PATIENCE, "the refusal is counted", || {
-        Ok((caller.wait(caller.metric(IDENTITY, failures))? > before).then_some(()))
-    })?;
-    let lines = caller.wait(caller.logged(IDENTITY, since, &["drops an anchor"]))?;
-    println!("    {}", lines.last().context("the refusal is not logged")?);
-    cluster.until(POD_PATIENCE, "an Event on the Secret", || {
-        let events = cluster.objects(&caller.control, "v1/events", "")?;
-        Ok(events.iter().any(|event| event["reason"] == "IssuerRefused").then_some(()))
-    })?;
-    // The bundle in force still has both; so has the Secret from now on, for whatever runs in this cluster.
-    set(&caller, &[(names::CA_CRT, both.as_bytes())])?;
-    let bundle = caller.wait(caller.bundle())?;
-    ensure!(bundle.anchors().len() > 1, "the old anchor is gone");
-    answers(&scope, &asker, "old")
+    // The CA is renewed with its key, and the issuer after it. Leaves chain to both.
+    let renewed = authority.root(365)?;
+    set(&caller, &authority.issue(&renewed)?)?;
+    published(cluster, &caller, before + 2)?;
+    answers(&scope, &asker, "old")?;
+    let failed_now = caller.wait(caller.metric(IDENTITY, failures))?;
+    ensure!(failed_now <= failed, "something was refused");
+    // Nothing that the old issuers signed is cut off: their anchors stay for a certificate's life.
+    ensure!(caller.wait(caller.bundle())?.anchors().len() == before + 2, "an anchor is gone");
+    Ok(())
+}
+
+fn published(cluster: &Cluster, caller: &Caller, anchors: usize) -> anyhow::Result<()> {
+    cluster.until(SOON, &format!("{anchors} anchors are published"), || {
+        Ok((caller.wait(caller.bundle())?.anchors().len() == anchors).then_some(()))
+    })
+}
+
+/// cert-manager with an issuer of the kind CA, as far as it writes our Secret.
+struct CertManager {
+    key: KeyPair,
+}
+
+impl CertManager {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self { key: KeyPair::generate()? })
+    }
+
+    fn params(name: &str, days: u64) -> CertificateParams {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.not_after = (SystemTime::now() + Duration::from_secs(days * 24 * 3600)).into();
+        params
+    }
+
+    /// The CA's certificate, which is always of one key here and lives for so long.
+    fn root(&self, days: u64) -> anyhow::Result<Root> {
+        let params = Self::params("my-ca", days);
+        let pem = params.self_signed(&self.key)?.pem();
+        Ok(Root { params, pem })
+    }
+
+    /// All three values, as it writes them: a fresh key, its certificate, and the CA's certificate of this moment.
+    fn issue(&self, root: &Root) -> anyhow::Result<[(&'static str, Vec<u8>); 3]> {
+        let key = KeyPair::generate()?;
+        let certificate =
+            Self::params("remora issuer", 20).signed_by(&key, &Issuer::from_params(&root.params, &self.key))?;
+        Ok([
+            ("tls.crt", certificate.pem().into_bytes()),
+            ("tls.key", key.serialize_pem().into_bytes()),
+            (names::CA_CRT, root.pem.clone().into_bytes()),
+        ])
+    }
+}
+
+struct Root {
+    params: CertificateParams,
+    pem: String,
 }
 
 fn answers(scope: &Scope<'_>, asker: &str, name: &str) -> anyhow::Result<()> {
@@ -137,16 +187,8 @@ fn answers(scope: &Scope<'_>, asker: &str, name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `tls.crt`, `tls.key` and `ca.crt` of an issuer that nobody knows.
-fn new_issuer() -> anyhow::Result<(Vec<u8>, Vec<u8>, String)> {
-    let folder = tempfile::tempdir()?;
-    Files::make(&TrustDomain::new("cluster.local")?, SystemTime::now())?.write(folder.path())?;
-    let read = |name: &str| std::fs::read(folder.path().join(name));
-    Ok((read("tls.crt")?, read("tls.key")?, String::from_utf8(read("ca.crt")?)?))
-}
-
-fn set(caller: &Caller, values: &[(&str, &[u8])]) -> anyhow::Result<()> {
-    let data: BTreeMap<_, _> = values.iter().map(|(key, value)| (*key, ByteString(value.to_vec()))).collect();
+fn set(caller: &Caller, values: &[(&str, Vec<u8>)]) -> anyhow::Result<()> {
+    let data: BTreeMap<_, _> = values.iter().map(|(key, value)| (*key, ByteString(value.clone()))).collect();
     let patch = Patch::Merge(json!({"data": data}));
     let secrets = caller.api::<Secret>(&caller.control);
     caller.wait(async { Ok(secrets.patch(names::ISSUER_SECRET, &PatchParams::default(), &patch).await?) }).map(drop)

@@ -19,7 +19,7 @@ fn main() -> ExitCode {
         ("a_pod_cannot_use_anothers_admin_port", refusals::admin_port),
         ("the_trust_anchors_are_kept_wherever_they_are_needed", anchors::kept),
         ("a_lost_issuer_secret_comes_back_as_it_was", anchors::restored),
-        ("anchors_rotate_while_a_pod_of_an_old_template_starts", anchors::rotate),
+        ("what_cert_manager_writes_rotates_roots_while_a_pod_of_an_old_template_starts", anchors::rotate),
         ("certificates_of_a_minute_survive_identity_killed_and_the_api_server_away", outage::outage),
         ("of_three_replicas_that_race_one_makes_the_issuer", replicas::race),
         ("leadership_is_handed_over_at_once_and_taken_over_when_it_lapses", replicas::lead),

@@ -4,7 +4,7 @@ use super::*;
 use remora_model::{Endpoint, Protocol};
 
 fn endpoints(snapshot: &Snapshot, target: &str) -> Vec<Endpoint> {
-    let parent = outbound(snapshot, "shop", target).parent.unwrap();
+    let parent = outbound(snapshot, "shop", target).parent.into_backend().unwrap();
     snapshot.backend(&parent).unwrap().backend.endpoints.clone()
 }
 
@@ -34,7 +34,10 @@ status: {{ podIP: 10.1.0.3 }}
         );
         let to = slice("{ addresses: [10.1.0.3], targetRef: { kind: Pod, name: api-2 } }");
         let world = with(&format!("{pod}{to}"));
-        (endpoints(&world, "api:80")[0].identity.is_some(), outbound(&world, "shop", "10.1.0.3:8000").parent.is_some())
+        (
+            endpoints(&world, "api:80")[0].identity.is_some(),
+            outbound(&world, "shop", "10.1.0.3:8000").parent.backend().is_some(),
+        )
     };
     assert_eq!(identity("labels: { remora.dev/injected: 'true' }", ""), (true, true));
     assert_eq!(identity("annotations: { remora.dev/injected: 'true' }", ""), (true, true));
@@ -57,7 +60,7 @@ status: { podIP: 10.1.0.3 }
 ";
     let world = with(pod);
     let meshed = |port: u16| {
-        let parent = outbound(&world, "shop", &format!("10.1.0.3:{port}")).parent.unwrap();
+        let parent = outbound(&world, "shop", &format!("10.1.0.3:{port}")).parent.into_backend().unwrap();
         world.backend(&parent).unwrap().backend.endpoints[0].identity.is_some()
     };
     assert!(meshed(8000) && meshed(5011) && meshed(80));
@@ -91,7 +94,7 @@ status: {{ podIP: 10.1.0.9 }}
     };
     let holder = |one: &str, other: &str| {
         let world = with(&(pod("a", one) + &pod("b", other)));
-        outbound(&world, "shop", "10.1.0.9:80").parent.unwrap().name.to_string()
+        outbound(&world, "shop", "10.1.0.9:80").parent.into_backend().unwrap().name.to_string()
     };
     let (early, late) = ("creationTimestamp: '2026-01-01T00:00:00Z'", "creationTimestamp: '2026-01-02T00:00:00Z'");
     assert_eq!(holder(early, late), "pod/b");
@@ -194,7 +197,9 @@ fn what_did_not_change_is_shared_with_the_snapshot_before() {
     let text = WORLD.replace("containerPort: 8000", "containerPort: 8001");
     let after = Snapshot::build(parse(&text, "test.yaml").whole().unwrap(), &mesh(), Some(&before));
     let same = |target: &str| {
-        let of = |world: &Snapshot| world.backend(&outbound(world, "shop", target).parent.unwrap()).unwrap().backend;
+        let of = |world: &Snapshot| {
+            world.backend(&outbound(world, "shop", target).parent.into_backend().unwrap()).unwrap().backend
+        };
         Arc::ptr_eq(&of(&before), &of(&after))
     };
     assert!(same("api:80") && !same("api:90"));

@@ -1,14 +1,18 @@
 //! What objects mean, by the Gateway API, by Kubernetes, and by our own promises.
 
+mod closed;
 mod cluster;
+mod effects;
 mod endpoints;
 mod policies;
 mod routes;
+mod schema;
 mod statuses;
 mod targets;
 
 use super::*;
 use crate::source::parse::parse;
+use remora_model::{BackendRef, BackendRefState, Outbound, Parent};
 
 /// A Service `shop/api` (10.0.0.1:80) with a meshed and a bare pod.
 const WORLD: &str = r#"
@@ -33,7 +37,7 @@ spec:
 "#;
 
 fn mesh() -> Mesh {
-    Mesh { trust_domain: TrustDomain::new("cluster.local").unwrap(), namespace: "remora".to_owned() }
+    Mesh::default()
 }
 
 fn snapshot(text: &str) -> Snapshot {
@@ -51,7 +55,7 @@ fn outbound(snapshot: &Snapshot, client: &str, target: &str) -> Outbound {
 
 /// Where a client's requests to a target go: `10.1.0.1:8000 10.1.0.2:8000`.
 fn addresses(snapshot: &Snapshot, client: &str, target: &str) -> String {
-    let Some(parent) = outbound(snapshot, client, target).parent else { return "unknown".to_owned() };
+    let Some(parent) = outbound(snapshot, client, target).parent.into_backend() else { return "unknown".to_owned() };
     let known = snapshot.backend(&parent).unwrap();
     known.backend.endpoints.iter().map(|e| e.address.to_string()).collect::<Vec<_>>().join(" ")
 }

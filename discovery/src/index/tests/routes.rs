@@ -245,6 +245,47 @@ spec:
     assert_eq!(granted(grant("shop", "", "shop")), no, "only the namespace itself can grant");
     let grpc = grant("shop", "", "vault").replace("HTTPRoute", "GRPCRoute");
     assert_eq!(granted(grpc), no, "the grant is for another kind");
+    for (misspelt, field) in [
+        (grant("shop", ", nmae: other", "vault"), "spec.to[0].nmae"),
+        (grant("shop, names: x", "", "vault"), "spec.from[0].names"),
+        (grant("shop", "", "vault").replace("spec:", "spec:\n  only: x"), "spec.only"),
+    ] {
+        let told = format!("ReferenceGrant vault/g: {field}: there is no such field");
+        let reports = with(&format!("{misspelt}{into}")).reports;
+        assert!(reports.iter().any(|report| report.contains(&told)), "{told}: {reports:?}");
+        assert_eq!(granted(misspelt), no, "what {field} was to narrow, nobody knows");
+    }
+    let beside = grant("shop", ", nmae: x }, { group: '', kind: Service, name: safe", "vault");
+    assert_eq!(granted(beside), yes, "the other entries stay");
+}
+
+#[test]
+fn a_misspelt_field_of_a_parent_refuses_that_parent_and_one_of_a_route_is_told() {
+    let route = |parents: &str, more: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{ name: r, namespace: shop }}
+spec: {{ parentRefs: [{parents}], rules: [{{ backendRefs: [] }}]{more} }}
+"
+        )
+    };
+    let attached = |text: &str| {
+        let world = with(text);
+        let to = |port: u16| world.routes.contains_key(&backend_id(&("shop".to_owned(), "api".to_owned()), port));
+        (to(80), to(90), world.reports.join("; "))
+    };
+    let misspelt = "{ group: '', kind: Service, name: api, sectionname: main }";
+    let (main, extra, told) = attached(&route(misspelt, ""));
+    assert!(!main && !extra && told.contains("spec.parentRefs[0]: sectionname: there is no such field"), "{told}");
+    let both = format!("{misspelt}, {{ group: '', kind: Service, name: api, port: 90 }}");
+    let (main, extra, _) = attached(&route(&both, ""));
+    assert!(!main && extra, "the other parent stays");
+    let lost = route("", ", parentRef: { group: '', kind: Service, name: api }");
+    let (main, extra, told) = attached(&lost);
+    assert!(!main && !extra && told.contains("spec.parentRef: there is no such field"), "{told}");
+    let gateways = attached(&route("{ name: gate }", ", useDefaultGateways: All")).2;
+    assert_eq!(gateways, "", "which is others' business");
 }
 
 #[test]
@@ -257,7 +298,7 @@ fn a_consumers_route_needs_no_grant_since_it_moves_only_its_own_requests() {
 fn a_rule_that_makes_no_sense_answers_500_and_says_where_it_is() {
     for (rule, field) in [
         ("timeouts: { request: 1 second }", "timeouts.request"),
-        ("retry: { codes: [42] }", "retry: codes"),
+        ("retry: { codes: [42] }", "retry.codes"),
         ("filters: [{ type: ExtensionRef }]", "filters[0]"),
         ("filters: [{ type: URLRewrite }]", "filters[0]"),
         (

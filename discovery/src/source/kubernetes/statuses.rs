@@ -1,42 +1,56 @@
-//! Writes the statuses of routes, where they do not say what they should.
+//! Writes the statuses of routes and policies, where they do not say what they should.
 //!
-//! In: snapshots, and whether we lead. Out: patches of `status`. Each says which version of the route it was made from, so
-//! the API refuses it when somebody was faster; then a new snapshot follows by itself, and with it the next attempt. Two
-//! writers at once do no harm: they want the same.
+//! In: snapshots, and whether we lead. Out: patches of `status`. Each says which version of the object it was made from, so
+//! the API refuses it when somebody was faster; then the object is asked for once, and the patch made anew. What fails comes
+//! again with a backoff of its own. What was written is not written again over the same version, unless something else is to be
+//! said by now. Two writers at once do no harm: they want the same.
 
-use crate::index::Snapshot;
-use crate::index::status::RouteStatus;
-use crate::objects::{Kind, routes};
+use crate::index::status::ObjectStatus;
+use crate::objects::{Kind, policy, routes};
 use crate::serve::Snapshots;
+use futures_util::stream::{self, StreamExt as _};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
 use kube::{Api, Client};
 use remora_kube::client::{CallError, call};
 use remora_kube::names;
-use serde_json::json;
-use std::collections::HashMap;
-use std::sync::Arc;
+use serde_json::Value;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
-/// Pause after a write that failed for another reason than that somebody was faster.
-const RETRY: Duration = Duration::from_secs(2);
+/// Pause after a write that failed, doubled by each that follows.
+const PAUSE_MIN: Duration = Duration::from_secs(2);
+/// The longest such pause.
+const PAUSE_MAX: Duration = Duration::from_secs(300);
+/// Writes at the same time.
+const AT_ONCE: usize = 8;
 
-/// Which version of a route, by kind, namespace and name, was written over.
-type Written = HashMap<(&'static str, String, String), String>;
+/// Kind, namespace and name.
+type Name = (&'static str, String, String);
+
+/// What became of our last write of an object.
+#[derive(Debug, Clone, PartialEq)]
+enum Written {
+    /// Over this version it went through, and said this.
+    Over { version: String, said: Vec<Value> },
+    /// It failed, and comes again then.
+    Failed { again: Instant, pause: Duration },
+}
 
 /// Writes as long as `leads` says so. Ends when nobody publishes or elects any more; cancel-safe.
 pub(super) async fn write(client: Client, mut snapshots: Snapshots, mut leads: watch::Receiver<bool>) {
-    let mut written = Written::new();
+    let mut written: HashMap<Name, Written> = HashMap::new();
     loop {
         let latest = snapshots.borrow_and_update().clone();
         let due = match latest.filter(|_| *leads.borrow_and_update()) {
-            Some(snapshot) => write_all(&client, &snapshot, &leads, &mut written).await,
+            Some(snapshot) => write_all(&client, &snapshot.statuses, &leads, &mut written).await,
             None => None,
         };
         let again = async {
             match due {
-                Some(pause) => tokio::time::sleep(pause).await,
+                Some(due) => tokio::time::sleep_until(due).await,
                 None => std::future::pending().await,
             }
         };
@@ -48,49 +62,98 @@ pub(super) async fn write(client: Client, mut snapshots: Snapshots, mut leads: w
     }
 }
 
-/// Writes what one snapshot asks for. Gives after what pause something is to be tried again.
+fn name(status: &ObjectStatus) -> Name {
+    (status.kind, status.namespace.clone(), status.name.clone())
+}
+
+/// Writes what one snapshot asks for. Gives when something is to be tried again.
 async fn write_all(
     client: &Client,
-    snapshot: &Arc<Snapshot>,
+    statuses: &[ObjectStatus],
     leads: &watch::Receiver<bool>,
-    written: &mut Written,
-) -> Option<Duration> {
-    let name = |status: &RouteStatus| (status.kind, status.namespace.clone(), status.name.clone());
-    written.retain(|key, _| snapshot.statuses.iter().any(|status| name(status) == *key));
-    let mut again = None;
-    for status in &snapshot.statuses {
-        let Some(version) = &status.resource_version else { continue };
-        if !*leads.borrow() || written.get(&name(status)) == Some(version) {
-            continue;
-        }
-        let Some(parents) = status.to_write(&now()) else { continue };
-        match patch(client, status, version, parents).await {
-            Ok(()) => {
+    written: &mut HashMap<Name, Written>,
+) -> Option<Instant> {
+    let there: HashSet<Name> = statuses.iter().map(name).collect();
+    written.retain(|name, _| there.contains(name));
+    let due = statuses.iter().filter(|status| is_due(status, written, Instant::now()));
+    let writing = due.filter_map(|status| Some((status, status.to_write(&now())?)));
+    let writing: Vec<_> = writing.collect();
+    let ended: Vec<_> = stream::iter(writing)
+        .map(|(status, wanted)| async move {
+            // Somebody else may lead by now.
+            let wrote = if *leads.borrow() { Some(write_one(client, status, wanted).await) } else { None };
+            (status, wrote)
+        })
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await;
+    let (mut failed, mut last) = (0_usize, None);
+    for (status, wrote) in ended {
+        let name = name(status);
+        let before = match written.remove(&name) {
+            Some(Written::Failed { pause, .. }) => Some(pause),
+            _ => None,
+        };
+        match wrote {
+            None => {}
+            Some(Ok(())) => {
                 metrics::counter!("remora_discovery_statuses_written_total").increment(1);
-                written.insert(name(status), version.clone());
+                let version = status.resource_version.clone().unwrap_or_default();
+                written.insert(name, Written::Over { version, said: status.ours().to_vec() });
             }
-            // What the watch tells next leads here again.
-            Err(error) if error.is_conflict() || error.is_not_found() => {
-                tracing::debug!(route = status.name, %error, "the route has changed since it was read");
-            }
-            Err(error) => {
-                tracing::warn!(kind = status.kind, namespace = status.namespace, route = status.name, %error,
-                    "the status is not written");
-                again = Some(RETRY);
+            Some(Err(error)) => {
+                let pause = before.map_or(PAUSE_MIN, |pause| (pause * 2).min(PAUSE_MAX));
+                written.insert(name, Written::Failed { again: Instant::now() + pause, pause });
+                (failed, last) = (failed + 1, Some((status, error)));
             }
         }
     }
-    again
+    metrics::gauge!("remora_discovery_statuses_failing").set(failed as f64);
+    if let Some((status, error)) = last {
+        let (kind, namespace, name) = (status.kind, &status.namespace, &status.name);
+        tracing::warn!(failed, kind, namespace, name, %error, "statuses are not written; this is the last of them");
+    }
+    let again = written.values().filter_map(|written| match written {
+        Written::Failed { again, .. } => Some(*again),
+        Written::Over { .. } => None,
+    });
+    again.min()
 }
 
-async fn patch(
-    client: &Client,
-    status: &RouteStatus,
-    version: &str,
-    parents: Vec<serde_json::Value>,
-) -> Result<(), CallError> {
+/// Whether a status may be written: not before its pause is over, nor what was written over the same version, since then the
+/// snapshot has not seen it yet. Something else over that version is due: our own write is no news to snapshots, so that nothing
+/// else might come after this one.
+fn is_due(status: &ObjectStatus, written: &HashMap<Name, Written>, now: Instant) -> bool {
+    let Some(version) = &status.resource_version else { return false };
+    match written.get(&name(status)) {
+        Some(Written::Over { version: over, said }) => over != version || said != status.ours(),
+        Some(Written::Failed { again, .. }) => *again <= now,
+        None => true,
+    }
+}
+
+async fn write_one(client: &Client, status: &ObjectStatus, wanted: Value) -> Result<(), CallError> {
     let api = Api::<DynamicObject>::namespaced_with(client.clone(), &status.namespace, &resource(status.kind));
-    let patch = json!({"metadata": {"resourceVersion": version}, "status": {"parents": parents}});
+    match patch(&api, status, wanted).await {
+        Err(error) if error.is_conflict() => {}
+        // Whose object is gone, need not be told.
+        Err(error) if error.is_not_found() => return Ok(()),
+        done => return done,
+    }
+    let object = match call(api.get(&status.name)).await {
+        Err(error) if error.is_not_found() => return Ok(()),
+        object => object?,
+    };
+    let current = status.over(&object.data["status"], object.metadata.resource_version);
+    match current.to_write(&now()) {
+        Some(wanted) => patch(&api, &current, wanted).await,
+        None => Ok(()),
+    }
+}
+
+async fn patch(api: &Api<DynamicObject>, status: &ObjectStatus, wanted: Value) -> Result<(), CallError> {
+    let version = serde_json::json!({ "resourceVersion": status.resource_version });
+    let patch = serde_json::json!({ "metadata": version, "status": wanted });
     let params = PatchParams { field_manager: Some(names::DISCOVERY.to_owned()), ..PatchParams::default() };
     call(api.patch_status(&status.name, &params, &Patch::Merge(patch))).await.map(drop)
 }
@@ -105,9 +168,60 @@ fn resource(kind: &str) -> ApiResource {
             plural: T::PLURAL.to_owned(),
         }
     }
-    if kind == routes::GrpcRoute::KIND { of::<routes::GrpcRoute>() } else { of::<routes::HttpRoute>() }
+    match kind {
+        routes::GrpcRoute::KIND => of::<routes::GrpcRoute>(),
+        policy::AuthorizationPolicy::KIND => of::<policy::AuthorizationPolicy>(),
+        policy::MeshTlsPolicy::KIND => of::<policy::MeshTlsPolicy>(),
+        policy::BackendPolicy::KIND => of::<policy::BackendPolicy>(),
+        _ => of::<routes::HttpRoute>(),
+    }
 }
 
 fn now() -> String {
     Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::{Mesh, Snapshot};
+    use crate::source::parse::parse;
+    use serde_json::json;
+
+    fn status(version: &str) -> ObjectStatus {
+        let text = format!(
+            "apiVersion: remora.dev/v1alpha1
+kind: MeshTLSPolicy
+metadata: {{ name: p, namespace: shop, resourceVersion: '{version}' }}
+spec: {{ mode: Strict }}
+"
+        );
+        Snapshot::build(parse(&text, "").whole().unwrap(), &Mesh::default(), None).statuses.remove(0)
+    }
+
+    #[test]
+    fn a_status_is_written_once_for_each_version_and_what_failed_not_before_its_pause_is_over() {
+        let now = Instant::now();
+        let mut written = HashMap::new();
+        assert!(is_due(&status("7"), &written, now));
+        let over = |said: &[Value]| Written::Over { version: "7".to_owned(), said: said.to_vec() };
+        written.insert(name(&status("7")), over(status("7").ours()));
+        assert!(!is_due(&status("7"), &written, now), "the snapshot has not seen it yet");
+        assert!(is_due(&status("8"), &written, now));
+        written.insert(name(&status("7")), over(&[json!({ "type": "Accepted", "status": "False" })]));
+        assert!(is_due(&status("7"), &written, now), "something else is to be said by now");
+        let again = now + PAUSE_MIN;
+        written.insert(name(&status("7")), Written::Failed { again, pause: PAUSE_MIN });
+        assert!(!is_due(&status("8"), &written, now) && is_due(&status("8"), &written, again));
+    }
+
+    #[test]
+    fn what_somebody_wrote_in_the_meantime_is_looked_at_before_it_is_written_over() {
+        let stale = status("7");
+        let wanted = stale.to_write("2026-11-28T00:00:00Z").unwrap();
+        let fresh = stale.over(&wanted, Some("9".to_owned()));
+        assert_eq!((fresh.to_write("2026-11-29T00:00:00Z"), fresh.resource_version.as_deref()), (None, Some("9")));
+        let other = stale.over(&json!({ "conditions": [] }), Some("9".to_owned()));
+        assert!(other.to_write("2026-11-29T00:00:00Z").is_some());
+    }
 }

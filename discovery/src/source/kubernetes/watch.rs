@@ -10,6 +10,7 @@
 use super::store::{Change, Entry};
 use super::watched::{Watched, built_in};
 use crate::index::Key;
+use crate::objects::core::ServiceCidr;
 use crate::objects::{Kind, Object};
 use futures_util::StreamExt as _;
 use kube::core::Status;
@@ -49,16 +50,20 @@ enum Failure {
     /// Some object could not be read, so nobody knows what is missing in the list.
     #[error("the list was not whole")]
     NotWhole,
+    /// We have no right to list or watch it.
+    #[error("{0}")]
+    Forbidden(String),
     #[error("{}", refusal(.0).map_or_else(|| chain(.0), |status| status.message.clone()))]
     Watch(#[source] watcher::Error),
 }
 
 impl From<watcher::Error> for Failure {
     fn from(error: watcher::Error) -> Self {
-        match refusal(&error).map(|status| status.code) {
-            Some(404) => Self::Unknown,
+        match refusal(&error) {
+            Some(status) if status.code == 404 => Self::Unknown,
+            Some(status) if status.code == 403 => Self::Forbidden(status.message.clone()),
             // What a server says to `sendInitialEvents` that does not know or not want it.
-            Some(400 | 422) => Self::NoStreaming,
+            Some(status) if matches!(status.code, 400 | 422) => Self::NoStreaming,
             _ => Self::Watch(error),
         }
     }
@@ -95,7 +100,7 @@ where
                 streaming = false;
                 continue;
             }
-            Failure::Unknown if !built_in::<T>() => match unknown::<T>(&client).await {
+            Failure::Unknown if may_be_absent::<T>() => match unknown::<T>(&client).await {
                 Ok(true) => {
                     if changes.send((T::KIND, Change::Absent)).await.is_err() {
                         return;
@@ -108,12 +113,21 @@ where
             },
             _ => {}
         }
-        if changes.send((T::KIND, Change::Trouble(failure.to_string()))).await.is_err() {
+        let trouble = match failure {
+            Failure::Forbidden(why) => Change::Forbidden(why),
+            other => Change::Trouble(other.to_string()),
+        };
+        if changes.send((T::KIND, trouble)).await.is_err() {
             return;
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }
+}
+
+/// Whether an API may lack the kind: it is described by a CRD, or newer than the oldest API that we run on.
+fn may_be_absent<T: Kind>() -> bool {
+    !built_in::<T>() || T::KIND == ServiceCidr::KIND
 }
 
 /// Whether the API's own list of kinds says that it has none of this name.
@@ -200,8 +214,12 @@ mod tests {
         assert!(matches!(failure(start, 404), Failure::Unknown));
         assert!(matches!(failure(list, 404), Failure::Unknown));
         assert!(matches!(failure(start, 422), Failure::NoStreaming));
-        assert!(matches!(failure(start, 403), Failure::Watch(_)));
+        for code in [401, 429, 500, 503] {
+            assert!(matches!(failure(start, code), Failure::Watch(_)), "{code}");
+        }
         let forbidden = Status::failure("pods is forbidden", "Forbidden").with_code(403);
-        assert_eq!(Failure::from(list(Box::new(forbidden))).to_string(), "pods is forbidden", "in its own words, once");
+        let failure = Failure::from(list(Box::new(forbidden)));
+        assert!(matches!(failure, Failure::Forbidden(_)));
+        assert_eq!(failure.to_string(), "pods is forbidden", "in its own words, once");
     }
 }

@@ -4,7 +4,8 @@
 //! version of us: one object that cannot be read is told of by name, and harms no other.
 
 use crate::index::Key;
-use crate::objects::{Kind, Metadata, Object};
+use crate::objects::routes::ParentRef;
+use crate::objects::{IS_NULL, Kind, Metadata, Object};
 use kube::Resource;
 use kube::api::ObjectMeta;
 use kube::core::DynamicResourceScope;
@@ -25,6 +26,10 @@ pub(super) struct Unreadable {
     pub metadata: Metadata,
     /// Which field, and what is the matter with it.
     pub problem: String,
+    /// What is said of it.
+    pub status: serde_json::Value,
+    /// Of a route: the parents that can be read.
+    pub parents: Vec<ParentRef>,
 }
 
 impl<T: Kind + Into<Object>> Watched<T> {
@@ -48,13 +53,18 @@ pub(super) fn built_in<T: Kind>() -> bool {
     matches!(T::GROUP, "" | "discovery.k8s.io")
 }
 
+/// Whether we say what became of the kind's objects.
+fn has_status<T: Kind>() -> bool {
+    T::is_ours() || T::PLURAL.ends_with("routes")
+}
+
 impl<T: Kind> Watched<T> {
     fn of(mut object: T) -> Self {
         object.trim();
         let metadata = object.metadata_mut();
         let mut meta = ObjectMeta { resource_version: metadata.resource_version.take(), ..ObjectMeta::default() };
-        // Whoever writes a route's status must say what was read before.
-        if T::PLURAL.ends_with("routes") {
+        // Whoever writes a status must say what was read before.
+        if has_status::<T>() {
             metadata.resource_version.clone_from(&meta.resource_version);
         }
         meta.name = Some(metadata.name.clone());
@@ -67,7 +77,11 @@ impl<'de, T: Kind + DeserializeOwned> Deserialize<'de> for Watched<T> {
         if built_in::<T>() {
             return T::deserialize(deserializer).map(Self::of);
         }
-        let value = without_nulls(serde_json::Value::deserialize(deserializer)?);
+        let mut value = serde_json::Value::deserialize(deserializer)?;
+        if let Some(spec) = value.get_mut("spec").filter(|_| T::is_ours()) {
+            name_nulls(spec);
+        }
+        let value = without_nulls(value);
         let error = match serde_path_to_error::deserialize::<_, T>(&value) {
             Ok(object) => return Ok(Self::of(object)),
             Err(error) => error,
@@ -77,15 +91,33 @@ impl<'de, T: Kind + DeserializeOwned> Deserialize<'de> for Watched<T> {
         let metadata = Metadata::deserialize(metadata).map_err(D::Error::custom)?;
         let resource_version = metadata.resource_version.clone();
         let meta = ObjectMeta { resource_version, name: Some(metadata.name.clone()), ..ObjectMeta::default() };
-        Ok(Self { read: Err(Box::new(Unreadable { metadata, problem })), meta })
+        let parents = value["spec"]["parentRefs"].as_array().into_iter().flatten();
+        let parents = parents.filter_map(|parent| ParentRef::deserialize(parent).ok()).collect();
+        let status = value["status"].clone();
+        Ok(Self { read: Err(Box::new(Unreadable { metadata, problem, status, parents })), meta })
     }
 }
 
-/// A field that is null is a field that is absent, as in Kubernetes.
+/// Every field that is null is named so ([`IS_NULL`]).
+fn name_nulls(value: &mut serde_json::Value) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            for (name, mut value) in std::mem::take(fields) {
+                let name = if value.is_null() { name + IS_NULL } else { name };
+                name_nulls(&mut value);
+                fields.insert(name, value);
+            }
+        }
+        serde_json::Value::Array(items) => items.iter_mut().for_each(name_nulls),
+        _ => {}
+    }
+}
+
+/// A field that is null is a field that is absent, as in Kubernetes, unless its name says it.
 fn without_nulls(value: serde_json::Value) -> serde_json::Value {
     match value {
         serde_json::Value::Object(fields) => {
-            let kept = fields.into_iter().filter(|(_, value)| !value.is_null());
+            let kept = fields.into_iter().filter(|(name, value)| !value.is_null() || name.ends_with(IS_NULL));
             kept.map(|(name, value)| (name, without_nulls(value))).collect()
         }
         serde_json::Value::Array(items) => items.into_iter().map(without_nulls).collect(),
@@ -113,9 +145,9 @@ impl<T: Kind> Resource for Watched<T> {
         T::PLURAL.into()
     }
 
-    /// Of namespaces and nodes nothing but the metadata is asked for, which spares the nodes' long statuses.
+    /// Of namespaces nothing but the metadata is asked for.
     fn metadata_api() -> bool {
-        matches!(T::KIND, "Namespace" | "Node")
+        T::KIND == "Namespace"
     }
 
     fn meta(&self) -> &ObjectMeta {
@@ -131,22 +163,27 @@ impl<T: Kind> Resource for Watched<T> {
 mod tests {
     use super::*;
     use crate::objects::core::{EndpointSlice, Pod};
-    use crate::objects::policy::MeshTlsPolicy;
+    use crate::objects::policy::{AuthorizationPolicy, MeshTlsPolicy};
     use crate::objects::routes::HttpRoute;
 
     #[test]
     fn of_a_pod_only_what_is_used_is_kept() {
         let json = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a","namespace":"b","resourceVersion":"7","uid":"u",
             "annotations":{"remora.dev/opaque-ports":"1","other":"x"},"managedFields":[{"manager":"m"}]},
-            "spec":{"nodeName":"n","containers":[{"name":"c","image":"i","ports":[{"containerPort":80},
-            {"name":"web","containerPort":81}]},{"name":"d","ports":null}],"initContainers":null},
+            "spec":{"nodeName":"n","containers":[{"name":"c","image":"i","env":[{"name":"A","value":"b"}],"ports":
+            [{"containerPort":80},{"name":"web","containerPort":81},{"containerPort":82,"protocol":"UDP"}]},
+            {"name":"d","ports":null}],"initContainers":[{"name":"remora-proxy","restartPolicy":"Always","args":["x"],
+            "env":[{"name":"A"},{"name":"REMORA_PROXY_LOG"},{"name":"REMORA_PROXY_POD"}]}]},
             "status":{"podIP":"10.0.0.1","conditions":[{"type":"Ready","status":"True"},{"type":"Initialized","status":"True"}]}}"#;
         let watched: Watched<Pod> = serde_json::from_str(json).unwrap();
         assert_eq!(watched.meta().resource_version.as_deref(), Some("7"));
         let pod = watched.read.unwrap();
         assert_eq!(pod.metadata.resource_version, None, "or each change of a status would be a change of the pod");
         assert_eq!(pod.metadata.annotations.len(), 1);
-        assert_eq!((pod.spec.containers.len(), pod.spec.containers[0].ports.len()), (1, 1));
+        let container = &pod.spec.containers[0];
+        assert_eq!((pod.spec.containers.len(), container.ports.len(), container.env.len()), (1, 2, 0));
+        let proxy = &pod.spec.init_containers[0];
+        assert_eq!((proxy.name.as_str(), proxy.env.len(), proxy.args.len()), ("remora-proxy", 1, 0));
         assert_eq!(pod.status.conditions.len(), 1);
     }
 
@@ -164,6 +201,30 @@ mod tests {
         assert_eq!(watched.key(), ("b".to_owned(), "a".to_owned()));
         let problem = watched.read.unwrap_err().problem;
         assert!(problem.starts_with("spec.mode: unknown variant `Strictest`"), "{problem}");
+    }
+
+    #[test]
+    fn of_a_route_that_cannot_be_read_its_status_and_the_parents_that_can_be_are_kept() {
+        let json = r#"{"metadata":{"name":"a","namespace":"b","resourceVersion":"7"},"spec":{"rules":7,
+            "parentRefs":[{"name":"api","kind":"Service","group":""},{"name":1}]},"status":{"parents":[{"x":"y"}]}}"#;
+        let unreadable = serde_json::from_str::<Watched<HttpRoute>>(json).unwrap().read.unwrap_err();
+        assert!(unreadable.problem.starts_with("spec.parentRefs[1].name: invalid type"), "{}", unreadable.problem);
+        assert_eq!((unreadable.parents.len(), unreadable.parents[0].name.as_str()), (1, "api"));
+        assert_eq!(unreadable.status["parents"][0]["x"], "y");
+    }
+
+    #[test]
+    fn what_is_null_in_a_policy_closes_its_rule_and_nothing_else() {
+        let json = r#"{"metadata":{"name":"a","namespace":"b","labels":null},"status":null,"spec":{"rules":[
+            {"from":null,"to":[{"methods":["GET"]}]},{"from":[],"to":[{"methods":["GET"]}]}]}}"#;
+        let policy = serde_json::from_str::<Watched<AuthorizationPolicy>>(json).unwrap().read.unwrap();
+        let problem = policy.spec.rules[0].unknown.none().unwrap_err();
+        assert_eq!(problem, "from: is null; leave it out, or say what is meant");
+        assert!(policy.spec.unknown.none().is_ok() && policy.spec.rules[1].unknown.none().is_ok());
+        let json =
+            r#"{"metadata":{"name":"a"},"spec":{"selector":{"matchLabels":{"app":"api","tier":null}},"rules":[]}}"#;
+        let problem = serde_json::from_str::<Watched<AuthorizationPolicy>>(json).unwrap().read.unwrap_err().problem;
+        assert!(problem.starts_with("spec.selector.matchLabels.tier is null: "), "{problem}");
     }
 
     #[test]

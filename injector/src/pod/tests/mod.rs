@@ -1,9 +1,11 @@
 //! What becomes of pods.
 
 mod goldens;
+mod token;
 mod twice;
 
 use super::*;
+use remora_kube::names::OPAQUE_PORTS;
 use serde_json::json;
 
 /// A namespace that is opted in.
@@ -38,7 +40,7 @@ fn annotated(name: &str, value: &str) -> Value {
 
 #[track_caller]
 fn injected(pod: &Value, namespace: &Namespace) -> Value {
-    match inject(pod, namespace, &Defaults::default()) {
+    match inject(pod, namespace, &Defaults::default(), &ProbeToken::fixed()) {
         Outcome::Inject(injection) => {
             let mut patched = pod.clone();
             json_patch::patch(&mut patched, &injection.patch).unwrap();
@@ -51,7 +53,7 @@ fn injected(pod: &Value, namespace: &Namespace) -> Value {
 
 #[track_caller]
 fn skipped(pod: &Value, namespace: &Namespace) -> Skip {
-    match inject(pod, namespace, &Defaults::default()) {
+    match inject(pod, namespace, &Defaults::default(), &ProbeToken::fixed()) {
         Outcome::Skip(skip) => skip,
         other => panic!("{other:?}"),
     }
@@ -59,7 +61,7 @@ fn skipped(pod: &Value, namespace: &Namespace) -> Skip {
 
 #[track_caller]
 fn refused(pod: &Value, namespace: &Namespace) -> String {
-    match inject(pod, namespace, &Defaults::default()) {
+    match inject(pod, namespace, &Defaults::default(), &ProbeToken::fixed()) {
         Outcome::Refuse(mistakes) => mistakes.to_string(),
         other => panic!("{other:?}"),
     }
@@ -247,6 +249,95 @@ fn the_charts_mistakes_are_told_all_at_once() {
         assert!(text.contains(name), "{name} is not in {text}");
     }
     assert!(serde_json::from_value::<Defaults>(json!({"proxy": {"resource": {}}})).is_err());
+}
+
+#[test]
+fn what_is_no_text_is_a_mistake_and_never_dropped() {
+    for (field, value) in
+        [("annotations", json!(3306)), ("annotations", json!(false)), ("labels", json!(1.5)), ("labels", json!([1]))]
+    {
+        for name in ["remora.dev/inject", "remora.dev/skip-outbound-ports", "example.com/other"] {
+            let said = refused(&pod(json!({ "metadata": { field: { name: value } } })), &shop());
+            assert!(said.contains(name) && said.contains("no text"), "{said}");
+        }
+    }
+    for wrong in [json!([]), json!("a"), json!(1)] {
+        assert!(
+            refused(&pod(json!({ "metadata": { "annotations": wrong } })), &shop()).contains("metadata.annotations")
+        );
+    }
+    // As the API server reads it: no text is the empty one.
+    let nothing =
+        pod(json!({ "metadata": { "annotations": { "remora.dev/skip-outbound-ports": null }, "labels": null } }));
+    injected(&nothing, &shop());
+    assert!(
+        refused(&pod(json!({ "metadata": { "annotations": { "remora.dev/inject": null } } })), &shop())
+            .contains("neither")
+    );
+}
+
+#[test]
+fn what_becomes_of_the_unknown_is_said_by_pod_namespace_or_chart() {
+    let name = "remora.dev/unknown";
+    let mut deny = shop();
+    deny.annotations.insert(name.to_owned(), "deny".to_owned());
+    assert_eq!(env(&injected(&pod(json!({})), &shop()), "REMORA_PROXY_UNKNOWN"), Some("pass"));
+    assert_eq!(env(&injected(&pod(json!({})), &deny), "REMORA_PROXY_UNKNOWN"), Some("deny"));
+    assert_eq!(env(&injected(&annotated(name, "pass"), &deny), "REMORA_PROXY_UNKNOWN"), Some("pass"));
+    for wrong in ["", "drop", "Deny", "true"] {
+        assert!(refused(&annotated(name, wrong), &shop()).contains("pass, deny"), "{wrong}");
+    }
+}
+
+#[test]
+fn the_clusters_networks_and_domain_reach_the_sidecar_as_they_were_told() {
+    let told = |defaults: &Defaults| match inject(&pod(json!({})), &shop(), defaults, &ProbeToken::fixed()) {
+        Outcome::Inject(injection) => injection.pod,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(env(&told(&Defaults::default()), "REMORA_PROXY_CLUSTER_NETWORKS"), None);
+    let defaults = Defaults {
+        cluster_networks: "10.96.0.0/16,fd00::/8".to_owned(),
+        cluster_domain: "k8s.example".to_owned(),
+        ..Defaults::default()
+    };
+    let pod = told(&defaults);
+    assert_eq!(env(&pod, "REMORA_PROXY_CLUSTER_NETWORKS"), Some("10.96.0.0/16,fd00::/8"));
+    assert_eq!(env(&pod, "REMORA_PROXY_IDENTITY_ADDR"), Some("remora-identity.remora.svc.k8s.example.:4180"));
+    let variables = json::elements(container(&pod, "remora-proxy"), "env");
+    let host = variables.iter().find(|it| it["name"] == "REMORA_PROXY_HOST_IP").unwrap();
+    assert_eq!(host["valueFrom"]["fieldRef"]["fieldPath"], "status.hostIPs");
+    assert_eq!(cluster_networks(" 10.0.0.0/8 , fd00::/8,"), Ok("10.0.0.0/8,fd00::/8".to_owned()));
+    assert_eq!(cluster_networks(""), Ok(String::new()));
+    // What the chart's schema takes, and discovery.
+    assert_eq!(cluster_networks("10.96.7.0/12,fd00::1/8"), Ok("10.96.0.0/12,fd00::/8".to_owned()));
+    let wrong = cluster_networks("10.0.0.1/8,10.0.0.0,x").unwrap_err();
+    for part in ["\"10.0.0.0\" is no subnet", "\"x\" is no subnet"] {
+        assert!(wrong.contains(part), "{part} is not in {wrong}");
+    }
+}
+
+#[test]
+fn ports_that_the_proxy_does_not_listen_on_stay_the_applications() {
+    let port = |protocol: Value| {
+        let port = json!({ "containerPort": 4143, "protocol": protocol });
+        pod(json!({ "spec": { "containers": [{ "name": "app", "image": "a", "ports": [port] }] } }))
+    };
+    for other in ["UDP", "SCTP"] {
+        injected(&port(json!(other)), &shop());
+    }
+    for same in [json!("TCP"), json!(null)] {
+        assert!(refused(&port(same), &shop()).contains("4143"));
+    }
+}
+
+#[test]
+fn opaque_ports_are_handed_on_in_the_form_that_discovery_reads() {
+    for (given, expected) in [("80 - 90", "80-90"), (" 6379,, 3306 ", "6379,3306"), ("22", "22")] {
+        let pod = injected(&annotated(OPAQUE_PORTS, given), &shop());
+        assert_eq!(pod["metadata"]["annotations"][OPAQUE_PORTS], expected);
+        assert_eq!(skipped(&pod, &shop()), Skip::AlreadyInjected);
+    }
 }
 
 #[test]

@@ -7,6 +7,8 @@
 pub(crate) use backend::{addresses, endpoints};
 
 mod backend;
+pub mod check;
+pub mod closed;
 mod inbound;
 mod name;
 mod outbound;
@@ -14,6 +16,7 @@ mod outbound;
 #[cfg(test)]
 mod tests;
 
+use remora_model::network;
 use std::fmt;
 use std::time::Duration;
 
@@ -54,14 +57,20 @@ pub enum Problem {
     Target(#[from] remora_model::target::TargetError),
     #[error("is no SPIFFE id: {0}")]
     SpiffeId(#[from] remora_model::identity::InvalidSpiffeId),
-    #[error("is no CIDR")]
-    Cidr,
+    #[error("{0}")]
+    Cidr(#[from] network::InvalidNetwork),
     #[error("is no header name")]
     HeaderName,
     #[error("is no header value")]
     HeaderValue,
     #[error("is no HTTP method")]
     Method,
+    #[error("names a method that no request can have: {0}")]
+    PolicyMethod(#[from] remora_model::policy::InvalidMethod),
+    #[error("is no path pattern: {0}")]
+    PathPattern(#[from] remora_model::path::InvalidPathPattern),
+    #[error("has conditions that this version does not know")]
+    Conditions,
     #[error("is no HTTP status that can stand here")]
     Status,
     #[error("is no regular expression, or too large a one: {0}")]
@@ -104,7 +113,7 @@ impl Problem {
 }
 
 impl InvalidMessage {
-    fn within(mut self, field: &'static str, index: Option<usize>) -> Self {
+    pub(crate) fn within(mut self, field: &'static str, index: Option<usize>) -> Self {
         self.path.0.push(Step { field, index });
         self
     }
@@ -176,6 +185,16 @@ fn list_of<W, T, E: IntoInvalid>(
     entries.into_iter().enumerate().map(convert_one).collect()
 }
 
+/// How many of the conditions are there, by whether each is absent.
+fn conditions<const N: usize>(absent: [bool; N]) -> u32 {
+    absent.into_iter().map(|absent| u32::from(!absent)).sum()
+}
+
+/// Checks that the sender had no condition that this version does not know and has dropped in reading.
+fn known<const N: usize>(sent: u32, absent: [bool; N]) -> Result<(), InvalidMessage> {
+    if sent == conditions(absent) { Ok(()) } else { Err(Problem::Conditions.at("conditions")) }
+}
+
 /// A text within bounds.
 fn text(value: String) -> Result<std::sync::Arc<str>, Problem> {
     if value.len() > TEXT_BYTES_MAX { Err(Problem::TooLong) } else { Ok(value.into()) }
@@ -193,6 +212,11 @@ pub(crate) fn optional_text(field: &'static str, value: String) -> Result<std::s
 
 fn port(value: u32) -> Result<u16, Problem> {
     u16::try_from(value).ok().filter(|port| *port != 0).ok_or(Problem::OutOfRange)
+}
+
+/// Address ranges.
+pub(crate) fn networks(field: &'static str, cidrs: Vec<String>) -> Result<Vec<ipnet::IpNet>, InvalidMessage> {
+    list(field, cidrs, |cidr| network::parse(&cidr).map_err(Problem::from))
 }
 
 fn address(value: &str) -> Result<std::net::SocketAddr, Problem> {

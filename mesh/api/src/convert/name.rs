@@ -30,6 +30,7 @@ impl From<&Name> for v1::ResourceName {
             Name::Outbound(target) => Kind::Outbound(target.to_string()),
             Name::Backend(id) => Kind::Backend(id.into()),
             Name::Inbound(port) => Kind::Inbound((*port).into()),
+            Name::InboundDefault => Kind::InboundDefault(true),
         };
         Self { kind: Some(kind) }
     }
@@ -44,6 +45,7 @@ impl TryFrom<v1::ResourceName> for Name {
             Kind::Outbound(text) => Ok(Self::Outbound(target(&text).at("outbound")?)),
             Kind::Backend(id) => Ok(Self::Backend(id.try_into().at("backend")?)),
             Kind::Inbound(number) => Ok(Self::Inbound(port(number).at("inbound")?)),
+            Kind::InboundDefault(_) => Ok(Self::InboundDefault),
         }
     }
 }

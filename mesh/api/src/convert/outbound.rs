@@ -2,11 +2,11 @@
 
 use super::name::{protocol, target, to_protocol};
 use super::{At, InvalidMessage, Problem};
-use super::{list, method, millis, name, optional, port, required, text, to_millis};
+use super::{conditions, known, list, method, millis, name, optional, port, required, text, to_millis};
 use crate::v1;
 use http::{HeaderName, HeaderValue, StatusCode};
 use remora_model::{
-    BackendRef, BackendRefState, Filter, HeaderEdit, HeaderMatch, Outbound, PathMatch, PathRewrite, Pattern,
+    BackendRef, BackendRefState, Filter, HeaderEdit, HeaderMatch, Outbound, Parent, PathMatch, PathRewrite, Pattern,
     QueryMatch, Redirect, Retry, RouteMatch, Rule, Timeouts, ValueMatch,
 };
 use std::sync::Arc;
@@ -15,7 +15,8 @@ impl From<&Outbound> for v1::Outbound {
     fn from(outbound: &Outbound) -> Self {
         Self {
             target: outbound.target.to_string(),
-            parent: outbound.parent.as_ref().map(Into::into),
+            parent: outbound.parent.backend().map(Into::into),
+            outside: outbound.parent == Parent::Outside,
             protocol: to_protocol(outbound.protocol),
             matches: outbound.matches.iter().map(Into::into).collect(),
             rules: outbound.rules.iter().map(Into::into).collect(),
@@ -33,13 +34,28 @@ impl TryFrom<v1::Outbound> for Outbound {
             if one.rule < rules.len() { Ok(one) } else { Err(Problem::RuleIndex.at("rule")) }
         })?;
         Ok(Self {
-            target: target(&message.target).at("target")?,
-            parent: optional("parent", message.parent)?,
-            protocol: protocol(message.protocol).at("protocol")?,
             matches,
             rules,
+            ..without_rules(&message.target, message.parent, message.outside, message.protocol)?
         })
     }
+}
+
+/// All but the matches and rules.
+pub(super) fn without_rules(
+    text: &str,
+    backend: Option<v1::BackendId>,
+    outside: bool,
+    said: i32,
+) -> Result<Outbound, InvalidMessage> {
+    let parent = match optional("parent", backend)? {
+        Some(_) if outside => return Err(Problem::OutOfRange.at("outside")),
+        Some(id) => Parent::Backend(id),
+        None if outside => Parent::Outside,
+        None => Parent::Unknown,
+    };
+    let target = target(text).at("target")?;
+    Ok(Outbound { target, parent, protocol: protocol(said).at("protocol")?, matches: Vec::new(), rules: Vec::new() })
 }
 
 impl From<&RouteMatch> for v1::RouteMatch {
@@ -58,6 +74,12 @@ impl From<&RouteMatch> for v1::RouteMatch {
             headers: one.headers.iter().map(header).collect(),
             query: one.query.iter().map(query).collect(),
             rule: u32::try_from(one.rule).unwrap_or(u32::MAX),
+            conditions: conditions([
+                one.path.is_none(),
+                one.method.is_none(),
+                one.headers.is_empty(),
+                one.query.is_empty(),
+            ]),
         }
     }
 }
@@ -66,6 +88,9 @@ impl TryFrom<v1::RouteMatch> for RouteMatch {
     type Error = InvalidMessage;
 
     fn try_from(message: v1::RouteMatch) -> Result<Self, InvalidMessage> {
+        let none =
+            [message.path.is_none(), message.method.is_empty(), message.headers.is_empty(), message.query.is_empty()];
+        known(message.conditions, none)?;
         let said = Some(message.method).filter(|text| !text.is_empty());
         let header = |h: v1::HeaderMatch| -> Result<_, InvalidMessage> {
             Ok(HeaderMatch { name: header_name(&h.name).at("name")?, value: required("value", h.value)? })

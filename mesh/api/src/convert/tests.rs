@@ -1,5 +1,5 @@
 use super::*;
-use crate::sync::{Delta, DeltaError, Name, Update};
+use crate::sync::{Delta, DeltaError, Name, Resource, Update};
 use crate::v1;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use remora_model::*;
@@ -73,7 +73,7 @@ fn outbound() -> Outbound {
     };
     Outbound {
         target: Target::parse("api.shop:8080", 80).unwrap(),
-        parent: Some(id("api")),
+        parent: Parent::Backend(id("api")),
         protocol: Protocol::Detect,
         matches: vec![one, prefix],
         rules: vec![rule],
@@ -88,13 +88,14 @@ fn inbound() -> Inbound {
     };
     let operation = Operation {
         methods: vec![Method::GET],
-        paths: vec![PathPattern::Exact("/x".into()), PathPattern::Prefix("".into())],
+        paths: ["/x", "/*"].map(|path| PathPattern::parse(path).unwrap()).into(),
     };
     let rule = AuthorizationRule {
         name: "shop/p rule 0".into(),
         action: Action::Audit,
         from: vec![source],
         to: vec![operation],
+        unidentified: Unidentified::Ignore,
     };
     Inbound {
         port: 8080,
@@ -104,7 +105,12 @@ fn inbound() -> Inbound {
         rules: vec![rule],
         default_deny: true,
         ending: true,
+        trust_domain: TrustDomain::new("cluster.local").unwrap(),
     }
+}
+
+fn inbound_default() -> InboundDefault {
+    InboundDefault { inbound: Inbound { port: 0, ..inbound() }, declared: vec![80, 8080] }
 }
 
 #[test]
@@ -113,8 +119,31 @@ fn every_value_survives_the_way_over_the_wire() {
     assert_eq!(Backend::try_from(v1::Backend::from(&backend)), Ok(backend));
     assert_eq!(Outbound::try_from(v1::Outbound::from(&outbound())), Ok(outbound()));
     assert_eq!(Inbound::try_from(v1::Inbound::from(&inbound())), Ok(inbound()));
-    for name in [Name::Outbound(outbound().target), Name::Backend(id("api")), Name::Inbound(1)] {
+    assert_eq!(InboundDefault::try_from(v1::InboundDefault::from(&inbound_default())), Ok(inbound_default()));
+    for parent in [Parent::Outside, Parent::Unknown] {
+        let bare = Outbound { parent, ..outbound() };
+        assert_eq!(Outbound::try_from(v1::Outbound::from(&bare)), Ok(bare));
+    }
+    for name in [Name::Outbound(outbound().target), Name::Backend(id("api")), Name::Inbound(1), Name::InboundDefault] {
         assert_eq!(Name::try_from(v1::ResourceName::from(&name)), Ok(name));
+    }
+}
+
+#[test]
+fn a_writer_refuses_of_an_endpoint_what_its_reader_would() {
+    let long: std::sync::Arc<str> = "x".repeat(TEXT_BYTES_MAX + 1).into();
+    let just: std::sync::Arc<str> = "x".repeat(TEXT_BYTES_MAX).into();
+    let one = endpoint("10.0.0.1:80");
+    for (odd, fine) in [
+        (one.clone(), true),
+        (Endpoint { weight: 0, ..one.clone() }, false),
+        (Endpoint { weight: u32::MAX, zone: just.clone(), pod: just, ..one.clone() }, true),
+        (Endpoint { zone: long.clone(), ..one.clone() }, false),
+        (Endpoint { pod: long, ..one.clone() }, false),
+        (Endpoint { zone: "".into(), pod: "".into(), identity: None, proxy: None, ..one }, true),
+    ] {
+        let read = Endpoint::try_from(v1::Endpoint::from(&odd)).map(drop);
+        assert_eq!((check::endpoint(&odd), read.is_ok()), (read, fine));
     }
 }
 
@@ -162,6 +191,115 @@ fn a_mistake_is_named_by_its_path() {
     refused(Backend::try_from(message.clone()), "endpoints: is not in the order of addresses, or names one twice");
     message.endpoints[1].weight = 0;
     refused(Backend::try_from(message), "endpoints[1].weight: is out of range");
+}
+
+/// What the proxy makes of a message, and what it says could not be read.
+fn read(kind: v1::sync_response::Kind) -> (Resource, Vec<String>) {
+    match Update::try_from(v1::SyncResponse { kind: Some(kind) }).unwrap() {
+        Update::Whole { resource, closed, .. } => (resource, closed.iter().map(ToString::to_string).collect()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_rule_that_cannot_be_read_answers_500_and_leaves_the_others_alone() {
+    let check = |change: fn(&mut v1::Outbound), expected: &str| {
+        let mut message = v1::Outbound::from(&outbound());
+        message.rules.push(message.rules[0].clone());
+        message.rules[1].label = "HTTPRoute/shop/api rule 1".into();
+        message.matches[1].rule = 1;
+        let whole = Outbound::try_from(message.clone()).unwrap();
+        change(&mut message);
+        let resource = v1::OutboundResource { version: 1, outbound: Some(message) };
+        let (resource, closed) = read(v1::sync_response::Kind::Outbound(resource));
+        assert_eq!(closed, [expected]);
+        let rules = vec![whole.rules[0].clone(), Rule::closed("HTTPRoute/shop/api rule 1".into())];
+        assert_eq!(resource, Resource::Outbound(Outbound { rules, ..whole }));
+    };
+    check(|m| m.rules[1].filters[0].kind = None, "outbound.rules[1].filters[0].kind: is unknown to this version");
+    check(
+        |m| m.rules[1].timeouts.as_mut().unwrap().request_ms = Some(u64::MAX),
+        "outbound.rules[1].timeouts.request_ms: is out of range",
+    );
+    check(|m| m.rules[1].backends[0].backend = None, "outbound.rules[1].backends[0].backend: is missing");
+}
+
+#[test]
+fn a_match_with_an_unknown_condition_matches_nothing_rather_than_more() {
+    let mut message = v1::Outbound::from(&outbound());
+    message.matches[0].conditions += 1;
+    let resource = v1::OutboundResource { version: 1, outbound: Some(message) };
+    let (resource, closed) = read(v1::sync_response::Kind::Outbound(resource));
+    let mut expected = outbound();
+    expected.matches.remove(0);
+    assert_eq!(resource, Resource::Outbound(expected));
+    assert_eq!(closed, ["outbound.matches[0].conditions: has conditions that this version does not know"]);
+}
+
+#[test]
+fn an_authorization_rule_that_cannot_be_read_denies_by_its_action() {
+    let changes: [fn(&mut v1::AuthorizationRule); 7] = [
+        |rule| rule.from[0].namespaces[0].clear(),
+        |rule| rule.from[0].conditions += 1,
+        |rule| rule.to[0].conditions += 1,
+        |rule| rule.conditions += 1,
+        |rule| rule.to[0].methods = vec!["get".into()],
+        |rule| rule.to[0].paths = vec!["/a%2Fb".into()],
+        |rule| rule.from[0].cidrs = vec!["10.0.0.0".into()],
+    ];
+    for (change, default) in changes.iter().flat_map(|change| [(change, false), (change, true)]) {
+        for (action, instead) in [(1, None), (2, Some(())), (3, None), (9, Some(())), (0, Some(()))] {
+            let mut message = v1::Inbound::from(&inbound());
+            message.default_deny = false;
+            message.rules[0].action = action;
+            change(&mut message.rules[0]);
+            let kind = if default {
+                let inbound = Some(v1::Inbound { port: 0, ..message });
+                let default = v1::InboundDefault { inbound, declared: Vec::new() };
+                let default = v1::InboundDefaultResource { version: 1, inbound_default: Some(default) };
+                v1::sync_response::Kind::InboundDefault(default)
+            } else {
+                v1::sync_response::Kind::Inbound(v1::InboundResource { version: 1, inbound: Some(message) })
+            };
+            let (resource, closed) = read(kind);
+            assert_eq!(closed.len(), 1, "{closed:?}");
+            let (Resource::Inbound(inbound) | Resource::InboundDefault(InboundDefault { inbound, .. })) = resource
+            else {
+                panic!("{resource:?}")
+            };
+            let rules: Vec<_> =
+                instead.iter().map(|()| AuthorizationRule::deny_everything("shop/p rule 0".into())).collect();
+            assert_eq!((inbound.rules, inbound.default_deny), (rules, action == 1));
+        }
+    }
+}
+
+#[test]
+fn a_range_of_ipv4_written_in_ipv6_is_read_as_ipv4() {
+    let mut message = v1::Inbound::from(&inbound());
+    message.rules[0].from[0].cidrs = vec!["::ffff:10.0.0.0/104".into()];
+    let resource = v1::InboundResource { version: 1, inbound: Some(message) };
+    let (Resource::Inbound(inbound), _) = read(v1::sync_response::Kind::Inbound(resource)) else { panic!("none") };
+    assert_eq!(inbound.rules[0].from[0].cidrs, ["10.0.0.0/8".parse().unwrap()]);
+}
+
+#[test]
+fn an_allow_rule_denies_the_rest_whatever_its_message_says_and_whatever_is_wrong_beside_it() {
+    let allow = AuthorizationRule { action: Action::Allow, ..inbound().rules[0].clone() };
+    for broken in [None, Some(3), Some(2)] {
+        let mut message = v1::Inbound::from(&Inbound { rules: vec![allow.clone()], ..inbound() });
+        message.default_deny = false;
+        message.rules.extend(broken.map(|action| v1::AuthorizationRule {
+            action,
+            conditions: 9,
+            ..v1::AuthorizationRule::from(&allow)
+        }));
+        let resource = v1::InboundResource { version: 1, inbound: Some(message) };
+        let (resource, closed) = read(v1::sync_response::Kind::Inbound(resource));
+        assert_eq!(closed.len(), usize::from(broken.is_some()), "{closed:?}");
+        let Resource::Inbound(inbound) = resource else { panic!("{resource:?}") };
+        assert!(inbound.default_deny && inbound.rules.contains(&allow), "{broken:?}");
+    }
 }
 
 #[test]

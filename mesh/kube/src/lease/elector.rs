@@ -76,13 +76,22 @@ impl Elector {
         Self { name: name.into(), me: me.into(), terms, seen: None, leads_until: None }
     }
 
-    /// The Lease is this at `now`, or is not there. News that are older than what is known are ignored: a watch may lag.
+    /// A watch says that the Lease is this at `now`, or is not there. News that are older than what is known are ignored: a watch
+    /// may lag.
     pub fn observe(&mut self, lease: Option<Lease>, now: Instant) {
         if let (Some(new), Some(Seen { lease: Some(known), .. })) = (&lease, &self.seen)
             && version(new).zip(version(known)).is_some_and(|(new, known)| new < known)
         {
             return;
         }
+        self.believe(lease, now);
+    }
+
+    /// The API server answered our own question at `now`: the Lease is this, or is not there. That holds whatever its version: after
+    /// a restore of etcd versions begin again at an earlier one, and to wait for later ones would be to stand still.
+    ///
+    /// A lease that changed is waited for anew, so that of two that were put back neither is taken from whoever renews it.
+    pub fn believe(&mut self, lease: Option<Lease>, now: Instant) {
         if lease.as_ref().is_none_or(|lease| holder(lease) != self.me) {
             self.leads_until = None;
         }

@@ -95,8 +95,9 @@ async fn run(writer: Writer, mut elector: Elector, told: Told, drain: drain::Wat
                     Err(error) => {
                         tracing::debug!(%error, "lease not written");
                         not_before = Instant::now() + RETRY;
+                        // A read of etcd itself, which no cache that lags answers.
                         if let Ok(lease) = call(writer.api.get_opt(&writer.part)).await {
-                            elector.observe(lease, Instant::now());
+                            elector.believe(lease, Instant::now());
                         }
                     }
                 }

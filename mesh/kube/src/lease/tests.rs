@@ -51,7 +51,7 @@ impl Server {
                     true
                 }
                 None => {
-                    elector.observe(self.lease.clone(), now);
+                    elector.believe(self.lease.clone(), now);
                     false
                 }
             },
@@ -209,4 +209,55 @@ fn a_lease_of_absurd_length_is_waited_for_five_minutes() {
     server.lease.as_mut().unwrap().spec.as_mut().unwrap().lease_duration_seconds = Some(i32::MAX);
     server.show(&mut b, now);
     assert_eq!(b.next(now, wall()), Next::Wait(now + seconds(300)));
+}
+
+/// Etcd as it was a hundred writes ago.
+fn restored(server: &mut Server, lease: Option<Lease>) {
+    server.version = 1;
+    server.lease = lease.map(|mut lease| {
+        lease.metadata.resource_version = Some("1".into());
+        lease
+    });
+}
+
+#[test]
+fn after_a_restore_of_etcd_a_candidate_believes_the_answer_to_its_own_question() {
+    let (mut server, _, mut b, now) = led_by_a();
+    server.version = 100;
+    let mut lease = server.lease.clone().unwrap();
+    lease.metadata.resource_version = Some("100".into());
+    b.observe(Some(lease.clone()), now);
+    restored(&mut server, Some(lease.clone()));
+    // The watch starts anew with what is older, which could as well lag.
+    server.show(&mut b, now + seconds(16));
+    assert!(!server.turn(&mut b, now + seconds(16)), "refused, and then asked");
+    assert!(!b.leads(now + seconds(16)));
+    assert!(server.turn(&mut b, now + seconds(16)), "the old holder has not renewed for its whole time");
+    assert!(b.leads(now + seconds(16)));
+}
+
+#[test]
+fn after_a_restore_a_leader_leads_again_or_yields_to_whom_the_lease_names() {
+    for (holder, leads) in [("a", true), ("b", false)] {
+        let (mut server, mut a, _, now) = led_by_a();
+        for renewal in 1..50 {
+            assert!(server.turn(&mut a, now + seconds(5 * renewal)));
+        }
+        let later = now + seconds(250);
+        let mut lease = server.lease.clone().unwrap();
+        lease.spec.get_or_insert_default().holder_identity = Some(holder.into());
+        restored(&mut server, Some(lease));
+        assert!(!server.turn(&mut a, later), "its renewal is a conflict");
+        server.turn(&mut a, later);
+        assert_eq!(a.leads(later), leads, "{holder}");
+    }
+}
+
+#[test]
+fn after_a_restore_to_before_the_lease_it_is_made_anew() {
+    let (mut server, mut a, _, now) = led_by_a();
+    restored(&mut server, None);
+    assert!(!server.turn(&mut a, now + seconds(5)));
+    assert!(server.turn(&mut a, now + seconds(5)));
+    assert!(a.leads(now + seconds(5)));
 }

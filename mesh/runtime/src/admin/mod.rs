@@ -1,37 +1,50 @@
 //! The admin port: `/live`, `/ready` with reasons, `/metrics`, `/log-level`, and whatever a component adds.
 //!
-//! Bounded: so many connections at once, header and idle times, body size. What would change the process answers only
+//! Bounded: so many connections at once, with places of their own for the pod and its node ([`room`]), header and idle times,
+//! body size, the cost of scrapes ([`scrape`]). What would change the process answers only
 //! to the pod itself ([`local_only`]), and never to a foreign web page in a browser on this machine ([`origin`]); probes
 //! and scrapers may come from anywhere.
 
 mod origin;
+mod room;
+mod scrape;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use futures_util::future::BoxFuture;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpListener;
 use tower::ServiceExt as _;
 
 use crate::slots::Slots;
 use crate::{accept, drain, log};
+use room::{Place, Room, Teller};
 
-/// Probes of a pod's containers, a scraper or two, and a person.
-const CONNECTIONS_MAX: usize = 256;
-/// Of these from one address: whoever opens more shall not keep the kubelet's probes out, on which the pod's life depends.
-const PER_ADDRESS_MAX: usize = 32;
 /// A client that does not finish its request head within this is dropped.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(2);
+/// A client that takes nothing of its answer for so long, or is silent otherwise, is dropped.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// What a connection reads ahead, the head of a request included, and what it has to write at once. hyper's own 400 KiB would
+/// be 94 MB on all of the strangers' places.
+const READ_BYTES_MAX: usize = 16 * 1024;
+/// Fields of a head.
+const HEADERS_MAX: usize = 64;
 /// The longest body anybody sends here is a log filter.
 const BODY_BYTES_MAX: usize = 8 * 1024;
 
@@ -70,6 +83,7 @@ impl Readiness {
 }
 
 type Extra = Arc<dyn Fn() -> String + Send + Sync>;
+type Alive = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
 /// What the common endpoints show.
 #[derive(Clone)]
@@ -78,13 +92,15 @@ pub struct Admin {
     log: Option<log::Handle>,
     metrics: Option<PrometheusHandle>,
     extra: Option<Extra>,
+    alive: Option<Alive>,
+    scrapes: Arc<scrape::Scrapes>,
 }
 
 impl Admin {
     /// Endpoints over `readiness`; `/log-level` and `/metrics` stay empty until given something.
     #[must_use]
     pub fn new(readiness: Readiness) -> Self {
-        Self { readiness, log: None, metrics: None, extra: None }
+        Self { readiness, log: None, metrics: None, extra: None, alive: None, scrapes: Arc::default() }
     }
 
     /// Makes `/log-level` read and write this filter.
@@ -101,6 +117,16 @@ impl Admin {
         self
     }
 
+    /// Makes `/live` ask whatever does the work, which must answer in bounded time: what stands still, if anything does.
+    #[must_use]
+    pub fn with_alive(
+        mut self,
+        alive: impl Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync + 'static,
+    ) -> Self {
+        self.alive = Some(Arc::new(alive));
+        self
+    }
+
     /// Appends text (in the Prometheus format) to `/metrics`: counters that are kept elsewhere for speed.
     #[must_use]
     pub fn with_extra_metrics(mut self, extra: impl Fn() -> String + Send + Sync + 'static) -> Self {
@@ -112,7 +138,7 @@ impl Admin {
     pub fn router(self) -> Router {
         let changing = local_only(Router::new().route("/log-level", get(read_level).put(write_level)));
         Router::new()
-            .route("/live", get(|| async { "live\n" }))
+            .route("/live", get(live))
             .route("/ready", get(ready))
             .route("/metrics", get(metrics))
             .merge(changing)
@@ -139,6 +165,8 @@ pub struct Ends {
     pub peer: SocketAddr,
     /// The address that was asked.
     pub local: SocketAddr,
+    /// Whether whoever asks is the pod itself, or its node.
+    pub known: bool,
 }
 
 /// Closes `router`'s routes to everybody but the pod itself.
@@ -161,16 +189,30 @@ pub fn local_only<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router
 fn refused(reason: &'static str, request: &Request) {
     metrics::counter!("remora_admin_refused_total", "reason" => reason).increment(1);
     let peer = request.extensions().get::<Ends>().map(|ends| ends.peer.ip().to_canonical().to_string());
-    tracing::warn!(reason, peer, path = ?request.uri().path(), "admin request refused");
+    crate::limited!(warn by reason, reason, peer, path = ?request.uri().path(), "admin request refused");
 }
 
 /// Serves `router` until drained; then waits for open requests. Whatever the router holds is kept from foreign pages
 /// and from caches.
 pub async fn serve(listener: TcpListener, router: Router, drain: drain::Watch) {
+    serve_beside(listener, router, Vec::new(), drain).await;
+}
+
+/// The same, with connections kept free for the node that the pod runs on, whose addresses are `hosts`.
+pub async fn serve_beside(listener: TcpListener, router: Router, hosts: Vec<IpAddr>, drain: drain::Watch) {
     let router = router.layer(from_fn(origin::no_foreign_pages)).layer(map_response(common_headers));
-    let slots = Slots::new(CONNECTIONS_MAX, PER_ADDRESS_MAX);
+    let room = Room::new(hosts);
+    // The room is the bound.
+    let slots = Slots::new(usize::MAX, usize::MAX);
     accept::each(listener, "admin", slots, drain.clone(), |tcp, peer| {
-        Some(connection(tcp, peer, router.clone(), drain.clone()))
+        let local = tcp.local_addr().ok()?;
+        let Some(place) = room.enter(peer.ip(), local.ip(), tokio::time::Instant::now()) else {
+            metrics::counter!("remora_admin_refused_total", "reason" => "overloaded").increment(1);
+            tracing::debug!(%peer, reason = "overloaded", "admin connection refused");
+            return None;
+        };
+        let ends = Ends { peer, local, known: place.known };
+        Some(connection(tcp, ends, place, router.clone(), drain.clone()))
     })
     .await;
 }
@@ -179,15 +221,30 @@ async fn common_headers(response: Response) -> impl IntoResponse {
     ([(header::CACHE_CONTROL, "no-store"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")], response)
 }
 
-async fn connection(tcp: TcpStream, peer: SocketAddr, router: Router, drain: drain::Watch) -> Result<(), String> {
-    let ends = Ends { peer, local: tcp.local_addr().map_err(|e| e.to_string())? };
-    let service = router.map_request(move |mut request: hyper::Request<hyper::body::Incoming>| {
+async fn connection(
+    tcp: impl AsyncRead + AsyncWrite + Unpin,
+    ends: Ends,
+    place: Place,
+    router: Router,
+    drain: drain::Watch,
+) -> Result<(), String> {
+    let teller = place.teller();
+    let tcp = Heard { io: tcp, teller: teller.clone() };
+    let service = tower::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        let answering = teller.answering();
         request.extensions_mut().insert(ends);
-        request.map(axum::body::Body::new)
+        let answer = router.clone().oneshot(request.map(axum::body::Body::new));
+        async move {
+            let answer = answer.await;
+            drop(answering);
+            answer
+        }
     });
     let http = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(READ_BYTES_MAX)
+        .max_headers(HEADERS_MAX)
         .serve_connection(TokioIo::new(tcp), TowerToHyperService::new(service));
     let mut http = std::pin::pin!(http);
     let done = tokio::select! {
@@ -196,8 +253,65 @@ async fn connection(tcp: TcpStream, peer: SocketAddr, router: Router, drain: dra
             http.as_mut().graceful_shutdown();
             http.await
         }
+        () = place.given_up() => return Err("its place was needed".to_owned()),
+        () = silence(&place) => return Err("it was silent for too long".to_owned()),
     };
     done.map_err(|e| e.to_string())
+}
+
+async fn live(State(admin): State<Admin>) -> Response {
+    let alive = match &admin.alive {
+        Some(alive) => alive().await,
+        None => Ok(()),
+    };
+    match alive {
+        Ok(()) => "live\n".into_response(),
+        Err(what) => {
+            crate::limited!(error, what, "not live");
+            (StatusCode::SERVICE_UNAVAILABLE, what + "\n").into_response()
+        }
+    }
+}
+
+/// A connection that tells its place of what the client takes of its answer.
+struct Heard<S> {
+    io: S,
+    teller: Teller,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write(cx, buf);
+        if matches!(written, Poll::Ready(Ok(1..))) {
+            self.teller.takes();
+        }
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+/// Returns once nothing was asked, answered or taken for [`SILENCE_MAX`]. Cancel safe.
+async fn silence(place: &Place) {
+    loop {
+        let silent = place.silent_since().map_or(Duration::ZERO, |since| since.elapsed());
+        match SILENCE_MAX.checked_sub(silent) {
+            Some(left) if !left.is_zero() => tokio::time::sleep(left).await,
+            _ => return,
+        }
+    }
 }
 
 async fn ready(State(admin): State<Admin>) -> Response {
@@ -208,11 +322,26 @@ async fn ready(State(admin): State<Admin>) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n").into_response()
 }
 
-async fn metrics(State(admin): State<Admin>) -> Response {
-    let mut text = admin.metrics.as_ref().map(PrometheusHandle::render).unwrap_or_default();
-    if let Some(extra) = &admin.extra {
-        text.push_str(&extra());
-    }
+async fn metrics(State(admin): State<Admin>, request: Request) -> Response {
+    let render = || {
+        let mut text = admin.metrics.as_ref().map(PrometheusHandle::render).unwrap_or_default();
+        if let Some(extra) = &admin.extra {
+            text.push_str(&extra());
+        }
+        text
+    };
+    let stranger = request.extensions().get::<Ends>().filter(|ends| !ends.known).map(|ends| ends.peer.ip());
+    let text = match stranger {
+        None => Bytes::from(render()),
+        Some(peer) => match admin.scrapes.text(peer, Instant::now(), render) {
+            Some(text) => text,
+            None => {
+                metrics::counter!("remora_admin_refused_total", "reason" => "scrapes").increment(1);
+                let often = "this address scrapes more often than once a second\n";
+                return (StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, "1")], often).into_response();
+            }
+        },
+    };
     ([("content-type", "text/plain; version=0.0.4")], text).into_response()
 }
 
@@ -233,6 +362,7 @@ async fn write_level(State(admin): State<Admin>, filter: String) -> Response {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
 
     use super::*;
 
@@ -269,24 +399,109 @@ mod tests {
         server.await.unwrap();
     }
 
+    /// A connection from an address of its own.
+    async fn dial_from(from: [u8; 4], port: u16) -> TcpStream {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind((from, 0).into()).unwrap();
+        socket.connect(([127, 0, 0, 1], port).into()).await.unwrap()
+    }
+
     #[tokio::test]
-    async fn one_address_cannot_keep_others_out() {
+    async fn what_stands_still_is_not_live() {
+        let (signal, watch) = drain::channel();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let stuck = || Box::pin(async { Err("worker-1 stands still".to_owned()) }) as BoxFuture<'static, _>;
+        let server = tokio::spawn(serve(listener, Admin::new(Readiness::new()).with_alive(stuck).router(), watch));
+        let answer = ask(addr, "/live").await;
+        assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("worker-1 stands still\n"), "{answer}");
+        signal.drain().await;
+        server.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn nobody_keeps_another_out_by_silence_from_however_many_addresses() {
         let (signal, watch) = drain::channel();
         let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let server = tokio::spawn(serve(listener, Admin::new(Readiness::new()).router(), watch));
-        let mut greedy = Vec::new();
-        for _ in 0..CONNECTIONS_MAX {
-            greedy.push(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
+        let mut silent = Vec::new();
+        for number in 0..u8::try_from(room::STRANGERS_MAX).unwrap() {
+            for _ in 0..2 {
+                silent.push(dial_from([127, 9, number % 9, 1 + number], port).await);
+            }
         }
-        let socket = tokio::net::TcpSocket::new_v4().unwrap();
-        socket.bind(([127, 0, 0, 2], 0).into()).unwrap();
-        let mut other = socket.connect(([127, 0, 0, 1], port).into()).await.unwrap();
-        other.write_all(b"GET /live HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.unwrap();
-        let mut answer = String::new();
-        other.read_to_string(&mut answer).await.unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-        drop(greedy);
+        for asker in [[127, 0, 0, 1], [127, 8, 0, 1], [127, 9, 0, 1]] {
+            let mut other = dial_from(asker, port).await;
+            other.write_all(b"GET /live HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.unwrap();
+            let mut answer = String::new();
+            other.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200"), "{asker:?}: {answer}");
+        }
+        drop(silent);
+        signal.drain().await;
+        server.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_stranger_who_scrapes_without_end_is_told_to_wait_and_the_pod_is_not() {
+        let (signal, watch) = drain::channel();
+        let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = tokio::spawn(serve(listener, Admin::new(Readiness::new()).router(), watch));
+        for (from, refused) in [([127, 9, 0, 9], true), ([127, 0, 0, 1], false)] {
+            let mut answers = String::new();
+            for _ in 0..20 {
+                let mut tcp = dial_from(from, port).await;
+                tcp.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+                tcp.read_to_string(&mut answers).await.unwrap();
+            }
+            assert_eq!(answers.contains("HTTP/1.1 429 ") && answers.contains("retry-after: 1"), refused, "{answers}");
+            assert!(answers.starts_with("HTTP/1.1 200 "), "{answers}");
+        }
+        signal.drain().await;
+        server.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_not_cut_while_it_is_read_and_is_when_nobody_reads_it() {
+        let (_signal, watch) = drain::channel();
+        let text = "metric 1\n".repeat(20_000);
+        let admin = Admin::new(Readiness::new()).with_extra_metrics(move || text.clone());
+        let (room, local) = (Room::new(Vec::new()), SocketAddr::from(([127, 0, 0, 1], 4191)));
+        for (pause, whole) in [(SILENCE_MAX / 2, true), (SILENCE_MAX * 2, false)] {
+            let (mut client, server) = tokio::io::duplex(4096);
+            let place = room.enter(local.ip(), local.ip(), tokio::time::Instant::now()).unwrap();
+            let ends = Ends { peer: local, local, known: true };
+            let serving = tokio::spawn(connection(server, ends, place, admin.clone().router(), watch.clone()));
+            client.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.unwrap();
+            let (mut answer, mut piece) = (Vec::new(), [0; 16 * 1024]);
+            loop {
+                tokio::time::sleep(pause).await;
+                match client.read(&mut piece).await.unwrap() {
+                    0 => break,
+                    read => answer.extend_from_slice(&piece[..read]),
+                }
+            }
+            assert_eq!(answer.len() > 20_000 * 9, whole, "{} bytes, a piece every {pause:?}", answer.len());
+            assert_eq!(serving.await.unwrap().is_ok(), whole);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_head_has_its_bounds_in_bytes_and_fields() {
+        let (signal, watch) = drain::channel();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let server = tokio::spawn(serve(listener, Admin::new(Readiness::new()).router(), watch));
+        let fields = |count: usize, bytes: usize| -> String {
+            let field = |i| format!("\r\nx-{i}: {}", "v".repeat(bytes));
+            (0..count).map(field).collect()
+        };
+        for (fields, status) in [(fields(60, 200), "200"), (fields(63, 1), "431"), (fields(1, READ_BYTES_MAX), "431")] {
+            let answer = ask_as(addr, "GET", "/live", &format!("host: {addr}{fields}")).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{} bytes: {answer}", fields.len());
+        }
         signal.drain().await;
         server.await.unwrap();
     }

@@ -3,14 +3,16 @@
 //! In: a token file, an anchors file, an address. Out: a watch of [`Credentials`], `None` until the first certificate.
 //! Losing the identity service changes nothing for as long as the leaf lives. A renewal uses a fresh key each time,
 //! re-reads the token, and is checked against the bundle before anybody sees it. Deliberately not here: any use of the
-//! certificate. Whether there is one that has not ended is a condition of readiness ([`report`]).
+//! certificate. Whether there is one that has not ended and chains to an anchor is a condition of readiness ([`report`]); one that chains
+//! to none any more is renewed at once.
 
 mod condition;
+mod error;
 mod schedule;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
@@ -18,18 +20,16 @@ use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA25
 use remora_api::v1::identity_client::IdentityClient;
 use remora_api::v1::{Bundle, CertifyRequest, WatchBundleRequest};
 use remora_model::SpiffeId;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tonic::transport::Channel;
 
 use crate::grpc::mtls_channel;
-use crate::tls::{
-    Alpn, ClientConfig, Credentials, InvalidBundle, InvalidSvid, Svid, TrustBundle, VerifyError,
-    anonymous_client_config,
-};
+use crate::tls::{Alpn, ClientConfig, Credentials, Svid, TrustBundle, anonymous_client_config};
 
 pub use condition::{CERTIFICATE, report};
+pub use error::CertifyError;
 pub use schedule::{renew_after, retry_after};
 
 /// One `Certify` call, from dialling to the answer.
@@ -54,98 +54,6 @@ pub struct CertifyConfig {
     pub id: SpiffeId,
 }
 
-/// Why a certificate could not be had. All are retried; all but the last few are the operator's to mend.
-#[derive(Debug, thiserror::Error)]
-pub enum CertifyError {
-    /// The anchors file cannot be read.
-    #[error("cannot read trust anchors {path}: {source}")]
-    ReadAnchors {
-        /// Which file.
-        path: PathBuf,
-        /// What the system says.
-        source: std::io::Error,
-    },
-    /// The anchors are unusable.
-    #[error("trust anchors {path} are unusable: {source}")]
-    Anchors {
-        /// Which file.
-        path: PathBuf,
-        /// What is wrong with them.
-        source: InvalidBundle,
-    },
-    /// The token file cannot be read.
-    #[error("cannot read token {path}: {source}")]
-    ReadToken {
-        /// Which file.
-        path: PathBuf,
-        /// What the system says.
-        source: std::io::Error,
-    },
-    /// The token file is empty or far too large.
-    #[error("token {path} is {bytes} bytes long; expected 1 to {TOKEN_BYTES_MAX}")]
-    TokenSize {
-        /// Which file.
-        path: PathBuf,
-        /// How long it is.
-        bytes: usize,
-    },
-    /// Key or CSR could not be made.
-    #[error("cannot make a certificate request: {0}")]
-    Request(#[source] rcgen::Error),
-    /// The address is no address.
-    #[error("identity address {addr} is unusable: {source}")]
-    Address {
-        /// As configured.
-        addr: String,
-        /// What is wrong.
-        source: tonic::transport::Error,
-    },
-    /// The identity service did not answer, or refused.
-    #[error("identity service refused or failed: {code:?}: {message}")]
-    Call {
-        /// gRPC code.
-        code: tonic::Code,
-        /// What it said, with the transport's causes.
-        message: String,
-    },
-    /// No answer within the time allowed.
-    #[error("identity service did not answer within {CERTIFY_TIMEOUT:?}")]
-    Timeout,
-    /// The answer lacks its bundle or holds an unusable one.
-    #[error("identity service sent an unusable bundle: {0}")]
-    Bundle(#[source] InvalidBundle),
-    /// The bundle is for another trust domain.
-    #[error("identity service speaks for trust domain {0}, not ours")]
-    TrustDomain(String),
-    /// The certificate is unusable.
-    #[error("identity service sent an unusable certificate: {0}")]
-    Svid(#[source] InvalidSvid),
-    /// The certificate does not verify against the bundle that came with it.
-    #[error("identity service sent a certificate that peers would refuse: {0}")]
-    Verify(#[source] VerifyError),
-    /// The certificate is somebody else's.
-    #[error("identity service certified us as {0}; check namespace and service account")]
-    WrongIdentity(SpiffeId),
-}
-
-impl CertifyError {
-    /// A short stable name for metric labels and log fields.
-    #[must_use]
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::ReadAnchors { .. } | Self::Anchors { .. } => "anchors",
-            Self::ReadToken { .. } | Self::TokenSize { .. } => "token",
-            Self::Request(_) => "request",
-            Self::Address { .. } => "address",
-            Self::Call { code: tonic::Code::Unavailable, .. } => "unavailable",
-            Self::Call { .. } => "refused",
-            Self::Timeout => "timeout",
-            Self::Bundle(_) | Self::TrustDomain(_) => "bundle",
-            Self::Svid(_) | Self::Verify(_) | Self::WrongIdentity(_) => "certificate",
-        }
-    }
-}
-
 /// The workload's credentials as they change; `None` until the first certificate.
 pub type Source = watch::Receiver<Option<Arc<Credentials>>>;
 
@@ -161,6 +69,8 @@ pub fn start(config: CertifyConfig) -> Result<(Source, JoinHandle<()>), CertifyE
         anchors_seen: AtomicU64::new(anchors_seen),
         credentials,
         config,
+        streams: AtomicBool::new(false),
+        unchained: Notify::new(),
     });
     let addr = shared.config.identity_addr.clone();
     let dialler = Arc::clone(&shared);
@@ -184,6 +94,10 @@ struct Shared {
     /// Version of the anchors file when last used; a change of it means that somebody wants us to look.
     anchors_seen: AtomicU64,
     credentials: watch::Sender<Option<Arc<Credentials>>>,
+    /// The stream has spoken and is open: its word on the bundle counts, not that of an answer, which may be older.
+    streams: AtomicBool,
+    /// Our certificate chains to nothing any more: another is due at once.
+    unchained: Notify,
 }
 
 impl Shared {
@@ -214,7 +128,10 @@ impl Shared {
                     let issued = Issued::now(&svid);
                     life = Some(issued.life);
                     metrics::counter!("remora_certificate_renewals_total").increment(1);
-                    issued.due(fastrand::f64()).await;
+                    tokio::select! {
+                        () = issued.due(fastrand::f64()) => {}
+                        () = self.unchained() => {}
+                    }
                 }
                 Err(error) => {
                     failures = failures.saturating_add(1);
@@ -228,6 +145,19 @@ impl Shared {
         }
     }
 
+    /// Returns when the certificate that is shown chains to nothing. What was told of an older one does not count: the anchors of an
+    /// answer are taken before its certificate is published. Cancel safe.
+    async fn unchained(&self) {
+        while self.chains() {
+            self.unchained.notified().await;
+        }
+    }
+
+    fn chains(&self) -> bool {
+        let bundle = self.bundle.load();
+        self.credentials.borrow().as_ref().is_none_or(|shown| shown.svid.verify(&bundle, SystemTime::now()).is_ok())
+    }
+
     async fn certify(&self, client: &mut IdentityClient<Channel>) -> Result<Svid, CertifyError> {
         let token = self.read_token()?;
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(CertifyError::Request)?;
@@ -239,21 +169,37 @@ impl Shared {
         if *svid.id() != self.config.id {
             return Err(CertifyError::WrongIdentity(svid.id().clone()));
         }
-        self.adopt(bundle);
+        self.learn(&bundle, &svid)?;
         self.publish(svid.clone());
         Ok(svid)
+    }
+
+    /// Takes the anchors that came with `svid`. While the stream is open it alone says which there are: an answer that was made before
+    /// its last word would take back an anchor. But what is needed for our own certificate counts until it speaks again.
+    fn learn(&self, bundle: &TrustBundle, svid: &Svid) -> Result<(), CertifyError> {
+        let current = TrustBundle::clone(&self.bundle.load());
+        if !self.streams.load(Ordering::Relaxed) {
+            self.adopt(bundle.clone());
+        } else if svid.verify(&current, SystemTime::now()).is_err() {
+            self.adopt(current.union(bundle).map_err(CertifyError::Bundle)?);
+        }
+        Ok(())
     }
 
     async fn keep_bundle(&self, channel: Channel) {
         let mut client = IdentityClient::new(channel);
         let mut failures: u32 = 0;
         loop {
-            match self.follow_bundle(&mut client, &mut failures).await {
+            let followed = self.follow_bundle(&mut client, &mut failures).await;
+            self.streams.store(false, Ordering::Relaxed);
+            match followed {
                 Ok(()) => tracing::debug!("bundle stream ended"),
                 Err(error) => tracing::debug!(%error, "bundle stream broke"),
             }
             failures = failures.saturating_add(1);
-            sleep(retry_after(failures, None, fastrand::f64())).await;
+            // Sooner where certificates are short-lived: an issuer signs a quarter of a life after its anchor is published.
+            let life = self.credentials.borrow().as_ref().map(|credentials| life(&credentials.svid));
+            sleep(retry_after(failures, None, fastrand::f64()).min(retry_after(failures, life, fastrand::f64()))).await;
         }
     }
 
@@ -268,7 +214,10 @@ impl Shared {
         while let Some(bundle) = stream.message().await.map_err(call_error)? {
             *failures = 0;
             match self.bundle_of(bundle) {
-                Ok(bundle) => self.adopt(bundle),
+                Ok(bundle) => {
+                    self.streams.store(true, Ordering::Relaxed);
+                    self.adopt(bundle);
+                }
                 Err(error) => tracing::error!(%error, "refusing the new trust bundle, keeping the old"),
             }
         }
@@ -295,6 +244,11 @@ impl Shared {
         self.credentials.send_if_modified(|credentials| {
             let Some(old) = credentials else { return false };
             let (svid, generation) = (old.svid.clone(), old.generation + 1);
+            if let Err(error) = svid.verify(&bundle, SystemTime::now()) {
+                tracing::warn!(%error, "our certificate is not accepted by the new trust bundle; asking for another");
+                metrics::counter!("remora_certificate_unchained_total").increment(1);
+                self.unchained.notify_one();
+            }
             *credentials = Some(Arc::new(Credentials { svid, bundle, generation }));
             true
         });
@@ -348,6 +302,11 @@ impl Issued {
             }
         }
     }
+}
+
+/// How long a certificate lives, from its first moment to its last.
+fn life(svid: &Svid) -> Duration {
+    svid.not_after().duration_since(svid.not_before()).unwrap_or_default()
 }
 
 /// A certificate request for `key`. The name in it is a courtesy to whoever reads it: the CA goes by the token.

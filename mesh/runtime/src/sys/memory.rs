@@ -1,7 +1,7 @@
 //! Memory that an idle process can do without. In: nothing. Out: what the process has used. Does not: touch anything that
 //! was written since it was loaded, or decide when.
 
-#![allow(unsafe_code, reason = "getrusage, madvise and malloc_trim have no safe wrapper")]
+#![allow(unsafe_code, reason = "getrusage, madvise and mallopt and malloc_trim have no safe wrapper")]
 
 use std::{fs, io, time::Duration};
 
@@ -23,16 +23,35 @@ pub(crate) fn cpu_time() -> io::Result<Duration> {
     Ok(time(usage.ru_utime) + time(usage.ru_stime))
 }
 
-/// Gives free heap back to the kernel, and the mapped pages of this program's code and constants.
+/// Blocks from this size on have a mapping of their own, which ends when they are freed. By itself glibc raises its bound to
+/// the largest block that it saw freed, and then cuts all others from the heap.
 ///
-/// Linux maps code in pieces of 64 KiB around each page that is executed, and counts them as resident for good. What is
-/// needed again is mapped again at its next use, from the page cache, at the cost of a minor fault.
-pub(crate) fn give_back() {
+/// Who sets that bound loses the other one that glibc would raise with it: what is free at the heap's end is given to the kernel
+/// from 128 KiB on, and records of a stream that are written and freed together would be so again and again.
+pub(crate) fn return_large_blocks() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it sets numbers of the allocator's; other threads may allocate meanwhile.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 512 * 1024);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 4 * 1024 * 1024);
+    }
+}
+
+/// Gives free heap back to the kernel.
+pub(crate) fn release_freed() {
     #[cfg(target_env = "gnu")]
     // SAFETY: it frees what is free already; other threads may allocate meanwhile.
     unsafe {
         libc::malloc_trim(0);
     }
+}
+
+/// Gives free heap back to the kernel, and the mapped pages of this program's code and constants.
+///
+/// Linux maps code in pieces of 64 KiB around each page that is executed, and counts them as resident for good. What is
+/// needed again is mapped again at its next use, from the page cache, at the cost of a minor fault.
+pub(crate) fn give_back() {
+    release_freed();
     let (Ok(own), Ok(maps)) = (fs::read_link("/proc/self/exe"), fs::read_to_string("/proc/self/maps")) else { return };
     let own = own.to_string_lossy();
     maps.lines().filter_map(|line| unwritten(line, &own)).for_each(|(start, end)| release(start, end));

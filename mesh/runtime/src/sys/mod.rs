@@ -4,4 +4,4 @@
 
 mod memory;
 
-pub(crate) use memory::{cpu_time, give_back};
+pub(crate) use memory::{cpu_time, give_back, release_freed, return_large_blocks};

@@ -10,6 +10,7 @@
 //! name-based verification (an address proves nothing in a cluster), no revocation lists (leaves are short-lived).
 
 mod config;
+pub mod pem;
 mod svid;
 mod verifier;
 pub mod web;
@@ -20,7 +21,7 @@ pub use config::{
     server_config, server_name,
 };
 pub use rustls::{ClientConfig, ServerConfig};
-pub use svid::{Credentials, InvalidBundle, InvalidSvid, Svid, TrustBundle, pem_certificates};
+pub use svid::{Credentials, InvalidBundle, InvalidSvid, Svid, TrustBundle};
 pub use verifier::{Failure, Peer, peer};
 pub use verify::{VerifyError, leaf_identity, verify_svid};
 

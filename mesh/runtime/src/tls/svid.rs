@@ -6,12 +6,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::digest;
 use remora_model::{SpiffeId, TrustDomain};
-use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, TrustAnchor};
 use rustls::sign::CertifiedKey;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer as _;
 
+use super::pem::{self, PemError};
+use super::verify::words;
 use super::{ANCHORS_MAX, CHAIN_CERTIFICATES_MAX, VerifyError, leaf_identity, verify_svid};
 
 /// Why a set of anchors is unusable.
@@ -24,16 +25,18 @@ pub enum InvalidBundle {
     #[error("trust bundle holds {0} anchors; at most {ANCHORS_MAX} are read")]
     TooMany(usize),
     /// One of the anchors is no certificate.
-    #[error("anchor {index} of the trust bundle is not a usable certificate: {reason}")]
+    #[error("certificate {number}{} is unusable: {reason}", line.map(|line| format!(", at line {line},")).unwrap_or_default())]
     Anchor {
-        /// Which one, from 0.
-        index: usize,
-        /// What the parser says.
+        /// Which one, from 1, in the order given.
+        number: usize,
+        /// The line that it begins in, where it comes from a text.
+        line: Option<usize>,
+        /// What is wrong with it.
         reason: String,
     },
     /// The text is no PEM.
-    #[error("trust bundle is not PEM: {0}")]
-    Pem(String),
+    #[error("{0}")]
+    Pem(#[source] PemError),
 }
 
 /// The anchors of one trust domain. Cheap to clone.
@@ -53,8 +56,30 @@ impl TrustBundle {
         trust_domain: TrustDomain,
         anchors: impl IntoIterator<Item = A>,
     ) -> Result<Self, InvalidBundle> {
-        let mut anchors: Vec<CertificateDer<'static>> =
-            anchors.into_iter().map(|anchor| CertificateDer::from(anchor.into())).collect();
+        Self::read(
+            trust_domain,
+            anchors.into_iter().map(|anchor| (None, CertificateDer::from(anchor.into()))).collect(),
+        )
+    }
+
+    /// A bundle from PEM text, as in `ca.crt`, by the rules of [`pem`].
+    pub fn from_pem(trust_domain: TrustDomain, text: &[u8]) -> Result<Self, InvalidBundle> {
+        let anchors = pem::certificates(text).map_err(InvalidBundle::Pem)?;
+        Self::read(trust_domain, anchors.into_iter().map(|anchor| (Some(anchor.line), anchor.der)).collect())
+    }
+
+    fn read(
+        trust_domain: TrustDomain,
+        given: Vec<(Option<usize>, CertificateDer<'static>)>,
+    ) -> Result<Self, InvalidBundle> {
+        // Each is judged where it stands, so that the message names its place; the set has no order.
+        for (index, (line, anchor)) in given.iter().enumerate() {
+            if let Err(error) = webpki::anchor_from_trusted_cert(anchor) {
+                let (number, reason) = (index + 1, words(&error));
+                return Err(InvalidBundle::Anchor { number, line: *line, reason });
+            }
+        }
+        let mut anchors: Vec<_> = given.into_iter().map(|(_, anchor)| anchor).collect();
         anchors.sort_unstable_by(|a, b| a.as_ref().cmp(b.as_ref()));
         anchors.dedup();
         match anchors.len() {
@@ -62,20 +87,11 @@ impl TrustBundle {
             count if count > ANCHORS_MAX => return Err(InvalidBundle::TooMany(count)),
             _ => {}
         }
-        let mut parsed = Vec::with_capacity(anchors.len());
-        for (index, anchor) in anchors.iter().enumerate() {
-            let anchor = webpki::anchor_from_trusted_cert(anchor)
-                .map_err(|e| InvalidBundle::Anchor { index, reason: e.to_string() })?;
-            parsed.push(anchor.to_owned());
-        }
+        let parsed =
+            anchors.iter().filter_map(|anchor| Some(webpki::anchor_from_trusted_cert(anchor).ok()?.to_owned()));
+        let parsed = parsed.collect();
         let version = version_of(&anchors);
         Ok(Self(Arc::new(Bundle { trust_domain, version, anchors, parsed })))
-    }
-
-    /// A bundle from PEM text, as in `ca.crt`; blocks that are no certificates are skipped.
-    pub fn from_pem(trust_domain: TrustDomain, pem: &[u8]) -> Result<Self, InvalidBundle> {
-        let anchors = pem_certificates(pem).map_err(InvalidBundle::Pem)?;
-        Self::new(trust_domain, anchors.into_iter().map(|anchor| anchor.to_vec()))
     }
 
     /// This bundle and the anchors of `other` besides.
@@ -234,11 +250,6 @@ pub struct Credentials {
     pub bundle: TrustBundle,
     /// Counts snapshots, so that whoever caches by them knows when to look again.
     pub generation: u64,
-}
-
-/// The certificates of a PEM text in their order; other blocks are skipped.
-pub fn pem_certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
-    CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|e| e.to_string())
 }
 
 fn validity(leaf: &CertificateDer<'_>) -> Result<(SystemTime, SystemTime), VerifyError> {

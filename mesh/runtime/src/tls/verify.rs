@@ -237,6 +237,36 @@ fn chain_error(error: webpki::Error) -> VerifyError {
         // An anchor of the same name with another key shows as a bad signature.
         webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey => VerifyError::UnknownIssuer,
         webpki::Error::CaUsedAsEndEntity => VerifyError::CaAsLeaf,
-        other => VerifyError::Chain(other.to_string()),
+        other => VerifyError::Chain(words(&other)),
     }
+}
+
+/// What is wrong with a certificate or a chain, in words; the library's own text is the name of its variant.
+pub(super) fn words(error: &webpki::Error) -> String {
+    let text = match error {
+        webpki::Error::BadDer | webpki::Error::BadDerTime => "it is not a certificate (DER)",
+        webpki::Error::TrailingData(_) => "bytes follow the certificate",
+        webpki::Error::EndEntityUsedAsCa => "a certificate in it signs and is not a CA (basicConstraints)",
+        webpki::Error::InvalidCertValidity => "a certificate in it begins after it ends",
+        webpki::Error::PathLenConstraintViolated => "it is longer than the pathLen of a CA in it allows",
+        webpki::Error::NameConstraintViolation => "the name constraints of a CA in it forbid this identity",
+        webpki::Error::RequiredEkuNotFoundContext(_) => "a CA in it is not for TLS clients (extendedKeyUsage)",
+        webpki::Error::UnsupportedCertVersion => "a certificate in it is not X.509 version 3",
+        webpki::Error::UnsupportedCriticalExtension => "a certificate in it has a critical extension that is not known",
+        webpki::Error::MalformedExtensions | webpki::Error::ExtensionValueInvalid => {
+            "a certificate in it has a malformed extension"
+        }
+        webpki::Error::UnsupportedSignatureAlgorithmContext(_)
+        | webpki::Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
+            "a certificate in it is signed by an algorithm that is not supported"
+        }
+        webpki::Error::SignatureAlgorithmMismatch => "a certificate in it names two signature algorithms",
+        webpki::Error::MaximumPathDepthExceeded
+        | webpki::Error::MaximumPathBuildCallsExceeded
+        | webpki::Error::MaximumSignatureChecksExceeded
+        | webpki::Error::MaximumNameConstraintComparisonsExceeded => "it takes too much work to judge",
+        // Others, and those of versions of the library to come.
+        other => return other.to_string(),
+    };
+    text.to_owned()
 }

@@ -2,10 +2,9 @@
 //! identity plays a part in it.
 
 use super::config::{TlsError, provider};
-use super::pem_certificates;
+use super::pem::{self, PemError};
 use rustls::client::WebPkiServerVerifier;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::NoServerSessionStorage;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -21,16 +20,20 @@ const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 #[derive(Debug, thiserror::Error)]
 pub enum WebError {
     /// The text is no PEM, or there is nothing in it.
-    #[error("{what}: {reason}")]
+    #[error("{what}: {mistake}")]
     Pem {
         /// Certificate, key or anchors.
         what: &'static str,
-        /// What the parser says.
-        reason: String,
+        /// Where and what.
+        #[source]
+        mistake: PemError,
     },
     /// rustls does not take it: key and certificate belong to two pairs, for example.
     #[error("{0}")]
     Tls(#[source] TlsError),
+    /// It cannot be read.
+    #[error("certificate: {0}")]
+    Certificate(String),
     /// The anchors make no verifier.
     #[error("anchors: {0}")]
     Anchors(String),
@@ -38,9 +41,8 @@ pub enum WebError {
 
 /// For serving HTTPS with a chain and its key, both PEM.
 pub fn server_config(chain: &[u8], key: &[u8]) -> Result<Arc<ServerConfig>, WebError> {
-    let pem = |what, reason: String| WebError::Pem { what, reason };
-    let chain = pem_certificates(chain).map_err(|reason| pem("certificate", reason))?;
-    let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| pem("key", error.to_string()))?;
+    let chain = certificates("certificate", chain)?;
+    let key = pem::private_key(key).map_err(|mistake| WebError::Pem { what: "key", mistake })?;
     let failed = |error| WebError::Tls(TlsError(error));
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
@@ -57,7 +59,7 @@ pub fn server_config(chain: &[u8], key: &[u8]) -> Result<Arc<ServerConfig>, WebE
 
 /// For calling a server whose certificate chains to one of `anchors` (PEM) and is for the name that is dialled.
 pub fn client_config(anchors: &[u8]) -> Result<Arc<ClientConfig>, WebError> {
-    let anchors = pem_certificates(anchors).map_err(|reason| WebError::Pem { what: "anchors", reason })?;
+    let anchors = certificates("anchors", anchors)?;
     let mut roots = RootCertStore::empty();
     let (_, unusable) = roots.add_parsable_certificates(anchors);
     if unusable > 0 {
@@ -74,6 +76,11 @@ pub fn client_config(anchors: &[u8]) -> Result<Arc<ClientConfig>, WebError> {
     Ok(Arc::new(config))
 }
 
+fn certificates(what: &'static str, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, WebError> {
+    let found = pem::certificates(text).map_err(|mistake| WebError::Pem { what, mistake })?;
+    Ok(found.into_iter().map(|certificate| certificate.der).collect())
+}
+
 /// The name to dial.
 pub fn name(host: &str) -> Result<ServerName<'static>, String> {
     ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())
@@ -81,10 +88,10 @@ pub fn name(host: &str) -> Result<ServerName<'static>, String> {
 
 /// From when until when the first certificate of `chain` (PEM) is valid.
 pub fn validity(chain: &[u8]) -> Result<(SystemTime, SystemTime), WebError> {
-    let pem = |reason: String| WebError::Pem { what: "certificate", reason };
-    let chain = pem_certificates(chain).map_err(pem)?;
-    let first = chain.first().ok_or_else(|| pem("there is none".to_owned()))?;
-    let (_, certificate) = X509Certificate::from_der(first).map_err(|error| pem(error.to_string()))?;
+    let chain = certificates("certificate", chain)?;
+    let unusable = |error: String| WebError::Certificate(error);
+    let first = chain.first().ok_or_else(|| unusable("there is none".to_owned()))?;
+    let (_, certificate) = X509Certificate::from_der(first).map_err(|error| unusable(error.to_string()))?;
     let time = |seconds: i64| UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
     let validity = certificate.validity();
     Ok((time(validity.not_before.timestamp()), time(validity.not_after.timestamp())))

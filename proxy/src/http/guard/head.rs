@@ -1,14 +1,19 @@
 //! The lines of a head, judged one by one, and what they say together.
 
 use super::{HEAD_FIELDS_MAX, Refusal};
-use crate::detect::is_token;
+use crate::{
+    detect::is_token,
+    http::headers::{self, is_http_again},
+};
 
 /// What the lines so far said. Buffers are kept from message to message.
 #[derive(Debug, Default)]
 pub(super) struct Head {
     pub(super) fields: usize,
     old_version: bool,
-    pub(super) leaving: Leaving,
+    connect: bool,
+    /// Whether `upgrade` offers anything but HTTP again.
+    offers: bool,
     chunked: bool,
     content_length: Option<u64>,
     hosts: usize,
@@ -16,15 +21,6 @@ pub(super) struct Head {
     /// Of an absolute-form target; empty for the other forms.
     authority: Vec<u8>,
     default_port: &'static [u8],
-}
-
-/// What a request asks the connection to become.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Leaving {
-    #[default]
-    No,
-    Upgrade,
-    Tunnel,
 }
 
 /// How a body ends.
@@ -53,7 +49,7 @@ impl Head {
         if method.is_empty() || !method.iter().copied().all(is_token) {
             return Err(Refusal::RequestLine);
         }
-        self.leaving = if method == b"CONNECT" { Leaving::Tunnel } else { Leaving::No };
+        self.connect = method == b"CONNECT";
         self.version(version)?;
         self.target(method, target)
     }
@@ -113,33 +109,22 @@ impl Head {
         } else if name.eq_ignore_ascii_case(b"host") {
             self.hosts += 1;
             self.host.extend_from_slice(value);
-        } else if name.eq_ignore_ascii_case(b"upgrade") && self.leaving == Leaving::No {
-            self.leaving = Leaving::Upgrade;
+        } else if name.eq_ignore_ascii_case(b"upgrade") {
+            let mut offers = value.split(|byte| *byte == b',').filter(|offer| !trim(offer).is_empty());
+            self.offers |= offers.any(|offer| !is_http_again(offer));
         }
         Ok(())
     }
 
+    /// Whether the request may make the connection one of bytes. Without `connection: upgrade` it will not, but who offers
+    /// anything does not send more before it knows.
+    pub(super) fn may_leave(&self) -> bool {
+        self.connect || self.offers
+    }
+
     pub(super) fn trailer(&mut self, line: &[u8]) -> Result<(), Refusal> {
-        const FORBIDDEN: [&[u8]; 10] = [
-            b"content-length",
-            b"transfer-encoding",
-            b"host",
-            b"authorization",
-            b"proxy-authorization",
-            b"cookie",
-            b"set-cookie",
-            b"connection",
-            b"te",
-            b"trailer",
-        ];
         let (name, _) = self.split(line)?;
-        // Reserved names in any spelling: some servers take `_` for `-`.
-        let reserved = name.get(..9).is_some_and(|start| {
-            let start: Vec<u8> =
-                start.iter().map(|byte| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() }).collect();
-            start == b"x-remora-"
-        });
-        if reserved || FORBIDDEN.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden)) {
+        if !headers::may_be_trailer(name) {
             return Err(Refusal::ForbiddenTrailer);
         }
         Ok(())

@@ -1,13 +1,19 @@
 //! The guard as a stream: what hyper reads has passed it.
 
 use super::stall::Watch;
-use super::{Guard, Patience, Refusal, Wait, head::Leaving};
-use crate::http::under_way::UnderWay;
+use super::{Guard, Patience, Refusal, Wait};
+use crate::account::Holder;
+use crate::http::{
+    stall::{Overloaded, Stall},
+    under_way::UnderWay,
+};
+use crate::limits;
 use crate::telemetry::{self, Direction, Reason};
 use http::StatusCode;
 use std::{
+    future::poll_fn,
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll},
     time::Duration,
 };
@@ -20,9 +26,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// is told with a bare response; otherwise an answer may be under way that another one would corrupt, and the connection
 /// just ends. A client that stalls ([`Patience`]) meets the same end; an idle one meets the end of the connection.
 ///
-/// A 101 or 2xx that is written in answer to an upgrade or CONNECT ends the judging: what follows is not HTTP/1.
-/// Limitation: it is known by the bytes a write begins with, so hyper must not join it to the answer before it; it does
-/// not, since an upgrade waits for the answers before it.
+/// Judging ends when whoever answers says that the connection has left HTTP ([`UnderWay::has_left_http`]), and not before:
+/// nothing that passes here is taken for a sign of it. Until the answer, a client that asked for that has nothing more to say.
 #[derive(Debug)]
 pub struct Guarded<S> {
     stream: S,
@@ -34,9 +39,13 @@ pub struct Guarded<S> {
     writing: Watch,
     /// Bytes that the client took.
     written: u64,
+    /// Of answers that the client does not take; `None` where nobody counts.
+    unsent: Option<Stall>,
     end: Option<End>,
     /// Bytes that may yet be taken after a refusal.
     lingers: usize,
+    /// How often a read had to wait while an answer was owed.
+    owed: u64,
 }
 
 /// What is taken from a client after its refusal was told, and for how long.
@@ -44,6 +53,8 @@ const LINGER_BYTES_MAX: usize = 1 << 20;
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 /// A mark that never moves.
 const LINGERING: u64 = u64::MAX;
+/// Marks below this one are of nothing else.
+const OWED: u64 = u64::MAX;
 
 /// Why the guard ended the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -52,6 +63,8 @@ pub enum End {
     Refused(#[from] Refusal),
     #[error("the client stalled: {}", .0.as_str())]
     Stalled(Wait),
+    #[error(transparent)]
+    Overloaded(#[from] Overloaded),
 }
 
 impl End {
@@ -59,6 +72,7 @@ impl End {
         match self {
             Self::Refused(refusal) => refusal.status(),
             Self::Stalled(_) => StatusCode::REQUEST_TIMEOUT,
+            Self::Overloaded(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -66,6 +80,7 @@ impl End {
         match self {
             Self::Refused(refusal) => refusal.reason(),
             Self::Stalled(_) => Reason::Timeout,
+            Self::Overloaded(_) => Reason::Overloaded,
         }
     }
 
@@ -73,6 +88,7 @@ impl End {
         match self {
             Self::Refused(refusal) => refusal.as_str(),
             Self::Stalled(wait) => wait.as_str(),
+            Self::Overloaded(_) => "unread_answers",
         }
     }
 
@@ -80,6 +96,7 @@ impl End {
         let kind = match self {
             Self::Refused(_) => io::ErrorKind::InvalidData,
             Self::Stalled(_) => io::ErrorKind::TimedOut,
+            Self::Overloaded(_) => io::ErrorKind::OutOfMemory,
         };
         io::Error::new(kind, self)
     }
@@ -92,28 +109,33 @@ impl End {
 }
 
 impl<S> Guarded<S> {
-    /// Judges what comes from a client on `stream`.
-    pub fn new(stream: S, direction: Direction, patience: Patience, under_way: UnderWay) -> Self {
-        let guard = Guard::requests();
-        let (reading, writing) = (Watch::default(), Watch::default());
-        Self { stream, direction, guard, patience, under_way, reading, writing, written: 0, end: None, lingers: 0 }
-    }
-
-    /// See [`Guard::opaque`].
-    pub fn opaque(&mut self) {
-        self.guard.opaque();
-    }
-
-    fn writing(&mut self, bytes: &[u8]) {
-        let granted: &[u8] = match self.guard.leaving() {
-            Leaving::No => return,
-            Leaving::Upgrade => b"101",
-            Leaving::Tunnel => b"2",
-        };
-        let status = bytes.strip_prefix(b"HTTP/1.1 ").or_else(|| bytes.strip_prefix(b"HTTP/1.0 ")).unwrap_or_default();
-        if status.starts_with(granted) {
-            self.guard.opaque();
+    /// Judges what comes from a client on `stream`. Answers that it does not take are charged to `holder`.
+    pub fn new(
+        stream: S,
+        direction: Direction,
+        patience: Patience,
+        under_way: UnderWay,
+        holder: Option<Holder>,
+    ) -> Self {
+        Self {
+            stream,
+            direction,
+            guard: Guard::requests(),
+            patience,
+            under_way,
+            reading: Watch::default(),
+            writing: Watch::default(),
+            written: 0,
+            unsent: holder.map(|holder| Stall::new(holder, limits::HTTP1_BUFFER_BYTES)),
+            end: None,
+            lingers: 0,
+            owed: 0,
         }
+    }
+
+    /// What the next bytes will be part of; `None` once the connection has left HTTP.
+    fn awaited(&self) -> Option<(Wait, u64)> {
+        self.guard.awaited().filter(|_| !self.under_way.has_left_http())
     }
 
     /// Why the connection ended, if that was the guard's doing.
@@ -133,11 +155,15 @@ impl<S: AsyncWrite + Unpin> Guarded<S> {
     fn refuse(&mut self, cx: &mut Context<'_>, end: End) -> io::Error {
         self.end = Some(end);
         telemetry::refused(self.direction, end.reason(), end.as_str());
-        if self.written == 0 && end != End::Stalled(Wait::Write) {
+        if self.written == 0 && !matches!(end, End::Stalled(Wait::Write) | End::Overloaded(_)) {
             // One attempt: a socket on which nothing was written takes 150 bytes, and whoever made it refuse them has
-            // no claim on them.
-            let _ = Pin::new(&mut self.stream).poll_write(cx, end.response().as_bytes());
-            if Pin::new(&mut self.stream).poll_shutdown(cx).is_ready() {
+            // no claim on them. Whatever the task has left of its budget: there is no second one.
+            let (stream, response) = (&mut self.stream, end.response());
+            let telling = poll_fn(|cx| {
+                let _ = Pin::new(&mut *stream).poll_write(cx, response.as_bytes());
+                Pin::new(&mut *stream).poll_shutdown(cx)
+            });
+            if pin!(tokio::task::unconstrained(telling)).poll(cx).is_ready() {
                 self.lingers = LINGER_BYTES_MAX;
             }
         }
@@ -147,11 +173,21 @@ impl<S: AsyncWrite + Unpin> Guarded<S> {
     /// After a write: what it says about the client.
     fn written(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match result {
-            Poll::Ready(Ok(count)) => self.written += count as u64,
+            Poll::Ready(Ok(count)) => {
+                self.written += count as u64;
+                if let Some(unsent) = &mut self.unsent {
+                    unsent.end();
+                }
+            }
             Poll::Ready(Err(_)) => {}
             Poll::Pending => {
+                // A tunnel's bytes are charged where they are relayed.
+                let unsent = self.unsent.as_mut().filter(|_| !self.under_way.has_left_http());
+                if let Some(Err(overloaded)) = unsent.map(Stall::begin) {
+                    return Poll::Ready(Err(self.refuse(cx, End::Overloaded(overloaded))));
+                }
                 let patience = Wait::Write.patience(&self.patience);
-                if self.guard.awaited().is_some() && self.writing.stalled(cx, Wait::Write, self.written, patience) {
+                if self.awaited().is_some() && self.writing.stalled(cx, Wait::Write, self.written, patience) {
                     return Poll::Ready(Err(self.refuse(cx, End::Stalled(Wait::Write))));
                 }
             }
@@ -164,6 +200,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guarded<S> {
     /// Judges what was read.
     fn judge(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>, before: usize) -> Poll<io::Result<()>> {
         let read = buf.filled().get(before..).unwrap_or_default();
+        if self.under_way.has_left_http() {
+            self.guard.opaque();
+        }
+        self.guard.answered(self.under_way.answered());
         if let Err(refusal) = self.guard.feed(read) {
             buf.set_filled(before);
             self.refuse(cx, End::Refused(refusal));
@@ -200,10 +240,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<S> {
         }
         let before = buf.filled().len();
         let wait = match Pin::new(&mut this.stream).poll_read(cx, buf)? {
-            Poll::Pending => this.guard.awaited(),
+            Poll::Pending => this.awaited().map(|(wait, mark)| match wait {
+                // Between requests is only who is owed no answer, however long that takes: a mark of its own each time.
+                Wait::Idle if this.under_way.any() => {
+                    this.owed += 1;
+                    (wait, OWED - this.owed)
+                }
+                _ => (wait, mark),
+            }),
             // It may have ended its side only. Whether it is gone shows when an answer is written, or never.
             Poll::Ready(()) if buf.filled().len() == before && buf.remaining() > 0 && this.under_way.any() => {
-                match this.guard.awaited() {
+                match this.awaited() {
                     Some((Wait::Idle, _)) => {
                         this.under_way.wake(cx);
                         Some((Wait::Answer, this.written))
@@ -227,7 +274,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         if let Some(end) = self.end {
             return Poll::Ready(Err(end.error()));
         }
-        self.writing(bytes);
         let result = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.written(cx, result)
     }
@@ -240,7 +286,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         if let Some(end) = self.end {
             return Poll::Ready(Err(end.error()));
         }
-        self.writing(bytes.iter().find(|slice| !slice.is_empty()).map_or(&[], |slice| slice));
         let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
         self.written(cx, result)
     }
@@ -255,188 +300,5 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-    use tokio::time::Instant;
-
-    const PATIENCE: Patience = Patience {
-        head: Duration::from_millis(40),
-        body: Duration::from_millis(150),
-        idle: Duration::from_millis(100),
-    };
-    /// What a busy machine may add.
-    const LATE: Duration = Duration::from_secs(5);
-
-    fn guarded(stream: DuplexStream) -> Guarded<DuplexStream> {
-        Guarded::new(stream, Direction::Outbound, PATIENCE, UnderWay::default())
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn a_refused_first_request_is_told_and_never_whole() {
-        let (mut client, server) = tokio::io::duplex(4096);
-        client
-            .write_all(b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n")
-            .await
-            .unwrap();
-        let mut server = guarded(server);
-        let mut read = Vec::new();
-        client.shutdown().await.unwrap();
-        let error = server.read_to_end(&mut read).await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
-        assert!(!read.ends_with(b"\r\n\r\n"), "the end of the head was let through");
-        assert_eq!(server.end(), Some(End::Refused(Refusal::TwoLengths)));
-        assert!(server.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.is_err());
-        drop(server);
-        let mut told = String::new();
-        client.read_to_string(&mut told).await.unwrap();
-        assert!(told.starts_with("HTTP/1.1 400 Bad Request\r\nx-remora-error: protocol_error\r\n"), "{told}");
-        assert_eq!(told.matches("HTTP/1.1").count(), 1);
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn an_answer_under_way_is_not_corrupted() {
-        let (mut client, server) = tokio::io::duplex(4096);
-        let mut server = guarded(server);
-        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
-        let mut read = [0; 64];
-        assert_eq!(server.read(&mut read).await.unwrap(), 27);
-        server.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf").await.unwrap();
-        client.write_all(b"GET /\n").await.unwrap();
-        assert!(server.read(&mut read).await.is_err());
-        drop(server);
-        let mut told = String::new();
-        client.read_to_string(&mut told).await.unwrap();
-        assert!(told.ends_with("half"), "{told}");
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn good_requests_and_what_follows_an_upgrade_pass() {
-        let (mut client, server) = tokio::io::duplex(4096);
-        let mut server = guarded(server);
-        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\n\r\n").await.unwrap();
-        let mut read = [0; 64];
-        assert!(server.read(&mut read).await.unwrap() > 0);
-        server.write_all(b"HTTP/1.1 101 Switching Protocols\r\n\r\n").await.unwrap();
-        client.write_all(b"\0\n\0").await.unwrap();
-        assert_eq!(server.read(&mut read).await.unwrap(), 3);
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn a_refused_upgrade_leaves_the_gate_in_place() {
-        let (mut client, server) = tokio::io::duplex(4096);
-        let mut server = guarded(server);
-        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\n\r\n").await.unwrap();
-        let mut read = [0; 64];
-        assert!(server.read(&mut read).await.unwrap() > 0);
-        server.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
-        client.write_all(b"\0\n\0").await.unwrap();
-        assert!(server.read(&mut read).await.is_err());
-    }
-
-    /// Reads what comes: when it ended, and how.
-    async fn read_all(mut server: Guarded<DuplexStream>) -> (Duration, io::Result<usize>) {
-        let (began, mut read) = (Instant::now(), Vec::new());
-        let result = server.read_to_end(&mut read).await;
-        (began.elapsed(), result)
-    }
-
-    /// Sends `bytes` and then one more byte every `pause`, as long as anybody reads: what the reader came to, and the
-    /// client was told.
-    async fn drip(bytes: &[u8], byte: u8, pause: Duration) -> (Duration, io::Result<usize>, String) {
-        let (client, server) = tokio::io::duplex(4096);
-        let (mut hears, mut says) = tokio::io::split(client);
-        says.write_all(bytes).await.unwrap();
-        let dripping = async {
-            let mut timer = tokio::time::interval_at(Instant::now() + pause, pause);
-            loop {
-                timer.tick().await;
-                if says.write_all(&[byte]).await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-            }
-        };
-        let (took, result) = tokio::select! {
-            read = read_all(guarded(server)) => read,
-            () = dripping => unreachable!("drips forever"),
-        };
-        let mut told = String::new();
-        hears.read_to_string(&mut told).await.unwrap();
-        (took, result, told)
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn a_head_that_drips_is_told_408_in_time() {
-        for bytes in [&b"GET"[..], b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nX: "] {
-            let (took, result, told) = drip(bytes, b'x', Duration::from_millis(4)).await;
-            assert_eq!(result.unwrap_err().kind(), io::ErrorKind::TimedOut);
-            assert!(told.starts_with("HTTP/1.1 408 Request Timeout\r\nx-remora-error: timeout\r\n"), "{told}");
-            assert!(took <= 2 * PATIENCE.head + LATE, "{took:?}");
-        }
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn a_body_may_be_slow_and_must_not_stop() {
-        let head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 40\r\n\r\n";
-        let (took, ..) = drip(head, b'x', PATIENCE.body / 10).await;
-        assert!(took >= 4 * PATIENCE.body, "a slow body was cut after {took:?}");
-        let (took, result, told) = drip(head, b'x', 3 * PATIENCE.body).await;
-        assert_eq!(result.unwrap_err().kind(), io::ErrorKind::TimedOut);
-        assert!(took <= 2 * PATIENCE.body + LATE && told.starts_with("HTTP/1.1 408"), "{took:?} {told}");
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn an_idle_connection_ends_in_order_and_late() {
-        for bytes in [&b""[..], b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"] {
-            let (mut client, server) = tokio::io::duplex(4096);
-            client.write_all(bytes).await.unwrap();
-            let (took, result) = read_all(guarded(server)).await;
-            assert_eq!(result.unwrap(), bytes.len());
-            assert!(took >= PATIENCE.idle && took <= 2 * PATIENCE.idle + LATE, "{took:?}");
-        }
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn a_reader_that_takes_nothing_is_left() {
-        let (mut client, server) = tokio::io::duplex(4096);
-        let mut server = guarded(server);
-        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
-        assert!(server.read(&mut [0; 64]).await.unwrap() > 0);
-        let began = Instant::now();
-        let error = server.write_all(&[0; 8192]).await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        assert!(began.elapsed() <= 2 * PATIENCE.body + LATE);
-        assert_eq!(server.end(), Some(End::Stalled(Wait::Write)));
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn a_tunnel_may_be_silent_for_ever() {
-        let (client, server) = tokio::io::duplex(4096);
-        let mut server = guarded(server);
-        server.opaque();
-        assert!(tokio::time::timeout(4 * PATIENCE.idle, server.read(&mut [0; 64])).await.is_err());
-        drop(client);
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn a_client_that_ended_its_side_is_waited_for_while_it_is_owed_an_answer() {
-        let (mut client, server) = tokio::io::duplex(4096);
-        let under_way = UnderWay::default();
-        let mut server = Guarded::new(server, Direction::Outbound, PATIENCE, under_way.clone());
-        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
-        client.shutdown().await.unwrap();
-        let mut buffer = [0; 64];
-        assert!(server.read(&mut buffer).await.unwrap() > 0);
-        let (owed, began) = (under_way.begin(), Instant::now());
-        assert_eq!(server.read(&mut buffer).await.unwrap(), 0);
-        assert!(began.elapsed() >= PATIENCE.body, "it was left after {:?}", began.elapsed());
-        let began = Instant::now();
-        let (read, ()) = tokio::join!(server.read(&mut buffer), async { drop(owed) });
-        assert_eq!(read.unwrap(), 0);
-        assert!(began.elapsed() < PATIENCE.body, "the end of the answer woke nobody for {:?}", began.elapsed());
     }
 }

@@ -43,6 +43,10 @@ pub struct Guard {
     head: Head,
     /// Heads that have ended.
     heads: u64,
+    /// Requests that have their whole answer.
+    answered: u64,
+    /// Which head it was that may make the connection one of bytes, until it has its answer.
+    leaving: Option<u64>,
     /// Bytes that were judged.
     total: u64,
 }
@@ -75,18 +79,21 @@ impl Guard {
             bytes: 0,
             head: Head::default(),
             heads: 0,
+            answered: 0,
+            leaving: None,
             total: 0,
         }
     }
 
-    /// The connection is no longer HTTP/1 from the next byte on (101, or a 2xx to CONNECT).
+    /// The connection is no longer HTTP/1 from the next byte on (101, or a 2xx to CONNECT). Only whoever gave that answer
+    /// knows.
     pub fn opaque(&mut self) {
         self.state = State::Opaque;
     }
 
-    /// Whether the last request asked for an upgrade or a tunnel.
-    const fn leaving(&self) -> head::Leaving {
-        self.head.leaving
+    /// How many requests have their whole answer by now.
+    pub fn answered(&mut self, count: u64) {
+        self.answered = count;
     }
 
     /// What the next bytes will be part of, and how far that is; `None` once nothing is judged any more.
@@ -128,6 +135,9 @@ impl Guard {
                         _ => return Err(Refusal::ChunkEnd),
                     };
                     bytes = rest;
+                }
+                State::Start { .. } if self.leaving.is_some_and(|head| self.answered < head) => {
+                    return Err(Refusal::EarlyBytes);
                 }
                 State::Start { .. } | State::Fields | State::ChunkSize | State::Trailers => {
                     bytes = self.lines(bytes)?;
@@ -221,6 +231,10 @@ impl Guard {
         self.heads += 1;
         let length = self.head.length()?;
         self.head.check_host()?;
+        self.leaving = self.head.may_leave().then_some(self.heads);
+        if self.leaving.is_some() && self.answered + 1 < self.heads {
+            return Err(Refusal::PipelinedUpgrade);
+        }
         Ok(match length {
             head::Length::Chunked => State::ChunkSize,
             head::Length::Known(0) | head::Length::Unknown => State::Start { skipped: false },
@@ -250,5 +264,7 @@ fn skip(bytes: &mut &[u8], left: u64) -> u64 {
     taken as u64
 }
 
+#[cfg(test)]
+mod io_tests;
 #[cfg(test)]
 mod tests;

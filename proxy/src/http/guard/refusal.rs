@@ -51,6 +51,10 @@ pub enum Refusal {
     TrailersTooLarge,
     #[error("a trailer that frames, routes or authorises (RFC 9110 §6.5.1)")]
     ForbiddenTrailer,
+    #[error("a CONNECT or upgrade while an earlier request has no answer yet: what follows it cannot be told apart")]
+    PipelinedUpgrade,
+    #[error("bytes behind a CONNECT or upgrade that has no answer yet: they may be HTTP or not (RFC 9110 §7.8)")]
+    EarlyBytes,
 }
 
 impl Refusal {
@@ -80,6 +84,8 @@ impl Refusal {
             Self::ChunkExtensions => "chunk_extensions",
             Self::TrailersTooLarge => "trailers_too_large",
             Self::ForbiddenTrailer => "forbidden_trailer",
+            Self::PipelinedUpgrade => "pipelined_upgrade",
+            Self::EarlyBytes => "early_bytes",
         }
     }
 
@@ -117,7 +123,9 @@ impl Refusal {
             | Self::ChunkSize
             | Self::ChunkEnd
             | Self::ChunkExtensions
-            | Self::ForbiddenTrailer => StatusCode::BAD_REQUEST,
+            | Self::ForbiddenTrailer
+            | Self::PipelinedUpgrade
+            | Self::EarlyBytes => StatusCode::BAD_REQUEST,
         }
     }
 }

@@ -74,20 +74,26 @@ impl Watch {
     pub(super) fn stalled(&mut self, cx: &mut Context<'_>, wait: Wait, mark: u64, period: Duration) -> bool {
         let Some(armed) = &mut self.0 else {
             let mut sleep = Box::pin(sleep(period));
-            let _ = sleep.as_mut().poll(cx); // registers the waker; a new sleep has not run out
+            let _ = poll(sleep.as_mut(), cx); // registers the waker; a new sleep has not run out
             self.0 = Some(Armed { sleep, period, wait, mark });
             return false;
         };
         if period >= armed.period && !armed.sleep.is_elapsed() {
             return false;
         }
-        let ran_out = matches!(armed.sleep.as_mut().poll(cx), Poll::Ready(()));
+        let ran_out = poll(armed.sleep.as_mut(), cx).is_ready();
         if ran_out && armed.wait == wait && armed.mark == mark {
             return true;
         }
         armed.sleep.as_mut().reset(Instant::now() + period);
-        let _ = armed.sleep.as_mut().poll(cx);
+        let _ = poll(armed.sleep.as_mut(), cx);
         (armed.period, armed.wait, armed.mark) = (period, wait, mark);
         false
     }
+}
+
+/// Asks a timer whatever the task has left of its budget: one that was set and not registered, because the task had none,
+/// would never run out.
+fn poll(sleep: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<()> {
+    std::pin::pin!(tokio::task::unconstrained(sleep)).poll(cx)
 }

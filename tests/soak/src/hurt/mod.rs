@@ -5,6 +5,7 @@ pub(crate) mod backend;
 mod discovery;
 mod endpoint_kill;
 mod fds;
+mod hostile;
 mod idle;
 mod retry_budget;
 mod shop;
@@ -27,6 +28,7 @@ pub(crate) enum Hurt {
     RetryBudget,
     Idle,
     Fds,
+    Hostile,
 }
 
 #[derive(Debug, clap::Args)]
@@ -50,6 +52,7 @@ pub(crate) fn run(hurt: Hurt, args: &Args) -> anyhow::Result<Report> {
         Hurt::RetryBudget => ("retry-budget", 30, retry_budget::run),
         Hurt::Idle => ("idle", 90, idle::run),
         Hurt::Fds => ("fds", 0, fds::run),
+        Hurt::Hostile => ("hostile", 20 * 60, hostile::run),
     };
     let mut report = Report::new(name);
     let started = Instant::now();

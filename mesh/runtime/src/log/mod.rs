@@ -1,8 +1,21 @@
-//! Logs: one subscriber for the process, to stderr, whose filter can be changed while it runs.
+//! Logs: one subscriber for the process, to standard error, whose filter can be changed while it runs.
+//!
+//! Nobody waits for the log ([`lossy`]), and nobody fills it ([`Limited`]).
 
+mod limited;
+mod lossy;
+
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt;
 use std::io::IsTerminal as _;
 use std::str::FromStr;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+pub use limited::{Admitted, Limited};
+use lossy::Lossy;
+#[doc(hidden)]
+pub use tracing;
 
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -44,7 +57,16 @@ pub enum LogError {
     /// There is a subscriber already, or none any more.
     #[error("cannot install the log subscriber: {0}")]
     Install(String),
+    /// No thread to write by.
+    #[error("cannot start the thread that writes the log")]
+    Thread(#[source] std::io::Error),
 }
+
+/// What this process's log has still to write.
+static LOG: OnceLock<Lossy> = OnceLock::new();
+
+/// How long a process that ends waits for its last lines to be taken.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Changes the filter of the running process.
 #[derive(Clone)]
@@ -55,17 +77,34 @@ pub fn check(filter: &str) -> Result<(), LogError> {
     parse(filter).map(drop)
 }
 
-/// Installs the process's subscriber.
+/// Installs the process's subscriber, and has panics logged as well. Whoever ends the process calls [`flush`].
 pub fn init(filter: &str, format: Format) -> Result<Handle, LogError> {
     let (filter, handle) = reload::Layer::new(parse(filter)?);
-    let layer = format::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let lossy = Lossy::default();
+    let layer = format::layer().with_writer(lossy.clone()).with_ansi(std::io::stderr().is_terminal());
     let layer = match format {
         Format::Text => layer.boxed(),
         Format::Json => layer.json().boxed(),
     };
     let subscriber = tracing_subscriber::registry().with(filter).with(layer);
     subscriber.try_init().map_err(|e| LogError::Install(e.to_string()))?;
+    lossy.start(std::io::stderr(), format).map_err(LogError::Thread)?;
+    LOG.get_or_init(|| lossy);
+    // The standard hook writes to standard error itself, which may take nothing: the thread would hang rather than end.
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let backtrace = Backtrace::capture();
+        let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| tracing::field::display(backtrace));
+        tracing::error!(thread = thread.name(), backtrace, "panicked: {panic}");
+    }));
     Ok(Handle(handle))
+}
+
+/// Waits for what was logged to be written, a second at most: standard error may take nothing. For the end of a process.
+pub fn flush() {
+    if let Some(log) = LOG.get() {
+        log.flush(FLUSH_TIMEOUT);
+    }
 }
 
 impl Handle {

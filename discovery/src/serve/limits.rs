@@ -1,0 +1,34 @@
+//! What one proxy may ask of discovery. Whatever has no bound, a compromised pod will find.
+
+use std::time::Duration;
+
+/// Resources that one proxy may subscribe to. Of a sidecar's memory limit this is what its own side of them may cost.
+pub const SUBSCRIPTIONS_MAX: usize = 4096;
+/// The same, as long as nobody knows the pod that it says it is: enough for a start, some megabytes for all of an identity.
+pub const UNPROVEN_SUBSCRIPTIONS_MAX: usize = 1024;
+/// Resources that it may offer to hold: its subscriptions, and as many backends again.
+pub const HELD_MAX: usize = 2 * SUBSCRIPTIONS_MAX;
+/// Streams of one identity whose pods are not known, or that have not said yet who they are. New pods are known before their
+/// proxies start, so these are few; those beyond are refused and come again.
+pub const UNPROVEN_MAX: usize = 16;
+/// How long a proxy may take to say who it is.
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// The largest message taken: a Hello that offers [`HELD_MAX`] and [`SUBSCRIPTIONS_MAX`] resources of the longest names.
+pub const REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// The largest message sent. Proxies take 16 MB.
+pub const RESPONSE_BYTES_MAX: usize = 15 * 1024 * 1024;
+/// Requests heard, and resources looked at, before somebody else has a turn.
+pub const TURN: usize = 256;
+/// Messages that may be made and not taken yet, but for those of one target. With more, nothing is heard.
+pub const MADE_MAX: usize = 256;
+/// Work per second for one stream. A unit is a look at one resource, a request, or [`UNIT_BYTES`] sent: some microseconds,
+/// so that one stream has no more than some percent of a core for long.
+pub const WORK_PER_SECOND: u32 = 8_192;
+/// Work that may be saved up: a proxy with all its subscriptions and some 20 MB of endpoints is told of all at once.
+pub const WORK_MAX: u32 = 65_536;
+/// Bytes that count as one unit of work.
+pub const UNIT_BYTES: usize = 512;
+/// Log lines about what proxies could not take, in [`LINES_PERIOD`]; the rest is counted in the next line.
+pub const LINES_MAX: u32 = 10;
+/// See [`LINES_MAX`].
+pub const LINES_PERIOD: Duration = Duration::from_secs(10);

@@ -1,0 +1,237 @@
+//! What the watches have told: the objects, and whether that is all of them. Pure.
+//!
+//! Nothing is given out before every kind was listed once, for half a picture might open a port or take endpoints away.
+//! Afterwards a kind that cannot be watched keeps what it last said.
+
+#[cfg(test)]
+mod tests;
+
+use super::watched::Unreadable;
+use crate::index::Key;
+use crate::objects::core::ServiceCidr;
+use crate::objects::policy::{
+    AuthorizationPolicy, AuthorizationSpec, BackendPolicy, MeshTlsPolicy, MeshTlsSpec, Mode, PolicyAction, PolicyRule,
+    PolicyStatus,
+};
+use crate::objects::routes::{self, GrpcRoute, GrpcRule, HttpRoute, HttpRule, Route, RouteSpec, RouteStatus};
+use crate::objects::{Kind, Object, Unknown};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The most objects of all kinds together.
+pub(super) const OBJECTS_MAX: usize = 200_000;
+/// Kinds without which the picture is whole: an installation may lack the right to read them. Any other trouble with them is as
+/// with the others: without the ranges of Services, proxies would take their addresses for outside.
+const OPTIONAL: [&str; 1] = [ServiceCidr::KIND];
+
+/// An object that is there, readable or not.
+pub(super) type Entry = Result<Object, Box<Unreadable>>;
+
+/// What a watch of one kind tells.
+#[derive(Debug)]
+pub(super) enum Change {
+    Applied(Entry),
+    Deleted(Key),
+    /// All that there are were told of: whatever is not among these is gone.
+    Listed(BTreeSet<Key>),
+    /// The API server does not know the kind: its CRD is not installed.
+    Absent,
+    /// It cannot be listed or watched, and why. What is known of it stays.
+    Trouble(String),
+    /// The same, because we have no right to it.
+    Forbidden(String),
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    objects: BTreeMap<Key, Object>,
+    /// What is the matter with objects that cannot be read.
+    unreadable: BTreeMap<Key, String>,
+    /// Which objects stand in for some that never could be read.
+    stand_ins: BTreeSet<Key>,
+    /// Whether all objects were told of at least once.
+    listed: bool,
+    trouble: Option<String>,
+    /// Whether the API server said that we have no right to it. Until it is listed, nothing else takes that back.
+    forbidden: bool,
+}
+
+/// What an object is, to what was held in its place.
+#[derive(Debug, PartialEq, Eq)]
+enum Applied {
+    Same,
+    /// Only what is said of it is other: its status or version.
+    Resaid(Key),
+    News,
+}
+
+/// Everything that was told.
+#[derive(Debug)]
+pub(super) struct Store {
+    kinds: BTreeMap<&'static str, Held>,
+    /// Of which only what is said changed. At most one, which the last change was of.
+    resaid: Option<Object>,
+}
+
+impl Store {
+    /// Nothing is known of `kinds` yet.
+    pub(super) fn new(kinds: impl IntoIterator<Item = &'static str>) -> Self {
+        Self { kinds: kinds.into_iter().map(|kind| (kind, Held::default())).collect(), resaid: None }
+    }
+
+    /// Takes what a watch of `kind` tells. Whether the objects are others now.
+    pub(super) fn take(&mut self, kind: &'static str, change: Change) -> bool {
+        let held = self.kinds.entry(kind).or_default();
+        self.resaid = None;
+        match change {
+            Change::Applied(entry) => match held.apply(kind, entry) {
+                Applied::Same => false,
+                Applied::Resaid(key) => {
+                    self.resaid = held.objects.get(&key).cloned();
+                    false
+                }
+                Applied::News => true,
+            },
+            Change::Deleted(key) => {
+                held.unreadable.remove(&key);
+                held.stand_ins.remove(&key);
+                held.objects.remove(&key).is_some()
+            }
+            Change::Listed(all) => held.listed(|key| all.contains(key)),
+            Change::Absent => held.listed(|_| false),
+            Change::Trouble(why) => {
+                held.trouble = Some(why);
+                false
+            }
+            Change::Forbidden(why) => {
+                held.trouble = Some(why);
+                // The first snapshot may have waited for this alone.
+                !std::mem::replace(&mut held.forbidden, true) && OPTIONAL.contains(&kind)
+            }
+        }
+    }
+
+    /// The object that the last change was of, if only its status or version are others.
+    pub(super) fn resaid(&self) -> Option<&Object> {
+        self.resaid.as_ref()
+    }
+
+    /// Of what kinds not everything is known yet, and why.
+    pub(super) fn missing(&self) -> Vec<String> {
+        let optional = |kind: &str, held: &Held| held.forbidden && OPTIONAL.contains(&kind);
+        let missing = self.kinds.iter().filter(|(kind, held)| !held.listed && !optional(kind, held));
+        missing.map(|(kind, held)| format!("{kind}: {}", held.trouble.as_deref().unwrap_or("not listed yet"))).collect()
+    }
+
+    /// Whether `kind` cannot be watched at the moment.
+    pub(super) fn in_trouble(&self, kind: &str) -> bool {
+        self.kinds.get(kind).is_some_and(|held| held.trouble.is_some())
+    }
+
+    /// Every kind with its number of objects.
+    pub(super) fn counts(&self) -> impl Iterator<Item = (&'static str, usize)> {
+        self.kinds.iter().map(|(kind, held)| (*kind, held.objects.len()))
+    }
+
+    /// What is the matter with objects that cannot be read.
+    pub(super) fn unreadable(&self) -> impl Iterator<Item = String> {
+        self.kinds.iter().flat_map(|(kind, held)| {
+            held.unreadable
+                .iter()
+                .map(move |((namespace, name), problem)| format!("{kind} {namespace}/{name}: {problem}"))
+        })
+    }
+
+    /// All objects, in the order of kinds and names. `None` if they are too many.
+    pub(super) fn objects(&self) -> Option<Vec<Object>> {
+        let all: Vec<Object> = self.kinds.values().flat_map(|held| held.objects.values().cloned()).collect();
+        (all.len() <= OBJECTS_MAX).then_some(all)
+    }
+}
+
+impl Held {
+    fn apply(&mut self, kind: &str, entry: Entry) -> Applied {
+        let key = |metadata: &crate::objects::Metadata| (metadata.namespace.clone(), metadata.name.clone());
+        match entry {
+            Ok(object) => {
+                let key = key(object.metadata());
+                self.unreadable.remove(&key);
+                self.stand_ins.remove(&key);
+                self.put(key, object)
+            }
+            Err(unreadable) => {
+                let key = key(&unreadable.metadata);
+                self.unreadable.insert(key.clone(), unreadable.problem.clone());
+                let last = self.objects.get(&key).filter(|_| !self.stand_ins.contains(&key));
+                let instead = match last {
+                    Some(last) => last.unreadable(&unreadable.metadata, &unreadable.status, &unreadable.problem),
+                    None => stand_in(kind, &unreadable),
+                };
+                let Some(instead) = instead else { return Applied::Same };
+                if last.is_none() {
+                    self.stand_ins.insert(key.clone());
+                }
+                self.put(key, instead)
+            }
+        }
+    }
+
+    fn put(&mut self, key: Key, object: Object) -> Applied {
+        match self.objects.insert(key.clone(), object) {
+            Some(before) if before == self.objects[&key] => Applied::Same,
+            // Who writes a status next must know it, but nothing is to be indexed for it.
+            Some(before) if before.means_the_same(&self.objects[&key]) => Applied::Resaid(key),
+            _ => Applied::News,
+        }
+    }
+
+    fn listed(&mut self, there: impl Fn(&Key) -> bool) -> bool {
+        let before = self.objects.len();
+        self.objects.retain(|key, _| there(key));
+        self.unreadable.retain(|key, _| there(key));
+        self.stand_ins.retain(|key| there(key));
+        self.trouble = None;
+        self.forbidden = false;
+        !std::mem::replace(&mut self.listed, true) || self.objects.len() != before
+    }
+}
+
+/// What holds in the place of an object that nobody here can read, and that never could be: a policy denies, in its whole
+/// namespace; a route answers 500 in the place of its parents.
+fn stand_in(kind: &str, unreadable: &Unreadable) -> Option<Object> {
+    let (metadata, unknown) = (unreadable.metadata.clone(), Unknown::default());
+    let status = PolicyStatus::of(&unreadable.status);
+    let (target_refs, selector) = (Vec::new(), None);
+    let why = |holds: &str| Some(format!("{}; {holds}", unreadable.problem));
+    match kind {
+        AuthorizationPolicy::KIND => {
+            // Another policy may allow what this one meant to deny, so that to allow nothing is not enough.
+            let everything = PolicyRule { from: Some(Vec::new()), to: Some(Vec::new()), ..PolicyRule::default() };
+            let (action, rules) = (PolicyAction::Deny, vec![everything]);
+            let spec = AuthorizationSpec { target_refs, selector, action, rules, unknown };
+            let unreadable = why("it denies everything in its namespace");
+            Some(AuthorizationPolicy { metadata, spec, status, unreadable }.into())
+        }
+        MeshTlsPolicy::KIND => {
+            let spec = MeshTlsSpec { target_refs, mode: Mode::Strict, unknown };
+            let unreadable = why("its namespace takes no plaintext");
+            Some(MeshTlsPolicy { metadata, spec, status, unreadable }.into())
+        }
+        BackendPolicy::KIND => {
+            let unreadable = why("it holds for nothing");
+            Some(BackendPolicy { metadata, spec: Default::default(), status, unreadable }.into())
+        }
+        HttpRoute::KIND => Some(closed_route::<HttpRule>(unreadable).into()),
+        GrpcRoute::KIND => Some(closed_route::<GrpcRule>(unreadable).into()),
+        _ => None,
+    }
+}
+
+fn closed_route<R>(unreadable: &Unreadable) -> Route<R> {
+    let parent_refs = unreadable.parents.clone();
+    Route {
+        metadata: unreadable.metadata.clone(),
+        spec: RouteSpec { parent_refs, hostnames: Vec::new(), rules: Vec::new(), unknown: Unknown::default() },
+        status: RouteStatus::of(&unreadable.status),
+        unreadable: Some(routes::Unreadable::Closed(unreadable.problem.clone())),
+    }
+}

@@ -1,0 +1,88 @@
+//! Reading what may be newer or worse than its reader: the unit of refusal is the rule.
+//!
+//! In: a message. Out: the value, with every rule that cannot be read replaced by its closed form, and what was wrong with
+//! each. Only what has no rules around it (a target, a port, a mode) refuses the message. The proxy reads with this; discovery
+//! runs the same checks before it sends, so that in one release nothing is ever replaced here.
+
+use super::inbound::without_rules as inbound_without_rules;
+use super::outbound::without_rules as outbound_without_rules;
+use super::{At, IntoInvalid, InvalidMessage, LIST_MAX, Problem};
+use crate::v1;
+use remora_model::{Action, AuthorizationRule, Inbound, InboundDefault, Outbound, RouteMatch, Rule};
+
+/// A value, and what of the message could not be read.
+pub type Read<T> = (T, Vec<InvalidMessage>);
+
+/// Reads an outbound target. A rule that cannot be read answers 500; a match that cannot be read matches nothing.
+pub fn outbound(message: v1::Outbound) -> Result<Read<Outbound>, InvalidMessage> {
+    bounded("rules", message.rules.len())?;
+    bounded("matches", message.matches.len())?;
+    let mut problems = Vec::new();
+    let mut rules = Vec::with_capacity(message.rules.len());
+    for (index, rule) in message.rules.into_iter().enumerate() {
+        let label = rule.label.clone();
+        rules.push(Rule::try_from(rule).unwrap_or_else(|problem| {
+            problems.push(problem.into_invalid("rules", Some(index)));
+            Rule::closed(super::name(label).unwrap_or_else(|_| "unreadable".into()))
+        }));
+    }
+    let mut matches = Vec::with_capacity(message.matches.len());
+    for (index, one) in message.matches.into_iter().enumerate() {
+        match RouteMatch::try_from(one) {
+            Ok(one) if one.rule < rules.len() => matches.push(one),
+            Ok(_) => problems.push(Problem::RuleIndex.at("rule").into_invalid("matches", Some(index))),
+            Err(problem) => problems.push(problem.into_invalid("matches", Some(index))),
+        }
+    }
+    let rest = outbound_without_rules(&message.target, message.parent, message.outside, message.protocol)?;
+    Ok((Outbound { matches, rules, ..rest }, problems))
+}
+
+/// Reads an inbound port. A deny rule that cannot be read denies everything, an allow rule allows nothing.
+pub fn inbound(message: v1::Inbound) -> Result<Read<Inbound>, InvalidMessage> {
+    let read = any_port(message)?;
+    if read.0.port == 0 { Err(Problem::OutOfRange.at("port")) } else { Ok(read) }
+}
+
+/// Reads what holds for the other ports.
+pub fn inbound_default(message: v1::InboundDefault) -> Result<Read<InboundDefault>, InvalidMessage> {
+    let (rest, problems) = any_port(message.inbound.ok_or_else(|| Problem::Missing.at("inbound"))?).at("inbound")?;
+    let bare = v1::Inbound { rules: Vec::new(), ..(&rest).into() };
+    let checked = InboundDefault::try_from(v1::InboundDefault { inbound: Some(bare), declared: message.declared })?;
+    let inbound = Inbound { rules: rest.rules, ..checked.inbound };
+    let within = |problem: InvalidMessage| problem.into_invalid("inbound", None);
+    Ok((InboundDefault { inbound, declared: checked.declared }, problems.into_iter().map(within).collect()))
+}
+
+fn any_port(mut message: v1::Inbound) -> Result<Read<Inbound>, InvalidMessage> {
+    let rules = std::mem::take(&mut message.rules);
+    bounded("rules", rules.len())?;
+    let mut inbound = inbound_without_rules(message)?;
+    let mut problems = Vec::new();
+    for (index, rule) in rules.into_iter().enumerate() {
+        let (name, action) = (rule.name.clone(), v1::Action::try_from(rule.action));
+        match AuthorizationRule::try_from(rule) {
+            Ok(rule) => {
+                // An allow rule means that the rest is denied, whether its sender says so or not.
+                inbound.default_deny |= rule.action == Action::Allow;
+                inbound.rules.push(rule);
+            }
+            Err(problem) => {
+                problems.push(problem.into_invalid("rules", Some(index)));
+                let harmless = matches!(action, Ok(v1::Action::Allow | v1::Action::Audit));
+                // That an allow policy is there, `default_deny` says.
+                if harmless {
+                    inbound.default_deny |= action == Ok(v1::Action::Allow);
+                } else {
+                    let name = super::name(name).unwrap_or_else(|_| "unreadable".into());
+                    inbound.rules.push(AuthorizationRule::deny_everything(name));
+                }
+            }
+        }
+    }
+    Ok((inbound, problems))
+}
+
+fn bounded(field: &'static str, length: usize) -> Result<(), InvalidMessage> {
+    if length > LIST_MAX { Err(Problem::TooMany(length, LIST_MAX).at(field)) } else { Ok(()) }
+}

@@ -1,0 +1,135 @@
+//! The body of an answer over HTTP/2.
+
+use super::connection::Half;
+use bytes::{Bytes, BytesMut};
+use h2::RecvStream;
+use http::HeaderMap;
+use http_body::{Frame, SizeHint};
+use std::{
+    cell::{Cell, RefCell},
+    fmt,
+    task::{Context, Poll, Waker, ready},
+};
+use tokio::sync::oneshot;
+
+/// What comes of an answer's body, and what came of it that nobody has read yet.
+///
+/// The library holds each DATA frame by itself, at some 256 bytes a frame whatever is in it, and ends the connection when
+/// these come to too much: a reader of small messages who stands still would break everybody's streams. So the frames of
+/// one who has read nothing for a while are put together ([`Received::compact`]): what is unread of a stream then takes
+/// no more than its window.
+pub(in crate::http) struct Received {
+    stream: RefCell<RecvStream>,
+    /// Came before what the library holds. None of it was released to the peer's window.
+    kept: RefCell<BytesMut>,
+    /// Whether the reader came since the last look.
+    read: Cell<bool>,
+    data_done: Cell<bool>,
+    /// Bytes yet to come, where the head says it.
+    left: Cell<Option<u64>>,
+    /// Tells the upload of this stream that its answer is no longer wanted. Told nothing, it goes on.
+    upload: Cell<Option<oneshot::Sender<()>>>,
+    half: Half,
+}
+
+impl fmt::Debug for Received {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Received").field("left", &self.left.get()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Received {
+    fn drop(&mut self) {
+        if let Some(upload) = self.upload.take()
+            && !self.is_end_stream()
+        {
+            // An upload that has ended needs no word.
+            let _ended = upload.send(()).is_err();
+        }
+    }
+}
+
+impl Received {
+    pub(super) fn new(
+        stream: RecvStream,
+        headers: &HeaderMap,
+        upload: Option<oneshot::Sender<()>>,
+        half: Half,
+    ) -> std::rc::Rc<Self> {
+        let left = headers.iter().find(|(name, _)| **name == http::header::CONTENT_LENGTH);
+        let left = left.and_then(|(_, value)| value.to_str().ok()?.parse().ok());
+        let received = std::rc::Rc::new(Self {
+            stream: RefCell::new(stream),
+            kept: RefCell::default(),
+            read: Cell::new(true),
+            data_done: Cell::new(false),
+            left: Cell::new(left),
+            upload: Cell::new(upload),
+            half,
+        });
+        received.half.watch(std::rc::Rc::downgrade(&received));
+        received
+    }
+
+    /// The next piece. Cancel safe: what was not returned stays.
+    pub(in crate::http) fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        self.read.set(true);
+        let mut stream = self.stream.borrow_mut();
+        if !self.data_done.get() {
+            let kept = self.kept.take();
+            let data = match kept.is_empty() {
+                true => ready!(stream.poll_data(cx)),
+                false => Some(Ok(kept.freeze())),
+            };
+            match data {
+                Some(Ok(data)) => {
+                    // It fails for a stream that has ended, whose window nobody needs.
+                    let _ended = stream.flow_control().release_capacity(data.len()).is_err();
+                    self.left.set(self.left.get().map(|left| left.saturating_sub(data.len() as u64)));
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Some(Err(error)) => return Poll::Ready(ended(&stream, error)),
+                None => self.data_done.set(true),
+            }
+        }
+        Poll::Ready(match ready!(stream.poll_trailers(cx)) {
+            Ok(trailers) => trailers.map(Frame::trailers).map(Ok),
+            Err(error) => ended(&stream, error),
+        })
+    }
+
+    /// Puts together what a reader who was not there since the last look has not read.
+    pub(super) fn compact(&self) {
+        if self.read.replace(false) || self.data_done.get() {
+            return;
+        }
+        let (mut stream, mut kept) = (self.stream.borrow_mut(), self.kept.borrow_mut());
+        // No further than what is there: a wait would replace the reader's waker.
+        while stream.flow_control().used_capacity() > kept.len() {
+            match stream.poll_data(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(Some(Ok(data))) => kept.extend_from_slice(&data),
+                _ => return,
+            }
+        }
+    }
+
+    /// The bytes that the server may send ahead of its reader.
+    pub(in crate::http) fn window(&self) -> usize {
+        crate::limits::stream_share(self.half.connection().wide).1 as usize
+    }
+
+    pub(in crate::http) fn is_end_stream(&self) -> bool {
+        self.kept.borrow().is_empty() && self.stream.borrow().is_end_stream()
+    }
+
+    pub(in crate::http) fn size_hint(&self) -> SizeHint {
+        self.left.get().map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+/// What an error at the end means: a server that has answered in full may reset what it did not read of the request with
+/// NO_ERROR (RFC 9113 §8.1); one that has not has broken off, whatever code it gives.
+fn ended(stream: &RecvStream, error: h2::Error) -> Option<Result<Frame<Bytes>, h2::Error>> {
+    let whole = error.reason() == Some(h2::Reason::NO_ERROR) && stream.is_end_stream();
+    (!whole).then_some(Err(error))
+}

@@ -1,0 +1,352 @@
+//! HTTP to one endpoint: streams of HTTP/2 connections that all callers share where the peer is in the mesh; where it is
+//! not, HTTP/1 connections for one request at a time, or HTTP/2 connections that each [`Caller`] has for itself.
+
+mod body;
+mod bytes;
+mod caller;
+mod http1;
+mod http2;
+mod table;
+
+pub use body::{AnswerBody, AnswerError};
+pub use bytes::ByteStream;
+pub use caller::{Caller, Callers};
+pub use table::Table;
+
+use super::{
+    answer::{self, Allowance, Frugal},
+    body::{RequestBody, RequestError},
+    tries::outcome_of,
+};
+use crate::{
+    balance::{InFlight, Outcome},
+    connect::{self, ConnectError},
+    limits,
+    policy::Permit,
+    telemetry::Reason,
+    tls,
+    worker::{Tasks, World},
+};
+use futures_util::{FutureExt, future::Either};
+use http2::{Dial, Streams};
+use hyper::client::conn::{TrySendError, http1 as hyper_http1};
+use hyper_util::rt::TokioIo;
+use remora_model::Endpoint;
+use std::{
+    fmt, io,
+    rc::Rc,
+    time::{Duration, Instant},
+};
+use table::Connections;
+
+type Request = http::Request<RequestBody>;
+
+/// One endpoint of a backend, with the way to it. The connections are shared with whoever else leads there.
+#[derive(Debug)]
+pub struct Upstream {
+    pub endpoint: Endpoint,
+    connect_timeout: Duration,
+    connections: Rc<Connections>,
+}
+
+/// A try that failed before a response head.
+#[derive(Debug)]
+pub struct Failed {
+    pub reason: Reason,
+    /// The request, if not a byte of it was sent.
+    pub unsent: Option<Box<Request>>,
+    /// The connection had closed while it was kept: nobody's failure, and no try of the request.
+    pub stale: bool,
+}
+
+impl Failed {
+    /// Bytes of it may have arrived.
+    fn sent(reason: Reason) -> Self {
+        Self { reason, unsent: None, stale: false }
+    }
+
+    fn unsent(reason: Reason, request: Request) -> Self {
+        Self { reason, unsent: Some(Box::new(request)), stale: false }
+    }
+}
+
+/// A response, and the HTTP/1 connection to give back once its body ended.
+pub struct Answer {
+    pub response: http::Response<AnswerBody>,
+    pub lease: Option<Lease>,
+    /// When the request was sent, if a connection had to be made for it first: what that took is no answer's latency.
+    pub sent: Option<Instant>,
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answer").field("response", &self.response.status()).finish_non_exhaustive()
+    }
+}
+
+/// An HTTP/1 connection in use. Dropped, it closes.
+#[derive(Debug)]
+pub struct Lease {
+    connections: Rc<Connections>,
+    connection: http1::Http1,
+}
+
+impl Lease {
+    /// Gives the connection back, once its response was read to the end.
+    pub fn give_back(self, now: Instant) {
+        self.connections.http1.keep(self.connection, now);
+    }
+}
+
+impl Upstream {
+    /// An endpoint whose connections nobody else has.
+    pub fn new(endpoint: Endpoint, connect_timeout: Duration) -> Rc<Self> {
+        let connections = Connections::new(&endpoint);
+        Rc::new(Self { endpoint, connect_timeout, connections })
+    }
+
+    /// An endpoint, with the connections that this worker has to it already.
+    pub fn shared(table: &Table, endpoint: Endpoint, connect_timeout: Duration) -> Rc<Self> {
+        let connections = table.find(&endpoint);
+        Rc::new(Self { endpoint, connect_timeout, connections })
+    }
+
+    /// Whether it is this endpoint, with this bound on the time to connect.
+    pub fn is(&self, endpoint: &Endpoint, connect_timeout: Duration) -> bool {
+        self.endpoint == *endpoint && self.connect_timeout == connect_timeout
+    }
+
+    /// Sends over HTTP/2, for `caller` where that matters. Dropping the future resets the stream.
+    ///
+    /// On a connection that is ready, which is nearly always, the request is handed over at once and the future is
+    /// small; only the way to a new connection is boxed.
+    pub fn send_http2<'a>(
+        self: &'a Rc<Self>,
+        world: &'a Rc<World>,
+        permit: &'a Permit,
+        caller: Caller<'_>,
+        request: Request,
+    ) -> impl Future<Output = Result<Answer, Failed>> + use<'a> {
+        let own = match (caller, &self.endpoint.identity) {
+            (Some((callers, number)), None) => Some(callers.streams(number, world.directory.connections(), self)),
+            _ => None,
+        };
+        let streams = own.as_ref().unwrap_or(&self.connections.http2);
+        match streams.ready(self.generation(world), || self.dialer(world, permit)) {
+            Some((half, sender)) => Either::Left(http2::send(half, sender, request, &world.background)),
+            None => Either::Right(Box::pin(self.send_when_connected(world, permit, streams.clone(), request))),
+        }
+    }
+
+    async fn send_when_connected(
+        self: &Rc<Self>,
+        world: &Rc<World>,
+        permit: &Permit,
+        streams: Rc<Streams>,
+        request: Request,
+    ) -> Result<Answer, Failed> {
+        match streams.enter(&self.dialer(world, permit)).await {
+            Ok((half, sender)) => {
+                let sent = Some(Instant::now());
+                let answered = http2::send(half, sender, request, &world.background).await;
+                answered.map(|answer| Answer { sent, ..answer })
+            }
+            Err(reason) => Err(Failed::unsent(reason, request)),
+        }
+    }
+
+    /// Sends, `now` or a moment ago, over an idle HTTP/1 connection or a new one. Dropping the future closes the
+    /// connection.
+    pub fn send_http1<'a>(
+        self: &'a Rc<Self>,
+        world: &'a Rc<World>,
+        permit: &'a Permit,
+        now: Instant,
+        request: Request,
+    ) -> impl Future<Output = Result<Answer, Failed>> + use<'a> {
+        match self.connections.http1.take(now) {
+            Some(mut connection) => {
+                let sent = connection.send(request);
+                Either::Left(sent.map(move |sent| self.answered1(sent, connection, true)))
+            }
+            None => Either::Right(Box::pin(async move {
+                match self.open_http1(world, permit).await {
+                    Ok(mut connection) => {
+                        let began = Some(Instant::now());
+                        let sent = connection.send(request).await;
+                        self.answered1(sent, connection, false).map(|answer| Answer { sent: began, ..answer })
+                    }
+                    Err(error) => Err(Failed::unsent(error.reason(), request)),
+                }
+            })),
+        }
+    }
+
+    fn answered1(&self, sent: http1::Sent, connection: http1::Http1, reused: bool) -> Result<Answer, Failed> {
+        let mut response = sent.map_err(|error| failed(error, reused))?;
+        connection.allowance.body();
+        if let Err(error) = answer::check(&mut response) {
+            remora_runtime::limited!(info, address = %self.endpoint.address, %error, "answer refused");
+            return Err(Failed::sent(Reason::UpstreamReset));
+        }
+        let lease = Lease { connections: self.connections.clone(), connection };
+        Ok(Answer { response: response.map(AnswerBody::from), lease: Some(lease), sent: None })
+    }
+
+    async fn open_http1(&self, world: &Rc<World>, permit: &Permit) -> Result<http1::Http1, ConnectError> {
+        let address = self.endpoint.address;
+        let stream = connect::tcp(permit, address, self.connect_timeout).await?;
+        let allowance = Allowance::default();
+        let (sender, connection) = hyper_http1::Builder::new()
+            .max_buf_size(limits::HTTP1_BUFFER_BYTES)
+            .max_headers(limits::HEADER_COUNT_MAX)
+            .handshake(TokioIo::new(Frugal::new(stream, allowance.clone()).sparing(world.account.clone())))
+            .await
+            .map_err(|source| ConnectError::Io { address, source: io::Error::other(source) })?;
+        world.background.spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%address, %error, "HTTP/1 connection upstream ended");
+            }
+        });
+        Ok(http1::Http1::new(sender, allowance))
+    }
+
+    /// Drops connections that were idle for too long, where nobody else has them.
+    pub fn sweep(&self) {
+        self.connections.http1.sweep();
+    }
+
+    /// Whether a request would have to wait until the peer is connected to.
+    pub fn is_away(&self) -> bool {
+        self.endpoint.identity.is_some() && self.connections.http2.is_away()
+    }
+
+    /// Finds out beside the requests whether the peer can be connected to again, so that none of them waits for one that
+    /// may still be a black hole.
+    pub fn probe(self: &Rc<Self>, world: &Rc<World>, permit: &Permit, in_flight: InFlight) {
+        let (this, dialer) = (self.clone(), self.dialer(world, permit));
+        world.background.spawn(async move {
+            let began = Instant::now();
+            let outcome = match this.connections.http2.enter(&dialer).await {
+                Ok(_) => Some(Outcome::Success),
+                Err(reason) => outcome_of(reason),
+            };
+            let now = Instant::now();
+            if let Some(outcome) = outcome {
+                in_flight.record(now, now - began, outcome);
+            }
+        });
+    }
+
+    fn generation(&self, world: &World) -> u64 {
+        if self.endpoint.identity.is_some() { world.tls.generation() } else { 0 }
+    }
+
+    fn dialer(self: &Rc<Self>, world: &Rc<World>, permit: &Permit) -> Dialer {
+        let permit = Rc::new(permit.of_shared_connection());
+        Dialer { upstream: self.clone(), world: world.clone(), permit }
+    }
+
+    async fn open_http2(
+        &self,
+        world: &Rc<World>,
+        permit: &Permit,
+        streams: &Rc<Streams>,
+        generation: u64,
+    ) -> Result<(), ConnectError> {
+        let address = self.endpoint.address;
+        if self.endpoint.identity.is_some() && !world.directory.connections().make_room() {
+            return Err(ConnectError::Busy { address });
+        }
+        let added = match self.mesh(world, permit, tls::Alpn::MeshHttp).await? {
+            Some(stream) => {
+                let retire = stream.retire();
+                streams.add((stream, address), generation, retire, &world.background).await
+            }
+            None => {
+                let stream = connect::tcp(permit, address, self.connect_timeout).await?;
+                streams.add((stream, address), generation, None, &world.background).await
+            }
+        };
+        added.map_err(|source| ConnectError::Io { address, source: io::Error::other(source) })
+    }
+
+    /// Mesh TLS to the endpoint's proxy, with the wanted destination named where nothing redirects. `None`: the
+    /// endpoint is not in the mesh. It never falls back from one to the other.
+    pub async fn mesh(
+        &self,
+        world: &Rc<World>,
+        permit: &Permit,
+        alpn: tls::Alpn,
+    ) -> Result<Option<tls::ClientStream>, ConnectError> {
+        let Some(expected) = &self.endpoint.identity else { return Ok(None) };
+        let proxy = self.endpoint.proxy.or_else(|| world.config.own_proxy(&self.endpoint.pod));
+        let address = proxy.unwrap_or(self.endpoint.address);
+        let stream = connect::tcp(permit, address, self.connect_timeout).await?;
+        let mut stream = world.tls.originate(stream, address, expected, alpn).await?;
+        if proxy.is_some() {
+            connect::name_destination(&mut stream, &self.endpoint)
+                .await
+                .map_err(|source| ConnectError::Io { address, source })?;
+        }
+        Ok(Some(stream))
+    }
+
+    /// Bytes to the endpoint, through its proxy if it has one.
+    pub async fn bytes(&self, world: &Rc<World>, permit: &Permit) -> Result<ByteStream, ConnectError> {
+        match self.mesh(world, permit, tls::Alpn::MeshTcp).await? {
+            Some(stream) => Ok(ByteStream::Mesh(Box::new(stream))),
+            None => Ok(ByteStream::Plain(connect::tcp(permit, self.endpoint.address, self.connect_timeout).await?)),
+        }
+    }
+}
+
+/// How HTTP/2 connections to an upstream are made.
+#[derive(Clone)]
+struct Dialer {
+    upstream: Rc<Upstream>,
+    world: Rc<World>,
+    permit: Rc<Permit>,
+}
+
+impl Dial for Dialer {
+    fn generation(&self) -> u64 {
+        self.upstream.generation(&self.world)
+    }
+
+    async fn dial(&self, streams: &Rc<Streams>, generation: u64) -> Result<(), Reason> {
+        let opened = self.upstream.open_http2(&self.world, &self.permit, streams, generation).await;
+        opened.map_err(|error| {
+            let endpoint = &self.upstream.endpoint;
+            remora_runtime::limited!(info, endpoint = %endpoint.address, pod = %endpoint.pod, %error, cause = error.cause(),
+                "cannot connect");
+            error.reason()
+        })
+    }
+
+    fn runs_on(&self) -> &Tasks {
+        &self.world.background
+    }
+}
+
+/// Whose fault it is that an HTTP/1 request has no answer: the server's, its client's, or that of the memory there is.
+fn reason(error: &hyper::Error) -> Reason {
+    if error.is_timeout() {
+        return Reason::ConnectTimeout;
+    }
+    let source = std::error::Error::source(error);
+    let body = source.and_then(|source| source.downcast_ref::<RequestError>());
+    let io = source.and_then(|source| source.downcast_ref::<io::Error>());
+    match (body, io.map(io::Error::kind)) {
+        (Some(error), _) => error.reason(),
+        (_, Some(io::ErrorKind::OutOfMemory)) => Reason::Overloaded,
+        _ => Reason::UpstreamReset,
+    }
+}
+
+/// What became of an HTTP/1 request that has no answer.
+fn failed(mut error: TrySendError<Request>, reused: bool) -> Failed {
+    let unsent = error.take_message().map(Box::new);
+    let reason = reason(error.error());
+    Failed { reason, stale: reused && unsent.is_some(), unsent }
+}

@@ -1,0 +1,51 @@
+//! The policy of one port as it changes. In: what discovery says. Out: the compiled policy of this moment, and a wake-up
+//! for whoever holds a connection open that it let in.
+
+use super::Policy;
+use std::{cell::RefCell, sync::Arc};
+use tokio::sync::watch;
+
+/// Compiled once per change, read per request without a lock. One per port and worker.
+#[derive(Debug)]
+pub struct Current {
+    policy: RefCell<Arc<Policy>>,
+    changed: watch::Sender<()>,
+}
+
+/// Tells of changes. Ends never: whoever waits holds the port.
+#[derive(Debug)]
+pub struct Changes(watch::Receiver<()>);
+
+impl Current {
+    /// The policy that holds first. Ports that have the same share it.
+    pub fn new(policy: Arc<Policy>) -> Self {
+        Self { policy: RefCell::new(policy), changed: watch::Sender::new(()) }
+    }
+
+    /// The one that holds now. Wakes nobody if it says the same again.
+    pub fn set(&self, policy: Arc<Policy>) {
+        let before = self.policy.replace(policy.clone());
+        if **before.inbound() != **policy.inbound() {
+            self.changed.send_replace(());
+        }
+    }
+
+    /// The policy of this moment.
+    pub fn get(&self) -> Arc<Policy> {
+        self.policy.borrow().clone()
+    }
+
+    /// Changes from now on.
+    pub fn changes(&self) -> Changes {
+        Changes(self.changed.subscribe())
+    }
+}
+
+impl Changes {
+    /// Returns after a change that was not waited for yet. Cancel safe.
+    pub async fn next(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending().await
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! What audit rules leave behind: a count for each request or connection that they match, and a line, as far as the rule's
+//! [`Lines`] last. Never more, since a [`Verdict`] is recorded once, by taking it.
+
+use super::{Act, Denial, Peer, Permit, Policy, Verdict, compiled::Audited};
+use crate::{
+    limits,
+    telemetry::{self, OTHER},
+};
+use metrics::Counter;
+use std::{
+    collections::HashSet,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+/// What an audit rule writes to, found when the policy is compiled.
+pub(super) struct Counters {
+    matched: Counter,
+    ambiguous: Counter,
+    lines: Mutex<Lines>,
+}
+
+impl fmt::Debug for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Counters").finish_non_exhaustive()
+    }
+}
+
+impl Counters {
+    /// Rules come and go, and the recorder forgets no name: after so many, further rules are counted as `other`.
+    pub(super) fn new(rule: &Arc<str>) -> Self {
+        static NAMES: Mutex<Option<Names>> = Mutex::new(None);
+        let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+        let label = names.get_or_insert_default().label(rule, limits::AUDIT_RULES_COUNTED);
+        let of = |outcome| {
+            let label = label.clone();
+            metrics::counter!("remora_policy_audit_total", "rule" => label.to_string(), "outcome" => outcome)
+        };
+        Self { matched: of("matched"), ambiguous: of("ambiguous"), lines: Mutex::new(Lines::new(Instant::now())) }
+    }
+}
+
+/// The rules that are counted by name.
+#[derive(Debug, Default)]
+struct Names(HashSet<Arc<str>>);
+
+impl Names {
+    fn label(&mut self, rule: &Arc<str>, most: usize) -> Arc<str> {
+        if !self.0.contains(rule) && self.0.len() >= most {
+            telemetry::series_full("rule");
+            return OTHER.into();
+        }
+        self.0.insert(rule.clone());
+        rule.clone()
+    }
+}
+
+/// The lines that a rule may still write: whoever is matched decides how often it is. At the rate of people all are written;
+/// of a flood a few each second, each with the number of those left out since the last.
+#[derive(Debug)]
+struct Lines {
+    left: u32,
+    /// As of when.
+    at: Instant,
+    left_out: u64,
+}
+
+impl Lines {
+    fn new(now: Instant) -> Self {
+        Self { left: limits::AUDIT_LINES_AT_ONCE, at: now, left_out: 0 }
+    }
+
+    /// Whether one may be written `now`: how many were not, since the last one.
+    fn admit(&mut self, now: Instant) -> Option<u64> {
+        let more = now.saturating_duration_since(self.at).as_nanos() / limits::AUDIT_LINE_EVERY.as_nanos();
+        let more = u32::try_from(more).unwrap_or(u32::MAX);
+        if more > 0 {
+            self.at = now;
+            self.left = self.left.saturating_add(more).min(limits::AUDIT_LINES_AT_ONCE);
+        }
+        match self.left.checked_sub(1) {
+            Some(left) => {
+                self.left = left;
+                Some(std::mem::take(&mut self.left_out))
+            }
+            None => {
+                self.left_out += 1;
+                None
+            }
+        }
+    }
+}
+
+/// A path or method as the log has it: whoever sends it decides how long it is.
+pub fn logged(path: &str) -> &str {
+    &path[..path.floor_char_boundary(limits::PATH_BYTES_LOGGED)]
+}
+
+impl Verdict {
+    /// Logs and counts what audit rules say, and gives the decision.
+    pub fn record(self, policy: &Policy, peer: &Peer, act: Act<'_>) -> Result<Permit, Denial> {
+        for (index, audited) in &self.audited {
+            let Some((rule, counters)) = policy.audit.get(*index) else { continue };
+            match audited {
+                Audited::Ambiguous => counters.ambiguous.increment(1),
+                Audited::Matched => {
+                    counters.matched.increment(1);
+                    let mut lines = counters.lines.lock().unwrap_or_else(PoisonError::into_inner);
+                    let Some(left_out) = lines.admit(Instant::now()) else { continue };
+                    let left_out = (left_out > 0).then_some(left_out);
+                    let (method, path) = match act {
+                        Act::Bytes => (None, None),
+                        Act::Request { method, path } => (Some(logged(method.as_str())), Some(logged(path))),
+                    };
+                    let identity = peer.identity.as_ref().map(|id| id.as_str());
+                    // What holds for undeclared ports names none.
+                    let port = Some(policy.inbound().port).filter(|port| *port != 0);
+                    tracing::info!(left_out, rule = %rule.name, peer = identity, address = %peer.address,
+                        port, method, path, would = self.would(), "audit");
+                }
+            }
+        }
+        self.decision
+    }
+
+    fn would(&self) -> &'static str {
+        if self.decision.is_ok() { "permitted" } else { "denied" }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn an_audit_rule_writes_a_line_for_each_at_the_rate_of_people_and_few_of_a_flood() {
+        let start = Instant::now();
+        let mut people = Lines::new(start);
+        assert!((0..1000).all(|second| people.admit(start + Duration::from_secs(second)) == Some(0)));
+        let mut flood = Lines::new(start);
+        let (mut written, mut told) = (0_u64, 0);
+        for at in 0..100_000 {
+            if let Some(left_out) = flood.admit(start + Duration::from_millis(at) / 10) {
+                written += 1;
+                told += 1 + left_out;
+            }
+        }
+        assert!((100..=150).contains(&written), "{written} lines in ten seconds of 10000 a second");
+        assert!(told > 98_000, "each is told of: {told}");
+    }
+
+    #[test]
+    fn rules_that_come_and_go_are_other_after_so_many() {
+        let mut names = Names::default();
+        let mut label = |rule: usize| names.label(&rule.to_string().into(), 3);
+        assert_eq!(
+            [label(0), label(1), label(2), label(3), label(1)].map(|name| name.to_string()),
+            ["0", "1", "2", OTHER, "1"]
+        );
+    }
+
+    #[test]
+    fn a_path_in_the_log_is_cut_between_characters() {
+        let long = "/".to_owned() + &"ü".repeat(40_000);
+        assert!((limits::PATH_BYTES_LOGGED - 1..=limits::PATH_BYTES_LOGGED).contains(&logged(&long).len()));
+        assert_eq!(logged("/a"), "/a");
+    }
+}
