@@ -50,6 +50,7 @@ fn nginx(cluster: &Cluster, connections: &str) -> anyhow::Result<()> {
     let scope = cluster.scope("nginx")?;
     scope.apply(NGINX, &[])?;
     scope.rolled_out("apps/v1/deployments", "nginx")?;
+    scope.is_served("nginx")?;
     scope.expect_sidecars("app=nginx")?;
     let load = scope.load("load", "http://nginx/", &format!("{RATE} {connections}"))?;
     load.go_on(CALM)?;
@@ -122,6 +123,7 @@ fn rollouts(cluster: &Cluster) -> anyhow::Result<()> {
     for name in ["slow", "hasty"] {
         scope.rolled_out("apps/v1/deployments", name)?;
     }
+    scope.is_served("mixed")?;
     let (fresh, kept) = (
         scope.load("fresh", "http://mixed/", &format!("{RATE} --new-connections"))?,
         scope.load("kept", "http://mixed/", RATE)?,

@@ -216,6 +216,7 @@ spec:
       containers: [{name: echo, image: $IMAGE, args: [--port=18080]}]";
     scope.apply(yaml, &[])?;
     scope.rolled_out("apps/v1/deployments", "host")?;
+    scope.is_served("host")?;
     scope.echo("web", 1, "")?;
     let (client, host) = (scope.client("client")?, scope.pod("app=host")?);
     let said = scope.get(&client, "http://host/to-the-host")?.well()?;

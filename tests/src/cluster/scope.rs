@@ -1,5 +1,6 @@
 //! A namespace of a test's own, opted in if the run is meshed, which goes when the test ends.
 
+use std::net::{IpAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -84,10 +85,36 @@ impl Scope<'_> {
         self.cluster.apply(&self.namespace, yaml, &all)
     }
 
-    /// An echo Deployment and its Service, rolled out. `args` are further flags of the echo program, by commas.
+    /// An echo Deployment and its Service, rolled out and reached. `args` are further flags of the echo program, by commas.
     pub fn echo(&self, name: &str, replicas: u32, args: &str) -> anyhow::Result<()> {
         self.apply(ECHO, &[("NAME", name), ("REPLICAS", &replicas.to_string()), ("ARGS", args)])?;
-        self.rolled_out("apps/v1/deployments", name)
+        self.rolled_out("apps/v1/deployments", name)?;
+        self.is_served(name)
+    }
+
+    /// Waits until the node's kube-proxy sends connections to a Service's cluster IP on. A Deployment that is rolled out
+    /// says nothing of that: the endpoints travel by two watches more, and a pod without a sidecar is refused meanwhile.
+    /// In somebody else's cluster, whose addresses are not reached from here, it waits for the ready endpoints alone.
+    pub fn is_served(&self, service: &str) -> anyhow::Result<()> {
+        let of_service = format!("kubernetes.io/service-name={service}");
+        self.cluster.until(POD_PATIENCE, &format!("Service {service} has a ready endpoint"), || {
+            let slices = self.cluster.objects(&self.namespace, "discovery.k8s.io/v1/endpointslices", &of_service)?;
+            let mut endpoints = slices.iter().filter_map(|slice| slice["endpoints"].as_array()).flatten();
+            Ok(endpoints.any(|endpoint| endpoint["conditions"]["ready"] == true).then_some(()))
+        })?;
+        if !self.cluster.is_own() {
+            return Ok(());
+        }
+        let object = self.object("v1/services", service)?;
+        let address: IpAddr = text(&object, "/spec/clusterIP")?.parse().context("no cluster IP")?;
+        let ports = object["spec"]["ports"].as_array().context("no ports")?;
+        for port in ports.iter().filter_map(|port| u16::try_from(port["port"].as_u64()?).ok()) {
+            self.cluster.until(POD_PATIENCE, &format!("{address}:{port} of Service {service} is reached"), || {
+                let reached = TcpStream::connect_timeout(&(address, port).into(), Duration::from_secs(1));
+                Ok(Some(drop(reached.with_context(|| format!("connecting to {address}:{port}"))?)))
+            })?;
+        }
+        Ok(())
     }
 
     /// See [`Cluster::rolled_out`].
