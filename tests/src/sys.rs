@@ -1,6 +1,6 @@
-//! The system calls that std has no safe name for: a child's fate and its signals. The only `unsafe` of this crate.
+//! The system calls that std has no safe name for: a child's fate, its place at the cores, and its signals. The only `unsafe` of this crate.
 
-#![allow(unsafe_code, reason = "prctl, setrlimit, setns and kill have no safe wrapper in std")]
+#![allow(unsafe_code, reason = "prctl, setrlimit, sched_setscheduler, setns and kill have no safe wrapper in std")]
 
 use std::io;
 use std::os::unix::process::CommandExt as _;
@@ -37,6 +37,24 @@ pub(crate) fn limit_descriptors(command: &mut Command, count: u64) -> &mut Comma
             }
             Err(io::Error::last_os_error())
         })
+    }
+}
+
+/// The child, all of its threads, runs only while nobody else wants the core (`SCHED_IDLE`, sched(7)).
+pub(crate) fn give_way(command: &mut Command) -> &mut Command {
+    // SAFETY: between fork and exec the closure calls only sched_setscheduler, a bare system call, allocates nothing, and
+    // touches no memory but its own.
+    unsafe { command.pre_exec(give_way_here) }
+}
+
+/// The same for the calling thread, and for threads that it starts from now on.
+pub(crate) fn give_way_here() -> io::Result<()> {
+    let priority = libc::sched_param { sched_priority: 0 };
+    // SAFETY: 0 is the calling thread; `priority` is read during the call only.
+    if unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const priority) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
     }
 }
 

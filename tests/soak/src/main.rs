@@ -66,6 +66,8 @@ enum Command {
     Idle(hurt::Args),
     /// A proxy that may have 256 descriptors open meets 400 connections
     Fds(hurt::Args),
+    /// Four streams carry what they can through the proxies of one caller
+    Bulk(hurt::Args),
     /// Two hostile hosts do all they can to one pod, which an honest peer calls
     Hostile(hurt::Args),
 }
@@ -95,6 +97,7 @@ fn main() -> ExitCode {
         Command::RetryBudget(args) => hurt::run(Hurt::RetryBudget, &args),
         Command::Idle(args) => hurt::run(Hurt::Idle, &args),
         Command::Fds(args) => hurt::run(Hurt::Fds, &args),
+        Command::Bulk(args) => hurt::run(Hurt::Bulk, &args),
         Command::Hostile(args) => hurt::run(Hurt::Hostile, &args),
     };
     match outcome.and_then(|report| report.print(output)) {

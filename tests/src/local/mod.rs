@@ -31,6 +31,21 @@ use crate::patience::until;
 use crate::tokens::TokenKey;
 use program::Spec;
 
+/// A thread of a host that is not the one under test: it, and the threads that it starts, take no core that a process here
+/// wants. For what plays other machines on this one.
+///
+/// # Errors
+///
+/// The system refused to start it.
+pub fn thread_elsewhere<T: Send + 'static>(
+    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> std::io::Result<std::thread::JoinHandle<anyhow::Result<T>>> {
+    std::thread::Builder::new().spawn(move || {
+        crate::sys::give_way_here().context("giving way to others at the cores")?;
+        work()
+    })
+}
+
 /// The namespace of workloads, unless told otherwise.
 pub const NAMESPACE: &str = "test";
 

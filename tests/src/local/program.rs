@@ -29,6 +29,8 @@ pub(super) struct Spec {
     log: PathBuf,
     /// The most descriptors that it may have open.
     descriptors: Option<u64>,
+    /// Whether it runs on what others leave of the cores.
+    gives_way: bool,
 }
 
 impl Spec {
@@ -37,11 +39,16 @@ impl Spec {
         let log = dir.join(format!("{name}.log"));
         let arg0 = format!("remora-{name}");
         let (name, program) = (name.to_owned(), program.to_owned());
-        Self { name, program, arg0, flags: Vec::new(), env: Vec::new(), log, descriptors: None }
+        Self { name, program, arg0, flags: Vec::new(), env: Vec::new(), log, descriptors: None, gives_way: false }
     }
 
     pub(super) fn descriptors(&mut self, count: u64) -> &mut Self {
         self.descriptors = Some(count);
+        self
+    }
+
+    pub(super) fn give_way(&mut self) -> &mut Self {
+        self.gives_way = true;
         self
     }
 
@@ -222,7 +229,7 @@ impl Program {
 
 impl State {
     fn start(&mut self) -> anyhow::Result<()> {
-        let Spec { name, program, arg0, flags, env, log, descriptors } = &self.spec;
+        let Spec { name, program, arg0, flags, env, log, descriptors, gives_way } = &self.spec;
         let file = File::options().create(true).append(true).open(log).context("opening a log")?;
         self.from = usize::try_from(file.metadata()?.len())?;
         let mut command = Command::new(program);
@@ -230,6 +237,9 @@ impl State {
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         if let Some(count) = descriptors {
             sys::limit_descriptors(&mut command, *count);
+        }
+        if *gives_way {
+            sys::give_way(&mut command);
         }
         let child = spawn(command).with_context(|| format!("starting {name} from {}", program.display()))?;
         self.child = Some(child);

@@ -23,6 +23,7 @@ pub struct ProxySpec<'a> {
     ip: IpAddr,
     known: bool,
     descriptors: Option<u64>,
+    gives_way: bool,
     env: Vec<(String, OsString)>,
 }
 
@@ -37,6 +38,7 @@ impl<'a> ProxySpec<'a> {
             ip,
             known: true,
             descriptors: None,
+            gives_way: false,
             env: Vec::new(),
         }
     }
@@ -70,6 +72,12 @@ impl<'a> ProxySpec<'a> {
         self
     }
 
+    /// On a host of its own, as far as one machine can show that: it takes no core that a process here wants.
+    pub fn elsewhere(mut self) -> Self {
+        self.gives_way = true;
+        self
+    }
+
     /// Without telling discovery of the pod.
     pub fn unknown(mut self) -> Self {
         self.known = false;
@@ -78,7 +86,7 @@ impl<'a> ProxySpec<'a> {
 
     /// Starts it, waits until it listens, and tells discovery of its pod. [`Proxy::ready`] waits for the rest.
     pub fn spawn(self) -> anyhow::Result<Proxy> {
-        let Self { mesh, name, namespace, account, ip, known, descriptors, env } = self;
+        let Self { mesh, name, namespace, account, ip, known, descriptors, gives_way, env } = self;
         let token = mesh.token(&namespace, &account, &name)?;
         let mut spec = Spec::new(&name, &mesh.program, mesh.dir());
         spec.component("remora-proxy");
@@ -101,6 +109,9 @@ impl<'a> ProxySpec<'a> {
         }
         if let Some(count) = descriptors {
             spec.descriptors(count);
+        }
+        if gives_way {
+            spec.give_way();
         }
         let program = Program::start(spec)?;
         program.keep(ADMIN, program.logged("run: admin", "address")?);

@@ -2,6 +2,7 @@
 //! [`steady`] load, which does not slow down when the mesh does.
 
 pub(crate) mod backend;
+mod bulk;
 mod discovery;
 mod endpoint_kill;
 mod fds;
@@ -11,6 +12,7 @@ mod retry_budget;
 mod shop;
 mod slow_endpoint;
 mod steady;
+mod victim;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -28,6 +30,7 @@ pub(crate) enum Hurt {
     RetryBudget,
     Idle,
     Fds,
+    Bulk,
     Hostile,
 }
 
@@ -52,6 +55,7 @@ pub(crate) fn run(hurt: Hurt, args: &Args) -> anyhow::Result<Report> {
         Hurt::RetryBudget => ("retry-budget", 30, retry_budget::run),
         Hurt::Idle => ("idle", 90, idle::run),
         Hurt::Fds => ("fds", 0, fds::run),
+        Hurt::Bulk => ("bulk", 30, bulk::run),
         Hurt::Hostile => ("hostile", 20 * 60, hostile::run),
     };
     let mut report = Report::new(name);
@@ -85,6 +89,13 @@ fn shown(value: f64, unit: &str) -> String {
 /// Requests sent in this time after `from`.
 fn sent(samples: &[Sample], from: Instant, within: Range<Duration>) -> impl Iterator<Item = &Sample> {
     samples.iter().filter(move |sample| sample.at >= from + within.start && sample.at < from + within.end)
+}
+
+/// So many of a hundred of them took no longer, in milliseconds: infinity where there are none.
+fn percentile_ms<'a>(samples: impl Iterator<Item = &'a Sample>, percent: usize) -> f64 {
+    let mut times: Vec<_> = samples.map(|sample| sample.done - sample.at).collect();
+    times.sort_unstable();
+    times.get(times.len() * percent / 100).map_or(f64::INFINITY, |time| time.as_secs_f64() * 1e3)
 }
 
 /// How many of them failed; the first few go into the report.

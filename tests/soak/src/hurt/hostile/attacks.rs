@@ -1,9 +1,11 @@
 //! What the two hostile hosts do, each of them all the time. One host is a pod of the mesh whose application misbehaves behind
 //! its own proxy, and which has taken its certificate and speaks to others' proxies itself; the other has no certificate.
 
+use super::super::bulk::{TUNNEL, read_bulk};
 use super::frames;
 use anyhow::Context as _;
 use remora_tests::forge::{self, Forge};
+use remora_tests::local::thread_elsewhere;
 use std::future::Future;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -20,7 +22,7 @@ use tokio::time::{sleep, timeout};
 const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 9, 9, 2));
 /// How long a connection is kept before another takes its place.
 const KEPT: Duration = Duration::from_secs(20);
-/// Between two attempts of one attacker, so that the attackers leave the machine to the attacked.
+/// Between two attempts of one attacker.
 const PAUSE: Duration = Duration::from_millis(5);
 /// How long anything is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -58,17 +60,17 @@ impl Attack {
         let more = (done.of("bulk streams, MB"), done.of("denied requests"), done.of("silent connections"));
         let rest = (done.of("silent handshakes"), done.of("probes and scrapes"));
         let (to, until) = (targets.clone(), stop.clone());
-        threads.push(std::thread::spawn(move || {
+        threads.push(thread_elsewhere(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
                 let mut all = JoinSet::new();
-                many(&mut all, 200, &kinds.0, move || stalled(to.outbound, tunnel(), false));
+                many(&mut all, 200, &kinds.0, move || stalled(to.outbound, TUNNEL.to_owned(), false));
                 many(&mut all, 200, &kinds.1, move || stalled(to.outbound, request("GET /endless", "big", 0), false));
                 many(&mut all, 100, &kinds.2, move || {
                     stalled(to.outbound, request("POST /upload", "api", 1 << 30), true)
                 });
                 for _ in 0..4 {
-                    all.spawn(bulk(to.outbound, more.0.clone()));
+                    all.spawn(read_bulk(to.outbound, more.0.clone()));
                 }
                 many(&mut all, 4, &more.1, move || denied(to.outbound));
                 many(&mut all, 1000, &more.2, move || silent(to.inbound, b"G".to_vec()));
@@ -80,7 +82,7 @@ impl Attack {
                 }
             });
             Ok(())
-        }));
+        })?);
         let raw: [(&str, Raw); 5] = [
             ("bad handshakes", bad_handshake),
             ("reset streams", reset_storm),
@@ -90,14 +92,14 @@ impl Attack {
         ];
         for (name, attack) in raw {
             let (to, stop, count, forge) = (targets.clone(), stop.clone(), done.of(name), certificate()?);
-            threads.push(std::thread::spawn(move || {
+            threads.push(thread_elsewhere(move || {
                 while !stop.load(Relaxed) {
                     // Being refused is what an attacker expects.
                     let _ = attack(&to, &forge, &count, &stop);
                     std::thread::park_timeout(PAUSE);
                 }
                 Ok(())
-            }));
+            })?);
         }
         Ok(Self { stop, threads, done })
     }
@@ -144,10 +146,6 @@ fn many<F>(
     }
 }
 
-fn tunnel() -> String {
-    "CONNECT raw:9000 HTTP/1.1\r\nhost: raw:9000\r\n\r\n".to_owned()
-}
-
 fn request(line: &str, service: &str, length: u64) -> String {
     format!("{line} HTTP/1.1\r\nhost: {service}:80\r\ncontent-length: {length}\r\n\r\n")
 }
@@ -172,22 +170,6 @@ async fn stalled(to: SocketAddr, ask: String, drips: bool) -> anyhow::Result<()>
         sleep(Duration::from_secs(1)).await;
     }
     Ok(())
-}
-
-async fn bulk(to: SocketAddr, megabytes: Arc<AtomicU64>) {
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let read = async {
-            let mut stream = TcpStream::connect(to).await?;
-            stream.write_all(tunnel().as_bytes()).await?;
-            loop {
-                stream.read_exact(&mut buffer).await?;
-                megabytes.fetch_add(1, Relaxed);
-            }
-        };
-        let _: std::io::Result<()> = read.await;
-        sleep(PAUSE).await;
-    }
 }
 
 /// A path that nobody has asked for before, and that policy denies.

@@ -1,11 +1,13 @@
 //! Two hostile hosts against one pod, whose proxy has the memory that an injected one gets, while an honest peer calls it a
 //! hundred times a second and the kubelet's probes come as ever. Each thing that must hold is told for itself.
+//!
+//! The hostile hosts have cores of their own, as far as one machine can show that: what attacks runs on what the attacked proxy
+//! and the honest peer leave of the cores (`SCHED_IDLE`). What they sent is told beside the verdicts.
 
 mod attacks;
 mod frames;
-mod victim;
 
-use super::{at_most, failures, pause, sent, steady, tell};
+use super::{at_most, failures, pause, percentile_ms, sent, steady, tell, victim};
 use crate::report::Report;
 use anyhow::Context as _;
 use attacks::{Attack, Targets};
@@ -81,11 +83,7 @@ fn judge(report: &mut Report, samples: &[Sample], (alone, attacked, took): (Inst
     let failed = failures(report, sent(samples, attacked, Duration::ZERO..took));
     let count = sent(samples, attacked, Duration::ZERO..took).count();
     at_most(report, format!("honest requests failed, of {count}"), failed, 0.0, "");
-    let p99 = |from: Instant, within: std::ops::Range<Duration>| {
-        let mut times: Vec<_> = sent(samples, from, within).map(|sample| sample.done - sample.at).collect();
-        times.sort_unstable();
-        times.get(times.len() * 99 / 100).map_or(f64::INFINITY, |time| time.as_secs_f64() * 1e3)
-    };
+    let p99 = |from: Instant, within: std::ops::Range<Duration>| percentile_ms(sent(samples, from, within), 99);
     let before = p99(alone, ALONE / 5..ALONE);
     tell(report, "honest p99 alone", before, "ms");
     at_most(report, "honest p99", p99(attacked, Duration::ZERO..took), 3.0 * before, "ms");
@@ -109,7 +107,7 @@ impl Scene {
         let probes = format!(r#"{{"app/readiness":{{"httpGet":{{"path":"/","port":{}}}}}}}"#, ports.http.port());
         let api =
             spec.env("MEMORY_LIMIT", MEMORY).env("WORKERS", "1").env("PROBES", probes).env("LOG", "info").spawn()?;
-        let (web, mallory) = (mesh.proxy("web").spawn()?, mesh.proxy("mallory").spawn()?);
+        let (web, mallory) = (mesh.proxy("web").spawn()?, mesh.proxy("mallory").elsewhere().spawn()?);
         mesh.service("api", 80, Some("http"), &[ports.http])?;
         mesh.service("big", 80, Some("http"), &[ports.big])?;
         mesh.service("raw", 9000, None, &[ports.bytes])?;

@@ -1,7 +1,9 @@
-//! The application of the pod that is attacked. In: HTTP/1 and byte connections. Out: small answers, answers without end
-//! (`/endless`), bodies read to their end, bytes without end. Each on a thread of its own: it is the proxy that is judged.
+//! The application of the pod that is burdened. In: HTTP/1 and byte connections. Out: small answers, answers without end
+//! (`/endless`), bodies read to their end, bytes without end. Each on a thread of its own, and those without end give way to
+//! the proxy at the cores: it is the proxy that is judged, not how the kernel shares a core.
 
 use anyhow::Context as _;
+use remora_tests::local::thread_elsewhere;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -23,19 +25,25 @@ pub(super) struct Ports {
 
 /// Serves on ports of `ip`.
 pub(super) fn start(ip: IpAddr) -> anyhow::Result<Ports> {
-    Ok(Ports { http: serve(ip, answer)?, big: serve(ip, answer)?, bytes: serve(ip, endless)? })
+    Ok(Ports { http: serve(ip, answer, true)?, big: serve(ip, answer, false)?, bytes: serve(ip, endless, false)? })
 }
 
-fn serve<F>(ip: IpAddr, each_by: fn(TcpStream) -> F) -> anyhow::Result<SocketAddr>
+fn serve<F>(ip: IpAddr, each_by: fn(TcpStream) -> F, honest: bool) -> anyhow::Result<SocketAddr>
 where
     F: Future<Output = std::io::Result<()>> + Send + 'static,
 {
     let listener = std::net::TcpListener::bind((ip, 0)).with_context(|| format!("listening on {ip}"))?;
     let address = listener.local_addr()?;
     listener.set_nonblocking(true)?;
-    std::thread::spawn(move || {
-        tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(each(listener, each_by))
-    });
+    let run = move || -> anyhow::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(runtime.block_on(each(listener, each_by))?)
+    };
+    if honest {
+        std::thread::spawn(run);
+    } else {
+        thread_elsewhere(run)?;
+    }
     Ok(address)
 }
 
