@@ -1,11 +1,11 @@
 //! Four byte streams carry what they can between two pods, and a hundred GETs a second go beside them, through the same two
-//! proxies with a worker each: bytes must yield. The ends of the streams run on what the proxies leave of the cores, so that
-//! it is the proxies that are judged and not how the kernel shares a core.
+//! proxies with a worker each: bytes must yield. The streams keep every core busy, so that each step of a request waits for
+//! one: how long, requests of a second pair of proxies tell at the same time, which carries no stream.
 
-use super::steady::Load;
+use super::steady::{Load, Sample};
 use super::{at_least, at_most, failures, pause, percentile_ms, sent, tell, victim};
 use crate::report::Report;
-use remora_tests::local::{Mesh, thread_elsewhere};
+use remora_tests::local::{Mesh, Proxy, thread_elsewhere};
 use remora_tests::patience::until;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -29,19 +29,16 @@ pub(super) const TUNNEL: &str = "CONNECT raw:9000 HTTP/1.1\r\nhost: raw:9000\r\n
 
 pub(super) fn run(time: Duration, logs: Option<&Path>, report: &mut Report) -> anyhow::Result<()> {
     let mesh = Mesh::start(std::env::current_exe()?)?;
-    let spec = mesh.proxy("api");
-    let ports = victim::start(spec.ip())?;
-    let (web, api) = (mesh.proxy("web").env("LOG", "info").spawn()?, spec.env("LOG", "info").spawn()?);
-    mesh.service("api", 80, Some("http"), &[ports.http])?;
+    let (pair, ports) = Pair::open(&mesh, "web", "api")?;
+    let (control_pair, _) = Pair::open(&mesh, "calm-web", "calm")?;
     mesh.service("raw", 9000, None, &[ports.bytes])?;
-    let (web, api) = (web.ready()?, api.ready()?);
-    until("api answers", || Ok((web.get("api:80", "/")?.status == 200).then_some(())))?;
-    let load = Load::start(web.outbound, "api:80", PER_SECOND);
+    let load = Load::start(pair.client.outbound, "api:80", PER_SECOND);
+    let control = Load::start(control_pair.client.outbound, "calm:80", PER_SECOND);
     let alone = Instant::now();
     pause(SETTLING + ALONE);
     let (megabytes, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
     let began = Instant::now();
-    let (to, counted, ended) = (web.outbound, megabytes.clone(), stop.clone());
+    let (to, counted, ended) = (pair.client.outbound, megabytes.clone(), stop.clone());
     let streams = thread_elsewhere(move || {
         tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
             let mut all = tokio::task::JoinSet::new();
@@ -56,25 +53,52 @@ pub(super) fn run(time: Duration, logs: Option<&Path>, report: &mut Report) -> a
     })?;
     pause(SETTLING + time);
     let carried = megabytes.load(Relaxed) as f64 / began.elapsed().as_secs_f64();
-    let samples = load.stop(report)?;
+    let (samples, control) = (load.stop(report)?, control.stop(report)?);
     stop.store(true, Relaxed);
     streams.join().map_err(|_| anyhow::anyhow!("the streams panicked"))??;
-    let percentile = |from, time, percent| percentile_ms(sent(&samples, from, SETTLING..SETTLING + time), percent);
+    let percentile = |samples: &[Sample], from, time, percent| {
+        percentile_ms(sent(samples, from, SETTLING..SETTLING + time), percent)
+    };
     at_least(report, "bytes carried beside", carried, LEAST_MEGABYTES_A_SECOND, "MB/s");
     let failed = failures(report, samples.iter());
     at_most(report, format!("requests failed, of {}", samples.len()), failed, 0.0, "");
-    tell(report, "p50 alone", percentile(alone, ALONE, 50), "ms");
-    tell(report, "p50", percentile(began, time, 50), "ms");
-    let before = percentile(alone, ALONE, 99);
-    tell(report, "p99 alone", before, "ms");
-    at_most(report, "p99", percentile(began, time, 99), 2.0 * before + 1.0, "ms");
+    for percent in [50, 99] {
+        tell(report, format!("p{percent} alone"), percentile(&samples, alone, ALONE, percent), "ms");
+    }
+    for percent in [50, 99] {
+        let beside = percentile(&control, began, time, percent);
+        tell(report, format!("p{percent} of proxies without streams, beside"), beside, "ms");
+        let most = 2.0 * beside + 1.0;
+        at_most(report, format!("p{percent}"), percentile(&samples, began, time, percent), most, "ms");
+    }
     if let Some(logs) = logs {
         std::fs::create_dir_all(logs)?;
-        for proxy in [&web, &api] {
+        for proxy in [&pair.client, &pair.server] {
             std::fs::write(logs.join(format!("{}.log", proxy.program.name())), proxy.log())?;
         }
     }
     Ok(())
+}
+
+/// A caller and a server with the Service `server`, a proxy each.
+struct Pair {
+    client: Proxy,
+    server: Proxy,
+}
+
+impl Pair {
+    fn open(mesh: &Mesh, client: &str, server: &'static str) -> anyhow::Result<(Self, victim::Ports)> {
+        let spec = mesh.proxy(server);
+        let ports = victim::start(spec.ip())?;
+        let pair = Self {
+            client: mesh.proxy(client).env("LOG", "info").spawn()?.ready()?,
+            server: spec.env("LOG", "info").spawn()?.ready()?,
+        };
+        mesh.service(server, 80, Some("http"), &[ports.http])?;
+        let authority = format!("{server}:80");
+        until(&format!("{server} answers"), || Ok((pair.client.get(&authority, "/")?.status == 200).then_some(())))?;
+        Ok((pair, ports))
+    }
 }
 
 /// Reads bytes without end from the Service `raw` through a proxy, over and over, and counts megabytes.

@@ -50,6 +50,7 @@ pub(super) fn run(time: Duration, logs: Option<&Path>, report: &mut Report) -> a
     let mesh = Mesh::start(std::env::current_exe()?)?;
     let scene = Scene::open(&mesh)?;
     let load = steady::Load::start(scene.web.outbound, "api:80", RATE);
+    let control = steady::Load::start(scene.web.outbound, "calm:80", RATE);
     let alone = Instant::now();
     pause(ALONE);
     let watch = Watch::start(&scene.api)?;
@@ -62,8 +63,8 @@ pub(super) fn run(time: Duration, logs: Option<&Path>, report: &mut Report) -> a
     for (what, count) in attack.finish()? {
         tell(report, what, count as f64, "");
     }
-    let samples = load.stop(report)?;
-    judge(report, &samples, (alone, before, took));
+    let (samples, control) = (load.stop(report)?, control.stop(report)?);
+    judge(report, (&samples, &control), (alone, before, took));
     at_most(report, "resident memory at most", seen.resident as f64 / 1e6, MEMORY_BYTES / 1e6, "MB");
     at_most(report, format!("probes not answered, of {}", seen.probes), seen.unanswered as f64, 0.0, "");
     at_most(report, "log lines a second", lines as f64 / took.as_secs_f64(), 1.0, "");
@@ -72,21 +73,25 @@ pub(super) fn run(time: Duration, logs: Option<&Path>, report: &mut Report) -> a
     scene.api.program.running().context("the attacked proxy has ended")?;
     if let Some(logs) = logs {
         std::fs::create_dir_all(logs)?;
-        for proxy in [&scene.web, &scene.api, &scene.mallory] {
+        for proxy in [&scene.web, &scene.api, &scene.calm, &scene.mallory] {
             std::fs::write(logs.join(format!("{}.log", proxy.program.name())), proxy.log())?;
         }
     }
     Ok(())
 }
 
-fn judge(report: &mut Report, samples: &[Sample], (alone, attacked, took): (Instant, Instant, Duration)) {
+/// The control, requests to a pod that nobody attacks, tells what the machine itself adds in the same seconds: its cores are
+/// all busy, and every step of a request waits for one.
+fn judge(report: &mut Report, loads: (&[Sample], &[Sample]), (alone, attacked, took): (Instant, Instant, Duration)) {
+    let (samples, control) = loads;
     let failed = failures(report, sent(samples, attacked, Duration::ZERO..took));
     let count = sent(samples, attacked, Duration::ZERO..took).count();
     at_most(report, format!("honest requests failed, of {count}"), failed, 0.0, "");
-    let p99 = |from: Instant, within: std::ops::Range<Duration>| percentile_ms(sent(samples, from, within), 99);
-    let before = p99(alone, ALONE / 5..ALONE);
-    tell(report, "honest p99 alone", before, "ms");
-    at_most(report, "honest p99", p99(attacked, Duration::ZERO..took), 3.0 * before, "ms");
+    let p99 = |samples, from, within| percentile_ms(sent(samples, from, within), 99);
+    tell(report, "honest p99 before the attack", p99(samples, alone, ALONE / 5..ALONE), "ms");
+    let control = p99(control, attacked, Duration::ZERO..took);
+    tell(report, "honest p99 to a pod that is not attacked", control, "ms");
+    at_most(report, "honest p99", p99(samples, attacked, Duration::ZERO..took), 3.0 * control, "ms");
 }
 
 /// The pods.
@@ -95,6 +100,8 @@ struct Scene {
     web: Proxy,
     /// The attacked pod.
     api: Proxy,
+    /// One that is not attacked.
+    calm: Proxy,
     /// The hostile one.
     mallory: Proxy,
     ports: victim::Ports,
@@ -107,16 +114,22 @@ impl Scene {
         let probes = format!(r#"{{"app/readiness":{{"httpGet":{{"path":"/","port":{}}}}}}}"#, ports.http.port());
         let api =
             spec.env("MEMORY_LIMIT", MEMORY).env("WORKERS", "1").env("PROBES", probes).env("LOG", "info").spawn()?;
+        let spec = mesh.proxy("calm");
+        let calm_port = victim::start(spec.ip())?.http;
+        let calm = spec.env("MEMORY_LIMIT", MEMORY).env("LOG", "info").spawn()?;
         let (web, mallory) = (mesh.proxy("web").spawn()?, mesh.proxy("mallory").elsewhere().spawn()?);
         mesh.service("api", 80, Some("http"), &[ports.http])?;
+        mesh.service("calm", 80, Some("http"), &[calm_port])?;
         mesh.service("big", 80, Some("http"), &[ports.big])?;
         mesh.service("raw", 9000, None, &[ports.bytes])?;
         mesh.manifest("policy", POLICY)?;
-        let (web, api, mallory) = (web.ready()?, api.ready()?, mallory.ready()?);
-        until("api answers", || Ok((web.get("api:80", "/")?.status == 200).then_some(())))
-            .with_context(|| web.program.log_end())?;
+        let (web, api, calm, mallory) = (web.ready()?, api.ready()?, calm.ready()?, mallory.ready()?);
+        for service in ["api:80", "calm:80"] {
+            until(&format!("{service} answers"), || Ok((web.get(service, "/")?.status == 200).then_some(())))
+                .with_context(|| web.program.log_end())?;
+        }
         until("policy is in force", || Ok((mallory.get("api:80", DENIED)?.status == 403).then_some(())))?;
-        Ok(Self { web, api, mallory, ports })
+        Ok(Self { web, api, calm, mallory, ports })
     }
 
     fn targets(&self) -> anyhow::Result<Targets> {
