@@ -58,7 +58,7 @@ impl Component {
             Self::Discovery => remora_discovery::main(),
             Self::Injector => remora_injector::main(),
             Self::Proxy if std::env::args_os().nth(1).is_some_and(|word| word == "init") => {
-                remora_proxy::init::main(std::env::args_os().skip(2))
+                remora_proxy::init(std::env::args_os().skip(2))
             }
             Self::Proxy => remora_proxy::main(),
         }

@@ -20,7 +20,7 @@ use tokio::{
 
 /// What the wait found out.
 #[derive(Debug)]
-pub enum First<U> {
+pub(crate) enum First<U> {
     Http1,
     Http2,
     /// The whole ClientHello of another proxy; only where [`Wait::mesh`] asks for it.
@@ -40,7 +40,7 @@ pub enum First<U> {
 
 /// Why there is no answer.
 #[derive(Debug)]
-pub enum FirstError<E> {
+pub(crate) enum FirstError<E> {
     Client(io::Error),
     Upstream(E),
 }
@@ -50,7 +50,7 @@ const MESH: [Alpn; 2] = [Alpn::MeshHttp, Alpn::MeshTcp];
 
 /// How to wait.
 #[derive(Debug, Clone, Copy)]
-pub struct Wait {
+pub(crate) struct Wait {
     /// How long the client may be silent before the upstream is opened beside the wait.
     pub grace: Duration,
     /// Whether another proxy may begin mesh TLS here, which must be told from the application's own TLS.
@@ -62,7 +62,7 @@ pub struct Wait {
 
 impl Wait {
     /// For a client of this pod: what comes of its bytes is judged where they arrive.
-    pub fn outbound() -> Self {
+    pub(crate) fn outbound() -> Self {
         let undecided = Undecided::Bytes(limits::UNDECIDED_GRACE);
         Self { grace: limits::DETECT_GRACE, mesh: false, said: Protocol::Detect, undecided }
     }
@@ -70,7 +70,7 @@ impl Wait {
 
 /// What becomes of a client whose words are no protocol yet and which waits for an answer: `ruok`, `JDWP-Handshake`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Undecided {
+pub(crate) enum Undecided {
     /// After this long the upstream gets what there is. If it turns out to begin a request after all, before the server has
     /// said a word, that connection is dropped and the client is served as what it is.
     Bytes(Duration),
@@ -133,13 +133,13 @@ impl Decision {
 /// is busy, it keeps connections in reserve) is waited for much longer before the upstream is opened for nothing; where
 /// the server did, the upstream is opened at once. A mistake costs one connection, and is unlearned by it.
 #[derive(Debug, Default)]
-pub struct Habit {
+pub(crate) struct Habit {
     client_first: Cell<Option<bool>>,
 }
 
 impl Habit {
     /// The silence to allow.
-    pub fn grace(&self) -> Duration {
+    pub(crate) fn grace(&self) -> Duration {
         match self.client_first.get() {
             None => limits::DETECT_GRACE,
             Some(true) => limits::DETECT_GRACE_CLIENT_FIRST,
@@ -148,7 +148,7 @@ impl Habit {
     }
 
     /// Learns from what a wait found out.
-    pub fn learn<U>(&self, first: &First<U>) {
+    pub(crate) fn learn<U>(&self, first: &First<U>) {
         match first {
             First::Http1 | First::Http2 | First::Mesh | First::Tls | First::Opaque => self.client_first.set(Some(true)),
             First::Opened(_) => self.client_first.set(Some(false)),
@@ -160,7 +160,7 @@ impl Habit {
 /// Reads until the protocol is certain. A client that is silent for the grace has its upstream opened beside the wait, and
 /// so has one whose first words leave it open what they are, if they may pass as bytes.
 /// Not cancel safe: what `open` made is lost.
-pub async fn protocol<S, U, E>(
+pub(crate) async fn protocol<S, U, E>(
     client: &mut Prefixed<S>,
     wait: &Wait,
     open: impl AsyncFnOnce() -> Result<U, E>,

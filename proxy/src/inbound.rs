@@ -38,7 +38,7 @@ use tokio::{
 /// Serves one connection to the pod.
 ///
 /// The stages that last are boxed, so that a connection in one of them does not hold the room that the others need.
-pub async fn serve(world: Rc<World>, client: Prefixed<TcpStream>, from: SocketAddr) {
+pub(crate) async fn serve(world: Rc<World>, client: Prefixed<TcpStream>, from: SocketAddr) {
     let original = match world.config.mode {
         Mode::Redirect => {
             sys::original_destination(client.inner(), from).ok().filter(|to| !world.config.is_own(*to, to.ip()))

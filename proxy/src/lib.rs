@@ -2,37 +2,39 @@
 //!
 //! The modules are in the order in which a connection meets them.
 
-pub mod config;
-pub mod limits;
-pub mod worker;
+mod config;
+mod limits;
+mod worker;
 // the spines
-pub mod outbound;
-pub mod inbound;
+mod outbound;
+mod inbound;
 // the stages
-pub mod accept;
-pub mod sys;
-pub mod account;
-pub mod io;
-pub mod discover;
-pub mod detect;
-pub mod first;
-pub mod named;
-pub mod tls;
-pub mod policy;
-pub mod route;
-pub mod http;
-pub mod balance;
-pub mod retry;
-pub mod connect;
-pub mod forward;
-pub mod revoke;
+mod accept;
+mod sys;
+mod account;
+mod io;
+mod discover;
+mod detect;
+mod first;
+mod named;
+mod tls;
+mod policy;
+mod route;
+mod http;
+mod balance;
+mod retry;
+mod connect;
+mod forward;
+mod revoke;
 // beside the path
-pub mod telemetry;
-pub mod admin;
-pub mod pulse;
-pub mod supervise;
-pub mod probe;
-pub mod init;
+mod telemetry;
+mod admin;
+mod pulse;
+mod supervise;
+mod probe;
+mod init;
 mod run;
 
+pub use init::main as init;
 pub use run::main;
+pub use sys::{original_destination, raise_limit};

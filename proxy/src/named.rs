@@ -17,16 +17,16 @@ use tokio::{
 };
 
 /// What the log says of a port of which nothing is known, beside the reason.
-pub const UNKNOWN_PORT: &str = "no policy is known for this port";
+pub(crate) const UNKNOWN_PORT: &str = "no policy is known for this port";
 
 /// Whether a connection comes from this very pod.
-pub fn is_from_here(stream: &TcpStream, from: SocketAddr) -> bool {
+pub(crate) fn is_from_here(stream: &TcpStream, from: SocketAddr) -> bool {
     let from = from.ip().to_canonical();
     from.is_loopback() || stream.local_addr().is_ok_and(|here| here.ip().to_canonical() == from)
 }
 
 /// The destination that a peer names inside TLS: a port of this pod that it declares, never one of the proxy's own.
-pub async fn destination<S: AsyncRead + Unpin>(
+pub(crate) async fn destination<S: AsyncRead + Unpin>(
     stream: &mut Prefixed<S>,
     world: &World,
     peer: &SpiffeId,

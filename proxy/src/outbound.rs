@@ -26,7 +26,7 @@ use tokio::{net::TcpStream, time::timeout};
 /// Serves one connection of the application.
 ///
 /// The stages that last are boxed, so that a connection in one of them does not hold the room that the others need.
-pub async fn serve(world: Rc<World>, client: Prefixed<TcpStream>, peer: SocketAddr) {
+pub(crate) async fn serve(world: Rc<World>, client: Prefixed<TcpStream>, peer: SocketAddr) {
     if world.config.mode == Mode::Explicit {
         return Box::pin(explicit(world, client)).await;
     }

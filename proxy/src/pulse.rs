@@ -12,7 +12,7 @@ use tokio::{
 
 /// Asks the workers. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Pulse(Arc<Asked>);
+pub(crate) struct Pulse(Arc<Asked>);
 
 #[derive(Debug)]
 struct Asked {
@@ -23,17 +23,17 @@ struct Asked {
 
 /// A worker's side.
 #[derive(Debug)]
-pub struct Answers(mpsc::Receiver<oneshot::Sender<()>>);
+pub(crate) struct Answers(mpsc::Receiver<oneshot::Sender<()>>);
 
 /// For so many workers.
-pub fn channel(workers: usize) -> (Pulse, Vec<Answers>) {
+pub(crate) fn channel(workers: usize) -> (Pulse, Vec<Answers>) {
     let (workers, answers) = (0..workers).map(|_| mpsc::channel(1)).map(|(ask, asked)| (ask, Answers(asked))).unzip();
     (Pulse(Arc::new(Asked { workers, answered: Mutex::default() })), answers)
 }
 
 impl Answers {
     /// Answers for as long as anybody asks. Runs on the worker.
-    pub async fn serve(mut self) {
+    pub(crate) async fn serve(mut self) {
         while let Some(asker) = self.0.recv().await {
             // Whoever asked may have given up.
             let _ = asker.send(());
@@ -44,7 +44,7 @@ impl Answers {
 impl Pulse {
     /// Asks every worker that has not ended: the number of one that did not answer within [`limits::PULSE_TIMEOUT`].
     /// An answer counts for [`limits::PULSE_KEPT`]. Cancel safe.
-    pub async fn check(&self) -> Result<(), usize> {
+    pub(crate) async fn check(&self) -> Result<(), usize> {
         let mut answered = self.0.answered.lock().await;
         if answered.is_some_and(|at| at.elapsed() < limits::PULSE_KEPT) {
             return Ok(());

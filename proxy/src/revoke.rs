@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 /// Why something that was let in must end.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Revoked {
+pub(crate) enum Revoked {
     #[error("policy has changed: {0}")]
     Denied(#[from] Denial),
     #[error("trust anchors have changed: {0}")]
@@ -25,7 +25,7 @@ pub enum Revoked {
 
 impl Revoked {
     /// The values of the metric label, and what they say.
-    pub const CAUSES: [&'static str; 3] = ["denied", "plaintext", "untrusted"];
+    pub(crate) const CAUSES: [&'static str; 3] = ["denied", "plaintext", "untrusted"];
 
     const fn cause(&self) -> &'static str {
         match self {
@@ -36,7 +36,7 @@ impl Revoked {
     }
 
     /// Counts and logs that what `peer` had open at `port` was ended.
-    pub fn note(&self, peer: &Peer, port: &Port) {
+    pub(crate) fn note(&self, peer: &Peer, port: &Port) {
         metrics::counter!("remora_connections_revoked_total", "cause" => self.cause()).increment(1);
         let identity = peer.identity.as_ref().map(|id| id.as_str());
         remora_runtime::limited!(info by self.cause(), peer = identity, address = %peer.address, parent = %port.inbound().parent,
@@ -45,7 +45,7 @@ impl Revoked {
 }
 
 /// Returns once `peer` may do `act` at `port` no longer. Cancel safe.
-pub async fn revoked(port: Rc<Port>, peer: Peer, trust: Option<Rc<Trust>>, act: Act<'_>) -> Revoked {
+pub(crate) async fn revoked(port: Rc<Port>, peer: Peer, trust: Option<Rc<Trust>>, act: Act<'_>) -> Revoked {
     let denied = async {
         let mut changes = port.changes();
         loop {
@@ -63,7 +63,7 @@ pub async fn revoked(port: Rc<Port>, peer: Peer, trust: Option<Rc<Trust>>, act: 
 }
 
 /// Returns once nobody vouches for the peer any more, if anybody had to. Cancel safe.
-pub async fn untrusted(trust: Option<&Trust>) -> VerifyError {
+pub(crate) async fn untrusted(trust: Option<&Trust>) -> VerifyError {
     match trust {
         Some(trust) => trust.lost().await,
         None => std::future::pending().await,
@@ -72,7 +72,7 @@ pub async fn untrusted(trust: Option<&Trust>) -> VerifyError {
 
 /// Why a relay ended before its time.
 #[derive(Debug, thiserror::Error)]
-pub enum Ended {
+pub(crate) enum Ended {
     #[error("the connection broke")]
     Broken(#[from] io::Error),
     #[error(transparent)]
@@ -81,7 +81,7 @@ pub enum Ended {
 
 impl Ended {
     /// What signals are told.
-    pub fn reason(&self) -> Reason {
+    pub(crate) fn reason(&self) -> Reason {
         match self {
             Self::Broken(error) => forward::reason(error),
             Self::Revoked(_) => Reason::PolicyChanged,
@@ -90,7 +90,7 @@ impl Ended {
 }
 
 /// [`forward::bytes`], until `revoked`: then both sides end as broken.
-pub async fn bytes<A, B>(
+pub(crate) async fn bytes<A, B>(
     permit: Permit,
     down: &mut A,
     up: &mut B,

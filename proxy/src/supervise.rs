@@ -8,7 +8,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 
 /// Something ended before the drain.
 #[derive(Debug, thiserror::Error)]
-pub enum Ended {
+pub(crate) enum Ended {
     #[error("the task {name:?} has panicked; see the log above")]
     Panicked { name: &'static str },
     #[error("the task {name:?} has ended, which it never should")]
@@ -18,18 +18,18 @@ pub enum Ended {
 }
 
 /// A task that lives as long as the process, by its name.
-pub type Task = (&'static str, JoinHandle<()>);
+pub(crate) type Task = (&'static str, JoinHandle<()>);
 
 /// Tells, when dropped, that a worker's thread has ended, however it did.
 #[derive(Debug)]
-pub struct Alarm {
+pub(crate) struct Alarm {
     number: usize,
     ended: mpsc::Sender<usize>,
 }
 
 impl Alarm {
     /// For worker `number`.
-    pub fn new(number: usize, ended: mpsc::Sender<usize>) -> Self {
+    pub(crate) fn new(number: usize, ended: mpsc::Sender<usize>) -> Self {
         Self { number, ended }
     }
 }
@@ -42,7 +42,7 @@ impl Drop for Alarm {
 }
 
 /// Waits for the first of `tasks` or workers to end. Cancel safe.
-pub async fn first_ended(tasks: &mut [Task], workers: &mut mpsc::Receiver<usize>) -> Ended {
+pub(crate) async fn first_ended(tasks: &mut [Task], workers: &mut mpsc::Receiver<usize>) -> Ended {
     let names: Vec<_> = tasks.iter().map(|(name, _)| *name).collect();
     tokio::select! {
         (outcome, at, _) = select_all(tasks.iter_mut().map(|(_, task)| task)) => match outcome {

@@ -28,7 +28,7 @@ use tokio::{
 
 /// All that a connection of this worker needs.
 #[derive(Debug)]
-pub struct World {
+pub(crate) struct World {
     pub config: Arc<Config>,
     pub tls: tls::Store,
     /// The memory that peers may make this process hold.
@@ -36,7 +36,6 @@ pub struct World {
     /// The share of it that the pod's own application has.
     pub pod: Holder,
     pub directory: Directory,
-    pub routes: Arc<Routes>,
     pub drain: drain::Watch,
     /// What the drain waits for: connections accepted, and tunnels.
     pub tasks: Tasks,
@@ -49,7 +48,7 @@ pub struct World {
 
 /// The tasks of one worker, which it awaits before it ends.
 #[derive(Debug, Clone, Default)]
-pub struct Tasks(Rc<Count>);
+pub(crate) struct Tasks(Rc<Count>);
 
 #[derive(Debug, Default)]
 struct Count {
@@ -88,18 +87,18 @@ impl<F: Future> Future for Owned<F> {
 
 impl Tasks {
     /// Runs `task` on this thread; what it returns is dropped.
-    pub fn spawn(&self, task: impl Future + 'static) {
+    pub(crate) fn spawn(&self, task: impl Future + 'static) {
         self.0.running.set(self.0.running.get() + 1);
         tokio::task::spawn_local(Owned { task, _running: Running(self.0.clone()) });
     }
 
     /// How many run.
-    pub fn running(&self) -> usize {
+    pub(crate) fn running(&self) -> usize {
         self.0.running.get()
     }
 
     /// Waits until none runs. Cancel safe.
-    pub async fn idle(&self) {
+    pub(crate) async fn idle(&self) {
         while self.0.running.get() > 0 {
             let mut ended = std::pin::pin!(self.0.ended.notified());
             ended.as_mut().enable();
@@ -112,20 +111,20 @@ impl Tasks {
 
 /// The listeners of a worker.
 #[derive(Debug)]
-pub struct Listeners {
+pub(crate) struct Listeners {
     pub outbound: Vec<std::net::TcpListener>,
     pub inbound: Vec<std::net::TcpListener>,
 }
 
 /// Runs a worker on the current thread until the drain is over. Returns how many connections were cut off.
-pub fn run(parts: Parts, listeners: Listeners) -> std::io::Result<usize> {
+pub(crate) fn run(parts: Parts, listeners: Listeners) -> std::io::Result<usize> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().event_interval(31).build()?;
     tokio::task::LocalSet::new().block_on(&runtime, serve(parts, listeners))
 }
 
 /// What a worker takes over from the control thread.
 #[derive(Debug)]
-pub struct Parts {
+pub(crate) struct Parts {
     pub config: Arc<Config>,
     pub tls: tls::Source,
     pub discover: crate::discover::Handle,
@@ -140,13 +139,12 @@ async fn serve(parts: Parts, listeners: Listeners) -> std::io::Result<usize> {
     let (tasks, room) = (Tasks::default(), parts.room);
     let background = Tasks::default();
     let world = Rc::new(World {
-        directory: Directory::new(parts.discover, background.clone(), parts.routes.clone(), parts.config.clone()),
+        directory: Directory::new(parts.discover, background.clone(), parts.routes, parts.config.clone()),
         background,
         tls: tls::Store::new(parts.tls, &parts.account),
         pod: parts.account.holder(Peer::Pod),
         account: parts.account,
         config: parts.config,
-        routes: parts.routes,
         drain: parts.drain,
         tasks,
         peers: crate::http::peers::Peers::default(),

@@ -64,3 +64,23 @@ fn a_request_crosses_two_proxies_by_mutual_tls() -> anyhow::Result<()> {
     assert_eq!(web.program.terminate()?, Some(0), "{}", web.program.log_end());
     Ok(())
 }
+
+#[test]
+fn a_request_that_fails_is_among_the_recent_errors_with_where_it_was_going() -> anyhow::Result<()> {
+    let mesh = Mesh::start(env!("CARGO_BIN_EXE_remora-components"))?;
+    let web = mesh.proxy("web").spawn()?;
+    mesh.service("nobody", 80, Some("http"), &[])?;
+    let web = web.ready()?;
+    let none: serde_json::Value = serde_json::from_str(&web.admin("/errors")?)?;
+    assert_eq!(none["errors"], serde_json::json!([]));
+    until("the Service without endpoints is known", || {
+        let answer = web.get("nobody:80", "/orders/1")?;
+        ensure!(answer.status == 503, "{}", answer.head);
+        Ok(Some(()))
+    })?;
+    let said: serde_json::Value = serde_json::from_str(&web.admin("/errors")?)?;
+    let error = &said["errors"][0];
+    assert_eq!((&error["reason"], &error["direction"]), (&"no_endpoints".into(), &"outbound".into()), "{said}");
+    assert_eq!((&error["parent"], &error["peer"]), (&"test/nobody:80".into(), &"".into()), "{said}");
+    Ok(())
+}

@@ -16,7 +16,7 @@ use std::{
 use tokio::net::{TcpListener, TcpStream};
 
 /// Opens a listener. Must be called inside a tokio runtime.
-pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
@@ -32,7 +32,7 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// The next connection. Errors of a single connection are passed over; for want of descriptors or memory it waits, logs
 /// and goes on. Cancel safe.
-pub async fn next(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+pub(crate) async fn next(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
@@ -55,18 +55,18 @@ pub async fn next(listener: &TcpListener) -> (TcpStream, SocketAddr) {
 /// The kernel gives a socket the lowest number that is free: a number near the limit says that nearly all are taken,
 /// by whomever, and costs nothing to know.
 #[derive(Debug, Clone, Copy)]
-pub struct Room {
+pub(crate) struct Room {
     below: u64,
 }
 
 impl Room {
     /// Of a process that may have `limit` descriptors open.
-    pub fn new(limit: u64) -> Self {
+    pub(crate) fn new(limit: u64) -> Self {
         Self { below: limit - limits::DESCRIPTORS_RESERVED.min(limit / 2) }
     }
 
     /// Whether this connection leaves enough for others' needs.
-    pub fn has(self, stream: &TcpStream) -> bool {
+    pub(crate) fn has(self, stream: &TcpStream) -> bool {
         u64::try_from(stream.as_raw_fd()).is_ok_and(|number| number < self.below)
     }
 }
@@ -77,7 +77,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 /// Sets what every connection has. A socket that takes none of it is already closed, which its first use will tell.
-pub fn tune(stream: &TcpStream) {
+pub(crate) fn tune(stream: &TcpStream) {
     if let Err(error) = set_options(stream) {
         tracing::debug!(%error, "connection closed before it was set up");
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// The limit of this process's cgroup (v2 or v1), or [`limits::MEMORY_DEFAULT_BYTES`] where there is none.
-pub fn memory_limit() -> u64 {
+pub(crate) fn memory_limit() -> u64 {
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     limit_in(&own, Path::new("/sys/fs/cgroup"))
 }

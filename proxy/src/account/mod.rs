@@ -7,7 +7,7 @@
 
 mod cgroup;
 
-pub use cgroup::memory_limit;
+pub(crate) use cgroup::memory_limit;
 
 use crate::limits;
 use remora_model::SpiffeId;
@@ -24,7 +24,7 @@ use std::{
 
 /// Whose share something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Peer {
+pub(crate) enum Peer {
     /// The application of this pod, and what the proxy opens for it.
     Pod,
     /// Whoever calls from this address: see [`Peer::at`].
@@ -35,20 +35,20 @@ pub enum Peer {
 
 impl Peer {
     /// Whoever calls from `address`. A host has all of an IPv6 network of 64 bits.
-    pub fn at(address: IpAddr) -> Self {
+    pub(crate) fn at(address: IpAddr) -> Self {
         Self::At(network(address))
     }
 
     /// The workload `id`, calling from `address`. Several may share an address, and must not share what one of them may
     /// use up.
-    pub fn certified(address: IpAddr, id: &SpiffeId) -> Self {
+    pub(crate) fn certified(address: IpAddr, id: &SpiffeId) -> Self {
         let mut hash = DefaultHasher::new();
         id.as_str().hash(&mut hash);
         Self::Certified(network(address), hash.finish())
     }
 
     /// The same workload, once it is known by its certificate.
-    pub fn known_as(self, id: &SpiffeId) -> Self {
+    pub(crate) fn known_as(self, id: &SpiffeId) -> Self {
         match self {
             Self::At(address) => Self::certified(address, id),
             other => other,
@@ -75,7 +75,7 @@ fn network(address: IpAddr) -> IpAddr {
 /// What there is, and who holds it. Cheap to clone; shared by the workers, which touch it for each connection, each large
 /// buffer, and each request that begins, ends or stands still: a few additions to numbers that all of them share.
 #[derive(Debug, Clone)]
-pub struct Account(Arc<Books>);
+pub(crate) struct Account(Arc<Books>);
 
 #[derive(Debug)]
 struct Books {
@@ -95,24 +95,24 @@ struct Share {
 
 /// One peer's share, the same for all its connections. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Holder(Arc<Share>);
+pub(crate) struct Holder(Arc<Share>);
 
 /// Bytes that count as held until this is dropped.
 #[derive(Debug)]
-pub struct Charge {
+pub(crate) struct Charge {
     share: Arc<Share>,
     bytes: usize,
 }
 
 impl Account {
     /// An account of so many bytes.
-    pub fn new(bytes_max: usize) -> Self {
+    pub(crate) fn new(bytes_max: usize) -> Self {
         let (used, peak) = (AtomicUsize::new(0), AtomicUsize::new(0));
         Self(Arc::new(Books { bytes_max, used, peak, peers: Mutex::default() }))
     }
 
     /// The share of `peer`.
-    pub fn holder(&self, peer: Peer) -> Holder {
+    pub(crate) fn holder(&self, peer: Peer) -> Holder {
         let mut peers = self.0.peers();
         if let Some(share) = peers.get(&peer).and_then(Weak::upgrade) {
             return Holder(share);
@@ -123,17 +123,17 @@ impl Account {
     }
 
     /// Whether so much is held that what can be read in smaller pieces should be.
-    pub fn is_tight(&self) -> bool {
+    pub(crate) fn is_tight(&self) -> bool {
         self.used() > self.0.bytes_max / limits::TIGHT_SHARE
     }
 
     /// What is held now.
-    pub fn used(&self) -> usize {
+    pub(crate) fn used(&self) -> usize {
         self.0.used.load(Relaxed)
     }
 
     /// How much less is held now than at the most since this was asked last: what the allocator may give back.
-    pub fn freed(&self) -> usize {
+    pub(crate) fn freed(&self) -> usize {
         let used = self.used();
         self.0.peak.swap(used, Relaxed).saturating_sub(used)
     }
@@ -147,12 +147,12 @@ impl Books {
 
 impl Holder {
     /// Whose share it is.
-    pub fn peer(&self) -> Peer {
+    pub(crate) fn peer(&self) -> Peer {
         self.0.peer
     }
 
     /// Charges `bytes` to this share, if they are within it.
-    pub fn charge(&self, bytes: usize) -> Option<Charge> {
+    pub(crate) fn charge(&self, bytes: usize) -> Option<Charge> {
         let Share { books, peer, held } = &*self.0;
         let used = books.used.fetch_add(bytes, Relaxed) + bytes;
         let held = held.fetch_add(bytes, Relaxed) + bytes;
@@ -167,7 +167,7 @@ impl Holder {
 
 impl Charge {
     /// Whose share it is of.
-    pub fn holder(&self) -> Holder {
+    pub(crate) fn holder(&self) -> Holder {
         Holder(self.share.clone())
     }
 }
@@ -190,12 +190,12 @@ impl Drop for Charge {
 }
 
 /// The account of a process that may use `memory_limit` bytes.
-pub fn of(memory_limit: u64) -> Account {
+pub(crate) fn of(memory_limit: u64) -> Account {
     Account::new(limits::account_bytes(memory_limit))
 }
 
 /// Shows what is charged, and has the allocator give back what peers no longer hold. Runs until it is dropped.
-pub async fn keep(account: Account) {
+pub(crate) async fn keep(account: Account) {
     idle::return_large_blocks();
     let charged = metrics::gauge!("remora_memory_charged_bytes");
     loop {

@@ -34,7 +34,7 @@ const PATHS: &str = "no such path; there are: / /routes /errors /config /certifi
 
 /// What the admin port shows and does. Its functions must return at once: they run on the control thread.
 #[derive(Clone)]
-pub struct AdminState {
+pub(crate) struct AdminState {
     /// The common endpoints: readiness, log filter, metrics of the recorder.
     pub common: Admin,
     /// The golden signals.
@@ -59,7 +59,7 @@ impl std::fmt::Debug for AdminState {
 
 /// Serves the admin port until `stop`, which should come after the workers have drained: an operator wants to look
 /// while they do. Not cancel safe: dropping it cuts off whoever is being answered.
-pub async fn serve(listener: TcpListener, state: AdminState, stop: drain::Watch) {
+pub(crate) async fn serve(listener: TcpListener, state: AdminState, stop: drain::Watch) {
     let sampler = sample(state.routes.clone());
     tokio::select! {
         () = admin::serve_beside(listener, router(state.clone()), state.hosts, stop) => {}

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::*;
-use crate::telemetry::{Direction, Proto, Reason, RecentError, RouteKey, Tls};
+use crate::telemetry::{Direction, Proto, Reason, RouteKey, Tls};
 
 /// An admin port, and what was done to it.
 struct Admin {
@@ -22,17 +22,16 @@ struct Admin {
 impl Admin {
     async fn start() -> Self {
         let routes = Routes::new("shop/web-1".into());
-        routes
-            .stats(RouteKey {
-                direction: Direction::Outbound,
-                parent: "shop/api:8080".into(),
-                route: "GET /".into(),
-                peer: "".into(),
-                tls: Tls::Mtls,
-                protocol: Proto::Http1,
-            })
-            .request();
-        routes.note_error(RecentError::new("GET /".into(), "".into(), Reason::Timeout, "after 1 s"));
+        let stats = routes.stats(RouteKey {
+            direction: Direction::Outbound,
+            parent: "shop/api:8080".into(),
+            route: "GET /".into(),
+            peer: "".into(),
+            tls: Tls::Mtls,
+            protocol: Proto::Http1,
+        });
+        stats.request();
+        stats.failure(Reason::Timeout, Duration::from_secs(1));
         let drained = Arc::new(AtomicBool::new(false));
         let is_drained = drained.clone();
         let ready = Readiness::new();

@@ -88,7 +88,7 @@ enum State {
 
 /// One endpoint's health.
 #[derive(Debug)]
-pub struct Health {
+pub(crate) struct Health {
     state: Cell<State>,
     /// Whether the set still has it; a request may outlive that.
     member: Cell<bool>,

@@ -34,7 +34,7 @@ const SEED_S: f64 = 0.03;
 
 /// See the module.
 #[derive(Debug)]
-pub struct Load {
+pub(crate) struct Load {
     mean_s: Cell<f64>,
     peak_s: Cell<f64>,
     /// When these two held.

@@ -17,8 +17,8 @@
 //! Single-threaded (`Rc`, `Cell`): one set per worker. It never reads a clock, and [`Balancer::pick`] does not allocate.
 //! What it does not do: dial, retry, or know what an endpoint is.
 
-pub mod health;
-pub mod load;
+pub(crate) mod health;
+pub(crate) mod load;
 
 use health::{Health, Pool};
 use load::Load;
@@ -51,7 +51,7 @@ const DRAWS: usize = 8;
 
 /// One endpoint as the source names it.
 #[derive(Clone, Debug)]
-pub struct Member<P> {
+pub(crate) struct Member<P> {
     /// Where it is. Statistics survive an update under an equal key.
     pub key: SocketAddr,
     /// Relative share; 0 counts as 1.
@@ -64,12 +64,12 @@ pub struct Member<P> {
 
 /// Who asks, where clients keep to one endpoint.
 #[derive(Clone, Copy, Debug)]
-pub struct Client(u64);
+pub(crate) struct Client(u64);
 
 impl Client {
     /// The pod `namespace/pod`.
     #[must_use]
-    pub fn new(namespace: &str, pod: &str) -> Self {
+    pub(crate) fn new(namespace: &str, pod: &str) -> Self {
         Self(digest((namespace, pod)))
     }
 
@@ -88,7 +88,7 @@ fn digest(of: impl Hash) -> u64 {
 
 /// Why nothing was picked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NoEndpoint {
+pub(crate) enum NoEndpoint {
     /// The set has no endpoints.
     #[error("the backend has no endpoints; look at its Service's selector and the readiness of its pods")]
     Empty,
@@ -99,7 +99,7 @@ pub enum NoEndpoint {
 
 /// How a request or connection went, as the endpoint's own doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// It answered (a 4xx is an answer too).
     Success,
     /// It answered with a failure, reset, or did not answer in time.
@@ -112,7 +112,7 @@ pub enum Outcome {
 
 /// The endpoints of one backend.
 #[derive(Debug)]
-pub struct Balancer<P> {
+pub(crate) struct Balancer<P> {
     /// Those of our zone first; with affinity, within that by rank.
     slots: Vec<Slot<P>>,
     local: usize,
@@ -135,23 +135,23 @@ struct Stats {
 impl<P: Clone> Balancer<P> {
     /// An empty set. The clock is read once, for an origin; all times after it are passed in.
     #[must_use]
-    pub fn new(accrual: Accrual) -> Self {
+    pub(crate) fn new(accrual: Accrual) -> Self {
         Self { slots: Vec::new(), local: 0, affinity: None, pool: Rc::new(Pool::new(accrual, Instant::now())) }
     }
 
     /// Changes when endpoints leave, from the next failure on.
-    pub fn set_accrual(&mut self, accrual: Accrual) {
+    pub(crate) fn set_accrual(&mut self, accrual: Accrual) {
         self.pool.accrual.set(accrual);
     }
 
     /// Whether a client keeps to one endpoint, and which client we are, from the next [`Self::update`] on.
-    pub fn set_affinity(&mut self, client: Option<Client>) {
+    pub(crate) fn set_affinity(&mut self, client: Option<Client>) {
         self.affinity = client;
     }
 
     /// Replaces the endpoints. Those with a known key keep their statistics, and their place outside the rotation; but
     /// one that was ejected for a wrong identity may be probed at once, since that may be what changed.
-    pub fn update(&mut self, members: Vec<Member<P>>) {
+    pub(crate) fn update(&mut self, members: Vec<Member<P>>) {
         let mut known: HashMap<SocketAddr, Rc<Stats>> =
             self.slots.drain(..).map(|slot| (slot.member.key, slot.stats)).collect();
         for mut member in members {
@@ -177,13 +177,8 @@ impl<P: Clone> Balancer<P> {
 
     /// The payload of an endpoint.
     #[must_use]
-    pub fn get(&self, key: &SocketAddr) -> Option<&P> {
+    pub(crate) fn get(&self, key: &SocketAddr) -> Option<&P> {
         self.slots.iter().find(|slot| slot.member.key == *key).map(|slot| &slot.member.payload)
-    }
-
-    /// Every endpoint's payload.
-    pub fn iter(&self) -> impl Iterator<Item = &P> {
-        self.slots.iter().map(|slot| &slot.member.payload)
     }
 
     /// Chooses an endpoint that is not in `exclude`, the ones this request has tried.
@@ -193,7 +188,7 @@ impl<P: Clone> Balancer<P> {
     ///
     /// # Errors
     /// The set is empty, or everything in it is excluded or known to be somebody else.
-    pub fn pick(
+    pub(crate) fn pick(
         &self,
         now: Instant,
         rng: &mut fastrand::Rng,
@@ -242,13 +237,13 @@ impl<P: Clone> Balancer<P> {
 
     /// Whether an endpoint is in rotation that is not in `exclude`.
     #[must_use]
-    pub fn has_another(&self, exclude: &[SocketAddr]) -> bool {
+    pub(crate) fn has_another(&self, exclude: &[SocketAddr]) -> bool {
         self.slots.iter().any(|slot| slot.stats.health.is_ready() && !exclude.contains(&slot.member.key))
     }
 
     /// Endpoints in the set, and how many of them are in rotation.
-    #[must_use]
-    pub fn counts(&self) -> (usize, usize) {
+    #[cfg(test)]
+    pub(crate) fn counts(&self) -> (usize, usize) {
         (self.slots.len(), self.pool.ready.get())
     }
 
@@ -335,7 +330,7 @@ impl<P> Slot<P> {
 
 /// A request on a chosen endpoint. It counts as in flight until this is dropped: keep it until the response body ended.
 #[derive(Debug)]
-pub struct InFlight {
+pub(crate) struct InFlight {
     stats: Rc<Stats>,
     pool: Rc<Pool>,
     started: Instant,
@@ -346,13 +341,13 @@ pub struct InFlight {
 impl InFlight {
     /// Whether this request decides if the endpoint returns to the rotation.
     #[must_use]
-    pub const fn is_probe(&self) -> bool {
+    pub(crate) const fn is_probe(&self) -> bool {
         self.probe
     }
 
     /// Tells at `now` how it went, and after what latency (for HTTP: from the request on a ready connection to the
     /// response head, as the making of a connection says nothing about the requests after it). The first call counts; one that is dropped without any (the client went away) says nothing about the endpoint.
-    pub fn record(&self, now: Instant, latency: Duration, outcome: Outcome) {
+    pub(crate) fn record(&self, now: Instant, latency: Duration, outcome: Outcome) {
         if self.recorded.replace(true) {
             return;
         }

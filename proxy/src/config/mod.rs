@@ -8,7 +8,7 @@ use crate::{
     probe::{self, Probes},
 };
 use remora_model::{SpiffeId, TrustDomain};
-pub use remora_runtime::settings::Mistakes;
+pub(crate) use remora_runtime::settings::Mistakes;
 use remora_runtime::settings::{duration, parsed};
 use std::{
     collections::BTreeSet,
@@ -19,11 +19,11 @@ use std::{
 };
 
 /// What every name begins with.
-pub const PREFIX: &str = "REMORA_PROXY_";
+pub(crate) const PREFIX: &str = "REMORA_PROXY_";
 
 /// How connections come to the listeners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+pub(crate) enum Mode {
     /// By the redirect rules of `remora-proxy init`: the original destination says where to.
     Redirect,
     /// By themselves: outbound takes HTTP by authority, inbound takes peers that name the port.
@@ -32,7 +32,7 @@ pub enum Mode {
 
 /// Validated settings.
 #[derive(Debug, Clone)]
-pub struct Config {
+pub(crate) struct Config {
     pub mode: Mode,
     pub outbound_listen: Vec<SocketAddr>,
     pub inbound_listen: Vec<SocketAddr>,
@@ -72,7 +72,7 @@ pub struct Config {
 
 impl Config {
     /// Reads the process's environment. A name of ours that means nothing is a mistake too.
-    pub fn from_env() -> Result<Self, Mistakes> {
+    pub(crate) fn from_env() -> Result<Self, Mistakes> {
         let ours = |name: &str| name.starts_with(PREFIX) && !is_service_link(name);
         let mut ours: Vec<(String, String)> = std::env::vars().filter(|(name, _)| ours(name)).collect();
         let config = Self::read(&mut |name| {
@@ -88,7 +88,7 @@ impl Config {
     }
 
     /// Reads settings through `lookup`, which is given whole names.
-    pub fn read(lookup: &mut dyn FnMut(&str) -> Option<String>) -> Result<Self, Mistakes> {
+    pub(crate) fn read(lookup: &mut dyn FnMut(&str) -> Option<String>) -> Result<Self, Mistakes> {
         let mut read = Reader { lookup, mistakes: Vec::new() };
         let mode = read.or("MODE", "redirect", mode);
         let default_inbound = if ipv6_available() { "[::]:4143" } else { "0.0.0.0:4143" };
@@ -160,18 +160,18 @@ impl Config {
     }
 
     /// Our own identity.
-    pub fn id(&self) -> Option<SpiffeId> {
+    pub(crate) fn id(&self) -> Option<SpiffeId> {
         SpiffeId::workload(&self.trust_domain, &self.namespace, &self.service_account).ok()
     }
 
     /// The identity of a part of the control plane.
-    pub fn control_plane(&self, service_account: &str) -> Option<SpiffeId> {
+    pub(crate) fn control_plane(&self, service_account: &str) -> Option<SpiffeId> {
         SpiffeId::workload(&self.trust_domain, &self.control_namespace, service_account).ok()
     }
 
     /// Where this proxy itself takes what others send, if `pod` (`namespace/name`) is its own. No rule redirects what a
     /// pod sends to itself: mesh TLS to the pod's own address would reach the application and not its proxy.
-    pub fn own_proxy(&self, pod: &str) -> Option<SocketAddr> {
+    pub(crate) fn own_proxy(&self, pod: &str) -> Option<SocketAddr> {
         if self.mode != Mode::Redirect || pod.split_once('/') != Some((&self.namespace, &self.pod)) {
             return None;
         }
@@ -182,7 +182,7 @@ impl Config {
 
     /// Whether `address` is one of this proxy's own listeners: forwarding to it would be a loop. `here` is an address of this
     /// pod: other hosts may have servers on the same ports.
-    pub fn is_own(&self, address: SocketAddr, here: IpAddr) -> bool {
+    pub(crate) fn is_own(&self, address: SocketAddr, here: IpAddr) -> bool {
         let own = self.outbound_listen.iter().chain(&self.inbound_listen).chain([&self.admin_listen]);
         own.filter(|own| own.port() == address.port()).any(|own| match self.mode {
             Mode::Redirect => {

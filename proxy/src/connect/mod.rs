@@ -8,7 +8,7 @@ use tokio::{io::AsyncWriteExt, net::TcpStream, time::timeout};
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
+pub(crate) enum ConnectError {
     #[error("{address} refused the connection; is anything listening there?")]
     Refused { address: SocketAddr },
     #[error("{address} did not answer in {after:?}; maybe a NetworkPolicy drops packets to it")]
@@ -34,7 +34,7 @@ pub enum ConnectError {
 
 impl ConnectError {
     /// The reason that signals and clients are told.
-    pub fn reason(&self) -> Reason {
+    pub(crate) fn reason(&self) -> Reason {
         match self {
             Self::Refused { .. } => Reason::ConnectRefused,
             Self::Timeout { .. } | Self::HandshakeTimeout { .. } => Reason::ConnectTimeout,
@@ -46,13 +46,13 @@ impl ConnectError {
     }
 
     /// What lies beneath, as text for a log field; empty if nothing does.
-    pub fn cause(&self) -> String {
+    pub(crate) fn cause(&self) -> String {
         std::error::Error::source(self).map(ToString::to_string).unwrap_or_default()
     }
 }
 
 /// A TCP connection to `address`. Cancel safe: the attempt is dropped.
-pub async fn tcp(_permit: &Permit, address: SocketAddr, within: Duration) -> Result<TcpStream, ConnectError> {
+pub(crate) async fn tcp(_permit: &Permit, address: SocketAddr, within: Duration) -> Result<TcpStream, ConnectError> {
     match timeout(within, TcpStream::connect(address)).await {
         Ok(Ok(stream)) => {
             accept::tune(&stream);
@@ -73,7 +73,10 @@ fn failed(address: SocketAddr, source: io::Error) -> ConnectError {
 
 /// Tells the far proxy which address of its pod is meant, where nothing redirects the connection (PROXY protocol v2,
 /// as the first bytes inside TLS).
-pub async fn name_destination<S: tokio::io::AsyncWrite + Unpin>(stream: &mut S, endpoint: &Endpoint) -> io::Result<()> {
+pub(crate) async fn name_destination<S: tokio::io::AsyncWrite + Unpin>(
+    stream: &mut S,
+    endpoint: &Endpoint,
+) -> io::Result<()> {
     let mut header = Vec::with_capacity(64);
     header.extend_from_slice(proxy_header::SIGNATURE);
     header.push(0x21); // version 2, PROXY
@@ -95,15 +98,15 @@ pub async fn name_destination<S: tokio::io::AsyncWrite + Unpin>(stream: &mut S, 
 }
 
 /// The PROXY protocol v2 header, as far as one proxy sends it to another.
-pub mod proxy_header {
+pub(crate) mod proxy_header {
     use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
     /// The twelve bytes that it begins with.
-    pub const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+    pub(crate) const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
     /// What the bytes so far are.
     #[derive(Debug, PartialEq, Eq)]
-    pub enum Parsed {
+    pub(crate) enum Parsed {
         /// More bytes decide.
         Incomplete,
         /// Something else.
@@ -115,7 +118,7 @@ pub mod proxy_header {
     }
 
     /// Reads a header at the start of `bytes`. Pure.
-    pub fn parse(bytes: &[u8]) -> Parsed {
+    pub(crate) fn parse(bytes: &[u8]) -> Parsed {
         let seen = bytes.len().min(SIGNATURE.len());
         if bytes[..seen] != SIGNATURE[..seen] {
             return Parsed::Absent;

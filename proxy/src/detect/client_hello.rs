@@ -8,7 +8,7 @@
 //! connection through untouched (by server name); whoever terminates it judges the handshake.
 
 /// The longest handshake message looked at; rustls draws the same line.
-pub const CLIENT_HELLO_BYTES_MAX: usize = 64 * 1024;
+pub(crate) const CLIENT_HELLO_BYTES_MAX: usize = 64 * 1024;
 
 /// Records a ClientHello may be cut into. A peer that needs more wants to be expensive.
 const RECORDS_MAX: usize = 64;
@@ -18,7 +18,7 @@ const ALPN_MAX: usize = 32;
 
 /// What the bytes hold.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Peek {
+pub(crate) enum Peek {
     /// So far a ClientHello, not yet whole.
     Incomplete,
     /// Not a ClientHello, or a malformed or oversized one.
@@ -29,7 +29,7 @@ pub enum Peek {
 
 /// What a ClientHello asks for.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Hello {
+pub(crate) struct Hello {
     /// The `host_name` of `server_name` (RFC 6066 §3), lower case, if it is a plausible DNS name.
     pub sni: Option<Box<str>>,
     /// The protocols of ALPN (RFC 7301), in the client's order.
@@ -39,14 +39,14 @@ pub struct Hello {
 impl Hello {
     /// Whether the client offers `protocol`.
     #[must_use]
-    pub fn offers(&self, protocol: &[u8]) -> bool {
+    pub(crate) fn offers(&self, protocol: &[u8]) -> bool {
         self.alpn.iter().any(|offered| **offered == *protocol)
     }
 }
 
 /// Reads the ClientHello that `bytes` begin with.
 #[must_use]
-pub fn peek(bytes: &[u8]) -> Peek {
+pub(crate) fn peek(bytes: &[u8]) -> Peek {
     let message = match reassemble(bytes) {
         Ok(Some(message)) => message,
         Ok(None) => return Peek::Incomplete,

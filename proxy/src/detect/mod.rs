@@ -12,11 +12,11 @@
 //! must go on reading (the prefix still fits HTTP or TLS), whatever it does meanwhile ([`crate::first`]).
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
-pub mod client_hello;
+pub(crate) mod client_hello;
 
 /// What the first bytes of a connection begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Detection {
+pub(crate) enum Detection {
     /// An HTTP/1 request line.
     Http1,
     /// The HTTP/2 client preface, all of it.
@@ -31,15 +31,15 @@ pub enum Detection {
 
 /// How many bytes detection looks at. Beyond it a line that still reads like a request is HTTP/1 (the guard answers
 /// 414), and anything else is opaque. It must be smaller than any buffer the caller peeks into.
-pub const DETECT_BYTES_MAX: usize = 8 * 1024;
+pub(crate) const DETECT_BYTES_MAX: usize = 8 * 1024;
 
 /// The HTTP/2 client preface (RFC 9113 §3.4).
-pub const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What a TLS connection begins with: the record type of handshakes (RFC 8446 §5.1).
-pub const TLS_HANDSHAKE: u8 = 0x16;
+pub(crate) const TLS_HANDSHAKE: u8 = 0x16;
 /// The first bytes of a handshake record: its type, and the major version that all versions of TLS give (RFC 8446 §5.1).
-pub const TLS_RECORD: [u8; 2] = [TLS_HANDSHAKE, 3];
+pub(crate) const TLS_RECORD: [u8; 2] = [TLS_HANDSHAKE, 3];
 
 /// The longest method that is still taken for one. The longest registered today has 17 bytes.
 const METHOD_BYTES_MAX: usize = 32;
@@ -47,7 +47,7 @@ const METHOD_BYTES_MAX: usize = 32;
 /// Says what `bytes`, the beginning of a connection, begin. Costs one pass over the first line at worst, and no
 /// allocation.
 #[must_use]
-pub fn detect(bytes: &[u8]) -> Detection {
+pub(crate) fn detect(bytes: &[u8]) -> Detection {
     let Some(first) = bytes.first() else { return Detection::Undecided };
     if *first == TLS_HANDSHAKE {
         return tls(bytes);

@@ -21,7 +21,7 @@ const UPDATE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Who asks.
 #[derive(Debug)]
-pub struct Client {
+pub(crate) struct Client {
     pub hello: v1::Hello,
     /// Where workers are heard, and told.
     pub ends: Ends,
@@ -61,7 +61,7 @@ impl Failures {
 
 /// Runs until no worker is left. Never gives up: with discovery away, everything stays as it is. `connect` makes a channel for
 /// each stream, so that the next one leaves a connection behind that nobody is at the end of.
-pub async fn run(client: Client, connect: impl Fn() -> Channel) {
+pub(crate) async fn run(client: Client, connect: impl Fn() -> Channel) {
     let Client { hello, ends: Ends { mut commands, link, networks, wanted }, zone } = client;
     let mut store = Store::new(zone, networks);
     let mut failures = Failures::default();

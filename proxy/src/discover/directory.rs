@@ -4,8 +4,8 @@
 //! room is nothing that is in use, and nothing that could not be asked for again.
 
 use super::{
-    Answer, Full, Handle, Kept, Networks, Plan, Port, Refusal, Signals, State, Verdict, Way, changed, plans::Plans,
-    ports::Ports, waiting::Waiting,
+    Answer, Full, Handle, Kept, Plan, Port, Refusal, Signals, State, Verdict, Way, changed, plans::Plans, ports::Ports,
+    waiting::Waiting,
 };
 use crate::{
     config::Config,
@@ -33,7 +33,7 @@ use tokio::{
 
 /// A target as a worker knows it; its plan is replaced when discovery says something new.
 #[derive(Debug)]
-pub struct Route {
+pub(crate) struct Route {
     pub target: Target,
     pub habit: Habit,
     answer: RefCell<Answer>,
@@ -46,7 +46,7 @@ pub struct Route {
 
 impl Route {
     /// The plan of this moment; `None` where the target has none, or none any more.
-    pub fn plan(&self) -> Option<Rc<Plan>> {
+    pub(crate) fn plan(&self) -> Option<Rc<Plan>> {
         match &*self.answer.borrow() {
             Answer::Plan(plan) => Some(plan.clone()),
             _ => None,
@@ -65,7 +65,7 @@ impl Route {
 
 /// All that one worker knows. Bounded by [`limits::TARGETS_MAX`], which all workers together have; what no connection uses stays
 /// within the worker's share.
-pub struct Directory {
+pub(crate) struct Directory {
     plans: Plans,
     targets: RefCell<HashMap<Target, Rc<Route>>>,
     /// What it keeps where no connection uses it, so that no worker takes the others' room for that.
@@ -86,7 +86,7 @@ impl fmt::Debug for Directory {
 
 impl Directory {
     /// Knows nothing yet.
-    pub fn new(handle: Handle, tasks: Tasks, routes: Arc<Routes>, config: Arc<Config>) -> Self {
+    pub(crate) fn new(handle: Handle, tasks: Tasks, routes: Arc<Routes>, config: Arc<Config>) -> Self {
         // Never the address: labels come from what discovery vouches for.
         let passed = Rc::new(Signals::new(routes.clone(), Direction::Outbound, "unknown".into(), Vec::new()));
         let share = (limits::TARGETS_MAX / config.workers.max(1)).max(limits::EVICTED_AT_ONCE);
@@ -103,17 +103,17 @@ impl Directory {
     }
 
     /// This worker's connections to endpoints.
-    pub fn connections(&self) -> &Table {
+    pub(crate) fn connections(&self) -> &Table {
         &self.plans.connections
     }
 
     /// The counters of connections that are passed through.
-    pub fn passed(&self) -> &Signals {
+    pub(crate) fn passed(&self) -> &Signals {
         &self.passed
     }
 
     /// The route to `target` and what may be done with it, where no wait is needed to know.
-    pub fn known(&self, target: &Target) -> Option<(Rc<Route>, Way)> {
+    pub(crate) fn known(&self, target: &Target) -> Option<(Rc<Route>, Way)> {
         let route = self.targets.borrow().get(target).cloned()?;
         self.touch(&route);
         match self.judge(&route, Duration::ZERO) {
@@ -127,7 +127,7 @@ impl Directory {
     ///
     /// # Errors
     /// Says why the target cannot be reached for now. Nothing of that is remembered.
-    pub async fn route(&self, target: &Target) -> Result<(Rc<Route>, Way), Refusal> {
+    pub(crate) async fn route(&self, target: &Target) -> Result<(Rc<Route>, Way), Refusal> {
         let full =
             |Full| Refusal::new(Reason::Overloaded, format!("no room for {target}: too many targets are in use"));
         let route = self.entry(target).map_err(full)?;
@@ -139,7 +139,7 @@ impl Directory {
     ///
     /// # Errors
     /// As of [`Self::route`].
-    pub async fn way(&self, route: &Route) -> Result<Way, Refusal> {
+    pub(crate) async fn way(&self, route: &Route) -> Result<Way, Refusal> {
         match self.judge(route, Duration::ZERO) {
             Verdict::Go(way) => return Ok(way),
             Verdict::Refuse(refusal) => return Err(self.refused(route, refusal)),
@@ -285,7 +285,7 @@ impl Directory {
     /// # Errors
     /// Says why nothing may come in: discovery has not said the policy in time, or said what could not be used, or too many wait.
     /// The log and a metric say it too.
-    pub async fn port(&self, number: u16) -> Result<Rc<Port>, Refusal> {
+    pub(crate) async fn port(&self, number: u16) -> Result<Rc<Port>, Refusal> {
         self.ports.find(number).await.inspect_err(|Refusal { reason, detail }| {
             let reason = reason.as_str();
             metrics::counter!("remora_discovery_ports_refused_total", "reason" => reason).increment(1);
@@ -294,28 +294,23 @@ impl Directory {
     }
 
     /// The policy of an inbound port, if it is known.
-    pub fn known_port(&self, number: u16) -> Option<Rc<Port>> {
+    pub(crate) fn known_port(&self, number: u16) -> Option<Rc<Port>> {
         self.ports.known(number)
     }
 
     /// The application behind `port`; made by `make` when it is new or was reached at another address.
-    pub fn app(&self, port: &Port, address: SocketAddr, make: impl FnOnce() -> Rc<Upstream>) -> Rc<Upstream> {
+    pub(crate) fn app(&self, port: &Port, address: SocketAddr, make: impl FnOnce() -> Rc<Upstream>) -> Rc<Upstream> {
         port.app(address, make)
     }
 
     /// Says that no endpoint of `backend` can be reached.
-    pub fn doubt(&self, backend: &BackendId) {
+    pub(crate) fn doubt(&self, backend: &BackendId) {
         self.plans.handle.doubt(Name::Backend(backend.clone()));
-    }
-
-    /// The cluster's ranges, as far as they are known.
-    pub fn networks(&self) -> Networks {
-        self.plans.handle.networks.borrow().clone()
     }
 
     /// Closes connections that were idle for too long, and remembers which targets are in use. For the worker to call now
     /// and then.
-    pub fn sweep(&self) {
+    pub(crate) fn sweep(&self) {
         for route in self.targets.borrow().values().filter(|route| Rc::strong_count(route) > 1) {
             self.touch(route);
         }

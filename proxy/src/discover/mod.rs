@@ -4,7 +4,7 @@
 //!
 //! [`client`] runs on the control thread and holds the one stream; workers subscribe through a [`Handle`].
 
-pub mod client;
+pub(crate) mod client;
 mod directory;
 mod networks;
 mod plan;
@@ -13,11 +13,11 @@ mod ports;
 mod store;
 mod waiting;
 
-pub use directory::{Directory, Route};
-pub use networks::{Answer, Networks, Refusal, Unknown, Verdict, Way};
-pub use plan::{Branch, Entered, Plan, Pool, Signals};
-pub use ports::Port;
-pub use waiting::Wanted;
+pub(crate) use directory::{Directory, Route};
+pub(crate) use networks::{Answer, Networks, Refusal, Unknown, Verdict, Way};
+pub(crate) use plan::{Entered, Plan, Pool, Signals};
+pub(crate) use ports::Port;
+pub(crate) use waiting::Wanted;
 
 use crate::limits;
 use remora_api::sync::{Name, Resource};
@@ -33,7 +33,7 @@ use tokio::{
 
 /// What is known of a resource.
 #[derive(Debug, Clone, Default)]
-pub enum State {
+pub(crate) enum State {
     /// Nothing yet.
     #[default]
     Silent,
@@ -44,15 +44,15 @@ pub enum State {
 }
 
 /// Where to read what is known of a resource.
-pub type Known = watch::Receiver<State>;
+pub(crate) type Known = watch::Receiver<State>;
 
 /// As many as may be are in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Full;
+pub(crate) struct Full;
 
 /// What a worker asks the control thread.
 #[derive(Debug)]
-pub enum Command {
+pub(crate) enum Command {
     /// Subscribe, and tell where to read.
     Watch(Name, oneshot::Sender<Result<Known, Full>>),
     /// Nobody of the asking worker needs it any more.
@@ -66,25 +66,25 @@ type Kept = oneshot::Sender<Infallible>;
 
 /// The topology zone of our pod: as configured, else as discovery says once, which knows the pod's node.
 #[derive(Debug, Clone, Default)]
-pub struct Zone(Arc<OnceLock<Arc<str>>>);
+pub(crate) struct Zone(Arc<OnceLock<Arc<str>>>);
 
 impl Zone {
     /// What is told first counts: a pod never moves. Nothing is no news.
-    pub fn tell(&self, zone: Arc<str>) {
+    pub(crate) fn tell(&self, zone: Arc<str>) {
         if !zone.is_empty() {
             self.0.get_or_init(|| zone);
         }
     }
 
     /// Whether `other` is our zone.
-    pub fn is(&self, other: &str) -> bool {
+    pub(crate) fn is(&self, other: &str) -> bool {
         self.0.get().is_some_and(|own| **own == *other)
     }
 }
 
 /// How the stream to discovery is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Link {
+pub(crate) enum Link {
     /// It was never open: the process has just started.
     Never,
     Open,
@@ -93,7 +93,7 @@ pub enum Link {
 
 /// The way from a worker to the control thread. Bounded; a full queue makes workers wait.
 #[derive(Debug, Clone)]
-pub struct Handle {
+pub(crate) struct Handle {
     commands: mpsc::Sender<Command>,
     link: watch::Receiver<Link>,
     networks: watch::Receiver<Networks>,
@@ -107,7 +107,7 @@ pub struct Handle {
 
 /// The control thread's ends of a [`Handle`].
 #[derive(Debug)]
-pub struct Ends {
+pub(crate) struct Ends {
     pub commands: mpsc::Receiver<Command>,
     pub link: watch::Sender<Link>,
     /// The cluster's ranges, as far as they are known.
@@ -120,7 +120,7 @@ impl Handle {
     /// A handle with what [`client`] needs to serve it. Until the stream is open, but not longer than `patience` from now,
     /// connections are held: an application may start before its proxy is ready, and neither plaintext nor a refusal is what
     /// it should meet then. `networks`: the cluster's ranges, until discovery tells them.
-    pub fn new(patience: Duration, networks: Networks) -> (Self, Ends) {
+    pub(crate) fn new(patience: Duration, networks: Networks) -> (Self, Ends) {
         let (commands, receiver) = mpsc::channel(1024);
         let (tell, link) = watch::channel(Link::Never);
         let (tell_networks, networks) = watch::channel(networks);
@@ -158,7 +158,7 @@ impl Handle {
     }
 
     /// Says that connections to what `name` names fail. Never waits; a full queue has heard enough.
-    pub fn doubt(&self, name: Name) {
+    pub(crate) fn doubt(&self, name: Name) {
         drop(self.commands.try_send(Command::Doubt(name)));
     }
 }

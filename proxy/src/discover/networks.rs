@@ -11,22 +11,17 @@ use std::{fmt, net::IpAddr, rc::Rc, sync::Arc, time::Duration};
 
 /// The ranges of the cluster's Services and pods. None: not known, and everything may be the cluster's.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Networks(Arc<[IpNet]>);
+pub(crate) struct Networks(Arc<[IpNet]>);
 
 impl Networks {
     /// These ranges.
-    pub fn new(ranges: Vec<IpNet>) -> Self {
+    pub(crate) fn new(ranges: Vec<IpNet>) -> Self {
         Self(ranges.into())
-    }
-
-    /// Whether no range is known.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
     }
 
     /// Whether `target` may be in the cluster: a name always, an address if it is in a range. While no range is known, all
     /// addresses are but those that no cluster routes: loopback and link-local.
-    pub fn contain(&self, target: &Target) -> bool {
+    pub(crate) fn contain(&self, target: &Target) -> bool {
         let Target::Address(address) = target else { return true };
         let ip = address.ip().to_canonical();
         if self.0.is_empty() { !is_local(ip) } else { self.0.iter().any(|range| range.contains(&ip)) }
@@ -49,7 +44,7 @@ fn is_local(ip: IpAddr) -> bool {
 
 /// What becomes of connections to destinations that the mesh does not know, outside the cluster's ranges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Unknown {
+pub(crate) enum Unknown {
     /// They are passed through untouched.
     #[default]
     Pass,
@@ -59,7 +54,7 @@ pub enum Unknown {
 
 /// What is known of a target.
 #[derive(Debug, Clone, Default)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// Discovery has said nothing yet: it is late, away or busy.
     #[default]
     Silent,
@@ -77,7 +72,7 @@ pub enum Answer {
 
 /// What may be done with a connection or request.
 #[derive(Debug, Clone)]
-pub enum Way {
+pub(crate) enum Way {
     /// It goes by this plan.
     Mesh(Rc<Plan>),
     /// It is passed through untouched, in plaintext for all we know.
@@ -86,7 +81,7 @@ pub enum Way {
 
 /// Why a target cannot be reached for now.
 #[derive(Debug, Clone)]
-pub struct Refusal {
+pub(crate) struct Refusal {
     /// One of `discovery_silent`, `unknown_target`, `unusable_config`, `overloaded`.
     pub reason: Reason,
     /// What to look at.
@@ -101,7 +96,7 @@ impl Refusal {
 
 /// What follows from an [`Answer`].
 #[derive(Debug)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     Go(Way),
     /// Another answer may come within this time.
     Wait(Duration),
@@ -110,7 +105,7 @@ pub enum Verdict {
 
 impl Answer {
     /// Judges a connection to `target` that has waited for `waited`; `inside`: the cluster may have such a target.
-    pub fn judge(&self, target: &Target, inside: bool, unknown: Unknown, waited: Duration) -> Verdict {
+    pub(crate) fn judge(&self, target: &Target, inside: bool, unknown: Unknown, waited: Duration) -> Verdict {
         let closed = inside || unknown == Unknown::Deny;
         let within = |most: Duration, then: Verdict| match most.checked_sub(waited) {
             Some(rest) if !rest.is_zero() => Verdict::Wait(rest),

@@ -26,7 +26,7 @@ use std::{
 
 /// A target's routes with their pools and counters.
 #[derive(Debug)]
-pub struct Plan {
+pub(crate) struct Plan {
     pub outbound: Arc<Outbound>,
     /// Where requests go that no rule speaks for, and bytes.
     pub parent: Rc<Pool>,
@@ -37,7 +37,7 @@ pub struct Plan {
 
 /// One backend of a rule.
 #[derive(Debug)]
-pub struct Branch {
+pub(crate) struct Branch {
     /// `None`: the reference is invalid, its requests get a 500.
     pub pool: Option<Rc<Pool>>,
     weight: u32,
@@ -68,12 +68,12 @@ impl Plan {
     }
 
     /// The pool of a mirror's backend.
-    pub fn pool(&self, id: &BackendId) -> Option<&Rc<Pool>> {
+    pub(crate) fn pool(&self, id: &BackendId) -> Option<&Rc<Pool>> {
         self.pools.get(id)
     }
 
     /// Draws one of rule `rule`'s branches by weight. `None`: the rule has no backends with a share.
-    pub fn draw(&self, rule: usize, rng: &mut fastrand::Rng) -> Option<usize> {
+    pub(crate) fn draw(&self, rule: usize, rng: &mut fastrand::Rng) -> Option<usize> {
         let branches = self.rules.get(rule)?;
         if let [only] = &branches[..] {
             return (only.weight > 0).then_some(0);
@@ -93,18 +93,18 @@ impl Plan {
     }
 
     /// A branch that was drawn.
-    pub fn branch(&self, rule: usize, branch: usize) -> Option<&Branch> {
+    pub(crate) fn branch(&self, rule: usize, branch: usize) -> Option<&Branch> {
         self.rules.get(rule)?.get(branch)
     }
 
     /// Rule `index`, as written.
-    pub fn rule(&self, index: usize) -> Option<&Rule> {
+    pub(crate) fn rule(&self, index: usize) -> Option<&Rule> {
         self.outbound.rules.get(index)
     }
 }
 
 /// The endpoints of one backend as one worker sees them.
-pub struct Pool {
+pub(crate) struct Pool {
     pub id: BackendId,
     balancer: RefCell<Balancer<Rc<Upstream>>>,
     settings: RefCell<BackendSettings>,
@@ -197,14 +197,14 @@ impl Pool {
     /// Whether a request goes on to another endpoint because nobody was there at the last of those `tried`. That is the
     /// way to a server and no retry: no application had any work with it, so no budget bounds it, but only endpoints in
     /// rotation are walked to, each once, and one that refuses two requests is not in rotation any more.
-    pub fn passes_over(&self, tried: &[SocketAddr], reason: Reason) -> bool {
+    pub(crate) fn passes_over(&self, tried: &[SocketAddr], reason: Reason) -> bool {
         matches!(reason, Reason::ConnectRefused | Reason::ConnectFailed | Reason::Draining)
             && tried.len() <= limits::ENDPOINTS_PASSED_OVER_MAX
             && self.balancer.borrow().has_another(tried)
     }
 
     /// An endpoint for one request or connection, not among those `tried`.
-    pub fn pick(
+    pub(crate) fn pick(
         &self,
         now: Instant,
         rng: &mut fastrand::Rng,
@@ -229,7 +229,7 @@ impl Pool {
     }
 
     /// Whether one more request may wait here; counts it until the guard is dropped.
-    pub fn enter(&self) -> Option<Entered> {
+    pub(crate) fn enter(&self) -> Option<Entered> {
         if self.in_flight.get() >= self.settings.borrow().pending_max.max(limits::REQUESTS_PER_BACKEND_MAX) {
             return None;
         }
@@ -238,22 +238,22 @@ impl Pool {
     }
 
     /// A request came: the budget grows.
-    pub fn deposit(&self, now: Instant) {
+    pub(crate) fn deposit(&self, now: Instant) {
         self.budget.borrow_mut().deposit(now);
     }
 
     /// A retry is due: whether the budget has it.
-    pub fn withdraw(&self, now: Instant) -> bool {
+    pub(crate) fn withdraw(&self, now: Instant) -> bool {
         self.budget.borrow_mut().withdraw(now)
     }
 
     /// The identity that its endpoints share.
-    pub fn identity(&self) -> Arc<str> {
+    pub(crate) fn identity(&self) -> Arc<str> {
         self.identity.borrow().clone()
     }
 
     /// What the backend speaks, where somebody said so.
-    pub fn protocol(&self) -> Protocol {
+    pub(crate) fn protocol(&self) -> Protocol {
         self.protocol.get()
     }
 }
@@ -265,7 +265,7 @@ fn budget(settings: &BackendSettings, workers: usize) -> Budget {
 
 /// A request counted against its backend's bound.
 #[derive(Debug)]
-pub struct Entered(Rc<Cell<u32>>);
+pub(crate) struct Entered(Rc<Cell<u32>>);
 
 impl Drop for Entered {
     fn drop(&mut self) {
@@ -274,7 +274,7 @@ impl Drop for Entered {
 }
 
 /// The counters of a target or port, resolved once per route and found by index.
-pub struct Signals {
+pub(crate) struct Signals {
     routes: Arc<Routes>,
     direction: Direction,
     parent: Arc<str>,
@@ -346,7 +346,7 @@ impl Signals {
     }
 
     /// The counters of a request: of its rule, else of its gRPC method, else of its path's template.
-    pub fn request<B>(
+    pub(crate) fn request<B>(
         &self,
         rule: Option<usize>,
         request: &http::Request<B>,
@@ -366,7 +366,7 @@ impl Signals {
 
     /// The counters of what is refused: one for all that is refused here, whoever sends it and whatever it is, so that it takes
     /// no room from what is let in.
-    pub fn denied(&self, protocol: Proto, tls: Tls) -> Arc<RouteStats> {
+    pub(crate) fn denied(&self, protocol: Proto, tls: Tls) -> Arc<RouteStats> {
         self.search(&Slot { route: Which::Denied, peer: "".into(), tls, protocol }).stats
     }
 
@@ -386,7 +386,7 @@ impl Signals {
     }
 
     /// The counters of a byte connection.
-    pub fn bytes(&self, peer: &Arc<str>, tls: Tls) -> Arc<RouteStats> {
+    pub(crate) fn bytes(&self, peer: &Arc<str>, tls: Tls) -> Arc<RouteStats> {
         self.find(Which::Bytes, peer, tls, Proto::Tcp)
     }
 
@@ -488,7 +488,7 @@ mod tests {
     fn what_had_no_room_has_its_own_series_as_soon_as_there_is_some() {
         let routes = Routes::new("shop/web-1".into());
         let start = Instant::now();
-        let full: Vec<_> = (0..telemetry::SERIES_MAX)
+        let full: Vec<_> = (0..limits::SERIES_MAX)
             .map(|i| {
                 let (direction, parent, peer) = (Direction::Inbound, "shop/old:80".into(), "".into());
                 let (tls, protocol) = (Tls::Plain, Proto::Http1);

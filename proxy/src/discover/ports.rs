@@ -19,7 +19,7 @@ use tokio::{
 
 /// An inbound port as a worker knows it.
 #[derive(Debug)]
-pub struct Port {
+pub(crate) struct Port {
     /// Which port of the pod. Its policy may be that of all undeclared ones, which names none.
     pub number: u16,
     policy: policy::Current,
@@ -52,27 +52,27 @@ impl Port {
     }
 
     /// What discovery says at this moment.
-    pub fn inbound(&self) -> Arc<Inbound> {
+    pub(crate) fn inbound(&self) -> Arc<Inbound> {
         self.policy.get().inbound().clone()
     }
 
     /// The policy made of it.
-    pub fn policy(&self) -> Arc<policy::Policy> {
+    pub(crate) fn policy(&self) -> Arc<policy::Policy> {
         self.policy.get()
     }
 
     /// Changes of the policy from now on.
-    pub fn changes(&self) -> policy::Changes {
+    pub(crate) fn changes(&self) -> policy::Changes {
         self.policy.changes()
     }
 
     /// Whether the pod is about to end.
-    pub fn is_ending(&self) -> bool {
+    pub(crate) fn is_ending(&self) -> bool {
         *self.ending.borrow()
     }
 
     /// Returns when the pod is about to end.
-    pub async fn ending(&self) {
+    pub(crate) async fn ending(&self) {
         // The sender is our own.
         let _ended = self.ending.subscribe().wait_for(|ending| *ending).await.is_err();
     }

@@ -13,16 +13,16 @@ use tokio::sync::Notify;
 
 /// Whether somebody waits for an answer, of all workers.
 #[derive(Debug, Clone, Default)]
-pub struct Wanted(Arc<(AtomicUsize, Notify)>);
+pub(crate) struct Wanted(Arc<(AtomicUsize, Notify)>);
 
 impl Wanted {
     /// Whether somebody waits now.
-    pub fn is(&self) -> bool {
+    pub(crate) fn is(&self) -> bool {
         self.0.0.load(Relaxed) > 0
     }
 
     /// Returns when somebody waits, at once if somebody does. Cancel safe.
-    pub async fn begins(&self) {
+    pub(crate) async fn begins(&self) {
         // What was told of before may have gone since.
         while !self.is() {
             self.0.1.notified().await;

@@ -24,7 +24,7 @@ use way::{Turn, Way};
 ///
 /// What either side's connection says, and `OutOfMemory` where the peer's share of the account has no room for one more
 /// relay: see [`reason`].
-pub async fn bytes<A, B>(_permit: Permit, down: &mut A, up: &mut B, stats: &RouteStats) -> io::Result<()>
+pub(crate) async fn bytes<A, B>(_permit: Permit, down: &mut A, up: &mut B, stats: &RouteStats) -> io::Result<()>
 where
     A: AsyncRead + AsyncWrite + Abort + Unpin,
     B: AsyncRead + AsyncWrite + Abort + Unpin,
@@ -65,7 +65,7 @@ where
 }
 
 /// The reason that signals are told of a relay that failed.
-pub fn reason(error: &io::Error) -> Reason {
+pub(crate) fn reason(error: &io::Error) -> Reason {
     match error.kind() {
         io::ErrorKind::OutOfMemory => Reason::Overloaded,
         _ => Reason::UpstreamReset,

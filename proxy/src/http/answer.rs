@@ -28,7 +28,7 @@ use crate::{
 
 /// What is wrong with an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum BadAnswer {
+pub(crate) enum BadAnswer {
     #[error("the answer switches protocols and nobody asked for it")]
     Interim,
     #[error("the answer's transfer-encoding is not exactly one `chunked`, or a content-length stands beside it")]
@@ -38,7 +38,7 @@ pub enum BadAnswer {
 }
 
 /// Judges the head of an answer to a request that asked for no upgrade. Equal lengths become one.
-pub fn check<B>(response: &mut Response<B>) -> Result<(), BadAnswer> {
+pub(crate) fn check<B>(response: &mut Response<B>) -> Result<(), BadAnswer> {
     if response.status().is_informational() {
         return Err(BadAnswer::Interim);
     }
@@ -72,7 +72,7 @@ fn is_decimal(value: &HeaderValue) -> bool {
 /// there may be any number, and the head itself), and memory for an upload that its server does not read. Shared by a
 /// connection and whoever sends on it; both live on one thread.
 #[derive(Debug, Clone, Default)]
-pub struct Allowance(Arc<Allowed>);
+pub(crate) struct Allowance(Arc<Allowed>);
 
 #[derive(Debug)]
 struct Allowed {
@@ -91,7 +91,7 @@ impl Default for Allowed {
 
 impl Allowance {
     /// A request goes out, with a body that is charged to `uploader`, or without one: its answer's head is awaited.
-    pub fn head(&self, uploader: Option<Holder>) {
+    pub(crate) fn head(&self, uploader: Option<Holder>) {
         self.0.head_bytes.store(limits::ANSWER_HEAD_BYTES_MAX, Relaxed);
         if let Some(uploader) = uploader {
             *self.upload() = Some(Stall::new(uploader, limits::HTTP1_BUFFER_BYTES));
@@ -100,7 +100,7 @@ impl Allowance {
     }
 
     /// The head came: a body may be as long as it likes.
-    pub fn body(&self) {
+    pub(crate) fn body(&self) {
         self.0.head_bytes.store(usize::MAX, Relaxed);
     }
 
@@ -140,7 +140,7 @@ impl Allowance {
 
 /// A connection to a server that keeps to an [`Allowance`].
 #[derive(Debug)]
-pub struct Frugal<S> {
+pub(crate) struct Frugal<S> {
     stream: S,
     allowance: Allowance,
     /// Of the process: while it is tight, little is read at once.
@@ -149,12 +149,12 @@ pub struct Frugal<S> {
 
 impl<S> Frugal<S> {
     /// `stream`, from which no more may be read than `allowance` has left.
-    pub fn new(stream: S, allowance: Allowance) -> Self {
+    pub(crate) fn new(stream: S, allowance: Allowance) -> Self {
         Self { stream, allowance, account: None }
     }
 
     /// The same, from which little is read at once while `account` is tight.
-    pub fn sparing(self, account: Account) -> Self {
+    pub(crate) fn sparing(self, account: Account) -> Self {
         Self { account: Some(account), ..self }
     }
 }

@@ -24,7 +24,7 @@ use std::{
 
 /// What is sent upstream.
 #[derive(Debug)]
-pub enum RequestBody {
+pub(crate) enum RequestBody {
     Empty,
     Stream(ClientBody),
     Replay(Replay),
@@ -32,7 +32,7 @@ pub enum RequestBody {
 
 /// Why a request's body ends before its end.
 #[derive(Debug, thiserror::Error)]
-pub enum RequestError {
+pub(crate) enum RequestError {
     #[error("the client broke off")]
     Client(#[from] hyper::Error),
     #[error(transparent)]
@@ -41,7 +41,7 @@ pub enum RequestError {
 
 impl RequestError {
     /// The reason that signals are told.
-    pub fn reason(&self) -> Reason {
+    pub(crate) fn reason(&self) -> Reason {
         match self {
             Self::Client(_) => Reason::BodyAborted,
             Self::Overloaded(_) => Reason::Overloaded,
@@ -52,7 +52,7 @@ impl RequestError {
 impl RequestBody {
     /// What a client sends, of which at most `window` bytes are held while nobody takes them. A body that ended with the head
     /// costs nothing.
-    pub fn new(incoming: Incoming, holder: &Holder, window: usize) -> Result<Self, Overloaded> {
+    pub(crate) fn new(incoming: Incoming, holder: &Holder, window: usize) -> Result<Self, Overloaded> {
         if incoming.is_end_stream() {
             Ok(Self::Empty)
         } else {
@@ -61,7 +61,7 @@ impl RequestBody {
     }
 
     /// Whose share of memory it is charged to, if there is anything to charge.
-    pub fn holder(&self) -> Option<Holder> {
+    pub(crate) fn holder(&self) -> Option<Holder> {
         match self {
             Self::Empty => None,
             Self::Stream(body) => Some(body.stall.holder().clone()),
@@ -70,7 +70,7 @@ impl RequestBody {
     }
 
     /// Whoever reads it has no use for more of it now, and will not ask for some time.
-    pub fn stands_still(&mut self) -> Result<(), Overloaded> {
+    pub(crate) fn stands_still(&mut self) -> Result<(), Overloaded> {
         match self {
             Self::Empty => Ok(()),
             Self::Stream(body) => body.stands_still(),
@@ -84,7 +84,7 @@ impl RequestBody {
 /// That is so until it was asked and had nothing, and again from the moment that it has given something. An upload that flows,
 /// or a stream that waits for its client, is charged for nothing.
 #[derive(Debug)]
-pub struct ClientBody {
+pub(crate) struct ClientBody {
     body: Incoming,
     stall: Stall,
 }
@@ -154,7 +154,7 @@ fn strip_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
 
 /// A request body that can be sent again as long as it is small: [`limits::REPLAY_BYTES_MAX`].
 #[derive(Debug)]
-pub struct Replay {
+pub(crate) struct Replay {
     shared: Rc<RefCell<Kept>>,
     /// Which try this is.
     turn: u32,
@@ -180,11 +180,11 @@ struct Kept {
 
 /// Makes tries of one body.
 #[derive(Debug, Clone)]
-pub struct Replayable(Rc<RefCell<Kept>>);
+pub(crate) struct Replayable(Rc<RefCell<Kept>>);
 
 impl Replayable {
     /// Keeps what `source` sends, within bounds.
-    pub fn new(source: ClientBody) -> Self {
+    pub(crate) fn new(source: ClientBody) -> Self {
         let kept = Kept {
             source,
             chunks: VecDeque::new(),
@@ -199,18 +199,18 @@ impl Replayable {
     }
 
     /// Whether all of it came, and is kept.
-    pub fn is_complete(&self) -> bool {
+    pub(crate) fn is_complete(&self) -> bool {
         let kept = self.0.borrow();
         !kept.overflow && (kept.ended || kept.source.body.is_end_stream())
     }
 
     /// Whether another try would send the whole body.
-    pub fn is_whole(&self) -> bool {
+    pub(crate) fn is_whole(&self) -> bool {
         !self.0.borrow().overflow
     }
 
     /// The body of one try.
-    pub fn body(&self) -> RequestBody {
+    pub(crate) fn body(&self) -> RequestBody {
         let mut kept = self.0.borrow_mut();
         kept.turn += 1;
         RequestBody::Replay(Replay { shared: self.0.clone(), turn: kept.turn, sent: 0, ended: false })
@@ -303,7 +303,7 @@ impl Kept {
 
 /// What is sent back downstream.
 #[derive(Debug)]
-pub enum ResponseBody {
+pub(crate) enum ResponseBody {
     Empty,
     /// An answer of the proxy's own.
     Text(Option<Bytes>),
@@ -316,7 +316,7 @@ pub enum ResponseBody {
 
 /// Why a response ends in the middle.
 #[derive(Debug, thiserror::Error)]
-pub enum ResponseError {
+pub(crate) enum ResponseError {
     #[error("the upstream broke off")]
     Upstream(#[from] AnswerError),
     #[error("the request's deadline passed in the middle of the response")]
@@ -327,7 +327,7 @@ pub enum ResponseError {
 
 impl ResponseBody {
     /// What an upstream sends, counted to its end, and charged to whoever asked for it while it stands still.
-    pub fn upstream(body: AnswerBody, mut exchange: Exchange) -> Result<Self, Overloaded> {
+    pub(crate) fn upstream(body: AnswerBody, mut exchange: Exchange) -> Result<Self, Overloaded> {
         exchange.stands_still(body.held_max())?;
         Ok(Self::Upstream { body, exchange })
     }

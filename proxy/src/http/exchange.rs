@@ -20,7 +20,7 @@ use std::{
 use tokio::time::{Sleep, sleep_until};
 
 /// Counts a request once, whatever becomes of it. Dropped before its end, it counts as cancelled by the client.
-pub struct Exchange {
+pub(crate) struct Exchange {
     stats: Arc<RouteStats>,
     started: Instant,
     grpc: bool,
@@ -46,7 +46,7 @@ impl fmt::Debug for Exchange {
 
 impl Exchange {
     /// Begins to count a request.
-    pub fn begin(stats: Arc<RouteStats>, started: Instant, grpc: bool) -> Self {
+    pub(crate) fn begin(stats: Arc<RouteStats>, started: Instant, grpc: bool) -> Self {
         stats.request();
         Self {
             stats,
@@ -63,18 +63,18 @@ impl Exchange {
     }
 
     /// Keeps `charge` for as long as the request is under way.
-    pub fn hold(&mut self, charge: Charge) {
+    pub(crate) fn hold(&mut self, charge: Charge) {
         self.charge = Some(charge);
     }
 
     /// Whose share of the account it is charged to.
-    pub fn holder(&self) -> Option<Holder> {
+    pub(crate) fn holder(&self) -> Option<Holder> {
         self.charge.as_ref().map(Charge::holder)
     }
 
     /// The answer has, or may have, up to `bytes` that its caller does not take. Too many for the caller's share of memory, and the
     /// exchange has failed.
-    pub fn stands_still(&mut self, bytes: usize) -> Result<(), Overloaded> {
+    pub(crate) fn stands_still(&mut self, bytes: usize) -> Result<(), Overloaded> {
         if self.stalled.is_none()
             && bytes > 0
             && let Some(charge) = &self.charge
@@ -91,34 +91,34 @@ impl Exchange {
     }
 
     /// All that came of the answer was taken.
-    pub fn flows(&mut self) {
+    pub(crate) fn flows(&mut self) {
         self.stalled = None;
     }
 
     /// The route's counters.
-    pub fn stats(&self) -> &Arc<RouteStats> {
+    pub(crate) fn stats(&self) -> &Arc<RouteStats> {
         &self.stats
     }
 
     /// When the request arrived.
-    pub fn started(&self) -> Instant {
+    pub(crate) fn started(&self) -> Instant {
         self.started
     }
 
     /// The head of a response came.
-    pub fn head(&mut self, status: http::StatusCode, in_flight: Option<InFlight>, lease: Option<Lease>) {
+    pub(crate) fn head(&mut self, status: http::StatusCode, in_flight: Option<InFlight>, lease: Option<Lease>) {
         self.server_error = status.is_server_error();
         self.in_flight = in_flight;
         self.lease = lease;
     }
 
     /// The response must be complete at `deadline`.
-    pub fn bound(&mut self, deadline: Option<Instant>) {
+    pub(crate) fn bound(&mut self, deadline: Option<Instant>) {
         self.deadline = deadline.map(|at| Box::pin(sleep_until(at.into())));
     }
 
     /// Ready once the response's time is over; the exchange has failed then.
-    pub fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.deadline {
             None => Poll::Pending,
             Some(deadline) => {
@@ -130,17 +130,17 @@ impl Exchange {
     }
 
     /// Whether the caller speaks gRPC.
-    pub fn is_grpc(&self) -> bool {
+    pub(crate) fn is_grpc(&self) -> bool {
         self.grpc
     }
 
     /// Bytes of the response's body went by.
-    pub fn received(&self, bytes: usize) {
+    pub(crate) fn received(&self, bytes: usize) {
         self.stats.bytes_out(bytes as u64);
     }
 
     /// The response is complete.
-    pub fn ended(&mut self, trailers: Option<&HeaderMap>) {
+    pub(crate) fn ended(&mut self, trailers: Option<&HeaderMap>) {
         if std::mem::replace(&mut self.done, true) {
             return;
         }
@@ -159,12 +159,12 @@ impl Exchange {
     }
 
     /// The upstream broke off in the middle.
-    pub fn broken(&mut self) {
+    pub(crate) fn broken(&mut self) {
         self.fail(Reason::UpstreamReset);
     }
 
     /// The request failed for `reason`.
-    pub fn fail(&mut self, reason: Reason) {
+    pub(crate) fn fail(&mut self, reason: Reason) {
         if !std::mem::replace(&mut self.done, true) {
             self.stats.failure(reason, self.started.elapsed());
         }
@@ -181,7 +181,7 @@ impl Drop for Exchange {
 }
 
 /// Whether a gRPC status says that the server, not the caller, failed.
-pub fn grpc_failed(headers: &HeaderMap) -> bool {
+pub(crate) fn grpc_failed(headers: &HeaderMap) -> bool {
     headers
         .get("grpc-status")
         .is_some_and(|status| matches!(status.as_bytes(), b"2" | b"4" | b"12" | b"13" | b"14" | b"15"))

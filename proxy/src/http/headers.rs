@@ -10,15 +10,15 @@ use remora_model::Protocol;
 use std::cell::RefCell;
 
 /// What every name that only proxies may write begins with.
-pub const RESERVED_PREFIX: &str = "x-remora-";
+pub(crate) const RESERVED_PREFIX: &str = "x-remora-";
 /// The caller's SPIFFE ID, for the application.
-pub const CLIENT_ID: HeaderName = HeaderName::from_static("x-remora-client-id");
+pub(crate) const CLIENT_ID: HeaderName = HeaderName::from_static("x-remora-client-id");
 /// The reason of an answer that a proxy made itself.
-pub const ERROR: HeaderName = HeaderName::from_static("x-remora-error");
+pub(crate) const ERROR: HeaderName = HeaderName::from_static("x-remora-error");
 /// Between proxies: the HTTP/1 version to restore.
-pub const RESTORE: HeaderName = HeaderName::from_static("x-remora-http");
+pub(crate) const RESTORE: HeaderName = HeaderName::from_static("x-remora-http");
 /// Between proxies: which of the sender's HTTP/2 clients asks, as a number.
-pub const CALLER: HeaderName = HeaderName::from_static("x-remora-caller");
+pub(crate) const CALLER: HeaderName = HeaderName::from_static("x-remora-caller");
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -29,7 +29,7 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 static HOP_BY_HOP: [HeaderName; 5] = [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE, HTTP2_SETTINGS];
 
 /// Whether `name` is reserved, `_` for `-` included (CGI-style servers cannot tell them apart).
-pub fn is_reserved(name: &str) -> bool {
+pub(crate) fn is_reserved(name: &str) -> bool {
     let bytes = name.as_bytes();
     bytes.len() >= RESERVED_PREFIX.len()
         && bytes.iter().zip(RESERVED_PREFIX.bytes()).all(|(byte, wanted)| is_spelling(*byte, wanted))
@@ -41,7 +41,7 @@ fn is_spelling(byte: u8, wanted: u8) -> bool {
 }
 
 /// Takes off every reserved header.
-pub fn strip_reserved(headers: &mut HeaderMap) {
+pub(crate) fn strip_reserved(headers: &mut HeaderMap) {
     while let Some(name) = headers.keys().find(|name| is_reserved(name.as_str())).cloned() {
         headers.remove(name);
     }
@@ -62,7 +62,7 @@ const NO_TRAILERS: [&str; 10] = [
 ];
 
 /// Whether a field of this name, in letters of any case, may stand behind a body.
-pub fn may_be_trailer(name: &[u8]) -> bool {
+pub(crate) fn may_be_trailer(name: &[u8]) -> bool {
     let reserved = name.len() >= RESERVED_PREFIX.len()
         && name
             .iter()
@@ -72,14 +72,14 @@ pub fn may_be_trailer(name: &[u8]) -> bool {
 }
 
 /// Takes off what may not stand behind a body.
-pub fn strip_trailers(trailers: &mut HeaderMap) {
+pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
     while let Some(name) = trailers.keys().find(|name| !may_be_trailer(name.as_str().as_bytes())).cloned() {
         trailers.remove(name);
     }
 }
 
 /// Whether the sender of this message takes no other on its connection (RFC 9112 §9.6).
-pub fn says_close(headers: &HeaderMap) -> bool {
+pub(crate) fn says_close(headers: &HeaderMap) -> bool {
     headers.get_all(CONNECTION).iter().any(|line| nominates(line.as_bytes(), b"close"))
 }
 
@@ -90,7 +90,7 @@ fn has(headers: &HeaderMap, wanted: &HeaderName) -> bool {
 
 /// Takes off the headers of one hop (RFC 9110 §7.6.1): those that any `Connection` line names, and the well-known ones.
 /// `TE: trailers` stays, for gRPC.
-pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if !headers.keys().any(|name| *name == CONNECTION || *name == TE || HOP_BY_HOP.contains(name)) {
         return;
     }
@@ -131,7 +131,7 @@ fn strip_named(headers: &mut HeaderMap) {
 
 /// The last `Host` of a connection, already parsed: clients rarely change it.
 #[derive(Debug, Default)]
-pub struct LastHost(RefCell<Option<(HeaderValue, Authority)>>);
+pub(crate) struct LastHost(RefCell<Option<(HeaderValue, Authority)>>);
 
 impl LastHost {
     fn parse(&self, value: &HeaderValue) -> Result<Authority, Reason> {
@@ -149,7 +149,7 @@ impl LastHost {
 /// The request's one authority: absolute form and `Host` must not disagree (RFC 9112 §3.2.2 lets the form win; two
 /// readers of one request that choose differently is an attack).
 /// HTTP/2 leaves it to us that there is one (RFC 9113 §8.3.1), and that `*` is asked by OPTIONS only.
-pub fn authority<B>(request: &Request<B>, last: &LastHost) -> Result<Option<Authority>, Reason> {
+pub(crate) fn authority<B>(request: &Request<B>, last: &LastHost) -> Result<Option<Authority>, Reason> {
     if request.uri().path() == "*" && request.method() != Method::OPTIONS {
         return Err(Reason::ProtocolError);
     }
@@ -181,13 +181,13 @@ fn same_authority(a: &Authority, b: &Authority) -> bool {
 /// Whether a protocol that `Upgrade` offers is HTTP again: in another version, or inside TLS (RFC 2817). A server that took
 /// it would be asked behind the back of every rule about requests; one that does not serves the request as it is, so the offer
 /// can be taken off (RFC 9110 §7.8). `h2` is meaningless there (RFC 7540 §3.2).
-pub fn is_http_again(offer: &[u8]) -> bool {
+pub(crate) fn is_http_again(offer: &[u8]) -> bool {
     let name = offer.split(|byte| *byte == b'/').next().unwrap_or_default().trim_ascii();
     [&b"h2c"[..], b"h2", b"http", b"tls"].iter().any(|known| name.eq_ignore_ascii_case(known))
 }
 
 /// The protocols that `Upgrade` lines offer, none of which is empty.
-pub fn offers(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn offers(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     let lines = headers.iter().filter(|(name, _)| *name == UPGRADE).map(|(_, value)| value.as_bytes());
     lines.flat_map(|line| line.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii).filter(|offer| !offer.is_empty())
 }
@@ -199,7 +199,7 @@ fn nominates(line: &[u8], option: &[u8]) -> bool {
 
 /// Whether the request asks to leave HTTP: `Upgrade` with `Connection: upgrade` on HTTP/1.1, or CONNECT. Offers of HTTP in
 /// another guise are taken off before, with `HTTP2-Settings`.
-pub fn asks_to_leave<B>(request: &mut Request<B>) -> bool {
+pub(crate) fn asks_to_leave<B>(request: &mut Request<B>) -> bool {
     let connect = request.method() == Method::CONNECT;
     let old = request.version() != Version::HTTP_11;
     let headers = request.headers_mut();
@@ -218,7 +218,7 @@ pub fn asks_to_leave<B>(request: &mut Request<B>) -> bool {
 }
 
 /// Takes off what a `Connection` line names, but leaves the upgrade itself.
-pub fn strip_for_upgrade(headers: &mut HeaderMap) {
+pub(crate) fn strip_for_upgrade(headers: &mut HeaderMap) {
     let upgrade: Vec<HeaderValue> = headers.get_all(UPGRADE).iter().cloned().collect();
     strip_hop_by_hop(headers);
     if !upgrade.is_empty() {
@@ -230,7 +230,7 @@ pub fn strip_for_upgrade(headers: &mut HeaderMap) {
 }
 
 /// Turns the head into what HTTP/2 carries: absolute URI, no `Host`.
-pub fn to_http2<B>(request: &mut Request<B>, authority: Option<&Authority>) -> Result<(), Reason> {
+pub(crate) fn to_http2<B>(request: &mut Request<B>, authority: Option<&Authority>) -> Result<(), Reason> {
     if request.version() != Version::HTTP_2 || request.uri().authority().is_none() {
         let path = request.uri().path_and_query().cloned();
         let mut parts = http::uri::Parts::default();
@@ -249,7 +249,7 @@ pub fn to_http2<B>(request: &mut Request<B>, authority: Option<&Authority>) -> R
 const NO_HOST: &str = "none.remora.invalid";
 
 /// Turns the head into HTTP/1 origin form with `Host`.
-pub fn to_http1<B: http_body::Body>(request: &mut Request<B>, version: Version) {
+pub(crate) fn to_http1<B: http_body::Body>(request: &mut Request<B>, version: Version) {
     // hyper takes it that these have no body, and drops one whose length it does not know.
     if matches!(*request.method(), Method::GET | Method::HEAD)
         && version == Version::HTTP_11
@@ -271,25 +271,25 @@ pub fn to_http1<B: http_body::Body>(request: &mut Request<B>, version: Version) 
 }
 
 /// The label and header value of the version to restore.
-pub fn restore_value(version: Version) -> HeaderValue {
+pub(crate) fn restore_value(version: Version) -> HeaderValue {
     HeaderValue::from_static(if version == Version::HTTP_10 { "1.0" } else { "1.1" })
 }
 
 /// Whether it is a gRPC request or response.
-pub fn is_grpc(headers: &HeaderMap) -> bool {
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     let kind = headers.iter().find(|(name, _)| *name == CONTENT_TYPE);
     kind.is_some_and(|(_, value)| value.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// Fields and bytes within bounds (RFC 9113 §6.5.2 counts 32 bytes a field).
-pub fn within_bounds(headers: &HeaderMap) -> bool {
+pub(crate) fn within_bounds(headers: &HeaderMap) -> bool {
     headers.len() <= crate::limits::HEADER_COUNT_MAX
         && headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum::<usize>()
             <= crate::limits::HEADER_BYTES_MAX
 }
 
 /// Gives an outgoing request, made for a peer in the mesh, the form that its endpoint takes: `true` is HTTP/1.
-pub fn fit<B: http_body::Body>(request: &mut Request<B>, mesh: bool, protocol: Protocol) -> bool {
+pub(crate) fn fit<B: http_body::Body>(request: &mut Request<B>, mesh: bool, protocol: Protocol) -> bool {
     if mesh {
         return false;
     }

@@ -28,7 +28,7 @@ use std::{rc::Rc, sync::Arc, time::Instant};
 
 /// What all requests of one inbound connection share.
 #[derive(Debug)]
-pub struct Visit {
+pub(crate) struct Visit {
     /// The share of the account that its requests are charged to.
     pub holder: Holder,
     /// What one of its requests may hold that nobody takes.
@@ -53,13 +53,13 @@ pub struct Visit {
 
 impl Visit {
     /// Judges what the peer wants, and leaves the one record of it.
-    pub fn judge(&self, act: Act<'_>) -> Result<Permit, Denial> {
+    pub(crate) fn judge(&self, act: Act<'_>) -> Result<Permit, Denial> {
         let policy = self.port.policy();
         policy.judge(&self.peer, act).record(&policy, &self.peer, act)
     }
 
     /// Returns once the peer may no longer do what it was let in for. Cancel safe.
-    pub fn revoked<'a>(&self, act: Act<'a>) -> impl Future<Output = Revoked> + use<'a> {
+    pub(crate) fn revoked<'a>(&self, act: Act<'a>) -> impl Future<Output = Revoked> + use<'a> {
         revoke::revoked(self.port.clone(), self.peer.clone(), self.trust.clone(), act)
     }
 }
@@ -93,7 +93,7 @@ enum Form {
 ///
 /// All but the exchange with the application is plain code without a wait, in front of a future that is as small as can
 /// be: it is copied with every request.
-pub fn handle(
+pub(crate) fn handle(
     world: Rc<World>,
     visit: Rc<Visit>,
     wire: Wire,

@@ -1,22 +1,22 @@
 //! HTTP through the proxy: serving a connection, the life of a request in each direction, and what both share.
 
-pub mod answer;
-pub mod body;
-pub mod client;
-pub mod exchange;
+pub(crate) mod answer;
+pub(crate) mod body;
+pub(crate) mod client;
+pub(crate) mod exchange;
 mod filter;
-pub mod guard;
-pub mod headers;
-pub mod inbound;
+pub(crate) mod guard;
+pub(crate) mod headers;
+pub(crate) mod inbound;
 mod mirror;
-pub mod outbound;
-pub mod peers;
-pub mod respond;
-pub mod stall;
+pub(crate) mod outbound;
+pub(crate) mod peers;
+pub(crate) mod respond;
+pub(crate) mod stall;
 mod timer;
 mod under_way;
 mod tries;
-pub mod upgrade;
+pub(crate) mod upgrade;
 
 use crate::{
     io::Abort,
@@ -38,14 +38,14 @@ use under_way::{Tracked, UnderWay};
 
 /// Which HTTP is on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Wire {
+pub(crate) enum Wire {
     Http1,
     Http2,
 }
 
 /// Lets hyper spawn onto this worker.
 #[derive(Debug, Clone)]
-pub struct LocalExec(pub Tasks);
+pub(crate) struct LocalExec(pub Tasks);
 
 impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExec {
     fn execute(&self, future: F) {
@@ -55,7 +55,7 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExec {
 
 /// What an HTTP/2 client may have on its connection. An HTTP/1 client has one request at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Share {
+pub(crate) struct Share {
     /// Streams at once.
     pub streams: u32,
     /// Bytes of each that may be unread.
@@ -68,14 +68,14 @@ pub struct Share {
 
 impl Share {
     /// Of an application, or of somebody outside the mesh; less for each where it has a connection already.
-    pub const fn client(first: bool) -> Self {
+    pub(crate) const fn client(first: bool) -> Self {
         let (streams, (_, window)) = (limits::STREAMS_MAX, limits::stream_share(first));
         let connection_window = limits::connection_window(streams, window);
         Self { streams, window, connection_window, pending_resets: limits::PENDING_RESETS_MAX }
     }
 
     /// Of a proxy.
-    pub const fn mesh(first: bool) -> Self {
+    pub(crate) const fn mesh(first: bool) -> Self {
         let (streams, window) = limits::stream_share(first);
         // Many clients share it. h2 ends a connection whose unread frames take more than half of its window beyond their
         // bytes, and hyper has no setting for that.
@@ -86,7 +86,7 @@ impl Share {
 
 /// Serves one connection until its peer closes it, it breaks, the proxy drains, or `goodbye` has come (then the requests
 /// under way finish and HTTP/2 peers get GOAWAY).
-pub async fn serve<S, H, R>(
+pub(crate) async fn serve<S, H, R>(
     world: &Rc<World>,
     stream: S,
     (direction, wire): (Direction, Wire),

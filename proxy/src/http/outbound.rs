@@ -29,7 +29,7 @@ use tokio::sync::Notify;
 
 /// Where the requests of one client connection go.
 #[derive(Debug)]
-pub struct Destination {
+pub(crate) struct Destination {
     /// The original destination of a redirected connection; otherwise each request's authority decides.
     fixed: Option<Rc<Route>>,
     /// The last authority seen here and its route: clients rarely change it.
@@ -44,17 +44,17 @@ pub struct Destination {
 
 impl Destination {
     /// All requests of the connection go where it went.
-    pub fn fixed(route: Rc<Route>) -> Self {
+    pub(crate) fn fixed(route: Rc<Route>) -> Self {
         Self { fixed: Some(route), ..Self::by_authority() }
     }
 
     /// All requests of the connection are refused, and it ends with the first of them.
-    pub fn refused(refusal: Refusal) -> Self {
+    pub(crate) fn refused(refusal: Refusal) -> Self {
         Self { refusal: Some(refusal), ..Self::by_authority() }
     }
 
     /// Each request says where it goes.
-    pub fn by_authority() -> Self {
+    pub(crate) fn by_authority() -> Self {
         Self {
             fixed: None,
             last: RefCell::default(),
@@ -104,7 +104,7 @@ impl Destination {
 
     /// Returns when the connection should end: what it was made to cannot be reached now, and another one may have
     /// another answer.
-    pub async fn ended(&self) {
+    pub(crate) async fn ended(&self) {
         self.ended.notified().await;
     }
 }
@@ -133,7 +133,7 @@ impl Step {
 }
 
 /// Answers one request. Never fails: what goes wrong becomes an answer that says so.
-pub fn handle(
+pub(crate) fn handle(
     world: Rc<World>,
     destination: Rc<Destination>,
     wire: Wire,

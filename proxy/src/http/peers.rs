@@ -7,11 +7,11 @@ use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
 /// The peers of one worker by identity and address; at most as many as there are connections.
 #[derive(Debug, Clone, Default)]
-pub struct Peers(Rc<RefCell<HashMap<Peer, usize>>>);
+pub(crate) struct Peers(Rc<RefCell<HashMap<Peer, usize>>>);
 
 /// One connection of a peer, counted until it is dropped.
 #[derive(Debug)]
-pub struct Counted {
+pub(crate) struct Counted {
     peers: Peers,
     peer: Peer,
     /// Whether it is among the peer's first.
@@ -21,7 +21,7 @@ pub struct Counted {
 impl Peers {
     /// One more connection of `peer`. `None`: it is a proxy that has [`limits::PEER_CONNECTIONS_MAX`] already. Others, behind
     /// whose address many clients may be, are told apart by nothing, and none is refused for what its neighbours do.
-    pub fn enter(&self, peer: &Peer) -> Option<Counted> {
+    pub(crate) fn enter(&self, peer: &Peer) -> Option<Counted> {
         let mut peers = self.0.borrow_mut();
         let count = peers.entry(peer.clone()).or_default();
         if peer.identity.is_some() && *count >= limits::PEER_CONNECTIONS_MAX {
@@ -34,7 +34,7 @@ impl Peers {
 
 impl Counted {
     /// What it may have, as a client that is, or is not, a proxy.
-    pub fn share(&self, mesh: bool) -> Share {
+    pub(crate) fn share(&self, mesh: bool) -> Share {
         if mesh { Share::mesh(self.first) } else { Share::client(self.first) }
     }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 /// An answer that names the reason, in the caller's protocol: a status for HTTP, `grpc-status` for gRPC.
-pub fn failure(reason: Reason, grpc: bool, detail: &str) -> Response<ResponseBody> {
+pub(crate) fn failure(reason: Reason, grpc: bool, detail: &str) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::Empty);
     let fields = response.headers_mut();
     fields.insert(headers::ERROR, HeaderValue::from_static(reason.as_str()));
@@ -23,14 +23,14 @@ pub fn failure(reason: Reason, grpc: bool, detail: &str) -> Response<ResponseBod
 }
 
 /// The same for a request that no route counts, because it was refused before it had one.
-pub fn refusal(direction: Direction, reason: Reason, grpc: bool, detail: &str) -> Response<ResponseBody> {
+pub(crate) fn refusal(direction: Direction, reason: Reason, grpc: bool, detail: &str) -> Response<ResponseBody> {
     crate::telemetry::refused(direction, reason, reason.as_str());
     tracing::debug!(direction = direction.as_str(), reason = reason.as_str(), detail, "request refused");
     failure(reason, grpc, detail)
 }
 
 /// What ends a gRPC response that failed for `reason`.
-pub fn grpc_trailers(reason: Reason) -> HeaderMap {
+pub(crate) fn grpc_trailers(reason: Reason) -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(2);
     trailers.insert("grpc-status", HeaderValue::from(u16::from(reason.grpc_code())));
     trailers.insert("grpc-message", HeaderValue::from_static(reason.as_str()));
@@ -38,7 +38,7 @@ pub fn grpc_trailers(reason: Reason) -> HeaderMap {
 }
 
 /// An empty answer with `status`.
-pub fn empty(status: StatusCode) -> Response<ResponseBody> {
+pub(crate) fn empty(status: StatusCode) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::Empty);
     *response.status_mut() = status;
     response

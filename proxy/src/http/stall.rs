@@ -11,7 +11,7 @@ use std::io;
 
 /// Bytes that are held while a message stands still: those that came and nobody takes, or that wait for a socket.
 #[derive(Debug)]
-pub struct Stall {
+pub(crate) struct Stall {
     holder: Holder,
     bytes: usize,
     charge: Option<Charge>,
@@ -30,17 +30,17 @@ impl From<Overloaded> for io::Error {
 
 impl Stall {
     /// A message that flows, and of which `bytes` are held at most.
-    pub fn new(holder: Holder, bytes: usize) -> Self {
+    pub(crate) fn new(holder: Holder, bytes: usize) -> Self {
         Self { holder, bytes, charge: None }
     }
 
     /// Whose message it is.
-    pub fn holder(&self) -> &Holder {
+    pub(crate) fn holder(&self) -> &Holder {
         &self.holder
     }
 
     /// Nobody takes what comes of it for now.
-    pub fn begin(&mut self) -> Result<(), Overloaded> {
+    pub(crate) fn begin(&mut self) -> Result<(), Overloaded> {
         if self.charge.is_none() && self.bytes > 0 {
             self.charge = Some(hold(&self.holder, self.bytes)?);
         }
@@ -48,18 +48,18 @@ impl Stall {
     }
 
     /// All that came was taken.
-    pub fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         self.charge = None;
     }
 
     /// Whether it stands still.
-    pub fn is_charged(&self) -> bool {
+    pub(crate) fn is_charged(&self) -> bool {
         self.charge.is_some()
     }
 }
 
 /// Charges `bytes` that stand still.
-pub fn hold(holder: &Holder, bytes: usize) -> Result<Charge, Overloaded> {
+pub(crate) fn hold(holder: &Holder, bytes: usize) -> Result<Charge, Overloaded> {
     holder.charge(bytes).ok_or_else(|| {
         remora_runtime::limited!(info, peer = ?holder.peer(), reason = Reason::Overloaded.as_str(),
             "a message is ended: more of this peer's messages stands still than fits into its share of memory");

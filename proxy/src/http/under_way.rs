@@ -15,7 +15,7 @@ use std::{
 
 /// The count of one connection, shared by its stream and its service. Both live on one thread.
 #[derive(Debug, Clone, Default)]
-pub struct UnderWay(Arc<Shared>);
+pub(crate) struct UnderWay(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -29,28 +29,28 @@ struct Shared {
 
 impl UnderWay {
     /// A request begins.
-    pub fn begin(&self) -> Token {
+    pub(crate) fn begin(&self) -> Token {
         self.0.count.fetch_add(1, Relaxed);
         Token(self.clone())
     }
 
     /// Whether an answer is owed.
-    pub fn any(&self) -> bool {
+    pub(crate) fn any(&self) -> bool {
         self.0.count.load(Relaxed) > 0
     }
 
     /// How many requests have their whole answer.
-    pub fn answered(&self) -> u64 {
+    pub(crate) fn answered(&self) -> u64 {
         self.0.answered.load(Relaxed)
     }
 
     /// Whether what comes next is no HTTP.
-    pub fn has_left_http(&self) -> bool {
+    pub(crate) fn has_left_http(&self) -> bool {
         self.0.left_http.load(Relaxed)
     }
 
     /// Has the task of `cx` woken when no answer is owed any more.
-    pub fn wake(&self, cx: &Context<'_>) {
+    pub(crate) fn wake(&self, cx: &Context<'_>) {
         self.0.waker.register(cx.waker());
         self.0.waits.store(true, Relaxed);
     }
@@ -58,11 +58,11 @@ impl UnderWay {
 
 /// A request under way, until it is dropped.
 #[derive(Debug)]
-pub struct Token(UnderWay);
+pub(crate) struct Token(UnderWay);
 
 impl Token {
     /// The answer is one after which the connection is no longer HTTP.
-    pub fn leave_http(&self) {
+    pub(crate) fn leave_http(&self) {
         let UnderWay(shared) = &self.0;
         shared.left_http.store(true, Relaxed);
     }

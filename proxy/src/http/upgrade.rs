@@ -35,14 +35,14 @@ use std::{future::pending, net::SocketAddr, rc::Rc, time::Instant};
 
 /// What was asked of policy.
 #[derive(Debug, Clone)]
-pub struct Asked {
+pub(crate) struct Asked {
     pub method: Method,
     pub path: Box<str>,
 }
 
 /// The client's side of a request that may leave HTTP.
 #[derive(Debug)]
-pub struct Leaving {
+pub(crate) struct Leaving {
     asked: Asked,
     /// The protocols that an upgrade offers; a CONNECT offers none.
     offers: Vec<Box<[u8]>>,
@@ -60,7 +60,7 @@ pub(super) fn leaves<B>(answer: &Response<B>) -> bool {
 
 impl Leaving {
     /// What a request that asks to leave HTTP brings for that; `None` for any other, without `h2c` from here on.
-    pub fn take<B>(request: &mut Request<B>) -> Option<Box<Self>> {
+    pub(crate) fn take<B>(request: &mut Request<B>) -> Option<Box<Self>> {
         if !headers::asks_to_leave(request) {
             // The library offers the connection with any `connection: upgrade`; kept, it would hold it open.
             drop(request.extensions_mut().remove::<OnUpgrade>());
@@ -73,12 +73,12 @@ impl Leaving {
     }
 
     /// What the request was judged by.
-    pub fn asked(&self) -> &Asked {
+    pub(crate) fn asked(&self) -> &Asked {
         &self.asked
     }
 
     /// The request in the form in which it goes up: HTTP/1.1.
-    pub fn prepare(&self, mut request: Request<RequestBody>) -> Request<RequestBody> {
+    pub(crate) fn prepare(&self, mut request: Request<RequestBody>) -> Request<RequestBody> {
         headers::strip_for_upgrade(request.headers_mut());
         *request.version_mut() = Version::HTTP_11;
         if self.asked.method != Method::CONNECT {
@@ -88,7 +88,7 @@ impl Leaving {
     }
 
     /// Whether the upstream has left HTTP with this answer, which [`send`] has checked.
-    pub fn has_left<B>(&self, answer: &Response<B>) -> bool {
+    pub(crate) fn has_left<B>(&self, answer: &Response<B>) -> bool {
         match answer.status() {
             StatusCode::SWITCHING_PROTOCOLS => true,
             status => self.asked.method == Method::CONNECT && status.is_success(),
@@ -112,7 +112,7 @@ impl Leaving {
     }
 
     /// Relays bytes from now on, until both sides ended or `revoked`, and gives the answer that says so to the client.
-    pub fn switch(
+    pub(crate) fn switch(
         self,
         world: &Rc<World>,
         mut answer: Response<AnswerBody>,
@@ -150,7 +150,7 @@ impl Leaving {
 
 /// Sends a request that may leave HTTP over a connection of its own. Nothing of what the client sends after the head goes up
 /// before the upstream has left. Dropping the future closes the connection.
-pub async fn send(
+pub(crate) async fn send(
     world: &Rc<World>,
     upstream: &Upstream,
     permit: &Permit,
@@ -186,7 +186,7 @@ pub async fn send(
 
 /// A byte connection to an endpoint of `pool`, with the permit to use it; endpoints that cannot be reached are passed over,
 /// within the retry bound.
-pub async fn connect(world: &Rc<World>, pool: &Pool) -> Result<(ByteStream, InFlight, Permit), Reason> {
+pub(crate) async fn connect(world: &Rc<World>, pool: &Pool) -> Result<(ByteStream, InFlight, Permit), Reason> {
     let mut tried: Vec<SocketAddr> = Vec::new();
     let mut retries = 0;
     loop {
@@ -230,7 +230,7 @@ fn log(upstream: &Upstream, error: &ConnectError) {
 }
 
 /// CONNECT to a Service through the outbound listener: bytes to one of its endpoints.
-pub async fn tunnel(world: Rc<World>, plan: Rc<Plan>, request: Request<Incoming>) -> Response<ResponseBody> {
+pub(crate) async fn tunnel(world: Rc<World>, plan: Rc<Plan>, request: Request<Incoming>) -> Response<ResponseBody> {
     let pool = plan.parent.clone();
     let peer = pool.identity();
     let stats = plan.signals.bytes(&peer, if peer.is_empty() { Tls::Plain } else { Tls::Mtls });

@@ -13,7 +13,7 @@ const SKIP_ENTRIES_MAX: usize = 128;
 
 /// What `init` is asked to do; the flags, with `REMORA_INIT_*` in the environment as their defaults.
 #[derive(Clone, Debug, clap::Args)]
-pub struct InitArgs {
+pub(crate) struct InitArgs {
     /// Port of the proxy's inbound listener, to which connections from outside the pod are redirected
     #[arg(long, env = "REMORA_INIT_INBOUND_PORT", default_value_t = 4143, value_name = "PORT")]
     pub inbound_port: u16,
@@ -74,21 +74,21 @@ impl InitArgs {
 
 /// One or more neighbouring ports: `22` or `9000-9099`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PortRange(RangeInclusive<u16>);
+pub(crate) struct PortRange(RangeInclusive<u16>);
 
 impl PortRange {
     /// This port alone.
-    pub const fn one(port: u16) -> Self {
+    pub(crate) const fn one(port: u16) -> Self {
         Self(port..=port)
     }
 
     /// The lowest port of the range.
-    pub const fn first(&self) -> u16 {
+    pub(crate) const fn first(&self) -> u16 {
         *self.0.start()
     }
 
     /// The highest port of the range.
-    pub const fn last(&self) -> u16 {
+    pub(crate) const fn last(&self) -> u16 {
         *self.0.end()
     }
 }

@@ -6,7 +6,7 @@ use netlink_packet_core::DecodeError;
 
 /// Why the rules could not be installed or removed. Nothing has changed unless the variant says so.
 #[derive(Debug, thiserror::Error)]
-pub enum InitError {
+pub(crate) enum InitError {
     /// The arguments contradict each other.
     #[error("bad arguments: {0}")]
     BadArguments(String),

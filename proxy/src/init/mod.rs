@@ -12,9 +12,9 @@ mod netlink;
 mod rules;
 mod verify;
 
-pub use args::{InitArgs, PortRange};
-pub use error::InitError;
-pub use rules::Ruleset;
+pub(crate) use args::InitArgs;
+pub(crate) use error::InitError;
+pub(crate) use rules::Ruleset;
 
 use std::ffi::OsString;
 use std::io;
@@ -64,7 +64,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 /// Installs, prints or removes the rules, and returns one line (or, with `--print`, the rules) for people.
-pub fn run(args: &InitArgs) -> Result<String, InitError> {
+pub(crate) fn run(args: &InitArgs) -> Result<String, InitError> {
     args.check().map_err(InitError::BadArguments)?;
     if args.print {
         return Ok(Ruleset::new(args, Family::Inet).to_string().trim_end().to_owned());

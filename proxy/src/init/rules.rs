@@ -104,7 +104,7 @@ pub(super) struct Chain {
 
 /// All rules of one table; its `Display` is nftables text that replaces the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ruleset {
+pub(crate) struct Ruleset {
     pub(super) family: Family,
     pub(super) chains: [Chain; 2],
 }

@@ -13,7 +13,7 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// `S`, read in pieces as large as its [`Appetite`].
-pub struct Ahead<S> {
+pub(crate) struct Ahead<S> {
     inner: S,
     held: Option<Held>,
     appetite: Appetite,
@@ -32,14 +32,14 @@ struct Held {
 
 impl<S> Ahead<S> {
     /// `inner` with nothing read ahead, which is charged with `charge` for as long as it lives, and otherwise to `holder`.
-    pub fn new(inner: S, holder: Option<Holder>, charge: Option<Charge>) -> Self {
+    pub(crate) fn new(inner: S, holder: Option<Holder>, charge: Option<Charge>) -> Self {
         Self { inner, held: None, appetite: Appetite::new(1), read: 0, holder, _charge: charge }
     }
 }
 
 impl<S> Ahead<S> {
     /// Charges what is read from now on to `holder`.
-    pub fn charge_to(&mut self, holder: Holder) {
+    pub(crate) fn charge_to(&mut self, holder: Holder) {
         self.holder = Some(holder);
     }
 }

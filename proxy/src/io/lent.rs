@@ -9,7 +9,7 @@ use std::cell::RefCell;
 
 /// How large a buffer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Size {
+pub(crate) enum Size {
     /// [`limits::RELAY_BYTES_MIN`], which every connection may have.
     Min,
     /// [`limits::RELAY_BYTES_MORE`]
@@ -20,7 +20,7 @@ pub enum Size {
 
 impl Size {
     /// In bytes.
-    pub const fn bytes(self) -> usize {
+    pub(crate) const fn bytes(self) -> usize {
         match self {
             Self::Min => limits::RELAY_BYTES_MIN,
             Self::More => limits::RELAY_BYTES_MORE,
@@ -40,7 +40,7 @@ impl Size {
 /// How much one reader takes at once: it grows while there is more than it takes, as far as its share of the account goes,
 /// and holds no share while it rests.
 #[derive(Debug)]
-pub struct Appetite {
+pub(crate) struct Appetite {
     size: Size,
     /// For all beyond [`Size::Min`].
     charge: Option<Charge>,
@@ -52,12 +52,12 @@ pub struct Appetite {
 
 impl Appetite {
     /// The least, for a reader that holds at most so many `buffers` of its size.
-    pub const fn new(buffers: usize) -> Self {
+    pub(crate) const fn new(buffers: usize) -> Self {
         Self { size: Size::Min, charge: None, wanted: Size::Min, buffers }
     }
 
     /// How much to take now. Without a holder it is the least.
-    pub fn size(&mut self, holder: Option<&Holder>) -> Size {
+    pub(crate) fn size(&mut self, holder: Option<&Holder>) -> Size {
         if self.size < self.wanted {
             match holder.and_then(|holder| holder.charge(self.buffers * self.wanted.bytes())) {
                 Some(charge) => (self.size, self.charge) = (self.wanted, Some(charge)),
@@ -68,13 +68,13 @@ impl Appetite {
     }
 
     /// After a read that filled its buffer.
-    pub fn grow(&mut self) {
+    pub(crate) fn grow(&mut self) {
         self.wanted = self.size.larger();
     }
 
     /// Gives the share back: nothing larger than the least is held by now. What `bytes` of work would have filled is asked
     /// for at once when there is more.
-    pub fn rest(&mut self, bytes: usize) {
+    pub(crate) fn rest(&mut self, bytes: usize) {
         if bytes <= limits::RELAY_BYTES_MIN {
             self.wanted = Size::Min;
         } else if bytes <= limits::RELAY_BYTES_MORE {
@@ -90,11 +90,11 @@ thread_local! {
 }
 
 /// A buffer, given back when dropped. What it holds at first is somebody else's: write before reading.
-pub struct Lent(Box<[u8]>, Size);
+pub(crate) struct Lent(Box<[u8]>, Size);
 
 impl Lent {
     /// A spare one, or a new one.
-    pub fn take(size: Size) -> Self {
+    pub(crate) fn take(size: Size) -> Self {
         let spare = SPARE.with_borrow_mut(|spare| spare[size as usize].pop());
         Self(spare.unwrap_or_else(|| vec![0; size.bytes()].into_boxed_slice()), size)
     }

@@ -36,10 +36,10 @@ pub(crate) use write_through;
 
 mod ahead;
 mod lent;
-pub mod pace;
+pub(crate) mod pace;
 
-pub use ahead::Ahead;
-pub use lent::{Appetite, Lent, Size};
+pub(crate) use ahead::Ahead;
+pub(crate) use lent::{Appetite, Lent, Size};
 
 use crate::account::Holder;
 
@@ -59,7 +59,7 @@ use tokio::{
 };
 
 /// A connection that can end so that the other side knows that it broke.
-pub trait Abort {
+pub(crate) trait Abort {
     /// Has the connection, once dropped, end as broken. Call nothing else on it then.
     fn abort(&self);
 
@@ -100,7 +100,7 @@ impl Abort for TokioIo<Upgraded> {
 
 /// `S`, giving the bytes read ahead before its own.
 #[derive(Debug)]
-pub struct Prefixed<S> {
+pub(crate) struct Prefixed<S> {
     prefix: BytesMut,
     inner: S,
     holder: Option<Holder>,
@@ -110,32 +110,32 @@ pub struct Prefixed<S> {
 
 impl<S> Prefixed<S> {
     /// `inner` with nothing read ahead.
-    pub fn new(inner: S) -> Self {
+    pub(crate) fn new(inner: S) -> Self {
         Self { prefix: BytesMut::new(), inner, holder: None, paces: false }
     }
 
     /// `inner` with nothing read ahead, whose memory is charged to `holder`, and its bytes to the turn of the task that reads.
-    pub fn charged(inner: S, holder: Holder) -> Self {
+    pub(crate) fn charged(inner: S, holder: Holder) -> Self {
         Self { holder: Some(holder), paces: true, ..Self::new(inner) }
     }
 
     /// The same, for somebody who counts its bytes himself.
-    pub fn unpaced(self) -> Self {
+    pub(crate) fn unpaced(self) -> Self {
         Self { paces: false, ..self }
     }
 
     /// What was read ahead and nobody took yet.
-    pub fn prefix(&self) -> &[u8] {
+    pub(crate) fn prefix(&self) -> &[u8] {
         &self.prefix
     }
 
     /// Drops the first `count` bytes of the prefix, which somebody has understood.
-    pub fn consume(&mut self, count: usize) {
+    pub(crate) fn consume(&mut self, count: usize) {
         self.prefix.advance(count.min(self.prefix.len()));
     }
 
     /// The connection beneath.
-    pub fn inner(&self) -> &S {
+    pub(crate) fn inner(&self) -> &S {
         &self.inner
     }
 }
@@ -143,7 +143,7 @@ impl<S> Prefixed<S> {
 impl<S: AsyncRead + Unpin> Prefixed<S> {
     /// Reads more into the prefix, which holds at most `max` bytes: the count read, 0 at the end or when it is full.
     /// Cancel safe.
-    pub async fn read_ahead(&mut self, max: usize) -> io::Result<usize> {
+    pub(crate) async fn read_ahead(&mut self, max: usize) -> io::Result<usize> {
         let room = max.saturating_sub(self.prefix.len()).min(4096);
         if room == 0 {
             return Ok(0);

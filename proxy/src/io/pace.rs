@@ -13,14 +13,14 @@ use std::{
 use tokio::task::{coop, yield_now};
 
 /// Has this task polled again, after those that are ready and those that the kernel has news for.
-pub fn after_others(cx: &mut Context<'_>) {
+pub(crate) fn after_others(cx: &mut Context<'_>) {
     // Its first poll registers the waker; its second is of no use to us.
     let _pending = pin!(yield_now()).poll(cx).is_pending();
 }
 
 /// Takes the budget for reading `bytes` from this task. Its reads and writes are pending for want of budget from
 /// [`limits::TASK_TURN_BYTES`] on, and it is woken.
-pub fn spend(cx: &mut Context<'_>, bytes: usize) {
+pub(crate) fn spend(cx: &mut Context<'_>, bytes: usize) {
     // The call itself has cost one unit.
     for _ in 0..bytes / (limits::TASK_TURN_BYTES / UNITS) {
         match coop::poll_proceed(cx) {
@@ -37,20 +37,20 @@ thread_local! {
 
 /// A stream's part in what all streams of a worker may read between two looks at other connections.
 #[derive(Debug, Default)]
-pub struct Part {
+pub(crate) struct Part {
     busy: bool,
 }
 
 impl Part {
     /// What it may read in one poll: [`limits::RELAY_TURN_BYTES`] shared by those that are busy, and
     /// [`limits::RELAY_TURN_BYTES_MIN`] at least.
-    pub fn turn(&self) -> usize {
+    pub(crate) fn turn(&self) -> usize {
         let others = BUSY.get() - usize::from(self.busy);
         (limits::RELAY_TURN_BYTES / (others + 1)).max(limits::RELAY_TURN_BYTES_MIN)
     }
 
     /// Whether it has used up its turn.
-    pub fn used(&mut self, up: bool) {
+    pub(crate) fn used(&mut self, up: bool) {
         BUSY.set(BUSY.get() - usize::from(self.busy) + usize::from(up));
         self.busy = up;
     }

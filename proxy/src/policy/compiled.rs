@@ -7,7 +7,7 @@ use std::{borrow::Cow, sync::Arc};
 
 /// The policy of a port.
 #[derive(Debug)]
-pub struct Policy {
+pub(crate) struct Policy {
     inbound: Arc<Inbound>,
     deny: Vec<Rule>,
     allow: Vec<Rule>,
@@ -39,7 +39,7 @@ pub(super) enum Audited {
 /// What came of judging one request or connection.
 #[derive(Debug)]
 #[must_use]
-pub struct Verdict {
+pub(crate) struct Verdict {
     pub decision: Result<Permit, Denial>,
     /// By the index of the audit rule.
     pub(super) audited: Vec<(usize, Audited)>,
@@ -62,7 +62,7 @@ enum Compared<'a> {
 
 impl Policy {
     /// Sorts the rules.
-    pub fn new(inbound: Arc<Inbound>) -> Self {
+    pub(crate) fn new(inbound: Arc<Inbound>) -> Self {
         let names_paths = |rule: &&AuthorizationRule| rule.to.iter().any(|to| !to.paths.is_empty());
         let with = |action| inbound.rules.iter().filter(move |rule| rule.action == action);
         let compile = |action| with(action).map(Rule::new).collect();
@@ -77,12 +77,12 @@ impl Policy {
     }
 
     /// As discovery says it.
-    pub fn inbound(&self) -> &Arc<Inbound> {
+    pub(crate) fn inbound(&self) -> &Arc<Inbound> {
         &self.inbound
     }
 
     /// Whether a connection may exist at all: the mTLS mode of the port.
-    pub fn admits(&self, peer: &Peer) -> Result<(), Denial> {
+    pub(crate) fn admits(&self, peer: &Peer) -> Result<(), Denial> {
         match (self.inbound.mtls, &peer.identity) {
             (MtlsMode::Strict, None) => Err(Denial::Plaintext { port: self.inbound.port }),
             _ => Ok(()),
@@ -93,13 +93,13 @@ impl Policy {
     ///
     /// Whoever may send bytes may send every request (whose path has a form): bytes count as any operation for a deny rule
     /// and as none that an allow rule names.
-    pub fn allows(&self, peer: &Peer, act: Act<'_>) -> Result<(), Denial> {
+    pub(crate) fn allows(&self, peer: &Peer, act: Act<'_>) -> Result<(), Denial> {
         self.admits(peer)?;
         self.decide(&self.caller(peer), act, &compared(act, self.judges_paths))
     }
 
     /// Judges `act`. The verdict is to be [recorded](Verdict::record), once.
-    pub fn judge(&self, peer: &Peer, act: Act<'_>) -> Verdict {
+    pub(crate) fn judge(&self, peer: &Peer, act: Act<'_>) -> Verdict {
         if let Err(denial) = self.admits(peer) {
             return Verdict { decision: Err(denial), audited: Vec::new() };
         }

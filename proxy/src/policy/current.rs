@@ -7,23 +7,23 @@ use tokio::sync::watch;
 
 /// Compiled once per change, read per request without a lock. One per port and worker.
 #[derive(Debug)]
-pub struct Current {
+pub(crate) struct Current {
     policy: RefCell<Arc<Policy>>,
     changed: watch::Sender<()>,
 }
 
 /// Tells of changes. Ends never: whoever waits holds the port.
 #[derive(Debug)]
-pub struct Changes(watch::Receiver<()>);
+pub(crate) struct Changes(watch::Receiver<()>);
 
 impl Current {
     /// The policy that holds first. Ports that have the same share it.
-    pub fn new(policy: Arc<Policy>) -> Self {
+    pub(crate) fn new(policy: Arc<Policy>) -> Self {
         Self { policy: RefCell::new(policy), changed: watch::Sender::new(()) }
     }
 
     /// The one that holds now. Wakes nobody if it says the same again.
-    pub fn set(&self, policy: Arc<Policy>) {
+    pub(crate) fn set(&self, policy: Arc<Policy>) {
         let before = self.policy.replace(policy.clone());
         if **before.inbound() != **policy.inbound() {
             self.changed.send_replace(());
@@ -31,19 +31,19 @@ impl Current {
     }
 
     /// The policy of this moment.
-    pub fn get(&self) -> Arc<Policy> {
+    pub(crate) fn get(&self) -> Arc<Policy> {
         self.policy.borrow().clone()
     }
 
     /// Changes from now on.
-    pub fn changes(&self) -> Changes {
+    pub(crate) fn changes(&self) -> Changes {
         Changes(self.changed.subscribe())
     }
 }
 
 impl Changes {
     /// Returns after a change that was not waited for yet. Cancel safe.
-    pub async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) {
         if self.0.changed().await.is_err() {
             std::future::pending().await
         }

@@ -8,9 +8,9 @@ mod compiled;
 mod current;
 mod record;
 
-pub use compiled::{Policy, Verdict};
-pub use current::{Changes, Current};
-pub use record::logged;
+pub(crate) use compiled::{Policy, Verdict};
+pub(crate) use current::{Changes, Current};
+pub(crate) use record::logged;
 
 use http::Method;
 use remora_model::{Endpoint, SpiffeId, Target, path};
@@ -18,18 +18,18 @@ use std::{net::IpAddr, sync::Arc};
 
 /// Proof that policy let this through. Not `Clone`: one permit, one forward.
 #[derive(Debug)]
-pub struct Permit(());
+pub(crate) struct Permit(());
 
 impl Permit {
     /// The permit of a connection to the same endpoint that several requests share, made for the one that has to wait for it.
-    pub fn of_shared_connection(&self) -> Self {
+    pub(crate) fn of_shared_connection(&self) -> Self {
         Self(())
     }
 }
 
 /// Who is at the other end.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Peer {
+pub(crate) struct Peer {
     /// From its certificate; `None` is plaintext.
     pub identity: Option<SpiffeId>,
     pub address: IpAddr,
@@ -37,7 +37,7 @@ pub struct Peer {
 
 /// What a peer wants to do.
 #[derive(Debug, Clone, Copy)]
-pub enum Act<'a> {
+pub(crate) enum Act<'a> {
     /// Bytes of no protocol that policy could read.
     Bytes,
     /// An HTTP request; the path as it came, query excluded.
@@ -46,7 +46,7 @@ pub enum Act<'a> {
 
 /// Why something was refused, in words for an operator.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Denial {
+pub(crate) enum Denial {
     #[error("{} takes mesh TLS only and this connection is plaintext", words_of(*.port))]
     Plaintext {
         /// 0 of a port that the pod does not declare: these share a policy.
@@ -69,7 +69,8 @@ fn words_of(port: u16) -> String {
 
 /// Where something that leaves the pod goes.
 #[derive(Debug, Clone, Copy)]
-pub enum To<'a> {
+#[expect(dead_code, reason = "every destination is open: egress policy is what will look at it")]
+pub(crate) enum To<'a> {
     /// An endpoint of a backend, for one try of one request or one connection.
     Endpoint(&'a Endpoint),
     /// What the application dialled, where the mesh adds nothing.
@@ -77,7 +78,7 @@ pub enum To<'a> {
 }
 
 /// Lets an outbound connection or try go. Every destination is open today; egress policy belongs here.
-pub fn outbound(_to: To<'_>) -> Permit {
+pub(crate) fn outbound(_to: To<'_>) -> Permit {
     Permit(())
 }
 

@@ -93,13 +93,13 @@ impl Lines {
 }
 
 /// A path or method as the log has it: whoever sends it decides how long it is.
-pub fn logged(path: &str) -> &str {
+pub(crate) fn logged(path: &str) -> &str {
     &path[..path.floor_char_boundary(limits::PATH_BYTES_LOGGED)]
 }
 
 impl Verdict {
     /// Logs and counts what audit rules say, and gives the decision.
-    pub fn record(self, policy: &Policy, peer: &Peer, act: Act<'_>) -> Result<Permit, Denial> {
+    pub(crate) fn record(self, policy: &Policy, peer: &Peer, act: Act<'_>) -> Result<Permit, Denial> {
         for (index, audited) in &self.audited {
             let Some((rule, counters)) = policy.audit.get(*index) else { continue };
             match audited {

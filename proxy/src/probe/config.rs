@@ -19,11 +19,11 @@ const HOOK_PATIENCE: Duration = Duration::from_secs(600);
 
 /// All probes of the pod, by `<container>/<kind>`.
 #[derive(Debug, Default)]
-pub struct Probes(BTreeMap<String, Arc<Probe>>);
+pub(crate) struct Probes(BTreeMap<String, Arc<Probe>>);
 
 /// One probe or hook.
 #[derive(Debug)]
-pub struct Probe {
+pub(crate) struct Probe {
     /// What it is for.
     pub kind: Kind,
     /// How the application is asked.
@@ -39,7 +39,7 @@ pub struct Probe {
 /// What a probe is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Restarts the container.
     Liveness,
     /// Takes the pod out of its Services.
@@ -54,14 +54,14 @@ pub enum Kind {
 
 impl Kind {
     /// Whether it is a hook, whose answer nobody reads.
-    pub fn is_hook(self) -> bool {
+    pub(crate) fn is_hook(self) -> bool {
         matches!(self, Self::PostStart | Self::PreStop)
     }
 }
 
 /// How the application is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Check {
+pub(crate) enum Check {
     /// A GET.
     Http(HttpGet),
     /// A connection to this port.
@@ -77,7 +77,7 @@ pub enum Check {
 
 /// A GET.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HttpGet {
+pub(crate) struct HttpGet {
     /// Where.
     pub port: u16,
     /// With its query.
@@ -133,17 +133,17 @@ struct RawGrpc {
 
 impl Probes {
     /// The probe of this name.
-    pub fn get(&self, key: &str) -> Option<&Arc<Probe>> {
+    pub(crate) fn get(&self, key: &str) -> Option<&Arc<Probe>> {
         self.0.get(key)
     }
 
     /// Whether there is a hook among them.
-    pub fn has_hooks(&self) -> bool {
+    pub(crate) fn has_hooks(&self) -> bool {
         self.0.values().any(|probe| probe.kind.is_hook())
     }
 
     /// Reads the setting; empty text is none. The error tells all mistakes.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         if text.is_empty() {
             return Ok(Self::default());
         }

@@ -15,8 +15,8 @@ mod grpc;
 mod http;
 mod token;
 
-pub use config::{Check, Kind, Probe, Probes};
-pub use token::Token;
+pub(crate) use config::{Check, Kind, Probe, Probes};
+pub(crate) use token::Token;
 
 use axum::Router;
 use axum::extract::{Extension, Path, State};
@@ -66,14 +66,14 @@ enum Failed {
 
 /// What probes and hooks there are, and who may ask.
 #[derive(Debug, Clone, Default)]
-pub struct Asked {
+pub(crate) struct Asked {
     pub probes: Arc<Probes>,
     /// What the paths begin with; without it anybody may ask, and no hook is carried out.
     pub token: Option<Token>,
 }
 
 /// The endpoint; for the admin server's router.
-pub fn router(asked: Asked) -> Router {
+pub(crate) fn router(asked: Asked) -> Router {
     let path = if asked.token.is_some() { "/probe/{token}/{container}/{kind}" } else { "/probe/{container}/{kind}" };
     if asked.token.is_none() && asked.probes.has_hooks() {
         tracing::warn!(

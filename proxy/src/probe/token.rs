@@ -8,7 +8,7 @@ const BYTES: std::ops::RangeInclusive<usize> = 16..=128;
 
 /// Not shown by anything.
 #[derive(Clone)]
-pub struct Token(Arc<str>);
+pub(crate) struct Token(Arc<str>);
 
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -18,7 +18,7 @@ impl fmt::Debug for Token {
 
 impl Token {
     /// Reads the setting; empty text is none.
-    pub fn parse(text: &str) -> Result<Option<Self>, String> {
+    pub(crate) fn parse(text: &str) -> Result<Option<Self>, String> {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
         match text {
             "" => Ok(None),
@@ -28,7 +28,7 @@ impl Token {
     }
 
     /// Whether `given` is the token.
-    pub fn is(&self, given: &str) -> bool {
+    pub(crate) fn is(&self, given: &str) -> bool {
         let (own, given) = (self.0.as_bytes(), given.as_bytes());
         let pairs = given.iter().zip(own.iter().cycle());
         let differ = pairs.fold(own.len() ^ given.len(), |differ, (a, b)| differ | usize::from(a ^ b));

@@ -1,15 +1,14 @@
-//! How long to wait before a retry: doubling from 25 ms to 250 ms, jittered, so that the clients of a backend that
+//! How long to wait before a retry: doubling within two bounds, jittered, so that the clients of a backend that
 //! failed for a moment do not all come back in the same moment.
 
 use std::time::Duration;
 
-const MIN: Duration = Duration::from_millis(25);
-const MAX: Duration = Duration::from_millis(250);
+use crate::limits::{BACKOFF_MAX as MAX, BACKOFF_MIN as MIN};
 
 /// The wait before the next try when `tries` were made: the minimum doubled with every try, times one to two, at most
 /// the maximum; never less than `least`, which the route may ask for (Gateway API GEP-1731: a backoff is a minimum).
 #[must_use]
-pub fn backoff(least: Duration, tries: u32, rng: &mut fastrand::Rng) -> Duration {
+pub(crate) fn backoff(least: Duration, tries: u32, rng: &mut fastrand::Rng) -> Duration {
     let base = MIN.saturating_mul(1 << tries.saturating_sub(1).min(16)).min(MAX);
     base.mul_f64(1.0 + rng.f64()).min(MAX).max(least)
 }

@@ -14,7 +14,7 @@ const BUCKETS: usize = 10;
 
 /// Counts requests and the retries they pay for. One per backend and worker: divide `per_second` by the workers.
 #[derive(Debug)]
-pub struct Budget {
+pub(crate) struct Budget {
     ratio: f64,
     per_second: f64,
     /// The first time that was passed in.
@@ -26,13 +26,13 @@ pub struct Budget {
 impl Budget {
     /// `ratio` retries per request, and `per_second` whatever the traffic.
     #[must_use]
-    pub fn new(ratio: f32, per_second: f64) -> Self {
+    pub(crate) fn new(ratio: f32, per_second: f64) -> Self {
         let (ratio, per_second) = (f64::from(ratio.max(0.0)), per_second.max(0.0));
         Self { ratio, per_second, epoch: Cell::new(None), buckets: Default::default() }
     }
 
     /// Counts one request, not its retries.
-    pub fn deposit(&self, now: Instant) {
+    pub(crate) fn deposit(&self, now: Instant) {
         let bucket = self.bucket(now);
         let (second, requests, retries) = bucket.get();
         bucket.set((second, requests.saturating_add(1), retries));
@@ -40,7 +40,7 @@ impl Budget {
 
     /// Takes one retry out, or says that the budget is spent.
     #[must_use]
-    pub fn withdraw(&self, now: Instant) -> bool {
+    pub(crate) fn withdraw(&self, now: Instant) -> bool {
         let bucket = self.bucket(now);
         let current = bucket.get().0;
         let (mut requests, mut retries) = (0.0, 0.0);

@@ -2,8 +2,8 @@
 //!
 //! What it does not do: decide whether a request is *safe* to repeat, or keep its body.
 
-pub mod backoff;
-pub mod budget;
+pub(crate) mod backoff;
+pub(crate) mod budget;
 
-pub use backoff::backoff;
-pub use budget::Budget;
+pub(crate) use backoff::backoff;
+pub(crate) use budget::Budget;

@@ -2,12 +2,11 @@
 //! that no route of a routed Service matches (404). Pure.
 
 use http::{HeaderMap, Method, Uri, header::HOST};
-use remora_model::{HeaderMatch, Outbound, PathMatch, QueryMatch, RouteMatch, Rule};
+use remora_model::{HeaderMatch, Outbound, PathMatch, QueryMatch, RouteMatch};
 
 /// The rule for a request, and the path prefix that selected it (for prefix rewrites).
 #[derive(Debug, Clone, Copy)]
-pub struct Selected<'a> {
-    pub rule: &'a Rule,
+pub(crate) struct Selected<'a> {
     /// Index into [`Outbound::rules`].
     pub index: usize,
     /// `/a` for a prefix match of `/a`, empty for anything else.
@@ -15,13 +14,19 @@ pub struct Selected<'a> {
 }
 
 /// The first match that holds, in discovery's precedence order. `None`: no route matches.
-pub fn select<'a>(outbound: &'a Outbound, method: &Method, uri: &Uri, headers: &HeaderMap) -> Option<Selected<'a>> {
+pub(crate) fn select<'a>(
+    outbound: &'a Outbound,
+    method: &Method,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Option<Selected<'a>> {
     let hit = outbound.matches.iter().find(|candidate| holds(candidate, method, uri, headers))?;
     let prefix = match &hit.path {
         Some(PathMatch::Prefix(prefix)) => prefix,
         _ => "",
     };
-    Some(Selected { rule: outbound.rules.get(hit.rule)?, index: hit.rule, prefix })
+    outbound.rules.get(hit.rule)?;
+    Some(Selected { index: hit.rule, prefix })
 }
 
 fn holds(candidate: &RouteMatch, method: &Method, uri: &Uri, headers: &HeaderMap) -> bool {
@@ -99,6 +104,8 @@ fn decoded(text: &str) -> std::borrow::Cow<'_, [u8]> {
 
 #[cfg(test)]
 mod tests {
+    use remora_model::Rule;
+
     use super::*;
     use http::{HeaderName, HeaderValue};
     use remora_model::{Parent, Pattern, Protocol, RouteMatch, Timeouts, ValueMatch};
@@ -186,7 +193,7 @@ mod tests {
         };
         let select = |method: Method, uri: &str| {
             let selected = select(&outbound, &method, &uri.parse().unwrap(), &HeaderMap::new())?;
-            Some((selected.rule.label.to_string(), selected.index, selected.prefix.to_owned()))
+            Some((outbound.rules[selected.index].label.to_string(), selected.index, selected.prefix.to_owned()))
         };
         assert_eq!(select(Method::POST, "/a/b"), Some(("post".into(), 1, String::new())));
         assert_eq!(select(Method::GET, "/a/b"), Some(("a".into(), 0, "/a".into())));

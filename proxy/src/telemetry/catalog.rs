@@ -12,7 +12,7 @@ use super::prometheus::{FAMILIES, Kind, LABELS};
 use crate::tls;
 
 /// Where the page is, below the top of the repository.
-pub const PAGE: &str = "docs/metrics.md";
+pub(crate) const PAGE: &str = "docs/metrics.md";
 
 struct Metric {
     name: &'static str,
@@ -154,7 +154,7 @@ const PROCESS: &[Metric] = &[
 ];
 
 /// The text of `docs/metrics.md`.
-pub fn page() -> String {
+pub(crate) fn page() -> String {
     let mut page = String::from(
         "# Metrics of the proxy\n\n\
          Made from `proxy/src/telemetry/catalog.rs` by `REMORA_WRITE_DOCS=1 cargo test -p remora-proxy the_metrics_page`; \

@@ -17,7 +17,7 @@ const PARTS_LOG2: u32 = 5;
 const PARTS: usize = 1 << PARTS_LOG2;
 
 /// The bounds of the buckets shown to Prometheus: the client libraries' classic ones, from 5 ms to 10 s.
-pub const BOUNDS: [Duration; 11] = [
+pub(crate) const BOUNDS: [Duration; 11] = [
     Duration::from_millis(5),
     Duration::from_millis(10),
     Duration::from_millis(25),
@@ -34,35 +34,26 @@ pub const BOUNDS: [Duration; 11] = [
 /// Counts of latencies. 0.5 KiB empty; each power of two that is met adds 256 B, so a route whose answers take between
 /// 200 µs and 100 ms has 3 KiB.
 #[derive(Debug, Default)]
-pub struct Histogram {
+pub(crate) struct Histogram {
     octaves: [OnceLock<Box<[AtomicU64; PARTS]>>; OCTAVES],
     sum_ns: AtomicU64,
 }
 
 impl Histogram {
     /// An empty one.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::default()
     }
 
     /// Counts one latency.
-    pub fn record(&self, latency: Duration) {
+    pub(crate) fn record(&self, latency: Duration) {
         let (ns, index) = place(latency);
         self.add(index, 1);
         self.sum_ns.fetch_add(ns, Relaxed);
     }
 
-    /// Adds what another one counted.
-    pub fn merge(&self, other: &Self) {
-        let other = other.snapshot();
-        for &(index, count) in &other.counts {
-            self.add(usize::from(index), count);
-        }
-        self.sum_ns.fetch_add(other.sum_ns, Relaxed);
-    }
-
     /// What is counted so far.
-    pub fn snapshot(&self) -> Snapshot {
+    pub(crate) fn snapshot(&self) -> Snapshot {
         let mut snapshot = Snapshot { sum_ns: self.sum_ns.load(Relaxed), ..Snapshot::default() };
         for (octave, parts) in self.octaves.iter().enumerate() {
             for (part, count) in parts.get().iter().flat_map(|parts| parts.iter()).enumerate() {
@@ -78,7 +69,8 @@ impl Histogram {
     }
 
     /// The latency that the share `q` (0..=1) of everything counted does not exceed; none if nothing is counted.
-    pub fn quantile(&self, q: f64) -> Option<Duration> {
+    #[cfg(test)]
+    pub(crate) fn quantile(&self, q: f64) -> Option<Duration> {
         self.snapshot().quantile(q)
     }
 
@@ -90,7 +82,7 @@ impl Histogram {
 
 /// What a [`Histogram`] had counted at one moment: its non-empty buckets in ascending order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     counts: Vec<(u16, u64)>,
     count: u64,
     sum_ns: u64,
@@ -98,17 +90,17 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// How many latencies.
-    pub fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.count
     }
 
     /// All of them added up.
-    pub fn sum(&self) -> Duration {
+    pub(crate) fn sum(&self) -> Duration {
         Duration::from_nanos(self.sum_ns)
     }
 
     /// What was counted after `earlier`, a snapshot of the same histogram.
-    pub fn since(&self, earlier: &Self) -> Self {
+    pub(crate) fn since(&self, earlier: &Self) -> Self {
         let mut before = earlier.counts.iter().peekable();
         let mut rest = Self { sum_ns: self.sum_ns.saturating_sub(earlier.sum_ns), ..Self::default() };
         for &(index, count) in &self.counts {
@@ -124,7 +116,7 @@ impl Snapshot {
     }
 
     /// The latency that the share `q` (0..=1) does not exceed; none if nothing is counted.
-    pub fn quantile(&self, q: f64) -> Option<Duration> {
+    pub(crate) fn quantile(&self, q: f64) -> Option<Duration> {
         // A count beyond 2^53 loses its last bits here, which no quantile shows.
         let rank = ((q.clamp(0.0, 1.0) * self.count as f64).ceil() as u64).max(1);
         let mut seen = 0;
@@ -135,7 +127,7 @@ impl Snapshot {
     }
 
     /// For each of [`BOUNDS`], how many were not longer. A bucket that straddles a bound belongs to where its middle is.
-    pub fn cumulative(&self) -> [u64; BOUNDS.len()] {
+    pub(crate) fn cumulative(&self) -> [u64; BOUNDS.len()] {
         let mut below = [0; BOUNDS.len()];
         for &(index, count) in &self.counts {
             let middle = Duration::from_nanos(middle(index));
@@ -230,17 +222,6 @@ mod tests {
         assert_eq!(later.sum(), Duration::from_millis(57));
         assert!(later.quantile(0.5).unwrap() > Duration::from_millis(6));
         assert_eq!(earlier.since(&earlier), Snapshot::default());
-    }
-
-    #[test]
-    fn merging_adds_counts_and_sums() {
-        let (a, b) = (Histogram::new(), Histogram::new());
-        a.record(Duration::from_millis(1));
-        b.record(Duration::from_millis(1));
-        b.record(Duration::from_secs(2));
-        a.merge(&b);
-        assert_eq!(a.snapshot().count(), 3);
-        assert_eq!(a.snapshot().sum(), Duration::from_millis(2002));
     }
 
     #[test]

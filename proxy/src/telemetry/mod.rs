@@ -4,31 +4,32 @@
 //! or look-ups. Out: JSON for people and the demo, Prometheus text for scrapers. No key is made of unchecked request
 //! data: a path becomes a name only by [`PathTemplates`]. It keeps no history; a scraper does that.
 
-pub mod catalog;
-pub mod histogram;
-pub mod prometheus;
-pub mod reason;
+#[cfg(test)]
+mod catalog;
+mod errors;
+pub(crate) mod histogram;
+pub(crate) mod prometheus;
+pub(crate) mod reason;
 mod routes;
 mod stats;
 mod template;
 
-pub use histogram::Histogram;
-pub use reason::Reason;
-pub use routes::{Direction, ERRORS_MAX, Found, Proto, RecentError, RouteKey, Routes, SERIES_MAX, Tls};
-pub use stats::{RouteStats, STATUS_5XX};
-pub use template::{OTHER, PathTemplates, TemplateId};
+pub(crate) use reason::Reason;
+pub(crate) use routes::{Direction, Found, Proto, RouteKey, Routes, Tls};
+pub(crate) use stats::RouteStats;
+pub(crate) use template::{OTHER, PathTemplates, TemplateId};
 
 /// The name of all that is refused before it is looked at any further.
-pub const DENIED: &str = "denied";
+pub(crate) const DENIED: &str = "denied";
 
 /// Counts that something had to be counted under `other`, for want of room for a `what` (series, template or method) of its own.
-pub fn series_full(what: &'static str) {
+pub(crate) fn series_full(what: &'static str) {
     metrics::counter!("remora_series_full_total", "what" => what).increment(1);
 }
 
 /// Counts a request that was refused before it had a route, or bytes that never became one. `detail` is one of a closed
 /// set of words.
-pub fn refused(direction: Direction, reason: Reason, detail: &'static str) {
+pub(crate) fn refused(direction: Direction, reason: Reason, detail: &'static str) {
     let (direction, reason) = (direction.as_str(), reason.as_str());
     metrics::counter!("remora_requests_refused_total", "direction" => direction, "reason" => reason, "detail" => detail)
         .increment(1);

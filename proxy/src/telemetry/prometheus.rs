@@ -9,7 +9,7 @@ use super::stats::Reading;
 
 /// The type of a family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Only grows.
     Counter,
     /// Goes up and down.
@@ -20,7 +20,7 @@ pub enum Kind {
 
 impl Kind {
     /// The word in a `TYPE` line.
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Counter => "counter",
             Self::Gauge => "gauge",
@@ -31,7 +31,7 @@ impl Kind {
 
 /// A family of metrics, as documented. Released names are API.
 #[derive(Debug)]
-pub struct Family {
+pub(crate) struct Family {
     /// Its name.
     pub name: &'static str,
     /// Its type.
@@ -44,7 +44,7 @@ pub struct Family {
 }
 
 /// The labels that every family of routes has, and what they say.
-pub const LABELS: &[(&str, &str)] = &[
+pub(crate) const LABELS: &[(&str, &str)] = &[
     ("direction", "`inbound` (to the application of this pod) or `outbound` (from it)"),
     ("parent", "the Service, port or authority that was called"),
     (
@@ -57,7 +57,7 @@ pub const LABELS: &[(&str, &str)] = &[
 ];
 
 /// Every family of routes.
-pub const FAMILIES: &[Family] = &[
+pub(crate) const FAMILIES: &[Family] = &[
     Family {
         name: "remora_requests_total",
         kind: Kind::Counter,

@@ -7,34 +7,34 @@ macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $text:literal, $status:ident, $grpc:literal;)*) => {
         /// Why a request or connection failed.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub enum Reason { $($(#[$doc])* $name,)* }
+        pub(crate) enum Reason { $($(#[$doc])* $name,)* }
 
         impl Reason {
             /// Every reason, in the order of [`Reason::index`].
-            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+            pub(crate) const ALL: &'static [Self] = &[$(Self::$name,)*];
 
             /// The word for it.
-            pub const fn as_str(self) -> &'static str {
+            pub(crate) const fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $text,)* }
             }
 
             /// The status of the answer that tells it.
-            pub const fn http_status(self) -> StatusCode {
+            pub(crate) const fn http_status(self) -> StatusCode {
                 match self { $(Self::$name => StatusCode::$status,)* }
             }
 
             /// The gRPC code of the answer that tells it.
-            pub const fn grpc_code(self) -> u8 {
+            pub(crate) const fn grpc_code(self) -> u8 {
                 match self { $(Self::$name => $grpc,)* }
             }
 
             /// The reason of this word.
-            pub fn from_bytes(text: &[u8]) -> Option<Self> {
+            pub(crate) fn from_bytes(text: &[u8]) -> Option<Self> {
                 Self::ALL.iter().copied().find(|reason| reason.as_str().as_bytes() == text)
             }
 
             /// Its place in [`Reason::ALL`].
-            pub const fn index(self) -> usize {
+            pub(crate) const fn index(self) -> usize {
                 self as usize
             }
         }

@@ -2,40 +2,34 @@
 //!
 //! Workers come here when they build a route, and keep the [`RouteStats`] they get; the admin port reads. The keys are
 //! made of the mesh's own names (routes, services, SPIFFE IDs, learned templates), and there are at most
-//! [`SERIES_MAX`] of them; what comes later takes the place of what was idle for long, or is counted under the route `other`
+//! [`limits::SERIES_MAX`] of them; what comes later takes the place of what was idle for long, or is counted under the route `other`
 //! of its direction.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use super::RouteStats;
+use super::errors::{Errors, RecentError};
 use super::histogram::Snapshot;
 use super::stats::Reading;
 use super::template::OTHER;
-use super::{Reason, RouteStats};
 use crate::limits;
-
-/// Routes that are counted separately. 1000 of 3 KiB are 3 MiB, and a scrape of them is 2 MB of text.
-pub const SERIES_MAX: usize = 1000;
-/// Errors that are remembered one by one.
-pub const ERRORS_MAX: usize = 100;
-/// Bytes of an error's detail that are kept.
-const DETAIL_BYTES_MAX: usize = 300;
 
 macro_rules! label {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal),* $(,)? }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
         #[serde(rename_all = "lowercase")]
-        pub enum $name { $($(#[$variant_doc])* $variant,)* }
+        pub(crate) enum $name { $($(#[$variant_doc])* $variant,)* }
 
         impl $name {
             /// The word in labels and JSON.
-            pub const fn as_str(self) -> &'static str {
+            pub(crate) const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text,)* }
             }
         }
@@ -80,7 +74,7 @@ label! {
 
 /// What is counted together.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RouteKey {
+pub(crate) struct RouteKey {
     /// Inbound or outbound.
     pub direction: Direction,
     /// The Service (or port, or external authority) that was called: `shop/api:8080`.
@@ -95,37 +89,9 @@ pub struct RouteKey {
     pub protocol: Proto,
 }
 
-/// A failure worth looking at by itself.
-#[derive(Debug, Clone, Serialize)]
-pub struct RecentError {
-    /// When, in seconds since 1970.
-    pub unix_time: f64,
-    /// The route it happened on.
-    pub route: Arc<str>,
-    /// The SPIFFE ID or address at the other end, empty if there was none yet.
-    pub peer: Arc<str>,
-    /// The reason, as counted.
-    #[serde(serialize_with = "as_word")]
-    pub reason: Reason,
-    /// What exactly happened, for people.
-    pub detail: String,
-}
-
-impl RecentError {
-    /// An error of this moment.
-    pub fn new(route: Arc<str>, peer: Arc<str>, reason: Reason, detail: impl Into<String>) -> Self {
-        let unix_time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        Self { unix_time, route, peer, reason, detail: detail.into() }
-    }
-}
-
-fn as_word<S: serde::Serializer>(reason: &Reason, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(reason.as_str())
-}
-
 /// Counters that were found for a route.
 #[derive(Debug, Clone)]
-pub struct Found {
+pub(crate) struct Found {
     /// Where to count.
     pub stats: Arc<RouteStats>,
     /// They are those of `other`, because there was no room; and how often there was room again until then.
@@ -134,7 +100,7 @@ pub struct Found {
 
 /// The registry of routes, shared by all threads.
 #[derive(Debug)]
-pub struct Routes {
+pub(crate) struct Routes {
     pod: String,
     started: Instant,
     identity: Mutex<String>,
@@ -145,12 +111,12 @@ pub struct Routes {
     short: AtomicBool,
     /// How often there was room again.
     rooms: AtomicU32,
-    errors: Mutex<VecDeque<RecentError>>,
+    errors: Arc<Errors>,
 }
 
 impl Routes {
     /// An empty registry of the pod `namespace/name`.
-    pub fn new(pod: String) -> Arc<Self> {
+    pub(crate) fn new(pod: String) -> Arc<Self> {
         Arc::new(Self {
             pod,
             started: Instant::now(),
@@ -159,24 +125,24 @@ impl Routes {
             swept: Mutex::default(),
             short: AtomicBool::default(),
             rooms: AtomicU32::default(),
-            errors: Mutex::default(),
+            errors: Arc::default(),
         })
     }
 
     /// The counters of a route, while they are [current](Self::is_current). Locks: for when a route is built, not for every
     /// request.
-    pub fn find(&self, key: RouteKey) -> Found {
+    pub(crate) fn find(&self, key: RouteKey) -> Found {
         self.find_at(key, Instant::now())
     }
 
     /// Whether what was found is still what would be.
-    pub fn is_current(&self, found: &Found) -> bool {
+    pub(crate) fn is_current(&self, found: &Found) -> bool {
         !found.stats.is_retired() && found.short_of_room.is_none_or(|rooms| rooms == self.rooms.load(Relaxed))
     }
 
     /// The counters of a route, whether of its own or not.
     #[cfg(test)]
-    pub fn stats(&self, key: RouteKey) -> Arc<RouteStats> {
+    pub(crate) fn stats(&self, key: RouteKey) -> Arc<RouteStats> {
         self.find(key).stats
     }
 
@@ -190,11 +156,11 @@ impl Routes {
         if let Some(stats) = series.get(&key) {
             return Found { stats: stats.clone(), short_of_room: None };
         }
-        if series.len() >= SERIES_MAX {
+        if series.len() >= limits::SERIES_MAX {
             self.make_room(&mut series, now);
         }
         // How it was protected and what was spoken stay true, at the price of a dozen keys beyond the bound.
-        let (key, short_of_room) = if series.len() < SERIES_MAX {
+        let (key, short_of_room) = if series.len() < limits::SERIES_MAX {
             (key, None)
         } else {
             super::series_full("series");
@@ -202,7 +168,8 @@ impl Routes {
             let other = RouteKey { parent: "".into(), route: OTHER.into(), peer: "".into(), ..key };
             (other, Some(self.rooms.load(Relaxed)))
         };
-        let stats = series.entry(key).or_insert_with(|| Arc::new(RouteStats::new(now))).clone();
+        let make = |key: &RouteKey| Arc::new(RouteStats::new(key.clone(), self.errors.clone(), now));
+        let stats = series.entry(key).or_insert_with_key(make).clone();
         Found { stats, short_of_room }
     }
 
@@ -214,18 +181,18 @@ impl Routes {
         }
         *swept = Some(now);
         series.retain(|_, stats| !stats.retire(now, limits::SIGNALS_IDLE));
-        if series.len() < SERIES_MAX && self.short.swap(false, Relaxed) {
+        if series.len() < limits::SERIES_MAX && self.short.swap(false, Relaxed) {
             self.rooms.fetch_add(1, Relaxed);
         }
     }
 
     /// Tells the SPIFFE ID of this proxy's certificate.
-    pub fn set_identity(&self, id: &str) {
+    pub(crate) fn set_identity(&self, id: &str) {
         id.clone_into(&mut lock(&self.identity));
     }
 
     /// Moves the sliding windows on. To be called once a second.
-    pub fn tick(&self, now: Instant) {
+    pub(crate) fn tick(&self, now: Instant) {
         for (_, stats) in self.sorted() {
             stats.tick(now);
         }
@@ -235,28 +202,18 @@ impl Routes {
         }
     }
 
-    /// Remembers an error, forgetting the oldest one if there are too many.
-    pub fn note_error(&self, mut error: RecentError) {
-        error.detail.truncate(error.detail.floor_char_boundary(DETAIL_BYTES_MAX));
-        let mut errors = lock(&self.errors);
-        if errors.len() == ERRORS_MAX {
-            errors.pop_front();
-        }
-        errors.push_back(error);
-    }
-
     /// The errors remembered, the latest first.
-    pub fn errors(&self) -> Vec<RecentError> {
-        lock(&self.errors).iter().rev().cloned().collect()
+    pub(crate) fn errors(&self) -> Vec<RecentError> {
+        self.errors.latest()
     }
 
     /// Everything, as `/routes` shows it.
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         self.json_at(Instant::now())
     }
 
     /// Appends everything in Prometheus' text format.
-    pub fn prometheus(&self, out: &mut String) {
+    pub(crate) fn prometheus(&self, out: &mut String) {
         let now = Instant::now();
         let readings: Vec<_> = self.sorted().into_iter().map(|(key, stats)| (key, stats.read(now))).collect();
         super::prometheus::render(&readings, out);
@@ -325,6 +282,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::telemetry::Reason;
 
     pub(in super::super) fn key(route: &str) -> RouteKey {
         RouteKey {
@@ -347,7 +305,7 @@ pub(super) mod tests {
     #[test]
     fn beyond_the_cap_everything_of_a_direction_is_other() {
         let routes = Routes::new("shop/web-1".into());
-        for i in 0..SERIES_MAX {
+        for i in 0..limits::SERIES_MAX {
             routes.stats(key(&format!("GET /{i}")));
         }
         let late = routes.stats(key("GET /late"));
@@ -357,7 +315,7 @@ pub(super) mod tests {
         assert!(!Arc::ptr_eq(&late, &routes.stats(key("GET /7"))), "what was there stays itself");
         let json = routes.json();
         let all = json["routes"].as_array().unwrap();
-        assert_eq!(all.len(), SERIES_MAX + 2);
+        assert_eq!(all.len(), limits::SERIES_MAX + 2);
         assert_eq!(all.iter().filter(|route| route["route"] == OTHER && route["parent"] == "").count(), 2);
     }
 
@@ -407,7 +365,7 @@ pub(super) mod tests {
     fn what_was_idle_for_long_gives_way_and_what_is_under_way_does_not() {
         let routes = Routes::new("shop/web-1".into());
         let start = Instant::now();
-        let all: Vec<_> = (0..SERIES_MAX).map(|i| routes.stats_at(key(&format!("GET /{i}")), start)).collect();
+        let all: Vec<_> = (0..limits::SERIES_MAX).map(|i| routes.stats_at(key(&format!("GET /{i}")), start)).collect();
         all.iter().for_each(|stats| stats.request());
         all[2..].iter().for_each(|stats| stats.success(Duration::ZERO));
         all[0].connection_opened();
@@ -421,27 +379,9 @@ pub(super) mod tests {
         assert!(all.iter().all(|stats| !stats.is_retired()), "a moment too early");
         let late = later + limits::SIGNALS_SWEEP;
         let new = routes.stats_at(key("GET /new"), late);
-        let kept: Vec<_> = (0..SERIES_MAX).filter(|i| !all[*i].is_retired()).collect();
+        let kept: Vec<_> = (0..limits::SERIES_MAX).filter(|i| !all[*i].is_retired()).collect();
         assert_eq!(kept, [0, 1, 3], "a connection, a request under way, and one that was asked for");
         assert!(Arc::ptr_eq(&new, &routes.stats_at(key("GET /new"), late)) && !new.is_retired());
         assert!(!Arc::ptr_eq(&all[7], &routes.stats_at(key("GET /7"), late)), "it begins anew");
-    }
-
-    #[test]
-    fn only_the_last_errors_are_kept_and_long_details_are_cut() {
-        let routes = Routes::new("shop/web-1".into());
-        for i in 0..ERRORS_MAX + 5 {
-            routes.note_error(RecentError::new(
-                "r".into(),
-                "".into(),
-                Reason::Internal,
-                format!("{i} {}", "ü".repeat(500)),
-            ));
-        }
-        let errors = routes.errors();
-        assert_eq!(errors.len(), ERRORS_MAX);
-        assert!(errors[0].detail.starts_with("104 ") && errors[99].detail.starts_with("5 "));
-        assert!(errors[0].detail.len() <= DETAIL_BYTES_MAX);
-        assert_eq!(serde_json::to_value(&errors[0]).unwrap()["reason"], "internal");
     }
 }

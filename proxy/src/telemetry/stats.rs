@@ -3,22 +3,23 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::Reason;
+use super::errors::Errors;
 use super::histogram::{Histogram, Snapshot};
+use super::{Reason, RouteKey};
 
 /// Requests per second are shown over this many ticks of a second.
 const RATE_TICKS: usize = 10;
 /// Quantiles are shown over the last one to two of these.
 const QUANTILE_WINDOW: Duration = Duration::from_secs(10);
 /// How an application's own failure is called, beside the [`Reason`]s.
-pub const STATUS_5XX: &str = "status_5xx";
+pub(crate) const STATUS_5XX: &str = "status_5xx";
 
 /// The golden signals of one route. Made by [`super::Routes::find`] when a route is built, never per request.
 #[derive(Debug)]
-pub struct RouteStats {
+pub(crate) struct RouteStats {
     requests: AtomicU64,
     success: AtomicU64,
     cancelled: AtomicU64,
@@ -34,11 +35,14 @@ pub struct RouteStats {
     window: Mutex<Window>,
     /// No longer shown: whoever counts here asks the registry anew.
     retired: AtomicBool,
+    key: RouteKey,
+    /// Where failures are kept one by one.
+    errors: Arc<Errors>,
 }
 
 impl RouteStats {
-    /// All zero, from `now` on.
-    pub(super) fn new(now: Instant) -> Self {
+    /// Those of `key`, all zero, from `now` on.
+    pub(super) fn new(key: RouteKey, errors: Arc<Errors>, now: Instant) -> Self {
         Self {
             requests: AtomicU64::new(0),
             success: AtomicU64::new(0),
@@ -54,11 +58,13 @@ impl RouteStats {
             latency: Histogram::new(),
             window: Mutex::new(Window::new(now)),
             retired: AtomicBool::new(false),
+            key,
+            errors,
         }
     }
 
     /// Whether the registry has given it up.
-    pub fn is_retired(&self) -> bool {
+    pub(crate) fn is_retired(&self) -> bool {
         self.retired.load(Relaxed)
     }
 
@@ -77,60 +83,61 @@ impl RouteStats {
 
     /// A request (or an opaque connection) began. Exactly one of [`Self::success`], [`Self::failure`],
     /// [`Self::server_error`] and [`Self::cancelled`] follows.
-    pub fn request(&self) {
+    pub(crate) fn request(&self) {
         add(&self.requests, 1);
     }
 
     /// It was answered by the application, below 500: a 4xx is the client's doing.
-    pub fn success(&self, latency: Duration) {
+    pub(crate) fn success(&self, latency: Duration) {
         add(&self.success, 1);
         self.latency.record(latency);
     }
 
     /// The mesh could not serve it.
-    pub fn failure(&self, reason: Reason, latency: Duration) {
+    pub(crate) fn failure(&self, reason: Reason, latency: Duration) {
         add(&self.failures[reason.index()], 1);
         self.latency.record(latency);
+        self.errors.note(&self.key, reason, latency);
     }
 
     /// The application answered that it failed: a 5xx, or a gRPC status that means the same.
-    pub fn server_error(&self, latency: Duration) {
+    pub(crate) fn server_error(&self, latency: Duration) {
         add(&self.server_errors, 1);
         self.latency.record(latency);
     }
 
     /// The client went away before the answer: nobody's failure, and no latency of ours.
-    pub fn cancelled(&self, _latency: Duration) {
+    pub(crate) fn cancelled(&self, _latency: Duration) {
         add(&self.cancelled, 1);
     }
 
     /// A request is sent once more.
-    pub fn retry(&self) {
+    pub(crate) fn retry(&self) {
         add(&self.retries, 1);
     }
 
     /// A retry was due, and the budget was spent.
-    pub fn retry_overflow(&self) {
+    pub(crate) fn retry_overflow(&self) {
         add(&self.retry_overflow, 1);
     }
 
     /// A connection was opened.
-    pub fn connection_opened(&self) {
+    pub(crate) fn connection_opened(&self) {
         add(&self.opened, 1);
     }
 
     /// A connection that was counted as opened is gone.
-    pub fn connection_closed(&self) {
+    pub(crate) fn connection_closed(&self) {
         add(&self.closed, 1);
     }
 
     /// Bytes that came from the client.
-    pub fn bytes_in(&self, n: u64) {
+    pub(crate) fn bytes_in(&self, n: u64) {
         add(&self.bytes_in, n);
     }
 
     /// Bytes that went to the client.
-    pub fn bytes_out(&self, n: u64) {
+    pub(crate) fn bytes_out(&self, n: u64) {
         add(&self.bytes_out, n);
     }
 
@@ -244,12 +251,20 @@ fn add(counter: &AtomicU64, n: u64) {
 mod tests {
     use super::*;
 
+    use crate::telemetry::{Direction, Proto, Tls};
+
     const SECOND: Duration = Duration::from_secs(1);
+
+    fn counters(now: Instant) -> RouteStats {
+        let (direction, tls, protocol) = (Direction::Outbound, Tls::Mtls, Proto::Http1);
+        let key = RouteKey { direction, parent: "".into(), route: "".into(), peer: "".into(), tls, protocol };
+        RouteStats::new(key, Arc::default(), now)
+    }
 
     #[test]
     fn the_rate_is_over_the_last_ten_seconds() {
         let start = Instant::now();
-        let stats = RouteStats::new(start);
+        let stats = counters(start);
         let mut now = start;
         for second in 0..30 {
             for _ in 0..if second < 20 { 100 } else { 10 } {
@@ -267,7 +282,7 @@ mod tests {
     #[test]
     fn a_new_route_shows_a_rate_at_once() {
         let start = Instant::now();
-        let stats = RouteStats::new(start);
+        let stats = counters(start);
         stats.request();
         assert!((stats.read(start).rps - 1.0).abs() < f64::EPSILON);
     }
@@ -275,7 +290,7 @@ mod tests {
     #[test]
     fn quantiles_forget_what_is_older_than_twenty_seconds() {
         let start = Instant::now();
-        let stats = RouteStats::new(start);
+        let stats = counters(start);
         stats.success(5 * SECOND);
         for second in 1..=20 {
             stats.tick(start + second * SECOND);
@@ -289,7 +304,7 @@ mod tests {
     #[test]
     fn an_idle_route_shows_its_quantiles_since_the_start() {
         let start = Instant::now();
-        let stats = RouteStats::new(start);
+        let stats = counters(start);
         stats.success(SECOND);
         for second in 1..=60 {
             stats.tick(start + second * SECOND);
@@ -299,7 +314,7 @@ mod tests {
 
     #[test]
     fn a_cancelled_request_is_neither_success_nor_failure_nor_latency() {
-        let stats = RouteStats::new(Instant::now());
+        let stats = counters(Instant::now());
         stats.request();
         stats.cancelled(SECOND);
         let reading = stats.read(Instant::now());

@@ -23,7 +23,7 @@ const LITERAL_BYTES_MAX: usize = 40;
 const NAMED_PER_LIVE: usize = 4;
 
 /// The name of everything that has none.
-pub const OTHER: &str = "other";
+pub(crate) const OTHER: &str = "other";
 
 const METHODS: [Method; 9] = [
     Method::GET,
@@ -39,21 +39,21 @@ const METHODS: [Method; 9] = [
 
 /// A template, by a small number that can index a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct TemplateId(u32);
+pub(crate) struct TemplateId(u32);
 
 impl TemplateId {
     /// What has no template of its own.
-    pub const OTHER: Self = Self(0);
+    pub(crate) const OTHER: Self = Self(0);
 
     /// The number: 0 for `other`, then in the order of learning.
-    pub fn index(self) -> usize {
+    pub(crate) fn index(self) -> usize {
         self.0 as usize
     }
 }
 
 /// The templates learned by one worker.
 #[derive(Debug)]
-pub struct PathTemplates {
+pub(crate) struct PathTemplates {
     live_max: usize,
     live: usize,
     names: Vec<Arc<str>>,
@@ -84,18 +84,18 @@ impl Default for PathTemplates {
 
 impl PathTemplates {
     /// Learns up to `max` templates.
-    pub fn new(max: usize) -> Self {
+    pub(crate) fn new(max: usize) -> Self {
         let nodes = METHODS.iter().map(|_| Node::default()).collect();
         Self { live_max: max, live: 0, names: vec![OTHER.into()], used: vec![0], next_sweep: 0, generation: 0, nodes }
     }
 
     /// Ids are good for one of these.
-    pub fn generation(&self) -> u32 {
+    pub(crate) fn generation(&self) -> u32 {
         self.generation
     }
 
     /// The template of a request at second `now`, learning it if it is new and there is room.
-    pub fn learn(&mut self, method: &Method, path: &str, now: u32) -> TemplateId {
+    pub(crate) fn learn(&mut self, method: &Method, path: &str, now: u32) -> TemplateId {
         let id = self.find(method, path, now);
         if let Some(used) = self.used.get_mut(id.index()) {
             *used = now;
@@ -188,18 +188,14 @@ impl PathTemplates {
     }
 
     /// The name of a template, `GET /users/:id`.
-    pub fn name(&self, id: TemplateId) -> Arc<str> {
+    pub(crate) fn name(&self, id: TemplateId) -> Arc<str> {
         self.names.get(id.index()).unwrap_or(&self.names[0]).clone()
     }
 
     /// How many ids were given out, `other` included.
-    pub fn len(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
         self.names.len()
-    }
-
-    /// Whether nothing but `other` is known.
-    pub fn is_empty(&self) -> bool {
-        self.names.len() == 1
     }
 
     /// Adds what is missing for a path: nodes, then the template at their end.
@@ -377,7 +373,7 @@ mod tests {
         let mut templates = PathTemplates::default();
         let odd = Method::from_bytes(b"ODD").unwrap();
         assert_eq!(templates.learn(&odd, "/", 0), TemplateId::OTHER);
-        assert!(templates.is_empty());
+        assert!(templates.len() == 1);
     }
 
     #[test]

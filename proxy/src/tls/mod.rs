@@ -6,7 +6,7 @@
 //! what is under way has the last quarter to finish. Bytes that nobody can move end there, and are counted.
 
 mod trust;
-pub mod turns;
+pub(crate) mod turns;
 
 use crate::{
     account::{self, Account, Holder},
@@ -15,9 +15,9 @@ use crate::{
     limits,
 };
 use remora_model::SpiffeId;
-pub use remora_runtime::dated::is_over;
+pub(crate) use remora_runtime::dated::is_over;
 use remora_runtime::dated::{Dated, Span};
-pub use remora_runtime::tls::Alpn;
+pub(crate) use remora_runtime::tls::Alpn;
 use remora_runtime::tls::{
     ClientConfig, Credentials, Failure, Peer, ServerConfig, VerifyError, client_config, peer, server_config,
     server_name,
@@ -36,19 +36,19 @@ use tokio::{
     time::{timeout, timeout_at},
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector};
-pub use trust::Trust;
+pub(crate) use trust::Trust;
 use turns::Gate;
 
 /// The workload's certificate and bundle as they change.
-pub type Source = watch::Receiver<Option<Arc<Credentials>>>;
+pub(crate) type Source = watch::Receiver<Option<Arc<Credentials>>>;
 /// A connection to a peer.
-pub type ClientStream = Dated<tokio_rustls::client::TlsStream<Ahead<TcpStream>>>;
+pub(crate) type ClientStream = Dated<tokio_rustls::client::TlsStream<Ahead<TcpStream>>>;
 /// A connection from a peer.
-pub type ServerStream = Dated<tokio_rustls::server::TlsStream<Ahead<Prefixed<TcpStream>>>>;
+pub(crate) type ServerStream = Dated<tokio_rustls::server::TlsStream<Ahead<Prefixed<TcpStream>>>>;
 
 /// The values of the label `reason` of `remora_tls_refused_total` besides [`VerifyError::REASONS`] and
 /// [`Failure::REASONS`], and what they say.
-pub const REASONS: [(&str, &str); 3] = [
+pub(crate) const REASONS: [(&str, &str); 3] = [
     ("no_certificate_of_ours", "came while this proxy had no certificate, or one that had ended"),
     ("timeout", "did not finish its handshake in time"),
     ("overloaded", "holds its share of this proxy's memory already, or of the handshakes under way"),
@@ -84,7 +84,7 @@ const CONFIGS_MAX: usize = 1024;
 
 /// A peer that came in.
 #[derive(Debug)]
-pub struct Terminated {
+pub(crate) struct Terminated {
     pub stream: ServerStream,
     pub peer: SpiffeId,
     /// Whom its certificate was judged by.
@@ -94,7 +94,7 @@ pub struct Terminated {
 
 /// Why a handshake from a peer failed.
 #[derive(Debug, thiserror::Error)]
-pub enum TerminateError {
+pub(crate) enum TerminateError {
     #[error("this proxy has no certificate that is valid now; see /ready")]
     NoCertificate,
     #[error("the peer did not finish its handshake in {:?}", limits::HANDSHAKE_TIMEOUT)]
@@ -111,7 +111,7 @@ pub enum TerminateError {
 
 impl TerminateError {
     /// A short stable word for the metric label and log.
-    pub fn reason(&self) -> &'static str {
+    pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::NoCertificate => REASONS[0].0,
             Self::Timeout => REASONS[1].0,
@@ -132,7 +132,7 @@ impl TerminateError {
 }
 
 /// One worker's view of the certificate, with the configurations made from it.
-pub struct Store {
+pub(crate) struct Store {
     seen: RefCell<Seen>,
     generation: Cell<u64>,
     account: Account,
@@ -157,7 +157,7 @@ impl fmt::Debug for Store {
 
 impl Store {
     /// Follows `source`. What is dialled is charged to the pod's share of `account`.
-    pub fn new(source: Source, account: &Account) -> Self {
+    pub(crate) fn new(source: Source, account: &Account) -> Self {
         let seen = Seen { source, credentials: None, server: None, clients: HashMap::new() };
         let store = Self {
             seen: RefCell::new(seen),
@@ -172,7 +172,7 @@ impl Store {
 
     /// Counts the certificates and bundles that there were; 0 before the first. Asked for each request: where nothing
     /// changed it is one atomic load.
-    pub fn generation(&self) -> u64 {
+    pub(crate) fn generation(&self) -> u64 {
         // A source that is closed, because the process ends, changes no more.
         if self.seen.borrow().source.has_changed().unwrap_or(false) {
             self.take();
@@ -198,7 +198,7 @@ impl Store {
     }
 
     /// A handshake with the peer that must be `expected`. Cancel safe: the connection is dropped.
-    pub async fn originate(
+    pub(crate) async fn originate(
         &self,
         stream: TcpStream,
         address: SocketAddr,
@@ -258,7 +258,7 @@ impl Store {
     }
 
     /// A handshake from a peer, whose ClientHello is in the stream's prefix. Cancel safe: the connection is dropped.
-    pub async fn terminate(&self, stream: Prefixed<TcpStream>) -> Result<Terminated, TerminateError> {
+    pub(crate) async fn terminate(&self, stream: Prefixed<TcpStream>) -> Result<Terminated, TerminateError> {
         let result = self.accept(stream).await;
         if let Err(error) = &result {
             count("inbound", error.reason());

@@ -12,7 +12,7 @@ use std::{fmt, time::SystemTime};
 use tokio::time::sleep;
 
 /// What a peer showed when it was let in. A kilobyte or two per connection.
-pub struct Trust {
+pub(crate) struct Trust {
     chain: Vec<CertificateDer<'static>>,
     bundle: TrustBundle,
     source: Source,
@@ -32,7 +32,7 @@ impl Trust {
 
     /// Returns once no anchor vouches for the peer any more. A bundle that only grew is not looked at; after one that
     /// shrank, connections are judged at different moments within [`limits::TRUST_JITTER`]. Cancel safe.
-    pub async fn lost(&self) -> VerifyError {
+    pub(crate) async fn lost(&self) -> VerifyError {
         let (mut source, mut bundle) = (self.source.clone(), self.bundle.clone());
         loop {
             let now = source.borrow_and_update().as_ref().map(|credentials| credentials.bundle.clone());

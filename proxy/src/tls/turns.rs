@@ -21,7 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The handshakes of one worker.
 #[derive(Debug)]
-pub struct Gate {
+pub(crate) struct Gate {
     peers: RefCell<Peers>,
     /// Of handshakes that others begin, …
     inbound: Turn,
@@ -38,7 +38,7 @@ struct Peers {
 
 /// A place among the handshakes under way, until it is dropped.
 #[derive(Debug)]
-pub struct Place {
+pub(crate) struct Place {
     _of_peer: OwnedSemaphorePermit,
 }
 
@@ -70,7 +70,7 @@ impl Gate {
 
     /// Waits for a place, in order of arrival among those of `peer`. Cancel safe: the wait is given up. `None`: the worker
     /// is ending.
-    pub async fn enter(&self, peer: Peer) -> Option<Place> {
+    pub(crate) async fn enter(&self, peer: Peer) -> Option<Place> {
         let own = self.places_of(peer);
         Some(Place { _of_peer: own.acquire_owned().await.ok()? })
     }
@@ -90,12 +90,12 @@ impl Gate {
     }
 
     /// A handshake that somebody else began, in turns. Cancel safe as it is itself.
-    pub fn inbound<F: Future>(&self, handshake: F) -> Turns<F> {
+    pub(crate) fn inbound<F: Future>(&self, handshake: F) -> Turns<F> {
         Turns { handshake: Seldom::new(handshake), turn: self.inbound.clone(), asking: None }
     }
 
     /// A handshake that this pod begins, in turns. Cancel safe as it is itself.
-    pub fn outbound<F: Future>(&self, handshake: F) -> Turns<F> {
+    pub(crate) fn outbound<F: Future>(&self, handshake: F) -> Turns<F> {
         Turns { handshake: Seldom::new(handshake), turn: self.outbound.clone(), asking: None }
     }
 }
@@ -106,7 +106,7 @@ const SWEEP_MIN: usize = 64;
 type Asking = Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>>>>;
 
 /// See [`Gate::inbound`].
-pub struct Turns<F> {
+pub(crate) struct Turns<F> {
     handshake: Seldom<F>,
     turn: Turn,
     asking: Option<Asking>,

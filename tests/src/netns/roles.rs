@@ -18,7 +18,7 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) fn play(mut args: impl Iterator<Item = OsString>) -> ExitCode {
     let role = args.next().unwrap_or_default();
     if role == "init" {
-        return remora_proxy::init::main(args);
+        return remora_proxy::init(args);
     }
     let args: Vec<String> = args.map(|arg| arg.to_string_lossy().into_owned()).collect();
     let outcome = match (role.to_str(), args.as_slice()) {
@@ -53,7 +53,7 @@ fn answer(listen: &[String], greeting: &str) -> anyhow::Result<()> {
         threads.push(std::thread::spawn(move || -> std::io::Result<()> {
             loop {
                 let (mut connection, peer) = listener.accept()?;
-                let original = match remora_proxy::sys::original_destination(&connection, peer) {
+                let original = match remora_proxy::original_destination(&connection, peer) {
                     Ok(original) => original.to_string(),
                     Err(error) => error.to_string(),
                 };

@@ -121,7 +121,7 @@ fn request(
 /// holds them until it is killed.
 pub(super) fn flood(host: &str, count: &str) -> anyhow::Result<()> {
     let host: std::net::IpAddr = host.parse()?;
-    remora_proxy::sys::raise_limit().context("raising the limit of open files")?;
+    remora_proxy::raise_limit().context("raising the limit of open files")?;
     let mut open = Vec::new();
     for port in (10_000..).take(count.parse()?) {
         let Ok(mut connection) = TcpStream::connect_timeout(&SocketAddr::new(host, port), PATIENCE) else { continue };

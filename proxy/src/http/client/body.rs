@@ -13,7 +13,7 @@ use std::{
 
 /// What a server sends behind the head of its answer.
 #[derive(Debug)]
-pub enum AnswerBody {
+pub(crate) enum AnswerBody {
     /// Nothing: the answer ended with its head.
     Empty,
     Http1(Incoming),
@@ -23,7 +23,7 @@ pub enum AnswerBody {
 
 /// Why an answer ends before its end.
 #[derive(Debug, thiserror::Error)]
-pub enum AnswerError {
+pub(crate) enum AnswerError {
     #[error("the HTTP/1 server broke off")]
     Http1(#[source] hyper::Error),
     #[error("the HTTP/2 server broke off")]
@@ -38,7 +38,7 @@ impl From<Incoming> for AnswerBody {
 
 impl AnswerBody {
     /// The bytes of it that may be held while nobody takes them.
-    pub fn held_max(&self) -> usize {
+    pub(crate) fn held_max(&self) -> usize {
         let (window, hint) = match self {
             Self::Empty => return 0,
             Self::Http1(body) => (limits::TIGHT_READ_BYTES, body.size_hint()),

@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A byte connection upstream.
 #[derive(Debug)]
-pub enum ByteStream {
+pub(crate) enum ByteStream {
     Plain(tokio::net::TcpStream),
     Mesh(Box<tls::ClientStream>),
 }

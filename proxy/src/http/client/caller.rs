@@ -19,7 +19,7 @@ use std::{
 ///
 /// Dropped, the connections end with the streams under way on them.
 #[derive(Debug, Default)]
-pub struct Callers(OnceCell<Box<Known>>);
+pub(crate) struct Callers(OnceCell<Box<Known>>);
 
 /// Made when the first HTTP/2 request comes: most connections bring none.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 impl Callers {
     /// The word by which a peer of the mesh, who has the requests of all our callers on one connection, tells this one from
     /// the others.
-    pub fn name(&self) -> HeaderValue {
+    pub(crate) fn name(&self) -> HeaderValue {
         self.known().name.clone()
     }
 
@@ -47,7 +47,7 @@ impl Callers {
 
     /// The number of the caller that a peer names; 0 where it names none. A peer may name as many as it likes: beyond
     /// [`limits::CALLER_STREAMS_MAX`] some share a number.
-    pub fn number(name: Option<&HeaderValue>) -> u32 {
+    pub(crate) fn number(name: Option<&HeaderValue>) -> u32 {
         let number = name.and_then(|name| name.to_str().ok()?.parse::<u32>().ok());
         number.unwrap_or(0) % limits::CALLER_STREAMS_MAX as u32
     }
@@ -70,7 +70,7 @@ impl Callers {
 }
 
 /// Whose request it is, where that matters to who is asked.
-pub type Caller<'a> = Option<(&'a Callers, u32)>;
+pub(crate) type Caller<'a> = Option<(&'a Callers, u32)>;
 
 #[cfg(test)]
 mod tests {

@@ -8,10 +8,10 @@ mod http1;
 mod http2;
 mod table;
 
-pub use body::{AnswerBody, AnswerError};
-pub use bytes::ByteStream;
-pub use caller::{Caller, Callers};
-pub use table::Table;
+pub(crate) use body::{AnswerBody, AnswerError};
+pub(crate) use bytes::ByteStream;
+pub(crate) use caller::{Caller, Callers};
+pub(crate) use table::Table;
 
 use super::{
     answer::{self, Allowance, Frugal},
@@ -43,7 +43,7 @@ type Request = http::Request<RequestBody>;
 
 /// One endpoint of a backend, with the way to it. The connections are shared with whoever else leads there.
 #[derive(Debug)]
-pub struct Upstream {
+pub(crate) struct Upstream {
     pub endpoint: Endpoint,
     connect_timeout: Duration,
     connections: Rc<Connections>,
@@ -51,7 +51,7 @@ pub struct Upstream {
 
 /// A try that failed before a response head.
 #[derive(Debug)]
-pub struct Failed {
+pub(crate) struct Failed {
     pub reason: Reason,
     /// The request, if not a byte of it was sent.
     pub unsent: Option<Box<Request>>,
@@ -71,7 +71,7 @@ impl Failed {
 }
 
 /// A response, and the HTTP/1 connection to give back once its body ended.
-pub struct Answer {
+pub(crate) struct Answer {
     pub response: http::Response<AnswerBody>,
     pub lease: Option<Lease>,
     /// When the request was sent, if a connection had to be made for it first: what that took is no answer's latency.
@@ -86,33 +86,33 @@ impl fmt::Debug for Answer {
 
 /// An HTTP/1 connection in use. Dropped, it closes.
 #[derive(Debug)]
-pub struct Lease {
+pub(crate) struct Lease {
     connections: Rc<Connections>,
     connection: http1::Http1,
 }
 
 impl Lease {
     /// Gives the connection back, once its response was read to the end.
-    pub fn give_back(self, now: Instant) {
+    pub(crate) fn give_back(self, now: Instant) {
         self.connections.http1.keep(self.connection, now);
     }
 }
 
 impl Upstream {
     /// An endpoint whose connections nobody else has.
-    pub fn new(endpoint: Endpoint, connect_timeout: Duration) -> Rc<Self> {
+    pub(crate) fn new(endpoint: Endpoint, connect_timeout: Duration) -> Rc<Self> {
         let connections = Connections::new(&endpoint);
         Rc::new(Self { endpoint, connect_timeout, connections })
     }
 
     /// An endpoint, with the connections that this worker has to it already.
-    pub fn shared(table: &Table, endpoint: Endpoint, connect_timeout: Duration) -> Rc<Self> {
+    pub(crate) fn shared(table: &Table, endpoint: Endpoint, connect_timeout: Duration) -> Rc<Self> {
         let connections = table.find(&endpoint);
         Rc::new(Self { endpoint, connect_timeout, connections })
     }
 
     /// Whether it is this endpoint, with this bound on the time to connect.
-    pub fn is(&self, endpoint: &Endpoint, connect_timeout: Duration) -> bool {
+    pub(crate) fn is(&self, endpoint: &Endpoint, connect_timeout: Duration) -> bool {
         self.endpoint == *endpoint && self.connect_timeout == connect_timeout
     }
 
@@ -120,7 +120,7 @@ impl Upstream {
     ///
     /// On a connection that is ready, which is nearly always, the request is handed over at once and the future is
     /// small; only the way to a new connection is boxed.
-    pub fn send_http2<'a>(
+    pub(crate) fn send_http2<'a>(
         self: &'a Rc<Self>,
         world: &'a Rc<World>,
         permit: &'a Permit,
@@ -157,7 +157,7 @@ impl Upstream {
 
     /// Sends, `now` or a moment ago, over an idle HTTP/1 connection or a new one. Dropping the future closes the
     /// connection.
-    pub fn send_http1<'a>(
+    pub(crate) fn send_http1<'a>(
         self: &'a Rc<Self>,
         world: &'a Rc<World>,
         permit: &'a Permit,
@@ -212,18 +212,18 @@ impl Upstream {
     }
 
     /// Drops connections that were idle for too long, where nobody else has them.
-    pub fn sweep(&self) {
+    pub(crate) fn sweep(&self) {
         self.connections.http1.sweep();
     }
 
     /// Whether a request would have to wait until the peer is connected to.
-    pub fn is_away(&self) -> bool {
+    pub(crate) fn is_away(&self) -> bool {
         self.endpoint.identity.is_some() && self.connections.http2.is_away()
     }
 
     /// Finds out beside the requests whether the peer can be connected to again, so that none of them waits for one that
     /// may still be a black hole.
-    pub fn probe(self: &Rc<Self>, world: &Rc<World>, permit: &Permit, in_flight: InFlight) {
+    pub(crate) fn probe(self: &Rc<Self>, world: &Rc<World>, permit: &Permit, in_flight: InFlight) {
         let (this, dialer) = (self.clone(), self.dialer(world, permit));
         world.background.spawn(async move {
             let began = Instant::now();
@@ -273,7 +273,7 @@ impl Upstream {
 
     /// Mesh TLS to the endpoint's proxy, with the wanted destination named where nothing redirects. `None`: the
     /// endpoint is not in the mesh. It never falls back from one to the other.
-    pub async fn mesh(
+    pub(crate) async fn mesh(
         &self,
         world: &Rc<World>,
         permit: &Permit,
@@ -293,7 +293,7 @@ impl Upstream {
     }
 
     /// Bytes to the endpoint, through its proxy if it has one.
-    pub async fn bytes(&self, world: &Rc<World>, permit: &Permit) -> Result<ByteStream, ConnectError> {
+    pub(crate) async fn bytes(&self, world: &Rc<World>, permit: &Permit) -> Result<ByteStream, ConnectError> {
         match self.mesh(world, permit, tls::Alpn::MeshTcp).await? {
             Some(stream) => Ok(ByteStream::Mesh(Box::new(stream))),
             None => Ok(ByteStream::Plain(connect::tcp(permit, self.endpoint.address, self.connect_timeout).await?)),

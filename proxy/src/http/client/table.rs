@@ -47,7 +47,7 @@ impl Connections {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Table {
+pub(crate) struct Table {
     known: RefCell<HashMap<Key, Rc<Connections>>>,
     /// Those that callers have for themselves.
     own: RefCell<Vec<Weak<Streams>>>,
@@ -71,7 +71,7 @@ impl Table {
 
     /// Closes what idles for too long, or belongs to nobody any more. For the worker to call every
     /// [`limits::IDLE_TIMEOUT`].
-    pub fn sweep(&self) {
+    pub(crate) fn sweep(&self) {
         let sweeps = |idle: std::time::Duration| (idle.as_millis() / limits::IDLE_TIMEOUT.as_millis()) as u32;
         let (mesh, other) = (sweeps(limits::MESH_IDLE_TIMEOUT), sweeps(limits::APP_HTTP2_IDLE_TIMEOUT));
         let mut open = 0;

@@ -29,7 +29,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// Judging ends when whoever answers says that the connection has left HTTP ([`UnderWay::has_left_http`]), and not before:
 /// nothing that passes here is taken for a sign of it. Until the answer, a client that asked for that has nothing more to say.
 #[derive(Debug)]
-pub struct Guarded<S> {
+pub(crate) struct Guarded<S> {
     stream: S,
     direction: Direction,
     guard: Guard,
@@ -58,7 +58,7 @@ const OWED: u64 = u64::MAX;
 
 /// Why the guard ended the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum End {
+pub(crate) enum End {
     #[error(transparent)]
     Refused(#[from] Refusal),
     #[error("the client stalled: {}", .0.as_str())]
@@ -110,7 +110,7 @@ impl End {
 
 impl<S> Guarded<S> {
     /// Judges what comes from a client on `stream`. Answers that it does not take are charged to `holder`.
-    pub fn new(
+    pub(crate) fn new(
         stream: S,
         direction: Direction,
         patience: Patience,
@@ -137,16 +137,13 @@ impl<S> Guarded<S> {
     fn awaited(&self) -> Option<(Wait, u64)> {
         self.guard.awaited().filter(|_| !self.under_way.has_left_http())
     }
+}
 
+#[cfg(test)]
+impl<S> Guarded<S> {
     /// Why the connection ended, if that was the guard's doing.
-    #[must_use]
-    pub const fn end(&self) -> Option<End> {
+    pub(crate) const fn end(&self) -> Option<End> {
         self.end
-    }
-
-    /// The stream, for what follows an upgrade.
-    pub fn into_inner(self) -> S {
-        self.stream
     }
 }
 

@@ -15,26 +15,26 @@ mod io;
 mod refusal;
 mod stall;
 
-pub use io::Guarded;
-pub use refusal::Refusal;
-pub use stall::{Patience, Wait};
+pub(crate) use io::Guarded;
+pub(crate) use refusal::Refusal;
+pub(crate) use stall::{Patience, Wait};
 
 use head::{Head, plain};
 
 /// The head of a message, start line included.
-pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+pub(crate) const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Field lines in a head, and in trailers.
-pub const HEAD_FIELDS_MAX: usize = 100;
+pub(crate) const HEAD_FIELDS_MAX: usize = 100;
 /// The request line alone.
-pub const LINE_BYTES_MAX: usize = 16 * 1024;
+pub(crate) const LINE_BYTES_MAX: usize = 16 * 1024;
 /// Chunk extensions of one body, all together: nobody uses them, attackers excepted.
-pub const EXTENSION_BYTES_MAX: usize = 16 * 1024;
+pub(crate) const EXTENSION_BYTES_MAX: usize = 16 * 1024;
 /// Trailers of one body.
-pub const TRAILER_BYTES_MAX: usize = 16 * 1024;
+pub(crate) const TRAILER_BYTES_MAX: usize = 16 * 1024;
 
 /// Judges what comes on one connection.
 #[derive(Debug)]
-pub struct Guard {
+pub(crate) struct Guard {
     state: State,
     /// The beginning of a line whose end has not come.
     partial: Vec<u8>,
@@ -72,7 +72,7 @@ enum State {
 impl Guard {
     /// For what a client sends.
     #[must_use]
-    pub fn requests() -> Self {
+    pub(crate) fn requests() -> Self {
         Self {
             state: State::Start { skipped: false },
             partial: Vec::new(),
@@ -87,12 +87,12 @@ impl Guard {
 
     /// The connection is no longer HTTP/1 from the next byte on (101, or a 2xx to CONNECT). Only whoever gave that answer
     /// knows.
-    pub fn opaque(&mut self) {
+    pub(crate) fn opaque(&mut self) {
         self.state = State::Opaque;
     }
 
     /// How many requests have their whole answer by now.
-    pub fn answered(&mut self, count: u64) {
+    pub(crate) fn answered(&mut self, count: u64) {
         self.answered = count;
     }
 
@@ -112,7 +112,7 @@ impl Guard {
     ///
     /// # Errors
     /// They, with those before them, are nothing that may be acted on. Any later call refuses nothing and means nothing.
-    pub fn feed(&mut self, mut bytes: &[u8]) -> Result<(), Refusal> {
+    pub(crate) fn feed(&mut self, mut bytes: &[u8]) -> Result<(), Refusal> {
         self.total += bytes.len() as u64;
         while !bytes.is_empty() {
             match self.state {

@@ -6,7 +6,7 @@ use http::StatusCode;
 /// What is wrong with the bytes. Whoever sent them loses the connection: behind one ambiguous message nothing can be
 /// trusted to be a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     #[error("a line of the head or of chunk framing ends in a bare LF; lines end in CR LF (RFC 9112 §2.2)")]
     BareLf,
     #[error("a line holds a CR that no LF follows (RFC 9112 §2.2)")]
@@ -60,7 +60,7 @@ pub enum Refusal {
 impl Refusal {
     /// The word for it in the metric label.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::BareLf => "bare_lf",
             Self::BareCr => "bare_cr",
@@ -91,7 +91,7 @@ impl Refusal {
 
     /// The reason, of the closed set, that the client is told.
     #[must_use]
-    pub fn reason(self) -> Reason {
+    pub(crate) fn reason(self) -> Reason {
         match self.status() {
             StatusCode::BAD_REQUEST | StatusCode::HTTP_VERSION_NOT_SUPPORTED => Reason::ProtocolError,
             _ => Reason::HeaderTooLarge,
@@ -100,7 +100,7 @@ impl Refusal {
 
     /// The status that tells a client.
     #[must_use]
-    pub const fn status(self) -> StatusCode {
+    pub(crate) const fn status(self) -> StatusCode {
         match self {
             Self::LineTooLong => StatusCode::URI_TOO_LONG,
             Self::HeadTooLarge | Self::TooManyFields | Self::TrailersTooLarge => {

@@ -14,7 +14,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 /// How long for what.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
+pub(crate) struct Patience {
     /// From the first bytes of a head to its end.
     pub head: Duration,
     /// Silence within a body, and an answer of which nothing is taken.
@@ -25,7 +25,7 @@ pub struct Patience {
 
 /// What is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wait {
+pub(crate) enum Wait {
     Head,
     Body,
     Idle,
@@ -36,7 +36,7 @@ pub enum Wait {
 
 impl Wait {
     /// The word for it in the metric label.
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Head => "slow_head",
             Self::Body => "slow_body",
