@@ -19,7 +19,7 @@ use crate::{
     revoke, sys,
     telemetry::{self, Direction, Proto, Reason, Tls},
     tls::Alpn,
-    worker::World,
+    world::World,
 };
 use ::http::HeaderValue;
 use remora_model::{Endpoint, Protocol, SpiffeId};

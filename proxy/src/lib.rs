@@ -4,6 +4,8 @@
 
 mod config;
 mod limits;
+mod tasks;
+mod world;
 mod worker;
 // the spines
 mod outbound;

@@ -3,7 +3,7 @@
 //! declare, and, where connections are redirected, everybody but this pod: others dial the port that they mean.
 
 use crate::{
-    config::Mode, connect::proxy_header, discover::Port, io::Prefixed, limits, telemetry::Reason, worker::World,
+    config::Mode, connect::proxy_header, discover::Port, io::Prefixed, limits, telemetry::Reason, world::World,
 };
 use remora_model::SpiffeId;
 use std::{

@@ -17,7 +17,7 @@ use crate::{
     policy::{self, To},
     sys,
     telemetry::{Direction, Reason, Tls},
-    worker::World,
+    world::World,
 };
 use remora_model::{Protocol, Target};
 use std::{future::pending, net::SocketAddr, rc::Rc, time::Instant};

@@ -2,112 +2,21 @@
 
 use crate::{
     accept,
-    account::{Account, Holder, Peer},
+    account::{Account, Peer},
     config::Config,
     discover::Directory,
     inbound,
     io::Prefixed,
     limits, outbound, pulse,
+    tasks::Tasks,
     telemetry::Routes,
     tls,
+    world::World,
 };
 use futures_util::FutureExt;
 use remora_runtime::{drain, seldom::Seldom};
-use std::{
-    cell::{Cell, RefCell},
-    net::SocketAddr,
-    pin::Pin,
-    rc::Rc,
-    sync::Arc,
-    task::{Context, Poll},
-};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Notify,
-};
-
-/// All that a connection of this worker needs.
-#[derive(Debug)]
-pub(crate) struct World {
-    pub config: Arc<Config>,
-    pub tls: tls::Store,
-    /// The memory that peers may make this process hold.
-    pub account: Account,
-    /// The share of it that the pod's own application has.
-    pub pod: Holder,
-    pub directory: Directory,
-    pub drain: drain::Watch,
-    /// What the drain waits for: connections accepted, and tunnels.
-    pub tasks: Tasks,
-    /// What ends with the worker: connections upstream, which idle until a request wants them, and subscriptions.
-    pub background: Tasks,
-    /// Who has HTTP/2 connections to this worker.
-    pub peers: crate::http::peers::Peers,
-    pub rng: RefCell<fastrand::Rng>,
-}
-
-/// The tasks of one worker, which it awaits before it ends.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Tasks(Rc<Count>);
-
-#[derive(Debug, Default)]
-struct Count {
-    running: Cell<usize>,
-    ended: Notify,
-}
-
-struct Running(Rc<Count>);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.running.set(self.0.running.get() - 1);
-        if self.0.running.get() == 0 {
-            self.0.ended.notify_waiters();
-        }
-    }
-}
-
-pin_project_lite::pin_project! {
-    /// A task that counts as running. An `async` block around the task would hold it twice: once as what it captured
-    /// and once as what it awaits.
-    struct Owned<F> {
-        #[pin]
-        task: F,
-        _running: Running,
-    }
-}
-
-impl<F: Future> Future for Owned<F> {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.project().task.poll(cx).map(drop)
-    }
-}
-
-impl Tasks {
-    /// Runs `task` on this thread; what it returns is dropped.
-    pub(crate) fn spawn(&self, task: impl Future + 'static) {
-        self.0.running.set(self.0.running.get() + 1);
-        tokio::task::spawn_local(Owned { task, _running: Running(self.0.clone()) });
-    }
-
-    /// How many run.
-    pub(crate) fn running(&self) -> usize {
-        self.0.running.get()
-    }
-
-    /// Waits until none runs. Cancel safe.
-    pub(crate) async fn idle(&self) {
-        while self.0.running.get() > 0 {
-            let mut ended = std::pin::pin!(self.0.ended.notified());
-            ended.as_mut().enable();
-            if self.0.running.get() > 0 {
-                ended.await;
-            }
-        }
-    }
-}
+use std::{cell::RefCell, net::SocketAddr, rc::Rc, sync::Arc};
+use tokio::net::{TcpListener, TcpStream};
 
 /// The listeners of a worker.
 #[derive(Debug)]

@@ -12,8 +12,8 @@ use crate::{
     first::Habit,
     http::client::{Table, Upstream},
     limits,
+    tasks::Tasks,
     telemetry::{Direction, Reason, Routes},
-    worker::Tasks,
 };
 use remora_api::sync::Name;
 use remora_model::{BackendId, Target};

@@ -6,8 +6,8 @@ use crate::{
     config::Config,
     http::client::Table,
     limits,
+    tasks::Tasks,
     telemetry::{Reason, Routes},
-    worker::Tasks,
 };
 use remora_api::sync::{Name, Resource};
 use remora_model::{BackendId, Outbound, Parent};

@@ -1,5 +1,5 @@
 use super::*;
-use crate::{config, telemetry::Reason, telemetry::Routes, worker::Tasks};
+use crate::{config, tasks::Tasks, telemetry::Reason, telemetry::Routes};
 use remora_model::{
     Backend, BackendId, BackendSettings, Inbound, InboundDefault, MtlsMode, Outbound, Parent, Protocol, Target,
     TrustDomain,

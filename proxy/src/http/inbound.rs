@@ -19,7 +19,7 @@ use crate::{
     revoke::{self, Revoked},
     telemetry::{Proto, Reason, Tls},
     tls::Trust,
-    worker::World,
+    world::World,
 };
 use futures_util::future::Either;
 use http::{HeaderValue, Request, Response, Version, header::CONNECTION, uri::Authority};

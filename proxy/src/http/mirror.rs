@@ -14,7 +14,7 @@ use crate::{
     discover::Pool,
     limits,
     policy::{self, To},
-    worker::World,
+    world::World,
 };
 use http::{Request, request::Parts};
 use http_body_util::BodyExt;

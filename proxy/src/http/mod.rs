@@ -21,8 +21,9 @@ pub(crate) mod upgrade;
 use crate::{
     io::Abort,
     limits,
+    tasks::Tasks,
     telemetry::{self, Direction, Reason},
-    worker::{Tasks, World},
+    world::World,
 };
 use body::ResponseBody;
 use futures_util::FutureExt;

@@ -19,7 +19,7 @@ use crate::{
     discover::{Plan, Refusal, Route, Way},
     limits,
     telemetry::{Direction, Proto, Reason, Tls},
-    worker::World,
+    world::World,
 };
 use http::{HeaderValue, Method, Request, Response, header, uri::Authority};
 use hyper::body::Incoming;

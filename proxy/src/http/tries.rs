@@ -19,7 +19,7 @@ use crate::{
     policy::{self, Permit, To},
     retry,
     telemetry::Reason,
-    worker::World,
+    world::World,
 };
 use futures_util::future::Either;
 use http::{Request, Response, Version, request::Parts, uri::Authority};

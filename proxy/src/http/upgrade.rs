@@ -19,7 +19,7 @@ use crate::{
     policy::{self, Permit, To},
     revoke::{self, Revoked},
     telemetry::{Reason, Tls},
-    worker::World,
+    world::World,
 };
 use http::{
     Method, Request, Response, StatusCode, Version,

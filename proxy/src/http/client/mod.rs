@@ -23,9 +23,10 @@ use crate::{
     connect::{self, ConnectError},
     limits,
     policy::Permit,
+    tasks::Tasks,
     telemetry::Reason,
     tls,
-    worker::{Tasks, World},
+    world::World,
 };
 use futures_util::{FutureExt, future::Either};
 use http2::{Dial, Streams};

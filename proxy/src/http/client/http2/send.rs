@@ -31,7 +31,7 @@ pub(in crate::http) fn send(
     half: Half,
     mut sender: SendRequest<Bytes>,
     request: Request,
-    spawn: &crate::worker::Tasks,
+    spawn: &crate::tasks::Tasks,
 ) -> Sending {
     let (parts, body) = request.into_parts();
     let ends = body.is_end_stream();
@@ -52,7 +52,7 @@ enum State {
         response: ResponseFuture,
         upload: Option<Box<Upload>>,
         half: Option<Half>,
-        tasks: crate::worker::Tasks,
+        tasks: crate::tasks::Tasks,
     },
     /// HTTP/2 cannot carry this head.
     Refused(Option<h2::Error>),

@@ -4,7 +4,7 @@ use super::{
     connection::{Connection, Half, UNKNOWN},
     driver::{Driver, Metered},
 };
-use crate::{limits, telemetry::Reason, worker::Tasks};
+use crate::{limits, tasks::Tasks, telemetry::Reason};
 use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
 use std::{

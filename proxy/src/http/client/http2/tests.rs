@@ -8,8 +8,8 @@ use crate::{
         client::{Answer, AnswerBody, Failed},
     },
     limits,
+    tasks::Tasks,
     telemetry::Reason,
-    worker::Tasks,
 };
 use bytes::Bytes;
 use futures_util::{FutureExt as _, future::join_all};
