@@ -7,11 +7,12 @@ use crate::{
     discover::Port,
     first::{self, First, FirstError, Undecided, Wait},
     http::{
-        self, Wire,
+        Wire,
         client::{Callers, Upstream},
         headers::LastHost,
         inbound::{Visit, handle},
-        serve as serve_http,
+        server::serve as serve_http,
+        share::Share,
     },
     io::{Abort, Prefixed},
     limits, named,
@@ -21,7 +22,7 @@ use crate::{
     tls::Alpn,
     world::World,
 };
-use ::http::HeaderValue;
+use http::HeaderValue;
 use remora_model::{Endpoint, Protocol, SpiffeId};
 use remora_runtime::seldom::Seldom;
 use std::{
@@ -250,7 +251,7 @@ where
     S: AsyncRead + AsyncWrite + Abort + Unpin + Send + 'static,
 {
     let (share, _counted) = match wire {
-        Wire::Http1 => (http::Share::client(true), None),
+        Wire::Http1 => (Share::client(true), None),
         Wire::Http2 => {
             let Some(counted) = world.peers.enter(&caller.peer) else {
                 let from = SocketAddr::new(caller.peer.address, 0);

@@ -6,12 +6,7 @@ use crate::{
     discover::{Plan, Refusal, Route, Way},
     first::{self, First, FirstError, Wait},
     forward,
-    http::{
-        self, Wire,
-        client::ByteStream,
-        outbound::{Destination, handle},
-        upgrade,
-    },
+    http::{Wire, client::ByteStream, destination::Destination, outbound::handle, server, share::Share, upgrade},
     io::{Abort, Prefixed},
     limits,
     policy::{self, To},
@@ -107,7 +102,7 @@ async fn serve_http(world: Rc<World>, client: Prefixed<TcpStream>, wire: Wire, d
     let goodbye = async move { ending.ended().await };
     let answer = move |request| handle(shared.clone(), destination.clone(), wire, request);
     if let Err(error) =
-        http::serve(&world, client, (Direction::Outbound, wire), http::Share::client(true), goodbye, answer).await
+        server::serve(&world, client, (Direction::Outbound, wire), Share::client(true), goodbye, answer).await
     {
         tracing::debug!(%error, "HTTP connection of the application ended");
     }

@@ -70,3 +70,13 @@ impl Tasks {
         }
     }
 }
+
+/// Lets hyper spawn onto this worker.
+#[derive(Debug, Clone)]
+pub(crate) struct LocalExec(pub Tasks);
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExec {
+    fn execute(&self, future: F) {
+        self.0.spawn(future);
+    }
+}

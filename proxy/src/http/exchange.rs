@@ -2,6 +2,7 @@
 
 use super::{
     client::Lease,
+    grpc,
     stall::{self, Overloaded},
 };
 use crate::{
@@ -144,7 +145,7 @@ impl Exchange {
         if std::mem::replace(&mut self.done, true) {
             return;
         }
-        let failed = self.server_error || (self.grpc && trailers.is_some_and(grpc_failed));
+        let failed = self.server_error || (self.grpc && trailers.is_some_and(grpc::failed));
         let now = Instant::now();
         let latency = now.saturating_duration_since(self.started);
         if failed {
@@ -178,11 +179,4 @@ impl Drop for Exchange {
             self.stats.cancelled(self.started.elapsed());
         }
     }
-}
-
-/// Whether a gRPC status says that the server, not the caller, failed.
-pub(crate) fn grpc_failed(headers: &HeaderMap) -> bool {
-    headers
-        .get("grpc-status")
-        .is_some_and(|status| matches!(status.as_bytes(), b"2" | b"4" | b"12" | b"13" | b"14" | b"15"))
 }

@@ -1,13 +1,12 @@
 //! What a route does to a request or response on its way. Pure.
 
-use super::{body::ResponseBody, respond};
+use super::{body::response::ResponseBody, respond};
 use http::{
     HeaderMap, HeaderValue, Request, Response, Uri,
     header::{HOST, LOCATION},
     uri::{Authority, PathAndQuery},
 };
 use remora_model::{Filter, HeaderEdit, PathRewrite, Redirect};
-use std::time::Duration;
 
 /// The answer of a filter that redirects.
 pub(super) fn redirect<B>(filter: &Filter, prefix: &str, request: &Request<B>) -> Option<Response<ResponseBody>> {
@@ -110,35 +109,6 @@ fn rewrite_host<B>(hostname: &str, request: &mut Request<B>) {
     }
     if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
         request.headers_mut().insert(HOST, host);
-    }
-}
-
-/// The caller's deadline (gRPC over HTTP/2: at most eight digits and a unit). Anything else is none.
-pub(super) fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get("grpc-timeout")?.to_str().ok()?;
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    let value: u64 = digits.parse().ok()?;
-    Some(match unit {
-        "H" => Duration::from_secs(value * 3600),
-        "M" => Duration::from_secs(value * 60),
-        "S" => Duration::from_secs(value),
-        "m" => Duration::from_millis(value),
-        "u" => Duration::from_micros(value),
-        "n" => Duration::from_nanos(value),
-        _ => return None,
-    })
-}
-
-/// Tells the next hop what is left of the deadline.
-pub(super) fn set_grpc_timeout(headers: &mut HeaderMap, left: Duration) {
-    let micros = left.as_micros();
-    let text =
-        if micros < 100_000_000 { format!("{micros}u") } else { format!("{}m", left.as_millis().min(99_999_999)) };
-    if let Ok(value) = HeaderValue::try_from(text) {
-        headers.insert("grpc-timeout", value);
     }
 }
 

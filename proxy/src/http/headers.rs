@@ -3,7 +3,7 @@
 use crate::telemetry::Reason;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version,
-    header::{CONNECTION, CONTENT_TYPE, HOST, TE, TRANSFER_ENCODING, UPGRADE},
+    header::{CONNECTION, HOST, TE, TRANSFER_ENCODING, UPGRADE},
     uri::Authority,
 };
 use remora_model::Protocol;
@@ -273,12 +273,6 @@ pub(crate) fn to_http1<B: http_body::Body>(request: &mut Request<B>, version: Ve
 /// The label and header value of the version to restore.
 pub(crate) fn restore_value(version: Version) -> HeaderValue {
     HeaderValue::from_static(if version == Version::HTTP_10 { "1.0" } else { "1.1" })
-}
-
-/// Whether it is a gRPC request or response.
-pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
-    let kind = headers.iter().find(|(name, _)| *name == CONTENT_TYPE);
-    kind.is_some_and(|(_, value)| value.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// Fields and bytes within bounds (RFC 9113 §6.5.2 counts 32 bytes a field).

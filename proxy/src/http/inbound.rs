@@ -3,9 +3,10 @@
 
 use super::{
     Wire,
-    body::{RequestBody, ResponseBody},
+    body::{request::RequestBody, response::ResponseBody},
     client::{Answer, Callers, Failed, Upstream},
     exchange::Exchange,
+    grpc,
     headers::{self, LastHost},
     respond,
     stall::Overloaded,
@@ -169,7 +170,7 @@ fn leave(mut response: Response<ResponseBody>, last: bool) -> Response<ResponseB
 }
 
 fn arrive(visit: &Visit, wire: Wire, mut request: Request<Incoming>) -> Step {
-    let grpc = headers::is_grpc(request.headers());
+    let grpc = grpc::is_grpc(request.headers());
     let from_mesh = visit.peer.identity.is_some();
     let restore = if from_mesh { request.headers_mut().remove(headers::RESTORE) } else { None };
     let caller = match &restore {

@@ -5,10 +5,10 @@
 //! caller, nor of its signals: it has no retry, and its endpoint's health is judged by what it does for real requests.
 
 use super::{
-    body::{Replayable, RequestBody},
+    body::{replay::Replayable, request::RequestBody},
     client::Upstream,
+    governed::Governed,
     headers,
-    tries::Governed,
 };
 use crate::{
     discover::Pool,
@@ -46,7 +46,8 @@ pub(super) fn send(world: &Rc<World>, pools: Vec<Rc<Pool>>, head: &Parts, body: 
             metrics::counter!("remora_mirror_skipped_total").increment(1);
             continue;
         };
-        let request = Request::from_parts(head.clone(), body.map_or(RequestBody::Empty, Replayable::body));
+        let request =
+            Request::from_parts(head.clone(), body.map_or(RequestBody::Empty, |body| RequestBody::Replay(body.body())));
         let copy = one(world.clone(), upstream, pool, request);
         world.tasks.spawn(async move {
             // Dropped unrecorded: a copy says nothing about its endpoint.

@@ -1,10 +1,14 @@
-//! HTTP through the proxy: serving a connection, the life of a request in each direction, and what both share.
+//! HTTP through the proxy: serving a connection ([`server`]), the life of a request in each direction ([`outbound`],
+//! [`inbound`]), and what both share.
 
 pub(crate) mod answer;
 pub(crate) mod body;
 pub(crate) mod client;
 pub(crate) mod exchange;
+pub(crate) mod destination;
 mod filter;
+mod governed;
+mod grpc;
 pub(crate) mod guard;
 pub(crate) mod headers;
 pub(crate) mod inbound;
@@ -12,205 +16,17 @@ mod mirror;
 pub(crate) mod outbound;
 pub(crate) mod peers;
 pub(crate) mod respond;
+pub(crate) mod server;
+pub(crate) mod share;
 pub(crate) mod stall;
 mod timer;
 mod under_way;
 mod tries;
 pub(crate) mod upgrade;
 
-use crate::{
-    io::Abort,
-    limits,
-    tasks::Tasks,
-    telemetry::{self, Direction, Reason},
-    world::World,
-};
-use body::ResponseBody;
-use futures_util::FutureExt;
-use guard::Guarded;
-use http::{Request, Response};
-use hyper::{body::Incoming, server::conn, service::service_fn};
-use hyper_util::rt::TokioIo;
-use remora_runtime::seldom::Seldom;
-use std::{convert::Infallible, pin::pin, rc::Rc};
-use timer::Timer;
-use tokio::io::{AsyncRead, AsyncWrite};
-use under_way::{Tracked, UnderWay};
-
 /// Which HTTP is on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Wire {
     Http1,
     Http2,
-}
-
-/// Lets hyper spawn onto this worker.
-#[derive(Debug, Clone)]
-pub(crate) struct LocalExec(pub Tasks);
-
-impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExec {
-    fn execute(&self, future: F) {
-        self.0.spawn(future);
-    }
-}
-
-/// What an HTTP/2 client may have on its connection. An HTTP/1 client has one request at a time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Share {
-    /// Streams at once.
-    pub streams: u32,
-    /// Bytes of each that may be unread.
-    pub window: u32,
-    /// The window of the connection: never less than what the streams can leave unread.
-    pub connection_window: u32,
-    /// Streams that it may have reset before they were looked at.
-    pub pending_resets: usize,
-}
-
-impl Share {
-    /// Of an application, or of somebody outside the mesh; less for each where it has a connection already.
-    pub(crate) const fn client(first: bool) -> Self {
-        let (streams, (_, window)) = (limits::STREAMS_MAX, limits::stream_share(first));
-        let connection_window = limits::connection_window(streams, window);
-        Self { streams, window, connection_window, pending_resets: limits::PENDING_RESETS_MAX }
-    }
-
-    /// Of a proxy.
-    pub(crate) const fn mesh(first: bool) -> Self {
-        let (streams, window) = limits::stream_share(first);
-        // Many clients share it. h2 ends a connection whose unread frames take more than half of its window beyond their
-        // bytes, and hyper has no setting for that.
-        let connection_window = 2 * limits::DATA_FRAME_BUDGET_BYTES as u32;
-        Self { streams, window, connection_window, pending_resets: limits::MESH_PENDING_RESETS_MAX }
-    }
-}
-
-/// Serves one connection until its peer closes it, it breaks, the proxy drains, or `goodbye` has come (then the requests
-/// under way finish and HTTP/2 peers get GOAWAY).
-pub(crate) async fn serve<S, H, R>(
-    world: &Rc<World>,
-    stream: S,
-    (direction, wire): (Direction, Wire),
-    share: Share,
-    goodbye: impl Future<Output = ()>,
-    handle: H,
-) -> hyper::Result<()>
-where
-    S: AsyncRead + AsyncWrite + Abort + Unpin + Send + 'static,
-    H: Fn(Request<Incoming>) -> R + 'static,
-    R: Future<Output = Response<ResponseBody>> + 'static,
-{
-    let closing = Seldom::new(closing(world, goodbye));
-    match wire {
-        Wire::Http1 => {
-            let (under_way, holder) = (UnderWay::default(), stream.holder().cloned());
-            let guarded = Guarded::new(stream, direction, world.config.patience, under_way.clone(), holder);
-            let service = service_fn(move |request| {
-                let token = under_way.begin();
-                let track = |response: Response<ResponseBody>| {
-                    if upgrade::leaves(&response) {
-                        token.leave_http();
-                    }
-                    response.map(|body| Tracked::new(body, token))
-                };
-                handle(request).map(track).map(Ok::<_, Infallible>)
-            });
-            let connection = conn::http1::Builder::new()
-                // The gate has a timer of its own, once per connection; hyper's costs an allocation per request.
-                .header_read_timeout(None)
-                .max_headers(limits::HEADER_COUNT_MAX)
-                .max_buf_size(limits::HTTP1_BUFFER_BYTES)
-                .serve_connection(TokioIo::new(guarded), service)
-                .with_upgrades();
-            let mut connection = pin!(connection);
-            tokio::select! {
-                biased;
-                done = connection.as_mut() => return done,
-                () = closing => connection.as_mut().graceful_shutdown(),
-            }
-            connection.await
-        }
-        Wire::Http2 => {
-            let service = service_fn(move |request| handle(request).map(Ok::<_, Infallible>));
-            let connection = conn::http2::Builder::new(LocalExec(world.tasks.clone()))
-                .timer(Timer)
-                .max_concurrent_streams(share.streams)
-                .initial_stream_window_size(share.window)
-                .initial_connection_window_size(share.connection_window)
-                .max_header_list_size(limits::HEADER_BYTES_MAX as u32)
-                .max_send_buf_size(limits::SEND_BUFFER_BYTES)
-                .max_pending_accept_reset_streams(share.pending_resets)
-                .max_local_error_reset_streams(limits::LOCAL_RESETS_MAX)
-                .keep_alive_interval(limits::SERVER_KEEP_ALIVE_INTERVAL)
-                .keep_alive_timeout(limits::SERVER_KEEP_ALIVE_TIMEOUT)
-                .serve_connection(TokioIo::new(stream), service);
-            let mut connection = pin!(connection);
-            let done = tokio::select! {
-                biased;
-                done = connection.as_mut() => done,
-                () = closing => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            done.inspect_err(|error| count_broken(direction, error))
-        }
-    }
-}
-
-/// Counts a connection that ended because its peer broke the rules of HTTP/2.
-fn count_broken(direction: Direction, error: &hyper::Error) {
-    let broken = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
-    let Some(reason) = broken.filter(|error| error.is_library()).and_then(h2::Error::reason) else { return };
-    let detail = match reason {
-        h2::Reason::PROTOCOL_ERROR => "http2_protocol_error",
-        h2::Reason::ENHANCE_YOUR_CALM => "http2_flood",
-        h2::Reason::FLOW_CONTROL_ERROR => "http2_flow_control",
-        h2::Reason::FRAME_SIZE_ERROR => "http2_frame_size",
-        h2::Reason::COMPRESSION_ERROR => "http2_compression",
-        h2::Reason::STREAM_CLOSED => "http2_stream_closed",
-        _ => "http2_other",
-    };
-    telemetry::refused(direction, Reason::ProtocolError, detail);
-}
-
-/// Returns when a connection should take no new requests.
-async fn closing(world: &World, goodbye: impl Future<Output = ()>) {
-    tokio::select! {
-        () = world.drain.signaled() => {}
-        () = goodbye => {}
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    /// What `handle` makes of its four arguments.
-    fn size<A, B, C, D, F>(_: fn(A, B, C, D) -> F) -> usize {
-        size_of::<F>()
-    }
-
-    /// Every request holds one of these on the heap, thousands of them on one connection.
-    #[test]
-    fn a_request_under_way_is_small() {
-        assert!(size(super::inbound::handle) <= 4 << 10, "{}", size(super::inbound::handle));
-        assert!(size(super::outbound::handle) <= 6 << 10, "{}", size(super::outbound::handle));
-    }
-
-    /// Else as many of them as fill it, if nobody reads them, would stop all others.
-    #[test]
-    fn a_connections_window_holds_all_that_its_streams_can_leave_unread() {
-        for share in
-            [true, false].into_iter().flat_map(|first| [super::Share::client(first), super::Share::mesh(first)])
-        {
-            assert!(
-                u64::from(share.streams) * u64::from(share.window) <= u64::from(share.connection_window),
-                "{share:?}"
-            );
-        }
-        for first in [true, false] {
-            let (streams, window) = crate::limits::stream_share(first);
-            assert_eq!(crate::limits::connection_window(streams, window), streams * window);
-            assert!(window >= 16 * 1024, "one frame");
-        }
-    }
 }

@@ -5,109 +5,28 @@
 //! with every request.
 
 use super::{
-    Share, Wire,
-    body::{RequestBody, ResponseBody},
-    client::Callers,
+    Wire,
+    body::{request::RequestBody, response::ResponseBody},
+    destination::Destination,
     exchange::Exchange,
     filter,
+    governed::Governed,
+    grpc,
     headers::{self, LastHost},
     mirror, respond,
-    tries::{Call, Governed},
+    share::Share,
+    tries::Call,
     upgrade::{self, Leaving},
 };
 use crate::{
-    discover::{Plan, Refusal, Route, Way},
+    discover::{Plan, Refusal},
     limits,
     telemetry::{Direction, Proto, Reason, Tls},
     world::World,
 };
 use http::{HeaderValue, Method, Request, Response, header, uri::Authority};
 use hyper::body::Incoming;
-use remora_model::Target;
-use std::{cell::RefCell, pin::Pin, rc::Rc, time::Instant};
-use tokio::sync::Notify;
-
-/// Where the requests of one client connection go.
-#[derive(Debug)]
-pub(crate) struct Destination {
-    /// The original destination of a redirected connection; otherwise each request's authority decides.
-    fixed: Option<Rc<Route>>,
-    /// The last authority seen here and its route: clients rarely change it.
-    last: RefCell<Option<(Authority, Rc<Route>)>>,
-    host: LastHost,
-    /// The client, with what it has for itself of connections to servers outside the mesh.
-    pub(super) callers: Callers,
-    /// Why none of its requests is sent anywhere.
-    refusal: Option<Refusal>,
-    ended: Notify,
-}
-
-impl Destination {
-    /// All requests of the connection go where it went.
-    pub(crate) fn fixed(route: Rc<Route>) -> Self {
-        Self { fixed: Some(route), ..Self::by_authority() }
-    }
-
-    /// All requests of the connection are refused, and it ends with the first of them.
-    pub(crate) fn refused(refusal: Refusal) -> Self {
-        Self { refusal: Some(refusal), ..Self::by_authority() }
-    }
-
-    /// Each request says where it goes.
-    pub(crate) fn by_authority() -> Self {
-        Self {
-            fixed: None,
-            last: RefCell::default(),
-            host: LastHost::default(),
-            callers: Callers::default(),
-            refusal: None,
-            ended: Notify::new(),
-        }
-    }
-
-    /// The plan, if no wait is needed to know it.
-    fn known(&self, authority: Option<&Authority>) -> Option<Rc<Plan>> {
-        match (&self.fixed, &*self.last.borrow(), authority) {
-            (Some(route), ..) => route.plan(),
-            (None, Some((known, route)), Some(authority)) if known == authority => route.plan(),
-            _ => None,
-        }
-    }
-
-    /// The plan, as soon as it is known.
-    async fn discover(&self, world: &World, authority: Option<&Authority>) -> Result<Rc<Plan>, Refusal> {
-        if let Some(refusal) = &self.refusal {
-            return Err(refusal.clone());
-        }
-        let nowhere = |reason| Refusal { reason, detail: NO_TARGET.into() };
-        let (route, way) = match &self.fixed {
-            Some(route) => (route.clone(), world.directory.way(route).await?),
-            None => {
-                let authority = authority.ok_or_else(|| nowhere(Reason::ProtocolError))?;
-                let target = Target::parse(authority.as_str(), 80).map_err(|_| nowhere(Reason::ProtocolError))?;
-                if matches!(target, Target::Address(address) if world.config.is_own(address, address.ip())) {
-                    return Err(nowhere(Reason::Loop));
-                }
-                world.directory.route(&target).await?
-            }
-        };
-        let Way::Mesh(plan) = way else {
-            let target = &route.target;
-            let detail = format!("{target} is outside the mesh, by all that discovery has said of it");
-            return Err(Refusal { reason: Reason::UnknownTarget, detail: detail.into() });
-        };
-        if let Some(authority) = authority.filter(|_| self.fixed.is_none()) {
-            *self.last.borrow_mut() = Some((authority.clone(), route));
-        }
-        Ok(plan)
-    }
-
-    /// Returns when the connection should end: what it was made to cannot be reached now, and another one may have
-    /// another answer.
-    pub(crate) async fn ended(&self) {
-        self.ended.notified().await;
-    }
-}
+use std::{pin::Pin, rc::Rc, time::Instant};
 
 /// What becomes of a request once it was looked at.
 enum Step {
@@ -154,8 +73,6 @@ pub(crate) fn handle(
     async move { step.finish().await }
 }
 
-const NO_TARGET: &str = "the request must name a host and port that are not this proxy's own";
-
 /// A request that passed the checks which need no route.
 struct Arrival {
     world: Rc<World>,
@@ -174,7 +91,7 @@ impl Arrival {
         mut request: Request<Incoming>,
     ) -> Result<Self, Box<Response<ResponseBody>>> {
         let started = Instant::now();
-        let grpc = headers::is_grpc(request.headers());
+        let grpc = grpc::is_grpc(request.headers());
         if wire == Wire::Http2 && !headers::within_bounds(request.headers()) {
             return Err(Box::new(respond::refusal(Direction::Outbound, Reason::HeaderTooLarge, grpc, "")));
         }

@@ -1,7 +1,7 @@
 //! How many HTTP/2 connections each peer has to this worker: what one may leave unread is bounded for all of its
 //! connections together, not for each.
 
-use super::Share;
+use super::share::Share;
 use crate::{limits, policy::Peer};
 use std::{cell::RefCell, collections::HashMap, rc::Rc};
 

@@ -1,18 +1,18 @@
 //! Answers of the proxy's own.
 
-use super::{body::ResponseBody, headers};
+use super::{body::response::ResponseBody, grpc, headers};
 use crate::telemetry::{Direction, Reason};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http::{HeaderValue, Response, StatusCode, header};
 
 /// An answer that names the reason, in the caller's protocol: a status for HTTP, `grpc-status` for gRPC.
-pub(crate) fn failure(reason: Reason, grpc: bool, detail: &str) -> Response<ResponseBody> {
+pub(crate) fn failure(reason: Reason, is_grpc: bool, detail: &str) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::Empty);
     let fields = response.headers_mut();
     fields.insert(headers::ERROR, HeaderValue::from_static(reason.as_str()));
-    if grpc {
+    if is_grpc {
         fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        fields.extend(grpc_trailers(reason));
+        fields.extend(grpc::trailers(reason));
         return response;
     }
     let text = format!("remora: {}{}{detail}\n", reason.as_str(), if detail.is_empty() { "" } else { ": " });
@@ -27,14 +27,6 @@ pub(crate) fn refusal(direction: Direction, reason: Reason, grpc: bool, detail: 
     crate::telemetry::refused(direction, reason, reason.as_str());
     tracing::debug!(direction = direction.as_str(), reason = reason.as_str(), detail, "request refused");
     failure(reason, grpc, detail)
-}
-
-/// What ends a gRPC response that failed for `reason`.
-pub(crate) fn grpc_trailers(reason: Reason) -> HeaderMap {
-    let mut trailers = HeaderMap::with_capacity(2);
-    trailers.insert("grpc-status", HeaderValue::from(u16::from(reason.grpc_code())));
-    trailers.insert("grpc-message", HeaderValue::from_static(reason.as_str()));
-    trailers
 }
 
 /// An empty answer with `status`.

@@ -3,18 +3,20 @@
 
 use super::{
     Wire,
-    body::{Replayable, RequestBody, ResponseBody},
+    body::{replay::Replayable, request::RequestBody, response::ResponseBody},
     client::{Answer, Callers, Failed, Upstream},
-    exchange::{self, Exchange},
-    filter, headers, mirror,
-    outbound::Destination,
-    respond,
+    destination::Destination,
+    exchange::Exchange,
+    filter,
+    governed::Governed,
+    grpc, headers, mirror, respond,
     stall::Overloaded,
     upgrade::{self, Leaving},
 };
 use crate::{
     balance::{InFlight, Outcome},
-    discover::{Entered, Plan, Pool},
+    connect::outcome,
+    discover::{Entered, Pool},
     limits,
     policy::{self, Permit, To},
     retry,
@@ -23,7 +25,6 @@ use crate::{
 };
 use futures_util::future::Either;
 use http::{Request, Response, Version, request::Parts, uri::Authority};
-use remora_model::{Filter, Retry, Rule};
 use std::{
     future::pending,
     net::SocketAddr,
@@ -31,32 +32,6 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::time::timeout_at;
-
-/// The plan of a request's target, and which of its rules and backends was chosen.
-#[derive(Debug)]
-pub(super) struct Governed {
-    pub(super) plan: Rc<Plan>,
-    pub(super) rule: Option<usize>,
-    /// Index into the rule's backends.
-    pub(super) branch: Option<usize>,
-}
-
-impl Governed {
-    fn rule(&self) -> Option<&Rule> {
-        self.rule.and_then(|rule| self.plan.rule(rule))
-    }
-
-    fn retry(&self) -> Option<&Retry> {
-        self.rule().and_then(|rule| rule.retry.as_ref())
-    }
-
-    /// The rule's filters, then the backend's own.
-    pub(super) fn filters(&self) -> impl Iterator<Item = &Filter> {
-        let rule = self.rule().map(|rule| &rule.filters[..]).unwrap_or_default();
-        let branch = self.rule.zip(self.branch).and_then(|(rule, branch)| self.plan.branch(rule, branch));
-        rule.iter().chain(branch.map(|branch| &branch.filters[..]).unwrap_or_default())
-    }
-}
 
 /// A request with all that its tries need.
 pub(super) struct Call {
@@ -99,7 +74,7 @@ impl Again {
     }
 
     fn request(&self) -> Request<RequestBody> {
-        let body = self.body.as_ref().map_or(RequestBody::Empty, Replayable::body);
+        let body = self.body.as_ref().map_or(RequestBody::Empty, |body| RequestBody::Replay(body.body()));
         Request::from_parts(self.head.clone(), body)
     }
 }
@@ -196,7 +171,7 @@ impl Call {
         let (kept, body) = match body {
             RequestBody::Stream(source) => {
                 let kept = Replayable::new(source);
-                let body = kept.body();
+                let body = RequestBody::Replay(kept.body());
                 (Some(kept), body)
             }
             body => (None, body),
@@ -209,11 +184,11 @@ impl Call {
     fn set_deadline(&mut self, request: &mut Request<RequestBody>) {
         let grpc = self.is_grpc();
         let route = self.governed.rule().and_then(|rule| rule.timeouts.request);
-        let caller = if grpc { filter::grpc_timeout(request.headers()) } else { None };
+        let caller = if grpc { grpc::timeout(request.headers()) } else { None };
         let Some(within) = [route, caller].into_iter().flatten().min() else { return };
         let started = self.started();
         if grpc {
-            filter::set_grpc_timeout(request.headers_mut(), within.saturating_sub(started.elapsed()));
+            grpc::set_timeout(request.headers_mut(), within.saturating_sub(started.elapsed()));
         }
         self.deadline = Some(started + within);
     }
@@ -390,7 +365,7 @@ impl Call {
         let (answer, permit) = match result {
             Ok(answered) => answered,
             Err(Failed { reason, unsent, .. }) => {
-                let Some(outcome) = outcome_of(reason) else { return Tried::Failed { reason, unsent } };
+                let Some(outcome) = outcome::of(reason) else { return Tried::Failed { reason, unsent } };
                 in_flight.record(now, now.saturating_duration_since(sent), outcome);
                 if outcome != Outcome::Failure {
                     self.world.directory.doubt(&self.pool.id);
@@ -402,8 +377,7 @@ impl Call {
         let response = &answer.response;
         // Only a peer that proved who it is may say what became of the request.
         let fate = upstream.endpoint.identity.as_ref().and_then(|_| fate(response));
-        let failed =
-            response.status().is_server_error() || (self.is_grpc() && exchange::grpc_failed(response.headers()));
+        let failed = response.status().is_server_error() || (self.is_grpc() && grpc::failed(response.headers()));
         let outcome = match (fate, failed) {
             (Some(Fate::Undelivered(_)), _) => Outcome::Unreachable,
             (_, true) => Outcome::Failure,
@@ -475,19 +449,6 @@ fn send<'a>(
         Either::Left(upstream.send_http1(world, permit, now, request))
     } else {
         Either::Right(upstream.send_http2(world, permit, Some((callers, 0)), request))
-    }
-}
-
-/// What a failure to send says of the endpoint: nothing, where it was this proxy or its client that could not, or where
-/// the endpoint is merely busy.
-pub(super) fn outcome_of(reason: Reason) -> Option<Outcome> {
-    match reason {
-        Reason::Overloaded | Reason::BodyAborted | Reason::QueueFull => None,
-        Reason::IdentityMismatch => Some(Outcome::WrongIdentity),
-        Reason::ConnectRefused | Reason::ConnectTimeout | Reason::ConnectFailed | Reason::TlsRefused => {
-            Some(Outcome::Unreachable)
-        }
-        _ => Some(Outcome::Failure),
     }
 }
 

@@ -4,7 +4,7 @@
 
 use super::{
     answer::{self, Allowance, BadAnswer, Frugal},
-    body::{RequestBody, ResponseBody},
+    body::{request::RequestBody, response::ResponseBody},
     client::{Answer, AnswerBody, ByteStream, Failed, Upstream},
     exchange::Exchange,
     headers, respond,

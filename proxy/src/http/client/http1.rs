@@ -10,7 +10,7 @@ use std::{cell::RefCell, fmt, time::Instant};
 
 use super::Request;
 
-type Sender = http1::SendRequest<crate::http::body::RequestBody>;
+type Sender = http1::SendRequest<crate::http::body::request::RequestBody>;
 pub(super) type Sent = Result<Response<Incoming>, TrySendError<Request>>;
 
 /// Connections that were just given back are looked past, in search of a ready one.

@@ -15,12 +15,11 @@ pub(crate) use table::Table;
 
 use super::{
     answer::{self, Allowance, Frugal},
-    body::{RequestBody, RequestError},
-    tries::outcome_of,
+    body::{client::RequestError, request::RequestBody},
 };
 use crate::{
     balance::{InFlight, Outcome},
-    connect::{self, ConnectError},
+    connect::{self, ConnectError, outcome},
     limits,
     policy::Permit,
     tasks::Tasks,
@@ -230,7 +229,7 @@ impl Upstream {
             let began = Instant::now();
             let outcome = match this.connections.http2.enter(&dialer).await {
                 Ok(_) => Some(Outcome::Success),
-                Err(reason) => outcome_of(reason),
+                Err(reason) => outcome::of(reason),
             };
             let now = Instant::now();
             if let Some(outcome) = outcome {

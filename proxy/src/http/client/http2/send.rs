@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     http::{
-        body::{RequestBody, RequestError},
+        body::{client::RequestError, request::RequestBody},
         stall::Overloaded,
     },
     limits,

@@ -4,7 +4,7 @@
 use super::*;
 use crate::{
     http::{
-        body::RequestBody,
+        body::request::RequestBody,
         client::{Answer, AnswerBody, Failed},
     },
     limits,

@@ -1,0 +1,16 @@
+//! What a failure to send says of an endpoint's health.
+
+use crate::{balance::Outcome, telemetry::Reason};
+
+/// What a failure to send says of the endpoint: nothing, where it was this proxy or its client that could not, or where
+/// the endpoint is merely busy.
+pub(crate) fn of(reason: Reason) -> Option<Outcome> {
+    match reason {
+        Reason::Overloaded | Reason::BodyAborted | Reason::QueueFull => None,
+        Reason::IdentityMismatch => Some(Outcome::WrongIdentity),
+        Reason::ConnectRefused | Reason::ConnectTimeout | Reason::ConnectFailed | Reason::TlsRefused => {
+            Some(Outcome::Unreachable)
+        }
+        _ => Some(Outcome::Failure),
+    }
+}

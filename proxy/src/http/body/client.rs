@@ -1,0 +1,80 @@
+//! A client's body, charged while it stands still.
+
+use crate::{
+    account::Holder,
+    http::stall::{Overloaded, Stall},
+    telemetry::Reason,
+};
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+/// Why a request's body ends before its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RequestError {
+    #[error("the client broke off")]
+    Client(#[from] hyper::Error),
+    #[error(transparent)]
+    Overloaded(#[from] Overloaded),
+}
+
+impl RequestError {
+    /// The reason that signals are told.
+    pub(crate) fn reason(&self) -> Reason {
+        match self {
+            Self::Client(_) => Reason::BodyAborted,
+            Self::Overloaded(_) => Reason::Overloaded,
+        }
+    }
+}
+
+/// A client's body, charged to its share of memory while some of it may be unread.
+///
+/// That is so until it was asked and had nothing, and again from the moment that it has given something. An upload that flows,
+/// or a stream that waits for its client, is charged for nothing.
+#[derive(Debug)]
+pub(crate) struct ClientBody {
+    body: Incoming,
+    stall: Stall,
+}
+
+impl ClientBody {
+    pub(super) fn new(body: Incoming, holder: &Holder, window: usize) -> Result<Self, Overloaded> {
+        let whole = body.size_hint().upper().and_then(|bytes| usize::try_from(bytes).ok());
+        let mut stall = Stall::new(holder.clone(), whole.map_or(window, |bytes| bytes.min(window)));
+        stall.begin()?;
+        Ok(Self { body, stall })
+    }
+
+    pub(super) fn stands_still(&mut self) -> Result<(), Overloaded> {
+        if self.body.is_end_stream() { Ok(()) } else { self.stall.begin() }
+    }
+
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestError>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        match &polled {
+            Poll::Ready(Some(Ok(_))) if !self.body.is_end_stream() => self.stall.begin()?,
+            _ => self.stall.end(),
+        }
+        polled.map_err(RequestError::Client)
+    }
+
+    /// Whose share of memory it is charged to.
+    pub(super) fn holder(&self) -> &Holder {
+        self.stall.holder()
+    }
+
+    /// Whether all of it was given.
+    pub(super) fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    /// What is still to come, as far as the client said.
+    pub(super) fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
