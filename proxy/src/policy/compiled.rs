@@ -1,6 +1,9 @@
 //! What discovery says of a port, in the form in which it is asked for every request: rules by action, deny first.
 
-use super::{Act, Denial, Peer, Permit, record::Counters};
+use super::{
+    Act, Denial, Peer, Permit,
+    record::{Audited, Counters},
+};
 use http::Method;
 use remora_model::{Action, AuthorizationRule, Inbound, MtlsMode, Operation, Source, SpiffeId, Unidentified, path};
 use std::{borrow::Cow, sync::Arc};
@@ -26,14 +29,6 @@ pub(super) struct Rule {
     to: Vec<Operation>,
     /// Whether a caller without an identity counts as named. Only ever of deny rules.
     unidentified: bool,
-}
-
-/// What an audit rule says of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Audited {
-    Matched,
-    /// It names paths, and this one has no canonical form.
-    Ambiguous,
 }
 
 /// What came of judging one request or connection.

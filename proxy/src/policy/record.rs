@@ -1,7 +1,7 @@
 //! What audit rules leave behind: a count for each request or connection that they match, and a line, as far as the rule's
 //! [`Lines`] last. Never more, since a [`Verdict`] is recorded once, by taking it.
 
-use super::{Act, Denial, Peer, Permit, Policy, Verdict, compiled::Audited};
+use super::{Act, Denial, Peer, Permit, Policy, Verdict};
 use crate::{
     limits,
     telemetry::{self, OTHER},
@@ -13,6 +13,14 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
+
+/// What an audit rule says of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Audited {
+    Matched,
+    /// It names paths, and this one has no canonical form.
+    Ambiguous,
+}
 
 /// What an audit rule writes to, found when the policy is compiled.
 pub(super) struct Counters {

@@ -223,7 +223,7 @@ fn a_denied_method_is_denied_however_it_is_spelt_and_an_allowed_one_is_exact() {
 
 #[test]
 fn an_audit_rule_decides_nothing_and_is_found_in_the_verdict_once() {
-    use super::compiled::Audited::{Ambiguous, Matched};
+    use super::record::Audited::{Ambiguous, Matched};
     let audit = |to: &[(&str, &str)], from: &[Source]| rule(Action::Audit, from, to);
     let rules = vec![
         audit(&[], &[]),

@@ -1,6 +1,6 @@
 //! One HTTP/2 connection as its users see it: how many streams it has, and how many it may have.
 
-use super::{received::Received, streams::Queue};
+use super::queue::Queue;
 use bytes::Bytes;
 use h2::client::SendRequest;
 use std::{
@@ -46,7 +46,13 @@ struct Slots {
 #[derive(Default)]
 struct Slot {
     halves: u8,
-    received: Weak<Received>,
+    unread: Option<Weak<dyn Unread>>,
+}
+
+/// What came on a stream and was not read.
+pub(super) trait Unread {
+    /// Holds compactly what a reader who was not there since the last look has not read.
+    fn compact(&self);
 }
 
 /// One half of a stream: its answer, or its request's body. Dropped, it is done.
@@ -67,8 +73,8 @@ impl Half {
     }
 
     /// Where the stream's unread bytes are found.
-    pub(super) fn watch(&self, received: Weak<Received>) {
-        self.connection.slots.borrow_mut().slots[self.slot as usize].received = received;
+    pub(super) fn watch(&self, unread: Weak<dyn Unread>) {
+        self.connection.slots.borrow_mut().slots[self.slot as usize].unread = Some(unread);
     }
 }
 
@@ -159,7 +165,7 @@ impl Connection {
         if at.halves > 0 {
             return;
         }
-        at.received = Weak::new();
+        at.unread = None;
         slots.free.push(slot);
         drop(slots);
         self.open.set(self.open.get() - 1);
@@ -220,8 +226,8 @@ impl Connection {
     pub(super) fn compact(&self) {
         let slots = self.slots.borrow();
         for slot in &slots.slots {
-            if let Some(received) = slot.received.upgrade() {
-                received.compact();
+            if let Some(unread) = slot.unread.as_ref().and_then(Weak::upgrade) {
+                unread.compact();
             }
         }
     }

@@ -14,6 +14,7 @@
 
 mod connection;
 mod driver;
+mod queue;
 mod received;
 mod send;
 mod streams;

@@ -1,6 +1,6 @@
 //! The body of an answer over HTTP/2.
 
-use super::connection::Half;
+use super::connection::{Half, Unread};
 use bytes::{Bytes, BytesMut};
 use h2::RecvStream;
 use http::HeaderMap;
@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 ///
 /// The library holds each DATA frame by itself, at some 256 bytes a frame whatever is in it, and ends the connection when
 /// these come to too much: a reader of small messages who stands still would break everybody's streams. So the frames of
-/// one who has read nothing for a while are put together ([`Received::compact`]): what is unread of a stream then takes
+/// one who has read nothing for a while are put together ([`Unread::compact`]): what is unread of a stream then takes
 /// no more than its window.
 pub(in crate::http) struct Received {
     stream: RefCell<RecvStream>,
@@ -67,7 +67,8 @@ impl Received {
             upload: Cell::new(upload),
             half,
         });
-        received.half.watch(std::rc::Rc::downgrade(&received));
+        let unread: std::rc::Weak<dyn Unread> = std::rc::Rc::<Self>::downgrade(&received);
+        received.half.watch(unread);
         received
     }
 
@@ -98,21 +99,6 @@ impl Received {
         })
     }
 
-    /// Puts together what a reader who was not there since the last look has not read.
-    pub(super) fn compact(&self) {
-        if self.read.replace(false) || self.data_done.get() {
-            return;
-        }
-        let (mut stream, mut kept) = (self.stream.borrow_mut(), self.kept.borrow_mut());
-        // No further than what is there: a wait would replace the reader's waker.
-        while stream.flow_control().used_capacity() > kept.len() {
-            match stream.poll_data(&mut Context::from_waker(Waker::noop())) {
-                Poll::Ready(Some(Ok(data))) => kept.extend_from_slice(&data),
-                _ => return,
-            }
-        }
-    }
-
     /// The bytes that the server may send ahead of its reader.
     pub(in crate::http) fn window(&self) -> usize {
         crate::limits::stream_share(self.half.connection().wide).1 as usize
@@ -124,6 +110,23 @@ impl Received {
 
     pub(in crate::http) fn size_hint(&self) -> SizeHint {
         self.left.get().map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+impl Unread for Received {
+    /// Puts together what a reader who was not there since the last look has not read.
+    fn compact(&self) {
+        if self.read.replace(false) || self.data_done.get() {
+            return;
+        }
+        let (mut stream, mut kept) = (self.stream.borrow_mut(), self.kept.borrow_mut());
+        // No further than what is there: a wait would replace the reader's waker.
+        while stream.flow_control().used_capacity() > kept.len() {
+            match stream.poll_data(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(Some(Ok(data))) => kept.extend_from_slice(&data),
+                _ => return,
+            }
+        }
     }
 }
 

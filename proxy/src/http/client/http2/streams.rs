@@ -3,6 +3,7 @@
 use super::{
     connection::{Connection, Half, UNKNOWN},
     driver::{Driver, Metered},
+    queue::{Queue, Waiting},
 };
 use crate::{limits, tasks::Tasks, telemetry::Reason};
 use bytes::Bytes;
@@ -16,7 +17,6 @@ use std::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::Notify,
     time::{Instant, timeout_at},
 };
 
@@ -54,47 +54,6 @@ pub(in crate::http) struct Streams {
     renewing: Cell<bool>,
 }
 
-/// Who waits for a stream. Shared with the connections, which wake them.
-pub(super) struct Queue {
-    waiting: Cell<u32>,
-    notify: Notify,
-    /// What the newest connection turned out to take; before there was one, as many as there may be.
-    limit: Cell<u32>,
-}
-
-impl Queue {
-    /// A connection takes so many streams.
-    pub(super) fn learned(&self, limit: u32) {
-        self.limit.set(limit.max(1));
-    }
-
-    /// So many may look again.
-    pub(super) fn wake(&self, count: u32) {
-        for _ in 0..count.min(self.waiting.get()) {
-            self.notify.notify_one();
-        }
-    }
-}
-
-/// One that waits, counted until it is dropped.
-struct Waiting<'a>(&'a Queue);
-
-impl<'a> Waiting<'a> {
-    fn new(queue: &'a Queue) -> Option<Self> {
-        if queue.waiting.get() >= limits::STREAM_WAITERS_MAX {
-            return None;
-        }
-        queue.waiting.set(queue.waiting.get() + 1);
-        Some(Self(queue))
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.waiting.set(self.0.waiting.get() - 1);
-    }
-}
-
 impl fmt::Debug for Streams {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Streams").field("connections", &self.connections.borrow().len()).finish_non_exhaustive()
@@ -110,12 +69,11 @@ impl Drop for Streams {
 
 impl Streams {
     pub(in crate::http) fn new(kind: Kind) -> Rc<Self> {
-        let queue = Queue { waiting: Cell::new(0), notify: Notify::new(), limit: Cell::new(u32::MAX) };
         Rc::new(Self {
             kind,
             connections: RefCell::default(),
             making: Cell::new(0),
-            queue: Rc::new(queue),
+            queue: Rc::new(Queue::new()),
             failures: Cell::new((0, Reason::Internal)),
             renewing: Cell::new(false),
         })
@@ -127,7 +85,7 @@ impl Streams {
         generation: u64,
         dial: impl FnOnce() -> D,
     ) -> Option<(Half, SendRequest<Bytes>)> {
-        if self.queue.waiting.get() > 0 { None } else { self.open(generation, dial) }
+        if self.queue.waiting() > 0 { None } else { self.open(generation, dial) }
     }
 
     /// A stream on a connection that is there, if one has room. If it was made with credentials of another `generation`
@@ -158,15 +116,15 @@ impl Streams {
         // Nobody who waits for the first connection waits for a stream.
         let crowded = !self.connections.borrow().is_empty();
         // Who came before has the first stream that is free.
-        let mut behind = crowded && self.queue.waiting.get() > 1;
+        let mut behind = crowded && self.queue.waiting() > 1;
         loop {
-            let mut notified = std::pin::pin!(self.queue.notify.notified());
+            let mut notified = std::pin::pin!(self.queue.notified());
             notified.as_mut().enable();
             if !std::mem::take(&mut behind)
                 && let Some(entered) = self.open(dial.generation(), || dial.clone())
             {
                 // Where there was room for one, there may be for another who waits.
-                if self.queue.waiting.get() > 1 {
+                if self.queue.waiting() > 1 {
                     self.queue.wake(1);
                 }
                 if crowded {
@@ -195,10 +153,10 @@ impl Streams {
         let connections = self.connections.borrow();
         // What is not settled may yet have room for as many as the others have.
         let unsettled = connections.iter().filter(|connection| !connection.is_settled()).count();
-        let coming = (self.making.get() as usize + unsettled).saturating_mul(self.queue.limit.get() as usize);
+        let coming = (self.making.get() as usize + unsettled).saturating_mul(self.queue.limit() as usize);
         let all = connections.len() + self.making.get() as usize;
         drop(connections);
-        if coming < self.queue.waiting.get() as usize
+        if coming < self.queue.waiting() as usize
             && all < limits::CONNECTIONS_PER_ADDRESS_MAX
             && self.making.get() < limits::CONNECTING_MAX
         {
