@@ -8,6 +8,7 @@
 //! each certificate that it signed (leaves are short-lived and not revoked); it keeps until when there may be some ([`trust`]).
 
 mod config;
+pub mod held;
 mod limits;
 mod lock;
 pub mod source;

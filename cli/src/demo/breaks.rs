@@ -4,9 +4,8 @@ use std::path::Path;
 
 use super::app::SLOW_WORK;
 use super::children::Children;
-use super::layout::VICTIM;
+use super::layout::{LEAF_LIFETIME, VICTIM};
 use super::manifests;
-use super::start::LEAF_LIFETIME;
 use crate::sys::Signal;
 
 /// What `--break` does.

@@ -4,6 +4,7 @@
 //! ones everywhere and the tables read like a cluster's.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 /// The namespace of the application.
 pub(crate) const NAMESPACE: &str = "shop";
@@ -11,6 +12,10 @@ pub(crate) const NAMESPACE: &str = "shop";
 pub(crate) const CONTROL_NAMESPACE: &str = "remora";
 /// The trust domain of every identity.
 pub(crate) const TRUST_DOMAIN: &str = "cluster.local";
+
+/// How long certificates live here. Every proxy renews its own each third of it, so that a demo of a minute shows it,
+/// and `--break identity` keeps all of them from it.
+pub(super) const LEAF_LIFETIME: Duration = Duration::from_secs(60);
 
 /// Where a proxy takes its application's requests.
 pub(crate) const OUTBOUND_PORT: u16 = 4140;

@@ -15,16 +15,14 @@ use tokio::time::{Instant, sleep};
 use super::breaks;
 use super::children::{Children, Spec};
 use super::layout::{
-    ADMIN_PORT, CONTROL_NAMESPACE, INBOUND_PORT, Layout, NAMESPACE, OUTBOUND_PORT, Pod, Role, TRUST_DOMAIN,
+    ADMIN_PORT, CONTROL_NAMESPACE, INBOUND_PORT, LEAF_LIFETIME, Layout, NAMESPACE, OUTBOUND_PORT, Pod, Role,
+    TRUST_DOMAIN,
 };
 use super::manifests;
 use super::tokens::TokenKey;
 use crate::admin;
 use crate::components::Component;
 
-/// How long certificates live here. Every proxy renews its own each third of it, so that a demo of a minute shows it,
-/// and `--break identity` keeps all of them from it.
-pub(super) const LEAF_LIFETIME: Duration = Duration::from_secs(60);
 /// How long a component may take until it is ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(15);
 /// How often it is asked.

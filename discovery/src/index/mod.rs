@@ -4,6 +4,7 @@
 //! reported and does the least harm: a broken rule answers 500, a broken policy denies, a pod whose identity cannot be
 //! told is no endpoint.
 
+mod attached;
 mod backends;
 mod fields;
 mod inbound;
@@ -25,13 +26,13 @@ mod tests;
 
 use crate::objects::core::{OPAQUE_PORTS, Pod, Service, ZONE};
 use crate::objects::{Metadata, Object};
+use attached::Attached;
 use ipnet::IpNet;
 use networks::Networks;
 use pods::Membership;
 pub use pods::Proof;
 use policies::{Authorization, MeshTls};
 use remora_model::{Backend, BackendId, TrustDomain};
-use routes::Attached;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};

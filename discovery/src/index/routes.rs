@@ -3,7 +3,7 @@
 //! A route in its Service's own namespace (a producer's) is for everybody; one in another namespace (a consumer's) is for
 //! the clients of that namespace alone, and there it stands in the place of the producer's.
 
-use super::sort::Rank;
+use super::attached::{Attached, Kind, Rank};
 use super::status::{Judgement, ObjectStatus, Teller};
 use super::{Snapshot, backend_id, is_external, is_headless, report, rules::Reader};
 use crate::objects::core::Service;
@@ -18,34 +18,6 @@ const BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// GEP-1426 would not have such parents at all; without redirection, where requests go by name, they work like others.
 const HEADLESS: &str = "is headless: the route holds for requests by its name, not for those to its pods' addresses";
-
-/// The type of a route, the most specific first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Kind {
-    Grpc,
-    Http,
-}
-
-impl Kind {
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Grpc => "GRPCRoute",
-            Self::Http => "HTTPRoute",
-        }
-    }
-}
-
-/// One rule of a route, on one Service port.
-#[derive(Debug, Clone)]
-pub(super) struct Attached {
-    pub(super) kind: Kind,
-    /// Of its part of a message.
-    bytes: usize,
-    /// The namespace whose clients it is for; `None` for a producer's route, which is for everybody.
-    pub(super) consumer: Option<String>,
-    pub(super) matches: Vec<(Rank, RouteMatch)>,
-    pub(super) rule: Rule,
-}
 
 /// What becomes of a route: its rules, reports for the log, its status.
 type Read = (Vec<(BackendId, Attached)>, Vec<String>, Option<ObjectStatus>);

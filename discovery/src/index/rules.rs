@@ -1,9 +1,8 @@
 //! One rule of a route: filters, backends, timeouts, retries. Never fails: what makes no sense is reported, and the rule
 //! then answers 500, as the Gateway API wants of filters that cannot be carried out.
 
+use super::attached::{Kind, Rank};
 use super::matches::{self, header_name};
-use super::routes::Kind;
-use super::sort::Rank;
 use super::status::{Judgement, Unresolved};
 use super::{Key, Snapshot, backend_id, fields, report, schema, values};
 use crate::objects::{Metadata, Unknown, routes as k8s};

@@ -1,56 +1,7 @@
-//! Which rule comes first, exactly as the Gateway API says.
-//!
-//! HTTPRoute: exact path, longest prefix, method, number of headers, number of query parameters. GRPCRoute: characters of
-//! the service, of the method, number of headers. Ties: oldest route, then `namespace/name` by alphabet, then order of
-//! rules. A regular expression, whose place the specification leaves open, comes between exact paths and prefixes.
-//! Host names come nowhere: on a Service they mean nothing (GEP-1426).
+//! Which rules a client has, in their order of precedence.
 
-use super::routes::Attached;
-use crate::objects::{Metadata, routes::GrpcMatch};
-use remora_model::{PathMatch, RouteMatch, Rule};
-use std::cmp::Reverse;
-
-/// Smaller comes first.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Rank {
-    class: u8,
-    first: Reverse<usize>,
-    second: Reverse<usize>,
-    headers: Reverse<usize>,
-    query: Reverse<usize>,
-    /// Without a time: as if made last.
-    created: (bool, String),
-    name: String,
-    rule: usize,
-    index: usize,
-}
-
-impl Rank {
-    pub(super) fn http(one: &RouteMatch, meta: &Metadata, rule: usize, index: usize) -> Self {
-        let (class, length) = match &one.path {
-            Some(PathMatch::Exact(path)) => (0, path.len()),
-            Some(PathMatch::Pattern(pattern)) => (1, pattern.as_str().len()),
-            Some(PathMatch::Prefix(path)) => (2, path.len()),
-            None => (2, 0),
-        };
-        let counts = [length, usize::from(one.method.is_some()), one.headers.len(), one.query.len()];
-        Self::new(class, counts, meta, rule, index)
-    }
-
-    pub(super) fn grpc(one: &GrpcMatch, headers: usize, meta: &Metadata, rule: usize, index: usize) -> Self {
-        let length = |text: Option<&String>| text.map_or(0, String::len);
-        let (service, method) =
-            one.method.as_ref().map_or((0, 0), |m| (length(m.service.as_ref()), length(m.method.as_ref())));
-        Self::new(0, [service, method, headers, 0], meta, rule, index)
-    }
-
-    fn new(class: u8, counts: [usize; 4], meta: &Metadata, rule: usize, index: usize) -> Self {
-        let [first, second, headers, query] = counts.map(Reverse);
-        let created = (meta.creation_timestamp.is_none(), meta.creation_timestamp.clone().unwrap_or_default());
-        let name = format!("{}/{}", meta.namespace, meta.name);
-        Self { class, first, second, headers, query, created, name, rule, index }
-    }
-}
+use super::attached::Attached;
+use remora_model::{RouteMatch, Rule};
 
 /// The rules for a client in `namespace`, in order: its own namespace's routes if there are any, else the producer's.
 /// Of several types of routes only the most specific one counts: GRPCRoute, then HTTPRoute (GEP-1426).

@@ -5,7 +5,7 @@
 //! that stands there. Words of other controllers stay as they are, and where they are. Pure: who writes, and when, is the
 //! source's affair.
 
-use super::routes::Kind;
+use super::attached::Kind;
 use crate::objects::Metadata;
 use crate::objects::policy::PolicyStatus;
 use crate::objects::routes::{ParentRef, RouteStatus as Current};

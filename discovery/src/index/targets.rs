@@ -1,6 +1,6 @@
 //! What a client's target is: a Service port, a pod, outside of the mesh, or nothing that anybody knows.
 
-use super::routes::Attached;
+use super::attached::Attached;
 use super::{Key, Snapshot, backend_id, is_external, is_headless, pod_backend, sort};
 use crate::objects::core::IntOrName;
 use ipnet::IpNet;

@@ -11,9 +11,9 @@ use tokio::time::Instant;
 use super::plan::{Action, Found, Kind, LINGER, Plan, RETRY, State};
 use super::{WRITES_MAX, is_opted_in, pem, wake_at};
 use crate::authority::Authority;
+use crate::held::Held;
 use crate::issuer::Files;
 use crate::limits::{CALM, REPAIR_WAIT, REPAIR_WAIT_MAX, REPAIRS_AT_ONCE};
-use crate::source::Held;
 use crate::store::Store;
 
 const OPTED_IN: Option<State> = Some(State { opted_in: true, terminating: false });

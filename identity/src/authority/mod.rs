@@ -17,9 +17,9 @@ use remora_runtime::tls::{InvalidBundle, TrustBundle};
 use tokio::sync::watch;
 
 use self::pace::{Pace, Undone};
+use crate::held::Held;
 use crate::issuer::{Anchor, Files, Issuer, IssuerError};
 use crate::limits::TURN_MAX;
-use crate::source::Held;
 use crate::store::{Store, StoreError};
 use crate::trust::{Offer, Record, Refused, Rules, Signing, Stepped, reconcile, step};
 

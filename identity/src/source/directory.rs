@@ -7,7 +7,8 @@ use std::time::SystemTime;
 
 use remora_model::TrustDomain;
 
-use super::{Changes, Held, SourceError};
+use super::{Changes, SourceError};
+use crate::held::Held;
 use crate::issuer::{FORCE_REMOVE, Files, IssuerError};
 use crate::lock::{self, LockError};
 

@@ -17,16 +17,8 @@ pub(crate) use self::changes::Changes;
 use self::directory::Directory;
 use self::secret::Secret;
 use crate::authority::{Authority, TurnError};
-use crate::issuer::{Files, IssuerError};
-
-/// What a source holds at a moment.
-#[derive(Debug, Clone)]
-pub struct Held {
-    /// The issuer.
-    pub files: Files,
-    /// Anchors may go although leaves still chain to them.
-    pub force_remove: bool,
-}
+use crate::held::Held;
+use crate::issuer::IssuerError;
 
 /// Why nothing can be had from a source.
 #[derive(Debug, thiserror::Error)]

@@ -21,7 +21,8 @@ use remora_kube::events::{EventType, Events, Fact};
 use remora_kube::names::{CA_CRT, FORCE_REMOVE, IDENTITY, ISSUER_SECRET, ISSUER_STATE_SECRET, MADE_BY, PART};
 use remora_model::TrustDomain;
 
-use super::{Changes, Held, SourceError};
+use super::{Changes, SourceError};
+use crate::held::Held;
 use crate::issuer::{Files, IssuerError};
 
 /// The type that kubectl and cert-manager give to a certificate with its key.

@@ -15,8 +15,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::authority::{Authority, TurnError};
+use crate::held::Held;
 use crate::issuer::Files;
-use crate::source::Held;
 use crate::trust::{Offer, Rules, Signing, step};
 
 fn record() -> Record {

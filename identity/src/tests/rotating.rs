@@ -15,8 +15,8 @@ use tempfile::TempDir;
 use super::serving::{LEAF_LIFETIME, PUBLISHED, SKEW, World, directory, open};
 use super::tokens::claims;
 use crate::authority::Authority;
+use crate::held::Held;
 use crate::issuer::{FORCE_REMOVE, Files, serving_id};
-use crate::source::Held;
 use crate::store::Store;
 
 #[tokio::test]

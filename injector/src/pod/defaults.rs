@@ -1,11 +1,7 @@
 //! What pods get where they and their namespaces say nothing: the chart's values, as the injector's configuration file.
 
-use super::{Mistakes, settings};
 use serde::Deserialize;
 use std::fmt;
-
-/// So that the names of our Services in it are no longer than DNS takes.
-const DOMAIN_BYTES_MAX: usize = 150;
 
 /// The chart's defaults.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -145,32 +141,4 @@ impl Default for Resources {
             limits: Amounts { cpu: None, memory: some("128Mi") },
         }
     }
-}
-
-impl Defaults {
-    /// What is wrong with them, all at once: a pod must not be refused for a mistake of the chart's.
-    pub fn check(&self) -> Result<(), Mistakes> {
-        let mut mistakes = Vec::new();
-        if !["Always", "IfNotPresent", "Never"].contains(&self.image_pull_policy.as_str()) {
-            mistakes
-                .push(format!("imagePullPolicy {:?} is none of Always, IfNotPresent, Never", self.image_pull_policy));
-        }
-        if let Err(error) = remora_model::TrustDomain::new(&self.trust_domain) {
-            mistakes.push(format!("trustDomain: {error}"));
-        }
-        if !is_domain(&self.cluster_domain) {
-            mistakes.push(format!("clusterDomain {:?} is no domain such as cluster.local", self.cluster_domain));
-        }
-        settings::check_defaults(self, &mut mistakes);
-        if mistakes.is_empty() { Ok(()) } else { Err(Mistakes(mistakes)) }
-    }
-}
-
-/// Whether it is a DNS domain, without a dot at its end.
-fn is_domain(text: &str) -> bool {
-    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    let label = |label: &str| {
-        (1..=63).contains(&label.len()) && label.bytes().all(inner) && !label.starts_with('-') && !label.ends_with('-')
-    };
-    text.len() <= DOMAIN_BYTES_MAX && text.split('.').all(label)
 }

@@ -8,6 +8,7 @@
 //!
 //! It works on JSON rather than on typed objects, so that fields which it does not know pass untouched.
 
+mod check;
 mod defaults;
 mod json;
 mod nearest;
@@ -103,7 +104,7 @@ pub fn inject(pod: &Value, namespace: &Namespace, defaults: &Defaults, fresh: &P
     wanted::conflicts(&bare, &mut mistakes);
     let (Some(settings), []) = (settings, &*mistakes) else { return Outcome::Refuse(Mistakes(mistakes)) };
     let token = ProbeToken::of(pod).unwrap_or_else(|| fresh.clone());
-    let wanted = wanted::wanted(pod, bare, &wanted::Ours { settings: &settings, defaults, token: &token });
+    let wanted = wanted::wanted(pod, bare, &sidecar::Ours { settings: &settings, defaults, token: &token });
     let patch = json_patch::diff(pod, &wanted);
     if patch.0.is_empty() {
         return Outcome::Skip(Skip::AlreadyInjected);

@@ -2,7 +2,7 @@
 //! context could ask for is said by the containers themselves, so that no pod changes them. Of what a ResourceQuota can
 //! ask for, a CPU limit is left out unless somebody sets one.
 
-use super::{probes::Probe, settings::Settings, token, wanted::Ours};
+use super::{Defaults, ProbeToken, probes::Probe, settings::Settings, token};
 use remora_kube::names::{
     ADMIN_PORT, AUDIENCE, CA_CRT, DISCOVERY, IDENTITY, INIT_CONTAINER, PROXY_CONTAINER, PROXY_MOUNT, PROXY_UID,
     PROXY_VOLUME, TRUST_ANCHORS,
@@ -50,6 +50,14 @@ pub(super) fn init(settings: &Settings, own_resources: bool) -> Value {
         container["args"] = json!(args);
     }
     container
+}
+
+/// What the sidecar is made from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ours<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) defaults: &'a Defaults,
+    pub(super) token: &'a ProbeToken,
 }
 
 /// The proxy. No startup probe: it holds connections until it is ready, so that nobody has to wait for it.

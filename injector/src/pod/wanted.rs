@@ -1,6 +1,6 @@
 //! The pod as it is wanted: first without what is ours ([`bare`]), then with it ([`wanted`]).
 
-use super::{Defaults, ProbeToken, json, probes, settings::Settings, sidecar};
+use super::{json, probes, sidecar, sidecar::Ours};
 use remora_kube::names::{
     ADMIN_PORT, INBOUND_PORT, INIT_CONTAINER, INJECTED, OPAQUE_PORTS, OUTBOUND_PORT, PROBES, PROXY_CONTAINER,
     PROXY_UID, PROXY_VOLUME,
@@ -63,14 +63,6 @@ pub(super) fn conflicts(bare: &Value, mistakes: &mut Vec<String>) {
     if json::elements(spec, "volumes").iter().any(|volume| json::name(volume) == PROXY_VOLUME) {
         mistakes.push(format!("a volume is called {PROXY_VOLUME}, which is the sidecar's name"));
     }
-}
-
-/// What the sidecar is made from.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Ours<'a> {
-    pub(super) settings: &'a Settings,
-    pub(super) defaults: &'a Defaults,
-    pub(super) token: &'a ProbeToken,
 }
 
 /// `bare` with its sidecar. What of ours `pod` has already, and says what it should, stays as it is there.

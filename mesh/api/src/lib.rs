@@ -21,6 +21,7 @@ pub mod v1 {
 }
 
 pub mod convert;
+mod name;
 pub mod sync;
 
 pub use convert::InvalidMessage;

@@ -3,36 +3,15 @@
 //! In: [`v1::SyncResponse`]. Out: an [`Update`], or the reason to nack. [`Delta::apply`] turns the backend that is held
 //! into the next one. It holds no state and no stream: who subscribes, acks and keeps is the proxy's business.
 
+pub use crate::name::Name;
+
 use crate::convert::{At, InvalidMessage, Problem, addresses, closed, endpoints, networks, optional_text, required};
 use crate::v1;
 use ipnet::IpNet;
-use remora_model::{Backend, BackendId, Endpoint, Inbound, InboundDefault, Outbound, Target};
+use remora_model::{Backend, BackendId, Endpoint, Inbound, InboundDefault, Outbound};
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-
-/// The name of a resource, and the key under which it is held.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub enum Name {
-    Outbound(Target),
-    Backend(BackendId),
-    /// A port of the proxy's own pod.
-    Inbound(u16),
-    /// All ports of the pod that have no resource of their own.
-    InboundDefault,
-}
-
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Outbound(target) => write!(f, "outbound {target}"),
-            Self::Backend(id) => write!(f, "backend {id}"),
-            Self::Inbound(port) => write!(f, "inbound {port}"),
-            Self::InboundDefault => f.write_str("inbound default"),
-        }
-    }
-}
 
 /// A resource as the proxy holds it.
 #[derive(Clone, PartialEq, Debug)]

@@ -5,9 +5,10 @@
 use crate::build::Plan;
 use crate::contender::Contender;
 use crate::pki::{PKI_DIR, spiffe_id};
-use crate::pods::{BULK_PORT, HTTP_PORT, INBOUND_PORT, OUTBOUND_PORT, Pod, SERVER_ADDRESS, Side};
+use crate::pod::{Pod, Side};
+use crate::pods::{BULK_PORT, HTTP_PORT, INBOUND_PORT, OUTBOUND_PORT, SERVER_ADDRESS};
 use crate::process::{Process, Role, command};
-use crate::sandbox::DIR;
+use crate::tools::DIR;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use std::fs;

@@ -2,7 +2,8 @@
 
 use crate::contender::Contender;
 use crate::held;
-use crate::pods::{self, BULK_PORT, HTTP_PORT, Pod};
+use crate::pod::Pod;
+use crate::pods::{self, BULK_PORT, HTTP_PORT};
 use crate::process::{Role, command};
 use crate::tools::output;
 use anyhow::{Context, Result, bail};

@@ -1,8 +1,8 @@
 //! A certificate authority for Envoy and the floor: P-256 leaves with a SPIFFE ID each. Remora has its own.
 
-use crate::pods::Side;
+use crate::pod::Side;
 use crate::process::PROXY_UID;
-use crate::sandbox::DIR;
+use crate::tools::DIR;
 use anyhow::{Context, Result};
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,

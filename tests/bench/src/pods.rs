@@ -2,9 +2,9 @@
 //! rules.
 
 use crate::contender::Contender;
+use crate::pod::{Pod, Side};
 use crate::process::{PROXY_UID, Process, Role, command};
-use crate::sandbox::DIR;
-use crate::tools::output;
+use crate::tools::{DIR, output};
 use anyhow::{Context, Result};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -19,50 +19,6 @@ pub(crate) const INBOUND_PORT: u16 = 4143;
 pub(crate) const SERVER_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 pub(crate) const CLIENT_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 pub(crate) const ANSWER: &str = "hello, pods\n";
-
-/// A network namespace that stands for a pod. All contenders have their own, with the same addresses.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Pod {
-    pub(crate) of: Contender,
-    pub(crate) side: Side,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Side {
-    Client,
-    Server,
-    /// Where Remora's control plane runs, out of the way of all redirection.
-    Control,
-}
-
-impl Side {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Client => "client",
-            Self::Server => "server",
-            Self::Control => "control",
-        }
-    }
-}
-
-impl Pod {
-    pub(crate) const fn client(of: Contender) -> Self {
-        Self { of, side: Side::Client }
-    }
-
-    pub(crate) const fn server(of: Contender) -> Self {
-        Self { of, side: Side::Server }
-    }
-
-    pub(crate) const fn control(of: Contender) -> Self {
-        Self { of, side: Side::Control }
-    }
-
-    /// The namespace's name.
-    pub(crate) fn name(self) -> String {
-        format!("{}-{}", self.of, self.side.name())
-    }
-}
 
 /// The address that an application in the client pod dials.
 pub(crate) fn server(port: u16) -> SocketAddrV4 {

@@ -1,8 +1,7 @@
 //! Processes in a pod: pinned, unprivileged where it matters, measured, and stopped when dropped.
 
-use crate::pods::Pod;
-use crate::sandbox::DIR;
-use crate::tools;
+use crate::pod::Pod;
+use crate::tools::{self, DIR};
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;

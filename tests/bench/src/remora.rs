@@ -1,10 +1,10 @@
 //! Remora as it is deployed: identity and discovery in a pod of their own, a proxy in each of the two pods.
 
 use crate::contender::Contender;
-use crate::pods::{self, BULK_PORT, HTTP_PORT, Pod, SERVER_ADDRESS, Side};
+use crate::pod::{Pod, Side};
+use crate::pods::{self, BULK_PORT, HTTP_PORT, SERVER_ADDRESS};
 use crate::process::{PROXY_UID, Process, Role, command};
-use crate::sandbox::DIR;
-use crate::tools::output;
+use crate::tools::{DIR, output};
 use anyhow::{Context, Result, bail};
 use jsonwebtoken::jwk::{Jwk, JwkSet};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};

@@ -5,16 +5,13 @@
 //! on a tmpfs that only this mount namespace sees. So Ctrl-C, a failure and even `kill -9` leave nothing behind.
 
 use crate::build::Plan;
-use crate::case;
+use crate::measure;
 use crate::report::Report;
-use crate::tools::{self, output};
+use crate::tools::{self, DIR, output};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, ExitCode};
-
-/// Everything the run writes, but for its result.
-pub(crate) const DIR: &str = "/run/remora-bench";
 
 /// Measures in a sandbox; the exit code is that of the measurement.
 pub(crate) fn enter(plan: &Plan) -> Result<ExitCode> {
@@ -39,7 +36,7 @@ pub(crate) fn inside(file: &Path) -> Result<()> {
     output(Command::new("mount").args(["-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run"]))?;
     fs::create_dir_all(DIR).with_context(|| format!("create {DIR}"))?;
 
-    let outcome = case::measure_all(&plan)?;
+    let outcome = measure::measure_all(&plan)?;
     let left_out = outcome.failed.len();
     let report = Report::new(&plan, outcome)?;
     println!("{report}");

@@ -7,6 +7,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+/// Everything the run writes, but for its result.
+pub(crate) const DIR: &str = "/run/remora-bench";
+
 /// The packages that hold [`PROGRAMS`].
 const PACKAGES: &str = include_str!("../apt-packages.txt");
 const PROGRAMS: [&str; 10] =

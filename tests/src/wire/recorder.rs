@@ -61,11 +61,6 @@ impl Recorder {
         Ok(Self { address, seen })
     }
 
-    /// Listens on a port of `ip` and speaks HTTP/2.
-    pub fn start_http2(ip: IpAddr) -> anyhow::Result<Self> {
-        super::servers::recorder(ip)
-    }
-
     /// One whose requests somebody else hears.
     pub(super) fn silent(address: SocketAddr) -> Self {
         Self { address, seen: Arc::default() }

@@ -11,8 +11,15 @@ use super::http1::Message;
 use super::http2::{self, END_HEADERS, END_STREAM, PREFACE, frame, kind};
 use super::recorder::Recorder;
 
+impl Recorder {
+    /// Listens on a port of `ip` and speaks HTTP/2.
+    pub fn start_http2(ip: IpAddr) -> anyhow::Result<Self> {
+        recorder(ip)
+    }
+}
+
 /// An HTTP/2 application without encryption that answers every request with a small 200 and keeps it.
-pub(super) fn recorder(ip: IpAddr) -> anyhow::Result<Recorder> {
+fn recorder(ip: IpAddr) -> anyhow::Result<Recorder> {
     let listener = TcpListener::bind((ip, 0)).context("listening as an application")?;
     listener.set_nonblocking(true)?;
     let recorder = Recorder::silent(listener.local_addr()?);

@@ -1,7 +1,7 @@
 //! Names: backends, targets, resources.
 
 use super::{At, InvalidMessage, Problem, name, port};
-use crate::sync::Name;
+use crate::name::Name;
 use crate::v1;
 use remora_model::{BackendId, Protocol, Target};
 

@@ -1,16 +1,16 @@
 //! rustls configurations for each kind of connection the mesh makes.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use remora_model::SpiffeId;
 use rustls::client::Resumption;
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
 use rustls::pki_types::{IpAddr, Ipv4Addr, ServerName};
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::SingleCertAndKey;
 use rustls::version::TLS13;
-use rustls::{CipherSuite, ClientConfig, ServerConfig};
+use rustls::{ClientConfig, ServerConfig};
 
+use super::provider::provider;
 use super::verifier::{AnyMember, ExpectServer, Unverified};
 use super::{Credentials, Svid, TrustBundle};
 
@@ -142,25 +142,4 @@ fn finish_client(mut config: ClientConfig, alpn: &[Alpn]) -> Arc<ClientConfig> {
 
 fn names(alpn: &[Alpn]) -> Vec<Vec<u8>> {
     alpn.iter().map(|alpn| alpn.as_bytes().to_vec()).collect()
-}
-
-/// aws-lc-rs with the key exchanges in our order: post-quantum hybrid first, whoever the peer is. AES-128 goes first as in
-/// Envoy and Linkerd: less work per byte than AES-256.
-/// Made once: it is asked for in every handshake.
-pub(super) fn provider() -> Arc<CryptoProvider> {
-    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
-    PROVIDER.get_or_init(|| Arc::new(preferred())).clone()
-}
-
-fn preferred() -> CryptoProvider {
-    let mut provider = aws_lc_rs::default_provider();
-    provider.kx_groups =
-        vec![aws_lc_rs::kx_group::X25519MLKEM768, aws_lc_rs::kx_group::X25519, aws_lc_rs::kx_group::SECP256R1];
-    provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
-    provider
-}
-
-/// Which signatures count, in certificates and in handshakes.
-pub(super) fn signature_algorithms() -> WebPkiSupportedAlgorithms {
-    provider().signature_verification_algorithms
 }

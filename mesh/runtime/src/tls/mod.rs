@@ -11,6 +11,7 @@
 
 mod config;
 pub mod pem;
+mod provider;
 mod svid;
 mod verifier;
 pub mod web;

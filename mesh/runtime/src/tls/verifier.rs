@@ -14,7 +14,7 @@ use rustls::{
     SignatureScheme,
 };
 
-use super::config::signature_algorithms;
+use super::provider::signature_algorithms;
 use super::verify::{read_leaf, verify_parts};
 use super::{TrustBundle, VerifyError};
 

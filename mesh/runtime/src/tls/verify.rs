@@ -145,7 +145,7 @@ pub(super) fn verify_parts(
     EndEntityCert::try_from(leaf)
         .map_err(chain_error)?
         .verify_for_usage(
-            super::config::signature_algorithms().all,
+            super::provider::signature_algorithms().all,
             bundle.webpki_anchors(),
             intermediates,
             now,

@@ -1,8 +1,9 @@
 //! TLS by host name: what the API server speaks to a webhook, which has a certificate authority of its own. No mesh
 //! identity plays a part in it.
 
-use super::config::{TlsError, provider};
+use super::config::TlsError;
 use super::pem::{self, PemError};
+use super::provider::provider;
 use rustls::client::WebPkiServerVerifier;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::NoServerSessionStorage;
