@@ -274,6 +274,27 @@ where
     }
 }
 
+/// For a client that has said nothing yet and whose upstream cannot be had. It may be slow to begin a request, which is
+/// answered with the reason; not so where the server is known to speak first.
+async fn unopened<S, U, E>(client: &mut Prefixed<S>, wait: &Wait, error: E) -> Result<First<U>, FirstError<E>>
+where
+    S: AsyncRead + Unpin,
+{
+    if !wait.grace.is_zero()
+        && let Ok(read) = timeout(limits::UNOPENED_GRACE, client.read_ahead(limits::DETECT_BYTES_MAX)).await
+    {
+        if read.map_err(FirstError::Client)? == 0 {
+            return Ok(First::Closed);
+        }
+        if let Some(decision) = decide(client, wait).await.map_err(FirstError::Client)?
+            && !decision.is_bytes()
+        {
+            return Ok(decision.first());
+        }
+    }
+    Err(FirstError::Upstream(error))
+}
+
 async fn race<S, U, E>(
     client: &mut Prefixed<S>,
     wait: &Wait,
@@ -309,7 +330,10 @@ where
                 }
             };
         }
-        opened = open.as_mut() => Prefixed::new(opened.map_err(FirstError::Upstream)?),
+        opened = open.as_mut() => match opened {
+            Ok(upstream) => Prefixed::new(upstream),
+            Err(error) => return unopened(client, wait, error).await,
+        },
     };
     tokio::select! {
         // The server spoke (or closed): no client protocol that we know waits for that.
@@ -406,6 +430,38 @@ mod tests {
                 drop(upstream);
                 assert_eq!(server.read(&mut [0; 8]).await.unwrap(), 0, "not a byte of it");
             }
+        }
+    }
+
+    /// What comes of a client that says `said` so long after its upstream could not be opened.
+    async fn unopened_then(
+        said: &[u8],
+        wait: &Wait,
+        after: Duration,
+    ) -> Result<First<DuplexStream>, FirstError<&'static str>> {
+        let (client, mut says) = duplex(1024);
+        let mut client = Prefixed::new(client);
+        let refused = async || Err::<DuplexStream, _>("refused");
+        let (first, _says) = tokio::join!(protocol(&mut client, wait, refused), async {
+            tokio::time::sleep(after).await;
+            says.write_all(said).await.map(|()| says)
+        });
+        first
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_is_told_from_bytes_although_its_upstream_was_refused_before_it_began() {
+        let wait = Wait { grace: GRACE, ..SILENT };
+        let soon = limits::UNOPENED_GRACE / 2;
+        let request: &[u8] = b"GET / HTTP/1.1\r\n";
+        assert!(matches!(unopened_then(request, &wait, soon).await, Ok(First::Http1)));
+        for (said, wait, after) in [
+            (request, wait, limits::UNOPENED_GRACE * 2),
+            (b"\x01\x02 cookie", wait, soon),
+            (request, SILENT, soon), // the server is known to speak first
+        ] {
+            let ended = unopened_then(said, &wait, after).await;
+            assert!(matches!(ended, Err(FirstError::Upstream("refused"))), "{said:?} after {after:?}: {ended:?}");
         }
     }
 

@@ -94,6 +94,10 @@ pub(crate) const DETECT_GRACE: Duration = Duration::from_millis(1);
 /// both ends a handshake. A server that speaks first behind such an address is late once, by this.
 pub(crate) const DETECT_GRACE_CLIENT_FIRST: Duration = Duration::from_millis(100);
 
+/// How long a client that is silent still may take to begin after its upstream could not be opened. A request is answered with
+/// the reason, a connection of bytes can only be closed: a client on a busy machine must not get the one for the other.
+pub(crate) const UNOPENED_GRACE: Duration = Duration::from_millis(500);
+
 /// From the first byte of a prefix that is no protocol yet to a decision, where the client may not send bytes. One that
 /// sends `GE` and stops is no HTTP client of any kind, and is closed.
 pub(crate) const DETECT_TIMEOUT: Duration = Duration::from_secs(10);
