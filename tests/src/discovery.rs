@@ -36,6 +36,8 @@ pub enum Mood {
     Away,
     /// The same, as one who finds that too much is asked for.
     Exhausted,
+    /// It is gone as after `kill -9`: its connections break, and nobody listens until it has another mood.
+    Killed,
 }
 
 /// What it says of a name: several messages where backends come first, none where it has no answer.
@@ -78,12 +80,12 @@ impl std::fmt::Debug for Discovery {
 }
 
 impl Discovery {
-    /// Serves on `listener` with a certificate of the CA in the folder `issuer`. Knows nothing yet, and answers at once.
+    /// Serves on `listener` with a certificate of the CA in the folder `issuer`. Knows nothing yet, and answers at once. After
+    /// [`Mood::Killed`] it listens again in the network namespace of the thread that calls this.
     pub fn start(listener: TcpListener, issuer: &Path) -> anyhow::Result<Self> {
         let forged = Forge::at(issuer)?.sign("spiffe://cluster.local/ns/remora/sa/remora-discovery", |_| ())?;
         let tls = server_config(&forged.credentials(&issuer.join("ca.crt"))?, &[Alpn::Grpc])?;
         let address = listener.local_addr()?;
-        listener.set_nonblocking(true)?;
         let state = State {
             mood: Mood::Answers(Duration::ZERO),
             says: Arc::new(|_| Vec::new()),
@@ -91,15 +93,18 @@ impl Discovery {
             seen: Seen::default(),
         };
         let shared = Arc::new(Shared { state: Mutex::new(state), changes: watch::Sender::new(0) });
-        let service = DiscoveryServer::new(Server(shared.clone()));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("a runtime")?;
-        thread::spawn(move || {
-            runtime.block_on(async move {
-                let listener = tokio::net::TcpListener::from_std(listener)?;
-                let incoming = grpc::tls_incoming(listener, move || tls.clone());
-                let served = tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming);
-                served.await.map_err(std::io::Error::other)
-            })
+        let lives = shared.clone();
+        thread::spawn(move || -> anyhow::Result<()> {
+            let mut listener = listener;
+            loop {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("a runtime")?;
+                runtime.block_on(live(&lives, listener, tls.clone()))?;
+                // With the runtime its connections are gone.
+                drop(runtime);
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("a runtime")?;
+                runtime.block_on(lives.mood_is(|mood| mood != Mood::Killed));
+                listener = TcpListener::bind(address).context("listening again")?;
+            }
         });
         Ok(Self { address, shared })
     }
@@ -128,7 +133,28 @@ impl Discovery {
     }
 }
 
+/// Serves until it is killed.
+async fn live(shared: &Arc<Shared>, listener: TcpListener, tls: Arc<rustls::ServerConfig>) -> anyhow::Result<()> {
+    listener.set_nonblocking(true)?;
+    let incoming = grpc::tls_incoming(tokio::net::TcpListener::from_std(listener)?, move || tls.clone());
+    let service = DiscoveryServer::new(Server(shared.clone()));
+    let served = tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming);
+    tokio::select! {
+        served = served => served.context("serving"),
+        () = shared.mood_is(|mood| mood == Mood::Killed) => Ok(()),
+    }
+}
+
 impl Shared {
+    /// Waits until its mood is such.
+    async fn mood_is(&self, such: impl Fn(Mood) -> bool) {
+        let mut changes = self.changes.subscribe();
+        while !such(self.lock().mood) {
+            // The sender is ours.
+            let _ = changes.changed().await;
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -137,7 +163,7 @@ impl Shared {
         match self.lock().mood {
             Mood::Away => Some(Status::unavailable("away")),
             Mood::Exhausted => Some(Status::resource_exhausted("too much is asked for")),
-            Mood::Answers(_) | Mood::Silent => None,
+            Mood::Answers(_) | Mood::Silent | Mood::Killed => None,
         }
     }
 }

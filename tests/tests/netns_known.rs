@@ -1,4 +1,4 @@
-//! What is not known is not waved through: a capture on the wire while discovery is silent, away, slow, or says what proxies
+//! What is not known is not waved through: a capture on the wire while discovery is silent, away, killed, slow, or says what proxies
 //! cannot read, and while a stranger knocks at every port. `REMORA_KNOWN_SECONDS` says for how long each.
 
 use std::cell::Cell;
@@ -29,7 +29,7 @@ const KNOCKED: usize = 9_200;
 
 fn main() -> ExitCode {
     netns::run(&[
-        ("nothing_goes_in_plaintext_while_discovery_is_silent_away_slow_or_unreadable", plaintext),
+        ("nothing_goes_in_plaintext_while_discovery_is_silent_away_killed_slow_or_unreadable", plaintext),
         ("outside_of_the_ranges_the_setting_decides_and_inside_never", ranges),
         ("a_stranger_at_every_port_costs_no_subscription_and_no_new_target", stranger),
     ])
@@ -66,8 +66,10 @@ impl World {
         let mesh = Mesh::start(&net)?;
         let mut app = server.role("origin").arg(format!("[::]:{PORT}")).spawn()?;
         ensure!(app.line()? == "ready");
-        let listener = control.inside(|| TcpListener::bind((control.ipv4, 4181)).context("listening"))?;
-        let discovery = Discovery::start(listener, &mesh.dir().join("issuer"))?;
+        let discovery = control.inside(|| {
+            let listener = TcpListener::bind((control.ipv4, 4181)).context("listening")?;
+            Discovery::start(listener, &mesh.dir().join("issuer"))
+        })?;
         discovery.says(says(server.ipv4.into(), None));
         let address = discovery.address.to_string();
         let own = ("REMORA_PROXY_DISCOVERY_ADDR", address.as_str());
@@ -165,6 +167,7 @@ fn plaintext() -> anyhow::Result<()> {
     let moods = [
         ("silent", Mood::Silent),
         ("away", Mood::Away),
+        ("killed", Mood::Killed),
         ("slow", Mood::Answers(Duration::from_secs(3))),
         ("unreadable", Mood::Answers(Duration::ZERO)),
     ];
