@@ -1,4 +1,4 @@
-//! The control protocol of DESIGN §5: generated messages, clients and servers of `remora.v1`.
+//! The control protocol (`docs/decisions/09-own-control-protocol.md`): generated messages, clients and servers of `remora.v1`.
 //!
 //! The `.proto` files beside this crate are the reference; their comments become these docs. Conversions to and
 //! from the model's values live in this crate too, so that no other crate needs to know the wire shapes twice.
