@@ -97,11 +97,13 @@ impl Discovery {
         thread::spawn(move || -> anyhow::Result<()> {
             let mut listener = listener;
             loop {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("a runtime")?;
+                let runtime =
+                    tokio::runtime::Builder::new_current_thread().enable_all().build().context("a runtime")?;
                 runtime.block_on(live(&lives, listener, tls.clone()))?;
                 // With the runtime its connections are gone.
                 drop(runtime);
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("a runtime")?;
+                let runtime =
+                    tokio::runtime::Builder::new_current_thread().enable_all().build().context("a runtime")?;
                 runtime.block_on(lives.mood_is(|mood| mood != Mood::Killed));
                 listener = TcpListener::bind(address).context("listening again")?;
             }

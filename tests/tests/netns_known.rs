@@ -66,10 +66,8 @@ impl World {
         let mesh = Mesh::start(&net)?;
         let mut app = server.role("origin").arg(format!("[::]:{PORT}")).spawn()?;
         ensure!(app.line()? == "ready");
-        let discovery = control.inside(|| {
-            let listener = TcpListener::bind((control.ipv4, 4181)).context("listening")?;
-            Discovery::start(listener, &mesh.dir().join("issuer"))
-        })?;
+        let (at, issuer) = ((control.ipv4, 4181), mesh.dir().join("issuer"));
+        let discovery = control.inside(|| Discovery::start(TcpListener::bind(at).context("listening")?, &issuer))?;
         discovery.says(says(server.ipv4.into(), None));
         let address = discovery.address.to_string();
         let own = ("REMORA_PROXY_DISCOVERY_ADDR", address.as_str());

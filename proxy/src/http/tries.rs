@@ -98,7 +98,16 @@ enum Tried {
     Failed {
         reason: Reason,
         unsent: Option<Box<Request<RequestBody>>>,
+        /// The server says that it has not looked at the request.
+        unprocessed: bool,
     },
+}
+
+impl Tried {
+    /// With nothing to be sent again but what is kept.
+    fn failed(reason: Reason) -> Self {
+        Self::Failed { reason, unsent: None, unprocessed: false }
+    }
 }
 
 impl Call {
@@ -254,7 +263,8 @@ impl Call {
     /// second try means that too.
     fn passes_over(&self, tried: &Tried) -> bool {
         let reason = match tried {
-            Tried::Failed { reason, unsent: Some(_) } => *reason,
+            Tried::Failed { reason, unsent: Some(_), .. } => *reason,
+            Tried::Failed { reason, unprocessed: true, .. } if self.is_kept() => *reason,
             Tried::Unwelcome(_, Some(Fate::Undelivered(reason))) if self.is_kept() => *reason,
             _ => return false,
         };
@@ -279,6 +289,7 @@ impl Call {
             Tried::Unwelcome(_, Some(Fate::Undelivered(_))) => possible,
             Tried::Unwelcome(..) => again,
             Tried::Failed { reason: Reason::NoEndpoints | Reason::AllEjected | Reason::Internal, .. } => false,
+            Tried::Failed { unprocessed: true, .. } => possible,
             Tried::Failed { unsent, .. } => unsent.is_some() || again,
         };
         if !worth || made > self.attempts {
@@ -301,7 +312,7 @@ impl Call {
         let sent = if self.failed.is_empty() { self.started() } else { Instant::now() };
         let (upstream, in_flight) = match self.pick(sent) {
             Ok(picked) => picked,
-            Err(reason) => return Tried::Failed { reason, unsent: None },
+            Err(reason) => return Tried::failed(reason),
         };
         let within = self.governed.rule().and_then(|rule| rule.timeouts.backend_request);
         let until = within.map(|within| sent + within);
@@ -309,7 +320,7 @@ impl Call {
         let permit = policy::outbound(To::Endpoint(&upstream.endpoint));
         let result = loop {
             let Some(request) = self.next.take() else {
-                return Tried::Failed { reason: Reason::Internal, unsent: None };
+                return Tried::failed(Reason::Internal);
             };
             let sending = match &self.leaving {
                 None => {
@@ -324,7 +335,7 @@ impl Call {
                 None => sending.await,
                 Some(until) => match timeout_at(until.into(), sending).await {
                     Ok(result) => result,
-                    Err(_) => Err(Failed { reason: Reason::Timeout, unsent: None, stale: false }),
+                    Err(_) => Err(Failed::sent(Reason::Timeout)),
                 },
             };
             match result {
@@ -364,14 +375,20 @@ impl Call {
         let now = Instant::now();
         let (answer, permit) = match result {
             Ok(answered) => answered,
+            Err(Failed { reason, unprocessed: true, .. }) => {
+                // No word about the endpoint's health: it is busy, or goes in order.
+                self.failed.push(upstream.endpoint.address);
+                return Tried::Failed { reason, unsent: None, unprocessed: true };
+            }
             Err(Failed { reason, unsent, .. }) => {
-                let Some(outcome) = outcome::of(reason) else { return Tried::Failed { reason, unsent } };
+                let failed = |unsent| Tried::Failed { reason, unsent, unprocessed: false };
+                let Some(outcome) = outcome::of(reason) else { return failed(unsent) };
                 in_flight.record(now, now.saturating_duration_since(sent), outcome);
                 if outcome != Outcome::Failure {
                     self.world.directory.doubt(&self.pool.id);
                 }
                 self.failed.push(upstream.endpoint.address);
-                return Tried::Failed { reason, unsent };
+                return failed(unsent);
             }
         };
         let response = &answer.response;

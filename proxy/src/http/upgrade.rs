@@ -157,7 +157,7 @@ pub(crate) async fn send(
     leaving: &Leaving,
     request: Request<RequestBody>,
 ) -> Result<Answer, Failed> {
-    let unsent = |reason, request| Failed { reason, unsent: Some(Box::new(request)), stale: false };
+    let unsent = |reason, request| Failed { reason, unsent: Some(Box::new(request)), stale: false, unprocessed: false };
     let stream = match upstream.bytes(world, permit).await {
         Ok(stream) => stream,
         Err(error) => {
@@ -174,12 +174,13 @@ pub(crate) async fn send(
     let sent = Some(Instant::now());
     let mut response = sender.try_send_request(request).await.map_err(|mut error: TrySendError<_>| {
         tracing::debug!(error = %error.error(), "a request that may leave HTTP failed");
-        Failed { reason: Reason::UpstreamReset, unsent: error.take_message().map(Box::new), stale: false }
+        let unsent = error.take_message().map(Box::new);
+        Failed { reason: Reason::UpstreamReset, unsent, stale: false, unprocessed: false }
     })?;
     allowance.body();
     if let Err(error) = leaving.check(&mut response) {
         remora_runtime::limited!(info, address = %upstream.endpoint.address, %error, "answer refused");
-        return Err(Failed { reason: Reason::UpstreamReset, unsent: None, stale: false });
+        return Err(Failed::sent(Reason::UpstreamReset));
     }
     Ok(Answer { response: response.map(AnswerBody::from), lease: None, sent })
 }

@@ -49,7 +49,7 @@ reasons! {
     ConnectRefused = "connect_refused", BAD_GATEWAY, 14;
     ConnectTimeout = "connect_timeout", GATEWAY_TIMEOUT, 14;
     ConnectFailed = "connect_failed", BAD_GATEWAY, 14;
-    /// As many requests as allowed were waiting.
+    /// As many requests as allowed were waiting, here or at the server, which refused the stream.
     QueueFull = "queue_full", SERVICE_UNAVAILABLE, 14;
     /// The route's or the caller's deadline passed.
     Timeout = "timeout", GATEWAY_TIMEOUT, 4;
@@ -77,7 +77,7 @@ reasons! {
     IdentityMismatch = "identity_mismatch", BAD_GATEWAY, 14;
     /// The request came back to a proxy that had it, or names the proxy itself.
     Loop = "loop", LOOP_DETECTED, 13;
-    /// This proxy is shutting down.
+    /// This proxy is shutting down, or the server, which had not looked at the request yet.
     Draining = "draining", SERVICE_UNAVAILABLE, 14;
     /// A bound of this proxy was reached, or it has no descriptors or memory left.
     Overloaded = "overloaded", SERVICE_UNAVAILABLE, 8;

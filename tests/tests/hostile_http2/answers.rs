@@ -1,6 +1,10 @@
 //! Applications that answer in HTTP/2 what it does not allow.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
 use anyhow::ensure;
+use remora_tests::local::Proxy;
 use remora_tests::wire::http2::{
     ACK, END_HEADERS, END_STREAM, Outcome, block, frame, headers, hello, kind, outcome, settings,
 };
@@ -18,7 +22,7 @@ fn said(stream: u32, fields: &[(&str, &str)]) -> Vec<u8> {
 }
 
 /// Answers that nobody may get whole.
-const BAD: [(&str, Script); 25] = [
+const BAD: [(&str, Script); 24] = [
     ("no status", |s| said(s, &[("x", "y")])),
     ("two statuses", |s| said(s, &[(":status", "200"), (":status", "200")])),
     ("a status that is none", |s| said(s, &[(":status", "2x0")])),
@@ -39,7 +43,6 @@ const BAD: [(&str, Script); 25] = [
         [headers(s, 0, &[0x88]), frame(kind::DATA, 0, s, b"o"), frame(kind::RST_STREAM, 0, s, &2_u32.to_be_bytes())]
             .concat()
     }),
-    ("a goodbye that leaves the request out", |_| frame(kind::GOAWAY, 0, 0, &[0; 8])),
     ("a push", |s| [frame(kind::PUSH_PROMISE, END_HEADERS, s, &[0, 0, 0, 2, 0x82]), fine(s)].concat()),
     ("fields of 300 KiB", |s| {
         said(s, &[&[(":status", "200")][..], &vec![("x", "y".repeat(1024).leak() as &str); 300]].concat())
@@ -59,6 +62,12 @@ const MENDED: [(&str, Script); 2] = [
     ("trailers that are none", |s| {
         [headers(s, 0, &[0x88]), headers(s, END_STREAM, &block(&[(":status", "200")]))].concat()
     }),
+];
+
+/// What a server says of a request that it has not looked at (RFC 9113 §6.8, §8.7).
+const NOT_PROCESSED: [(&str, Script, &str); 2] = [
+    ("a refused stream", |s| frame(kind::RST_STREAM, 0, s, &7_u32.to_be_bytes()), "queue_full"),
+    ("a goodbye that leaves the request out", |_| frame(kind::GOAWAY, 0, 0, &[0; 8]), "draining"),
 ];
 
 /// Too much of what is allowed: none of it may cost memory or anybody else's time.
@@ -110,6 +119,36 @@ fn answers_that_http2_does_not_allow_become_a_502_or_a_reset() -> anyhow::Result
         }
     }
     ensure!(wrong.is_empty(), "{}:\n{}", wrong.len(), wrong.join("\n"));
+    scene.close(|_| false)
+}
+
+/// Tries of a request, the first included, where no route says otherwise.
+const TRIES: usize = 3;
+
+#[test]
+fn a_post_that_the_server_has_not_looked_at_is_sent_again_within_its_attempts() -> anyhow::Result<()> {
+    let scene = scene()?;
+    for (puppet, authority) in scene.puppets.iter().zip(["puppet:80", "far-puppet:80"]) {
+        for (name, script, reason) in NOT_PROCESSED {
+            // It refuses so many, and takes the next.
+            for refuses in 1..=TRIES {
+                let asked = Arc::<AtomicUsize>::default();
+                let count = asked.clone();
+                puppet.say(move |stream| match count.fetch_add(1, SeqCst) < refuses {
+                    true => script(stream),
+                    false => fine(stream),
+                });
+                let (outcome, tried) = (ask(&scene, authority)?, (refuses + 1).min(TRIES));
+                let expected = if refuses < TRIES { 200 } else { 503 };
+                ensure!(outcome == Outcome::Answered(expected), "{name} ({authority}), {refuses} times: {outcome:?}");
+                ensure!(asked.load(SeqCst) == tried, "{name} ({authority}), {refuses} times: {asked:?} tries");
+            }
+            let label = format!("reason=\"{reason}\"");
+            let counted = |proxy: &Proxy| proxy.metric("remora_failures_total", &[&label]);
+            ensure!(counted(&scene.web)? + counted(&scene.api)? > 0.0, "{name} ({authority}): no {reason} was counted");
+        }
+        puppet.say(fine);
+    }
     scene.close(|_| false)
 }
 

@@ -57,16 +57,23 @@ pub(crate) struct Failed {
     pub unsent: Option<Box<Request>>,
     /// The connection had closed while it was kept: nobody's failure, and no try of the request.
     pub stale: bool,
+    /// The server says that it has not looked at the request: safe to send again whatever its method (RFC 9113 §8.7).
+    pub unprocessed: bool,
 }
 
 impl Failed {
     /// Bytes of it may have arrived.
-    fn sent(reason: Reason) -> Self {
-        Self { reason, unsent: None, stale: false }
+    pub(super) fn sent(reason: Reason) -> Self {
+        Self { reason, unsent: None, stale: false, unprocessed: false }
     }
 
     fn unsent(reason: Reason, request: Request) -> Self {
-        Self { reason, unsent: Some(Box::new(request)), stale: false }
+        Self { reason, unsent: Some(Box::new(request)), stale: false, unprocessed: false }
+    }
+
+    /// Nobody looked at it, although its bytes arrived.
+    fn unprocessed(reason: Reason) -> Self {
+        Self { reason, unsent: None, stale: false, unprocessed: true }
     }
 }
 
@@ -348,5 +355,5 @@ fn reason(error: &hyper::Error) -> Reason {
 fn failed(mut error: TrySendError<Request>, reused: bool) -> Failed {
     let unsent = error.take_message().map(Box::new);
     let reason = reason(error.error());
-    Failed { reason, stale: reused && unsent.is_some(), unsent }
+    Failed { reason, stale: reused && unsent.is_some(), unsent, unprocessed: false }
 }

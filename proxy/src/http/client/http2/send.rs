@@ -116,9 +116,18 @@ async fn rest(mut upload: Box<Upload>, stopped: oneshot::Receiver<()>) {
 
 /// What went wrong, for signals and clients.
 fn failed(error: &h2::Error, half: &Half) -> Failed {
-    let reason = if half.connection().timed_out.get() { Reason::ConnectTimeout } else { Reason::UpstreamReset };
-    tracing::debug!(%error, reason = reason.as_str(), "no answer over HTTP/2");
-    Failed::sent(reason)
+    let said = error.reason().filter(|_| error.is_remote());
+    let failed = match said {
+        _ if half.connection().timed_out.get() => Failed::sent(Reason::ConnectTimeout),
+        // RFC 9113 §8.7.
+        Some(h2::Reason::REFUSED_STREAM) if error.is_reset() => Failed::unprocessed(Reason::QueueFull),
+        // RFC 9113 §6.8: of a server that shuts down in order, only the streams behind the last one that it looks at end so;
+        // with any other code the others end so as well.
+        Some(h2::Reason::NO_ERROR) if error.is_go_away() => Failed::unprocessed(Reason::Draining),
+        _ => Failed::sent(Reason::UpstreamReset),
+    };
+    tracing::debug!(%error, reason = failed.reason.as_str(), "no answer over HTTP/2");
+    failed
 }
 
 /// The body of a request on its way.
