@@ -197,7 +197,8 @@ fn wait_for_control_plane(cluster: &Cluster) -> anyhow::Result<()> {
     for part in ["remora-identity", "remora-discovery", "remora-injector"] {
         cluster.rolled_out("remora", "apps/v1/deployments", part, PATIENCE)?;
     }
-    remora(&["check"]).map(drop)
+    // A part that is ready is not yet reached: kube-proxy hears of its endpoint later than the API server does.
+    remora(&["check", "--wait", "60s"]).map(drop)
 }
 
 /// `kubectl rollout restart`, and what the visitor inside had counted by its end.
