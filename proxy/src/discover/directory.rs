@@ -4,7 +4,7 @@
 //! room is nothing that is in use, and nothing that could not be asked for again.
 
 use super::{
-    Answer, Full, Handle, Kept, Plan, Port, Refusal, Signals, State, Verdict, Way, changed, plans::Plans, ports::Ports,
+    Answer, Full, Handle, Kept, Plan, Port, Refusal, State, Verdict, Way, changed, plans::Plans, ports::Ports,
     waiting::Waiting,
 };
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     http::client::{Table, Upstream},
     limits,
     tasks::Tasks,
-    telemetry::{Direction, Reason, Routes},
+    telemetry::{Counters, Direction, Reason, Routes},
 };
 use remora_api::sync::Name;
 use remora_model::{BackendId, Target};
@@ -75,7 +75,7 @@ pub(crate) struct Directory {
     waiting: Waiting,
     ports: Ports,
     /// The counters of what is passed through.
-    passed: Rc<Signals>,
+    passed: Rc<Counters>,
 }
 
 impl fmt::Debug for Directory {
@@ -88,7 +88,7 @@ impl Directory {
     /// Knows nothing yet.
     pub(crate) fn new(handle: Handle, tasks: Tasks, routes: Arc<Routes>, config: Arc<Config>) -> Self {
         // Never the address: labels come from what discovery vouches for.
-        let passed = Rc::new(Signals::new(routes.clone(), Direction::Outbound, "unknown".into(), Vec::new()));
+        let passed = Rc::new(Counters::new(routes.clone(), Direction::Outbound, "unknown".into(), Vec::new()));
         let share = (limits::TARGETS_MAX / config.workers.max(1)).max(limits::EVICTED_AT_ONCE);
         let plans = Plans::new(handle, tasks, routes, config);
         Self {
@@ -108,7 +108,7 @@ impl Directory {
     }
 
     /// The counters of connections that are passed through.
-    pub(crate) fn passed(&self) -> &Signals {
+    pub(crate) fn passed(&self) -> &Counters {
         &self.passed
     }
 

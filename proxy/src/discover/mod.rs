@@ -15,7 +15,7 @@ mod waiting;
 
 pub(crate) use directory::{Directory, Route};
 pub(crate) use networks::{Answer, Networks, Refusal, Unknown, Verdict, Way};
-pub(crate) use plan::{Entered, Plan, Pool, Signals};
+pub(crate) use plan::{Entered, Plan, Pool};
 pub(crate) use ports::Port;
 pub(crate) use waiting::Wanted;
 

@@ -1,8 +1,13 @@
 //! The ports of the pod, as a worker knows them. Those that are declared have a subscription each; all others share one, its
 //! counters and its bound, so that connections to arbitrary ports cost no more than connections.
 
-use super::{Kept, Refusal, Signals, State, changed, plans::Plans, waiting::Waiting};
-use crate::{first::Habit, http::client::Upstream, limits, policy, telemetry::Reason};
+use super::{Kept, Refusal, State, changed, plans::Plans, waiting::Waiting};
+use crate::{
+    first::Habit,
+    http::client::Upstream,
+    limits, policy,
+    telemetry::{Counters, Reason},
+};
 use remora_api::sync::{Name, Resource};
 use remora_model::Inbound;
 use std::{
@@ -24,7 +29,7 @@ pub(crate) struct Port {
     pub number: u16,
     policy: policy::Current,
     pub habit: Habit,
-    pub signals: Rc<Signals>,
+    pub signals: Rc<Counters>,
     /// The application behind it, with this worker's connections to it.
     app: RefCell<Option<Rc<Upstream>>>,
     /// Whether the pod is about to end.
@@ -37,7 +42,7 @@ pub(crate) struct Port {
 }
 
 impl Port {
-    fn new(number: u16, policy: Arc<policy::Policy>, signals: Rc<Signals>, kept: Option<Kept>) -> Rc<Self> {
+    fn new(number: u16, policy: Arc<policy::Policy>, signals: Rc<Counters>, kept: Option<Kept>) -> Rc<Self> {
         Rc::new(Self {
             number,
             ending: watch::Sender::new(policy.inbound().ending),
@@ -99,7 +104,7 @@ struct Default {
     policy: Arc<policy::Policy>,
     /// In order.
     declared: Vec<u16>,
-    signals: Rc<Signals>,
+    signals: Rc<Counters>,
 }
 
 /// The ports of the pod.
@@ -277,7 +282,7 @@ impl Inner {
             return Ok(port.clone()); // another connection was quicker
         }
         let (kept, mut dropped) = oneshot::channel();
-        let signals = Rc::new(Signals::inbound(self.plans.routes.clone(), inbound.parent.clone()));
+        let signals = Rc::new(Counters::inbound(self.plans.routes.clone(), inbound.parent.clone()));
         let port = Port::new(number, compiled(inbound), signals, Some(kept));
         self.own.borrow_mut().insert(number, port.clone());
         let (weak, handle) = (Rc::downgrade(&port), self.plans.handle.clone());
@@ -326,7 +331,7 @@ impl Inner {
                     let parent = default.inbound.parent.clone();
                     let before = self.default.borrow().as_ref().ok().map(|default| default.signals.clone());
                     let signals = before.filter(|signals| signals.parent() == &*parent);
-                    let new = || Rc::new(Signals::inbound(self.plans.routes.clone(), parent));
+                    let new = || Rc::new(Counters::inbound(self.plans.routes.clone(), parent));
                     let policy = compiled(Arc::new(default.inbound.clone()));
                     let declared = default.declared.clone();
                     Ok(Rc::new(Default { policy, declared, signals: signals.unwrap_or_else(new) }))

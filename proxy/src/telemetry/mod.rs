@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 mod catalog;
+mod counters;
 mod errors;
 pub(crate) mod histogram;
 pub(crate) mod prometheus;
@@ -14,10 +15,13 @@ mod routes;
 mod stats;
 mod template;
 
+pub(crate) use counters::Counters;
 pub(crate) use reason::Reason;
-pub(crate) use routes::{Direction, Found, Proto, RouteKey, Routes, Tls};
+use routes::Found;
+pub(crate) use routes::{Direction, Proto, RouteKey, Routes, Tls};
 pub(crate) use stats::RouteStats;
-pub(crate) use template::{OTHER, PathTemplates, TemplateId};
+pub(crate) use template::OTHER;
+use template::{PathTemplates, TemplateId};
 
 /// The name of all that is refused before it is looked at any further.
 pub(crate) const DENIED: &str = "denied";
