@@ -2,13 +2,13 @@
 
 use crate::{
     account,
+    backend::endpoint::{Callers, Upstream},
     config::Mode,
     connect::{self, ConnectError},
     discover::Port,
     first::{self, First, FirstError, Undecided, Wait},
     http::{
         Wire,
-        client::{Callers, Upstream},
         headers::LastHost,
         inbound::{Visit, handle},
         server::serve as serve_http,

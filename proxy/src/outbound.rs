@@ -1,12 +1,13 @@
 //! A connection on its way out of the pod, from accept to its end.
 
 use crate::{
+    backend::endpoint::ByteStream,
     config::Mode,
     connect,
     discover::{Plan, Refusal, Route, Way},
     first::{self, First, FirstError, Wait},
     forward,
-    http::{Wire, client::ByteStream, destination::Destination, outbound::handle, server, share::Share, upgrade},
+    http::{Wire, destination::Destination, outbound::handle, server, share::Share, upgrade},
     io::{Abort, Prefixed},
     limits,
     policy::{self, To},

@@ -211,7 +211,7 @@ fn discovery(
     config: &Config,
     mut source: certify::Source,
     ends: discover::Ends,
-    zone: discover::Zone,
+    zone: crate::backend::Zone,
 ) -> anyhow::Result<JoinHandle<()>> {
     let expected = config.control_plane("remora-discovery").context("the trust domain makes no SPIFFE ID")?;
     let current = source.clone();

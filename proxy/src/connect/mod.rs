@@ -1,8 +1,6 @@
 //! Stage 7 of 8: connect. In: a [`Permit`] and an address. Out: a connection. Refuses: addresses that do not answer in
 //! time, and peers that are not who discovery said they are.
 
-pub(crate) mod outcome;
-
 use crate::{accept, limits, policy::Permit, telemetry::Reason};
 use remora_model::Endpoint;
 use std::{io, net::SocketAddr, time::Duration};

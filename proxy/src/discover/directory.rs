@@ -8,15 +8,15 @@ use super::{
     waiting::Waiting,
 };
 use crate::{
+    backend::endpoint::{Table, Upstream},
     config::Config,
     first::Habit,
-    http::client::{Table, Upstream},
     limits,
     tasks::Tasks,
     telemetry::{Counters, Direction, Reason, Routes},
 };
 use remora_api::sync::Name;
-use remora_model::{BackendId, Target};
+use remora_model::Target;
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
@@ -301,11 +301,6 @@ impl Directory {
     /// The application behind `port`; made by `make` when it is new or was reached at another address.
     pub(crate) fn app(&self, port: &Port, address: SocketAddr, make: impl FnOnce() -> Rc<Upstream>) -> Rc<Upstream> {
         port.app(address, make)
-    }
-
-    /// Says that no endpoint of `backend` can be reached.
-    pub(crate) fn doubt(&self, backend: &BackendId) {
-        self.plans.handle.doubt(Name::Backend(backend.clone()));
     }
 
     /// Closes connections that were idle for too long, and remembers which targets are in use. For the worker to call now

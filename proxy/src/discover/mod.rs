@@ -15,17 +15,13 @@ mod waiting;
 
 pub(crate) use directory::{Directory, Route};
 pub(crate) use networks::{Answer, Networks, Refusal, Unknown, Verdict, Way};
-pub(crate) use plan::{Entered, Plan, Pool};
+pub(crate) use plan::Plan;
 pub(crate) use ports::Port;
 pub(crate) use waiting::Wanted;
 
-use crate::limits;
+use crate::{backend::Zone, limits};
 use remora_api::sync::{Name, Resource};
-use std::{
-    convert::Infallible,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::Instant,
@@ -63,24 +59,6 @@ pub(crate) enum Command {
 
 /// Dropped, it ends the task that keeps something current, which then unsubscribes.
 type Kept = oneshot::Sender<Infallible>;
-
-/// The topology zone of our pod: as configured, else as discovery says once, which knows the pod's node.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Zone(Arc<OnceLock<Arc<str>>>);
-
-impl Zone {
-    /// What is told first counts: a pod never moves. Nothing is no news.
-    pub(crate) fn tell(&self, zone: Arc<str>) {
-        if !zone.is_empty() {
-            self.0.get_or_init(|| zone);
-        }
-    }
-
-    /// Whether `other` is our zone.
-    pub(crate) fn is(&self, other: &str) -> bool {
-        self.0.get().is_some_and(|own| **own == *other)
-    }
-}
 
 /// How the stream to discovery is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

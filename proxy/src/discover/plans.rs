@@ -1,10 +1,10 @@
 //! Makes plans of what discovery says, with pools that all targets of the worker share. A pool lives while a plan or a request
 //! uses it; its task then ends, and with it the subscription.
 
-use super::{Answer, Full, Handle, Known, Plan, Pool, State, changed};
+use super::{Answer, Full, Handle, Known, Plan, State, changed};
 use crate::{
+    backend::{Pool, endpoint::Table},
     config::Config,
-    http::client::Table,
     limits,
     tasks::Tasks,
     telemetry::{Reason, Routes},
@@ -71,8 +71,11 @@ impl Plans {
             return pool;
         }
         let (kept, dropped) = oneshot::channel();
-        let pool = Rc::new(Pool::new(id.clone(), self.handle.clone(), self.connections.clone(), &self.config, kept));
         let name = Name::Backend(id.clone());
+        let (handle, asked) = (self.handle.clone(), name.clone());
+        let doubt = Box::new(move || handle.doubt(asked.clone()));
+        let zone = self.handle.zone.clone();
+        let pool = Rc::new(Pool::new(id.clone(), (doubt, zone), self.connections.clone(), &self.config, kept));
         let watched = self.handle.watch(name.clone()).await;
         if let Some(pool) = self.known_pool(id) {
             return pool; // another target was quicker

@@ -3,8 +3,8 @@
 
 use super::{Kept, Refusal, State, changed, plans::Plans, waiting::Waiting};
 use crate::{
+    backend::endpoint::Upstream,
     first::Habit,
-    http::client::Upstream,
     limits, policy,
     telemetry::{Counters, Reason},
 };

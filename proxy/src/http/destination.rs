@@ -1,7 +1,8 @@
 //! Where the requests of one client connection go.
 
-use super::{client::Callers, headers::LastHost};
+use super::headers::LastHost;
 use crate::{
+    backend::endpoint::Callers,
     discover::{Plan, Refusal, Route, Way},
     telemetry::Reason,
     world::World,

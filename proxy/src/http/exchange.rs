@@ -1,13 +1,12 @@
 //! One request and its response, from arrival to the last byte, as the signals see it.
 
 use super::{
-    client::Lease,
     grpc,
     stall::{self, Overloaded},
 };
 use crate::{
     account::{Charge, Holder},
-    balance::InFlight,
+    backend::{InFlight, endpoint::Lease},
     telemetry::{Reason, RouteStats},
 };
 use http::HeaderMap;

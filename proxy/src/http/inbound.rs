@@ -4,7 +4,6 @@
 use super::{
     Wire,
     body::{request::RequestBody, response::ResponseBody},
-    client::{Answer, Callers, Failed, Upstream},
     exchange::Exchange,
     grpc,
     headers::{self, LastHost},
@@ -14,6 +13,7 @@ use super::{
 };
 use crate::{
     account::Holder,
+    backend::endpoint::{Answer, Callers, Failed, Upstream},
     discover::Port,
     limits,
     policy::{Act, Denial, Peer, Permit},

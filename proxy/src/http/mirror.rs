@@ -6,12 +6,11 @@
 
 use super::{
     body::{replay::Replayable, request::RequestBody},
-    client::Upstream,
     governed::Governed,
     headers,
 };
 use crate::{
-    discover::Pool,
+    backend::{Pool, endpoint::Upstream},
     limits,
     policy::{self, To},
     world::World,

@@ -3,7 +3,6 @@
 
 pub(crate) mod answer;
 pub(crate) mod body;
-pub(crate) mod client;
 pub(crate) mod exchange;
 pub(crate) mod destination;
 mod filter;

@@ -4,7 +4,6 @@
 use super::{
     Wire,
     body::{replay::Replayable, request::RequestBody, response::ResponseBody},
-    client::{Answer, Callers, Failed, Upstream},
     destination::Destination,
     exchange::Exchange,
     filter,
@@ -14,12 +13,13 @@ use super::{
     upgrade::{self, Leaving},
 };
 use crate::{
-    balance::{InFlight, Outcome},
-    connect::outcome,
-    discover::{Entered, Pool},
+    backend::{
+        self, Entered, InFlight, Outcome, Pool,
+        endpoint::{Answer, Callers, Failed, Upstream},
+        outcome,
+    },
     limits,
     policy::{self, Permit, To},
-    retry,
     telemetry::Reason,
     world::World,
 };
@@ -304,7 +304,7 @@ impl Call {
 
     async fn pause(&self, made: u32) {
         let least = self.governed.retry().map_or(Duration::ZERO, |retry| retry.backoff);
-        let wait = retry::backoff(least, made, &mut self.world.rng.borrow_mut());
+        let wait = backend::backoff(least, made, &mut self.world.rng.borrow_mut());
         tokio::time::sleep(wait).await;
     }
 
@@ -385,7 +385,7 @@ impl Call {
                 let Some(outcome) = outcome::of(reason) else { return failed(unsent) };
                 in_flight.record(now, now.saturating_duration_since(sent), outcome);
                 if outcome != Outcome::Failure {
-                    self.world.directory.doubt(&self.pool.id);
+                    self.pool.doubt();
                 }
                 self.failed.push(upstream.endpoint.address);
                 return failed(unsent);

@@ -5,14 +5,16 @@
 use super::{
     answer::{self, Allowance, BadAnswer, Frugal},
     body::{request::RequestBody, response::ResponseBody},
-    client::{Answer, AnswerBody, ByteStream, Failed, Upstream},
     exchange::Exchange,
     headers, respond,
 };
 use crate::{
-    balance::{InFlight, Outcome},
+    backend::{
+        InFlight, Outcome, Pool,
+        endpoint::{Answer, AnswerBody, ByteStream, Failed, Upstream},
+    },
     connect::ConnectError,
-    discover::{Plan, Pool},
+    discover::Plan,
     forward,
     io::Prefixed,
     limits,
@@ -207,7 +209,7 @@ pub(crate) async fn connect(world: &Rc<World>, pool: &Pool) -> Result<(ByteStrea
                 let wrong = matches!(error, ConnectError::Identity { .. });
                 let outcome = if wrong { Outcome::WrongIdentity } else { Outcome::Unreachable };
                 in_flight.record(Instant::now(), started.elapsed(), outcome);
-                world.directory.doubt(&pool.id);
+                pool.doubt();
                 tried.push(upstream.endpoint.address);
                 if pool.passes_over(&tried, error.reason()) {
                     continue;

@@ -1,9 +1,9 @@
 //! Bodies on their way through: counted, kept for a retry, never collected.
 
-pub(super) mod client;
-pub(super) mod replay;
-pub(super) mod request;
-pub(super) mod response;
+pub(crate) mod client;
+pub(crate) mod replay;
+pub(crate) mod request;
+pub(crate) mod response;
 
 use super::headers;
 use bytes::Bytes;

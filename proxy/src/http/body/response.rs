@@ -2,12 +2,8 @@
 
 use super::strip_trailers;
 use crate::{
-    http::{
-        client::{AnswerBody, AnswerError},
-        exchange::Exchange,
-        grpc,
-        stall::Overloaded,
-    },
+    backend::endpoint::{AnswerBody, AnswerError},
+    http::{exchange::Exchange, grpc, stall::Overloaded},
     telemetry::Reason,
 };
 use bytes::Bytes;

@@ -3,10 +3,8 @@
 
 use super::*;
 use crate::{
-    http::{
-        body::request::RequestBody,
-        client::{Answer, AnswerBody, Failed},
-    },
+    backend::endpoint::{Answer, AnswerBody, Failed},
+    http::body::request::RequestBody,
     limits,
     tasks::Tasks,
     telemetry::Reason,

@@ -27,7 +27,7 @@ use std::{
 use tokio::sync::oneshot;
 
 /// Opens a stream for `request` in the place of `half`. The future resets it when it is dropped before its end.
-pub(in crate::http) fn send(
+pub(in crate::backend) fn send(
     half: Half,
     mut sender: SendRequest<Bytes>,
     request: Request,
@@ -45,7 +45,7 @@ pub(in crate::http) fn send(
 }
 
 /// A request that was sent.
-pub(in crate::http) struct Sending(State);
+pub(in crate::backend) struct Sending(State);
 
 enum State {
     Sent {

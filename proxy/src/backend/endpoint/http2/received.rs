@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 /// these come to too much: a reader of small messages who stands still would break everybody's streams. So the frames of
 /// one who has read nothing for a while are put together ([`Unread::compact`]): what is unread of a stream then takes
 /// no more than its window.
-pub(in crate::http) struct Received {
+pub(in crate::backend) struct Received {
     stream: RefCell<RecvStream>,
     /// Came before what the library holds. None of it was released to the peer's window.
     kept: RefCell<BytesMut>,
@@ -73,7 +73,7 @@ impl Received {
     }
 
     /// The next piece. Cancel safe: what was not returned stays.
-    pub(in crate::http) fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+    pub(in crate::backend) fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
         self.read.set(true);
         let mut stream = self.stream.borrow_mut();
         if !self.data_done.get() {
@@ -100,15 +100,15 @@ impl Received {
     }
 
     /// The bytes that the server may send ahead of its reader.
-    pub(in crate::http) fn window(&self) -> usize {
+    pub(in crate::backend) fn window(&self) -> usize {
         crate::limits::stream_share(self.half.connection().wide).1 as usize
     }
 
-    pub(in crate::http) fn is_end_stream(&self) -> bool {
+    pub(in crate::backend) fn is_end_stream(&self) -> bool {
         self.kept.borrow().is_empty() && self.stream.borrow().is_end_stream()
     }
 
-    pub(in crate::http) fn size_hint(&self) -> SizeHint {
+    pub(in crate::backend) fn size_hint(&self) -> SizeHint {
         self.left.get().map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }

@@ -14,12 +14,15 @@ pub(crate) use caller::{Caller, Callers};
 pub(crate) use table::Table;
 
 use super::{
-    answer::{self, Allowance, Frugal},
-    body::{client::RequestError, request::RequestBody},
+    balance::{InFlight, Outcome},
+    outcome,
 };
 use crate::{
-    balance::{InFlight, Outcome},
-    connect::{self, ConnectError, outcome},
+    connect::{self, ConnectError},
+    http::{
+        answer::{self, Allowance, Frugal},
+        body::{client::RequestError, request::RequestBody},
+    },
     limits,
     policy::Permit,
     tasks::Tasks,
@@ -63,7 +66,7 @@ pub(crate) struct Failed {
 
 impl Failed {
     /// Bytes of it may have arrived.
-    pub(super) fn sent(reason: Reason) -> Self {
+    pub(crate) fn sent(reason: Reason) -> Self {
         Self { reason, unsent: None, stale: false, unprocessed: false }
     }
 

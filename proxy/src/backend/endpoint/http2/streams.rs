@@ -21,7 +21,7 @@ use tokio::{
 };
 
 /// How a connection is made. What it must not do is in the hands of who implements it: prove a permit, check a peer.
-pub(in crate::http) trait Dial: Clone + 'static {
+pub(in crate::backend) trait Dial: Clone + 'static {
     /// The credentials' generation of this moment; 0 where none are shown.
     fn generation(&self) -> u64;
 
@@ -34,7 +34,7 @@ pub(in crate::http) trait Dial: Clone + 'static {
 
 /// What a peer of the mesh, or somebody else, is taken to be before it has said so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::http) enum Kind {
+pub(in crate::backend) enum Kind {
     /// A proxy of ours: it takes [`limits::MESH_STREAMS_MAX`] streams, and PINGs.
     Mesh,
     /// An application: it may take one.
@@ -42,7 +42,7 @@ pub(in crate::http) enum Kind {
 }
 
 /// All HTTP/2 connections to one address, for whoever may share them.
-pub(in crate::http) struct Streams {
+pub(in crate::backend) struct Streams {
     kind: Kind,
     connections: RefCell<Vec<Rc<Connection>>>,
     /// How many are being made.
@@ -68,7 +68,7 @@ impl Drop for Streams {
 }
 
 impl Streams {
-    pub(in crate::http) fn new(kind: Kind) -> Rc<Self> {
+    pub(in crate::backend) fn new(kind: Kind) -> Rc<Self> {
         Rc::new(Self {
             kind,
             connections: RefCell::default(),
@@ -80,7 +80,7 @@ impl Streams {
     }
 
     /// A stream on a connection that is there, if one has room and nobody waits for it.
-    pub(in crate::http) fn ready<D: Dial>(
+    pub(in crate::backend) fn ready<D: Dial>(
         self: &Rc<Self>,
         generation: u64,
         dial: impl FnOnce() -> D,
@@ -100,13 +100,13 @@ impl Streams {
     }
 
     /// Whether a request would have to wait until somebody is connected to.
-    pub(in crate::http) fn is_away(&self) -> bool {
+    pub(in crate::backend) fn is_away(&self) -> bool {
         !self.connections.borrow().iter().any(|connection| connection.is_usable())
     }
 
     /// A stream, on a new connection if need be. Waits for [`limits::STREAM_WAIT`] at most where the peer has said how
     /// many streams it takes; cancel safe.
-    pub(in crate::http) async fn enter<D: Dial>(
+    pub(in crate::backend) async fn enter<D: Dial>(
         self: &Rc<Self>,
         dial: &D,
     ) -> Result<(Half, SendRequest<Bytes>), Reason> {
@@ -179,7 +179,7 @@ impl Streams {
     }
 
     /// Puts a connection to use: `io` is connected, and its peer proven where there is one to prove.
-    pub(in crate::http) async fn add<S>(
+    pub(in crate::backend) async fn add<S>(
         self: &Rc<Self>,
         (io, address): (S, SocketAddr),
         generation: u64,
@@ -218,13 +218,13 @@ impl Streams {
     }
 
     /// Takes all connections out of use; streams under way end in their own time.
-    pub(in crate::http) fn retire(&self) {
+    pub(in crate::backend) fn retire(&self) {
         self.connections.take().iter().for_each(|connection| connection.retire());
     }
 
     /// One more look of the worker at what idles: connections that had no stream for `sweeps` of them are closed.
     /// Returns how many are open.
-    pub(in crate::http) fn sweep(&self, sweeps: u32) -> usize {
+    pub(in crate::backend) fn sweep(&self, sweeps: u32) -> usize {
         let mut connections = self.connections.borrow_mut();
         connections.retain(|connection| {
             if connection.age() > sweeps {
@@ -236,13 +236,13 @@ impl Streams {
     }
 
     /// For how many sweeps nobody used any of it; `None` if somebody does, or there is nothing.
-    pub(in crate::http) fn idle(&self) -> Option<u32> {
+    pub(in crate::backend) fn idle(&self) -> Option<u32> {
         let connections = self.connections.borrow();
         connections.iter().map(|connection| connection.idle()).min().flatten()
     }
 
     /// Connections that take requests.
-    pub(in crate::http) fn len(&self) -> usize {
+    pub(in crate::backend) fn len(&self) -> usize {
         self.connections.borrow().len()
     }
 }

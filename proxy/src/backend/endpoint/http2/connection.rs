@@ -56,7 +56,7 @@ pub(super) trait Unread {
 }
 
 /// One half of a stream: its answer, or its request's body. Dropped, it is done.
-pub(in crate::http) struct Half {
+pub(in crate::backend) struct Half {
     connection: Rc<Connection>,
     slot: u32,
 }

@@ -1,6 +1,7 @@
 //! What a failure to send says of an endpoint's health.
 
-use crate::{balance::Outcome, telemetry::Reason};
+use super::balance::Outcome;
+use crate::telemetry::Reason;
 
 /// What a failure to send says of the endpoint: nothing, where it was this proxy or its client that could not, or where
 /// the endpoint is merely busy.

@@ -19,7 +19,7 @@ mod received;
 mod send;
 mod streams;
 
-pub(in crate::http) use received::Received;
+pub(in crate::backend) use received::Received;
 pub(super) use send::send;
 pub(super) use streams::{Dial, Kind, Streams};
 

@@ -1,0 +1,208 @@
+//! The endpoints of one backend as one worker sees them: which may be asked, how often again, and on what connections.
+
+use super::{
+    balance::{Balancer, Client, InFlight, Member, NoEndpoint},
+    budget::Budget,
+    endpoint::{Table, Upstream},
+    zone::Zone,
+};
+use crate::{config::Config, limits, telemetry::Reason};
+use remora_model::{Backend, BackendId, BackendSettings, Protocol};
+use std::{
+    cell::{Cell, RefCell},
+    convert::Infallible,
+    fmt,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::Instant,
+};
+use tokio::sync::oneshot;
+
+/// Asks discovery about a backend again, because what is known of it does not work.
+pub(crate) type Doubt = Box<dyn Fn()>;
+
+/// The endpoints of one backend as one worker sees them.
+pub(crate) struct Pool {
+    pub id: BackendId,
+    balancer: RefCell<Balancer<Rc<Upstream>>>,
+    settings: RefCell<BackendSettings>,
+    budget: RefCell<Budget>,
+    /// How many of these there are for one backend, one per worker.
+    workers: usize,
+    client: Client,
+    connections: Rc<Table>,
+    doubt: Doubt,
+    zone: Zone,
+    protocol: Cell<Protocol>,
+    /// Who answers, for signals; empty where endpoints have several identities or none.
+    identity: RefCell<Arc<str>>,
+    in_flight: Rc<Cell<u32>>,
+    /// Why nothing is known of its endpoints, if nothing is.
+    blocked: Cell<Option<Reason>>,
+    /// When discovery was last asked about that.
+    doubted: Cell<Option<Instant>>,
+    /// What keeps it current.
+    _kept: oneshot::Sender<Infallible>,
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Pool {
+    /// Knows no endpoint yet. It is kept current for as long as `kept` is not dropped.
+    pub(crate) fn new(
+        id: BackendId,
+        (doubt, zone): (Doubt, Zone),
+        connections: Rc<Table>,
+        config: &Config,
+        kept: oneshot::Sender<Infallible>,
+    ) -> Self {
+        let settings = BackendSettings::default();
+        Self {
+            id,
+            balancer: RefCell::new(Balancer::new(settings.accrual)),
+            budget: RefCell::new(budget(&settings, config.workers)),
+            workers: config.workers,
+            client: Client::new(&config.namespace, &config.pod),
+            settings: RefCell::new(settings),
+            connections,
+            doubt,
+            zone,
+            protocol: Cell::new(Protocol::Detect),
+            identity: RefCell::new("".into()),
+            in_flight: Rc::default(),
+            blocked: Cell::new(Some(Reason::DiscoverySilent)),
+            doubted: Cell::default(),
+            _kept: kept,
+        }
+    }
+
+    /// Nothing is known of its endpoints, for this reason.
+    pub(crate) fn blocked(&self, reason: Reason) {
+        self.blocked.set(Some(reason));
+    }
+
+    /// Discovery said this of it.
+    pub(crate) fn update(&self, backend: &Backend) {
+        self.blocked.set(None);
+        if *self.settings.borrow() != backend.settings {
+            *self.settings.borrow_mut() = backend.settings.clone();
+            let settings = &backend.settings;
+            *self.budget.borrow_mut() = budget(settings, self.workers);
+            let mut balancer = self.balancer.borrow_mut();
+            balancer.set_accrual(settings.accrual);
+            balancer.set_affinity(settings.session_affinity.then_some(self.client));
+        }
+        self.protocol.set(backend.protocol);
+        let mut identities: Vec<_> = backend.endpoints.iter().map(|endpoint| endpoint.identity.as_ref()).collect();
+        identities.dedup();
+        *self.identity.borrow_mut() = match &identities[..] {
+            [Some(one)] => one.as_str().into(),
+            _ => "".into(),
+        };
+        let connect_timeout = backend.settings.connect_timeout;
+        let mut balancer = self.balancer.borrow_mut();
+        let members = backend
+            .endpoints
+            .iter()
+            .map(|endpoint| Member {
+                key: endpoint.address,
+                weight: endpoint.weight,
+                local: self.zone.is(&endpoint.zone),
+                // Connections follow who it is and the way there, not what else is said of it.
+                payload: match balancer.get(&endpoint.address) {
+                    Some(known) if known.is(endpoint, connect_timeout) => known.clone(),
+                    _ => Upstream::shared(&self.connections, endpoint.clone(), connect_timeout),
+                },
+            })
+            .collect();
+        balancer.update(members);
+    }
+
+    /// No endpoint could be used, or one turned out not to be what it was: discovery is asked again.
+    pub(crate) fn doubt(&self) {
+        (self.doubt)();
+    }
+
+    /// Whether a request goes on to another endpoint because nobody was there at the last of those `tried`. That is the
+    /// way to a server and no retry: no application had any work with it, so no budget bounds it, but only endpoints in
+    /// rotation are walked to, each once, and one that refuses two requests is not in rotation any more.
+    pub(crate) fn passes_over(&self, tried: &[SocketAddr], reason: Reason) -> bool {
+        matches!(reason, Reason::ConnectRefused | Reason::ConnectFailed | Reason::Draining)
+            && tried.len() <= limits::ENDPOINTS_PASSED_OVER_MAX
+            && self.balancer.borrow().has_another(tried)
+    }
+
+    /// An endpoint for one request or connection, not among those `tried`.
+    pub(crate) fn pick(
+        &self,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+        tried: &[SocketAddr],
+    ) -> Result<(Rc<Upstream>, InFlight), Reason> {
+        match self.balancer.borrow().pick(now, rng, tried) {
+            Ok(picked) => Ok(picked),
+            Err(NoEndpoint::Empty) => Err(self.why_empty(now)),
+            Err(NoEndpoint::AllEjected) => Err(Reason::AllEjected),
+        }
+    }
+
+    /// Why there is no endpoint. What is not known, or cannot be used, is asked for again as long as somebody meets it.
+    fn why_empty(&self, now: Instant) -> Reason {
+        let Some(reason) = self.blocked.get() else { return Reason::NoEndpoints };
+        let due = self.doubted.get().is_none_or(|at| now.saturating_duration_since(at) >= limits::DOUBT_MIN / 2);
+        if due && matches!(reason, Reason::DiscoverySilent | Reason::UnusableConfig) {
+            self.doubted.set(Some(now));
+            (self.doubt)();
+        }
+        reason
+    }
+
+    /// Whether one more request may wait here; counts it until the guard is dropped.
+    pub(crate) fn enter(&self) -> Option<Entered> {
+        if self.in_flight.get() >= self.settings.borrow().pending_max.max(limits::REQUESTS_PER_BACKEND_MAX) {
+            return None;
+        }
+        self.in_flight.set(self.in_flight.get() + 1);
+        Some(Entered(self.in_flight.clone()))
+    }
+
+    /// A request came: the budget grows.
+    pub(crate) fn deposit(&self, now: Instant) {
+        self.budget.borrow_mut().deposit(now);
+    }
+
+    /// A retry is due: whether the budget has it.
+    pub(crate) fn withdraw(&self, now: Instant) -> bool {
+        self.budget.borrow_mut().withdraw(now)
+    }
+
+    /// The identity that its endpoints share.
+    pub(crate) fn identity(&self) -> Arc<str> {
+        self.identity.borrow().clone()
+    }
+
+    /// What the backend speaks, where somebody said so.
+    pub(crate) fn protocol(&self) -> Protocol {
+        self.protocol.get()
+    }
+}
+
+/// One worker's part of the backend's retry budget.
+fn budget(settings: &BackendSettings, workers: usize) -> Budget {
+    Budget::new(settings.retry_ratio, f64::from(settings.retries_per_second) / workers.max(1) as f64)
+}
+
+/// A request counted against its backend's bound.
+#[derive(Debug)]
+pub(crate) struct Entered(Rc<Cell<u32>>);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
