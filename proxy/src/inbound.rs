@@ -40,10 +40,10 @@ use tokio::{
 ///
 /// The stages that last are boxed, so that a connection in one of them does not hold the room that the others need.
 pub(crate) async fn serve(world: Rc<World>, client: Prefixed<TcpStream>, from: SocketAddr) {
-    let original = match world.config.mode {
-        Mode::Redirect => {
-            sys::original_destination(client.inner(), from).ok().filter(|to| !world.config.is_own(*to, to.ip()))
-        }
+    let original = match world.resources.config.mode {
+        Mode::Redirect => sys::original_destination(client.inner(), from)
+            .ok()
+            .filter(|to| !world.resources.config.is_own(*to, to.ip())),
         Mode::Explicit => None,
     };
     match original {
@@ -80,7 +80,7 @@ async fn redirected(world: Rc<World>, mut client: Prefixed<TcpStream>, from: Soc
 /// A connection made to the listener itself: mesh TLS that names its destination. Where connections are redirected, only
 /// this pod itself has a reason to make one.
 async fn direct(world: Rc<World>, mut client: Prefixed<TcpStream>, from: SocketAddr) {
-    let redirects = world.config.mode == Mode::Redirect;
+    let redirects = world.resources.config.mode == Mode::Redirect;
     if redirects && !named::is_from_here(client.inner(), from) {
         return refuse(
             &from,
@@ -104,7 +104,7 @@ async fn direct(world: Rc<World>, mut client: Prefixed<TcpStream>, from: SocketA
 
 /// A connection from another proxy, to where it was redirected from or to the port that it names.
 async fn mesh(world: Rc<World>, client: Prefixed<TcpStream>, from: SocketAddr, to: Option<(SocketAddr, Rc<Port>)>) {
-    let terminated = match world.tls.terminate(client).await {
+    let terminated = match world.resources.tls.terminate(client).await {
         Ok(terminated) => terminated,
         Err(error) => {
             return remora_runtime::limited!(warn by error.reason(), %from, %error, reason = error.reason(), "mesh TLS refused");
@@ -139,7 +139,7 @@ fn visit(world: &World, port: Rc<Port>, from: SocketAddr, to: SocketAddr, identi
         client_id: HeaderValue::from_str(name).ok().filter(|_| identity.is_some()),
         peer_name: name.into(),
         window: limits::HTTP1_BUFFER_BYTES,
-        holder: world.account.holder(match &identity {
+        holder: world.resources.account.holder(match &identity {
             Some(id) => account::Peer::certified(from.ip(), id),
             None => account::Peer::at(from.ip()),
         }),
@@ -149,7 +149,9 @@ fn visit(world: &World, port: Rc<Port>, from: SocketAddr, to: SocketAddr, identi
         goodbye: None,
         host: LastHost::default(),
         callers: Callers::default(),
-        app: world.directory.app(&port, to, || Upstream::new(endpoint(), limits::APP_CONNECT_TIMEOUT)),
+        app: world.directory.app(&port, to, || {
+            Upstream::new(&world.resources, world.directory.connections(), endpoint(), limits::APP_CONNECT_TIMEOUT)
+        }),
         port,
     }
 }
@@ -178,7 +180,7 @@ fn wait(world: &World, caller: &Visit, grace: Duration, undecided: Duration) -> 
 
 /// What the port speaks, where somebody said so.
 fn said(world: &World, port: &Port) -> Protocol {
-    if world.config.opaque_ports.contains(&port.number) { Protocol::Opaque } else { port.inbound().protocol }
+    if world.resources.config.opaque_ports.contains(&port.number) { Protocol::Opaque } else { port.inbound().protocol }
 }
 
 /// Opens the application's connection beside the wait for the peer's first bytes. Before a byte of the application's is

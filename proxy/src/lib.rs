@@ -5,6 +5,7 @@
 mod config;
 mod limits;
 mod tasks;
+mod resources;
 mod world;
 mod worker;
 // the spines

@@ -47,14 +47,14 @@ pub(crate) async fn destination<S: AsyncRead + Unpin>(
             _ => return Err(NOTHING),
         }
     };
-    let to = match world.config.mode {
-        Mode::Explicit => SocketAddr::new(world.config.app_host, to.port()),
+    let to = match world.resources.config.mode {
+        Mode::Explicit => SocketAddr::new(world.resources.config.app_host, to.port()),
         // As if nothing were between: where the application does not listen on the pod's address, nobody reaches it.
-        Mode::Redirect if world.config.id().as_ref() == Some(peer) && is_of_this_pod(to.ip()) => to,
+        Mode::Redirect if world.resources.config.id().as_ref() == Some(peer) && is_of_this_pod(to.ip()) => to,
         Mode::Redirect => return Err(NOTHING),
     };
     // Dialled from the pod itself, the admin port would take the peer for the pod.
-    if world.config.is_own(to, to.ip()) || to.port() == world.config.admin_listen.port() {
+    if world.resources.config.is_own(to, to.ip()) || to.port() == world.resources.config.admin_listen.port() {
         return Err(NOTHING);
     }
     let port = world.directory.port(to.port()).await.map_err(|refusal| (refusal.reason, UNKNOWN_PORT))?;

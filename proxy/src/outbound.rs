@@ -23,11 +23,11 @@ use tokio::{net::TcpStream, time::timeout};
 ///
 /// The stages that last are boxed, so that a connection in one of them does not hold the room that the others need.
 pub(crate) async fn serve(world: Rc<World>, client: Prefixed<TcpStream>, peer: SocketAddr) {
-    if world.config.mode == Mode::Explicit {
+    if world.resources.config.mode == Mode::Explicit {
         return Box::pin(explicit(world, client)).await;
     }
     let target = match sys::original_destination(client.inner(), peer) {
-        Ok(target) if !world.config.is_own(target, peer.ip()) => target,
+        Ok(target) if !world.resources.config.is_own(target, peer.ip()) => target,
         Ok(target) => {
             return remora_runtime::limited!(warn, %peer, %target, reason = Reason::Loop.as_str(), "connection refused");
         }
@@ -46,7 +46,7 @@ pub(crate) async fn serve(world: Rc<World>, client: Prefixed<TcpStream>, peer: S
 
 /// A connection that was going to a target of the mesh.
 async fn redirected(world: Rc<World>, mut client: Prefixed<TcpStream>, route: Rc<Route>, plan: Rc<Plan>) {
-    let said = if world.config.opaque_ports.contains(&route.target.port()) {
+    let said = if world.resources.config.opaque_ports.contains(&route.target.port()) {
         Protocol::Opaque
     } else {
         plan.outbound.protocol
@@ -81,7 +81,7 @@ async fn explicit(world: Rc<World>, mut client: Prefixed<TcpStream>) {
     let wait = Wait { undecided, ..Wait::outbound() };
     let never = async || pending::<Result<TcpStream, Reason>>().await;
     let first = first::protocol(&mut client, &wait, never);
-    let wire = match timeout(world.config.patience.idle, first).await {
+    let wire = match timeout(world.resources.config.patience.idle, first).await {
         Ok(Ok(First::Http1)) => Wire::Http1,
         Ok(Ok(First::Http2)) => Wire::Http2,
         Ok(Ok(_)) => {
@@ -147,7 +147,7 @@ async fn pass(world: &Rc<World>, mut client: Prefixed<TcpStream>, target: Socket
     let started = Instant::now();
     stats.request();
     stats.connection_opened();
-    match connect::tcp(&permit, target, world.config.connect_timeout).await {
+    match connect::tcp(&permit, target, world.resources.config.connect_timeout).await {
         Ok(mut upstream) => match forward::bytes(permit, &mut client, &mut upstream, &stats).await {
             Ok(()) => stats.success(started.elapsed()),
             Err(error) => stats.failure(forward::reason(&error), started.elapsed()),
@@ -164,7 +164,7 @@ async fn pass(world: &Rc<World>, mut client: Prefixed<TcpStream>, target: Socket
 async fn refused(world: Rc<World>, mut client: Prefixed<TcpStream>, target: SocketAddr, refusal: Refusal) {
     let wait = Wait { undecided: first::Undecided::Closed(limits::UNDECIDED_GRACE), ..Wait::outbound() };
     let silent = async || Err::<TcpStream, ()>(());
-    let first = match world.config.opaque_ports.contains(&target.port()) {
+    let first = match world.resources.config.opaque_ports.contains(&target.port()) {
         true => Ok(First::Opaque),
         false => first::protocol(&mut client, &wait, silent).await,
     };

@@ -8,6 +8,7 @@ use crate::{
     inbound,
     io::Prefixed,
     limits, outbound, pulse,
+    resources::Resources,
     tasks::Tasks,
     telemetry::Routes,
     tls,
@@ -45,31 +46,33 @@ pub(crate) struct Parts {
 }
 
 async fn serve(parts: Parts, listeners: Listeners) -> std::io::Result<usize> {
-    let (tasks, room) = (Tasks::default(), parts.room);
-    let background = Tasks::default();
-    let world = Rc::new(World {
-        directory: Directory::new(parts.discover, background.clone(), parts.routes, parts.config.clone()),
-        background,
+    let room = parts.room;
+    let resources = Rc::new(Resources {
         tls: tls::Store::new(parts.tls, &parts.account),
         pod: parts.account.holder(Peer::Pod),
         account: parts.account,
         config: parts.config,
-        drain: parts.drain,
-        tasks,
-        peers: crate::http::peers::Peers::default(),
+        tasks: Tasks::default(),
+        background: Tasks::default(),
         rng: RefCell::new(fastrand::Rng::new()),
+    });
+    let world = Rc::new(World {
+        directory: Directory::new(parts.discover, resources.clone(), parts.routes),
+        resources,
+        drain: parts.drain,
+        peers: crate::http::peers::Peers::default(),
     });
     for listener in listeners.outbound {
         let listener = TcpListener::from_std(listener)?;
-        world.tasks.spawn(listen(world.clone(), room, listener, |_| Peer::Pod, outbound::serve));
+        world.resources.tasks.spawn(listen(world.clone(), room, listener, |_| Peer::Pod, outbound::serve));
     }
     for listener in listeners.inbound {
         let listener = TcpListener::from_std(listener)?;
-        world.tasks.spawn(listen(world.clone(), room, listener, |from| Peer::at(from.ip()), inbound::serve));
+        world.resources.tasks.spawn(listen(world.clone(), room, listener, |from| Peer::at(from.ip()), inbound::serve));
     }
-    world.background.spawn(parts.pulse.serve());
+    world.resources.background.spawn(parts.pulse.serve());
     let sweeper = world.clone();
-    world.background.spawn(async move {
+    world.resources.background.spawn(async move {
         loop {
             tokio::time::sleep(limits::IDLE_TIMEOUT).await;
             sweeper.directory.sweep();
@@ -77,9 +80,9 @@ async fn serve(parts: Parts, listeners: Listeners) -> std::io::Result<usize> {
     });
     // The thread asks for it with everything it does.
     Seldom::new(world.drain.signaled()).await;
-    let grace = world.config.drain_grace;
-    let finished = tokio::time::timeout(grace, world.tasks.idle()).await.is_ok();
-    Ok(if finished { 0 } else { world.tasks.running() })
+    let grace = world.resources.config.drain_grace;
+    let finished = tokio::time::timeout(grace, world.resources.tasks.idle()).await.is_ok();
+    Ok(if finished { 0 } else { world.resources.tasks.running() })
 }
 
 async fn listen<F>(
@@ -96,7 +99,7 @@ async fn listen<F>(
             accepted = accept::next(&listener) => accepted,
             () = world.drain.signaled() => return,
         };
-        let holder = world.account.holder(whose(peer));
+        let holder = world.resources.account.holder(whose(peer));
         let charge = holder.charge(limits::CONNECTION_BYTES);
         let Some(charge) = charge.filter(|_| room.has(&stream)) else {
             remora_runtime::limited!(warn, %peer, reason = "overloaded", "connection closed at once");
@@ -106,7 +109,7 @@ async fn listen<F>(
             continue;
         };
         let serving = serve(world.clone(), Prefixed::charged(stream, holder), peer);
-        world.tasks.spawn(serving.map(move |()| drop(charge)));
+        world.resources.tasks.spawn(serving.map(move |()| drop(charge)));
     }
 }
 

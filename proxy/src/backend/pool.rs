@@ -6,7 +6,7 @@ use super::{
     endpoint::{Table, Upstream},
     zone::Zone,
 };
-use crate::{config::Config, limits, telemetry::Reason};
+use crate::{limits, resources::Resources, telemetry::Reason};
 use remora_model::{Backend, BackendId, BackendSettings, Protocol};
 use std::{
     cell::{Cell, RefCell},
@@ -28,10 +28,9 @@ pub(crate) struct Pool {
     balancer: RefCell<Balancer<Rc<Upstream>>>,
     settings: RefCell<BackendSettings>,
     budget: RefCell<Budget>,
-    /// How many of these there are for one backend, one per worker.
-    workers: usize,
     client: Client,
     connections: Rc<Table>,
+    resources: Rc<Resources>,
     doubt: Doubt,
     zone: Zone,
     protocol: Cell<Protocol>,
@@ -57,19 +56,18 @@ impl Pool {
     pub(crate) fn new(
         id: BackendId,
         (doubt, zone): (Doubt, Zone),
-        connections: Rc<Table>,
-        config: &Config,
+        (resources, connections): (&Rc<Resources>, &Rc<Table>),
         kept: oneshot::Sender<Infallible>,
     ) -> Self {
         let settings = BackendSettings::default();
         Self {
             id,
             balancer: RefCell::new(Balancer::new(settings.accrual)),
-            budget: RefCell::new(budget(&settings, config.workers)),
-            workers: config.workers,
-            client: Client::new(&config.namespace, &config.pod),
+            budget: RefCell::new(budget(&settings, resources.config.workers)),
+            client: Client::new(&resources.config.namespace, &resources.config.pod),
             settings: RefCell::new(settings),
-            connections,
+            connections: connections.clone(),
+            resources: resources.clone(),
             doubt,
             zone,
             protocol: Cell::new(Protocol::Detect),
@@ -92,7 +90,7 @@ impl Pool {
         if *self.settings.borrow() != backend.settings {
             *self.settings.borrow_mut() = backend.settings.clone();
             let settings = &backend.settings;
-            *self.budget.borrow_mut() = budget(settings, self.workers);
+            *self.budget.borrow_mut() = budget(settings, self.resources.config.workers);
             let mut balancer = self.balancer.borrow_mut();
             balancer.set_accrual(settings.accrual);
             balancer.set_affinity(settings.session_affinity.then_some(self.client));
@@ -116,7 +114,7 @@ impl Pool {
                 // Connections follow who it is and the way there, not what else is said of it.
                 payload: match balancer.get(&endpoint.address) {
                     Some(known) if known.is(endpoint, connect_timeout) => known.clone(),
-                    _ => Upstream::shared(&self.connections, endpoint.clone(), connect_timeout),
+                    _ => Upstream::shared(&self.resources, &self.connections, endpoint.clone(), connect_timeout),
                 },
             })
             .collect();

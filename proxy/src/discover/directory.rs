@@ -9,10 +9,9 @@ use super::{
 };
 use crate::{
     backend::endpoint::{Table, Upstream},
-    config::Config,
     first::Habit,
     limits,
-    tasks::Tasks,
+    resources::Resources,
     telemetry::{Counters, Direction, Reason, Routes},
 };
 use remora_api::sync::Name;
@@ -86,11 +85,11 @@ impl fmt::Debug for Directory {
 
 impl Directory {
     /// Knows nothing yet.
-    pub(crate) fn new(handle: Handle, tasks: Tasks, routes: Arc<Routes>, config: Arc<Config>) -> Self {
+    pub(crate) fn new(handle: Handle, resources: Rc<Resources>, routes: Arc<Routes>) -> Self {
         // Never the address: labels come from what discovery vouches for.
         let passed = Rc::new(Counters::new(routes.clone(), Direction::Outbound, "unknown".into(), Vec::new()));
-        let share = (limits::TARGETS_MAX / config.workers.max(1)).max(limits::EVICTED_AT_ONCE);
-        let plans = Plans::new(handle, tasks, routes, config);
+        let share = (limits::TARGETS_MAX / resources.config.workers.max(1)).max(limits::EVICTED_AT_ONCE);
+        let plans = Plans::new(handle, resources, routes);
         Self {
             waiting: Waiting::new(limits::WAITING_OUTBOUND_MAX, plans.handle.wanted.clone()),
             ports: Ports::new(plans.clone()),
@@ -103,7 +102,7 @@ impl Directory {
     }
 
     /// This worker's connections to endpoints.
-    pub(crate) fn connections(&self) -> &Table {
+    pub(crate) fn connections(&self) -> &Rc<Table> {
         &self.plans.connections
     }
 
@@ -175,7 +174,7 @@ impl Directory {
 
     fn judge(&self, route: &Route, waited: Duration) -> Verdict {
         let answer = route.answer.borrow();
-        let unknown = self.plans.config.unknown;
+        let unknown = self.plans.resources.config.unknown;
         let inside = match &*answer {
             Answer::Plan(_) | Answer::Outside => false, // does not matter
             _ => self.plans.handle.networks.borrow().contain(&route.target),
@@ -216,7 +215,7 @@ impl Directory {
     /// Keeps a route current, in a task that ends with it.
     fn keep(&self, route: &Rc<Route>, mut dropped: oneshot::Receiver<std::convert::Infallible>) {
         let (weak, plans, name) = (Rc::downgrade(route), self.plans.clone(), Name::Outbound(route.target.clone()));
-        self.plans.tasks.spawn(async move {
+        self.plans.resources.background.spawn(async move {
             let mut known = loop {
                 match plans.handle.watch(name.clone()).await {
                     Ok(Some(known)) => break known,

@@ -4,9 +4,8 @@
 use super::{Answer, Full, Handle, Known, Plan, State, changed};
 use crate::{
     backend::{Pool, endpoint::Table},
-    config::Config,
     limits,
-    tasks::Tasks,
+    resources::Resources,
     telemetry::{Reason, Routes},
 };
 use remora_api::sync::{Name, Resource};
@@ -24,16 +23,15 @@ use tokio::{sync::oneshot, time::sleep};
 #[derive(Clone)]
 pub(super) struct Plans {
     pub(super) handle: Handle,
-    pub(super) tasks: Tasks,
     pub(super) routes: Arc<Routes>,
-    pub(super) config: Arc<Config>,
+    pub(super) resources: Rc<Resources>,
     pub(super) connections: Rc<Table>,
     pools: Rc<RefCell<HashMap<BackendId, Weak<Pool>>>>,
 }
 
 impl Plans {
-    pub(super) fn new(handle: Handle, tasks: Tasks, routes: Arc<Routes>, config: Arc<Config>) -> Self {
-        Self { handle, tasks, routes, config, connections: Rc::default(), pools: Rc::default() }
+    pub(super) fn new(handle: Handle, resources: Rc<Resources>, routes: Arc<Routes>) -> Self {
+        Self { handle, resources, routes, connections: Rc::default(), pools: Rc::default() }
     }
 
     /// What follows for a target from what is known of it.
@@ -75,7 +73,7 @@ impl Plans {
         let (handle, asked) = (self.handle.clone(), name.clone());
         let doubt = Box::new(move || handle.doubt(asked.clone()));
         let zone = self.handle.zone.clone();
-        let pool = Rc::new(Pool::new(id.clone(), (doubt, zone), self.connections.clone(), &self.config, kept));
+        let pool = Rc::new(Pool::new(id.clone(), (doubt, zone), (&self.resources, &self.connections), kept));
         let watched = self.handle.watch(name.clone()).await;
         if let Some(pool) = self.known_pool(id) {
             return pool; // another target was quicker
@@ -96,7 +94,7 @@ impl Plans {
             }
         };
         self.pools.borrow_mut().insert(id.clone(), Rc::downgrade(&pool));
-        self.tasks.spawn(self.clone().keep(Rc::downgrade(&pool), name, known, dropped));
+        self.resources.background.spawn(self.clone().keep(Rc::downgrade(&pool), name, known, dropped));
         pool
     }
 

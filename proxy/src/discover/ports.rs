@@ -286,7 +286,7 @@ impl Inner {
         let port = Port::new(number, compiled(inbound), signals, Some(kept));
         self.own.borrow_mut().insert(number, port.clone());
         let (weak, handle) = (Rc::downgrade(&port), self.plans.handle.clone());
-        self.plans.tasks.spawn(async move {
+        self.plans.resources.background.spawn(async move {
             while changed(&mut known, &mut dropped).await {
                 let Some(port) = weak.upgrade() else { break };
                 if let State::Held(resource) = &*known.borrow_and_update()
@@ -307,7 +307,7 @@ impl Inner {
             return;
         }
         let inner = self.clone();
-        self.plans.tasks.spawn(async move {
+        self.plans.resources.background.spawn(async move {
             let Ok(Some(mut known)) = inner.plans.handle.watch(Name::InboundDefault).await else {
                 inner.watched.set(false); // the next connection asks again
                 return;
@@ -356,7 +356,7 @@ impl Inner {
     /// Has a port that was not declared, and that connections use, follow the policy that it has now.
     fn adopt(self: &Rc<Self>, port: &Rc<Port>) {
         let (number, old, inner) = (port.number, Rc::downgrade(port), self.clone());
-        self.plans.tasks.spawn(async move {
+        self.plans.resources.background.spawn(async move {
             while old.strong_count() > 0 {
                 let new = timeout_at(Instant::now() + limits::DISCOVERY_WAIT, inner.declared(number)).await;
                 if let (Ok(Ok(new)), Some(old)) = (new, old.upgrade()) {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::{config, tasks::Tasks, telemetry::Reason, telemetry::Routes};
+use crate::{config, resources::Resources, telemetry::Reason, telemetry::Routes};
 use remora_model::{
     Backend, BackendId, BackendSettings, Inbound, InboundDefault, MtlsMode, Outbound, Parent, Protocol, Target,
     TrustDomain,
@@ -85,7 +85,7 @@ fn world(change: impl FnOnce(&mut config::Config)) -> World {
         }
     });
     let routes = Routes::new("shop/web-1".into());
-    let directory = Rc::new(Directory::new(handle, Tasks::default(), routes, Arc::new(config)));
+    let directory = Rc::new(Directory::new(handle, Resources::of_tests(config), routes));
     World { directory, control, link, wanted, _networks: networks }
 }
 
@@ -398,10 +398,10 @@ fn a_backend_of_which_nothing_usable_is_known_is_asked_for_whenever_it_is_met_bu
 #[test]
 fn while_the_process_starts_nothing_is_refused() {
     run(async {
-        let config = Arc::new(config::tests::least());
+        let resources = Resources::of_tests(config::tests::least());
         let (handle, ends) = Handle::new(limits::START_PATIENCE, Networks::default());
         let Ends { mut commands, link, networks: _networks, .. } = ends;
-        let directory = Directory::new(handle, Tasks::default(), Routes::new("shop/web-1".into()), config);
+        let directory = Directory::new(handle, resources, Routes::new("shop/web-1".into()));
         let target = address(1);
         let control = Control::new();
         control.borrow_mut().say(outbound(&target, Parent::Outside));

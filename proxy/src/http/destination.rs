@@ -72,7 +72,7 @@ impl Destination {
             None => {
                 let authority = authority.ok_or_else(|| nowhere(Reason::ProtocolError))?;
                 let target = Target::parse(authority.as_str(), 80).map_err(|_| nowhere(Reason::ProtocolError))?;
-                if matches!(target, Target::Address(address) if world.config.is_own(address, address.ip())) {
+                if matches!(target, Target::Address(address) if world.resources.config.is_own(address, address.ip())) {
                     return Err(nowhere(Reason::Loop));
                 }
                 world.directory.route(&target).await?

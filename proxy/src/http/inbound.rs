@@ -116,12 +116,10 @@ async fn send(world: &Rc<World>, visit: &Rc<Visit>, wire: Wire, call: Box<Call>)
     let mut stale = 0;
     let sent = loop {
         let sending = match &form {
-            Form::Http1 => {
-                Either::Left(Either::Left(visit.app.send_http1(world, &permit, exchange.started(), request)))
-            }
+            Form::Http1 => Either::Left(Either::Left(visit.app.send_http1(&permit, exchange.started(), request))),
             Form::Http2(caller) => {
                 let caller = Some((&visit.callers, *caller));
-                Either::Left(Either::Right(visit.app.send_http2(world, &permit, caller, request)))
+                Either::Left(Either::Right(visit.app.send_http2(&permit, caller, request)))
             }
             Form::Leaving(leaving) => {
                 Either::Right(Box::pin(upgrade::send(world, &visit.app, &permit, leaving, request)))

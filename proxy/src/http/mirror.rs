@@ -41,14 +41,14 @@ pub(super) fn send(world: &Rc<World>, pools: Vec<Rc<Pool>>, head: &Parts, body: 
             metrics::counter!("remora_mirror_skipped_total").increment(1);
             continue;
         };
-        let Ok((upstream, in_flight)) = pool.pick(Instant::now(), &mut world.rng.borrow_mut(), &[]) else {
+        let Ok((upstream, in_flight)) = pool.pick(Instant::now(), &mut world.resources.rng.borrow_mut(), &[]) else {
             metrics::counter!("remora_mirror_skipped_total").increment(1);
             continue;
         };
         let request =
             Request::from_parts(head.clone(), body.map_or(RequestBody::Empty, |body| RequestBody::Replay(body.body())));
-        let copy = one(world.clone(), upstream, pool, request);
-        world.tasks.spawn(async move {
+        let copy = one(upstream, pool, request);
+        world.resources.tasks.spawn(async move {
             // Dropped unrecorded: a copy says nothing about its endpoint.
             let _held = (entered, in_flight);
             copy.await;
@@ -56,13 +56,13 @@ pub(super) fn send(world: &Rc<World>, pools: Vec<Rc<Pool>>, head: &Parts, body: 
     }
 }
 
-async fn one(world: Rc<World>, upstream: Rc<Upstream>, pool: Rc<Pool>, mut request: Request<RequestBody>) {
+async fn one(upstream: Rc<Upstream>, pool: Rc<Pool>, mut request: Request<RequestBody>) {
     let permit = policy::outbound(To::Endpoint(&upstream.endpoint));
     let as_http1 = headers::fit(&mut request, upstream.endpoint.identity.is_some(), pool.protocol());
     let exchange = async {
         let sent = match as_http1 {
-            true => upstream.send_http1(&world, &permit, Instant::now(), request).await,
-            false => upstream.send_http2(&world, &permit, None, request).await,
+            true => upstream.send_http1(&permit, Instant::now(), request).await,
+            false => upstream.send_http2(&permit, None, request).await,
         };
         if let Ok(answer) = sent {
             let mut body = answer.response.into_body();

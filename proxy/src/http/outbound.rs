@@ -133,7 +133,7 @@ impl Arrival {
             None if plan.outbound.rules.is_empty() => (None, ""),
             None => return self.refuse(Reason::NoRoute, "no route of this Service matches").into(),
         };
-        let branch = rule.and_then(|rule| Some((rule, plan.draw(rule, &mut self.world.rng.borrow_mut())?)));
+        let branch = rule.and_then(|rule| Some((rule, plan.draw(rule, &mut self.world.resources.rng.borrow_mut())?)));
         let pool = match (rule, branch) {
             (None, _) => Some(parent),
             (Some(_), None) => None,
@@ -158,7 +158,7 @@ impl Arrival {
         }
         let leaving = Leaving::take(&mut self.request);
         let mirrors = match leaving {
-            None => mirror::pools(&governed, &mut self.world.rng.borrow_mut()),
+            None => mirror::pools(&governed, &mut self.world.resources.rng.borrow_mut()),
             // What may become bytes has no copy.
             Some(_) => Vec::new(),
         };
@@ -167,8 +167,8 @@ impl Arrival {
             Wire::Http2 => Share::client(true).window as usize,
         };
         let (parts, body) = self.request.into_parts();
-        let body = RequestBody::new(body, &self.world.pod, window);
-        let (Some(charge), Ok(body)) = (self.world.pod.charge(limits::REQUEST_OUT_BYTES), body) else {
+        let body = RequestBody::new(body, &self.world.resources.pod, window);
+        let (Some(charge), Ok(body)) = (self.world.resources.pod.charge(limits::REQUEST_OUT_BYTES), body) else {
             exchange.fail(Reason::Overloaded);
             let text = "the application has as many requests under way as there is memory for";
             remora_runtime::limited!(warn, parent = %plan.parent.id, reason = Reason::Overloaded.as_str(), text, "request refused");

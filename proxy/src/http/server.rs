@@ -43,7 +43,7 @@ where
     match wire {
         Wire::Http1 => {
             let (under_way, holder) = (UnderWay::default(), stream.holder().cloned());
-            let guarded = Guarded::new(stream, direction, world.config.patience, under_way.clone(), holder);
+            let guarded = Guarded::new(stream, direction, world.resources.config.patience, under_way.clone(), holder);
             let service = service_fn(move |request| {
                 let token = under_way.begin();
                 let track = |response: Response<ResponseBody>| {
@@ -71,7 +71,7 @@ where
         }
         Wire::Http2 => {
             let service = service_fn(move |request| handle(request).map(Ok::<_, Infallible>));
-            let connection = conn::http2::Builder::new(LocalExec(world.tasks.clone()))
+            let connection = conn::http2::Builder::new(LocalExec(world.resources.tasks.clone()))
                 .timer(Timer)
                 .max_concurrent_streams(share.streams)
                 .initial_stream_window_size(share.window)

@@ -304,7 +304,7 @@ impl Call {
 
     async fn pause(&self, made: u32) {
         let least = self.governed.retry().map_or(Duration::ZERO, |retry| retry.backoff);
-        let wait = backend::backoff(least, made, &mut self.world.rng.borrow_mut());
+        let wait = backend::backoff(least, made, &mut self.world.resources.rng.borrow_mut());
         tokio::time::sleep(wait).await;
     }
 
@@ -324,8 +324,7 @@ impl Call {
             };
             let sending = match &self.leaving {
                 None => {
-                    let client = (&self.world, &self.client.callers);
-                    Either::Left(send(client, &upstream, &permit, sent, request, self.pool.protocol()))
+                    Either::Left(send(&self.client.callers, &upstream, &permit, sent, request, self.pool.protocol()))
                 }
                 Some(leaving) => {
                     Either::Right(Box::pin(upgrade::send(&self.world, &upstream, &permit, leaving, request)))
@@ -352,11 +351,11 @@ impl Call {
 
     /// An endpoint that did not fail yet; where all did, any of them may try again.
     fn pick(&self, now: Instant) -> Result<(Rc<Upstream>, InFlight), Reason> {
-        let mut rng = self.world.rng.borrow_mut();
+        let mut rng = self.world.resources.rng.borrow_mut();
         match self.pool.pick(now, &mut rng, &self.failed) {
             Err(_) if !self.failed.is_empty() => self.pool.pick(now, &mut rng, &[]),
             Ok((upstream, in_flight)) if in_flight.is_probe() && upstream.is_away() => {
-                upstream.probe(&self.world, &policy::outbound(To::Endpoint(&upstream.endpoint)), in_flight);
+                upstream.probe(&policy::outbound(To::Endpoint(&upstream.endpoint)), in_flight);
                 self.pool.pick(now, &mut rng, &self.failed)
             }
             picked => picked,
@@ -455,7 +454,7 @@ impl Call {
 
 /// Hands the request to the endpoint, in the form that it takes.
 fn send<'a>(
-    (world, callers): (&'a Rc<World>, &'a Callers),
+    callers: &'a Callers,
     upstream: &'a Rc<Upstream>,
     permit: &'a Permit,
     now: Instant,
@@ -463,9 +462,9 @@ fn send<'a>(
     protocol: remora_model::Protocol,
 ) -> impl Future<Output = Result<Answer, Failed>> + use<'a> {
     if headers::fit(&mut request, upstream.endpoint.identity.is_some(), protocol) {
-        Either::Left(upstream.send_http1(world, permit, now, request))
+        Either::Left(upstream.send_http1(permit, now, request))
     } else {
-        Either::Right(upstream.send_http2(world, permit, Some((callers, 0)), request))
+        Either::Right(upstream.send_http2(permit, Some((callers, 0)), request))
     }
 }
 

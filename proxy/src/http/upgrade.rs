@@ -125,8 +125,8 @@ impl Leaving {
     ) -> Response<ResponseBody> {
         let (upstream, client) = (hyper::upgrade::on(&mut answer), self.client);
         exchange.head(StatusCode::OK, in_flight, None);
-        let pod = world.pod.clone();
-        world.tasks.spawn(async move {
+        let pod = world.resources.pod.clone();
+        world.resources.tasks.spawn(async move {
             let (Ok(down), Ok(up)) = tokio::join!(client, upstream) else { return };
             let stats = exchange.stats().clone();
             let holder = exchange.holder().unwrap_or_else(|| pod.clone());
@@ -160,7 +160,7 @@ pub(crate) async fn send(
     request: Request<RequestBody>,
 ) -> Result<Answer, Failed> {
     let unsent = |reason, request| Failed { reason, unsent: Some(Box::new(request)), stale: false, unprocessed: false };
-    let stream = match upstream.bytes(world, permit).await {
+    let stream = match upstream.bytes(permit).await {
         Ok(stream) => stream,
         Err(error) => {
             log(upstream, &error);
@@ -172,7 +172,7 @@ pub(crate) async fn send(
     let stream = TokioIo::new(Frugal::new(stream, allowance.clone()));
     let handshake = http1::Builder::new().max_headers(limits::HEADER_COUNT_MAX).handshake(stream).await;
     let Ok((mut sender, connection)) = handshake else { return Err(unsent(Reason::UpstreamReset, request)) };
-    world.tasks.spawn(async move { drop(connection.with_upgrades().await) });
+    world.resources.tasks.spawn(async move { drop(connection.with_upgrades().await) });
     let sent = Some(Instant::now());
     let mut response = sender.try_send_request(request).await.map_err(|mut error: TrySendError<_>| {
         tracing::debug!(error = %error.error(), "a request that may leave HTTP failed");
@@ -193,10 +193,10 @@ pub(crate) async fn connect(world: &Rc<World>, pool: &Pool) -> Result<(ByteStrea
     let mut tried: Vec<SocketAddr> = Vec::new();
     let mut retries = 0;
     loop {
-        let (upstream, in_flight) = pool.pick(Instant::now(), &mut world.rng.borrow_mut(), &tried)?;
+        let (upstream, in_flight) = pool.pick(Instant::now(), &mut world.resources.rng.borrow_mut(), &tried)?;
         let started = Instant::now();
         let permit = policy::outbound(To::Endpoint(&upstream.endpoint));
-        match upstream.bytes(world, &permit).await {
+        match upstream.bytes(&permit).await {
             Ok(stream) => {
                 in_flight.record(Instant::now(), started.elapsed(), Outcome::Success);
                 return Ok((stream, in_flight, permit));
@@ -218,7 +218,7 @@ pub(crate) async fn connect(world: &Rc<World>, pool: &Pool) -> Result<(ByteStrea
                     return Err(error.reason());
                 }
                 retries += 1;
-                if let Err(reason) = pool.pick(Instant::now(), &mut world.rng.borrow_mut(), &tried) {
+                if let Err(reason) = pool.pick(Instant::now(), &mut world.resources.rng.borrow_mut(), &tried) {
                     tracing::debug!(reason = reason.as_str(), "no endpoint left to try");
                     return Err(error.reason());
                 }
@@ -246,8 +246,8 @@ pub(crate) async fn tunnel(world: Rc<World>, plan: Rc<Plan>, request: Request<In
             return respond::failure(reason, false, "");
         }
     };
-    let pod = world.pod.clone();
-    world.tasks.spawn(async move {
+    let pod = world.resources.pod.clone();
+    world.resources.tasks.spawn(async move {
         let Ok(client) = hyper::upgrade::on(request).await else {
             return stats.cancelled(started.elapsed());
         };

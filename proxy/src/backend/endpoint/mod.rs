@@ -25,10 +25,10 @@ use crate::{
     },
     limits,
     policy::Permit,
+    resources::Resources,
     tasks::Tasks,
     telemetry::Reason,
     tls,
-    world::World,
 };
 use futures_util::{FutureExt, future::Either};
 use http2::{Dial, Streams};
@@ -50,6 +50,8 @@ pub(crate) struct Upstream {
     pub endpoint: Endpoint,
     connect_timeout: Duration,
     connections: Rc<Connections>,
+    table: Rc<Table>,
+    resources: Rc<Resources>,
 }
 
 /// A try that failed before a response head.
@@ -110,15 +112,25 @@ impl Lease {
 
 impl Upstream {
     /// An endpoint whose connections nobody else has.
-    pub(crate) fn new(endpoint: Endpoint, connect_timeout: Duration) -> Rc<Self> {
-        let connections = Connections::new(&endpoint);
-        Rc::new(Self { endpoint, connect_timeout, connections })
+    pub(crate) fn new(
+        resources: &Rc<Resources>,
+        table: &Rc<Table>,
+        endpoint: Endpoint,
+        connect_timeout: Duration,
+    ) -> Rc<Self> {
+        let (resources, connections) = (resources.clone(), Connections::new(&endpoint));
+        Rc::new(Self { endpoint, connect_timeout, connections, table: table.clone(), resources })
     }
 
     /// An endpoint, with the connections that this worker has to it already.
-    pub(crate) fn shared(table: &Table, endpoint: Endpoint, connect_timeout: Duration) -> Rc<Self> {
-        let connections = table.find(&endpoint);
-        Rc::new(Self { endpoint, connect_timeout, connections })
+    pub(crate) fn shared(
+        resources: &Rc<Resources>,
+        table: &Rc<Table>,
+        endpoint: Endpoint,
+        connect_timeout: Duration,
+    ) -> Rc<Self> {
+        let (resources, connections) = (resources.clone(), table.find(&endpoint));
+        Rc::new(Self { endpoint, connect_timeout, connections, table: table.clone(), resources })
     }
 
     /// Whether it is this endpoint, with this bound on the time to connect.
@@ -132,33 +144,31 @@ impl Upstream {
     /// small; only the way to a new connection is boxed.
     pub(crate) fn send_http2<'a>(
         self: &'a Rc<Self>,
-        world: &'a Rc<World>,
         permit: &'a Permit,
         caller: Caller<'_>,
         request: Request,
     ) -> impl Future<Output = Result<Answer, Failed>> + use<'a> {
         let own = match (caller, &self.endpoint.identity) {
-            (Some((callers, number)), None) => Some(callers.streams(number, world.directory.connections(), self)),
+            (Some((callers, number)), None) => Some(callers.streams(number, &self.table, self)),
             _ => None,
         };
         let streams = own.as_ref().unwrap_or(&self.connections.http2);
-        match streams.ready(self.generation(world), || self.dialer(world, permit)) {
-            Some((half, sender)) => Either::Left(http2::send(half, sender, request, &world.background)),
-            None => Either::Right(Box::pin(self.send_when_connected(world, permit, streams.clone(), request))),
+        match streams.ready(self.generation(), || self.dialer(permit)) {
+            Some((half, sender)) => Either::Left(http2::send(half, sender, request, &self.resources.background)),
+            None => Either::Right(Box::pin(self.send_when_connected(permit, streams.clone(), request))),
         }
     }
 
     async fn send_when_connected(
         self: &Rc<Self>,
-        world: &Rc<World>,
         permit: &Permit,
         streams: Rc<Streams>,
         request: Request,
     ) -> Result<Answer, Failed> {
-        match streams.enter(&self.dialer(world, permit)).await {
+        match streams.enter(&self.dialer(permit)).await {
             Ok((half, sender)) => {
                 let sent = Some(Instant::now());
-                let answered = http2::send(half, sender, request, &world.background).await;
+                let answered = http2::send(half, sender, request, &self.resources.background).await;
                 answered.map(|answer| Answer { sent, ..answer })
             }
             Err(reason) => Err(Failed::unsent(reason, request)),
@@ -169,7 +179,6 @@ impl Upstream {
     /// connection.
     pub(crate) fn send_http1<'a>(
         self: &'a Rc<Self>,
-        world: &'a Rc<World>,
         permit: &'a Permit,
         now: Instant,
         request: Request,
@@ -180,7 +189,7 @@ impl Upstream {
                 Either::Left(sent.map(move |sent| self.answered1(sent, connection, true)))
             }
             None => Either::Right(Box::pin(async move {
-                match self.open_http1(world, permit).await {
+                match self.open_http1(permit).await {
                     Ok(mut connection) => {
                         let began = Some(Instant::now());
                         let sent = connection.send(request).await;
@@ -203,17 +212,17 @@ impl Upstream {
         Ok(Answer { response: response.map(AnswerBody::from), lease: Some(lease), sent: None })
     }
 
-    async fn open_http1(&self, world: &Rc<World>, permit: &Permit) -> Result<http1::Http1, ConnectError> {
+    async fn open_http1(&self, permit: &Permit) -> Result<http1::Http1, ConnectError> {
         let address = self.endpoint.address;
         let stream = connect::tcp(permit, address, self.connect_timeout).await?;
         let allowance = Allowance::default();
         let (sender, connection) = hyper_http1::Builder::new()
             .max_buf_size(limits::HTTP1_BUFFER_BYTES)
             .max_headers(limits::HEADER_COUNT_MAX)
-            .handshake(TokioIo::new(Frugal::new(stream, allowance.clone()).sparing(world.account.clone())))
+            .handshake(TokioIo::new(Frugal::new(stream, allowance.clone()).sparing(self.resources.account.clone())))
             .await
             .map_err(|source| ConnectError::Io { address, source: io::Error::other(source) })?;
-        world.background.spawn(async move {
+        self.resources.background.spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%address, %error, "HTTP/1 connection upstream ended");
             }
@@ -233,9 +242,9 @@ impl Upstream {
 
     /// Finds out beside the requests whether the peer can be connected to again, so that none of them waits for one that
     /// may still be a black hole.
-    pub(crate) fn probe(self: &Rc<Self>, world: &Rc<World>, permit: &Permit, in_flight: InFlight) {
-        let (this, dialer) = (self.clone(), self.dialer(world, permit));
-        world.background.spawn(async move {
+    pub(crate) fn probe(self: &Rc<Self>, permit: &Permit, in_flight: InFlight) {
+        let (this, dialer) = (self.clone(), self.dialer(permit));
+        self.resources.background.spawn(async move {
             let began = Instant::now();
             let outcome = match this.connections.http2.enter(&dialer).await {
                 Ok(_) => Some(Outcome::Success),
@@ -248,34 +257,27 @@ impl Upstream {
         });
     }
 
-    fn generation(&self, world: &World) -> u64 {
-        if self.endpoint.identity.is_some() { world.tls.generation() } else { 0 }
+    fn generation(&self) -> u64 {
+        if self.endpoint.identity.is_some() { self.resources.tls.generation() } else { 0 }
     }
 
-    fn dialer(self: &Rc<Self>, world: &Rc<World>, permit: &Permit) -> Dialer {
-        let permit = Rc::new(permit.of_shared_connection());
-        Dialer { upstream: self.clone(), world: world.clone(), permit }
+    fn dialer(self: &Rc<Self>, permit: &Permit) -> Dialer {
+        Dialer { upstream: self.clone(), permit: Rc::new(permit.of_shared_connection()) }
     }
 
-    async fn open_http2(
-        &self,
-        world: &Rc<World>,
-        permit: &Permit,
-        streams: &Rc<Streams>,
-        generation: u64,
-    ) -> Result<(), ConnectError> {
+    async fn open_http2(&self, permit: &Permit, streams: &Rc<Streams>, generation: u64) -> Result<(), ConnectError> {
         let address = self.endpoint.address;
-        if self.endpoint.identity.is_some() && !world.directory.connections().make_room() {
+        if self.endpoint.identity.is_some() && !self.table.make_room() {
             return Err(ConnectError::Busy { address });
         }
-        let added = match self.mesh(world, permit, tls::Alpn::MeshHttp).await? {
+        let added = match self.mesh(permit, tls::Alpn::MeshHttp).await? {
             Some(stream) => {
                 let retire = stream.retire();
-                streams.add((stream, address), generation, retire, &world.background).await
+                streams.add((stream, address), generation, retire, &self.resources.background).await
             }
             None => {
                 let stream = connect::tcp(permit, address, self.connect_timeout).await?;
-                streams.add((stream, address), generation, None, &world.background).await
+                streams.add((stream, address), generation, None, &self.resources.background).await
             }
         };
         added.map_err(|source| ConnectError::Io { address, source: io::Error::other(source) })
@@ -285,15 +287,14 @@ impl Upstream {
     /// endpoint is not in the mesh. It never falls back from one to the other.
     pub(crate) async fn mesh(
         &self,
-        world: &Rc<World>,
         permit: &Permit,
         alpn: tls::Alpn,
     ) -> Result<Option<tls::ClientStream>, ConnectError> {
         let Some(expected) = &self.endpoint.identity else { return Ok(None) };
-        let proxy = self.endpoint.proxy.or_else(|| world.config.own_proxy(&self.endpoint.pod));
+        let proxy = self.endpoint.proxy.or_else(|| self.resources.config.own_proxy(&self.endpoint.pod));
         let address = proxy.unwrap_or(self.endpoint.address);
         let stream = connect::tcp(permit, address, self.connect_timeout).await?;
-        let mut stream = world.tls.originate(stream, address, expected, alpn).await?;
+        let mut stream = self.resources.tls.originate(stream, address, expected, alpn).await?;
         if proxy.is_some() {
             connect::name_destination(&mut stream, &self.endpoint)
                 .await
@@ -303,8 +304,8 @@ impl Upstream {
     }
 
     /// Bytes to the endpoint, through its proxy if it has one.
-    pub(crate) async fn bytes(&self, world: &Rc<World>, permit: &Permit) -> Result<ByteStream, ConnectError> {
-        match self.mesh(world, permit, tls::Alpn::MeshTcp).await? {
+    pub(crate) async fn bytes(&self, permit: &Permit) -> Result<ByteStream, ConnectError> {
+        match self.mesh(permit, tls::Alpn::MeshTcp).await? {
             Some(stream) => Ok(ByteStream::Mesh(Box::new(stream))),
             None => Ok(ByteStream::Plain(connect::tcp(permit, self.endpoint.address, self.connect_timeout).await?)),
         }
@@ -315,17 +316,16 @@ impl Upstream {
 #[derive(Clone)]
 struct Dialer {
     upstream: Rc<Upstream>,
-    world: Rc<World>,
     permit: Rc<Permit>,
 }
 
 impl Dial for Dialer {
     fn generation(&self) -> u64 {
-        self.upstream.generation(&self.world)
+        self.upstream.generation()
     }
 
     async fn dial(&self, streams: &Rc<Streams>, generation: u64) -> Result<(), Reason> {
-        let opened = self.upstream.open_http2(&self.world, &self.permit, streams, generation).await;
+        let opened = self.upstream.open_http2(&self.permit, streams, generation).await;
         opened.map_err(|error| {
             let endpoint = &self.upstream.endpoint;
             remora_runtime::limited!(info, endpoint = %endpoint.address, pod = %endpoint.pod, %error, cause = error.cause(),
@@ -335,7 +335,7 @@ impl Dial for Dialer {
     }
 
     fn runs_on(&self) -> &Tasks {
-        &self.world.background
+        &self.upstream.resources.background
     }
 }
 
