@@ -22,6 +22,7 @@ use crate::{
     tls::Alpn,
     world::World,
 };
+use futures_util::FutureExt;
 use http::HeaderValue;
 use remora_model::{Endpoint, Protocol, SpiffeId};
 use remora_runtime::seldom::Seldom;
@@ -267,7 +268,7 @@ where
     let (shared, caller) = (world.clone(), Rc::new(caller));
     let goodbye = goodbye(caller.clone(), wire);
     let served = caller.clone();
-    let answer = move |request| handle(shared.clone(), served.clone(), wire, request);
+    let answer = move |request| handle(shared.clone(), served.clone(), wire, request).map(Ok);
     let serving = serve_http(&world, stream, (Direction::Inbound, wire), share, goodbye, answer);
     let Some(trust) = &caller.trust else { return ended(serving.await) };
     // Policy judges each request; who it is from is judged once.

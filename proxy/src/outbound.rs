@@ -7,7 +7,7 @@ use crate::{
     discover::{Plan, Refusal, Route, Way},
     first::{self, First, FirstError, Wait},
     forward,
-    http::{Wire, destination::Destination, outbound::handle, server, share::Share, upgrade},
+    http::{Wire, destination::Destination, outbound::connection, server, share::Share, upgrade},
     io::{Abort, Prefixed},
     limits,
     policy::{self, To},
@@ -16,8 +16,9 @@ use crate::{
     world::World,
 };
 use remora_model::{Protocol, Target};
-use std::{future::pending, net::SocketAddr, rc::Rc, time::Instant};
+use std::{cell::RefCell, future::pending, net::SocketAddr, rc::Rc, time::Instant};
 use tokio::{net::TcpStream, time::timeout};
+use tower::Service;
 
 /// Serves one connection of the application.
 ///
@@ -71,7 +72,7 @@ async fn redirected(world: Rc<World>, mut client: Prefixed<TcpStream>, route: Rc
         Err(FirstError::Upstream(reason)) => return failed(&plan, reason),
     };
     drop(plan);
-    Box::pin(serve_http(world, client, wire, Destination::fixed(route))).await;
+    Box::pin(serve_http(world, client, wire, Destination::fixed(wire, route))).await;
 }
 
 /// A connection made to the listener itself: HTTP whose requests name where they go.
@@ -94,14 +95,14 @@ async fn explicit(world: Rc<World>, mut client: Prefixed<TcpStream>) {
         // It left, or never said a word.
         Ok(Err(_)) | Err(_) => return,
     };
-    Box::pin(serve_http(world, client, wire, Destination::by_authority())).await;
+    Box::pin(serve_http(world, client, wire, Destination::by_authority(wire))).await;
 }
 
 async fn serve_http(world: Rc<World>, client: Prefixed<TcpStream>, wire: Wire, destination: Destination) {
-    let (shared, destination) = (world.clone(), Rc::new(destination));
-    let ending = destination.clone();
-    let goodbye = async move { ending.ended().await };
-    let answer = move |request| handle(shared.clone(), destination.clone(), wire, request);
+    let destination = Rc::new(destination);
+    let stack = RefCell::new(connection(&world, &destination));
+    let goodbye = async move { destination.ended().await };
+    let answer = move |request| stack.borrow_mut().call(request);
     if let Err(error) =
         server::serve(&world, client, (Direction::Outbound, wire), Share::client(true), goodbye, answer).await
     {
@@ -111,7 +112,7 @@ async fn serve_http(world: Rc<World>, client: Prefixed<TcpStream>, wire: Wire, d
 
 /// Opens a byte connection to the plan's backend.
 async fn open(world: &Rc<World>, plan: &Plan) -> Result<ByteStream, Reason> {
-    let (stream, _, _) = upgrade::connect(world, &plan.parent).await?;
+    let (stream, _, _) = upgrade::connect(&world.resources, &plan.parent).await?;
     Ok(stream)
 }
 
@@ -126,7 +127,7 @@ async fn bytes(world: &Rc<World>, mut client: Prefixed<TcpStream>, opened: Optio
         },
     };
     let peer = plan.parent.identity();
-    let stats = plan.signals.bytes(&peer, if peer.is_empty() { Tls::Plain } else { Tls::Mtls });
+    let stats = plan.counters.bytes(&peer, if peer.is_empty() { Tls::Plain } else { Tls::Mtls });
     stats.request();
     stats.connection_opened();
     match forward::bytes(policy::outbound(To::Target(&plan.outbound.target)), &mut client, &mut upstream, &stats).await
@@ -178,11 +179,11 @@ async fn refused(world: Rc<World>, mut client: Prefixed<TcpStream>, target: Sock
             return client.abort();
         }
     };
-    serve_http(world, client, wire, Destination::refused(refusal)).await;
+    serve_http(world, client, wire, Destination::refused(wire, refusal)).await;
 }
 
 fn failed(plan: &Plan, reason: Reason) {
-    let stats = plan.signals.bytes(&"".into(), Tls::Plain);
+    let stats = plan.counters.bytes(&"".into(), Tls::Plain);
     stats.request();
     stats.failure(reason, std::time::Duration::ZERO);
     remora_runtime::limited!(info by reason.as_str(), target = %plan.outbound.target, reason = reason.as_str(), "connection failed");

@@ -5,6 +5,7 @@ use crate::{
     account::{Account, Peer},
     config::Config,
     discover::Directory,
+    http::outbound::branch,
     inbound,
     io::Prefixed,
     limits, outbound, pulse,
@@ -57,7 +58,7 @@ async fn serve(parts: Parts, listeners: Listeners) -> std::io::Result<usize> {
         rng: RefCell::new(fastrand::Rng::new()),
     });
     let world = Rc::new(World {
-        directory: Directory::new(parts.discover, resources.clone(), parts.routes),
+        directory: Directory::new(parts.discover, resources.clone(), branch, parts.routes),
         resources,
         drain: parts.drain,
         peers: crate::http::peers::Peers::default(),
@@ -116,7 +117,10 @@ async fn listen<F>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::{Wire, inbound as requests_in, outbound as requests_out};
+    use crate::http::{Wire, inbound as requests_in, outbound::Connection};
+    use http::Request;
+    use hyper::body::Incoming;
+    use tower::Service;
 
     fn connection<F: Future>(_: impl Fn(Rc<World>, Prefixed<TcpStream>, SocketAddr) -> F) -> usize {
         size_of::<F>()
@@ -132,7 +136,7 @@ mod tests {
         let sizes = [
             ("outbound connection", connection(outbound::serve), 900),
             ("inbound connection", connection(inbound::serve), 1600),
-            ("outbound request", request(requests_out::handle), 1200),
+            ("outbound request", size_of::<<Connection as Service<Request<Incoming>>>::Future>(), 1200),
             ("inbound request", request(requests_in::handle), 640),
         ];
         for (what, bytes, most) in sizes {

@@ -4,8 +4,8 @@
 //! room is nothing that is in use, and nothing that could not be asked for again.
 
 use super::{
-    Answer, Full, Handle, Kept, Plan, Port, Refusal, State, Verdict, Way, changed, plans::Plans, ports::Ports,
-    waiting::Waiting,
+    Answer, Full, Handle, Kept, MakeBranch, Plan, Port, Refusal, State, Verdict, Way, changed, plans::Plans,
+    ports::Ports, waiting::Waiting,
 };
 use crate::{
     backend::endpoint::{Table, Upstream},
@@ -85,11 +85,11 @@ impl fmt::Debug for Directory {
 
 impl Directory {
     /// Knows nothing yet.
-    pub(crate) fn new(handle: Handle, resources: Rc<Resources>, routes: Arc<Routes>) -> Self {
+    pub(crate) fn new(handle: Handle, resources: Rc<Resources>, make: MakeBranch, routes: Arc<Routes>) -> Self {
         // Never the address: labels come from what discovery vouches for.
         let passed = Rc::new(Counters::new(routes.clone(), Direction::Outbound, "unknown".into(), Vec::new()));
         let share = (limits::TARGETS_MAX / resources.config.workers.max(1)).max(limits::EVICTED_AT_ONCE);
-        let plans = Plans::new(handle, resources, routes);
+        let plans = Plans::new(handle, (resources, make), routes);
         Self {
             waiting: Waiting::new(limits::WAITING_OUTBOUND_MAX, plans.handle.wanted.clone()),
             ports: Ports::new(plans.clone()),

@@ -15,7 +15,7 @@ mod waiting;
 
 pub(crate) use directory::{Directory, Route};
 pub(crate) use networks::{Answer, Networks, Refusal, Unknown, Verdict, Way};
-pub(crate) use plan::Plan;
+pub(crate) use plan::{BranchSpec, MakeBranch, Plan};
 pub(crate) use ports::Port;
 pub(crate) use waiting::Wanted;
 

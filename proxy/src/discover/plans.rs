@@ -1,7 +1,7 @@
 //! Makes plans of what discovery says, with pools that all targets of the worker share. A pool lives while a plan or a request
 //! uses it; its task then ends, and with it the subscription.
 
-use super::{Answer, Full, Handle, Known, Plan, State, changed};
+use super::{Answer, Full, Handle, Known, MakeBranch, Plan, State, changed};
 use crate::{
     backend::{Pool, endpoint::Table},
     limits,
@@ -25,13 +25,14 @@ pub(super) struct Plans {
     pub(super) handle: Handle,
     pub(super) routes: Arc<Routes>,
     pub(super) resources: Rc<Resources>,
+    make: MakeBranch,
     pub(super) connections: Rc<Table>,
     pools: Rc<RefCell<HashMap<BackendId, Weak<Pool>>>>,
 }
 
 impl Plans {
-    pub(super) fn new(handle: Handle, resources: Rc<Resources>, routes: Arc<Routes>) -> Self {
-        Self { handle, resources, routes, connections: Rc::default(), pools: Rc::default() }
+    pub(super) fn new(handle: Handle, (resources, make): (Rc<Resources>, MakeBranch), routes: Arc<Routes>) -> Self {
+        Self { handle, resources, make, routes, connections: Rc::default(), pools: Rc::default() }
     }
 
     /// What follows for a target from what is known of it.
@@ -57,7 +58,13 @@ impl Plans {
                 pools.insert(id.clone(), self.pool(id).await);
             }
         }
-        Rc::new(Plan::new(self.routes.clone(), Arc::new(outbound.clone()), parent, pools))
+        Rc::new(Plan::new(
+            (&self.resources, self.make),
+            self.routes.clone(),
+            Arc::new(outbound.clone()),
+            parent,
+            &pools,
+        ))
     }
 
     fn known_pool(&self, id: &BackendId) -> Option<Rc<Pool>> {

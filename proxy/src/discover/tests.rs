@@ -1,5 +1,5 @@
 use super::*;
-use crate::{config, resources::Resources, telemetry::Reason, telemetry::Routes};
+use crate::{config, http::outbound::branch, resources::Resources, telemetry::Reason, telemetry::Routes};
 use remora_model::{
     Backend, BackendId, BackendSettings, Inbound, InboundDefault, MtlsMode, Outbound, Parent, Protocol, Target,
     TrustDomain,
@@ -85,7 +85,7 @@ fn world(change: impl FnOnce(&mut config::Config)) -> World {
         }
     });
     let routes = Routes::new("shop/web-1".into());
-    let directory = Rc::new(Directory::new(handle, Resources::of_tests(config), routes));
+    let directory = Rc::new(Directory::new(handle, Resources::of_tests(config), branch, routes));
     World { directory, control, link, wanted, _networks: networks }
 }
 
@@ -401,7 +401,7 @@ fn while_the_process_starts_nothing_is_refused() {
         let resources = Resources::of_tests(config::tests::least());
         let (handle, ends) = Handle::new(limits::START_PATIENCE, Networks::default());
         let Ends { mut commands, link, networks: _networks, .. } = ends;
-        let directory = Directory::new(handle, resources, Routes::new("shop/web-1".into()));
+        let directory = Directory::new(handle, resources, branch, Routes::new("shop/web-1".into()));
         let target = address(1);
         let control = Control::new();
         control.borrow_mut().say(outbound(&target, Parent::Outside));

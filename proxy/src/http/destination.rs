@@ -1,8 +1,7 @@
 //! Where the requests of one client connection go.
 
-use super::headers::LastHost;
+use super::{Wire, request::ClientConnection};
 use crate::{
-    backend::endpoint::Callers,
     discover::{Plan, Refusal, Route, Way},
     telemetry::Reason,
     world::World,
@@ -18,38 +17,46 @@ const NO_TARGET: &str = "the request must name a host and port that are not this
 #[derive(Debug)]
 pub(crate) struct Destination {
     /// The original destination of a redirected connection; otherwise each request's authority decides.
-    pub(super) fixed: Option<Rc<Route>>,
+    fixed: Option<Rc<Route>>,
     /// The last authority seen here and its route: clients rarely change it.
     last: RefCell<Option<(Authority, Rc<Route>)>>,
-    pub(super) host: LastHost,
-    /// The client, with what it has for itself of connections to servers outside the mesh.
-    pub(super) callers: Callers,
+    /// The client.
+    pub(super) client: Rc<ClientConnection>,
     /// Why none of its requests is sent anywhere.
-    pub(super) refusal: Option<Refusal>,
-    pub(super) ended: Notify,
+    refusal: Option<Refusal>,
+    ended: Notify,
 }
 
 impl Destination {
     /// All requests of the connection go where it went.
-    pub(crate) fn fixed(route: Rc<Route>) -> Self {
-        Self { fixed: Some(route), ..Self::by_authority() }
+    pub(crate) fn fixed(wire: Wire, route: Rc<Route>) -> Self {
+        Self { fixed: Some(route), ..Self::by_authority(wire) }
     }
 
     /// All requests of the connection are refused, and it ends with the first of them.
-    pub(crate) fn refused(refusal: Refusal) -> Self {
-        Self { refusal: Some(refusal), ..Self::by_authority() }
+    pub(crate) fn refused(wire: Wire, refusal: Refusal) -> Self {
+        Self { refusal: Some(refusal), ..Self::by_authority(wire) }
     }
 
     /// Each request says where it goes.
-    pub(crate) fn by_authority() -> Self {
+    pub(crate) fn by_authority(wire: Wire) -> Self {
         Self {
             fixed: None,
             last: RefCell::default(),
-            host: LastHost::default(),
-            callers: Callers::default(),
+            client: ClientConnection::new(wire),
             refusal: None,
             ended: Notify::new(),
         }
+    }
+
+    /// Whether the connection itself has a target, or none that can be reached.
+    pub(super) fn is_fixed(&self) -> bool {
+        self.fixed.is_some() || self.refusal.is_some()
+    }
+
+    /// The connection should end.
+    pub(super) fn end(&self) {
+        self.ended.notify_one();
     }
 
     /// The plan, if no wait is needed to know it.

@@ -1,6 +1,5 @@
 //! What a route does to a request or response on its way. Pure.
 
-use super::{body::response::ResponseBody, respond};
 use http::{
     HeaderMap, HeaderValue, Request, Response, Uri,
     header::{HOST, LOCATION},
@@ -9,9 +8,10 @@ use http::{
 use remora_model::{Filter, HeaderEdit, PathRewrite, Redirect};
 
 /// The answer of a filter that redirects.
-pub(super) fn redirect<B>(filter: &Filter, prefix: &str, request: &Request<B>) -> Option<Response<ResponseBody>> {
+pub(super) fn redirect<B>(filter: &Filter, prefix: &str, request: &Request<B>) -> Option<Response<()>> {
     let Filter::Redirect(redirect) = filter else { return None };
-    let mut response = respond::empty(redirect.status);
+    let mut response = Response::new(());
+    *response.status_mut() = redirect.status;
     if let Ok(location) = HeaderValue::try_from(location(redirect, prefix, request)) {
         response.headers_mut().insert(LOCATION, location);
     }

@@ -282,18 +282,42 @@ pub(crate) fn within_bounds(headers: &HeaderMap) -> bool {
             <= crate::limits::HEADER_BYTES_MAX
 }
 
-/// Gives an outgoing request, made for a peer in the mesh, the form that its endpoint takes: `true` is HTTP/1.
-pub(crate) fn fit<B: http_body::Body>(request: &mut Request<B>, mesh: bool, protocol: Protocol) -> bool {
-    if mesh {
-        return false;
-    }
-    request.headers_mut().remove(CALLER);
-    match request.headers_mut().remove(RESTORE) {
-        Some(version) if protocol != Protocol::Http2 => {
-            to_http1(request, if version == "1.0" { Version::HTTP_10 } else { Version::HTTP_11 });
-            true
+/// What [`fit`] took off a request, to be put on again where that request goes to another endpoint.
+#[derive(Debug)]
+pub(crate) struct Unfit {
+    uri: Uri,
+    restore: Option<HeaderValue>,
+    caller: Option<HeaderValue>,
+    chunked: bool,
+}
+
+/// Gives an outgoing request, made for a peer in the mesh, the form that an endpoint outside of it takes: HTTP/1, if the second
+/// value is true.
+pub(crate) fn fit<B: http_body::Body>(request: &mut Request<B>, protocol: Protocol) -> (Unfit, bool) {
+    let (uri, headers) = (request.uri().clone(), request.headers_mut());
+    let mut unfit = Unfit { uri, restore: headers.remove(RESTORE), caller: headers.remove(CALLER), chunked: false };
+    let version = unfit.restore.as_ref().filter(|_| protocol != Protocol::Http2);
+    let Some(version) = version.map(|version| if version == "1.0" { Version::HTTP_10 } else { Version::HTTP_11 })
+    else {
+        return (unfit, false);
+    };
+    unfit.chunked = !request.headers().contains_key(TRANSFER_ENCODING);
+    to_http1(request, version);
+    (unfit, true)
+}
+
+impl Unfit {
+    /// Gives the request the form again that it had before [`fit`].
+    pub(crate) fn undo<B>(self, request: &mut Request<B>) {
+        let headers = request.headers_mut();
+        if self.chunked {
+            headers.remove(TRANSFER_ENCODING);
         }
-        _ => false,
+        headers.remove(HOST);
+        headers.extend(self.restore.map(|value| (RESTORE, value)));
+        headers.extend(self.caller.map(|value| (CALLER, value)));
+        *request.uri_mut() = self.uri;
+        *request.version_mut() = Version::HTTP_2;
     }
 }
 
@@ -348,5 +372,28 @@ mod tests {
         }
         strip_hop_by_hop(&mut answer);
         assert_eq!(answer.keys().collect::<Vec<_>>(), ["x-kept"]);
+    }
+
+    /// A request that was not sent goes to another endpoint, which may take another form.
+    #[test]
+    fn what_was_made_for_one_endpoint_is_undone_for_the_next() {
+        for (method, body, version) in [("GET", "", "1.1"), ("GET", "x", "1.1"), ("POST", "x", "1.0")] {
+            let mut request = Request::builder().method(method).uri("http://api.shop/a?b=c").version(Version::HTTP_2);
+            for (name, value) in [(RESTORE, version), (CALLER, "7"), (http::header::ACCEPT, "*/*")] {
+                request = request.header(name, value);
+            }
+            let mut request =
+                request.body(http_body_util::Full::new(bytes::Bytes::from_static(body.as_bytes()))).unwrap();
+            let before = format!("{request:?}");
+            let (unfit, http1) = fit(&mut request, Protocol::Detect);
+            assert!(http1 && request.headers()[HOST] == "api.shop" && request.uri() == "/a?b=c");
+            assert!(!request.headers().keys().any(|name| is_reserved(name.as_str())));
+            unfit.undo(&mut request);
+            let fields =
+                |text: &str| text.split([' ', ',']).map(str::to_owned).collect::<std::collections::BTreeSet<_>>();
+            assert_eq!(fields(&format!("{request:?}")), fields(&before), "{method} {body}");
+            let (_, http1) = fit(&mut request, Protocol::Http2);
+            assert!(!http1 && request.version() == Version::HTTP_2);
+        }
     }
 }

@@ -9,7 +9,7 @@ use super::{
     headers::{self, LastHost},
     respond,
     stall::Overloaded,
-    upgrade::{self, Asked, Leaving},
+    upgrade::{self, Asked, Offer, Tunnel},
 };
 use crate::{
     account::Holder,
@@ -24,7 +24,7 @@ use crate::{
 };
 use futures_util::future::Either;
 use http::{HeaderValue, Request, Response, Version, header::CONNECTION, uri::Authority};
-use hyper::body::Incoming;
+use hyper::{body::Incoming, upgrade::OnUpgrade};
 use std::{rc::Rc, sync::Arc, time::Instant};
 
 /// What all requests of one inbound connection share.
@@ -87,7 +87,7 @@ enum Form {
     /// Over HTTP/2, for this one of the connection's callers.
     Http2(u32),
     /// On a connection of its own, which may become one of bytes.
-    Leaving(Box<Leaving>),
+    Leaving(Rc<Offer>, OnUpgrade),
 }
 
 /// Answers one request. Never fails: what goes wrong becomes an answer that says so.
@@ -121,8 +121,9 @@ async fn send(world: &Rc<World>, visit: &Rc<Visit>, wire: Wire, call: Box<Call>)
                 let caller = Some((&visit.callers, *caller));
                 Either::Left(Either::Right(visit.app.send_http2(&permit, caller, request)))
             }
-            Form::Leaving(leaving) => {
-                Either::Right(Box::pin(upgrade::send(world, &visit.app, &permit, leaving, request)))
+            Form::Leaving(offer, _) => {
+                let tasks = &world.resources.tasks;
+                Either::Right(Box::pin(upgrade::send(tasks, &visit.app, &permit, offer, request)))
             }
         };
         match sending.await {
@@ -134,18 +135,22 @@ async fn send(world: &Rc<World>, visit: &Rc<Visit>, wire: Wire, call: Box<Call>)
             sent => break sent,
         }
     };
-    let answer = match sent {
+    let mut answer = match sent {
         Ok(answer) => answer,
         Err(failed) => {
             exchange.fail(failed.reason);
             return leave(respond::failure(failed.reason, exchange.is_grpc(), ""), direct);
         }
     };
-    if let Form::Leaving(leaving) = form
-        && leaving.has_left(&answer.response)
+    if let Form::Leaving(offer, client) = form
+        && offer.is_taken(&answer.response)
     {
-        let revoked = tunnel_revoked(visit.clone(), leaving.asked().clone());
-        return leaving.switch(world, answer.response, permit, exchange, None, revoked);
+        let revoked = tunnel_revoked(visit.clone(), offer.asked().clone());
+        let tunnel = Tunnel::new(client, &mut answer.response, &world.resources);
+        let mut head = answer.response.map(drop);
+        headers::strip_reserved(head.headers_mut());
+        headers::strip_for_upgrade(head.headers_mut());
+        return tunnel.relay(head, permit, exchange, None, revoked);
     }
     let last = direct && (visit.port.is_ending() || headers::says_close(answer.response.headers()));
     leave(pass_on(answer, exchange), last)
@@ -205,9 +210,9 @@ fn arrive(visit: &Visit, wire: Wire, mut request: Request<Incoming>) -> Step {
     if let Some(id) = &visit.client_id {
         request.headers_mut().insert(headers::CLIENT_ID, id.clone());
     }
-    if let Some(leaving) = Leaving::take(&mut request) {
-        let request = leaving.prepare(request);
-        return Step::Send(Box::new(Call { request, form: Form::Leaving(leaving), permit, exchange }));
+    if let Some((offer, client)) = upgrade::take(&mut request) {
+        offer.prepare(&mut request);
+        return Step::Send(Box::new(Call { request, form: Form::Leaving(offer, client), permit, exchange }));
     }
     let as_http1 = match (&restore, wire) {
         (Some(version), _) => Some(if version == "1.0" { Version::HTTP_10 } else { Version::HTTP_11 }),

@@ -6,21 +6,20 @@ pub(crate) mod body;
 pub(crate) mod exchange;
 pub(crate) mod destination;
 mod filter;
-mod governed;
 mod grpc;
 pub(crate) mod guard;
 pub(crate) mod headers;
 pub(crate) mod inbound;
-mod mirror;
+pub(crate) mod layer;
 pub(crate) mod outbound;
 pub(crate) mod peers;
+pub(crate) mod request;
 pub(crate) mod respond;
 pub(crate) mod server;
 pub(crate) mod share;
 pub(crate) mod stall;
 mod timer;
 mod under_way;
-mod tries;
 pub(crate) mod upgrade;
 
 /// Which HTTP is on the wire.

@@ -19,16 +19,16 @@ use crate::{
     io::Prefixed,
     limits,
     policy::{self, Permit, To},
+    resources::Resources,
     revoke::{self, Revoked},
+    tasks::Tasks,
     telemetry::{Reason, Tls},
-    world::World,
 };
 use http::{
     Method, Request, Response, StatusCode, Version,
     header::{CONTENT_LENGTH, TRANSFER_ENCODING},
 };
 use hyper::{
-    body::Incoming,
     client::conn::{TrySendError, http1},
     upgrade::OnUpgrade,
 };
@@ -42,13 +42,12 @@ pub(crate) struct Asked {
     pub path: Box<str>,
 }
 
-/// The client's side of a request that may leave HTTP.
+/// What a request that asks to leave HTTP offers: known to whoever sends it, and to whoever reads its answer.
 #[derive(Debug)]
-pub(crate) struct Leaving {
+pub(crate) struct Offer {
     asked: Asked,
     /// The protocols that an upgrade offers; a CONNECT offers none.
-    offers: Vec<Box<[u8]>>,
-    client: OnUpgrade,
+    protocols: Vec<Box<[u8]>>,
 }
 
 /// Marks an answer after which the client's connection is no longer HTTP. Made here only, when that is so.
@@ -60,37 +59,37 @@ pub(super) fn leaves<B>(answer: &Response<B>) -> bool {
     answer.extensions().get::<Left>().is_some()
 }
 
-impl Leaving {
-    /// What a request that asks to leave HTTP brings for that; `None` for any other, without `h2c` from here on.
-    pub(crate) fn take<B>(request: &mut Request<B>) -> Option<Box<Self>> {
-        if !headers::asks_to_leave(request) {
-            // The library offers the connection with any `connection: upgrade`; kept, it would hold it open.
-            drop(request.extensions_mut().remove::<OnUpgrade>());
-            return None;
-        }
-        let asked = Asked { method: request.method().clone(), path: request.uri().path().into() };
-        let connect = asked.method == Method::CONNECT;
-        let offers = headers::offers(request.headers()).filter(|_| !connect).map(Into::into).collect();
-        Some(Box::new(Self { asked, offers, client: hyper::upgrade::on(request) }))
+/// What a request that asks to leave HTTP offers, and its client's side of that; `None` for any other request, without `h2c`
+/// from here on.
+pub(crate) fn take<B>(request: &mut Request<B>) -> Option<(Rc<Offer>, OnUpgrade)> {
+    if !headers::asks_to_leave(request) {
+        // The library offers the connection with any `connection: upgrade`; kept, it would hold it open.
+        drop(request.extensions_mut().remove::<OnUpgrade>());
+        return None;
     }
+    let asked = Asked { method: request.method().clone(), path: request.uri().path().into() };
+    let connect = asked.method == Method::CONNECT;
+    let protocols = headers::offers(request.headers()).filter(|_| !connect).map(Into::into).collect();
+    Some((Rc::new(Offer { asked, protocols }), hyper::upgrade::on(request)))
+}
 
+impl Offer {
     /// What the request was judged by.
     pub(crate) fn asked(&self) -> &Asked {
         &self.asked
     }
 
     /// The request in the form in which it goes up: HTTP/1.1.
-    pub(crate) fn prepare(&self, mut request: Request<RequestBody>) -> Request<RequestBody> {
+    pub(crate) fn prepare(&self, request: &mut Request<RequestBody>) {
         headers::strip_for_upgrade(request.headers_mut());
         *request.version_mut() = Version::HTTP_11;
         if self.asked.method != Method::CONNECT {
-            headers::to_http1(&mut request, Version::HTTP_11);
+            headers::to_http1(request, Version::HTTP_11);
         }
-        request
     }
 
     /// Whether the upstream has left HTTP with this answer, which [`send`] has checked.
-    pub(crate) fn has_left<B>(&self, answer: &Response<B>) -> bool {
+    pub(crate) fn is_taken<B>(&self, answer: &Response<B>) -> bool {
         match answer.status() {
             StatusCode::SWITCHING_PROTOCOLS => true,
             status => self.asked.method == Method::CONNECT && status.is_success(),
@@ -100,36 +99,50 @@ impl Leaving {
     /// An upgrade goes to what was offered (RFC 9110 §7.8); the answer to a CONNECT that went well has no content, whatever
     /// it says (§9.3.6).
     fn check<B>(&self, answer: &mut Response<B>) -> Result<(), BadAnswer> {
-        if !self.has_left(answer) {
+        if !self.is_taken(answer) {
             return answer::check(answer);
         }
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
             let mut chosen = headers::offers(answer.headers()).peekable();
-            let offered = |one: &[u8]| self.offers.iter().any(|offer| offer.eq_ignore_ascii_case(one));
+            let offered = |one: &[u8]| self.protocols.iter().any(|offer| offer.eq_ignore_ascii_case(one));
             return if chosen.peek().is_some() && chosen.all(offered) { Ok(()) } else { Err(BadAnswer::Interim) };
         }
         answer.headers_mut().remove(CONTENT_LENGTH);
         answer.headers_mut().remove(TRANSFER_ENCODING);
         Ok(())
     }
+}
 
-    /// Relays bytes from now on, until both sides ended or `revoked`, and gives the answer that says so to the client.
-    pub(crate) fn switch(
+/// Both ends of a connection that has left HTTP.
+#[derive(Debug)]
+pub(crate) struct Tunnel {
+    client: OnUpgrade,
+    upstream: OnUpgrade,
+    resources: Rc<Resources>,
+}
+
+impl Tunnel {
+    /// Of the client whose request was answered so.
+    pub(crate) fn new(client: OnUpgrade, answer: &mut Response<AnswerBody>, resources: &Rc<Resources>) -> Self {
+        Self { client, upstream: hyper::upgrade::on(answer), resources: resources.clone() }
+    }
+
+    /// Relays bytes from now on, in a task of the worker, until both sides ended or `revoked`. `head` is the answer that says so
+    /// to the client.
+    pub(crate) fn relay(
         self,
-        world: &Rc<World>,
-        mut answer: Response<AnswerBody>,
+        head: Response<()>,
         permit: Permit,
         mut exchange: Exchange,
         in_flight: Option<InFlight>,
         revoked: impl Future<Output = Revoked> + 'static,
     ) -> Response<ResponseBody> {
-        let (upstream, client) = (hyper::upgrade::on(&mut answer), self.client);
+        let Self { client, upstream, resources } = self;
         exchange.head(StatusCode::OK, in_flight, None);
-        let pod = world.resources.pod.clone();
-        world.resources.tasks.spawn(async move {
+        resources.clone().tasks.spawn(async move {
             let (Ok(down), Ok(up)) = tokio::join!(client, upstream) else { return };
             let stats = exchange.stats().clone();
-            let holder = exchange.holder().unwrap_or_else(|| pod.clone());
+            let holder = exchange.holder().unwrap_or_else(|| resources.pod.clone());
             let (mut down, mut up) = (Prefixed::charged(TokioIo::new(down), holder), TokioIo::new(up));
             stats.connection_opened();
             match revoke::bytes(permit, &mut down, &mut up, &stats, revoked).await {
@@ -142,58 +155,55 @@ impl Leaving {
             }
             stats.connection_closed();
         });
-        let (mut parts, _) = answer.into_parts();
-        headers::strip_reserved(&mut parts.headers);
-        headers::strip_for_upgrade(&mut parts.headers);
-        parts.extensions.insert(Left);
-        Response::from_parts(parts, ResponseBody::Empty)
+        let mut head = head.map(|()| ResponseBody::Empty);
+        head.extensions_mut().insert(Left);
+        head
     }
 }
 
 /// Sends a request that may leave HTTP over a connection of its own. Nothing of what the client sends after the head goes up
 /// before the upstream has left. Dropping the future closes the connection.
 pub(crate) async fn send(
-    world: &Rc<World>,
+    tasks: &Tasks,
     upstream: &Upstream,
     permit: &Permit,
-    leaving: &Leaving,
+    offer: &Offer,
     request: Request<RequestBody>,
 ) -> Result<Answer, Failed> {
-    let unsent = |reason, request| Failed { reason, unsent: Some(Box::new(request)), stale: false, unprocessed: false };
     let stream = match upstream.bytes(permit).await {
         Ok(stream) => stream,
         Err(error) => {
             log(upstream, &error);
-            return Err(unsent(error.reason(), request));
+            return Err(Failed::unsent(error.reason(), request));
         }
     };
     let allowance = Allowance::default();
     allowance.head(request.body().holder());
     let stream = TokioIo::new(Frugal::new(stream, allowance.clone()));
     let handshake = http1::Builder::new().max_headers(limits::HEADER_COUNT_MAX).handshake(stream).await;
-    let Ok((mut sender, connection)) = handshake else { return Err(unsent(Reason::UpstreamReset, request)) };
-    world.resources.tasks.spawn(async move { drop(connection.with_upgrades().await) });
+    let Ok((mut sender, connection)) = handshake else { return Err(Failed::unsent(Reason::UpstreamReset, request)) };
+    tasks.spawn(async move { drop(connection.with_upgrades().await) });
     let sent = Some(Instant::now());
     let mut response = sender.try_send_request(request).await.map_err(|mut error: TrySendError<_>| {
         tracing::debug!(error = %error.error(), "a request that may leave HTTP failed");
         let unsent = error.take_message().map(Box::new);
-        Failed { reason: Reason::UpstreamReset, unsent, stale: false, unprocessed: false }
+        Failed { unsent, ..Failed::new(Reason::UpstreamReset) }
     })?;
     allowance.body();
-    if let Err(error) = leaving.check(&mut response) {
+    if let Err(error) = offer.check(&mut response) {
         remora_runtime::limited!(info, address = %upstream.endpoint.address, %error, "answer refused");
-        return Err(Failed::sent(Reason::UpstreamReset));
+        return Err(Failed::new(Reason::UpstreamReset));
     }
     Ok(Answer { response: response.map(AnswerBody::from), lease: None, sent })
 }
 
 /// A byte connection to an endpoint of `pool`, with the permit to use it; endpoints that cannot be reached are passed over,
 /// within the retry bound.
-pub(crate) async fn connect(world: &Rc<World>, pool: &Pool) -> Result<(ByteStream, InFlight, Permit), Reason> {
+pub(crate) async fn connect(resources: &Resources, pool: &Pool) -> Result<(ByteStream, InFlight, Permit), Reason> {
     let mut tried: Vec<SocketAddr> = Vec::new();
     let mut retries = 0;
     loop {
-        let (upstream, in_flight) = pool.pick(Instant::now(), &mut world.resources.rng.borrow_mut(), &tried)?;
+        let (upstream, in_flight) = pool.pick(Instant::now(), &mut resources.rng.borrow_mut(), &tried)?;
         let started = Instant::now();
         let permit = policy::outbound(To::Endpoint(&upstream.endpoint));
         match upstream.bytes(&permit).await {
@@ -218,7 +228,7 @@ pub(crate) async fn connect(world: &Rc<World>, pool: &Pool) -> Result<(ByteStrea
                     return Err(error.reason());
                 }
                 retries += 1;
-                if let Err(reason) = pool.pick(Instant::now(), &mut world.resources.rng.borrow_mut(), &tried) {
+                if let Err(reason) = pool.pick(Instant::now(), &mut resources.rng.borrow_mut(), &tried) {
                     tracing::debug!(reason = reason.as_str(), "no endpoint left to try");
                     return Err(error.reason());
                 }
@@ -233,21 +243,25 @@ fn log(upstream: &Upstream, error: &ConnectError) {
 }
 
 /// CONNECT to a Service through the outbound listener: bytes to one of its endpoints.
-pub(crate) async fn tunnel(world: Rc<World>, plan: Rc<Plan>, request: Request<Incoming>) -> Response<ResponseBody> {
+pub(crate) async fn tunnel<B: 'static>(
+    resources: Rc<Resources>,
+    plan: Rc<Plan>,
+    request: Request<B>,
+) -> Response<ResponseBody> {
     let pool = plan.parent.clone();
     let peer = pool.identity();
-    let stats = plan.signals.bytes(&peer, if peer.is_empty() { Tls::Plain } else { Tls::Mtls });
+    let stats = plan.counters.bytes(&peer, if peer.is_empty() { Tls::Plain } else { Tls::Mtls });
     let started = Instant::now();
     stats.request();
-    let (mut upstream, in_flight, permit) = match connect(&world, &pool).await {
+    let (mut upstream, in_flight, permit) = match connect(&resources, &pool).await {
         Ok(connected) => connected,
         Err(reason) => {
             stats.failure(reason, started.elapsed());
             return respond::failure(reason, false, "");
         }
     };
-    let pod = world.resources.pod.clone();
-    world.resources.tasks.spawn(async move {
+    let pod = resources.pod.clone();
+    resources.tasks.spawn(async move {
         let Ok(client) = hyper::upgrade::on(request).await else {
             return stats.cancelled(started.elapsed());
         };
@@ -269,24 +283,24 @@ pub(crate) async fn tunnel(world: Rc<World>, plan: Rc<Plan>, request: Request<In
 mod tests {
     use super::*;
 
-    fn request(method: Method, offers: &[&'static str]) -> Leaving {
+    fn request(method: Method, offers: &[&'static str]) -> Rc<Offer> {
         let mut request = Request::builder().method(method).uri("/chat").header("connection", "upgrade");
         for offer in offers {
             request = request.header("upgrade", *offer);
         }
-        *Leaving::take(&mut request.body(()).unwrap()).unwrap()
+        take(&mut request.body(()).unwrap()).unwrap().0
     }
 
     /// Whether an answer is taken, and whether it ends HTTP.
-    fn answer(leaving: &Leaving, status: u16, fields: &[(&'static str, &'static str)]) -> Option<bool> {
+    fn answer(leaving: &Offer, status: u16, fields: &[(&'static str, &'static str)]) -> Option<bool> {
         let mut answer = Response::builder().status(status);
         for (name, value) in fields {
             answer = answer.header(*name, *value);
         }
         let mut answer = answer.body(()).unwrap();
         leaving.check(&mut answer).ok()?;
-        assert!(!(leaving.has_left(&answer) && answer.headers().contains_key(CONTENT_LENGTH)), "{fields:?}");
-        Some(leaving.has_left(&answer))
+        assert!(!(leaving.is_taken(&answer) && answer.headers().contains_key(CONTENT_LENGTH)), "{fields:?}");
+        Some(leaving.is_taken(&answer))
     }
 
     #[test]

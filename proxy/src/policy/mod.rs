@@ -13,7 +13,7 @@ pub(crate) use current::{Changes, Current};
 pub(crate) use record::logged;
 
 use http::Method;
-use remora_model::{Endpoint, SpiffeId, Target, path};
+use remora_model::{BackendId, Endpoint, SpiffeId, Target, path};
 use std::{net::IpAddr, sync::Arc};
 
 /// Proof that policy let this through. Not `Clone`: one permit, one forward.
@@ -24,6 +24,25 @@ impl Permit {
     /// The permit of a connection to the same endpoint that several requests share, made for the one that has to wait for it.
     pub(crate) fn of_shared_connection(&self) -> Self {
         Self(())
+    }
+}
+
+/// Something that policy let through, with the proof of it: what was judged is what goes on.
+#[derive(Debug)]
+pub(crate) struct Permitted<T> {
+    permit: Permit,
+    inner: T,
+}
+
+impl<T> Permitted<T> {
+    /// Lets something that leaves the pod go. Every destination is open today; egress policy belongs into [`outbound`].
+    pub(crate) fn outbound(to: To<'_>, inner: T) -> Self {
+        Self { permit: outbound(to), inner }
+    }
+
+    /// The proof, for whoever dials or forwards, and what it is of.
+    pub(crate) fn open(self) -> (Permit, T) {
+        (self.permit, self.inner)
     }
 }
 
@@ -71,7 +90,9 @@ fn words_of(port: u16) -> String {
 #[derive(Debug, Clone, Copy)]
 #[expect(dead_code, reason = "every destination is open: egress policy is what will look at it")]
 pub(crate) enum To<'a> {
-    /// An endpoint of a backend, for one try of one request or one connection.
+    /// A backend, for one try of one request.
+    Backend(&'a BackendId),
+    /// An endpoint of a backend, for one connection.
     Endpoint(&'a Endpoint),
     /// What the application dialled, where the mesh adds nothing.
     Target(&'a Target),

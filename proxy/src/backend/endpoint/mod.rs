@@ -37,6 +37,7 @@ use hyper_util::rt::TokioIo;
 use remora_model::Endpoint;
 use std::{
     fmt, io,
+    net::SocketAddr,
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -54,31 +55,41 @@ pub(crate) struct Upstream {
     resources: Rc<Resources>,
 }
 
-/// A try that failed before a response head.
+/// A request that failed before the head of an answer: one type from the connection to the client, for whom it becomes an
+/// answer in one place.
 #[derive(Debug)]
 pub(crate) struct Failed {
     pub reason: Reason,
+    /// What the client is told beside it; may be empty.
+    pub detail: &'static str,
+    /// The endpoint that another try should pass over.
+    pub endpoint: Option<SocketAddr>,
     /// The request, if not a byte of it was sent.
     pub unsent: Option<Box<Request>>,
-    /// The connection had closed while it was kept: nobody's failure, and no try of the request.
+    /// The pooled connection was closed already. Not counted against the endpoint, nor as an attempt.
     pub stale: bool,
     /// The server says that it has not looked at the request: safe to send again whatever its method (RFC 9113 §8.7).
     pub unprocessed: bool,
 }
 
 impl Failed {
-    /// Bytes of it may have arrived.
-    pub(crate) fn sent(reason: Reason) -> Self {
-        Self { reason, unsent: None, stale: false, unprocessed: false }
+    /// Bytes of it may have arrived, or there is nobody to send it to.
+    pub(crate) fn new(reason: Reason) -> Self {
+        Self::refused(reason, "")
     }
 
-    fn unsent(reason: Reason, request: Request) -> Self {
-        Self { reason, unsent: Some(Box::new(request)), stale: false, unprocessed: false }
+    /// It goes no further, and the client is told why.
+    pub(crate) fn refused(reason: Reason, detail: &'static str) -> Self {
+        Self { reason, detail, endpoint: None, unsent: None, stale: false, unprocessed: false }
+    }
+
+    pub(crate) fn unsent(reason: Reason, request: Request) -> Self {
+        Self { unsent: Some(Box::new(request)), ..Self::new(reason) }
     }
 
     /// Nobody looked at it, although its bytes arrived.
-    fn unprocessed(reason: Reason) -> Self {
-        Self { reason, unsent: None, stale: false, unprocessed: true }
+    pub(crate) fn unprocessed(reason: Reason) -> Self {
+        Self { unprocessed: true, ..Self::new(reason) }
     }
 }
 
@@ -206,7 +217,7 @@ impl Upstream {
         connection.allowance.body();
         if let Err(error) = answer::check(&mut response) {
             remora_runtime::limited!(info, address = %self.endpoint.address, %error, "answer refused");
-            return Err(Failed::sent(Reason::UpstreamReset));
+            return Err(Failed::new(Reason::UpstreamReset));
         }
         let lease = Lease { connections: self.connections.clone(), connection };
         Ok(Answer { response: response.map(AnswerBody::from), lease: Some(lease), sent: None })
@@ -358,5 +369,5 @@ fn reason(error: &hyper::Error) -> Reason {
 fn failed(mut error: TrySendError<Request>, reused: bool) -> Failed {
     let unsent = error.take_message().map(Box::new);
     let reason = reason(error.error());
-    Failed { reason, stale: reused && unsent.is_some(), unsent, unprocessed: false }
+    Failed { stale: reused && unsent.is_some(), unsent, ..Failed::new(reason) }
 }

@@ -1,6 +1,7 @@
 //! Bodies on their way through: counted, kept for a retry, never collected.
 
 pub(crate) mod client;
+pub(crate) mod kept;
 pub(crate) mod replay;
 pub(crate) mod request;
 pub(crate) mod response;

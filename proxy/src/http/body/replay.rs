@@ -19,7 +19,7 @@ use std::{
 /// A request body that can be sent again as long as it is small: [`limits::REPLAY_BYTES_MAX`].
 #[derive(Debug)]
 pub(crate) struct Replay {
-    shared: Rc<RefCell<Kept>>,
+    shared: Rc<RefCell<Source>>,
     /// Which try this is.
     turn: u32,
     /// How many kept chunks this try has sent.
@@ -28,7 +28,7 @@ pub(crate) struct Replay {
 }
 
 #[derive(Debug)]
-struct Kept {
+struct Source {
     source: ClientBody,
     chunks: VecDeque<Bytes>,
     /// For the chunks: what may yet be kept.
@@ -44,12 +44,12 @@ struct Kept {
 
 /// Makes tries of one body.
 #[derive(Debug, Clone)]
-pub(crate) struct Replayable(Rc<RefCell<Kept>>);
+pub(super) struct Replayable(Rc<RefCell<Source>>);
 
 impl Replayable {
     /// Keeps what `source` sends, within bounds.
-    pub(crate) fn new(source: ClientBody) -> Self {
-        let kept = Kept {
+    pub(super) fn new(source: ClientBody) -> Self {
+        let kept = Source {
             source,
             chunks: VecDeque::new(),
             charge: None,
@@ -63,18 +63,18 @@ impl Replayable {
     }
 
     /// Whether all of it came, and is kept.
-    pub(crate) fn is_complete(&self) -> bool {
+    pub(super) fn is_complete(&self) -> bool {
         let kept = self.0.borrow();
         !kept.overflow && (kept.ended || kept.source.is_end_stream())
     }
 
     /// Whether another try would send the whole body.
-    pub(crate) fn is_whole(&self) -> bool {
+    pub(super) fn is_whole(&self) -> bool {
         !self.0.borrow().overflow
     }
 
     /// The body of one try.
-    pub(crate) fn body(&self) -> Replay {
+    pub(super) fn body(&self) -> Replay {
         let mut kept = self.0.borrow_mut();
         kept.turn += 1;
         Replay { shared: self.0.clone(), turn: kept.turn, sent: 0, ended: false }
@@ -82,6 +82,11 @@ impl Replayable {
 }
 
 impl Replay {
+    /// What makes further tries of the same body.
+    pub(super) fn again(&self) -> Replayable {
+        Replayable(self.shared.clone())
+    }
+
     /// Whose share of memory it is charged to.
     pub(super) fn holder(&self) -> Holder {
         self.shared.borrow().source.holder().clone()
@@ -155,7 +160,7 @@ impl Replay {
     }
 }
 
-impl Kept {
+impl Source {
     fn keep(&mut self, data: &Bytes) {
         self.bytes += data.len();
         self.overflow |= self.bytes > limits::REPLAY_BYTES_MAX;

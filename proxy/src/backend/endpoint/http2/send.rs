@@ -66,7 +66,7 @@ impl Future for Sending {
             State::Sent { response, upload, half, tasks } => (response, upload, half, tasks),
             State::Refused(error) => {
                 tracing::debug!(?error, "a request cannot be sent over HTTP/2");
-                return Poll::Ready(Err(Failed::sent(Reason::ProtocolError)));
+                return Poll::Ready(Err(Failed::new(Reason::ProtocolError)));
             }
         };
         let mut broken = None;
@@ -75,10 +75,10 @@ impl Future for Sending {
             broken = sent.err();
         }
         let answer = match (Pin::new(response).poll(cx), broken) {
-            (Poll::Ready(Err(_)) | Poll::Pending, Some(reason)) => return Poll::Ready(Err(Failed::sent(reason))),
+            (Poll::Ready(Err(_)) | Poll::Pending, Some(reason)) => return Poll::Ready(Err(Failed::new(reason))),
             (answer, _) => ready!(answer),
         };
-        let Some(half) = half.take() else { return Poll::Ready(Err(Failed::sent(Reason::Internal))) };
+        let Some(half) = half.take() else { return Poll::Ready(Err(Failed::new(Reason::Internal))) };
         let (parts, stream) = match answer {
             Ok(response) => response.into_parts(),
             Err(error) => return Poll::Ready(Err(failed(&error, &half))),
@@ -118,13 +118,13 @@ async fn rest(mut upload: Box<Upload>, stopped: oneshot::Receiver<()>) {
 fn failed(error: &h2::Error, half: &Half) -> Failed {
     let said = error.reason().filter(|_| error.is_remote());
     let failed = match said {
-        _ if half.connection().timed_out.get() => Failed::sent(Reason::ConnectTimeout),
+        _ if half.connection().timed_out.get() => Failed::new(Reason::ConnectTimeout),
         // RFC 9113 §8.7.
         Some(h2::Reason::REFUSED_STREAM) if error.is_reset() => Failed::unprocessed(Reason::QueueFull),
         // RFC 9113 §6.8: of a server that shuts down in order, only the streams behind the last one that it looks at end so;
         // with any other code the others end so as well.
         Some(h2::Reason::NO_ERROR) if error.is_go_away() => Failed::unprocessed(Reason::Draining),
-        _ => Failed::sent(Reason::UpstreamReset),
+        _ => Failed::new(Reason::UpstreamReset),
     };
     tracing::debug!(%error, reason = failed.reason.as_str(), "no answer over HTTP/2");
     failed

@@ -1,0 +1,76 @@
+//! Bounds the requests that are under way to one backend (circuit breaking), and refuses those for a backend that is not there.
+//!
+//! Stands outside of all tries: a request has its place until its answer's head has come, however often it is sent. What finds
+//! no place is refused at once and never waits.
+
+use super::{After, Outcome, Within, always_ready};
+use crate::{
+    backend::{Entered, Pool},
+    http::request::{Answered, Failed, Outgoing},
+    telemetry::Reason,
+};
+use std::rc::Rc;
+use tower::{Layer, Service};
+
+/// Makes [`Admit`] of one backend.
+#[derive(Debug, Clone)]
+pub(crate) struct AdmitLayer {
+    /// `None`: the route's reference is invalid.
+    pool: Option<Rc<Pool>>,
+}
+
+impl AdmitLayer {
+    /// Requests are counted at `pool`.
+    pub(crate) fn of(pool: Option<&Rc<Pool>>) -> Self {
+        Self { pool: pool.cloned() }
+    }
+}
+
+impl<S> Layer<S> for AdmitLayer {
+    type Service = Admit<S>;
+
+    fn layer(&self, inner: S) -> Admit<S> {
+        Admit { inner, pool: self.pool.clone() }
+    }
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub(crate) struct Admit<S> {
+    inner: S,
+    pool: Option<Rc<Pool>>,
+}
+
+impl<S> Service<Outgoing> for Admit<S>
+where
+    S: Service<Outgoing, Response = Answered, Error = Failed>,
+{
+    type Response = Answered;
+    type Error = Failed;
+    type Future = Within<S::Future, Admitted, Outcome>;
+
+    always_ready!();
+
+    fn call(&mut self, outgoing: Outgoing) -> Self::Future {
+        let refused = |reason, detail| Within::early(Err(Failed::refused(reason, detail)));
+        let Some(pool) = &self.pool else {
+            return refused(Reason::InvalidBackend, "the route names a backend that is not there");
+        };
+        match pool.enter() {
+            None => refused(Reason::QueueFull, "too many requests wait for this backend"),
+            Some(entered) => Within::inner(self.inner.call(outgoing), Admitted(entered)),
+        }
+    }
+}
+
+/// A request's place; given up with it.
+#[derive(Debug)]
+pub(crate) struct Admitted(#[expect(dead_code, reason = "held for its drop")] Entered);
+
+impl After for Admitted {
+    type Output = Outcome;
+
+    fn after(self, outcome: Outcome) -> Outcome {
+        outcome
+    }
+}

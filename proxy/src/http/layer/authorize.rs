@@ -1,0 +1,55 @@
+//! Asks policy whether a try may leave the pod, for this backend.
+//!
+//! Stands inside [`Retry`](super::Retry): every try is judged, by the policy of its moment. What stands inside takes permitted
+//! tries only, so that a stack without this layer does not compile.
+
+use super::always_ready;
+use crate::{
+    http::request::{Answered, Attempt, Failed},
+    policy::{Permitted, To},
+};
+use remora_model::BackendId;
+use tower::{Layer, Service};
+
+/// Makes [`Authorize`] of one backend.
+#[derive(Debug, Clone)]
+pub(crate) struct AuthorizeLayer {
+    to: BackendId,
+}
+
+impl AuthorizeLayer {
+    /// Tries go to `to`.
+    pub(crate) fn egress(to: &BackendId) -> Self {
+        Self { to: to.clone() }
+    }
+}
+
+impl<S> Layer<S> for AuthorizeLayer {
+    type Service = Authorize<S>;
+
+    fn layer(&self, inner: S) -> Authorize<S> {
+        Authorize { inner, to: self.to.clone() }
+    }
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub(crate) struct Authorize<S> {
+    inner: S,
+    to: BackendId,
+}
+
+impl<S> Service<Attempt> for Authorize<S>
+where
+    S: Service<Permitted<Attempt>, Response = Answered, Error = Failed>,
+{
+    type Response = Answered;
+    type Error = Failed;
+    type Future = S::Future;
+
+    always_ready!();
+
+    fn call(&mut self, attempt: Attempt) -> S::Future {
+        self.inner.call(Permitted::outbound(To::Backend(&self.to), attempt))
+    }
+}

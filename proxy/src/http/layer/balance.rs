@@ -1,0 +1,181 @@
+//! Picks an endpoint for one try, sends it, and tells the endpoint's statistics how it went.
+//!
+//! The innermost service of a branch: it takes what policy permitted, and gives the answer with where it came from, or why there
+//! is none. Within the rule's bound on each try. Its future is the one that is boxed: it holds the request while it is sent.
+
+use super::{Outcome, always_ready};
+use crate::{
+    backend::{
+        self, InFlight, Pool,
+        endpoint::{Answer, Upstream},
+        outcome,
+    },
+    http::{
+        grpc, headers,
+        request::{Answered, Attempt, Failed, Fate, Origin},
+        upgrade,
+    },
+    limits,
+    policy::{Permit, Permitted},
+    resources::Resources,
+    telemetry::Reason,
+};
+use futures_util::future::Either;
+use http::Response;
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    rc::Rc,
+    time::{Duration, Instant},
+};
+use tokio::time::timeout_at;
+use tower::Service;
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub(crate) struct Balance {
+    pool: Rc<Pool>,
+    /// The bound on each try, to the head of its answer.
+    within: Option<Duration>,
+    resources: Rc<Resources>,
+}
+
+impl Balance {
+    /// Tries go to endpoints of `pool`, each within that time.
+    pub(crate) fn over(pool: &Rc<Pool>, within: Option<Duration>, resources: &Rc<Resources>) -> Self {
+        Self { pool: pool.clone(), within, resources: resources.clone() }
+    }
+}
+
+impl Service<Permitted<Attempt>> for Balance {
+    type Response = Answered;
+    type Error = Failed;
+    type Future = Pin<Box<dyn Future<Output = Outcome>>>;
+
+    always_ready!();
+
+    fn call(&mut self, attempt: Permitted<Attempt>) -> Self::Future {
+        let (permit, attempt) = attempt.open();
+        match self.pick(&permit, attempt.began, &attempt.tried) {
+            Ok((upstream, in_flight)) => Box::pin(self.clone().send(permit, attempt, upstream, in_flight)),
+            Err(reason) => Box::pin(std::future::ready(Err(Failed::new(reason)))),
+        }
+    }
+}
+
+impl Balance {
+    /// An endpoint that did not fail yet; where all did, any of them may try again.
+    fn pick(&self, permit: &Permit, now: Instant, tried: &[SocketAddr]) -> Result<(Rc<Upstream>, InFlight), Reason> {
+        let mut rng = self.resources.rng.borrow_mut();
+        match self.pool.pick(now, &mut rng, tried) {
+            Err(_) if !tried.is_empty() => self.pool.pick(now, &mut rng, &[]),
+            Ok((upstream, in_flight)) if in_flight.is_probe() && upstream.is_away() => {
+                upstream.probe(permit, in_flight);
+                self.pool.pick(now, &mut rng, tried)
+            }
+            picked => picked,
+        }
+    }
+
+    async fn send(self, permit: Permit, attempt: Attempt, upstream: Rc<Upstream>, in_flight: InFlight) -> Outcome {
+        let Attempt { mut request, began, grpc, client, offer, .. } = attempt;
+        let until = self.within.map(|within| began + within);
+        let mesh = upstream.endpoint.identity.is_some();
+        // An upgrade keeps its form; everything else has the one of between proxies, which others do not take.
+        let fitted = match (&offer, mesh) {
+            (None, false) => Some(headers::fit(&mut request, self.pool.protocol())),
+            _ => None,
+        };
+        let as_http1 = fitted.as_ref().is_some_and(|(_, http1)| *http1);
+        let mut stale = 0;
+        let result = loop {
+            let sending = match &offer {
+                None if as_http1 => Either::Left(Either::Left(upstream.send_http1(&permit, began, request))),
+                None => Either::Left(Either::Right(upstream.send_http2(&permit, Some((&client.callers, 0)), request))),
+                Some(offer) => {
+                    let tasks = &self.resources.tasks;
+                    Either::Right(Box::pin(upgrade::send(tasks, &upstream, &permit, offer, request)))
+                }
+            };
+            let result = match until {
+                None => sending.await,
+                Some(until) => match timeout_at(until.into(), sending).await {
+                    Ok(result) => result,
+                    Err(_) => Err(Failed::new(Reason::Timeout)),
+                },
+            };
+            match result {
+                // Connections that closed while they were kept; each of them is used up by this.
+                Err(Failed { stale: true, unsent: Some(unsent), .. }) if stale < limits::IDLE_CONNECTIONS_MAX => {
+                    stale += 1;
+                    request = *unsent;
+                }
+                result => break result,
+            }
+        };
+        match result {
+            Ok(answer) => Ok(answered(answer, (permit, grpc, began, until), &upstream, in_flight)),
+            Err(mut failed) => {
+                if let (Some((unfit, _)), Some(unsent)) = (fitted, &mut failed.unsent) {
+                    unfit.undo(unsent);
+                }
+                Err(self.blame(failed, began, &upstream, in_flight))
+            }
+        }
+    }
+
+    /// Tells the endpoint's statistics of a try that has no answer, and the next try to pass it over.
+    fn blame(&self, failed: Failed, began: Instant, upstream: &Upstream, in_flight: InFlight) -> Failed {
+        let endpoint = Some(upstream.endpoint.address);
+        if failed.unprocessed {
+            // No word about the endpoint's health: it is busy, or goes in order.
+            return Failed { endpoint, ..failed };
+        }
+        let Some(outcome) = outcome::of(failed.reason) else { return failed };
+        let now = Instant::now();
+        in_flight.record(now, now.saturating_duration_since(began), outcome);
+        if outcome != backend::Outcome::Failure {
+            self.pool.doubt();
+        }
+        Failed { endpoint, ..failed }
+    }
+}
+
+/// The answer with where it came from, whose statistics are told.
+fn answered(
+    answer: Answer,
+    (permit, grpc, began, until): (Permit, bool, Instant, Option<Instant>),
+    upstream: &Upstream,
+    in_flight: InFlight,
+) -> Answered {
+    let Answer { response, lease, sent } = answer;
+    let now = Instant::now();
+    let mesh = upstream.endpoint.identity.is_some();
+    // Only a peer that proved who it is may say what became of the request.
+    let fate = if mesh { fate(&response) } else { None };
+    let failed = response.status().is_server_error() || (grpc && grpc::failed(response.headers()));
+    let outcome = match (fate, failed) {
+        (Some(Fate::Undelivered(_)), _) => backend::Outcome::Unreachable,
+        (_, true) => backend::Outcome::Failure,
+        _ => backend::Outcome::Success,
+    };
+    in_flight.record(now, now.saturating_duration_since(sent.unwrap_or(began)), outcome);
+    let endpoint = upstream.endpoint.address;
+    let origin = Some(Origin { endpoint, mesh, fate, in_flight, lease, permit });
+    Answered { response, origin, until, charge: None, tunnel: None }
+}
+
+fn fate<B>(response: &Response<B>) -> Option<Fate> {
+    let reason = response.headers().iter().find(|(name, _)| **name == headers::ERROR)?.1;
+    let reason = Reason::from_bytes(reason.as_bytes())?;
+    match reason {
+        Reason::ConnectRefused
+        | Reason::ConnectTimeout
+        | Reason::ConnectFailed
+        | Reason::Draining
+        | Reason::Overloaded
+        | Reason::QueueFull => Some(Fate::Undelivered(reason)),
+        Reason::UpstreamReset => Some(Fate::BrokenOff),
+        _ => None,
+    }
+}

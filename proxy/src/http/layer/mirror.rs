@@ -1,0 +1,150 @@
+//! Sends copies of requests whose answers nobody sees (Gateway API: HTTPRequestMirrorFilter).
+//!
+//! Stands outside of [`Deadline`](super::Deadline) and [`Retry`](super::Retry): a copy is sent once, when the request itself has its
+//! answer, with the body that was kept; a body that is larger than what is kept, or still coming, is not mirrored and counted
+//! as skipped. What becomes of a copy is no concern of the caller, nor of its signals: it has no retry, and its endpoint's health is
+//! judged by what it does for real requests.
+
+use super::{After, Outcome, Within, always_ready};
+use crate::{
+    backend::{Pool, endpoint::Upstream},
+    http::{
+        body::{kept::Kept, request::RequestBody},
+        headers,
+        request::{Answered, Failed, Outgoing},
+    },
+    limits,
+    policy::{Permitted, To},
+    resources::Resources,
+};
+use http::Request;
+use http_body_util::BodyExt;
+use remora_model::{BackendId, Filter};
+use std::{collections::HashMap, rc::Rc, time::Instant};
+use tower::{Layer, Service};
+
+/// A backend that gets copies of a share of the requests.
+#[derive(Debug, Clone)]
+pub(crate) struct MirrorTarget {
+    pool: Rc<Pool>,
+    numerator: u32,
+    denominator: u32,
+}
+
+impl MirrorTarget {
+    /// Whom a filter sends copies to, if it does, and there is such a backend.
+    pub(crate) fn of(filter: &Filter, pools: &HashMap<BackendId, Rc<Pool>>) -> Option<Self> {
+        let Filter::Mirror { backend, numerator, denominator } = filter else { return None };
+        let pool = pools.get(backend)?.clone();
+        Some(Self { pool, numerator: *numerator, denominator: *denominator })
+    }
+}
+
+/// Makes [`Mirror`] of one backend of one rule.
+#[derive(Debug, Clone)]
+pub(crate) struct MirrorLayer {
+    targets: Rc<[MirrorTarget]>,
+    resources: Rc<Resources>,
+}
+
+impl MirrorLayer {
+    /// Copies go to `targets`.
+    pub(crate) fn to(targets: Vec<MirrorTarget>, resources: &Rc<Resources>) -> Self {
+        Self { targets: targets.into(), resources: resources.clone() }
+    }
+
+    /// Who gets a copy of this request. Empty, without an allocation, for nearly all.
+    fn draw(&self) -> Vec<Rc<Pool>> {
+        let mut rng = self.resources.rng.borrow_mut();
+        let drawn = self.targets.iter().filter(|target| rng.u32(..target.denominator.max(1)) < target.numerator);
+        drawn.map(|target| target.pool.clone()).collect()
+    }
+}
+
+impl<S> Layer<S> for MirrorLayer {
+    type Service = Mirror<S>;
+
+    fn layer(&self, inner: S) -> Mirror<S> {
+        Mirror { inner, layer: self.clone() }
+    }
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub(crate) struct Mirror<S> {
+    inner: S,
+    layer: MirrorLayer,
+}
+
+impl<S> Service<Outgoing> for Mirror<S>
+where
+    S: Service<Outgoing, Response = Answered, Error = Failed>,
+{
+    type Response = Answered;
+    type Error = Failed;
+    type Future = Within<S::Future, Copies, Outcome>;
+
+    always_ready!();
+
+    fn call(&mut self, mut outgoing: Outgoing) -> Self::Future {
+        // What may become bytes has no copy.
+        let pools = if outgoing.offer.is_some() { Vec::new() } else { self.layer.draw() };
+        let copies = if pools.is_empty() {
+            None
+        } else {
+            let kept = Kept::of(&mut outgoing.request);
+            Some(Box::new((kept, pools, self.layer.resources.clone())))
+        };
+        Within::inner(self.inner.call(outgoing), Copies(copies))
+    }
+}
+
+/// What is sent when the request has its answer, and to whom.
+#[derive(Debug)]
+pub(crate) struct Copies(Option<Box<(Kept, Vec<Rc<Pool>>, Rc<Resources>)>>);
+
+impl After for Copies {
+    type Output = Outcome;
+
+    fn after(self, outcome: Outcome) -> Outcome {
+        if let Some(copies) = self.0 {
+            let (kept, pools, resources) = *copies;
+            for pool in pools {
+                send(&resources, pool, &kept);
+            }
+        }
+        outcome
+    }
+}
+
+/// Sends a copy, in a task of the worker.
+fn send(resources: &Resources, pool: Rc<Pool>, kept: &Kept) {
+    let picked = pool.enter().filter(|_| kept.is_complete()).and_then(|entered| {
+        let picked = pool.pick(Instant::now(), &mut resources.rng.borrow_mut(), &[]).ok();
+        picked.map(|picked| (entered, picked))
+    });
+    let Some((entered, (upstream, in_flight))) = picked else {
+        return metrics::counter!("remora_mirror_skipped_total").increment(1);
+    };
+    let copy = Permitted::outbound(To::Backend(&pool.id), kept.request());
+    resources.tasks.spawn(async move {
+        // Dropped unrecorded: a copy says nothing about its endpoint.
+        let _held = (entered, in_flight);
+        if tokio::time::timeout(limits::MIRROR_TIMEOUT, one(upstream, &pool, copy)).await.is_err() {
+            tracing::debug!(backend = %pool.id, "a mirrored request took too long");
+        }
+    });
+}
+
+async fn one(upstream: Rc<Upstream>, pool: &Pool, copy: Permitted<Request<RequestBody>>) {
+    let (permit, mut request) = copy.open();
+    let mesh = upstream.endpoint.identity.is_some();
+    let sent = match !mesh && headers::fit(&mut request, pool.protocol()).1 {
+        true => upstream.send_http1(&permit, Instant::now(), request).await,
+        false => upstream.send_http2(&permit, None, request).await,
+    };
+    if let Ok(answer) = sent {
+        let mut body = answer.response.into_body();
+        while let Some(Ok(_)) = body.frame().await {}
+    }
+}

@@ -1,0 +1,121 @@
+//! Counts a request from here to the last byte of its answer, and turns what failed inside into an answer.
+//!
+//! Stands outermost in a branch: whatever the layers inside decide, the request has exactly one record, under the name that it
+//! came with (filters rewrite paths) and with the reason that its client reads. Gives the inner service the counters, for what
+//! is counted on the way (retries).
+
+use super::{After, Outcome, Within, always_ready};
+use crate::{
+    backend::Pool,
+    http::{
+        body::response::ResponseBody,
+        exchange::Exchange,
+        request::{Answered, Arrived, Failed, Outgoing, Routed},
+        respond,
+        stall::Overloaded,
+    },
+    telemetry::{Counters, Reason, Tls},
+};
+use http::Response;
+use std::{convert::Infallible, future::pending, rc::Rc};
+use tower::{Layer, Service};
+
+/// Makes [`Signals`] of one backend of one rule.
+#[derive(Debug, Clone)]
+pub(crate) struct SignalsLayer {
+    counters: Rc<Counters>,
+    /// Index of the rule, whose label the counters have; `None` where no rule speaks for the request.
+    rule: Option<usize>,
+    /// Who answers.
+    pool: Rc<Pool>,
+}
+
+impl SignalsLayer {
+    /// Counts under the rule's label, or under what the request asks for where it has none.
+    pub(crate) fn of(counters: &Rc<Counters>, rule: Option<usize>, pool: &Rc<Pool>) -> Self {
+        Self { counters: counters.clone(), rule, pool: pool.clone() }
+    }
+}
+
+impl<S> Layer<S> for SignalsLayer {
+    type Service = Signals<S>;
+
+    fn layer(&self, inner: S) -> Signals<S> {
+        Signals { inner, layer: self.clone() }
+    }
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub(crate) struct Signals<S> {
+    inner: S,
+    layer: SignalsLayer,
+}
+
+impl<B, S> Service<Routed<B>> for Signals<S>
+where
+    S: Service<Outgoing<B>, Response = Answered, Error = Failed>,
+{
+    type Response = Response<ResponseBody>;
+    type Error = Infallible;
+    type Future = Within<S::Future, Counted, Result<Self::Response, Infallible>>;
+
+    always_ready!();
+
+    fn call(&mut self, Routed { arrived, prefix }: Routed<B>) -> Self::Future {
+        let SignalsLayer { counters, rule, pool } = &self.layer;
+        let peer = pool.identity();
+        let tls = if peer.is_empty() { Tls::Plain } else { Tls::Mtls };
+        let stats = counters.request(*rule, &arrived.request, arrived.proto(), &peer, tls, arrived.started);
+        let exchange = Exchange::begin(stats.clone(), arrived.started, arrived.grpc);
+        let Arrived { request, started, grpc, authority, client } = arrived;
+        let outgoing = Outgoing { request, prefix, authority, started, grpc, client, stats, offer: None };
+        Within::inner(self.inner.call(outgoing), Counted(exchange))
+    }
+}
+
+/// A request that is counted. Dropped before its end, it counts as cancelled by the client.
+#[derive(Debug)]
+pub(crate) struct Counted(Exchange);
+
+impl After for Counted {
+    type Output = Result<Response<ResponseBody>, Infallible>;
+
+    fn after(self, outcome: Outcome) -> Self::Output {
+        let Self(mut exchange) = self;
+        Ok(match outcome {
+            Ok(answered) => pass_on(answered, exchange),
+            Err(Failed { reason, detail, .. }) => {
+                exchange.fail(reason);
+                respond::failure(reason, exchange.is_grpc(), detail)
+            }
+        })
+    }
+}
+
+/// The answer as the client gets it, counted to its end.
+fn pass_on(answered: Answered, mut exchange: Exchange) -> Response<ResponseBody> {
+    let Answered { response, origin, until, charge, tunnel } = answered;
+    let (parts, body) = response.into_parts();
+    if let Some(charge) = charge {
+        exchange.hold(charge);
+    }
+    let (in_flight, lease, permit) = match origin {
+        Some(origin) => (Some(origin.in_flight), origin.lease, Some(origin.permit)),
+        None => (None, None, None),
+    };
+    if let (Some(tunnel), Some(permit)) = (tunnel, permit) {
+        return tunnel.relay(Response::from_parts(parts, ()), permit, exchange, in_flight, pending());
+    }
+    exchange.head(parts.status, in_flight, lease);
+    exchange.bound(until);
+    if http_body::Body::is_end_stream(&body) {
+        exchange.ended(Some(&parts.headers));
+        return Response::from_parts(parts, ResponseBody::Empty);
+    }
+    let grpc = exchange.is_grpc();
+    match ResponseBody::upstream(body, exchange) {
+        Ok(body) => Response::from_parts(parts, body),
+        Err(Overloaded) => respond::failure(Reason::Overloaded, grpc, ""),
+    }
+}
