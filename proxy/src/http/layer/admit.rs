@@ -74,3 +74,41 @@ impl After for Admitted {
         outcome
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::test::{Inner, World, address, real, told},
+        *,
+    };
+    use crate::{http::Wire, limits};
+    use http::Request;
+
+    #[test]
+    fn what_finds_no_place_is_refused_at_once_and_a_place_is_given_up_with_its_request() {
+        real(async {
+            let world = Rc::new(World::new(&[address(1)]));
+            let (silent, answers) = (Inner::silent(), world.clone());
+            let layer = AdmitLayer::of(Some(&world.pool));
+            let ask = || world.outgoing(Wire::Http1, Request::get("/"));
+            let mut held: Vec<_> =
+                (0..limits::REQUESTS_PER_BACKEND_MAX).map(|_| layer.layer(silent.clone()).call(ask())).collect();
+            let mut service = layer.layer(Inner::ready(move |_| answers.answer(200, None)));
+            assert_eq!(told(&service.call(ask()).await), "queue_full");
+            held.pop();
+            // Its own place is free again as soon as the head of its answer is there.
+            let answered = service.call(ask()).await;
+            assert_eq!((told(&answered), told(&service.call(ask()).await)), ("200".into(), "200".into()));
+        });
+    }
+
+    #[test]
+    fn a_backend_that_is_not_there_is_the_configurations_fault() {
+        real(async {
+            let (world, inner) = (World::new(&[]), Inner::silent());
+            let outcome =
+                AdmitLayer::of(None).layer(inner.clone()).call(world.outgoing(Wire::Http1, Request::get("/")));
+            assert_eq!((told(&outcome.await), inner.asked()), ("invalid_backend".into(), 0));
+        });
+    }
+}

@@ -53,3 +53,30 @@ where
         self.inner.call(Permitted::outbound(To::Backend(&self.to), attempt))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::test::id, *};
+    use crate::{
+        http::{Wire, body::request::RequestBody, request::ClientConnection},
+        telemetry::Reason,
+    };
+    use futures_util::FutureExt;
+    use http::Request;
+    use std::{future::ready, time::Instant};
+    use tower::service_fn;
+
+    #[test]
+    fn what_is_judged_is_what_goes_on() {
+        let inner = service_fn(|attempt: Permitted<Attempt>| {
+            let (_permit, attempt) = attempt.open();
+            assert_eq!(attempt.request.uri(), "http://api/a");
+            ready(Err::<Answered, _>(Failed::new(Reason::NoEndpoints)))
+        });
+        let request = Request::get("http://api/a").body(RequestBody::Empty).unwrap();
+        let client = ClientConnection::new(Wire::Http2);
+        let attempt = Attempt { request, began: Instant::now(), grpc: false, client, offer: None, tried: Vec::new() };
+        let outcome = AuthorizeLayer::egress(&id()).layer(inner).call(attempt).now_or_never().unwrap();
+        assert_eq!(outcome.unwrap_err().reason, Reason::NoEndpoints);
+    }
+}

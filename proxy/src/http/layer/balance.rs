@@ -179,3 +179,114 @@ fn fate<B>(response: &Response<B>) -> Option<Fate> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::test::{World, address, id, real, told},
+        *,
+    };
+    use crate::{
+        http::{Wire, body::request::RequestBody, request::ClientConnection},
+        policy::To,
+    };
+    use http::{Request, Version};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    fn attempt(tried: Vec<SocketAddr>) -> Permitted<Attempt> {
+        let request = Request::get("http://api.shop/a").version(Version::HTTP_2).header(headers::RESTORE, "1.1");
+        let request = request.body(RequestBody::Empty).unwrap();
+        let client = ClientConnection::new(Wire::Http1);
+        let attempt = Attempt { request, began: Instant::now(), grpc: false, client, offer: None, tried };
+        Permitted::outbound(To::Backend(&id()), attempt)
+    }
+
+    /// A server for one request: what it was asked, as it was on the wire.
+    async fn server(answer: &'static [u8]) -> (SocketAddr, tokio::task::JoinHandle<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let served = tokio::task::spawn_local(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                assert!(stream.read_buf(&mut head).await.unwrap() > 0, "{}", String::from_utf8_lossy(&head));
+            }
+            stream.write_all(answer).await.unwrap();
+            String::from_utf8(head).unwrap()
+        });
+        (address, served)
+    }
+
+    fn over(world: &World) -> Balance {
+        Balance::over(&world.pool, None, &world.resources)
+    }
+
+    #[test]
+    fn an_answer_says_where_it_came_from_and_its_endpoint_may_not_say_what_only_the_mesh_may() {
+        real(async {
+            let answer = b"HTTP/1.1 503 Later\r\nx-remora-error: draining\r\ncontent-length: 0\r\n\r\n";
+            let (address, served) = server(answer).await;
+            let world = World::new(&[address]);
+            let answered = over(&world).call(attempt(Vec::new())).await.unwrap();
+            let origin = answered.origin.unwrap();
+            assert_eq!((origin.endpoint, origin.mesh, origin.fate), (address, false, None));
+            assert_eq!(served.await.unwrap(), "GET /a HTTP/1.1\r\nhost: api.shop\r\n\r\n");
+        });
+    }
+
+    /// Found with this: the next endpoint was sent HTTP/2, because the request had been made HTTP/1 for the first.
+    #[test]
+    fn a_request_that_one_endpoint_did_not_get_is_fit_for_any_other() {
+        real(async {
+            let world = World::new(&[address(1)]);
+            let failed = over(&world).call(attempt(Vec::new())).await.unwrap_err();
+            assert_eq!(
+                (failed.reason, failed.endpoint, world.doubts.get()),
+                (Reason::ConnectRefused, Some(address(1)), 1)
+            );
+            let unsent = *failed.unsent.unwrap();
+            assert_eq!((unsent.version(), unsent.uri().to_string().as_str()), (Version::HTTP_2, "http://api.shop/a"));
+            assert_eq!(unsent.headers()[headers::RESTORE], "1.1");
+            let (address, served) = server(b"HTTP/1.1 204 Empty\r\n\r\n").await;
+            world.settings(super::super::test::generous(), &[address]);
+            let (permit, again) = attempt(Vec::new()).open();
+            let again = Attempt { request: unsent, ..again };
+            drop(permit);
+            assert_eq!(told(&over(&world).call(Permitted::outbound(To::Backend(&id()), again)).await), "204");
+            assert_eq!(served.await.unwrap(), "GET /a HTTP/1.1\r\nhost: api.shop\r\n\r\n");
+        });
+    }
+
+    #[test]
+    fn a_try_goes_past_the_endpoints_that_failed_and_back_to_them_where_all_did() {
+        real(async {
+            let world = World::new(&[address(1), address(2)]);
+            for _ in 0..8 {
+                let failed = over(&world).call(attempt(vec![address(1)])).await.unwrap_err();
+                assert_eq!(failed.endpoint, Some(address(2)));
+                // Out of rotation it would be passed over anyway.
+                world.settings(super::super::test::generous(), &[address(1)]);
+                world.settings(super::super::test::generous(), &[address(1), address(2)]);
+            }
+            let failed = over(&world).call(attempt(vec![address(1), address(2)])).await.unwrap_err();
+            assert!(failed.endpoint.is_some());
+            assert_eq!(told(&over(&World::new(&[])).call(attempt(Vec::new())).await), "no_endpoints");
+        });
+    }
+
+    #[test]
+    fn a_try_takes_no_longer_than_its_rule_allows() {
+        real(async {
+            // A server that takes the connection and says nothing.
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let world = World::new(&[listener.local_addr().unwrap()]);
+            let within = Some(Duration::from_millis(30));
+            let mut balance = Balance::over(&world.pool, within, &world.resources);
+            let failed = balance.call(attempt(Vec::new())).await.unwrap_err();
+            assert_eq!((failed.reason, failed.unsent.is_none()), (Reason::Timeout, true));
+        });
+    }
+}

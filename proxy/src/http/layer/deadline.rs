@@ -101,3 +101,61 @@ impl<F: Future<Output = Outcome>> Future for Bounded<F> {
         Poll::Ready(Err(Failed::refused(Reason::Timeout, "the request's deadline passed")))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::test::{Inner, World, address, paused, told},
+        *,
+    };
+    use crate::http::Wire;
+    use http::Request;
+    use std::rc::Rc;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn the_shorter_of_the_routes_and_the_callers_bound_holds() {
+        // The rule's, the caller's, what holds in seconds.
+        for (rule, caller, expected) in
+            [(Some(3), None, 3), (None, Some("2S"), 2), (Some(3), Some("2S"), 2), (Some(1), Some("2S"), 1)]
+        {
+            paused(async {
+                let (world, began) = (World::new(&[]), tokio::time::Instant::now());
+                let mut request = Request::post("http://api/p.S/M").header("content-type", "application/grpc");
+                if let Some(timeout) = caller {
+                    request = request.header("grpc-timeout", timeout);
+                }
+                let inner = Inner::<Outgoing>::silent();
+                let layer = DeadlineLayer::of(rule.map(|seconds| SECOND * seconds));
+                let outcome = layer.layer(inner.clone()).call(world.outgoing(Wire::Http2, request)).await;
+                assert_eq!(
+                    (told(&outcome), began.elapsed().as_secs_f64().round() as u64),
+                    ("timeout".into(), expected)
+                );
+                let passed_on = grpc::timeout(inner.seen.borrow()[0].request.headers()).unwrap();
+                assert!(passed_on <= SECOND * expected as u32 && passed_on > SECOND * expected as u32 - SECOND / 10);
+            });
+        }
+    }
+
+    #[test]
+    fn it_goes_on_with_the_body_of_an_answer_and_never_lengthens_a_trys_own() {
+        paused(async {
+            let world = Rc::new(World::new(&[address(1)]));
+            let start = Instant::now();
+            for (until, expected) in [(None, 5), (Some(start + SECOND), 1), (Some(start + 9 * SECOND), 5)] {
+                let answers = world.clone();
+                let inner = Inner::ready(move |_| Ok(Answered { until, ..answers.answer(200, None)? }));
+                let asked = Outgoing { started: start, ..world.outgoing(Wire::Http1, Request::get("/")) };
+                let answered = DeadlineLayer::of(Some(5 * SECOND)).layer(inner).call(asked).await.unwrap();
+                assert_eq!(answered.until, Some(start + expected * SECOND));
+            }
+            let answers = world.clone();
+            let inner = Inner::ready(move |_| answers.answer(200, None));
+            let asked = world.outgoing(Wire::Http1, Request::get("/").header("grpc-timeout", "1S"));
+            let unbounded = DeadlineLayer::of(None).layer(inner).call(asked).await.unwrap();
+            assert_eq!(unbounded.until, None, "only gRPC has grpc-timeout");
+        });
+    }
+}

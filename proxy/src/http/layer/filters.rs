@@ -99,3 +99,73 @@ impl After for Edits {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::test::{Inner, World, address, failed, real, told},
+        *,
+    };
+    use crate::{http::Wire, telemetry::Reason};
+    use http::{HeaderName, HeaderValue, Request, StatusCode};
+    use remora_model::{HeaderEdit, PathRewrite, Redirect};
+
+    fn edit(name: &'static str, value: &'static str) -> HeaderEdit {
+        let set = vec![(HeaderName::from_static(name), HeaderValue::from_static(value))];
+        HeaderEdit { set, ..HeaderEdit::default() }
+    }
+
+    #[test]
+    fn a_redirect_is_answered_here_and_nobody_is_asked() {
+        real(async {
+            let world = World::new(&[]);
+            let to = Redirect { scheme: None, hostname: None, port: None, path: None, status: StatusCode::FOUND };
+            let (inner, filters) = (Inner::silent(), [Filter::Redirect(to)]);
+            let mut service = FiltersLayer::of(&filters).layer(inner.clone());
+            let asked = world.outgoing(Wire::Http1, Request::get("/old").header("host", "api"));
+            let answered = service.call(asked).await.unwrap();
+            assert_eq!(answered.response.headers()["location"], "http://api/old");
+            assert!(answered.origin.is_none() && inner.asked() == 0);
+        });
+    }
+
+    #[test]
+    fn a_rewritten_host_is_the_authority_on_every_wire_and_a_prefix_is_that_of_the_match() {
+        real(async {
+            let world = World::new(&[]);
+            let filters = [
+                Filter::Rewrite { hostname: Some("other".into()), path: Some(PathRewrite::Prefix("/new".into())) },
+                Filter::RequestHeaders(edit("x-added", "1")),
+                Filter::Mirror { backend: super::super::test::id(), numerator: 1, denominator: 1 },
+            ];
+            let inner = Inner::ready(|_| failed(Reason::NoEndpoints));
+            let mut service = FiltersLayer::of(&filters).layer(inner.clone());
+            for wire in [Wire::Http1, Wire::Http2] {
+                let request = Request::get("/old/a").header("host", "api");
+                let outcome = service.call(Outgoing { prefix: 4, ..world.outgoing(wire, request) }).await;
+                assert_eq!(told(&outcome), "no_endpoints");
+                let seen = inner.seen.borrow_mut().pop().unwrap();
+                assert_eq!(seen.authority.unwrap(), "other");
+                assert_eq!(
+                    (seen.request.uri().path(), &seen.request.headers()["x-added"]),
+                    ("/new/a", &"1".parse().unwrap())
+                );
+            }
+        });
+    }
+
+    #[test]
+    fn answers_are_edited_and_failures_are_left_alone() {
+        real(async {
+            let world = Rc::new(World::new(&[address(1)]));
+            let (answers, filters) = (world.clone(), [Filter::ResponseHeaders(edit("x-answer", "1"))]);
+            let mut service = FiltersLayer::of(&filters).layer(Inner::ready(move |number| match number {
+                0 => answers.answer(200, None),
+                _ => failed(Reason::Timeout),
+            }));
+            let ask = || world.outgoing(Wire::Http1, Request::get("/"));
+            assert_eq!(service.call(ask()).await.unwrap().response.headers()["x-answer"], "1");
+            assert_eq!(told(&service.call(ask()).await), "timeout");
+        });
+    }
+}

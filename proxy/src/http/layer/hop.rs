@@ -95,3 +95,79 @@ impl After for Stripped {
         Ok(answered)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::test::{Inner, World, address, real},
+        *,
+    };
+    use crate::http::request::Fate;
+    use http::Request;
+
+    #[test]
+    fn what_belongs_to_the_clients_hop_ends_here() {
+        real(async {
+            let (world, inner) = (World::new(&[]), Inner::<Outgoing>::silent());
+            let request = |version| {
+                let request =
+                    Request::get("http://api/a").version(version).header("connection", "x-private, keep-alive");
+                request
+                    .header("x-private", "1")
+                    .header("host", "api")
+                    .header("te", "trailers, deflate")
+                    .header("x-kept", "1")
+            };
+            for (wire, version, mark) in [
+                (Wire::Http1, Version::HTTP_11, headers::RESTORE),
+                (Wire::Http1, Version::HTTP_10, headers::RESTORE),
+                (Wire::Http2, Version::HTTP_2, headers::CALLER),
+            ] {
+                drop(HopLayer.layer(inner.clone()).call(world.outgoing(wire, request(version))));
+                let seen = inner.seen.borrow_mut().pop().unwrap().request;
+                let mut names: Vec<_> = seen.headers().keys().map(http::HeaderName::as_str).collect();
+                names.sort_unstable();
+                let mut expected = ["te", "x-kept", mark.as_str()];
+                expected.sort_unstable();
+                assert_eq!((names, seen.version()), (expected.to_vec(), Version::HTTP_2), "{version:?}");
+                assert_eq!(seen.headers()["te"], "trailers");
+            }
+        });
+    }
+
+    #[test]
+    fn reserved_fields_of_an_answer_are_believed_from_the_mesh_only() {
+        real(async {
+            for fate in [None, Some(Fate::BrokenOff)] {
+                let world = Rc::new(World::new(&[address(1)]));
+                let answers = world.clone();
+                let inner = Inner::ready(move |_| {
+                    let mut answered = answers.answer(502, fate)?;
+                    for (name, value) in [("x-remora-error", "upstream_reset"), ("keep-alive", "timeout=5")] {
+                        answered.response.headers_mut().insert(name, value.parse().unwrap());
+                    }
+                    Ok(answered)
+                });
+                let outcome = HopLayer.layer(inner).call(world.outgoing(Wire::Http1, Request::get("http://api/")));
+                let answered = outcome.await.unwrap();
+                let kept = answered.response.headers();
+                assert_eq!(
+                    (kept.contains_key("x-remora-error"), kept.contains_key("keep-alive")),
+                    (fate.is_some(), false)
+                );
+            }
+        });
+    }
+
+    #[test]
+    fn options_of_the_server_itself_stays_that() {
+        real(async {
+            let (world, inner) = (World::new(&[]), Inner::<Outgoing>::silent());
+            let mut asked = world.outgoing(Wire::Http1, Request::get("/"));
+            *asked.request.uri_mut() = http::Uri::from_static("*");
+            *asked.request.method_mut() = http::Method::OPTIONS;
+            drop(HopLayer.layer(inner.clone()).call(asked));
+            assert_eq!(inner.seen.borrow()[0].request.uri().path(), "*", "OPTIONS * arrives as it left");
+        });
+    }
+}

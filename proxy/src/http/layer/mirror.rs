@@ -148,3 +148,66 @@ async fn one(upstream: Rc<Upstream>, pool: &Pool, copy: Permitted<Request<Reques
         while let Some(Ok(_)) = body.frame().await {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::test::{Inner, World, address, generous, id, real, told},
+        *,
+    };
+    use crate::{http::Wire, telemetry::Reason};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    fn target(pool: &Rc<Pool>, numerator: u32) -> Vec<MirrorTarget> {
+        let filter = Filter::Mirror { backend: id(), numerator, denominator: 1 };
+        MirrorTarget::of(&filter, &HashMap::from([(id(), pool.clone())])).into_iter().collect()
+    }
+
+    #[test]
+    fn a_copy_arrives_once_the_request_has_its_answer_and_changes_nothing_of_that() {
+        real(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let world = Rc::new(World::new(&[address(1)]));
+            let shadow = World::new(&[listener.local_addr().unwrap()]);
+            for reason in [None, Some(Reason::Timeout)] {
+                let answers = world.clone();
+                let inner = Inner::ready(move |_| match reason {
+                    None => answers.answer(200, None),
+                    Some(reason) => super::super::test::failed(reason),
+                });
+                let mut service = MirrorLayer::to(target(&shadow.pool, 1), &world.resources).layer(inner);
+                let request =
+                    Request::get("http://api/a").version(http::Version::HTTP_2).header(headers::RESTORE, "1.1");
+                let outcome = service.call(world.outgoing(Wire::Http1, request)).await;
+                assert_eq!(told(&outcome), reason.map_or("200", Reason::as_str));
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    assert!(stream.read_buf(&mut head).await.unwrap() > 0);
+                }
+                assert_eq!(String::from_utf8(head).unwrap(), "GET /a HTTP/1.1\r\nhost: api\r\n\r\n");
+                // What the shadow says is of no consequence.
+                stream.write_all(b"HTTP/1.1 500 No\r\nconnection: close\r\n\r\n").await.unwrap();
+            }
+        });
+    }
+
+    #[test]
+    fn no_share_is_no_copy_and_nothing_is_kept() {
+        real(async {
+            let world = World::new(&[]);
+            let inner = Inner::<Outgoing>::silent();
+            for targets in [Vec::new(), target(&world.pool, 0)] {
+                let mut service = MirrorLayer::to(targets, &world.resources).layer(inner.clone());
+                let Within::Inner { after, .. } = service.call(world.outgoing(Wire::Http1, Request::get("/"))) else {
+                    panic!("it asks the inner service");
+                };
+                assert!(after.unwrap().0.is_none());
+            }
+            world.settings(generous(), &[]);
+        });
+    }
+}

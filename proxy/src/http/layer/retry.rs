@@ -282,3 +282,177 @@ fn fate(answered: &Answered) -> Option<Fate> {
 fn endpoint(answered: &Answered) -> Option<SocketAddr> {
     answered.origin.as_ref().map(|origin| origin.endpoint)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::test::{Inner, World, address, failed, generous, paused, told},
+        *,
+    };
+    use crate::http::Wire;
+    use remora_model::BackendSettings;
+
+    /// What a try comes to.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    enum Try {
+        Answer(u16),
+        Fate(Fate),
+        /// Bytes of the request may have arrived.
+        Sent(Reason),
+        /// None of its bytes left.
+        Unsent(Reason),
+        /// The server says that it has not looked at it.
+        Unprocessed(Reason),
+    }
+    use Try::{Answer, Sent, Unprocessed, Unsent};
+
+    const UNDELIVERED: Try = Try::Fate(Fate::Undelivered(Reason::ConnectRefused));
+    const BROKEN_OFF: Try = Try::Fate(Fate::BrokenOff);
+
+    fn outcome(world: &World, tried: Try, number: usize) -> Outcome {
+        let endpoint = Some(address(number as u16 + 1));
+        match tried {
+            Answer(status) => world.answer(status, None),
+            Try::Fate(fate) => world.answer(503, Some(fate)),
+            Sent(reason) => Err(Failed { endpoint, ..Failed::new(reason) }),
+            Unprocessed(reason) => Err(Failed { endpoint, ..Failed::unprocessed(reason) }),
+            Unsent(reason) => {
+                let request = Request::get("http://api/unsent").body(RequestBody::Empty).unwrap();
+                Err(Failed { endpoint, ..Failed::unsent(reason, request) })
+            }
+        }
+    }
+
+    /// How often a request is sent that comes to this each time, and what is told in the end.
+    fn sent(method: &str, rule: Option<&Rule>, tries: &'static [Try]) -> (usize, String) {
+        let mut result = None;
+        paused(async {
+            let world = Rc::new(World::new(&[address(1), address(2), address(3)]));
+            let answers = world.clone();
+            let inner =
+                Inner::<Attempt>::ready(move |number| outcome(&answers, tries[number.min(tries.len() - 1)], number));
+            let mut service = RetryLayer::of(rule, &world.pool, &world.resources).layer(inner.clone());
+            let asked = world.outgoing(Wire::Http1, Request::builder().method(method).uri("http://api/"));
+            let told = told(&service.call(asked).await);
+            let retries = world.counted("retries") as usize;
+            assert_eq!(inner.asked(), 1 + retries, "each try beyond the first is counted");
+            result = Some((inner.asked(), told));
+        });
+        result.unwrap()
+    }
+
+    fn rule(attempts: u32, codes: &[u16], any_method: bool) -> Rule {
+        let codes = codes.iter().map(|code| StatusCode::from_u16(*code).unwrap()).collect();
+        Rule { attempts, codes, backoff: Duration::ZERO, any_method }
+    }
+
+    #[test]
+    fn what_is_sent_again_and_how_often() {
+        let reset = Reason::UpstreamReset;
+        let refused = Reason::ConnectRefused;
+        let some = rule(2, &[503], false);
+        let any = rule(2, &[503], true);
+        let none = rule(0, &[503], true);
+        // Method, rule, what each try comes to (the last for all that follow), how often it is sent, what is told.
+        let rows: &[(&str, Option<&Rule>, &'static [Try], usize, &str)] = &[
+            ("GET", None, &[Answer(200)], 1, "200"),
+            ("GET", None, &[Answer(503)], 1, "503"),
+            ("GET", Some(&some), &[Answer(503), Answer(200)], 2, "200"),
+            ("GET", Some(&some), &[Answer(503)], 3, "503"),
+            ("GET", Some(&some), &[Answer(502)], 1, "502"),
+            // Not idempotent: only if the rule says so.
+            ("POST", Some(&some), &[Answer(503)], 1, "503"),
+            ("POST", Some(&any), &[Answer(503), Answer(200)], 2, "200"),
+            // It may have been delivered.
+            ("GET", None, &[Sent(Reason::UpstreamReset), Answer(200)], 2, "200"),
+            ("POST", None, &[Sent(Reason::UpstreamReset)], 1, "upstream_reset"),
+            ("POST", Some(&any), &[Sent(Reason::UpstreamReset), Answer(200)], 2, "200"),
+            ("PATCH", None, &[BROKEN_OFF], 1, "503"),
+            ("PUT", None, &[BROKEN_OFF, Answer(200)], 2, "200"),
+            // It was not.
+            ("POST", None, &[Unsent(Reason::TlsRefused), Answer(200)], 2, "200"),
+            ("POST", None, &[Unprocessed(Reason::QueueFull), Answer(200)], 2, "200"),
+            ("POST", None, &[Unprocessed(Reason::Draining), Answer(200)], 2, "200"),
+            ("POST", None, &[UNDELIVERED, Answer(200)], 2, "200"),
+            // Endpoints that are not there are passed over, once each, then tried within the attempts.
+            ("POST", None, &[Unsent(Reason::ConnectRefused), Unsent(Reason::ConnectRefused), Answer(200)], 3, "200"),
+            // A rule without a second try means every kind of second try.
+            ("GET", Some(&none), &[Unsent(Reason::ConnectRefused)], 1, "connect_refused"),
+            ("GET", Some(&none), &[Unprocessed(Reason::QueueFull)], 1, "queue_full"),
+            ("GET", Some(&none), &[Answer(503)], 1, "503"),
+            // That there is nobody is no news after the first word of it; what put them away says more.
+            ("GET", None, &[Sent(Reason::NoEndpoints)], 1, "no_endpoints"),
+            ("GET", None, &[Sent(Reason::UpstreamReset), Sent(Reason::AllEjected)], 2, "upstream_reset"),
+        ];
+        for (method, rule, tries, times, told) in rows {
+            assert_eq!(sent(method, *rule, tries), (*times, (*told).to_owned()), "{method} {rule:?} {tries:?}");
+        }
+        assert_eq!((reset.as_str(), refused.as_str()), ("upstream_reset", "connect_refused"));
+    }
+
+    #[test]
+    fn an_endpoint_that_is_not_there_is_passed_over_at_once_and_any_other_try_waits() {
+        for (first, waits) in [(Unsent(Reason::ConnectRefused), false), (Sent(Reason::UpstreamReset), true)] {
+            paused(async {
+                let world = Rc::new(World::new(&[address(1), address(2)]));
+                let (answers, began) = (world.clone(), tokio::time::Instant::now());
+                let tries = [first, Answer(200)];
+                let inner = Inner::<Attempt>::ready(move |number| outcome(&answers, tries[number], number));
+                let mut service = RetryLayer::of(None, &world.pool, &world.resources).layer(inner.clone());
+                let asked = world.outgoing(Wire::Http1, Request::get("http://api/"));
+                assert_eq!(told(&service.call(asked).await), "200");
+                assert_eq!(began.elapsed() >= limits::BACKOFF_MIN, waits, "{first:?}");
+                let seen = inner.seen.borrow();
+                assert_eq!(seen[1].tried, [address(1)], "the next try knows where the one before failed");
+                let path = if waits { "/" } else { "/unsent" };
+                assert_eq!(seen[1].request.uri().path(), path, "what was not sent is what is sent");
+            });
+        }
+    }
+
+    #[test]
+    fn a_rules_backoff_is_the_least_wait() {
+        paused(async {
+            let world = Rc::new(World::new(&[address(1)]));
+            let (answers, began) = (world.clone(), tokio::time::Instant::now());
+            let rule = Rule { backoff: Duration::from_secs(3), ..rule(2, &[503], false) };
+            let inner = Inner::<Attempt>::ready(move |_| answers.answer(503, None));
+            let mut service = RetryLayer::of(Some(&rule), &world.pool, &world.resources).layer(inner);
+            drop(service.call(world.outgoing(Wire::Http1, Request::get("http://api/"))).await);
+            assert_eq!(began.elapsed().as_secs(), 6);
+        });
+    }
+
+    #[test]
+    fn retries_end_with_the_budget_and_that_is_counted() {
+        paused(async {
+            let world = Rc::new(World::new(&[address(1)]));
+            let settings = BackendSettings { retries_per_second: 1, retry_ratio: 0.0, ..generous() };
+            world.settings(settings, &[address(1)]);
+            let answers = world.clone();
+            let inner = Inner::<Attempt>::ready(move |_| answers.answer(503, None));
+            let rule = rule(2, &[503], false);
+            let mut service = RetryLayer::of(Some(&rule), &world.pool, &world.resources).layer(inner.clone());
+            for _ in 0..50 {
+                let asked = world.outgoing(Wire::Http1, Request::get("http://api/"));
+                assert_eq!(told(&service.call(asked).await), "503", "the answer that is there is passed on");
+            }
+            let (retries, overflow) = (world.counted("retries"), world.counted("retry_overflow"));
+            assert!(retries < 20 && overflow > 30, "{retries} retries, {overflow} refused");
+            assert_eq!(inner.asked() as u64, 50 + retries);
+        });
+    }
+
+    #[test]
+    fn a_client_that_goes_away_ends_its_tries_in_the_middle_of_a_wait() {
+        paused(async {
+            let world = Rc::new(World::new(&[address(1)]));
+            let inner = Inner::<Attempt>::ready(|_| failed(Reason::UpstreamReset));
+            let mut service = RetryLayer::of(None, &world.pool, &world.resources).layer(inner.clone());
+            let asked = service.call(world.outgoing(Wire::Http1, Request::get("http://api/")));
+            assert!(tokio::time::timeout(limits::BACKOFF_MIN / 2, asked).await.is_err());
+            tokio::time::sleep(limits::BACKOFF_MAX * 2).await;
+            assert_eq!(inner.asked(), 1);
+        });
+    }
+}

@@ -119,3 +119,64 @@ fn pass_on(answered: Answered, mut exchange: Exchange) -> Response<ResponseBody>
         Err(Overloaded) => respond::failure(Reason::Overloaded, grpc, ""),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::test::{Inner, World, address, arrived, failed, real},
+        *,
+    };
+    use crate::http::{Wire, body::request::RequestBody};
+    use http::Request;
+    use http_body_util::BodyExt;
+
+    fn asked() -> Routed<RequestBody> {
+        let request = Request::get("http://api.shop/items/7").body(RequestBody::Empty).unwrap();
+        Routed { arrived: arrived(Wire::Http1, request), prefix: 0 }
+    }
+
+    fn layer(world: &World) -> SignalsLayer {
+        SignalsLayer::of(&world.counters, None, &world.pool)
+    }
+
+    #[test]
+    fn a_request_has_one_record_whatever_becomes_of_it() {
+        real(async {
+            for (status, success, failures) in [(200, 1, "{}"), (404, 1, "{}"), (503, 0, r#"{"status_5xx":1}"#)] {
+                let world = Rc::new(World::new(&[address(1)]));
+                let answers = world.clone();
+                let Ok(answer) =
+                    layer(&world).layer(Inner::ready(move |_| answers.answer(status, None))).call(asked()).await;
+                assert_eq!(answer.status(), status);
+                assert_eq!((world.counted("requests"), world.counted("success")), (1, success), "{status}");
+                assert_eq!(world.failures(), failures);
+            }
+            let world = World::new(&[]);
+            let Ok(answer) = layer(&world).layer(Inner::ready(|_| failed(Reason::QueueFull))).call(asked()).await;
+            assert_eq!(answer.headers()["x-remora-error"], "queue_full");
+            assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "remora: queue_full\n");
+            assert_eq!((world.counted("requests"), world.failures().as_str()), (1, r#"{"queue_full":1}"#));
+        });
+    }
+
+    #[test]
+    fn a_request_that_its_client_gave_up_is_cancelled_and_failed_nobody() {
+        real(async {
+            let world = World::new(&[]);
+            drop(layer(&world).layer(Inner::silent()).call(asked()));
+            let counts = ["requests", "cancelled", "success"].map(|name| world.counted(name));
+            assert_eq!((counts, world.failures().as_str()), ([1, 1, 0], "{}"));
+        });
+    }
+
+    #[test]
+    fn a_request_is_counted_under_the_path_that_it_came_with() {
+        real(async {
+            let world = World::new(&[]);
+            let inner = Inner::<Outgoing<RequestBody>>::ready(|_| failed(Reason::NoEndpoints));
+            let Ok(_) = layer(&world).layer(inner.clone()).call(asked()).await;
+            assert_eq!(world.routes.json()["routes"][0]["route"], "GET /items/:id");
+            assert_eq!(inner.seen.borrow()[0].request.uri(), "http://api.shop/items/7");
+        });
+    }
+}

@@ -1,1 +1,194 @@
-//! What the layers are tested with.
+//! What the layers are tested with: a backend, and an inner service that answers as a test says.
+
+use super::Outcome;
+use crate::{
+    backend::{Pool, Zone, endpoint::AnswerBody, endpoint::Table},
+    config,
+    http::{
+        Wire,
+        body::request::RequestBody,
+        request::{Answered, Arrived, ClientConnection, Failed, Fate, Origin, Outgoing},
+    },
+    policy::{self, To},
+    resources::Resources,
+    telemetry::{Counters, Direction, Proto, Reason, Routes, Tls},
+};
+use http::{Request, Response, StatusCode, request::Builder};
+use remora_model::{Backend, BackendId, BackendSettings, Endpoint, Protocol};
+use std::{
+    cell::{Cell, RefCell},
+    net::SocketAddr,
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    time::Instant,
+};
+use tokio::task::LocalSet;
+use tower::Service;
+
+/// A worker with one backend.
+pub(super) struct World {
+    pub resources: Rc<Resources>,
+    pub pool: Rc<Pool>,
+    pub routes: Arc<Routes>,
+    pub counters: Rc<Counters>,
+    /// How often discovery was asked again.
+    pub doubts: Rc<Cell<u32>>,
+}
+
+/// A backend of the tests.
+pub(super) fn id() -> BackendId {
+    BackendId { namespace: "shop".into(), name: "api".into(), port: 80 }
+}
+
+/// An address that nobody listens on.
+pub(super) fn address(last: u16) -> SocketAddr {
+    ([127, 0, 0, 1], last).into()
+}
+
+/// The settings under which nothing but the request itself bounds its tries.
+pub(super) fn generous() -> BackendSettings {
+    BackendSettings { retries_per_second: 1000, ..BackendSettings::default() }
+}
+
+impl World {
+    /// With endpoints outside the mesh.
+    pub(super) fn new(addresses: &[SocketAddr]) -> Self {
+        let (resources, doubts) = (Resources::of_tests(config::tests::least()), Rc::new(Cell::new(0)));
+        let (table, asked) = (Rc::<Table>::default(), doubts.clone());
+        let doubt = Box::new(move || asked.set(asked.get() + 1));
+        let (kept, _) = tokio::sync::oneshot::channel();
+        let pool = Rc::new(Pool::new(id(), (doubt, Zone::default()), (&resources, &table), kept));
+        let routes = Routes::new("shop/web-1".into());
+        let counters = Counters::new(routes.clone(), Direction::Outbound, "shop/api:80".into(), vec!["rule".into()]);
+        let world = Self { resources, pool, routes, counters: Rc::new(counters), doubts };
+        world.settings(generous(), addresses);
+        world
+    }
+
+    /// Another state of the backend.
+    pub(super) fn settings(&self, settings: BackendSettings, addresses: &[SocketAddr]) {
+        let endpoint = |address: &SocketAddr| Endpoint {
+            address: *address,
+            identity: None,
+            proxy: None,
+            weight: 1,
+            zone: "".into(),
+            pod: "".into(),
+        };
+        let endpoints = addresses.iter().map(endpoint).collect();
+        self.pool.update(&Backend { id: id(), protocol: Protocol::Detect, settings, endpoints });
+    }
+
+    /// What an endpoint of the backend answers.
+    pub(super) fn answer(&self, status: u16, fate: Option<Fate>) -> Outcome {
+        let (upstream, in_flight) =
+            self.pool.pick(Instant::now(), &mut self.resources.rng.borrow_mut(), &[]).map_err(Failed::new)?;
+        let mut response = Response::new(AnswerBody::Empty);
+        *response.status_mut() = StatusCode::from_u16(status).unwrap();
+        let endpoint = upstream.endpoint.address;
+        let permit = policy::outbound(To::Endpoint(&upstream.endpoint));
+        let origin = Origin { endpoint, mesh: fate.is_some(), fate, in_flight, lease: None, permit };
+        Ok(Answered { origin: Some(origin), ..Answered::own(response) })
+    }
+
+    /// A request as it is inside of signals.
+    pub(super) fn outgoing(&self, wire: Wire, request: Builder) -> Outgoing {
+        let request = request.body(RequestBody::Empty).unwrap();
+        let stats = self.counters.request(Some(0), &request, Proto::Http1, &"".into(), Tls::Plain, Instant::now());
+        let grpc = crate::http::grpc::is_grpc(request.headers());
+        let (started, client) = (Instant::now(), ClientConnection::new(wire));
+        let authority = request.uri().authority().cloned();
+        Outgoing { request, prefix: 0, authority, started, grpc, client, stats, offer: None }
+    }
+
+    /// What the one route of the test has counted under `name`.
+    pub(super) fn counted(&self, name: &str) -> u64 {
+        self.routes.json()["routes"][0][name].as_u64().unwrap_or_else(|| panic!("no {name} in {}", self.routes.json()))
+    }
+
+    /// The failures of the one route, by reason.
+    pub(super) fn failures(&self) -> String {
+        self.routes.json()["routes"][0]["failures"].to_string()
+    }
+}
+
+/// A request as it is before it has a route.
+pub(super) fn arrived(wire: Wire, request: Request<RequestBody>) -> Arrived<RequestBody> {
+    let grpc = crate::http::grpc::is_grpc(request.headers());
+    let authority = request.uri().authority().cloned();
+    Arrived { request, started: Instant::now(), grpc, authority, client: ClientConnection::new(wire) }
+}
+
+/// A failure for this reason, after which the request may have been delivered.
+pub(super) fn failed(reason: Reason) -> Outcome {
+    Err(Failed::new(reason))
+}
+
+type Reply = Pin<Box<dyn Future<Output = Outcome>>>;
+
+/// An inner service: keeps what it is asked, and answers as the test says for each question by its number.
+pub(super) struct Inner<R> {
+    pub seen: Rc<RefCell<Vec<R>>>,
+    reply: Rc<dyn Fn(usize) -> Reply>,
+}
+
+impl<R> Clone for Inner<R> {
+    fn clone(&self) -> Self {
+        Self { seen: self.seen.clone(), reply: self.reply.clone() }
+    }
+}
+
+impl<R> Inner<R> {
+    pub(super) fn new<F: Future<Output = Outcome> + 'static>(reply: impl Fn(usize) -> F + 'static) -> Self {
+        Self { seen: Rc::default(), reply: Rc::new(move |number| Box::pin(reply(number))) }
+    }
+
+    /// Answers every question at once.
+    pub(super) fn ready(reply: impl Fn(usize) -> Outcome + 'static) -> Self {
+        Self::new(move |number| std::future::ready(reply(number)))
+    }
+
+    /// Never answers.
+    pub(super) fn silent() -> Self {
+        Self::new(|_| std::future::pending())
+    }
+
+    /// How often it was asked.
+    pub(super) fn asked(&self) -> usize {
+        self.seen.borrow().len()
+    }
+}
+
+impl<R> Service<R> for Inner<R> {
+    type Response = Answered;
+    type Error = Failed;
+    type Future = Reply;
+
+    super::always_ready!();
+
+    fn call(&mut self, request: R) -> Reply {
+        self.seen.borrow_mut().push(request);
+        (self.reply)(self.asked() - 1)
+    }
+}
+
+/// Runs a test in time that passes when nothing else can happen.
+pub(super) fn paused(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    LocalSet::new().block_on(&runtime, test);
+}
+
+/// Runs a test with real sockets.
+pub(super) fn real(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    LocalSet::new().block_on(&runtime, test);
+}
+
+/// The status of an outcome, or the reason.
+pub(super) fn told(outcome: &Outcome) -> String {
+    match outcome {
+        Ok(answered) => answered.response.status().as_u16().to_string(),
+        Err(failed) => failed.reason.as_str().to_owned(),
+    }
+}

@@ -79,3 +79,40 @@ impl After for Leaving {
         Ok(answered)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::test::{Inner, World, address, real},
+        *,
+    };
+    use crate::http::Wire;
+    use http::Request;
+
+    #[test]
+    fn only_what_its_server_agreed_to_leaves_http() {
+        // What is asked, what is answered, whether it is bytes from there on.
+        for (fields, status, leaves) in [
+            (&[("connection", "upgrade"), ("upgrade", "websocket")][..], 101, true),
+            (&[("connection", "upgrade"), ("upgrade", "websocket")], 200, false),
+            (&[("connection", "upgrade"), ("upgrade", "websocket")], 426, false),
+            (&[("connection", "upgrade"), ("upgrade", "h2c")], 200, false),
+            (&[], 200, false),
+        ] {
+            real(async {
+                let world = Rc::new(World::new(&[address(1)]));
+                let answers = world.clone();
+                let inner = Inner::<Outgoing>::ready(move |_| answers.answer(status, None));
+                let request =
+                    fields.iter().fold(Request::get("http://api/"), |it, (name, value)| it.header(*name, *value));
+                let mut service = UpgradeLayer::on(&world.resources).layer(inner.clone());
+                let answered = service.call(world.outgoing(Wire::Http1, request)).await.unwrap();
+                assert_eq!(answered.tunnel.is_some(), leaves, "{fields:?} {status}");
+                let offers = fields.iter().any(|(_, value)| *value == "websocket");
+                let seen = inner.seen.borrow();
+                assert_eq!(seen[0].offer.is_some(), offers, "{fields:?}");
+                assert_eq!(seen[0].request.headers().contains_key("upgrade"), offers, "h2c is taken off");
+            });
+        }
+    }
+}
