@@ -4,10 +4,11 @@ use crate::telemetry::Reason;
 use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
 use std::time::Duration;
 
-/// Whether it is a gRPC request or response.
+/// Whether it is a gRPC request or response. `application/grpc-web` is not: it has its trailers in its body.
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     let kind = headers.iter().find(|(name, _)| *name == CONTENT_TYPE);
-    kind.is_some_and(|(_, value)| value.as_bytes().starts_with(b"application/grpc"))
+    let rest = kind.and_then(|(_, value)| value.as_bytes().strip_prefix(b"application/grpc"));
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
 }
 
 /// The caller's deadline (gRPC over HTTP/2: at most eight digits and a unit). Anything else is none.
@@ -31,10 +32,11 @@ pub(crate) fn timeout(headers: &HeaderMap) -> Option<Duration> {
 
 /// Tells the next hop what is left of the deadline.
 pub(crate) fn set_timeout(headers: &mut HeaderMap, left: Duration) {
-    let micros = left.as_micros();
-    let text =
-        if micros < 100_000_000 { format!("{micros}u") } else { format!("{}m", left.as_millis().min(99_999_999)) };
-    if let Ok(value) = HeaderValue::try_from(text) {
+    // Eight digits at most: in the finest unit that has room for it, rounded down.
+    let (millis, seconds) = (left.as_millis(), u128::from(left.as_secs()));
+    let units = [(left.as_micros(), 'u'), (millis, 'm'), (seconds, 'S'), (seconds / 60, 'M'), (seconds / 3600, 'H')];
+    let (value, unit) = units.into_iter().find(|(value, _)| *value < 100_000_000).unwrap_or((99_999_999, 'H'));
+    if let Ok(value) = HeaderValue::try_from(format!("{value}{unit}")) {
         headers.insert("grpc-timeout", value);
     }
 }
@@ -52,4 +54,38 @@ pub(crate) fn trailers(reason: Reason) -> HeaderMap {
     trailers.insert("grpc-status", HeaderValue::from(u16::from(reason.grpc_code())));
     trailers.insert("grpc-message", HeaderValue::from_static(reason.as_str()));
     trailers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_is_grpc_and_what_only_begins_like_it_is_not() {
+        for (kind, expected) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc;charset=utf-8", true),
+            ("application/grpc ; x=y", true),
+            ("application/grpc-web", false),
+            ("application/grpc-web+proto", false),
+            ("application/grpcx", false),
+            ("text/plain", false),
+        ] {
+            let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(kind))]);
+            assert_eq!(is_grpc(&headers), expected, "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_deadline_of_any_length_is_passed_on_and_never_lengthened() {
+        for seconds in [0, 1, 99, 100, 99_999, 100_000, 1_000_000, 99_999_999, 100_000_000, 360_000_000_000] {
+            let left = Duration::from_secs(seconds) + Duration::from_micros(1);
+            let mut headers = HeaderMap::new();
+            set_timeout(&mut headers, left);
+            let read = timeout(&headers).unwrap();
+            let (most, least) = (left, left.mul_f64(0.9999).saturating_sub(Duration::from_micros(1)));
+            assert!(read <= most && (read >= least || seconds > 359_999_996_400), "{left:?}: {headers:?}");
+        }
+    }
 }

@@ -89,7 +89,7 @@ where
             Attempt { request, began: started, grpc, client: client.clone(), offer: offer.clone(), tried: Vec::new() };
         let first = self.inner.call(first);
         let again = Again { service: self.clone(), kept, repeatable, grpc, client, offer, stats };
-        Tries { state: State::First { first }, again: Some(again) }
+        Tries { state: State::First { first }, again: Some(Box::new(again)) }
     }
 }
 
@@ -98,7 +98,8 @@ pin_project! {
     pub(crate) struct Tries<S, F> {
         #[pin]
         state: State<F>,
-        again: Option<Again<S>>,
+        // Boxed: it is the larger part, and rests until the answer has come, while the future is moved.
+        again: Option<Box<Again<S>>>,
     }
 }
 
@@ -228,7 +229,7 @@ where
     S: Service<Attempt, Response = Answered, Error = Failed>,
 {
     /// All that follows after a first try that came to this.
-    async fn after(mut self, mut outcome: Outcome) -> Outcome {
+    async fn after(mut self: Box<Self>, mut outcome: Outcome) -> Outcome {
         let (mut tried, mut made, mut before) = (Vec::new(), 0, None);
         loop {
             let unwelcome = |answered: &&Answered| self.is_unwelcome(answered);
