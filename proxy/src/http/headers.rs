@@ -384,14 +384,13 @@ mod tests {
             }
             let mut request =
                 request.body(http_body_util::Full::new(bytes::Bytes::from_static(body.as_bytes()))).unwrap();
-            let before = format!("{request:?}");
+            let before = (request.uri().clone(), request.version(), request.headers().clone());
             let (unfit, http1) = fit(&mut request, Protocol::Detect);
             assert!(http1 && request.headers()[HOST] == "api.shop" && request.uri() == "/a?b=c");
             assert!(!request.headers().keys().any(|name| is_reserved(name.as_str())));
             unfit.undo(&mut request);
-            let fields =
-                |text: &str| text.split([' ', ',']).map(str::to_owned).collect::<std::collections::BTreeSet<_>>();
-            assert_eq!(fields(&format!("{request:?}")), fields(&before), "{method} {body}");
+            let after = (request.uri().clone(), request.version(), request.headers().clone());
+            assert_eq!(after, before, "{method} {body}");
             let (_, http1) = fit(&mut request, Protocol::Http2);
             assert!(!http1 && request.version() == Version::HTTP_2);
         }

@@ -252,9 +252,8 @@ mod tests {
             assert_eq!(unsent.headers()[headers::RESTORE], "1.1");
             let (address, served) = server(b"HTTP/1.1 204 Empty\r\n\r\n").await;
             world.settings(super::super::test::generous(), &[address]);
-            let (permit, again) = attempt(Vec::new()).open();
+            let (_permit, again) = attempt(Vec::new()).open();
             let again = Attempt { request: unsent, ..again };
-            drop(permit);
             assert_eq!(told(&over(&world).call(Permitted::outbound(To::Backend(&id()), again)).await), "204");
             assert_eq!(served.await.unwrap(), "GET /a HTTP/1.1\r\nhost: api.shop\r\n\r\n");
         });

@@ -93,7 +93,7 @@ where
             None
         } else {
             let kept = Kept::of(&mut outgoing.request);
-            Some(Box::new((kept, pools, self.layer.resources.clone())))
+            Some(Box::new(Copied { kept, pools, resources: self.layer.resources.clone() }))
         };
         Within::inner(self.inner.call(outgoing), Copies(copies))
     }
@@ -101,14 +101,21 @@ where
 
 /// What is sent when the request has its answer, and to whom.
 #[derive(Debug)]
-pub(crate) struct Copies(Option<Box<(Kept, Vec<Rc<Pool>>, Rc<Resources>)>>);
+pub(crate) struct Copies(Option<Box<Copied>>);
+
+#[derive(Debug)]
+struct Copied {
+    kept: Kept,
+    pools: Vec<Rc<Pool>>,
+    resources: Rc<Resources>,
+}
 
 impl After for Copies {
     type Output = Outcome;
 
     fn after(self, outcome: Outcome) -> Outcome {
         if let Some(copies) = self.0 {
-            let (kept, pools, resources) = *copies;
+            let Copied { kept, pools, resources } = *copies;
             for pool in pools {
                 send(&resources, pool, &kept);
             }

@@ -57,7 +57,7 @@ where
     fn call(&mut self, mut outgoing: Outgoing<B>) -> Self::Future {
         let asks = upgrade::take(&mut outgoing.request).map(|(offer, client)| {
             outgoing.offer = Some(offer.clone());
-            Box::new((offer, client, self.resources.clone()))
+            Box::new(Asks { offer, client, resources: self.resources.clone() })
         });
         Within::inner(self.inner.call(outgoing), Leaving(asks))
     }
@@ -65,15 +65,22 @@ where
 
 /// The client's side of a request that asks to leave HTTP; nothing for any other.
 #[derive(Debug)]
-pub(crate) struct Leaving(Option<Box<(Rc<Offer>, OnUpgrade, Rc<Resources>)>>);
+pub(crate) struct Leaving(Option<Box<Asks>>);
+
+#[derive(Debug)]
+struct Asks {
+    offer: Rc<Offer>,
+    client: OnUpgrade,
+    resources: Rc<Resources>,
+}
 
 impl After for Leaving {
     type Output = Outcome;
 
     fn after(self, outcome: Outcome) -> Outcome {
         let mut answered = outcome?;
-        if let Some(asks) = self.0.filter(|asks| asks.0.is_taken(&answered.response)) {
-            let (_, client, resources) = *asks;
+        if let Some(asks) = self.0.filter(|asks| asks.offer.is_taken(&answered.response)) {
+            let Asks { client, resources, .. } = *asks;
             answered.tunnel = Some(Box::new(Tunnel::new(client, &mut answered.response, &resources)));
         }
         Ok(answered)
