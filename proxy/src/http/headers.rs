@@ -288,20 +288,18 @@ pub(crate) struct Unfit {
     uri: Uri,
     restore: Option<HeaderValue>,
     caller: Option<HeaderValue>,
-    chunked: bool,
 }
 
 /// Gives an outgoing request, made for a peer in the mesh, the form that an endpoint outside of it takes: HTTP/1, if the second
 /// value is true.
 pub(crate) fn fit<B: http_body::Body>(request: &mut Request<B>, protocol: Protocol) -> (Unfit, bool) {
     let (uri, headers) = (request.uri().clone(), request.headers_mut());
-    let mut unfit = Unfit { uri, restore: headers.remove(RESTORE), caller: headers.remove(CALLER), chunked: false };
+    let unfit = Unfit { uri, restore: headers.remove(RESTORE), caller: headers.remove(CALLER) };
     let version = unfit.restore.as_ref().filter(|_| protocol != Protocol::Http2);
     let Some(version) = version.map(|version| if version == "1.0" { Version::HTTP_10 } else { Version::HTTP_11 })
     else {
         return (unfit, false);
     };
-    unfit.chunked = !request.headers().contains_key(TRANSFER_ENCODING);
     to_http1(request, version);
     (unfit, true)
 }
@@ -310,9 +308,8 @@ impl Unfit {
     /// Gives the request the form again that it had before [`fit`].
     pub(crate) fn undo<B>(self, request: &mut Request<B>) {
         let headers = request.headers_mut();
-        if self.chunked {
-            headers.remove(TRANSFER_ENCODING);
-        }
+        // Whatever the client said of it ended at its hop.
+        headers.remove(TRANSFER_ENCODING);
         headers.remove(HOST);
         headers.extend(self.restore.map(|value| (RESTORE, value)));
         headers.extend(self.caller.map(|value| (CALLER, value)));

@@ -36,7 +36,7 @@ pub(crate) fn branch(spec: BranchSpec<'_>) -> Branch {
     ServiceBuilder::new()
         .layer(SignalsLayer::of(counters, index, backend))
         .layer(FiltersLayer::of(filters))
-        .layer(ChargeLayer::to(resources.pod.clone()))
+        .layer(ChargeLayer::to(&resources.pod, &parent.id))
         .layer(UpgradeLayer::on(resources))
         .layer(HopLayer)
         .layer(AdmitLayer::of(pool))

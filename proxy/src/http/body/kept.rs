@@ -12,22 +12,20 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    /// Keeps what is sent with `request`, whose body is a try of what is kept from now on.
-    pub(crate) fn of(request: &mut Request<RequestBody>) -> Self {
-        let body = match std::mem::replace(request.body_mut(), RequestBody::Empty) {
-            RequestBody::Empty => None,
-            RequestBody::Stream(source) => Some(Replayable::new(source)),
-            RequestBody::Replay(replay) => {
-                // Somebody keeps it already, further out: one copy serves both.
-                let kept = replay.again();
-                *request.body_mut() = RequestBody::Replay(replay);
-                return Self { head: head_of(request), body: Some(kept) };
+    /// Keeps what is sent with a request, whose body is a try of what is kept from now on. Where somebody keeps it already,
+    /// further out, one copy of the body serves both.
+    pub(crate) fn of(request: Request<RequestBody>) -> (Self, Request<RequestBody>) {
+        let (head, body) = request.into_parts();
+        let (kept, body) = match body {
+            RequestBody::Empty => (None, RequestBody::Empty),
+            RequestBody::Stream(source) => {
+                let kept = Replayable::new(source);
+                let body = RequestBody::Replay(kept.body());
+                (Some(kept), body)
             }
+            RequestBody::Replay(replay) => (Some(replay.again()), RequestBody::Replay(replay)),
         };
-        if let Some(body) = &body {
-            *request.body_mut() = RequestBody::Replay(body.body());
-        }
-        Self { head: head_of(request), body }
+        (Self { head: head.clone(), body: kept }, Request::from_parts(head, body))
     }
 
     /// Whether another try would send the whole of it.
@@ -45,14 +43,4 @@ impl Kept {
         let body = self.body.as_ref().map_or(RequestBody::Empty, |body| RequestBody::Replay(body.body()));
         Request::from_parts(self.head.clone(), body)
     }
-}
-
-/// A copy of the head. Not of its extensions: what the library keeps there belongs to one connection.
-fn head_of<B>(request: &Request<B>) -> Parts {
-    let mut head = Request::new(());
-    *head.method_mut() = request.method().clone();
-    *head.uri_mut() = request.uri().clone();
-    *head.version_mut() = request.version();
-    *head.headers_mut() = request.headers().clone();
-    head.into_parts().0
 }

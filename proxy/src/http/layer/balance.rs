@@ -101,7 +101,7 @@ impl Balance {
                 None => sending.await,
                 Some(until) => match timeout_at(until.into(), sending).await {
                     Ok(result) => result,
-                    Err(_) => Err(Failed::new(Reason::Timeout)),
+                    Err(_) => Err(Failed::refused(Reason::Timeout, "no endpoint answered within the time of one try")),
                 },
             };
             match result {

@@ -16,6 +16,7 @@ use crate::{
     telemetry::Reason,
 };
 use hyper::body::Incoming;
+use remora_model::BackendId;
 use tower::{Layer, Service};
 
 const FULL: &str = "the application has as many requests under way as there is memory for";
@@ -24,12 +25,14 @@ const FULL: &str = "the application has as many requests under way as there is m
 #[derive(Debug, Clone)]
 pub(crate) struct ChargeLayer {
     holder: Holder,
+    /// Whose requests they are, for the log.
+    parent: BackendId,
 }
 
 impl ChargeLayer {
-    /// Requests are charged to `holder`.
-    pub(crate) fn to(holder: Holder) -> Self {
-        Self { holder }
+    /// Requests for `parent` are charged to `holder`.
+    pub(crate) fn to(holder: &Holder, parent: &BackendId) -> Self {
+        Self { holder: holder.clone(), parent: parent.clone() }
     }
 }
 
@@ -37,7 +40,7 @@ impl<S> Layer<S> for ChargeLayer {
     type Service = Charge<S>;
 
     fn layer(&self, inner: S) -> Charge<S> {
-        Charge { inner, holder: self.holder.clone() }
+        Charge { inner, layer: self.clone() }
     }
 }
 
@@ -45,7 +48,7 @@ impl<S> Layer<S> for ChargeLayer {
 #[derive(Debug, Clone)]
 pub(crate) struct Charge<S> {
     inner: S,
-    holder: Holder,
+    layer: ChargeLayer,
 }
 
 impl<S> Service<Outgoing<Incoming>> for Charge<S>
@@ -63,11 +66,12 @@ where
             Wire::Http1 => limits::HTTP1_BUFFER_BYTES,
             Wire::Http2 => Share::client(true).window as usize,
         };
-        let outgoing = outgoing.try_with_body(|body| RequestBody::new(body, &self.holder, window));
-        match (self.holder.charge(limits::REQUEST_OUT_BYTES), outgoing) {
+        let ChargeLayer { holder, parent } = &self.layer;
+        let outgoing = outgoing.try_with_body(|body| RequestBody::new(body, holder, window));
+        match (holder.charge(limits::REQUEST_OUT_BYTES), outgoing) {
             (Some(charge), Ok(outgoing)) => Within::inner(self.inner.call(outgoing), Charged(charge)),
             _ => {
-                remora_runtime::limited!(warn, reason = Reason::Overloaded.as_str(), "{FULL}");
+                remora_runtime::limited!(warn, %parent, reason = Reason::Overloaded.as_str(), text = FULL, "request refused");
                 Within::early(Err(Failed::refused(Reason::Overloaded, FULL)))
             }
         }

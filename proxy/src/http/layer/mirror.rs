@@ -92,7 +92,8 @@ where
         let copies = if pools.is_empty() {
             None
         } else {
-            let kept = Kept::of(&mut outgoing.request);
+            let kept;
+            (kept, outgoing.request) = Kept::of(outgoing.request);
             Some(Box::new(Copied { kept, pools, resources: self.layer.resources.clone() }))
         };
         Within::inner(self.inner.call(outgoing), Copies(copies))

@@ -81,10 +81,16 @@ where
 
     fn call(&mut self, outgoing: Outgoing) -> Self::Future {
         let RetryLayer { rule, pool, .. } = &self.layer;
-        let Outgoing { mut request, started, grpc, client, stats, offer, .. } = outgoing;
+        let Outgoing { request, started, grpc, client, stats, offer, .. } = outgoing;
         pool.deposit(started);
         let repeatable = rule.attempts > 0 && (rule.any_method || request.method().is_idempotent());
-        let kept = (rule.attempts > 0).then(|| Kept::of(&mut request));
+        let (kept, request) = match rule.attempts {
+            0 => (None, request),
+            _ => {
+                let (kept, request) = Kept::of(request);
+                (Some(kept), request)
+            }
+        };
         let first =
             Attempt { request, began: started, grpc, client: client.clone(), offer: offer.clone(), tried: Vec::new() };
         let first = self.inner.call(first);
@@ -245,7 +251,11 @@ where
                 }
             }
             let unsent = match outcome {
-                Ok(_) => None,
+                // Let go before the next try: it counts at its endpoint, and holds a connection.
+                Ok(answered) => {
+                    drop(answered);
+                    None
+                }
                 Err(Failed { reason, unsent, .. }) => {
                     before = Some(reason);
                     unsent
@@ -292,6 +302,7 @@ mod tests {
     };
     use crate::http::Wire;
     use remora_model::BackendSettings;
+    use std::cell::RefCell;
 
     /// What a try comes to.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -407,6 +418,24 @@ mod tests {
                 assert_eq!(seen[1].request.uri().path(), path, "what was not sent is what is sent");
             });
         }
+    }
+
+    /// It counts at its endpoint, holds a connection, and memory.
+    #[test]
+    fn an_answer_that_is_not_passed_on_is_let_go_before_the_next_try() {
+        paused(async {
+            let world = Rc::new(World::new(&[address(1)]));
+            let (answers, held) = (world.clone(), Rc::new(RefCell::new(Vec::new())));
+            let seen = held.clone();
+            let inner = Inner::<Attempt>::ready(move |number| {
+                seen.borrow_mut().push(answers.resources.account.used());
+                let charge = answers.resources.pod.charge(1000);
+                Ok(Answered { charge, ..answers.answer(if number == 0 { 503 } else { 200 }, None)? })
+            });
+            let mut service = RetryLayer::of(Some(&rule(2, &[503], false)), &world.pool, &world.resources).layer(inner);
+            assert_eq!(told(&service.call(world.outgoing(Wire::Http1, Request::get("http://api/"))).await), "200");
+            assert_eq!(*held.borrow(), [0, 0]);
+        });
     }
 
     #[test]

@@ -108,11 +108,11 @@ fn pass_on(answered: Answered, mut exchange: Exchange) -> Response<ResponseBody>
         return tunnel.relay(Response::from_parts(parts, ()), permit, exchange, in_flight, pending());
     }
     exchange.head(parts.status, in_flight, lease);
-    exchange.bound(until);
     if http_body::Body::is_end_stream(&body) {
         exchange.ended(Some(&parts.headers));
         return Response::from_parts(parts, ResponseBody::Empty);
     }
+    exchange.bound(until);
     let grpc = exchange.is_grpc();
     match ResponseBody::upstream(body, exchange) {
         Ok(body) => Response::from_parts(parts, body),
