@@ -153,8 +153,8 @@ pub(crate) struct Origin {
 
 impl Answered {
     /// An answer that this proxy made, because a route says so.
-    pub(crate) fn own(response: Response<AnswerBody>) -> Self {
-        Self { response, origin: None, until: None, charge: None, tunnel: None }
+    pub(crate) fn own(response: Response<AnswerBody>) -> Box<Self> {
+        Box::new(Self { response, origin: None, until: None, charge: None, tunnel: None })
     }
 
     /// Its body must be complete at `at`, or before.

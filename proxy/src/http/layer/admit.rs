@@ -43,9 +43,9 @@ pub(crate) struct Admit<S> {
 
 impl<S> Service<Outgoing> for Admit<S>
 where
-    S: Service<Outgoing, Response = Answered, Error = Failed>,
+    S: Service<Outgoing, Response = Box<Answered>, Error = Failed>,
 {
-    type Response = Answered;
+    type Response = Box<Answered>;
     type Error = Failed;
     type Future = Within<S::Future, Admitted, Outcome>;
 

@@ -41,9 +41,9 @@ pub(crate) struct Authorize<S> {
 
 impl<S> Service<Attempt> for Authorize<S>
 where
-    S: Service<Permitted<Attempt>, Response = Answered, Error = Failed>,
+    S: Service<Permitted<Attempt>, Response = Box<Answered>, Error = Failed>,
 {
-    type Response = Answered;
+    type Response = Box<Answered>;
     type Error = Failed;
     type Future = S::Future;
 
@@ -71,7 +71,7 @@ mod tests {
         let inner = service_fn(|attempt: Permitted<Attempt>| {
             let (_permit, attempt) = attempt.open();
             assert_eq!(attempt.request.uri(), "http://api/a");
-            ready(Err::<Answered, _>(Failed::new(Reason::NoEndpoints)))
+            ready(Err::<Box<Answered>, _>(Failed::new(Reason::NoEndpoints)))
         });
         let request = Request::get("http://api/a").body(RequestBody::Empty).unwrap();
         let client = ClientConnection::new(Wire::Http2);

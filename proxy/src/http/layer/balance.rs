@@ -48,7 +48,7 @@ impl Balance {
 }
 
 impl Service<Permitted<Attempt>> for Balance {
-    type Response = Answered;
+    type Response = Box<Answered>;
     type Error = Failed;
     type Future = Pin<Box<dyn Future<Output = Outcome>>>;
 
@@ -147,7 +147,7 @@ fn answered(
     (permit, grpc, began, until): (Permit, bool, Instant, Option<Instant>),
     upstream: &Upstream,
     in_flight: InFlight,
-) -> Answered {
+) -> Box<Answered> {
     let Answer { response, lease, sent } = answer;
     let now = Instant::now();
     let mesh = upstream.endpoint.identity.is_some();
@@ -162,7 +162,7 @@ fn answered(
     in_flight.record(now, now.saturating_duration_since(sent.unwrap_or(began)), outcome);
     let endpoint = upstream.endpoint.address;
     let origin = Some(Origin { endpoint, mesh, fate, in_flight, lease, permit });
-    Answered { response, origin, until, charge: None, tunnel: None }
+    Box::new(Answered { response, origin, until, charge: None, tunnel: None })
 }
 
 fn fate<B>(response: &Response<B>) -> Option<Fate> {

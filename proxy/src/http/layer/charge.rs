@@ -53,9 +53,9 @@ pub(crate) struct Charge<S> {
 
 impl<S> Service<Outgoing<Incoming>> for Charge<S>
 where
-    S: Service<Outgoing, Response = Answered, Error = Failed>,
+    S: Service<Outgoing, Response = Box<Answered>, Error = Failed>,
 {
-    type Response = Answered;
+    type Response = Box<Answered>;
     type Error = Failed;
     type Future = Within<S::Future, Charged, Outcome>;
 
@@ -86,6 +86,9 @@ impl After for Charged {
     type Output = Outcome;
 
     fn after(self, outcome: Outcome) -> Outcome {
-        outcome.map(|answered| Answered { charge: Some(self.0), ..answered })
+        outcome.map(|mut answered| {
+            answered.charge = Some(self.0);
+            answered
+        })
     }
 }

@@ -51,9 +51,9 @@ pub(crate) struct Deadline<S> {
 
 impl<S> Service<Outgoing> for Deadline<S>
 where
-    S: Service<Outgoing, Response = Answered, Error = Failed>,
+    S: Service<Outgoing, Response = Box<Answered>, Error = Failed>,
 {
-    type Response = Answered;
+    type Response = Box<Answered>;
     type Error = Failed;
     type Future = Bounded<S::Future>;
 
@@ -146,7 +146,7 @@ mod tests {
             let start = Instant::now();
             for (until, expected) in [(None, 5), (Some(start + SECOND), 1), (Some(start + 9 * SECOND), 5)] {
                 let answers = world.clone();
-                let inner = Inner::ready(move |_| Ok(Answered { until, ..answers.answer(200, None)? }));
+                let inner = Inner::ready(move |_| Ok(Box::new(Answered { until, ..*answers.answer(200, None)? })));
                 let asked = Outgoing { started: start, ..world.outgoing(Wire::Http1, Request::get("/")) };
                 let answered = DeadlineLayer::of(Some(5 * SECOND)).layer(inner).call(asked).await.unwrap();
                 assert_eq!(answered.until, Some(start + expected * SECOND));

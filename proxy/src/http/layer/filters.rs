@@ -53,9 +53,9 @@ pub(crate) struct Filters<S> {
 
 impl<B, S> Service<Outgoing<B>> for Filters<S>
 where
-    S: Service<Outgoing<B>, Response = Answered, Error = Failed>,
+    S: Service<Outgoing<B>, Response = Box<Answered>, Error = Failed>,
 {
-    type Response = Answered;
+    type Response = Box<Answered>;
     type Error = Failed;
     type Future = Within<S::Future, Edits, Outcome>;
 

@@ -37,9 +37,9 @@ pub(crate) struct Hop<S> {
 
 impl<S> Service<Outgoing> for Hop<S>
 where
-    S: Service<Outgoing, Response = Answered, Error = Failed>,
+    S: Service<Outgoing, Response = Box<Answered>, Error = Failed>,
 {
-    type Response = Answered;
+    type Response = Box<Answered>;
     type Error = Failed;
     type Future = Within<S::Future, Stripped, Outcome>;
 

@@ -78,9 +78,9 @@ pub(crate) struct Mirror<S> {
 
 impl<S> Service<Outgoing> for Mirror<S>
 where
-    S: Service<Outgoing, Response = Answered, Error = Failed>,
+    S: Service<Outgoing, Response = Box<Answered>, Error = Failed>,
 {
-    type Response = Answered;
+    type Response = Box<Answered>;
     type Error = Failed;
     type Future = Within<S::Future, Copies, Outcome>;
 

@@ -48,8 +48,8 @@ use std::{
 /// The stack of one backend of one rule, as a type: its listing is [`super::outbound::branch`].
 pub(crate) type Branch = Signals<Filters<Charge<Upgrade<Hop<Admit<Mirror<Deadline<Retry<Authorize<Balance>>>>>>>>>>;
 
-/// What comes of a request inside the stack.
-pub(crate) type Outcome = Result<Answered, Failed>;
+/// What comes of a request inside the stack. Boxed once, where it is made: it is handed up through every layer.
+pub(crate) type Outcome = Result<Box<Answered>, Failed>;
 
 /// What a layer keeps while its request is inside, and does with what comes of it.
 pub(crate) trait After {

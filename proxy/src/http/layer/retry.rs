@@ -71,9 +71,9 @@ pub(crate) struct Retry<S> {
 
 impl<S> Service<Outgoing> for Retry<S>
 where
-    S: Service<Attempt, Response = Answered, Error = Failed> + Clone + 'static,
+    S: Service<Attempt, Response = Box<Answered>, Error = Failed> + Clone + 'static,
 {
-    type Response = Answered;
+    type Response = Box<Answered>;
     type Error = Failed;
     type Future = Tries<S, S::Future>;
 
@@ -119,7 +119,7 @@ pin_project! {
 
 impl<S> Future for Tries<S, S::Future>
 where
-    S: Service<Attempt, Response = Answered, Error = Failed> + Clone + 'static,
+    S: Service<Attempt, Response = Box<Answered>, Error = Failed> + Clone + 'static,
 {
     type Output = Outcome;
 
@@ -232,15 +232,15 @@ impl<S> Again<S> {
 
 impl<S> Again<S>
 where
-    S: Service<Attempt, Response = Answered, Error = Failed>,
+    S: Service<Attempt, Response = Box<Answered>, Error = Failed>,
 {
     /// All that follows after a first try that came to this.
     async fn after(mut self: Box<Self>, mut outcome: Outcome) -> Outcome {
         let (mut tried, mut made, mut before) = (Vec::new(), 0, None);
         loop {
-            let unwelcome = |answered: &&Answered| self.is_unwelcome(answered);
+            let unwelcome = |answered: &&Box<Answered>| self.is_unwelcome(answered);
             match &outcome {
-                Ok(answered) => tried.extend(Some(answered).filter(unwelcome).and_then(endpoint)),
+                Ok(answered) => tried.extend(Some(answered).filter(unwelcome).and_then(|answered| endpoint(answered))),
                 Err(failed) => tried.extend(failed.endpoint),
             }
             let passes_over = self.passes_over(&outcome, &tried);
@@ -430,7 +430,8 @@ mod tests {
             let inner = Inner::<Attempt>::ready(move |number| {
                 seen.borrow_mut().push(answers.resources.account.used());
                 let charge = answers.resources.pod.charge(1000);
-                Ok(Answered { charge, ..answers.answer(if number == 0 { 503 } else { 200 }, None)? })
+                let answered = *answers.answer(if number == 0 { 503 } else { 200 }, None)?;
+                Ok(Box::new(Answered { charge, ..answered }))
             });
             let mut service = RetryLayer::of(Some(&rule(2, &[503], false)), &world.pool, &world.resources).layer(inner);
             assert_eq!(told(&service.call(world.outgoing(Wire::Http1, Request::get("http://api/"))).await), "200");

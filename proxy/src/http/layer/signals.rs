@@ -54,7 +54,7 @@ pub(crate) struct Signals<S> {
 
 impl<B, S> Service<Routed<B>> for Signals<S>
 where
-    S: Service<Outgoing<B>, Response = Answered, Error = Failed>,
+    S: Service<Outgoing<B>, Response = Box<Answered>, Error = Failed>,
 {
     type Response = Response<ResponseBody>;
     type Error = Infallible;
@@ -84,7 +84,7 @@ impl After for Counted {
     fn after(self, outcome: Outcome) -> Self::Output {
         let Self(mut exchange) = self;
         Ok(match outcome {
-            Ok(answered) => pass_on(answered, exchange),
+            Ok(answered) => pass_on(*answered, exchange),
             Err(Failed { reason, detail, .. }) => {
                 exchange.fail(reason);
                 respond::failure(reason, exchange.is_grpc(), detail)

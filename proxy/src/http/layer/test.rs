@@ -89,7 +89,7 @@ impl World {
         let endpoint = upstream.endpoint.address;
         let permit = policy::outbound(To::Endpoint(&upstream.endpoint));
         let origin = Origin { endpoint, mesh: fate.is_some(), fate, in_flight, lease: None, permit };
-        Ok(Answered { origin: Some(origin), ..Answered::own(response) })
+        Ok(Box::new(Answered { origin: Some(origin), ..*Answered::own(response) }))
     }
 
     /// A request as it is inside of signals.
@@ -161,7 +161,7 @@ impl<R> Inner<R> {
 }
 
 impl<R> Service<R> for Inner<R> {
-    type Response = Answered;
+    type Response = Box<Answered>;
     type Error = Failed;
     type Future = Reply;
 

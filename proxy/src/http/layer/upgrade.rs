@@ -46,9 +46,9 @@ pub(crate) struct Upgrade<S> {
 
 impl<B, S> Service<Outgoing<B>> for Upgrade<S>
 where
-    S: Service<Outgoing<B>, Response = Answered, Error = Failed>,
+    S: Service<Outgoing<B>, Response = Box<Answered>, Error = Failed>,
 {
-    type Response = Answered;
+    type Response = Box<Answered>;
     type Error = Failed;
     type Future = Within<S::Future, Leaving, Outcome>;
 
