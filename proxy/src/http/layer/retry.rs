@@ -238,9 +238,9 @@ where
     async fn after(mut self: Box<Self>, mut outcome: Outcome) -> Outcome {
         let (mut tried, mut made, mut before) = (Vec::new(), 0, None);
         loop {
-            let unwelcome = |answered: &&Box<Answered>| self.is_unwelcome(answered);
             match &outcome {
-                Ok(answered) => tried.extend(Some(answered).filter(unwelcome).and_then(|answered| endpoint(answered))),
+                Ok(answered) if self.is_unwelcome(answered) => tried.extend(endpoint(answered)),
+                Ok(_) => {}
                 Err(failed) => tried.extend(failed.endpoint),
             }
             let passes_over = self.passes_over(&outcome, &tried);
