@@ -73,7 +73,7 @@ async fn redirected(world: Rc<World>, mut client: Prefixed<TcpStream>, from: Soc
         }
     }
     if let Err(denial) = caller.port.policy().admits(&caller.peer) {
-        return denied(&caller, &denial);
+        return denied(&client, &caller, &denial);
     }
     Box::pin(decided(world, client, first, caller)).await;
 }
@@ -203,7 +203,7 @@ async fn decided<S>(
 {
     let wire = match (first, said(&world, &caller.port)) {
         (Ok(First::Closed), _) => return,
-        (Ok(First::Undecided), _) => return undecided(&caller),
+        (Ok(First::Undecided), _) => return undecided(&stream, &caller),
         (Ok(First::Opened(upstream)), _) => return Box::pin(bytes(stream, Some(upstream), caller)).await,
         (Ok(_), Protocol::Opaque) => return Box::pin(bytes(stream, None, caller)).await,
         (Ok(_), Protocol::Http1) | (Ok(First::Http1), Protocol::Detect) => Wire::Http1,
@@ -212,13 +212,14 @@ async fn decided<S>(
         (Err(FirstError::Client(error)), _) => return tracing::debug!(%error, "peer left before its first bytes"),
         (Err(FirstError::Upstream(OpenError::Denied(denial))), _) => {
             drop(caller.judge(Act::Bytes));
-            return denied(&caller, &denial);
+            return denied(&stream, &caller, &denial);
         }
         (Err(FirstError::Upstream(OpenError::Connect(error))), _) => {
             drop(caller.judge(Act::Bytes));
             let stats = caller.port.signals.bytes(&caller.peer_name, caller.tls);
             stats.request();
             stats.failure(error.reason(), Duration::ZERO);
+            stream.abort();
             return remora_runtime::limited!(info, %error, cause = error.cause(), "cannot reach the application");
         }
     };
@@ -226,10 +227,10 @@ async fn decided<S>(
 }
 
 /// The peer's first words may yet become a request that it may send, and never did; as bytes they are not let in.
-fn undecided(caller: &Visit) {
+fn undecided(client: &impl Abort, caller: &Visit) {
     if let Err(denial) = caller.judge(Act::Bytes) {
         telemetry::refused(Direction::Inbound, Reason::Denied, "undecided");
-        denied(caller, &denial);
+        denied(client, caller, &denial);
     }
 }
 
@@ -293,7 +294,7 @@ where
 {
     let permit = match caller.judge(Act::Bytes) {
         Ok(permit) => permit,
-        Err(denial) => return denied(&caller, &denial),
+        Err(denial) => return denied(&client, &caller, &denial),
     };
     let stats = caller.port.signals.bytes(&caller.peer_name, caller.tls);
     let started = Instant::now();
@@ -304,6 +305,7 @@ where
             Ok(stream) => Prefixed::new(stream),
             Err(error) => {
                 stats.failure(error.reason(), started.elapsed());
+                client.abort();
                 return remora_runtime::limited!(info, %error, cause = error.cause(), "cannot reach the application");
             }
         },
@@ -322,8 +324,10 @@ where
     stats.connection_closed();
 }
 
-/// Refused callers share one series: what they send must not use up the room for those that are let in.
-fn denied(caller: &Visit, denial: &policy::Denial) {
+/// Refused callers share one series: what they send must not use up the room for those that are let in. They are told by a
+/// reset, since an orderly end would pass for an answer without a byte.
+fn denied(client: &impl Abort, caller: &Visit, denial: &policy::Denial) {
+    client.abort();
     let stats = caller.port.signals.denied(Proto::Tcp, caller.tls);
     stats.request();
     stats.failure(Reason::Denied, Duration::ZERO);

@@ -69,7 +69,7 @@ async fn redirected(world: Rc<World>, mut client: Prefixed<TcpStream>, route: Rc
         Ok(First::Opened(upstream)) => return Box::pin(bytes(&world, client, Some(upstream), &plan)).await,
         Ok(First::Closed | First::Undecided) => return,
         Err(FirstError::Client(error)) => return tracing::debug!(%error, "client left before its first bytes"),
-        Err(FirstError::Upstream(reason)) => return failed(&plan, reason),
+        Err(FirstError::Upstream(reason)) => return failed(&client, &plan, reason),
     };
     drop(plan);
     Box::pin(serve_http(world, client, wire, Destination::fixed(wire, route))).await;
@@ -123,7 +123,7 @@ async fn bytes(world: &Rc<World>, mut client: Prefixed<TcpStream>, opened: Optio
         Some(upstream) => upstream,
         None => match open(world, plan).await {
             Ok(stream) => Prefixed::new(stream),
-            Err(reason) => return failed(plan, reason),
+            Err(reason) => return failed(&client, plan, reason),
         },
     };
     let peer = plan.parent.identity();
@@ -156,6 +156,7 @@ async fn pass(world: &Rc<World>, mut client: Prefixed<TcpStream>, target: Socket
         Err(error) => {
             remora_runtime::limited!(info, %error, cause = error.cause(), "cannot pass a connection through");
             stats.failure(error.reason(), started.elapsed());
+            client.abort();
         }
     }
     stats.connection_closed();
@@ -182,7 +183,9 @@ async fn refused(world: Rc<World>, mut client: Prefixed<TcpStream>, target: Sock
     serve_http(world, client, wire, Destination::refused(wire, refusal)).await;
 }
 
-fn failed(plan: &Plan, reason: Reason) {
+/// The client is told by a reset, as where nobody listens: an orderly end would pass for an answer without a byte.
+fn failed(client: &impl Abort, plan: &Plan, reason: Reason) {
+    client.abort();
     let stats = plan.counters.bytes(&"".into(), Tls::Plain);
     stats.request();
     stats.failure(reason, std::time::Duration::ZERO);

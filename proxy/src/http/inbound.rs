@@ -9,7 +9,7 @@ use super::{
     headers::{self, LastHost},
     respond,
     stall::Overloaded,
-    upgrade::{self, Asked, Offer, Tunnel},
+    upgrade::{self, Asked, End, Offer, Tunnel},
 };
 use crate::{
     account::Holder,
@@ -24,7 +24,7 @@ use crate::{
 };
 use futures_util::future::Either;
 use http::{HeaderValue, Request, Response, Version, header::CONNECTION, uri::Authority};
-use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper::body::Incoming;
 use std::{rc::Rc, sync::Arc, time::Instant};
 
 /// What all requests of one inbound connection share.
@@ -87,7 +87,7 @@ enum Form {
     /// Over HTTP/2, for this one of the connection's callers.
     Http2(u32),
     /// On a connection of its own, which may become one of bytes.
-    Leaving(Rc<Offer>, OnUpgrade),
+    Leaving(Rc<Offer>, End),
 }
 
 /// Answers one request. Never fails: what goes wrong becomes an answer that says so.

@@ -10,15 +10,15 @@ use super::{
     upgrade,
 };
 use crate::{
-    io::Abort,
+    io::{Abort, Breakable, Breaker},
     limits,
     tasks::LocalExec,
     telemetry::{self, Direction, Reason},
     world::World,
 };
 use futures_util::TryFutureExt;
-use http::{Request, Response};
-use hyper::{body::Incoming, server::conn, service::service_fn};
+use http::{Request, Response, Version};
+use hyper::{body::Incoming, server::conn, service::service_fn, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use remora_runtime::seldom::Seldom;
 use std::{convert::Infallible, pin::pin, rc::Rc};
@@ -42,15 +42,20 @@ where
     let closing = Seldom::new(closing(world, goodbye));
     match wire {
         Wire::Http1 => {
-            let (under_way, holder) = (UnderWay::default(), stream.holder().cloned());
+            let (under_way, holder, breaker) = (UnderWay::default(), stream.holder().cloned(), Breaker::default());
+            let stream = Breakable::new(stream, breaker.clone());
             let guarded = Guarded::new(stream, direction, world.resources.config.patience, under_way.clone(), holder);
-            let service = service_fn(move |request| {
+            let service = service_fn(move |mut request: Request<Incoming>| {
                 let token = under_way.begin();
+                let ends_with_it = (request.version() < Version::HTTP_11).then(|| breaker.clone());
+                if request.extensions().get::<OnUpgrade>().is_some() {
+                    request.extensions_mut().insert(breaker.clone());
+                }
                 let track = |response: Response<ResponseBody>| {
                     if upgrade::leaves(&response) {
                         token.leave_http();
                     }
-                    response.map(|body| Tracked::new(body, token))
+                    response.map(|body| Tracked::new(body, token, ends_with_it))
                 };
                 handle(request).map_ok(track)
             });

@@ -2,6 +2,7 @@
 //! answer from one that went away with nothing to wait for. And whether the connection has left HTTP, which only whoever
 //! answers knows.
 
+use crate::io::Breaker;
 use futures_util::task::AtomicWaker;
 use http_body::{Body, Frame, SizeHint};
 use std::{
@@ -85,13 +86,15 @@ pin_project_lite::pin_project! {
         #[pin]
         body: B,
         token: Token,
+        breaker: Option<Breaker>,
     }
 }
 
 impl<B> Tracked<B> {
-    /// `body`, which answers the request of `token`.
-    pub(super) fn new(body: B, token: Token) -> Self {
-        Self { body, token }
+    /// `body`, which answers the request of `token`. Where the end of its connection may be all that tells that it is whole
+    /// (RFC 9112 §6.3), there is a `breaker`: it is tripped if the body breaks off.
+    pub(super) fn new(body: B, token: Token, breaker: Option<Breaker>) -> Self {
+        Self { body, token, breaker }
     }
 }
 
@@ -100,7 +103,12 @@ impl<B: Body> Body for Tracked<B> {
     type Error = B::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        self.project().body.poll_frame(cx)
+        let this = self.project();
+        let polled = this.body.poll_frame(cx);
+        if let (Some(breaker), Poll::Ready(Some(Err(_)))) = (this.breaker, &polled) {
+            breaker.trip();
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -16,7 +16,7 @@ use crate::{
     connect::ConnectError,
     discover::Plan,
     forward,
-    io::Prefixed,
+    io::{Breakable, Breaker, Handle, Prefixed},
     limits,
     policy::{self, Permit, To},
     resources::Resources,
@@ -30,7 +30,7 @@ use http::{
 };
 use hyper::{
     client::conn::{TrySendError, http1},
-    upgrade::OnUpgrade,
+    upgrade::{OnUpgrade, Upgraded},
 };
 use hyper_util::rt::TokioIo;
 use std::{future::pending, net::SocketAddr, rc::Rc, time::Instant};
@@ -59,9 +59,39 @@ pub(super) fn leaves<B>(answer: &Response<B>) -> bool {
     answer.extensions().get::<Left>().is_some()
 }
 
+/// One end of a connection that may leave HTTP.
+#[derive(Debug)]
+pub(crate) struct End {
+    bytes: OnUpgrade,
+    breaker: Breaker,
+}
+
+impl End {
+    fn new(bytes: OnUpgrade, breaker: Option<Breaker>) -> Self {
+        Self { bytes, breaker: breaker.unwrap_or_default() }
+    }
+
+    /// Of the client that asks.
+    fn of_client<B>(request: &mut Request<B>) -> Self {
+        let breaker = request.extensions_mut().remove();
+        Self::new(hyper::upgrade::on(request), breaker)
+    }
+
+    /// Of the server that answered.
+    fn of_server<B>(answer: &mut Response<B>) -> Self {
+        let breaker = answer.extensions_mut().remove();
+        Self::new(hyper::upgrade::on(answer), breaker)
+    }
+
+    /// Its bytes, once it has left.
+    async fn left(self) -> hyper::Result<Handle<TokioIo<Upgraded>>> {
+        Ok(Handle::new(TokioIo::new(self.bytes.await?), self.breaker))
+    }
+}
+
 /// What a request that asks to leave HTTP offers, and its client's side of that; `None` for any other request, without `h2c`
 /// from here on.
-pub(crate) fn take<B>(request: &mut Request<B>) -> Option<(Rc<Offer>, OnUpgrade)> {
+pub(crate) fn take<B>(request: &mut Request<B>) -> Option<(Rc<Offer>, End)> {
     if !headers::asks_to_leave(request) {
         // The library offers the connection with any `connection: upgrade`; kept, it would hold it open.
         drop(request.extensions_mut().remove::<OnUpgrade>());
@@ -70,7 +100,7 @@ pub(crate) fn take<B>(request: &mut Request<B>) -> Option<(Rc<Offer>, OnUpgrade)
     let asked = Asked { method: request.method().clone(), path: request.uri().path().into() };
     let connect = asked.method == Method::CONNECT;
     let protocols = headers::offers(request.headers()).filter(|_| !connect).map(Into::into).collect();
-    Some((Rc::new(Offer { asked, protocols }), hyper::upgrade::on(request)))
+    Some((Rc::new(Offer { asked, protocols }), End::of_client(request)))
 }
 
 impl Offer {
@@ -116,15 +146,15 @@ impl Offer {
 /// Both ends of a connection that has left HTTP.
 #[derive(Debug)]
 pub(crate) struct Tunnel {
-    client: OnUpgrade,
-    upstream: OnUpgrade,
+    client: End,
+    upstream: End,
     resources: Rc<Resources>,
 }
 
 impl Tunnel {
     /// Of the client whose request was answered so.
-    pub(crate) fn new(client: OnUpgrade, answer: &mut Response<AnswerBody>, resources: &Rc<Resources>) -> Self {
-        Self { client, upstream: hyper::upgrade::on(answer), resources: resources.clone() }
+    pub(crate) fn new(client: End, answer: &mut Response<AnswerBody>, resources: &Rc<Resources>) -> Self {
+        Self { client, upstream: End::of_server(answer), resources: resources.clone() }
     }
 
     /// Relays bytes from now on, in a task of the worker, until both sides ended or `revoked`. `head` is the answer that says so
@@ -140,10 +170,10 @@ impl Tunnel {
         let Self { client, upstream, resources } = self;
         exchange.head(StatusCode::OK, in_flight, None);
         resources.clone().tasks.spawn(async move {
-            let (Ok(down), Ok(up)) = tokio::join!(client, upstream) else { return };
+            let (Ok(down), Ok(mut up)) = tokio::join!(client.left(), upstream.left()) else { return };
             let stats = exchange.stats().clone();
             let holder = exchange.holder().unwrap_or_else(|| resources.pod.clone());
-            let (mut down, mut up) = (Prefixed::charged(TokioIo::new(down), holder), TokioIo::new(up));
+            let mut down = Prefixed::charged(down, holder);
             stats.connection_opened();
             match revoke::bytes(permit, &mut down, &mut up, &stats, revoked).await {
                 Ok(()) => exchange.ended(None),
@@ -179,7 +209,8 @@ pub(crate) async fn send(
     };
     let allowance = Allowance::default();
     allowance.head(request.body().holder());
-    let stream = TokioIo::new(Frugal::new(stream, allowance.clone()));
+    let breaker = Breaker::default();
+    let stream = TokioIo::new(Frugal::new(Breakable::new(stream, breaker.clone()), allowance.clone()));
     let handshake = http1::Builder::new().max_headers(limits::HEADER_COUNT_MAX).handshake(stream).await;
     let Ok((mut sender, connection)) = handshake else { return Err(Failed::unsent(Reason::UpstreamReset, request)) };
     tasks.spawn(async move { drop(connection.with_upgrades().await) });
@@ -193,6 +224,9 @@ pub(crate) async fn send(
     if let Err(error) = offer.check(&mut response) {
         remora_runtime::limited!(info, address = %upstream.endpoint.address, %error, "answer refused");
         return Err(Failed::new(Reason::UpstreamReset));
+    }
+    if offer.is_taken(&response) {
+        response.extensions_mut().insert(breaker);
     }
     Ok(Answer { response: response.map(AnswerBody::from), lease: None, sent })
 }
@@ -246,7 +280,7 @@ fn log(upstream: &Upstream, error: &ConnectError) {
 pub(crate) async fn tunnel<B: 'static>(
     resources: Rc<Resources>,
     plan: Rc<Plan>,
-    request: Request<B>,
+    mut request: Request<B>,
 ) -> Response<ResponseBody> {
     let pool = plan.parent.clone();
     let peer = pool.identity();
@@ -260,13 +294,13 @@ pub(crate) async fn tunnel<B: 'static>(
             return respond::failure(reason, false, "");
         }
     };
-    let pod = resources.pod.clone();
+    let (pod, client) = (resources.pod.clone(), End::of_client(&mut request));
     resources.tasks.spawn(async move {
-        let Ok(client) = hyper::upgrade::on(request).await else {
+        let Ok(client) = client.left().await else {
             return stats.cancelled(started.elapsed());
         };
         stats.connection_opened();
-        let mut client = Prefixed::charged(TokioIo::new(client), pod);
+        let mut client = Prefixed::charged(client, pod);
         match revoke::bytes(permit, &mut client, &mut upstream, &stats, pending()).await {
             Ok(()) => stats.success(started.elapsed()),
             Err(ended) => stats.failure(ended.reason(), started.elapsed()),

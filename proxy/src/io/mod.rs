@@ -3,8 +3,8 @@
 
 /// What wraps a connection for its reads alone writes as the connection does.
 macro_rules! write_through {
-    ($wrapper:ident) => {
-        impl<S: AsyncWrite + Unpin> AsyncWrite for $wrapper<S> {
+    ($wrapper:ident $(, $bound:ident)?) => {
+        impl<S: AsyncWrite + Unpin $(+ $bound)?> AsyncWrite for $wrapper<S> {
             fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
                 Pin::new(&mut self.inner).poll_write(cx, buf)
             }
@@ -35,17 +35,17 @@ macro_rules! write_through {
 pub(crate) use write_through;
 
 mod ahead;
+mod breaker;
 mod lent;
 pub(crate) mod pace;
 
 pub(crate) use ahead::Ahead;
+pub(crate) use breaker::{Breakable, Breaker, Handle};
 pub(crate) use lent::{Appetite, Lent, Size};
 
 use crate::account::Holder;
 
 use bytes::{Buf, BytesMut};
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use socket2::SockRef;
 use std::{
     io,
@@ -91,11 +91,6 @@ impl<S: Abort> Abort for Prefixed<S> {
     fn queue_at_most(&mut self, bytes: usize) {
         self.inner.queue_at_most(bytes);
     }
-}
-
-/// Limitation: hyper hides the socket, so a tunnel over HTTP ends as if it were whole.
-impl Abort for TokioIo<Upgraded> {
-    fn abort(&self) {}
 }
 
 /// `S`, giving the bytes read ahead before its own.

@@ -22,8 +22,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// The server's side of an HTTP/1 connection, whose reads are judged and whose waits are bounded.
 ///
 /// A refused read never reaches the reader, so that a refused head is never whole: it sees an error of kind
-/// [`io::ErrorKind::InvalidData`] with the [`Refusal`] inside. If nothing was asked on this connection before, the client
-/// is told with a bare response; otherwise an answer may be under way that another one would corrupt, and the connection
+/// [`io::ErrorKind::InvalidData`] with the [`Refusal`] inside. If all that was asked on this connection before is answered, the
+/// client is told with a bare response; otherwise an answer may be under way that another one would corrupt, and the connection
 /// just ends. A client that stalls ([`Patience`]) meets the same end; an idle one meets the end of the connection.
 ///
 /// Judging ends when whoever answers says that the connection has left HTTP ([`UnderWay::has_left_http`]), and not before:
@@ -39,6 +39,8 @@ pub(crate) struct Guarded<S> {
     writing: Watch,
     /// Bytes that the client took.
     written: u64,
+    /// Whether each answer so far was handed to the client whole: nothing of one may wait above.
+    quiet: bool,
     /// Of answers that the client does not take; `None` where nobody counts.
     unsent: Option<Stall>,
     end: Option<End>,
@@ -126,6 +128,7 @@ impl<S> Guarded<S> {
             reading: Watch::default(),
             writing: Watch::default(),
             written: 0,
+            quiet: true,
             unsent: holder.map(|holder| Stall::new(holder, limits::HTTP1_BUFFER_BYTES)),
             end: None,
             lingers: 0,
@@ -152,8 +155,8 @@ impl<S: AsyncWrite + Unpin> Guarded<S> {
     fn refuse(&mut self, cx: &mut Context<'_>, end: End) -> io::Error {
         self.end = Some(end);
         telemetry::refused(self.direction, end.reason(), end.as_str());
-        if self.written == 0 && !matches!(end, End::Stalled(Wait::Write) | End::Overloaded(_)) {
-            // One attempt: a socket on which nothing was written takes 150 bytes, and whoever made it refuse them has
+        if self.quiet && !self.under_way.any() && !matches!(end, End::Stalled(Wait::Write) | End::Overloaded(_)) {
+            // One attempt: a socket on which nothing waits to be sent takes 150 bytes, and whoever made it refuse them has
             // no claim on them. Whatever the task has left of its budget: there is no second one.
             let (stream, response) = (&mut self.stream, end.response());
             let telling = poll_fn(|cx| {
@@ -172,6 +175,7 @@ impl<S: AsyncWrite + Unpin> Guarded<S> {
         match result {
             Poll::Ready(Ok(count)) => {
                 self.written += count as u64;
+                self.quiet = false;
                 if let Some(unsent) = &mut self.unsent {
                     unsent.end();
                 }
@@ -291,8 +295,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         self.stream.is_write_vectored()
     }
 
+    /// The writer flushes when it has written all that it has.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        if !self.quiet && flushed.is_ready() {
+            self.quiet = !self.under_way.any();
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

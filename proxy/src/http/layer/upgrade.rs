@@ -8,11 +8,10 @@ use super::{After, Outcome, Within, always_ready};
 use crate::{
     http::{
         request::{Answered, Failed, Outgoing},
-        upgrade::{self, Offer, Tunnel},
+        upgrade::{self, End, Offer, Tunnel},
     },
     resources::Resources,
 };
-use hyper::upgrade::OnUpgrade;
 use std::rc::Rc;
 use tower::{Layer, Service};
 
@@ -70,7 +69,7 @@ pub(crate) struct Leaving(Option<Box<Asks>>);
 #[derive(Debug)]
 struct Asks {
     offer: Rc<Offer>,
-    client: OnUpgrade,
+    client: End,
     resources: Rc<Resources>,
 }
 

@@ -1,0 +1,192 @@
+//! What one side sent, and how it ended, is what the other side gets: one exchange at a time through two real proxies.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use anyhow::{bail, ensure};
+use remora_tests::local::{Mesh, Proxy};
+use remora_tests::patience::until;
+use socket2::SockRef;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How a connection ended for its reader.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    Orderly,
+    Reset,
+}
+
+/// Two pods; the test plays the client and the application.
+struct Scene {
+    web: Proxy,
+    api: Proxy,
+    app: TcpListener,
+    _mesh: Mesh,
+}
+
+impl Scene {
+    fn start() -> anyhow::Result<Self> {
+        let mesh = Mesh::start(env!("CARGO_BIN_EXE_remora-components"))?;
+        let (web, api) = (mesh.proxy("web").spawn()?, mesh.proxy("api").spawn()?);
+        let app = TcpListener::bind((api.ip, 0))?;
+        mesh.service("api", 80, None, &[app.local_addr()?])?;
+        Ok(Self { web: web.ready()?, api: api.ready()?, app, _mesh: mesh })
+    }
+
+    /// A client that has said this.
+    fn ask(&self, request: &str) -> anyhow::Result<TcpStream> {
+        let mut client = patient(TcpStream::connect(self.web.outbound)?)?;
+        client.write_all(request.as_bytes())?;
+        Ok(client)
+    }
+
+    /// The application's next connection, with the head of its first request. One that was opened while it was open what its
+    /// client speaks may end without a byte.
+    fn asked(&self) -> anyhow::Result<(TcpStream, String)> {
+        loop {
+            let mut stream = patient(self.app.accept()?.0)?;
+            if stream.peek(&mut [0])? > 0 {
+                let head = read_head(&mut stream)?;
+                return Ok((stream, head));
+            }
+        }
+    }
+
+    /// Both ends of a WebSocket.
+    fn websocket(&self) -> anyhow::Result<(TcpStream, TcpStream)> {
+        let upgrade = "GET /chat HTTP/1.1\r\nhost: api:80\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n";
+        let mut client = self.ask(upgrade)?;
+        let (mut server, _) = self.asked()?;
+        server.write_all(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n")?;
+        let head = read_head(&mut client)?;
+        ensure!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        Ok((client, server))
+    }
+}
+
+fn patient(stream: TcpStream) -> std::io::Result<TcpStream> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// Reads one head and not a byte more.
+fn read_head(stream: &mut TcpStream) -> anyhow::Result<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        ensure!(stream.read(&mut byte)? == 1, "an end in the middle of a head: {:?}", String::from_utf8_lossy(&head));
+        head.push(byte[0]);
+    }
+    Ok(String::from_utf8(head)?)
+}
+
+/// All that comes, and how it ends.
+fn read_out(stream: &mut TcpStream) -> anyhow::Result<(String, End)> {
+    let mut text = Vec::new();
+    let end = match stream.read_to_end(&mut text) {
+        Ok(_) => End::Orderly,
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => End::Reset,
+        Err(error) => bail!("{error} after {:?}", String::from_utf8_lossy(&text)),
+    };
+    Ok((String::from_utf8(text)?, end))
+}
+
+fn reset(stream: TcpStream) -> anyhow::Result<()> {
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
+    Ok(())
+}
+
+#[test]
+fn a_websocket_that_either_side_resets_is_reset_on_the_other_side() -> anyhow::Result<()> {
+    let scene = Scene::start()?;
+    for client_breaks in [true, false] {
+        let (client, server) = scene.websocket()?;
+        let (breaking, mut other) = if client_breaks { (client, server) } else { (server, client) };
+        reset(breaking)?;
+        let got = read_out(&mut other)?;
+        ensure!(got.1 == End::Reset, "client_breaks={client_breaks}: {got:?}\n{}", scene.api.program.log_end());
+    }
+    Ok(())
+}
+
+#[test]
+fn a_websocket_half_closes_both_ways() -> anyhow::Result<()> {
+    let scene = Scene::start()?;
+    for client_first in [true, false] {
+        let (client, server) = scene.websocket()?;
+        let (mut first, mut second) = if client_first { (client, server) } else { (server, client) };
+        first.write_all(b"bye")?;
+        first.shutdown(std::net::Shutdown::Write)?;
+        ensure!(read_out(&mut second)? == ("bye".to_owned(), End::Orderly));
+        second.write_all(b"late words")?;
+        drop(second);
+        ensure!(read_out(&mut first)? == ("late words".to_owned(), End::Orderly));
+    }
+    Ok(())
+}
+
+#[test]
+fn an_answer_that_breaks_off_does_not_look_whole_to_a_client_that_reads_to_the_end() -> anyhow::Result<()> {
+    let scene = Scene::start()?;
+    for (version, framing) in
+        [("1.0", "content-length: 100"), ("1.0", "transfer-encoding: chunked"), ("1.1", "transfer-encoding: chunked")]
+    {
+        let mut client = scene.ask(&format!("GET / HTTP/{version}\r\nhost: api:80\r\nconnection: close\r\n\r\n"))?;
+        let (mut server, _) = scene.asked()?;
+        let half = if framing.ends_with("chunked") { "4\r\nhalf\r\n" } else { "half" };
+        server.write_all(format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n{half}").as_bytes())?;
+        let head = read_head(&mut client)?;
+        let mut byte = [0];
+        client.read_exact(&mut byte)?;
+        drop(server);
+        let (rest, end) = read_out(&mut client)?;
+        let told = head.contains("content-length: 100") || (head.contains("chunked") && !rest.ends_with("0\r\n\r\n"));
+        ensure!(end == End::Reset || told, "{version}, {framing}: {head}{rest:?} {end:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_client_whose_service_nobody_serves_is_reset() -> anyhow::Result<()> {
+    let scene = Scene::start()?;
+    let gone: SocketAddr = scene.app.local_addr()?;
+    let Scene { web, api, app, _mesh } = scene;
+    drop(app);
+    // Through the tunnel of its own proxy; then straight to the pod, as one outside the mesh.
+    let mut client = patient(TcpStream::connect(web.outbound)?)?;
+    client.write_all(b"CONNECT api:80 HTTP/1.1\r\nhost: api:80\r\n\r\n")?;
+    let head = read_head(&mut client)?;
+    if head.starts_with("HTTP/1.1 200") {
+        client.write_all(b"\0\x01\x02")?;
+        let end = read_out(&mut client)?;
+        ensure!(end.1 == End::Reset, "{gone}: {end:?}\n{}", api.program.log_end());
+    } else {
+        ensure!(head.starts_with("HTTP/1.1 50"), "{head}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_refused_request_on_a_kept_connection_is_answered_with_its_reason() -> anyhow::Result<()> {
+    let scene = Scene::start()?;
+    let ok = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+    for bad in ["GET /\x01 HTTP/1.1\r\nhost: api:80\r\n\r\n", "GET / HTTP/1.1\r\nhost : api:80\r\n\r\n"] {
+        let mut client = scene.ask("GET / HTTP/1.1\r\nhost: api:80\r\n\r\n")?;
+        let (mut server, _) = scene.asked()?;
+        server.write_all(ok)?;
+        read_head(&mut client)?;
+        client.read_exact(&mut [0; 2])?;
+        until("the answer is counted", || Ok(scene.web.routes()?["routes"][0].is_object().then_some(())))?;
+        client.write_all(bad.as_bytes())?;
+        let (answer, _) = read_out(&mut client)?;
+        ensure!(
+            answer.starts_with("HTTP/1.1 400 ") && answer.contains("x-remora-error: protocol_error"),
+            "{bad:?}: {answer:?}"
+        );
+        // One that is kept would answer the next client's.
+        drop(server);
+    }
+    Ok(())
+}
