@@ -31,6 +31,8 @@ impl Scene {
         let mesh = Mesh::start(env!("CARGO_BIN_EXE_remora-components"))?;
         let (web, api) = (mesh.proxy("web").spawn()?, mesh.proxy("api").spawn()?);
         let app = TcpListener::bind((api.ip, 0))?;
+        // Linux bounds an accept by it.
+        SockRef::from(&app).set_read_timeout(Some(PATIENCE))?;
         mesh.service("api", 80, None, &[app.local_addr()?])?;
         Ok(Self { web: web.ready()?, api: api.ready()?, app, _mesh: mesh })
     }
@@ -187,6 +189,83 @@ fn a_refused_request_on_a_kept_connection_is_answered_with_its_reason() -> anyho
         );
         // One that is kept would answer the next client's.
         drop(server);
+    }
+    Ok(())
+}
+
+#[test]
+fn the_absolute_form_that_a_client_writes_for_its_proxy_is_not_passed_on() -> anyhow::Result<()> {
+    let scene = Scene::start()?;
+    for (version, host) in [("1.1", "host: api:80\r\n"), ("1.0", "host: API:80\r\n"), ("1.0", "")] {
+        let mut client = scene.ask(&format!("GET http://api:80/ HTTP/{version}\r\n{host}connection: close\r\n\r\n"))?;
+        let (mut server, head) = scene.asked()?;
+        server.write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")?;
+        ensure!(read_out(&mut client)?.0.contains(" 204 "));
+        ensure!(head.starts_with(&format!("GET / HTTP/{version}\r\n")) && head.contains("host: api:80\r\n"), "{head}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_server_that_demands_an_upgrade_is_heard() -> anyhow::Result<()> {
+    let scene = Scene::start()?;
+    let mut client = scene.ask("GET / HTTP/1.1\r\nhost: api:80\r\n\r\n")?;
+    let (mut server, _) = scene.asked()?;
+    server.write_all(
+        b"HTTP/1.1 426 Upgrade Required\r\nupgrade: foo/2, bar\r\nconnection: upgrade\r\ncontent-length: 0\r\n\r\n",
+    )?;
+    let head = read_head(&mut client)?;
+    ensure!(head.contains("\r\nupgrade: foo/2, bar\r\n") && head.contains("\r\nconnection: upgrade\r\n"), "{head}");
+    ensure!(!head.contains("x-remora"), "{head}");
+    Ok(())
+}
+
+#[test]
+fn an_old_client_is_not_told_to_keep_a_connection_that_the_answer_ends() -> anyhow::Result<()> {
+    let scene = Scene::start()?;
+    let mut client = scene.ask("GET / HTTP/1.0\r\nhost: api:80\r\nconnection: keep-alive\r\n\r\n")?;
+    let (mut server, _) = scene.asked()?;
+    server.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nall of it")?;
+    drop(server);
+    let (answer, end) = read_out(&mut client)?;
+    ensure!(answer.ends_with("\r\n\r\nall of it") && end == End::Orderly, "{answer:?} {end:?}");
+    ensure!(!answer.to_ascii_lowercase().contains("keep-alive"), "{answer}");
+    Ok(())
+}
+
+#[test]
+fn a_target_reaches_the_application_or_is_refused_with_its_reason() -> anyhow::Result<()> {
+    let scene = Scene::start()?;
+    let odd = "\"<>\\\\^`{|}[]%;@!$&'()*+,=:";
+    let mut targets: Vec<String> =
+        odd.chars().flat_map(|c| [format!("/a{c}b"), format!("/a?q{c}b"), format!("//{c}")]).collect();
+    targets.extend(["/caf\u{e9}".to_owned(), "/?\u{1f980}".to_owned(), "/%zz".to_owned(), "/?".to_owned()]);
+    for target in targets {
+        let mut client = scene.ask(&format!("GET {target} HTTP/1.1\r\nhost: api:80\r\nconnection: close\r\n\r\n"))?;
+        client.shutdown(std::net::Shutdown::Write)?;
+        let mut first = [0; 12];
+        // Refused at once, or the application is asked.
+        scene.app.set_nonblocking(true)?;
+        let asked = until("the request is answered or asked", || match scene.app.accept() {
+            Ok((stream, _)) => Ok(Some(Some(stream))),
+            Err(_) => {
+                client.set_nonblocking(true)?;
+                let answered = client.peek(&mut first).is_ok_and(|count| count > 0);
+                client.set_nonblocking(false)?;
+                Ok(answered.then_some(None))
+            }
+        });
+        scene.app.set_nonblocking(false)?;
+        if let Some(stream) = asked? {
+            stream.set_nonblocking(false)?;
+            let mut server = patient(stream)?;
+            let head = read_head(&mut server)?;
+            ensure!(head.starts_with(&format!("GET {target} HTTP/1.1\r\n")), "{target}: {head}");
+            server.write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")?;
+        }
+        let (answer, _) = read_out(&mut client)?;
+        let told = answer.starts_with("HTTP/1.1 400 ") && answer.contains("x-remora-error: protocol_error\r\n");
+        ensure!(told || answer.starts_with("HTTP/1.1 204 "), "{target}: {answer}");
     }
     Ok(())
 }

@@ -1,12 +1,12 @@
 //! What is taken off and put on a message's head at a proxy. Pure.
 
+use super::Wire;
 use crate::telemetry::Reason;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version,
-    header::{CONNECTION, HOST, TE, TRANSFER_ENCODING, UPGRADE},
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version,
+    header::{CONNECTION, COOKIE, HOST, TE, TRANSFER_ENCODING, UPGRADE},
     uri::Authority,
 };
-use remora_model::Protocol;
 use std::cell::RefCell;
 
 /// What every name that only proxies may write begins with.
@@ -15,10 +15,13 @@ pub(crate) const RESERVED_PREFIX: &str = "x-remora-";
 pub(crate) const CLIENT_ID: HeaderName = HeaderName::from_static("x-remora-client-id");
 /// The reason of an answer that a proxy made itself.
 pub(crate) const ERROR: HeaderName = HeaderName::from_static("x-remora-error");
-/// Between proxies: the HTTP/1 version to restore.
+/// Between proxies: the form of HTTP/1 to restore ([`super::form`]).
 pub(crate) const RESTORE: HeaderName = HeaderName::from_static("x-remora-http");
 /// Between proxies: which of the sender's HTTP/2 clients asks, as a number.
 pub(crate) const CALLER: HeaderName = HeaderName::from_static("x-remora-caller");
+
+/// Between proxies: what an answer of 426 offers to upgrade to (RFC 9110 §15.5.22), which is a field of one hop.
+pub(crate) const OFFERS: HeaderName = HeaderName::from_static("x-remora-upgrade");
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -174,7 +177,7 @@ pub(crate) fn authority<B>(request: &Request<B>, last: &LastHost) -> Result<Opti
     }
 }
 
-fn same_authority(a: &Authority, b: &Authority) -> bool {
+pub(super) fn same_authority(a: &Authority, b: &Authority) -> bool {
     a == b || (a.host().eq_ignore_ascii_case(b.host()) && a.port_u16().unwrap_or(80) == b.port_u16().unwrap_or(80))
 }
 
@@ -229,93 +232,34 @@ pub(crate) fn strip_for_upgrade(headers: &mut HeaderMap) {
     }
 }
 
-/// Turns the head into what HTTP/2 carries: absolute URI, no `Host`.
-pub(crate) fn to_http2<B>(request: &mut Request<B>, authority: Option<&Authority>) -> Result<(), Reason> {
-    if request.version() != Version::HTTP_2 || request.uri().authority().is_none() {
-        let path = request.uri().path_and_query().cloned();
-        let mut parts = http::uri::Parts::default();
-        parts.scheme = Some(http::uri::Scheme::HTTP);
-        // RFC 9113 §8.3.1 wants an authority or none; HTTP/1.0 without Host has none, which `http` cannot write.
-        parts.authority = Some(authority.cloned().unwrap_or_else(|| Authority::from_static(NO_HOST)));
-        parts.path_and_query = Some(path.unwrap_or_else(|| http::uri::PathAndQuery::from_static("/")));
-        *request.uri_mut() = Uri::from_parts(parts).map_err(|_| Reason::ProtocolError)?;
+/// Says so to a client over HTTP/1; HTTP/2 has no upgrades.
+pub(crate) fn demand_upgrade(fields: &mut HeaderMap, demanded: HeaderValue, wire: Wire) {
+    fields.remove(OFFERS);
+    if wire == Wire::Http1 {
+        fields.insert(UPGRADE, demanded);
+        fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     }
-    request.headers_mut().remove(HOST);
-    *request.version_mut() = Version::HTTP_2;
-    Ok(())
 }
 
-/// What stands for "the client sent no host" between proxies.
-const NO_HOST: &str = "none.remora.invalid";
-
-/// Turns the head into HTTP/1 origin form with `Host`.
-pub(crate) fn to_http1<B: http_body::Body>(request: &mut Request<B>, version: Version) {
-    // hyper takes it that these have no body, and drops one whose length it does not know.
-    if matches!(*request.method(), Method::GET | Method::HEAD)
-        && version == Version::HTTP_11
-        && !request.body().is_end_stream()
-        && !request.headers().contains_key(http::header::CONTENT_LENGTH)
-    {
-        request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+/// What a server that demands an upgrade offers (RFC 9110 §15.5.22: 426 says so in `Upgrade`).
+pub(crate) fn demanded_upgrade<B>(answer: &Response<B>) -> Option<HeaderValue> {
+    if answer.status() != StatusCode::UPGRADE_REQUIRED {
+        return None;
     }
-    if let Some(authority) = request.uri().authority().cloned() {
-        if authority.as_str() != NO_HOST
-            && let Ok(host) = HeaderValue::from_str(authority.as_str())
-        {
-            request.headers_mut().insert(HOST, host);
-        }
-        let path = request.uri().path_and_query().cloned();
-        *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
-    }
-    *request.version_mut() = version;
+    let fields = answer.headers();
+    fields.get(OFFERS).cloned().or_else(|| {
+        let offered: Vec<&[u8]> = offers(fields).collect();
+        HeaderValue::from_bytes(&offered.join(&b", "[..])).ok().filter(|offered| !offered.is_empty())
+    })
 }
 
-/// The label and header value of the version to restore.
-pub(crate) fn restore_value(version: Version) -> HeaderValue {
-    HeaderValue::from_static(if version == Version::HTTP_10 { "1.0" } else { "1.1" })
-}
-
-/// Fields and bytes within bounds (RFC 9113 §6.5.2 counts 32 bytes a field).
+/// Fields and bytes within bounds (RFC 9113 §6.5.2 counts 32 bytes a field). The crumbs of a cookie are one field (§8.2.3).
 pub(crate) fn within_bounds(headers: &HeaderMap) -> bool {
-    headers.len() <= crate::limits::HEADER_COUNT_MAX
+    let crumbs = || headers.get_all(COOKIE).iter().count().saturating_sub(1);
+    let max = crate::limits::HEADER_COUNT_MAX;
+    (headers.len() <= max || headers.len() - crumbs() <= max)
         && headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum::<usize>()
             <= crate::limits::HEADER_BYTES_MAX
-}
-
-/// What [`fit`] took off a request, to be put on again where that request goes to another endpoint.
-#[derive(Debug)]
-pub(crate) struct Unfit {
-    uri: Uri,
-    restore: Option<HeaderValue>,
-    caller: Option<HeaderValue>,
-}
-
-/// Gives an outgoing request, made for a peer in the mesh, the form that an endpoint outside of it takes: HTTP/1, if the second
-/// value is true.
-pub(crate) fn fit<B: http_body::Body>(request: &mut Request<B>, protocol: Protocol) -> (Unfit, bool) {
-    let (uri, headers) = (request.uri().clone(), request.headers_mut());
-    let unfit = Unfit { uri, restore: headers.remove(RESTORE), caller: headers.remove(CALLER) };
-    let version = unfit.restore.as_ref().filter(|_| protocol != Protocol::Http2);
-    let Some(version) = version.map(|version| if version == "1.0" { Version::HTTP_10 } else { Version::HTTP_11 })
-    else {
-        return (unfit, false);
-    };
-    to_http1(request, version);
-    (unfit, true)
-}
-
-impl Unfit {
-    /// Gives the request the form again that it had before [`fit`].
-    pub(crate) fn undo<B>(self, request: &mut Request<B>) {
-        let headers = request.headers_mut();
-        // Whatever the client said of it ended at its hop.
-        headers.remove(TRANSFER_ENCODING);
-        headers.remove(HOST);
-        headers.extend(self.restore.map(|value| (RESTORE, value)));
-        headers.extend(self.caller.map(|value| (CALLER, value)));
-        *request.uri_mut() = self.uri;
-        *request.version_mut() = Version::HTTP_2;
-    }
 }
 
 #[cfg(test)]
@@ -362,6 +306,21 @@ mod tests {
     }
 
     #[test]
+    fn the_crumbs_of_a_cookie_are_one_field() {
+        let max = crate::limits::HEADER_COUNT_MAX;
+        for (others, crumbs, within) in [(max - 1, 500, true), (max, 0, true), (max, 1, false), (max + 1, 0, false)] {
+            let mut fields = HeaderMap::new();
+            for at in 0..others {
+                fields.append("x", HeaderValue::from(at));
+            }
+            for at in 0..crumbs {
+                fields.append(COOKIE, HeaderValue::from(at));
+            }
+            assert_eq!(within_bounds(&fields), within, "{others} fields, {crumbs} crumbs");
+        }
+    }
+
+    #[test]
     fn settings_for_http2_end_at_this_hop_either_way() {
         let mut answer = HeaderMap::new();
         for (name, value) in [("upgrade", "h2,h2c"), ("http2-settings", "x"), ("x-kept", "1")] {
@@ -369,27 +328,5 @@ mod tests {
         }
         strip_hop_by_hop(&mut answer);
         assert_eq!(answer.keys().collect::<Vec<_>>(), ["x-kept"]);
-    }
-
-    /// A request that was not sent goes to another endpoint, which may take another form.
-    #[test]
-    fn what_was_made_for_one_endpoint_is_undone_for_the_next() {
-        for (method, body, version) in [("GET", "", "1.1"), ("GET", "x", "1.1"), ("POST", "x", "1.0")] {
-            let mut request = Request::builder().method(method).uri("http://api.shop/a?b=c").version(Version::HTTP_2);
-            for (name, value) in [(RESTORE, version), (CALLER, "7"), (http::header::ACCEPT, "*/*")] {
-                request = request.header(name, value);
-            }
-            let mut request =
-                request.body(http_body_util::Full::new(bytes::Bytes::from_static(body.as_bytes()))).unwrap();
-            let before = (request.uri().clone(), request.version(), request.headers().clone());
-            let (unfit, http1) = fit(&mut request, Protocol::Detect);
-            assert!(http1 && request.headers()[HOST] == "api.shop" && request.uri() == "/a?b=c");
-            assert!(!request.headers().keys().any(|name| is_reserved(name.as_str())));
-            unfit.undo(&mut request);
-            let after = (request.uri().clone(), request.version(), request.headers().clone());
-            assert_eq!(after, before, "{method} {body}");
-            let (_, http1) = fit(&mut request, Protocol::Http2);
-            assert!(!http1 && request.version() == Version::HTTP_2);
-        }
     }
 }

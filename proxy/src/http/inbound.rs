@@ -5,6 +5,7 @@ use super::{
     Wire,
     body::{request::RequestBody, response::ResponseBody},
     exchange::Exchange,
+    form::{self, Form},
     grpc,
     headers::{self, LastHost},
     respond,
@@ -76,13 +77,13 @@ enum Step {
 /// A request with what it takes to send and count it. Boxed, so that the future that is spawned for it stays small.
 struct Call {
     request: Request<RequestBody>,
-    form: Form,
+    form: Hop,
     permit: Permit,
     exchange: Exchange,
 }
 
 /// How a request is handed over.
-enum Form {
+enum Hop {
     Http1,
     /// Over HTTP/2, for this one of the connection's callers.
     Http2(u32),
@@ -116,12 +117,12 @@ async fn send(world: &Rc<World>, visit: &Rc<Visit>, wire: Wire, call: Box<Call>)
     let mut stale = 0;
     let sent = loop {
         let sending = match &form {
-            Form::Http1 => Either::Left(Either::Left(visit.app.send_http1(&permit, exchange.started(), request))),
-            Form::Http2(caller) => {
+            Hop::Http1 => Either::Left(Either::Left(visit.app.send_http1(&permit, exchange.started(), request))),
+            Hop::Http2(caller) => {
                 let caller = Some((&visit.callers, *caller));
                 Either::Left(Either::Right(visit.app.send_http2(&permit, caller, request)))
             }
-            Form::Leaving(offer, _) => {
+            Hop::Leaving(offer, _) => {
                 let tasks = &world.resources.tasks;
                 Either::Right(Box::pin(upgrade::send(tasks, &visit.app, &permit, offer, request)))
             }
@@ -142,7 +143,7 @@ async fn send(world: &Rc<World>, visit: &Rc<Visit>, wire: Wire, call: Box<Call>)
             return leave(respond::failure(failed.reason, exchange.is_grpc(), ""), direct);
         }
     };
-    if let Form::Leaving(offer, client) = form
+    if let Hop::Leaving(offer, client) = form
         && offer.is_taken(&answer.response)
     {
         let revoked = tunnel_revoked(visit.clone(), offer.asked().clone());
@@ -153,7 +154,7 @@ async fn send(world: &Rc<World>, visit: &Rc<Visit>, wire: Wire, call: Box<Call>)
         return tunnel.relay(head, permit, exchange, None, revoked);
     }
     let last = direct && (visit.port.is_ending() || headers::says_close(answer.response.headers()));
-    leave(pass_on(answer, exchange), last)
+    leave(pass_on(answer, exchange, wire), last)
 }
 
 /// Returns once the request that became a tunnel would not be let in any more.
@@ -211,26 +212,26 @@ fn arrive(visit: &Visit, wire: Wire, mut request: Request<Incoming>) -> Step {
         request.headers_mut().insert(headers::CLIENT_ID, id.clone());
     }
     if let Some((offer, client)) = upgrade::take(&mut request) {
-        offer.prepare(&mut request);
-        return Step::Send(Box::new(Call { request, form: Form::Leaving(offer, client), permit, exchange }));
+        offer.prepare(&mut request, true);
+        return Step::Send(Box::new(Call { request, form: Hop::Leaving(offer, client), permit, exchange }));
     }
-    let as_http1 = match (&restore, wire) {
-        (Some(version), _) => Some(if version == "1.0" { Version::HTTP_10 } else { Version::HTTP_11 }),
-        (None, Wire::Http1) => Some(request.version()),
-        (None, Wire::Http2) => None,
-    };
     headers::strip_hop_by_hop(request.headers_mut());
-    let form = match as_http1 {
-        Some(version) => {
-            headers::to_http1(&mut request, version);
-            Form::Http1
+    let form = match (restore, wire) {
+        (Some(form), _) => {
+            Form::read(&form).restore(&mut request);
+            Hop::Http1
         }
-        None => {
-            if let Err(reason) = headers::to_http2(&mut request, authority.as_ref()) {
+        (None, Wire::Http1) => {
+            let version = request.version();
+            form::frame(&mut request, version);
+            Hop::Http1
+        }
+        (None, Wire::Http2) => {
+            if let Err(reason) = form::to_http2(&mut request, authority.as_ref(), None) {
                 exchange.fail(reason);
                 return Step::Refuse(Box::new(respond::failure(reason, grpc, "")));
             }
-            Form::Http2(caller)
+            Hop::Http2(caller)
         }
     };
     Step::Send(Box::new(Call { request, form, permit, exchange }))
@@ -264,11 +265,18 @@ fn admit(
 }
 
 /// The application's answer, counted to its end.
-fn pass_on(answer: Answer, mut exchange: Exchange) -> Response<ResponseBody> {
+fn pass_on(answer: Answer, mut exchange: Exchange, wire: Wire) -> Response<ResponseBody> {
     let Answer { response, lease, .. } = answer;
+    let demanded = headers::demanded_upgrade(&response);
     let (mut parts, body) = response.into_parts();
     headers::strip_hop_by_hop(&mut parts.headers);
     headers::strip_reserved(&mut parts.headers);
+    if let Some(demanded) = demanded {
+        match wire {
+            Wire::Http1 => headers::demand_upgrade(&mut parts.headers, demanded, wire),
+            Wire::Http2 => drop(parts.headers.insert(headers::OFFERS, demanded)),
+        }
+    }
     exchange.head(parts.status, None, lease);
     parts.version = Version::HTTP_11;
     if http_body::Body::is_end_stream(&body) {

@@ -6,6 +6,7 @@ pub(crate) mod body;
 pub(crate) mod exchange;
 pub(crate) mod destination;
 mod filter;
+pub(crate) mod form;
 mod grpc;
 pub(crate) mod guard;
 pub(crate) mod headers;

@@ -28,14 +28,16 @@ pub(crate) use crate::backend::endpoint::Failed;
 #[derive(Debug)]
 pub(crate) struct ClientConnection {
     pub wire: Wire,
+    /// Whether the client does not know of the proxy: its connection was redirected here.
+    pub transparent: bool,
     /// Who asks on it, with what each has for itself of connections to servers outside the mesh.
     pub callers: Callers,
 }
 
 impl ClientConnection {
     /// A connection on which nothing was asked yet.
-    pub(crate) fn new(wire: Wire) -> Rc<Self> {
-        Rc::new(Self { wire, callers: Callers::default() })
+    pub(crate) fn new(wire: Wire, transparent: bool) -> Rc<Self> {
+        Rc::new(Self { wire, transparent, callers: Callers::default() })
     }
 }
 

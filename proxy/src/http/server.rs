@@ -18,6 +18,7 @@ use crate::{
 };
 use futures_util::TryFutureExt;
 use http::{Request, Response, Version};
+use http_body::Body as _;
 use hyper::{body::Incoming, server::conn, service::service_fn, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use remora_runtime::seldom::Seldom;
@@ -51,7 +52,11 @@ where
                 if request.extensions().get::<OnUpgrade>().is_some() {
                     request.extensions_mut().insert(breaker.clone());
                 }
-                let track = |response: Response<ResponseBody>| {
+                let track = |mut response: Response<ResponseBody>| {
+                    if ends_with_it.is_some() && response.body().size_hint().exact().is_none() {
+                        // The connection's end is the body's, so it cannot be kept, whatever the client wished.
+                        *response.version_mut() = Version::HTTP_10;
+                    }
                     if upgrade::leaves(&response) {
                         token.leave_http();
                     }

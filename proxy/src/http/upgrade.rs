@@ -6,6 +6,7 @@ use super::{
     answer::{self, Allowance, BadAnswer, Frugal},
     body::{request::RequestBody, response::ResponseBody},
     exchange::Exchange,
+    form::Form,
     headers, respond,
 };
 use crate::{
@@ -109,12 +110,13 @@ impl Offer {
         &self.asked
     }
 
-    /// The request in the form in which it goes up: HTTP/1.1.
-    pub(crate) fn prepare(&self, request: &mut Request<RequestBody>) {
+    /// The request in the form in which it goes up: HTTP/1.1, its target as the client wrote it if the client does not know of the
+    /// proxy.
+    pub(crate) fn prepare(&self, request: &mut Request<RequestBody>, transparent: bool) {
         headers::strip_for_upgrade(request.headers_mut());
         *request.version_mut() = Version::HTTP_11;
         if self.asked.method != Method::CONNECT {
-            headers::to_http1(request, Version::HTTP_11);
+            Form::of(request, transparent).restore(request);
         }
     }
 

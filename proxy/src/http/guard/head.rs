@@ -23,6 +23,13 @@ pub(super) struct Head {
     default_port: &'static [u8],
 }
 
+/// Whether the library behind the gate takes this target. It is asked about few: letters, digits and most punctuation have no
+/// place in which it would not.
+fn is_read_alike(target: &[u8]) -> bool {
+    let odd = |byte: &u8| matches!(byte, b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}' | 0x80..);
+    (target.starts_with(b"/") && !target.iter().any(odd)) || http::Uri::try_from(target).is_ok()
+}
+
 /// How a body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Length {
@@ -78,7 +85,7 @@ impl Head {
         } else {
             self.absolute(target) && !target.contains(&b'#')
         };
-        if ok { Ok(()) } else { Err(Refusal::Target) }
+        if ok && is_read_alike(target) { Ok(()) } else { Err(Refusal::Target) }
     }
 
     fn absolute(&mut self, target: &[u8]) -> bool {

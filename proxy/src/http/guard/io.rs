@@ -22,9 +22,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// The server's side of an HTTP/1 connection, whose reads are judged and whose waits are bounded.
 ///
 /// A refused read never reaches the reader, so that a refused head is never whole: it sees an error of kind
-/// [`io::ErrorKind::InvalidData`] with the [`Refusal`] inside. If all that was asked on this connection before is answered, the
-/// client is told with a bare response; otherwise an answer may be under way that another one would corrupt, and the connection
-/// just ends. A client that stalls ([`Patience`]) meets the same end; an idle one meets the end of the connection.
+/// [`io::ErrorKind::InvalidData`] with the [`Refusal`] inside. If the client has heard nothing yet, or all
+/// that it asked before is answered, it is told with a bare response; otherwise an answer may be under way that another one would
+/// corrupt, and the connection just ends. A client that stalls ([`Patience`]) meets the same end; an idle one meets the end of the connection.
 ///
 /// Judging ends when whoever answers says that the connection has left HTTP ([`UnderWay::has_left_http`]), and not before:
 /// nothing that passes here is taken for a sign of it. Until the answer, a client that asked for that has nothing more to say.
@@ -39,7 +39,7 @@ pub(crate) struct Guarded<S> {
     writing: Watch,
     /// Bytes that the client took.
     written: u64,
-    /// Whether each answer so far was handed to the client whole: nothing of one may wait above.
+    /// Whether the client took every answer so far whole: nothing of one waits above.
     quiet: bool,
     /// Of answers that the client does not take; `None` where nobody counts.
     unsent: Option<Stall>,
@@ -155,7 +155,8 @@ impl<S: AsyncWrite + Unpin> Guarded<S> {
     fn refuse(&mut self, cx: &mut Context<'_>, end: End) -> io::Error {
         self.end = Some(end);
         telemetry::refused(self.direction, end.reason(), end.as_str());
-        if self.quiet && !self.under_way.any() && !matches!(end, End::Stalled(Wait::Write) | End::Overloaded(_)) {
+        let silent = self.written == 0 || (self.quiet && !self.under_way.any());
+        if silent && !matches!(end, End::Stalled(Wait::Write) | End::Overloaded(_)) {
             // One attempt: a socket on which nothing waits to be sent takes 150 bytes, and whoever made it refuse them has
             // no claim on them. Whatever the task has left of its budget: there is no second one.
             let (stream, response) = (&mut self.stream, end.response());

@@ -11,7 +11,7 @@ use crate::{
         outcome,
     },
     http::{
-        grpc, headers,
+        form, grpc, headers,
         request::{Answered, Attempt, Failed, Fate, Origin},
         upgrade,
     },
@@ -83,7 +83,7 @@ impl Balance {
         let mesh = upstream.endpoint.identity.is_some();
         // An upgrade keeps its form; everything else has the one of between proxies, which others do not take.
         let fitted = match (&offer, mesh) {
-            (None, false) => Some(headers::fit(&mut request, self.pool.protocol())),
+            (None, false) => Some(form::fit(&mut request, self.pool.protocol())),
             _ => None,
         };
         let as_http1 = fitted.as_ref().is_some_and(|(_, http1)| *http1);
@@ -199,7 +199,7 @@ mod tests {
     fn attempt(tried: Vec<SocketAddr>) -> Permitted<Attempt> {
         let request = Request::get("http://api.shop/a").version(Version::HTTP_2).header(headers::RESTORE, "1.1");
         let request = request.body(RequestBody::Empty).unwrap();
-        let client = ClientConnection::new(Wire::Http1);
+        let client = ClientConnection::new(Wire::Http1, true);
         let attempt = Attempt { request, began: Instant::now(), grpc: false, client, offer: None, tried };
         Permitted::outbound(To::Backend(&id()), attempt)
     }

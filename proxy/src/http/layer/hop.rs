@@ -7,7 +7,9 @@
 use super::{After, Outcome, Within, always_ready};
 use crate::{
     http::{
-        Wire, headers,
+        Wire,
+        form::{self, Form},
+        headers,
         request::{Answered, Failed, Outgoing},
         upgrade::Offer,
     },
@@ -49,7 +51,7 @@ where
         if let Err(reason) = fit(&mut outgoing) {
             return Within::early(Err(Failed::refused(reason, "the request's target is malformed")));
         }
-        let stripped = Stripped(outgoing.offer.clone());
+        let stripped = Stripped { offer: outgoing.offer.clone(), wire: outgoing.client.wire };
         Within::inner(self.inner.call(outgoing), stripped)
     }
 }
@@ -57,33 +59,43 @@ where
 fn fit(outgoing: &mut Outgoing) -> Result<(), Reason> {
     let request = &mut outgoing.request;
     if let Some(offer) = &outgoing.offer {
-        offer.prepare(request);
+        offer.prepare(request, outgoing.client.transparent);
         return Ok(());
     }
-    let version = request.version();
     headers::strip_hop_by_hop(request.headers_mut());
-    match outgoing.client.wire {
+    let form = match outgoing.client.wire {
         // A mesh peer restores it; towards anybody else the request stays HTTP/1 and this is taken off again.
-        Wire::Http1 => request.headers_mut().insert(headers::RESTORE, headers::restore_value(version)),
-        Wire::Http2 => request.headers_mut().insert(headers::CALLER, outgoing.client.callers.name()),
+        Wire::Http1 => {
+            let form = Form::of(request, outgoing.client.transparent);
+            request.headers_mut().insert(headers::RESTORE, form.value());
+            Some(form)
+        }
+        Wire::Http2 => {
+            request.headers_mut().insert(headers::CALLER, outgoing.client.callers.name());
+            None
+        }
     };
-    headers::to_http2(request, outgoing.authority.as_ref())
+    form::to_http2(request, outgoing.authority.as_ref(), form)
 }
 
 /// Takes off what belongs to the answer's hop.
 #[derive(Debug)]
-pub(crate) struct Stripped(Option<Rc<Offer>>);
+pub(crate) struct Stripped {
+    offer: Option<Rc<Offer>>,
+    wire: Wire,
+}
 
 impl After for Stripped {
     type Output = Outcome;
 
     fn after(self, outcome: Outcome) -> Outcome {
         let mut answered = outcome?;
-        let left = self.0.is_some_and(|offer| offer.is_taken(&answered.response));
+        let left = self.offer.is_some_and(|offer| offer.is_taken(&answered.response));
         let mesh = answered.origin.as_ref().is_some_and(|origin| origin.mesh);
         if !left {
             *answered.response.version_mut() = Version::HTTP_11;
         }
+        let demanded = headers::demanded_upgrade(&answered.response);
         let fields = answered.response.headers_mut();
         if left || !mesh {
             headers::strip_reserved(fields);
@@ -91,6 +103,9 @@ impl After for Stripped {
         match left {
             true => headers::strip_for_upgrade(fields),
             false => headers::strip_hop_by_hop(fields),
+        }
+        if let Some(demanded) = demanded {
+            headers::demand_upgrade(fields, demanded, self.wire);
         }
         Ok(answered)
     }

@@ -10,7 +10,7 @@ use crate::{
     backend::{Pool, endpoint::Upstream},
     http::{
         body::{kept::Kept, request::RequestBody},
-        headers,
+        form,
         request::{Answered, Failed, Outgoing},
     },
     limits,
@@ -147,7 +147,7 @@ fn send(resources: &Resources, pool: Rc<Pool>, kept: &Kept) {
 async fn one(upstream: Rc<Upstream>, pool: &Pool, copy: Permitted<Request<RequestBody>>) {
     let (permit, mut request) = copy.open();
     let mesh = upstream.endpoint.identity.is_some();
-    let sent = match !mesh && headers::fit(&mut request, pool.protocol()).1 {
+    let sent = match !mesh && form::fit(&mut request, pool.protocol()).1 {
         true => upstream.send_http1(&permit, Instant::now(), request).await,
         false => upstream.send_http2(&permit, None, request).await,
     };
@@ -187,8 +187,9 @@ mod tests {
                     Some(reason) => super::super::test::failed(reason),
                 });
                 let mut service = MirrorLayer::to(target(&shadow.pool, 1), &world.resources).layer(inner);
-                let request =
-                    Request::get("http://api/a").version(http::Version::HTTP_2).header(headers::RESTORE, "1.1");
+                let request = Request::get("http://api/a")
+                    .version(http::Version::HTTP_2)
+                    .header(crate::http::headers::RESTORE, "1.1");
                 let outcome = service.call(world.outgoing(Wire::Http1, request)).await;
                 assert_eq!(told(&outcome), reason.map_or("200", Reason::as_str));
                 let (mut stream, _) = listener.accept().await.unwrap();

@@ -97,7 +97,7 @@ impl World {
         let request = request.body(RequestBody::Empty).unwrap();
         let stats = self.counters.request(Some(0), &request, Proto::Http1, &"".into(), Tls::Plain, Instant::now());
         let grpc = crate::http::grpc::is_grpc(request.headers());
-        let (started, client) = (Instant::now(), ClientConnection::new(wire));
+        let (started, client) = (Instant::now(), ClientConnection::new(wire, true));
         let authority = request.uri().authority().cloned();
         Outgoing { request, prefix: 0, authority, started, grpc, client, stats, offer: None }
     }
@@ -117,7 +117,7 @@ impl World {
 pub(super) fn arrived(wire: Wire, request: Request<RequestBody>) -> Arrived<RequestBody> {
     let grpc = crate::http::grpc::is_grpc(request.headers());
     let authority = request.uri().authority().cloned();
-    Arrived { request, started: Instant::now(), grpc, authority, client: ClientConnection::new(wire) }
+    Arrived { request, started: Instant::now(), grpc, authority, client: ClientConnection::new(wire, true) }
 }
 
 /// A failure for this reason, after which the request may have been delivered.
