@@ -55,16 +55,33 @@ pub(crate) struct Wait {
     pub grace: Duration,
     /// Whether another proxy may begin mesh TLS here, which must be told from the application's own TLS.
     pub mesh: bool,
-    /// What is spoken here, where somebody said so: then nothing but mesh TLS is looked for.
+    /// What is spoken here, where somebody said so. Opaque: nothing but mesh TLS is looked for. HTTP: its clients speak first, and
+    /// what is said is true of all that the bytes leave open; they may be certain of another HTTP, or of TLS.
     pub said: Protocol,
     pub undecided: Undecided,
+    /// How long a client may be silent where HTTP was said.
+    pub idle: Duration,
 }
 
 impl Wait {
     /// For a client of this pod: what comes of its bytes is judged where they arrive.
-    pub(crate) fn outbound() -> Self {
+    pub(crate) fn outbound(idle: Duration) -> Self {
         let undecided = Undecided::Bytes(limits::UNDECIDED_GRACE);
-        Self { grace: limits::DETECT_GRACE, mesh: false, said: Protocol::Detect, undecided }
+        Self { grace: limits::DETECT_GRACE, mesh: false, said: Protocol::Detect, undecided, idle }
+    }
+
+    /// What it is if nothing more is known.
+    fn declared(&self) -> Option<Decision> {
+        match self.said {
+            Protocol::Detect => None,
+            Protocol::Http1 => Some(Decision::Http1),
+            Protocol::Http2 => Some(Decision::Http2),
+            Protocol::Opaque => Some(Decision::Opaque),
+        }
+    }
+
+    fn is_http_declared(&self) -> bool {
+        matches!(self.said, Protocol::Http1 | Protocol::Http2)
     }
 }
 
@@ -91,25 +108,24 @@ enum Decision {
 impl Decision {
     /// `None`: more bytes decide.
     fn of(bytes: &[u8], wait: &Wait) -> Option<Self> {
-        let said = match wait.said {
-            Protocol::Detect => None,
-            Protocol::Http1 => Some(Self::Http1),
-            Protocol::Http2 => Some(Self::Http2),
-            Protocol::Opaque => Some(Self::Opaque),
-        };
-        match detect::detect(bytes) {
+        let said = wait.declared();
+        let detection = detect::detect(bytes);
+        match detection {
             Detection::Tls if wait.mesh => match peek(bytes) {
-                Peek::Hello(hello) if MESH.iter().any(|alpn| hello.offers(alpn.as_bytes())) => Some(Self::Mesh),
-                Peek::Hello(_) | Peek::NotTls => said.or(Some(Self::Tls)),
-                Peek::Incomplete => None,
+                Peek::Hello(hello) if MESH.iter().any(|alpn| hello.offers(alpn.as_bytes())) => return Some(Self::Mesh),
+                Peek::Hello(_) | Peek::NotTls => {}
+                Peek::Incomplete => return None,
             },
-            Detection::Undecided if wait.mesh && bytes.first() == Some(&detect::TLS_HANDSHAKE) => None,
-            _ if said.is_some() => said,
+            Detection::Undecided if wait.mesh && bytes.first() == Some(&detect::TLS_HANDSHAKE) => return None,
+            _ => {}
+        }
+        match detection {
+            _ if wait.said == Protocol::Opaque => said,
             Detection::Tls => Some(Self::Tls),
             Detection::Http1 => Some(Self::Http1),
             Detection::Http2 => Some(Self::Http2),
-            Detection::Opaque => Some(Self::Opaque),
             Detection::Undecided => None,
+            Detection::Opaque => said.or(Some(Self::Opaque)),
         }
     }
 
@@ -169,7 +185,12 @@ where
     S: AsyncRead + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
 {
-    if client.prefix().is_empty() {
+    if client.prefix().is_empty() && wait.is_http_declared() {
+        let read = timeout(wait.idle, client.read_ahead(limits::DETECT_BYTES_MAX)).await;
+        if !matches!(read, Ok(Ok(1..))) {
+            return read.map_or(Ok(First::Closed), |read| read.map(|_| First::Closed).map_err(FirstError::Client));
+        }
+    } else if client.prefix().is_empty() {
         if wait.grace.is_zero() {
             // A timer of nothing still waits for the runtime's next millisecond.
             return Box::pin(race(client, wait, open)).await;
@@ -227,8 +248,8 @@ async fn decide<S: AsyncRead + Unpin>(client: &mut Prefixed<S>, wait: &Wait) -> 
         let within = if hello { limits::HANDSHAKE_TIMEOUT } else { within };
         match timeout_at(began + within, client.read_ahead(limits::DETECT_BYTES_MAX)).await {
             Err(_) if hello => return Err(io::Error::new(io::ErrorKind::TimedOut, "a ClientHello without its end")),
-            Err(_) => return Ok(None),
-            Ok(Ok(0)) => return Ok(Some(Decision::Opaque)),
+            Err(_) => return Ok(wait.declared()),
+            Ok(Ok(0)) => return Ok(wait.declared().or(Some(Decision::Opaque))),
             Ok(read) => drop(read?),
         }
     }
@@ -359,8 +380,13 @@ mod tests {
     use tokio::io::{AsyncReadExt, DuplexStream, duplex};
 
     const GRACE: Duration = Duration::from_millis(2);
-    const SILENT: Wait =
-        Wait { grace: Duration::ZERO, mesh: false, said: Protocol::Detect, undecided: Undecided::Bytes(GRACE) };
+    const SILENT: Wait = Wait {
+        grace: Duration::ZERO,
+        mesh: false,
+        said: Protocol::Detect,
+        undecided: Undecided::Bytes(GRACE),
+        idle: Duration::from_secs(1),
+    };
     /// A client that says at once what it says.
     const SPOKEN: Wait = Wait { grace: Duration::from_secs(1), ..SILENT };
 
@@ -532,18 +558,60 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn where_somebody_said_what_is_spoken_nothing_is_waited_for() {
-        for (said, word) in [(Protocol::Opaque, &b"ruok"[..]), (Protocol::Opaque, b"GET /"), (Protocol::Http1, b"GE")] {
+    async fn certain_bytes_beat_what_somebody_said_of_http_and_nothing_is_opened_meanwhile() {
+        const HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        for said in [Protocol::Http1, Protocol::Http2] {
+            for (spoken, expected) in [
+                (&b"GET / HTTP/1.1\r\n"[..], Decision::Http1),
+                (b"POST / HTTP/1.1\r\n", Decision::Http1),
+                (preface, Decision::Http2),
+                (HELLO, Decision::Tls),
+                // Not certain: what was said holds.
+                (b"ruok", Wait { said, ..SILENT }.declared().unwrap()),
+                (b"\x00\x01\x02", Wait { said, ..SILENT }.declared().unwrap()),
+                (b"PO", Wait { said, ..SILENT }.declared().unwrap()),
+                (b"PRI * HTTP/2.0\r\n\r\nSM", Wait { said, ..SILENT }.declared().unwrap()),
+            ] {
+                for wait in [SPOKEN, SILENT].map(|wait| Wait { said, ..wait }) {
+                    let Ends { mut client, mut says, .. } = Ends::new();
+                    let never = async || -> Result<DuplexStream, Infallible> { panic!("opened") };
+                    let drip = async {
+                        for byte in spoken {
+                            says.write_all(&[*byte]).await.unwrap();
+                            tokio::task::yield_now().await;
+                        }
+                    };
+                    let (first, ()) = tokio::join!(protocol(&mut client, &wait, never), drip);
+                    let expected = expected.first::<DuplexStream>();
+                    let first = first.unwrap();
+                    assert_eq!(format!("{first:?}"), format!("{expected:?}"), "{said:?}: {spoken:?}");
+                }
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_never_speaks_where_http_was_said_is_left_in_time() {
+        let Ends { mut client, says, .. } = Ends::new();
+        let wait = Wait { said: Protocol::Http1, ..SILENT };
+        let never = async || -> Result<DuplexStream, Infallible> { panic!("opened") };
+        assert!(matches!(protocol(&mut client, &wait, never).await, Ok(First::Closed)));
+        drop(says);
+        assert!(matches!(protocol(&mut client, &wait, never).await, Ok(First::Closed)));
+    }
+
+    #[tokio::test]
+    async fn where_a_port_is_said_to_be_opaque_nothing_is_waited_for() {
+        for word in [&b"ruok"[..], b"GET /", b"\x16\x03"] {
+            let wait = Wait { said: Protocol::Opaque, ..SPOKEN };
             let Ends { mut client, mut says, .. } = Ends::new();
             says.write_all(word).await.unwrap();
             let never = async || -> Result<DuplexStream, Infallible> { panic!("opened") };
             // The first read decides, and there is none after it that could.
-            let first = protocol(&mut client, &Wait { said, mesh: true, ..SPOKEN }, never).now_or_never();
+            let first = protocol(&mut client, &wait, never).now_or_never();
             let first = first.expect("no wait").unwrap();
-            assert!(
-                matches!((&first, said), (First::Opaque, Protocol::Opaque) | (First::Http1, Protocol::Http1)),
-                "{first:?}"
-            );
+            assert!(matches!(first, First::Opaque), "{first:?}");
         }
     }
 }

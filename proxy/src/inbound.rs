@@ -94,6 +94,7 @@ async fn direct(world: Rc<World>, mut client: Prefixed<TcpStream>, from: SocketA
         mesh: true,
         said: Protocol::Detect,
         undecided: Undecided::Closed(limits::DETECT_TIMEOUT),
+        idle: limits::HANDSHAKE_TIMEOUT,
     };
     let late = async || Err::<TcpStream, ()>(());
     match first::protocol(&mut client, &wait, late).await {
@@ -168,13 +169,15 @@ enum OpenError {
 fn wait(world: &World, caller: &Visit, grace: Duration, undecided: Duration) -> Wait {
     let policy = caller.port.policy();
     let said = said(world, &caller.port);
+    let idle = world.resources.config.patience.idle;
     match policy.allows(&caller.peer, Act::Bytes) {
-        Ok(()) => Wait { grace, mesh: false, said, undecided: Undecided::Bytes(undecided) },
+        Ok(()) => Wait { grace, mesh: false, said, undecided: Undecided::Bytes(undecided), idle },
         Err(_) => Wait {
             grace: limits::DETECT_TIMEOUT,
             mesh: false,
             said,
             undecided: Undecided::Closed(limits::DETECT_TIMEOUT),
+            idle,
         },
     }
 }
@@ -192,7 +195,7 @@ async fn open(caller: &Visit) -> Result<TcpStream, OpenError> {
     connect::tcp(&permit, caller.app.endpoint.address, limits::APP_CONNECT_TIMEOUT).await.map_err(OpenError::Connect)
 }
 
-/// Serves a decrypted or plaintext stream by what it turned out to be, or by what discovery says it is.
+/// Serves a decrypted or plaintext stream by what it turned out to be.
 async fn decided<S>(
     world: Rc<World>,
     stream: Prefixed<S>,
@@ -201,20 +204,19 @@ async fn decided<S>(
 ) where
     S: AsyncRead + AsyncWrite + Abort + Unpin + Send + 'static,
 {
-    let wire = match (first, said(&world, &caller.port)) {
-        (Ok(First::Closed), _) => return,
-        (Ok(First::Undecided), _) => return undecided(&stream, &caller),
-        (Ok(First::Opened(upstream)), _) => return Box::pin(bytes(stream, Some(upstream), caller)).await,
-        (Ok(_), Protocol::Opaque) => return Box::pin(bytes(stream, None, caller)).await,
-        (Ok(_), Protocol::Http1) | (Ok(First::Http1), Protocol::Detect) => Wire::Http1,
-        (Ok(_), Protocol::Http2) | (Ok(First::Http2), Protocol::Detect) => Wire::Http2,
-        (Ok(First::Opaque | First::Tls | First::Mesh), _) => return Box::pin(bytes(stream, None, caller)).await,
-        (Err(FirstError::Client(error)), _) => return tracing::debug!(%error, "peer left before its first bytes"),
-        (Err(FirstError::Upstream(OpenError::Denied(denial))), _) => {
+    let wire = match first {
+        Ok(First::Closed) => return,
+        Ok(First::Undecided) => return undecided(&stream, &caller),
+        Ok(First::Opened(upstream)) => return Box::pin(bytes(stream, Some(upstream), caller)).await,
+        Ok(First::Http1) => Wire::Http1,
+        Ok(First::Http2) => Wire::Http2,
+        Ok(First::Opaque | First::Tls | First::Mesh) => return Box::pin(bytes(stream, None, caller)).await,
+        Err(FirstError::Client(error)) => return tracing::debug!(%error, "peer left before its first bytes"),
+        Err(FirstError::Upstream(OpenError::Denied(denial))) => {
             drop(caller.judge(Act::Bytes));
             return denied(&stream, &caller, &denial);
         }
-        (Err(FirstError::Upstream(OpenError::Connect(error))), _) => {
+        Err(FirstError::Upstream(OpenError::Connect(error))) => {
             drop(caller.judge(Act::Bytes));
             let stats = caller.port.signals.bytes(&caller.peer_name, caller.tls);
             stats.request();

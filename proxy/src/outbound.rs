@@ -53,11 +53,10 @@ async fn redirected(world: Rc<World>, mut client: Prefixed<TcpStream>, route: Rc
         plan.outbound.protocol
     };
     let first = match said {
-        Protocol::Http1 => Ok(First::Http1),
-        Protocol::Http2 => Ok(First::Http2),
         Protocol::Opaque => Ok(First::Opaque),
-        Protocol::Detect => {
-            let wait = Wait { grace: route.habit.grace(), ..Wait::outbound() };
+        said => {
+            let idle = world.resources.config.patience.idle;
+            let wait = Wait { grace: route.habit.grace(), said, ..Wait::outbound(idle) };
             let first = Box::pin(first::protocol(&mut client, &wait, async || open(&world, &plan).await)).await;
             first.inspect(|first| route.habit.learn(first))
         }
@@ -79,7 +78,7 @@ async fn redirected(world: Rc<World>, mut client: Prefixed<TcpStream>, route: Rc
 async fn explicit(world: Rc<World>, mut client: Prefixed<TcpStream>) {
     // There is nothing that bytes could go to.
     let undecided = first::Undecided::Closed(limits::DETECT_TIMEOUT);
-    let wait = Wait { undecided, ..Wait::outbound() };
+    let wait = Wait { undecided, ..Wait::outbound(world.resources.config.patience.idle) };
     let never = async || pending::<Result<TcpStream, Reason>>().await;
     let first = first::protocol(&mut client, &wait, never);
     let wire = match timeout(world.resources.config.patience.idle, first).await {
@@ -164,7 +163,10 @@ async fn pass(world: &Rc<World>, mut client: Prefixed<TcpStream>, target: Socket
 
 /// A connection that may go nowhere for now. HTTP is answered with the reason, anything else is reset.
 async fn refused(world: Rc<World>, mut client: Prefixed<TcpStream>, target: SocketAddr, refusal: Refusal) {
-    let wait = Wait { undecided: first::Undecided::Closed(limits::UNDECIDED_GRACE), ..Wait::outbound() };
+    let wait = Wait {
+        undecided: first::Undecided::Closed(limits::UNDECIDED_GRACE),
+        ..Wait::outbound(world.resources.config.patience.idle)
+    };
     let silent = async || Err::<TcpStream, ()>(());
     let first = match world.resources.config.opaque_ports.contains(&target.port()) {
         true => Ok(First::Opaque),
