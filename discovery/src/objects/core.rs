@@ -9,7 +9,7 @@ use std::fmt;
 /// Set on a pod that is in the mesh: where its proxy takes connections, `IP:PORT`, as nothing redirects them. Of manifests by
 /// hand only.
 pub const PROXY_ADDRESS: &str = "remora.dev/proxy-address";
-/// Ports whose bytes nobody looks at, on a Service, a Pod or their Namespace: `3306,5000-5010`. The nearest counts.
+/// Ports without protocol detection (opaque bytes), on a Service, a Pod or their Namespace: `3306,5000-5010`. The most specific counts.
 pub const OPAQUE_PORTS: &str = "remora.dev/opaque-ports";
 /// The label that names the zone of a node; of a pod, where no node is known.
 pub const ZONE: &str = "topology.kubernetes.io/zone";
