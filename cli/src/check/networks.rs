@@ -23,7 +23,7 @@ const SHOWN_MAX: usize = 3;
 /// What discovery has to go by.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Facts {
-    /// What it was told.
+    /// The networks that it was given.
     told: Option<String>,
     /// Whether the API has ServiceCIDRs.
     service_cidrs: bool,

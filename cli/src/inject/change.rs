@@ -28,7 +28,7 @@ impl Told {
         self.mistakes.push(format!("{file}, line {line}: {problem}"));
     }
 
-    /// The mistakes, if there are any; else what was done.
+    /// The errors, if there are any; else what was done.
     pub(super) fn to_tell(&self) -> Vec<String> {
         match self.mistakes.len() {
             0 => self.lines.clone(),

@@ -57,7 +57,7 @@ pub struct KeepAlive {
 }
 
 impl KeepAlive {
-    /// For channels on whose answers nobody waits.
+    /// For channels whose responses no caller waits for.
     pub const SELDOM: Self = Self { interval: KEEP_ALIVE_INTERVAL, timeout: KEEP_ALIVE_TIMEOUT };
 }
 
@@ -86,7 +86,7 @@ pub enum DialError {
     Handshake {
         /// Where to.
         addr: String,
-        /// What rustls says; [`Failure`] tells whether and why we turned the peer away.
+        /// What rustls says; [`Failure`] says whether and why this side refused the peer.
         #[source]
         source: io::Error,
     },

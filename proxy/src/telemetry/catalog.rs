@@ -27,7 +27,11 @@ const fn counter(name: &'static str, labels: &'static str, help: &'static str) -
 
 /// What is counted once per process rather than per route.
 const PROCESS: &[Metric] = &[
-    counter("remora_accept_errors_total", "", "Connections that could not be accepted, because the process had no descriptors or memory left."),
+    counter(
+        "remora_accept_errors_total",
+        "",
+        "Connections that could not be accepted, because the process had no descriptors or memory left.",
+    ),
     counter(
         "remora_connections_refused_total",
         "reason",
