@@ -1,4 +1,4 @@
-//! From a directory of manifests to snapshots: looks at it when something changes, and tells of what makes no sense.
+//! From a directory of manifests to snapshots: reads it when something changes, and reports errors.
 
 use crate::index::{Mesh, Snapshot};
 use crate::source::directory::{DEBOUNCE, Directory, POLL, Refreshed, SourceError, watch};

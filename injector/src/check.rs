@@ -100,7 +100,7 @@ async fn check(host: &str, bundle: &str) -> Result<(), Failed> {
     judge(&body)
 }
 
-/// A pod that nobody creates.
+/// A pod that is never created.
 fn review() -> Value {
     json!({
         "apiVersion": "admission.k8s.io/v1",

@@ -16,7 +16,7 @@ pub const ZONE: &str = "topology.kubernetes.io/zone";
 /// The label that names an EndpointSlice's Service.
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
-/// How the container that programs a pod's redirect rules is told which ports bypass the proxy.
+/// The setting of the init container that names the ports which bypass the proxy.
 pub const SKIP_INBOUND: &str = "--skip-inbound-ports=";
 
 /// What the names of the proxy's environment variables begin with, of which the injector always sets some.
@@ -38,7 +38,7 @@ pub struct Node {
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 pub struct NodeSpec {
-    /// Where nobody else allots the addresses of pods.
+    /// If no other component allots the addresses of pods.
     #[serde(default, rename = "podCIDRs", deserialize_with = "nullable")]
     pub pod_cidrs: Vec<String>,
     #[serde(default, rename = "podCIDR")]

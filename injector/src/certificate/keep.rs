@@ -1,4 +1,4 @@
-//! Makes, follows and rotates the Secret. Every replica follows; whoever finds none makes one, and the loser of that race
+//! Makes, follows and rotates the Secret. Every replica follows it; a replica that finds none makes one, and the loser of that race
 //! takes the winner's; the leader rotates.
 
 use super::make;
@@ -176,7 +176,7 @@ impl Keeper {
             Known::Unusable(_) | Known::Usable(..) => return Ok(later),
         };
         let secret = self.secret(secret.metadata.clone(), &state);
-        // With the resource version that was read: whoever was faster is not overwritten.
+        // With the resource version that was read, so that a faster writer is not overwritten.
         call(api.replace(INJECTOR_SECRET, &params(), &secret)).await?;
         tracing::info!(prepared = state.next.is_some(), "the webhook's certificate goes a step on");
         Ok(later)

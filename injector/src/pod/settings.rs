@@ -1,5 +1,5 @@
 //! What annotations ask for. In: a pod's and its namespace's annotations, and the chart's defaults. Out: [`Settings`],
-//! or every mistake at once, each with the name it is about and, for a name that there is not, the nearest that there is.
+//! or all errors at once, each with the setting's name and, for an unknown name, the nearest known one.
 
 use super::defaults::{Entry, joined};
 use super::{Defaults, Meta, Namespace, nearest::nearest, quantity::Quantity};
@@ -54,7 +54,7 @@ pub const SETTINGS: [Setting; 15] = [
     setting("proxy-image-pull-policy", "Always, IfNotPresent or Never", "Always"),
 ];
 
-/// Names that other parts set or read; not for the injector, but no mistakes.
+/// Names that other parts set or read; the injector ignores them, and they are no errors.
 const OTHERS: [&str; 7] = [INJECT, INJECTED, PROBES, PART, MADE_BY, PROXY_ADDRESS, RETRY_ANY_METHOD];
 
 /// What a sidecar is made from.
@@ -74,7 +74,7 @@ pub(super) struct Settings {
     pub(super) memory: Resource,
     /// The pod's or its namespace's word for discovery, which reads it on the pod; `None` where there is none.
     pub(super) opaque_ports: Option<String>,
-    /// Whether somebody asked for resources, and not only the chart.
+    /// Whether an annotation, and not only the chart, sets resources.
     pub(super) resources_asked: bool,
 }
 
@@ -170,7 +170,7 @@ fn bare(name: &'static str) -> &'static str {
     name.strip_prefix(PREFIX).unwrap_or(name)
 }
 
-/// Reads all settings of a pod. `None` if there was a mistake.
+/// Reads all settings of a pod. `None` if there was an error.
 pub(super) fn read(
     pod: &Meta,
     namespace: &Namespace,
@@ -277,7 +277,7 @@ fn one_of(text: &str, words: &[&str]) -> Result<String, String> {
 }
 
 fn log_level(text: &str) -> Result<String, String> {
-    // An empty filter logs nothing at all, which nobody means.
+    // An empty filter logs nothing at all, which is never intended.
     match log::check(text) {
         Ok(()) if !text.is_empty() && text.len() <= 1024 => Ok(text.to_owned()),
         Ok(()) => Err("is a filter such as info or info,remora_proxy=debug".to_owned()),

@@ -1,4 +1,4 @@
-//! What the webhook counts. Kept here rather than in the recorder, whose histograms grow until somebody reads them.
+//! The webhook's metrics. Not kept in the `metrics` recorder, whose histograms grow until they are scraped.
 
 use super::room::Room;
 use std::collections::BTreeMap;

@@ -37,7 +37,7 @@ const CHANGES_MAX: usize = 256;
 /// The condition of readiness.
 const CONDITION: &str = "kubernetes";
 
-/// A read that takes longer than this has nobody at its other end: the server ends each watch before.
+/// A read that takes longer than this is on a dead connection: the server ends each watch before.
 const READ_TIMEOUT: Duration = Duration::from_secs(70);
 
 /// The way to the API.
@@ -130,8 +130,8 @@ impl Wanted {
         Self(statuses.map(|(at, one)| ((one.kind, one.namespace.clone(), one.name.clone()), at)).collect())
     }
 
-    /// Whether what is said of `object` by now is not what `snapshot` wants: somebody took it away, or what we wrote is wrong
-    /// by now. Whoever writes sees snapshots only, so there must be one that shows it.
+    /// Whether the status of `object` differs from the one in `snapshot`: another writer removed it, or ours is out of
+    /// date. The writer of statuses sees snapshots only, so a new one must show the difference.
     fn is_missing(&self, snapshot: &Snapshot, object: &Object) -> bool {
         let meta = object.metadata();
         let wanted = self.0.get(&(object.kind(), meta.namespace.clone(), meta.name.clone()));
