@@ -58,7 +58,7 @@ impl std::fmt::Debug for AdminState {
 }
 
 /// Serves the admin port until `stop`, which should come after the workers have drained: an operator wants to look
-/// while they do. Not cancel safe: dropping it cuts off whoever is being answered.
+/// while they do. Not cancel safe: dropping it cuts off responses that are under way.
 pub(crate) async fn serve(listener: TcpListener, state: AdminState, stop: drain::Watch) {
     let sampler = sample(state.routes.clone());
     tokio::select! {

@@ -251,7 +251,7 @@ impl Directory {
     }
 
     /// Drops a few targets that no connection uses, those without an answer and those longest unused first. While discovery
-    /// is away none that has an answer: it could not be had again. What is in use may take more than the worker's share.
+    /// is down, none that has an answer: the proxy could not get it again. What is in use may take more than the worker's share.
     fn make_room(&self) -> Result<(), Full> {
         let mut targets = self.targets.borrow_mut();
         if targets.len() < self.share {
