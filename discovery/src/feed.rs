@@ -76,7 +76,7 @@ pub(crate) async fn directory(
 
 fn tell(found: &Refreshed, broken: usize) {
     for error in &found.errors {
-        tracing::error!(error = %chain(error), "broken manifest; what it last said stays");
+        tracing::error!(error = %chain(error), "invalid manifest; its last valid content stays in force");
     }
     for (file, kind, count) in &found.unused {
         tracing::info!(file = %file.display(), kind, count, "manifests of this kind have no effect here");

@@ -127,7 +127,7 @@ async fn serve(
     let service = Service::new(snapshots, draining.clone());
     if let Some(address) = config.insecure_listen {
         let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
-        tracing::warn!(listen = %listener.local_addr()?, "serves plaintext to anybody; for tests only");
+        tracing::warn!(listen = %listener.local_addr()?, "serves plaintext to any client; for tests only");
         let service = service.danger_any_peer().into_server();
         let incoming = TcpListenerStream::new(listener);
         return Ok(server.add_service(service).serve_with_incoming_shutdown(incoming, draining.signaled()).await?);

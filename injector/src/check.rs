@@ -67,7 +67,7 @@ pub(crate) async fn run(
                 tracing::info!("the self-check is good: the webhook answers through its Service")
             }
             Err(error) if before == Some(true) => {
-                tracing::warn!(%error, host, "the self-check fails: pods may be created without us");
+                tracing::warn!(%error, host, "the self-check fails: the API server may not reach this webhook");
             }
             Err(error) => tracing::debug!(%error, host, "the self-check fails"),
             Ok(()) => {}

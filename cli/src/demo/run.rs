@@ -77,7 +77,7 @@ struct Ends {
 
 impl Ends {
     fn new(time: Option<Duration>) -> anyhow::Result<Self> {
-        let on = |kind| signal(kind).context("cannot be told of signals");
+        let on = |kind| signal(kind).context("cannot listen for signals");
         let (interrupt, terminate) = (on(SignalKind::interrupt())?, on(SignalKind::terminate())?);
         Ok(Self { interrupt, terminate, hangup: on(SignalKind::hangup())?, time })
     }

@@ -33,7 +33,7 @@ impl Told {
         match self.mistakes.len() {
             0 => self.lines.clone(),
             count => {
-                let last = format!("nothing is printed, because of {count} {}", plural(count, "mistake"));
+                let last = format!("nothing is printed, because of {count} {}", plural(count, "error"));
                 self.mistakes.iter().cloned().chain([last]).collect()
             }
         }

@@ -122,7 +122,7 @@ impl Snapshot {
         let mut endpoints = self.in_use(&candidates);
         if endpoints.len() > ENDPOINTS_MAX {
             let count = endpoints.len();
-            let problem = format!("port {}: of {count} endpoints only {ENDPOINTS_MAX} are told", port.port);
+            let problem = format!("port {}: of {count} endpoints only {ENDPOINTS_MAX} are sent", port.port);
             found.reports.push(report(&service.metadata, "Service", problem));
             endpoints.truncate(ENDPOINTS_MAX);
         }

@@ -83,7 +83,7 @@ impl Networks {
 
 /// Why no ranges are sent to proxies.
 fn not_told(ranges: usize, strays: &[IpAddr]) -> String {
-    let effect = "so proxies are told of no ranges and take every address for the cluster's until it is answered";
+    let effect = "so proxies get no ranges and take every address for the cluster's until discovery has described it";
     match strays.first() {
         Some(first) if strays.len() > STRAYS_MAX => format!(
             "cluster networks: {} addresses of Services and pods, as {first}, are in none of the ranges, {effect}; \

@@ -102,7 +102,9 @@ impl Subscriber {
         let max = if self.proven { SUBSCRIPTIONS_MAX } else { UNPROVEN_SUBSCRIPTIONS_MAX };
         if self.wants.len() >= max && !self.wants.contains_key(&name) {
             metrics::counter!("remora_discovery_refused_subscriptions_total").increment(1);
-            self.say(|pod, left_out| tracing::warn!(pod, %name, max, left_out, "a subscription too many is refused"));
+            self.say(
+                |pod, left_out| tracing::warn!(pod, %name, max, left_out, "a subscription beyond the bound is refused"),
+            );
             // Beyond what a person reads, refusals are not logged one by one.
             if self.made.len() < 2 * MADE_MAX {
                 let reason = format!("more than {max} subscriptions; some of the others must end first");
@@ -194,7 +196,14 @@ impl Subscriber {
         let name = ack.name.clone().and_then(|name| Name::try_from(name).ok()).map(|name| name.to_string());
         let (rules, first) = (ack.closed.len(), ack.closed.first());
         self.say(|pod, left_out| {
-            tracing::warn!(pod, name, rules, first, left_out, "proxy cannot read rules; they are closed there");
+            tracing::warn!(
+                pod,
+                name,
+                rules,
+                first,
+                left_out,
+                "proxy cannot read rules; their closed form is in force there"
+            );
         });
     }
 

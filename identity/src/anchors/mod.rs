@@ -206,7 +206,7 @@ fn ended(
     if plan.ended(namespace, action, result.is_ok(), Instant::now()) {
         tracing::warn!(
             namespace,
-            "somebody else writes ConfigMap {TRUST_ANCHORS} too; it is put right less and less often"
+            "another writer changes ConfigMap {TRUST_ANCHORS} too; its changes are reverted less and less often"
         );
         events.tell(contested(own, namespace));
     }

@@ -122,7 +122,7 @@ impl Beginning {
     pub fn with(self, store: Store) -> Arc<Authority> {
         let Self { trust_domain, rules, state, local, error } = self;
         if let Some(error) = error {
-            tracing::error!(%error, "refusing what is offered; the issuer in force goes on");
+            tracing::error!(%error, "refusing the offered issuer; the current one goes on");
         }
         let (state, local) = (watch::Sender::new(Arc::new(state)), Mutex::new(local));
         Arc::new(Authority { trust_domain, rules, store, state, local })
@@ -390,6 +390,6 @@ fn tell(before: &Record, after: &Record, waited: Option<SystemTime>, waits: Opti
         tracing::info!(anchor = print(&after.issuer.anchor), "issuer reloaded");
     } else if let (None, Some(at)) = (waited, waits) {
         let seconds = at.duration_since(now).unwrap_or_default().as_secs();
-        tracing::info!(seconds, "a new issuer waits until its anchor is known to all; the old one goes on");
+        tracing::info!(seconds, "a new issuer waits until its anchor has reached every proxy; the current one goes on");
     }
 }

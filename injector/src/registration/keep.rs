@@ -63,7 +63,7 @@ impl Keeper {
                             self.look(object, &mut known);
                         }
                         Err(error) => {
-                            tracing::warn!(%error, "the webhook configuration is not kept");
+                            tracing::warn!(%error, "the webhook configuration could not be written");
                             not_before = Instant::now() + RETRY;
                         }
                     }

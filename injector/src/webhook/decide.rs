@@ -58,7 +58,7 @@ impl Decider {
             Outcome::Skip(skip) => (Counted::Skipped, skip.reason(), self.skipped(request, skip)),
             Outcome::Refuse(mistakes) => {
                 let message = format!("remora cannot add its sidecar: {mistakes}");
-                tracing::info!(namespace = request.namespace, pod = name(pod), %mistakes, "a pod is refused");
+                tracing::info!(namespace = request.namespace, pod = name(pod), %mistakes, "a pod is rejected");
                 self.tell(request, "InjectionRefused", message.clone());
                 (Counted::Refused, "settings", Answer::denied(uid, message))
             }

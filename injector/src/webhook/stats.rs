@@ -109,7 +109,7 @@ impl Counts {
             }
         }
         if let Some(good) = self.self_check {
-            let help = "Whether the webhook answers through its own Service, trusted as API servers are told to.";
+            let help = "Whether the webhook answers through its own Service, verified as API servers verify it.";
             family(text, "self_check", "gauge", help)?;
             writeln!(text, "remora_injector_self_check {}", u8::from(good))?;
         }

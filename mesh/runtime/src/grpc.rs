@@ -232,7 +232,7 @@ impl<F: Fn() -> Arc<ServerConfig>> Accepting<F> {
 
 async fn shake(tcp: TcpStream, addr: SocketAddr, slot: Slot, config: Arc<ServerConfig>) -> Option<TlsIo> {
     if let Err(error) = tcp.set_nodelay(true) {
-        tracing::debug!(%addr, %error, "peer left before the handshake");
+        tracing::debug!(%addr, %error, "peer closed before the handshake");
         return None;
     }
     let reason = match timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(tcp)).await {

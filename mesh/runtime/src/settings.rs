@@ -10,7 +10,7 @@ pub struct Mistakes(pub Vec<String>);
 
 impl fmt::Display for Mistakes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{} in the configuration:", if self.0.len() == 1 { "a mistake" } else { "mistakes" })?;
+        writeln!(f, "{} in the configuration:", if self.0.len() == 1 { "an error" } else { "errors" })?;
         self.0.iter().try_for_each(|mistake| writeln!(f, "  {mistake}"))
     }
 }

@@ -80,7 +80,7 @@ pub(crate) async fn run(client: Client, connect: impl Fn() -> Channel) {
         let wait = failures.wait(fastrand::f64());
         metrics::counter!("remora_discovery_disconnects_total").increment(1);
         let Lost { error, .. } = lost;
-        remora_runtime::limited!(warn, %error, retry_in = ?wait, held = store.len(), "discovery is away; going on with what is known");
+        remora_runtime::limited!(warn, %error, retry_in = ?wait, held = store.len(), "discovery is down; the known configuration stays in force");
         if pause(wait, &wanted, &mut commands, &mut store).await.is_none() {
             return;
         }

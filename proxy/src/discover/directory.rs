@@ -288,7 +288,7 @@ impl Directory {
         self.ports.find(number).await.inspect_err(|Refusal { reason, detail }| {
             let reason = reason.as_str();
             metrics::counter!("remora_discovery_ports_refused_total", "reason" => reason).increment(1);
-            remora_runtime::limited!(warn by reason, port = number, reason, %detail, "nothing is let in");
+            remora_runtime::limited!(warn by reason, port = number, reason, %detail, "connections to a port are refused");
         })
     }
 

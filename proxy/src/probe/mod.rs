@@ -75,9 +75,7 @@ pub(crate) struct Asked {
 pub(crate) fn router(asked: Asked) -> Router {
     let path = if asked.token.is_some() { "/probe/{token}/{container}/{kind}" } else { "/probe/{container}/{kind}" };
     if asked.token.is_none() && asked.probes.has_hooks() {
-        tracing::warn!(
-            "hooks are not carried out: REMORA_PROXY_PROBE_TOKEN is not set, so that anybody could run them"
-        );
+        tracing::warn!("hooks are not run: REMORA_PROXY_PROBE_TOKEN is not set, so any client could run them");
     }
     let of_kubelet = async |State(asked): State<Asked>,
                             Path((token, container, kind)): Path<(String, String, String)>,
@@ -94,7 +92,11 @@ pub(crate) fn router(asked: Asked) -> Router {
                             headers: HeaderMap| {
         let key = format!("{container}/{kind}");
         if asked.probes.get(&key).is_some_and(|probe| probe.kind.is_hook()) {
-            return refused("hook", StatusCode::FORBIDDEN, "hooks are carried out for whoever has this pod's token\n");
+            return refused(
+                "hook",
+                StatusCode::FORBIDDEN,
+                "hooks are run only for clients that have this pod's token\n",
+            );
         }
         answer(&asked.probes, &key, ends.local, ends.known, &headers).await
     };

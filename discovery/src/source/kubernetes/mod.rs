@@ -185,7 +185,7 @@ impl Feed {
         if let Change::Trouble(why) | Change::Forbidden(why) = &change
             && !before
         {
-            tracing::warn!(kind, why, "cannot be watched; what is known of it stays");
+            tracing::warn!(kind, why, "cannot be watched; its known objects stay in force");
         }
         let mut changed = self.store.take(kind, change);
         if let (Some(object), Some(snapshot)) = (self.store.resaid(), &*self.publish.borrow()) {

@@ -39,7 +39,7 @@ pub(super) type Changes = mpsc::Sender<(&'static str, Change)>;
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     /// The receiver was dropped.
-    #[error("nobody listens")]
+    #[error("the receiver was dropped")]
     Deaf,
     /// The server knows no such kind.
     #[error("the API server does not know it")]
@@ -109,7 +109,7 @@ where
                     continue;
                 }
                 Ok(false) => {}
-                Err(error) => tracing::debug!(kind = T::KIND, %error, "nobody can say whether the kind is there"),
+                Err(error) => tracing::debug!(kind = T::KIND, %error, "cannot find out whether the API has the kind"),
             },
             _ => {}
         }

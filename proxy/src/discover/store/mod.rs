@@ -300,7 +300,7 @@ impl Store {
         if !closed.is_empty() {
             metrics::counter!("remora_discovery_closed_rules_total").increment(closed.len() as u64);
             let rules = closed.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-            remora_runtime::limited!(warn, %name, %rules, "rules could not be read; they stand in their closed form");
+            remora_runtime::limited!(warn, %name, %rules, "rules could not be read; their closed form is in force");
         }
         say.push(request::ack_closed(&name, version, closed));
         say.extend(self.set(&name, version, resource));
@@ -346,7 +346,7 @@ impl Store {
         metrics::counter!("remora_discovery_nacks_total").increment(1);
         let name = envelope.as_ref().and_then(|(name, _)| Name::try_from(name.clone()).ok());
         let of = name.as_ref().map_or_else(|| "of no name".to_owned(), ToString::to_string);
-        remora_runtime::limited!(warn, name = %of, %reason, "discovery sent something unusable; the last good state, if any, stays");
+        remora_runtime::limited!(warn, name = %of, %reason, "discovery sent an invalid resource; the last valid state, if any, stays in force");
         if let Some(name) = name
             && whole
         {
