@@ -118,7 +118,7 @@ impl Snapshot {
         let mut teller = Teller::new(meta, current, route.kind());
         let mut attached = Vec::new();
         let fall_back = match route.unreadable() {
-            Some(k8s::Unreadable::Before(why)) => Some(format!("{why}; what it last said stays")),
+            Some(k8s::Unreadable::Before(why)) => Some(format!("{why}; its last valid content stays in force")),
             Some(k8s::Unreadable::Closed(_)) | None => None,
         };
         fall_back.iter().for_each(|problem| reader.report(problem.clone()));

@@ -259,7 +259,7 @@ impl Object {
     /// it is neither.
     pub fn unreadable(&self, metadata: &Metadata, status: &serde_json::Value, why: &str) -> Option<Self> {
         fn policy<S: Clone>(kept: &policy::Policy<S>, (metadata, status, why): Newer<'_>) -> policy::Policy<S> {
-            let unreadable = Some(format!("{why}; what it last said stays"));
+            let unreadable = Some(format!("{why}; its last valid content stays in force"));
             policy::Policy {
                 metadata: metadata.clone(),
                 status: policy::PolicyStatus::of(status),

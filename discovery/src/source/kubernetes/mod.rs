@@ -5,7 +5,7 @@
 //! closely together are indexed together. After an indexing that took t the next begins 9 t later, so that indexing takes a
 //! tenth of the time, but no later than [`TURN_MAX`]: one that takes longer than a ninth of that takes more.
 //!
-//! **Losing the API server changes nothing**: what it last said stays, and the readiness with it.
+//! **Losing the API server changes nothing**: its last valid content stays in force, and the readiness with it.
 
 mod statuses;
 mod store;
@@ -258,7 +258,7 @@ impl Feed {
         let unreadable: BTreeSet<String> = self.store.unreadable().collect();
         for problem in unreadable.difference(&self.told.unreadable) {
             tracing::error!(
-                "{problem}; what it last said stays; a policy that said nothing yet denies, a route answers 500"
+                "{problem}; its last valid content stays in force; a policy without one denies, a route without one answers 500"
             );
         }
         metrics::gauge!("remora_discovery_unreadable_objects").set(unreadable.len() as f64);
