@@ -92,7 +92,7 @@ impl Replay {
         self.shared.borrow().source.holder().clone()
     }
 
-    /// Whoever reads it has no use for more of it now.
+    /// The reader needs no more of it now.
     pub(super) fn stands_still(&self) -> Result<(), Overloaded> {
         self.shared.borrow_mut().source.stands_still()
     }

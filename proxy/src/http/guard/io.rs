@@ -22,11 +22,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// The server's side of an HTTP/1 connection, whose reads are judged and whose waits are bounded.
 ///
 /// A refused read never reaches the reader, so that a refused head is never whole: it sees an error of kind
-/// [`io::ErrorKind::InvalidData`] with the [`Refusal`] inside. If nothing was asked on this connection before, the client
-/// is told with a bare response; otherwise an answer may be under way that another one would corrupt, and the connection
-/// just ends. A client that stalls ([`Patience`]) meets the same end; an idle one meets the end of the connection.
+/// [`io::ErrorKind::InvalidData`] with the [`Refusal`] inside. If this is the first request of its connection, the client
+/// gets a bare response; otherwise an earlier response may be under way that this one would corrupt, and the connection
+/// is closed. A client that stalls ([`Patience`]) meets the same end; an idle one meets the end of the connection.
 ///
-/// Judging ends when whoever answers says that the connection has left HTTP ([`UnderWay::has_left_http`]), and not before:
+/// Judging ends when the server says that the connection has left HTTP ([`UnderWay::has_left_http`]), and not before:
 /// nothing that passes here is taken for a sign of it. Until the answer, a client that asked for that has nothing more to say.
 #[derive(Debug)]
 pub(crate) struct Guarded<S> {
@@ -39,7 +39,7 @@ pub(crate) struct Guarded<S> {
     writing: Watch,
     /// Bytes that the client took.
     written: u64,
-    /// Of answers that the client does not take; `None` where nobody counts.
+    /// For responses that the client does not read; `None`: not charged.
     unsent: Option<Stall>,
     end: Option<End>,
     /// Bytes that may yet be taken after a refusal.

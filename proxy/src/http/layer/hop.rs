@@ -1,4 +1,4 @@
-//! Takes off what belongs to one hop only (RFC 9110 §7.6.1), of requests and of answers, and gives a request the form in which it
+//! Removes hop-by-hop fields (RFC 9110 §7.6.1) from requests and answers, and gives a request the form in which it
 //! goes between proxies: HTTP/2, or HTTP/1.1 where it asks to leave HTTP.
 //!
 //! Stands inside [`Filters`](super::Filters), whose edits are end-to-end fields, and outside of all that sends the request, so
@@ -63,7 +63,7 @@ fn fit(outgoing: &mut Outgoing) -> Result<(), Reason> {
     let version = request.version();
     headers::strip_hop_by_hop(request.headers_mut());
     match outgoing.client.wire {
-        // A mesh peer restores it; towards anybody else the request stays HTTP/1 and this is taken off again.
+        // A mesh peer restores it; towards all others the request stays HTTP/1 and this field is removed again.
         Wire::Http1 => request.headers_mut().insert(headers::RESTORE, headers::restore_value(version)),
         Wire::Http2 => request.headers_mut().insert(headers::CALLER, outgoing.client.callers.name()),
     };
