@@ -179,7 +179,7 @@ fn wait(world: &World, caller: &Visit, grace: Duration, undecided: Duration) -> 
     }
 }
 
-/// What the port speaks, where somebody said so.
+/// The declared protocol of the port, if there is one.
 fn said(world: &World, port: &Port) -> Protocol {
     if world.resources.config.opaque_ports.contains(&port.number) { Protocol::Opaque } else { port.inbound().protocol }
 }
@@ -209,7 +209,7 @@ async fn decided<S>(
         (Ok(_), Protocol::Http1) | (Ok(First::Http1), Protocol::Detect) => Wire::Http1,
         (Ok(_), Protocol::Http2) | (Ok(First::Http2), Protocol::Detect) => Wire::Http2,
         (Ok(First::Opaque | First::Tls | First::Mesh), _) => return Box::pin(bytes(stream, None, caller)).await,
-        (Err(FirstError::Client(error)), _) => return tracing::debug!(%error, "peer left before its first bytes"),
+        (Err(FirstError::Client(error)), _) => return tracing::debug!(%error, "peer closed before its first bytes"),
         (Err(FirstError::Upstream(OpenError::Denied(denial))), _) => {
             drop(caller.judge(Act::Bytes));
             return denied(&caller, &denial);
