@@ -63,6 +63,7 @@ async fn redirected(world: Rc<World>, mut client: Prefixed<TcpStream>, from: Soc
         Ok(port) => port,
         Err(refusal) => return refuse(&from, refusal.reason, named::UNKNOWN_PORT),
     };
+    // As if in plaintext: if mesh TLS comes, `mesh` makes another visit, with the peer's identity.
     let caller = visit(&world, port, from, to, None);
     let wait = Wait { mesh: true, ..wait(&world, &caller, caller.port.habit.grace(), limits::UNDECIDED_GRACE) };
     let first = Box::pin(first::protocol(&mut client, &wait, async || open(&caller).await)).await;

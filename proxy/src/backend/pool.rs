@@ -84,9 +84,10 @@ impl Pool {
         self.blocked.set(Some(reason));
     }
 
-    /// Discovery said this of it.
+    /// Applies a new state of the backend from discovery. Endpoints that stay keep their health, load and connections.
     pub(crate) fn update(&self, backend: &Backend) {
         self.blocked.set(None);
+        // Only changed settings make a new retry budget: an unchanged one keeps its balance.
         if *self.settings.borrow() != backend.settings {
             *self.settings.borrow_mut() = backend.settings.clone();
             let settings = &backend.settings;
@@ -96,6 +97,7 @@ impl Pool {
             balancer.set_affinity(settings.session_affinity.then_some(self.client));
         }
         self.protocol.set(backend.protocol);
+        // The metrics name a peer only if all endpoints have the same one.
         let mut identities: Vec<_> = backend.endpoints.iter().map(|endpoint| endpoint.identity.as_ref()).collect();
         identities.dedup();
         *self.identity.borrow_mut() = match &identities[..] {

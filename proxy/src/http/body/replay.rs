@@ -102,6 +102,7 @@ impl Replay {
             return Poll::Ready(None);
         }
         let mut kept = self.shared.borrow_mut();
+        // First what earlier tries have read, then the source.
         if let Some(chunk) = kept.chunks.get(self.sent) {
             self.sent += 1;
             return Poll::Ready(Some(Ok(Frame::data(chunk.clone()))));

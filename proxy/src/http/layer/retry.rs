@@ -127,6 +127,7 @@ where
         let mut this = self.project();
         if let StateProjection::First { first } = this.state.as_mut().project() {
             let outcome = ready!(first.poll(cx));
+            // Nearly every request ends here; only the others pay for a box.
             let Some(again) = this.again.take().filter(|again| again.is_wanted(&outcome)) else {
                 return Poll::Ready(outcome);
             };
