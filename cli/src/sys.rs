@@ -26,7 +26,7 @@ pub(crate) fn tie_to_parent(command: &mut Command) -> &mut Command {
             if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
                 return Err(io::Error::last_os_error());
             }
-            // The parent may have died before prctl took effect; then nobody would end us.
+            // The parent may have died before prctl took effect; then no process would end this one.
             if libc::getppid().unsigned_abs() != parent {
                 return Err(io::ErrorKind::Interrupted.into());
             }

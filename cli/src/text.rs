@@ -129,7 +129,7 @@ pub(crate) fn render(lines: &[Line], coloured: bool) -> String {
 #[error("cannot write to standard output")]
 pub(crate) struct PrintError(#[source] io::Error);
 
-/// Writes to standard output. A reader that went away (`| head`) is no failure; a full disk is.
+/// Writes to standard output. A reader that closed the pipe (`| head`) is no failure; a full disk is.
 pub(crate) fn print(text: &str) -> Result<(), PrintError> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {

@@ -52,7 +52,7 @@ fn mistakes_of_all_files_are_told_at_once() {
     std::fs::write(path("b.yaml"), format!("{GOOD}---\nword\n")).expect("written");
     let output = inject(&[&path("a.yaml"), &path("none.yaml"), &path("b.yaml")], "");
     assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
-    for part in ["a.yaml, line 2: ", "none.yaml: cannot be read", "b.yaml, line 6: ", "3 mistakes"] {
+    for part in ["a.yaml, line 2: ", "none.yaml: cannot be read", "b.yaml, line 6: ", "3 errors"] {
         assert!(told(&output).contains(part), "{part} is not in {}", told(&output));
     }
 }

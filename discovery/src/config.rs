@@ -33,7 +33,7 @@ pub struct Config {
     /// The control plane's namespace
     #[arg(long, env = "REMORA_DISCOVERY_NAMESPACE", default_value = remora_kube::names::NAMESPACE)]
     pub namespace: String,
-    /// The own pod, which stands for election to write the statuses of routes; without it nobody writes them
+    /// The own pod, which stands for election to write the statuses of routes; without it no replica writes them
     #[arg(long, env = "REMORA_DISCOVERY_POD", requires = "kubernetes")]
     pub pod: Option<String>,
     /// The mesh's trust domain
@@ -59,7 +59,7 @@ pub struct Config {
     /// Our service-account token
     #[arg(long, env = "REMORA_DISCOVERY_TOKEN", value_name = "FILE", required_unless_present = "insecure_listen")]
     pub token: Option<PathBuf>,
-    /// Serve plaintext to anybody instead; for tests only
+    /// Serve plaintext to any client instead; for tests only
     #[arg(long, env = "REMORA_DISCOVERY_INSECURE_LISTEN", value_name = "ADDR")]
     pub insecure_listen: Option<SocketAddr>,
     /// Log filter

@@ -1,4 +1,4 @@
-//! From a directory of manifests to snapshots: looks at it when something changes, and tells of what makes no sense.
+//! From a directory of manifests to snapshots: reads it when something changes, and reports errors.
 
 use crate::index::{Mesh, Snapshot};
 use crate::source::directory::{DEBOUNCE, Directory, POLL, Refreshed, SourceError, watch};
@@ -76,7 +76,7 @@ pub(crate) async fn directory(
 
 fn tell(found: &Refreshed, broken: usize) {
     for error in &found.errors {
-        tracing::error!(error = %chain(error), "broken manifest; what it last said stays");
+        tracing::error!(error = %chain(error), "invalid manifest; its last valid content stays in force");
     }
     for (file, kind, count) in &found.unused {
         tracing::info!(file = %file.display(), kind, count, "manifests of this kind have no effect here");

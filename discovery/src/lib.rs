@@ -7,7 +7,7 @@
 //! | [`source`] | where they come from: the Kubernetes API, or a watched directory |
 //! | [`index`] | what they mean: objects to resources, pure |
 //! | `feed` | from source to index, when something changed |
-//! | [`serve`] | who is told: one stream per proxy |
+//! | [`serve`] | pushes resources: one stream per proxy |
 //! | [`config`], [`main`] | the process |
 
 pub mod objects;

@@ -1,4 +1,4 @@
-//! The process: source → index → serve, beside the admin server, until it is told to end.
+//! The process: source → index → serve, beside the admin server, until SIGTERM.
 
 use crate::config::Config;
 use crate::feed;
@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 
-/// How long open streams may take to end when the process is told to.
+/// How long open streams may take to end after SIGTERM.
 const DRAIN_GRACE: Duration = Duration::from_secs(2);
 
 /// Streams on one connection: a proxy has one, and one that is ending while it reconnects.
@@ -73,7 +73,7 @@ fn on_its_own_thread<F: Future<Output = ()>>(
 ) -> anyhow::Result<tokio::sync::oneshot::Receiver<()>> {
     let (ended, end) = tokio::sync::oneshot::channel();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    // Its readiness must be told by its own runtime, not by the one that may be busy.
+    // Its own runtime must update its readiness, not the one that may be busy.
     let listener = listener.into_std()?;
     let run = move || {
         let served = runtime.block_on(async {
@@ -127,7 +127,7 @@ async fn serve(
     let service = Service::new(snapshots, draining.clone());
     if let Some(address) = config.insecure_listen {
         let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
-        tracing::warn!(listen = %listener.local_addr()?, "serves plaintext to anybody; for tests only");
+        tracing::warn!(listen = %listener.local_addr()?, "serves plaintext to any client; for tests only");
         let service = service.danger_any_peer().into_server();
         let incoming = TcpListenerStream::new(listener);
         return Ok(server.add_service(service).serve_with_incoming_shutdown(incoming, draining.signaled()).await?);

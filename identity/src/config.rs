@@ -1,4 +1,4 @@
-//! Flags, and `REMORA_IDENTITY_*` from the environment: read once, all mistakes told at once.
+//! Flags, and `REMORA_IDENTITY_*` from the environment: read once, all errors reported at once.
 //!
 //! Unlike the proxy it does not refuse names that it does not know: Kubernetes sets `REMORA_IDENTITY_SERVICE_HOST` and
 //! its like in every pod beside a Service `remora-identity`.

@@ -1,7 +1,7 @@
 //! Reading a certificate request: a key that its sender holds, and nothing else.
 //!
 //! Names and extensions in it are ignored by design: identity comes from the token alone. But a request for a SPIFFE identity
-//! that the token does not prove is refused: it is a mistake that somebody must hear of, or an attempt.
+//! that the token does not prove is refused: it is an error that must be reported, or an attack.
 
 use rcgen::SubjectPublicKeyInfo;
 use remora_model::SpiffeId;

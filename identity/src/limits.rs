@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-/// The longest that an anchor is published before certificates are signed under it. Whoever follows the bundle hears of it in
+/// The longest that an anchor is published before certificates are signed under it. Proxies that follow the bundle get it in
 /// milliseconds; a replica whose watch lost the event looks within a quarter of this, and a stream that broke is back within 5 s.
 pub(crate) const PUBLISH_MAX: Duration = Duration::from_secs(60);
-/// And no longer than this part of a certificate's life: an issuer may have to wait so long with nobody signing in its place, and
-/// whoever renews then, at a third of a life, has the rest of it.
+/// And no longer than this part of a certificate's life: an issuer may have to wait so long while no other issuer can sign, and
+/// a workload that renews then, at a third of the lifetime, has the rest of it.
 pub(crate) const PUBLISH_PART: u32 = 4;
 /// The state is looked at, and written, this often within that time: several looks may fail before a gap is presumed.
 pub(crate) const LOOKS: u32 = 4;
@@ -31,7 +31,7 @@ pub(crate) const CALM: Duration = Duration::from_secs(120);
 /// The least time between a write of the state and the next look, so that no slip of ours makes replicas write without pause. An anchor
 /// that is published takes two writes.
 pub(crate) const WRITE_PAUSE: Duration = Duration::from_millis(100);
-/// Between two lines of the log about somebody who writes the state too.
+/// Between two lines of the log about another writer of the state.
 pub(crate) const CONTESTED_TOLD: Duration = Duration::from_secs(60);
 /// The issuer signs only if a turn began or ended within this (or within the time that an anchor is published, if that is longer): even
 /// while the API server answers nothing each of its two calls ends. A process that was stopped for longer looks first.

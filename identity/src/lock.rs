@@ -1,4 +1,4 @@
-//! Locks between processes of one machine: whoever holds a lock file's lock is alone until he drops it, or ends.
+//! Locks between processes of one machine: the process that holds a lock file's lock is alone until it drops the lock, or exits.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;

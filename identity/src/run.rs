@@ -180,7 +180,7 @@ async fn open(
         let error = match (opened, held) {
             (Ok(parts), held) => {
                 if let Err(error) = held {
-                    tracing::error!(%error, "the issuer is unusable; the one in force goes on");
+                    tracing::error!(%error, "the offered issuer is unusable; the current one goes on");
                 }
                 return Ok(parts.with(store));
             }

@@ -21,7 +21,7 @@ use crate::token::Proofs;
 
 /// A token and a CSR, with room.
 const MESSAGE_BYTES_MAX: usize = 128 * 1024;
-/// A client has one call and one stream open; a stranger has as many.
+/// A client has one call and one stream open; an unknown client may have as many.
 const STREAMS_MAX: u32 = 4;
 
 /// Why serving failed.
@@ -30,7 +30,7 @@ pub enum ServeError {
     /// Our own certificate could not be signed.
     #[error("cannot certify ourselves: {0}")]
     Sign(#[source] IssuerError),
-    /// Nobody signs.
+    /// No issuer can sign.
     #[error("cannot certify ourselves: {0}")]
     Unable(String),
     /// Our own certificate is unusable.

@@ -53,13 +53,13 @@ pub enum Refusal {
     /// Too many at once.
     #[error("too many tokens are waiting to be reviewed; retry with backoff")]
     Busy,
-    /// Nobody could tell whether the token is good.
+    /// The token could not be verified now.
     #[error("cannot review the token: {0}; retry with backoff")]
     Review(#[source] CallError),
     /// Our fault.
     #[error("issuer cannot sign: {0}")]
     Issuer(#[source] IssuerError),
-    /// Nobody signs just now.
+    /// No issuer can sign now.
     #[error("issuer cannot sign: {0}; retry with backoff")]
     Unable(String),
 }
@@ -111,7 +111,7 @@ impl Service {
     async fn issue(&self, request: &CertifyRequest, peer: Option<&Peer>) -> Result<CertifyResponse, Refusal> {
         let rules =
             Rules { audience: &self.terms.audience, trust_domain: &self.terms.trust_domain, skew: self.terms.skew };
-        // Cheapest first: whoever sends junk is stopped before it costs a signature or a call. What was well asked is given back
+        // Cheapest first: junk is refused before it costs a signature or a call. What was well asked is given back
         // below, so that pods behind one address do not take each other's share.
         let from = peer.map(|peer| peer.addr.ip().to_canonical());
         if let Some(from) = from {

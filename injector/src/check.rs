@@ -67,7 +67,7 @@ pub(crate) async fn run(
                 tracing::info!("the self-check is good: the webhook answers through its Service")
             }
             Err(error) if before == Some(true) => {
-                tracing::warn!(%error, host, "the self-check fails: pods may be created without us");
+                tracing::warn!(%error, host, "the self-check fails: the API server may not reach this webhook");
             }
             Err(error) => tracing::debug!(%error, host, "the self-check fails"),
             Ok(()) => {}
@@ -100,7 +100,7 @@ async fn check(host: &str, bundle: &str) -> Result<(), Failed> {
     judge(&body)
 }
 
-/// A pod that nobody creates.
+/// A pod that is never created.
 fn review() -> Value {
     json!({
         "apiVersion": "admission.k8s.io/v1",

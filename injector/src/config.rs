@@ -14,7 +14,7 @@ use std::time::Duration;
 
 /// A shorter life leaves no time for every API server to hear of the next one.
 const LIFETIME_MIN: Duration = Duration::from_secs(30);
-/// A longer one has no use: it is replaced without anybody's doing.
+/// A longer lifetime has no use: the certificate is replaced automatically.
 const LIFETIME_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 /// The longest wait before serving ends; Kubernetes kills what takes much longer.
 const DRAIN_DELAY_MAX: Duration = Duration::from_secs(60);

@@ -53,7 +53,7 @@ const MESH: [Alpn; 2] = [Alpn::MeshHttp, Alpn::MeshTcp];
 pub(crate) struct Wait {
     /// How long the client may be silent before the upstream is opened beside the wait.
     pub grace: Duration,
-    /// Whether another proxy may begin mesh TLS here, which must be told from the application's own TLS.
+    /// Whether another proxy may begin mesh TLS here, which must be distinguished from the application's own TLS.
     pub mesh: bool,
     /// What is spoken here, where somebody said so. Opaque: nothing but mesh TLS is looked for. HTTP: its clients speak first, and
     /// what is said is true of all that the bytes leave open; they may be certain of another HTTP, or of TLS.
@@ -147,7 +147,7 @@ impl Decision {
 
 /// What the last connection to a destination taught. Where the client spoke first, one that is slow to begin (its host
 /// is busy, it keeps connections in reserve) is waited for much longer before the upstream is opened for nothing; where
-/// the server did, the upstream is opened at once. A mistake costs one connection, and is unlearned by it.
+/// the server did, the upstream is opened at once. A wrong guess costs one connection, and is corrected by it.
 #[derive(Debug, Default)]
 pub(crate) struct Habit {
     client_first: Cell<Option<bool>>,
@@ -273,7 +273,7 @@ where
             upstream.write_all(more).await?;
             upstream.flush().await
         };
-        // A server that is gone already is found out by whoever relays.
+        // If the server has closed already, the relay notices.
         let gone = written.await.is_err();
         sent = client.prefix().len();
         if !gone {
@@ -343,8 +343,8 @@ where
             return match decision {
                 Some(decision) if !decision.is_bytes() => Ok(decision.first()),
                 None if matches!(wait.undecided, Undecided::Closed(_)) => Ok(First::Undecided),
-                // The server may have seen this connection already: a second one in its place would be one that somebody
-                // opened and gave up, which servers count, and some serve one client at a time.
+                // The server may have seen this connection already: if a second one replaced it, the first would look
+                // abandoned, which servers count, and some serve one client at a time.
                 _ => {
                     let upstream = Prefixed::new(open.await.map_err(FirstError::Upstream)?);
                     if decision.is_some() { Ok(First::Opened(upstream)) } else { early(client, wait, upstream).await }

@@ -63,6 +63,7 @@ async fn redirected(world: Rc<World>, mut client: Prefixed<TcpStream>, from: Soc
         Ok(port) => port,
         Err(refusal) => return refuse(&from, refusal.reason, named::UNKNOWN_PORT),
     };
+    // As if in plaintext: if mesh TLS comes, `mesh` makes another visit, with the peer's identity.
     let caller = visit(&world, port, from, to, None);
     let wait = Wait { mesh: true, ..wait(&world, &caller, caller.port.habit.grace(), limits::UNDECIDED_GRACE) };
     let first = Box::pin(first::protocol(&mut client, &wait, async || open(&caller).await)).await;
@@ -182,7 +183,7 @@ fn wait(world: &World, caller: &Visit, grace: Duration, undecided: Duration) -> 
     }
 }
 
-/// What the port speaks, where somebody said so.
+/// The declared protocol of the port, if there is one.
 fn said(world: &World, port: &Port) -> Protocol {
     if world.resources.config.opaque_ports.contains(&port.number) { Protocol::Opaque } else { port.inbound().protocol }
 }

@@ -5,7 +5,7 @@ use std::{ops::RangeInclusive, time::Duration};
 /// The memory that this process may use, where neither its cgroup nor `REMORA_PROXY_MEMORY_LIMIT` says.
 pub(crate) const MEMORY_DEFAULT_BYTES: u64 = 512 << 20;
 
-/// What the proxy holds that no peer causes: its code and heap at rest (16 MiB), what discovery told it, signals (1000
+/// What the proxy holds that no peer causes: its code and heap at rest (16 MiB), what discovery sent, signals (1000
 /// series), and the log's queue.
 pub(crate) const MEMORY_BASE_BYTES: u64 = 40 << 20;
 
@@ -104,7 +104,7 @@ pub(crate) const DETECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a worker may take to answer `/live`, below the second that a kubelet waits for a probe; …
 pub(crate) const PULSE_TIMEOUT: Duration = Duration::from_millis(800);
-/// … and for how long its answer counts, so that whoever asks all the time costs nothing.
+/// … and for how long its answer counts, so that a client that asks all the time costs nothing.
 pub(crate) const PULSE_KEPT: Duration = Duration::from_millis(200);
 /// From the first bytes of a client that may send bytes, and whose prefix is no protocol yet, until the upstream gets what
 /// there is: `ruok` and a wait for the answer is how some clients begin. A request line is one packet, so that a busy client's
@@ -116,7 +116,7 @@ pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Handshakes that are under way from one address on one worker. A peer needs few at a time, and others of its own wait behind
 /// them; one that leaves them undone holds them for [`HANDSHAKE_TIMEOUT`]. There is no bound for all addresses together, which
-/// sixteen silent ones would use up for everybody: memory is charged, and the worker's time is given in turns.
+/// sixteen silent ones would use up for all others: memory is charged, and the worker's time is given in turns.
 pub(crate) const HANDSHAKES_PER_PEER_MAX: usize = 16;
 
 /// What handshakes may take of a worker between two looks at other connections, and one step beyond it: a step with a
@@ -161,7 +161,7 @@ pub(crate) const MESH_STREAMS_MAX: u32 = 256;
 /// Receive window of a stream: a 64 KiB body in flight without a stall.
 pub(crate) const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 
-/// The same on the further connections of somebody who has as many streams as one connection takes: a quarter, since so
+/// The same on the further connections of a peer that has as many streams as one connection takes: a quarter, since so
 /// many streams keep any way between two pods busy with less, and all of them may stand still at once.
 pub(crate) const STREAM_WINDOW_BYTES_FURTHER: u32 = 16 * 1024;
 
@@ -172,8 +172,8 @@ pub(crate) const fn stream_share(first: bool) -> (u32, u32) {
     (MESH_STREAMS_MAX, if first { STREAM_WINDOW_BYTES } else { STREAM_WINDOW_BYTES_FURTHER })
 }
 
-/// Receive window of a connection: what its streams can have unread at once. Smaller, and as many streams as fill it, which
-/// nobody reads, would stop all others (hyperium/hyper#2899). It is a promise: what is read at once takes no memory.
+/// Receive window of a connection: what its streams can have unread at once. If it were smaller, streams that
+/// are not read could fill it and stop all others (hyperium/hyper#2899). It is a promise: what is read at once takes no memory.
 pub(crate) const fn connection_window(streams: u32, stream_window: u32) -> u32 {
     streams * stream_window
 }
@@ -197,7 +197,7 @@ pub(crate) const STREAM_WAIT: Duration = Duration::from_secs(2);
 /// by address. More callers than that in one pod share some.
 pub(crate) const CALLER_STREAMS_MAX: usize = 64;
 
-/// HTTP/2 connections that one worker has to peers and applications: 50 kB each. Those that nobody uses make room.
+/// HTTP/2 connections that one worker has to peers and applications: 50 kB each. Idle ones make room.
 pub(crate) const MESH_CONNECTIONS_MAX: usize = 1024;
 
 /// A connection between proxies that has no stream is closed after this time. A new one costs 0.3 ms of each side's
@@ -267,7 +267,7 @@ pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 /// The request body kept for a retry.
 pub(crate) const REPLAY_BYTES_MAX: usize = 64 * 1024;
 
-/// The life of a mirrored request, whose answer nobody waits for.
+/// The lifetime of a mirrored request, whose response no client waits for.
 pub(crate) const MIRROR_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A kept HTTP/1 connection from outside the mesh, to a pod that is about to end, is closed after this time without a request.
@@ -276,7 +276,7 @@ pub(crate) const ENDING_IDLE: Duration = Duration::from_secs(1);
 /// Tries beyond the first where the route does not say.
 pub(crate) const DEFAULT_RETRIES: u32 = 2;
 
-/// Endpoints that one request passes over because nobody is there, which is no retry: a Service scaled down from a
+/// Endpoints that one request skips because they are unreachable, which is no retry: a Service scaled down from a
 /// hundred pods to one has many of those until the news has come, and each costs about a millisecond.
 pub(crate) const ENDPOINTS_PASSED_OVER_MAX: usize = 100;
 
@@ -293,7 +293,7 @@ pub(crate) const UNKNOWN_TARGET_WAIT: Duration = Duration::from_secs(1);
 pub(crate) const DISCOVERY_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// Connections and requests of one worker that wait for discovery at once; the next one is refused as overloaded. Each
-/// holds a connection of about 5 KB, so 10 MB in all. Those that come in have a bound of their own, so that strangers
+/// holds a connection of about 5 KB, so 10 MB in all. Inbound ones have a bound of their own, so that unknown clients
 /// cannot use up what the application needs.
 pub(crate) const WAITING_OUTBOUND_MAX: usize = 2048;
 /// See [`WAITING_OUTBOUND_MAX`].
@@ -304,12 +304,12 @@ pub(crate) const WAITING_INBOUND_MAX: usize = 256;
 /// after a minute the pod is not ready for another reason, and its application should hear of it.
 pub(crate) const START_PATIENCE: Duration = Duration::from_secs(60);
 
-/// The same for connections that come in: nobody who is not answered within [`HANDSHAKE_TIMEOUT`] waits much longer, and a
+/// The same for inbound connections: few clients wait for much longer than [`HANDSHAKE_TIMEOUT`], and a
 /// peer that is refused goes to another pod.
 pub(crate) const START_PATIENCE_INBOUND: Duration = Duration::from_secs(10);
 
 /// Targets that are subscribed to; beyond them those longest unused make room, of which each worker keeps an equal share. Discovery
-/// takes 4096 subscriptions of one proxy, and strangers can use up none of these: see [`PORTS_MAX`].
+/// takes 4096 subscriptions of one proxy, and unknown clients can use up none of these: see [`PORTS_MAX`].
 pub(crate) const TARGETS_MAX: usize = 3072;
 
 /// Ports of the pod that are subscribed to: those that it declares, or that a Service or policy names. All others share one
@@ -382,7 +382,7 @@ pub(crate) const SERVER_KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Path templates or gRPC methods learned per target and worker; the rest is `other`.
 pub(crate) const TEMPLATES_MAX: usize = 100;
 
-/// Templates, methods and series that nobody used for so long give way to new ones when there is no room: two scrapes a minute
+/// Templates, methods and series that were idle for so long give way to new ones when there is no room: two scrapes a minute
 /// have seen their last state twenty times.
 pub(crate) const SIGNALS_IDLE: Duration = Duration::from_secs(600);
 
@@ -396,7 +396,7 @@ pub(crate) const SERIES_PER_TARGET_MAX: usize = 512;
 /// 100 µs, and a worker may have thousands.
 pub(crate) const TRUST_JITTER: Duration = Duration::from_secs(1);
 
-/// Threads of the data path. More than this on one pod is a mistake in a setting.
+/// Threads of the data path. More than this on one pod is an error in a setting.
 pub(crate) const WORKERS_MAX: usize = 64;
 
 /// Routes that are counted separately. 1000 of 3 KiB are 3 MiB, and a scrape of them is 2 MB of text.
@@ -419,14 +419,14 @@ pub(crate) const DISCOVERY_OPENS: Duration = Duration::from_secs(10);
 /// reached in time. Doubled with each failure.
 pub(crate) const DISCOVERY_OPENS_WANTED: Duration = Duration::from_secs(2);
 
-/// PING to discovery when it is silent: one that vanished is noticed, and another reached, before whoever waits is refused. Silence
+/// PING to discovery when it is silent: one that vanished is noticed, and another reached, before waiting connections are refused. Silence
 /// itself is no sign: a discovery that is slow answers PINGs, and to be connected to anew would not make it faster.
 pub(crate) const DISCOVERY_KEEP_ALIVE: remora_runtime::grpc::KeepAlive =
     remora_runtime::grpc::KeepAlive { interval: Duration::from_secs(2), timeout: Duration::from_millis(1500) };
 
 /// Lines that one audit rule writes at once, …
 pub(crate) const AUDIT_LINES_AT_ONCE: u32 = 32;
-/// … and how often one more: of 600 bytes each, 6 KB/s, whatever strangers send.
+/// … and how often one more: of 600 bytes each, 6 KB/s, whatever clients send.
 pub(crate) const AUDIT_LINE_EVERY: Duration = Duration::from_millis(100);
 /// Audit rules that are counted by name in the life of a process; further ones are `other`.
 pub(crate) const AUDIT_RULES_COUNTED: usize = 256;

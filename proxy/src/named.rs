@@ -1,6 +1,6 @@
 //! Connections made to the inbound listener itself, which name their destination inside mesh TLS (PROXY protocol v2). In: such a
 //! connection and who its peer is. Out: a port of this pod. Refuses: ports of the proxy's own, ports that the pod does not
-//! declare, and, where connections are redirected, everybody but this pod: others dial the port that they mean.
+//! declare, and, with redirection, all peers but this pod: others dial the port itself.
 
 use crate::{
     config::Mode, connect::proxy_header, discover::Port, io::Prefixed, limits, telemetry::Reason, world::World,
@@ -49,7 +49,7 @@ pub(crate) async fn destination<S: AsyncRead + Unpin>(
     };
     let to = match world.resources.config.mode {
         Mode::Explicit => SocketAddr::new(world.resources.config.app_host, to.port()),
-        // As if nothing were between: where the application does not listen on the pod's address, nobody reaches it.
+        // As without the mesh: an application that does not listen on the pod's address cannot be reached.
         Mode::Redirect if world.resources.config.id().as_ref() == Some(peer) && is_of_this_pod(to.ip()) => to,
         Mode::Redirect => return Err(NOTHING),
     };
@@ -64,7 +64,7 @@ pub(crate) async fn destination<S: AsyncRead + Unpin>(
     Ok((to, port))
 }
 
-/// Whether others reach this pod, and no other, by this address: nobody can listen on an address of another host.
+/// Whether other hosts reach this pod, and no other, by this address: a process cannot listen on an address of another host.
 fn is_of_this_pod(ip: IpAddr) -> bool {
     let reachable = !ip.is_loopback() && !ip.is_unspecified() && !ip.is_multicast();
     reachable && std::net::TcpListener::bind((ip, 0)).is_ok()

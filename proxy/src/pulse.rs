@@ -1,7 +1,7 @@
 //! Whether the workers work: each answers a question on its own thread, between the turns of its connections.
 //!
 //! In: a question from the admin port's `/live`. Out: which worker does not answer in time, so that the kubelet restarts a
-//! process whose data path stands still, whatever its control thread says. Bound: one question under way, whoever asks.
+//! process whose data path stands still, whatever its control thread says. Bound: one question under way, however many clients ask.
 
 use crate::limits;
 use std::sync::Arc;
@@ -32,10 +32,10 @@ pub(crate) fn channel(workers: usize) -> (Pulse, Vec<Answers>) {
 }
 
 impl Answers {
-    /// Answers for as long as anybody asks. Runs on the worker.
+    /// Answers until the sender is dropped. Runs on the worker.
     pub(crate) async fn serve(mut self) {
         while let Some(asker) = self.0.recv().await {
-            // Whoever asked may have given up.
+            // The client may have given up.
             let _ = asker.send(());
         }
     }

@@ -62,7 +62,7 @@ pub(crate) async fn revoked(port: Rc<Port>, peer: Peer, trust: Option<Rc<Trust>>
     }
 }
 
-/// Returns once nobody vouches for the peer any more, if anybody had to. Cancel safe.
+/// Returns once no trust anchor vouches for the peer any more; never if the peer has no certificate. Cancel safe.
 pub(crate) async fn untrusted(trust: Option<&Trust>) -> VerifyError {
     match trust {
         Some(trust) => trust.lost().await,
@@ -80,7 +80,7 @@ pub(crate) enum Ended {
 }
 
 impl Ended {
-    /// What signals are told.
+    /// The metric label.
     pub(crate) fn reason(&self) -> Reason {
         match self {
             Self::Broken(error) => forward::reason(error),

@@ -146,7 +146,7 @@ fn run(mut config: Config, logs: log::Handle) -> anyhow::Result<usize> {
     drop(handle);
     let running = Running { workers, background, ends, signal, asked: drained };
     let outcome = control.block_on(running.until_drained(config, &stop));
-    // Nobody waits for a name that is being resolved.
+    // The drain does not wait for a name that is being resolved.
     control.shutdown_background();
     outcome
 }
@@ -242,7 +242,7 @@ fn discovery_tls(source: &certify::Source, expected: &SpiffeId) -> Result<Arc<tl
 }
 
 /// Ready is: a certificate to show that has not ended, and a stream to discovery that was open once. It opens only when discovery
-/// knows the cluster; that stays met when discovery goes away, because known traffic goes on.
+/// knows the cluster; that stays met when discovery goes down, because known traffic goes on.
 async fn ready(
     readiness: Readiness,
     mut source: certify::Source,
@@ -312,7 +312,7 @@ struct Open {
     workers: Vec<Listeners>,
 }
 
-/// Opens every listener before anything else, so that a port in use is told at once. Where a port is 0, `config` knows
+/// Opens every listener before anything else, so that a port in use is reported at once. Where a port is 0, `config` knows
 /// the one that was chosen from then on: a proxy must know its own ports, or it may be made to call itself.
 async fn open_all(config: &mut Config) -> anyhow::Result<Open> {
     let address = config.admin_listen;

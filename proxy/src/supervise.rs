@@ -36,7 +36,7 @@ impl Alarm {
 
 impl Drop for Alarm {
     fn drop(&mut self) {
-        // Full: another has told already, which is enough. Closed: the drain awaits the threads itself.
+        // Full: another end was reported already, which is enough. Closed: the drain awaits the threads itself.
         let _ = self.ended.try_send(self.number);
     }
 }

@@ -316,7 +316,7 @@ async fn dry_run(cluster: &Cluster) -> Check {
     });
     let pod = match serde_json::from_value(manifest) {
         Ok(pod) => pod,
-        Err(error) => return Check::failed(INJECTION, NAME, error.to_string(), "this is a mistake of this command"),
+        Err(error) => return Check::failed(INJECTION, NAME, error.to_string(), "this is a bug in this command"),
     };
     let dry = PostParams { dry_run: true, ..PostParams::default() };
     judge_dry_run(client::call(pods.create(&dry, &pod)).await)

@@ -23,7 +23,7 @@ const SHOWN_MAX: usize = 3;
 /// What discovery has to go by.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Facts {
-    /// What it was told.
+    /// The networks that it was given.
     told: Option<String>,
     /// Whether the API has ServiceCIDRs.
     service_cidrs: bool,
@@ -63,7 +63,7 @@ async fn facts(cluster: &Cluster, own: &str) -> Result<Facts, CallError> {
 fn judge(facts: &Facts) -> Check {
     let remedy = "name them: value clusterNetworks of the chart, or remora install --cluster-networks CIDR,CIDR";
     if let Some(told) = &facts.told {
-        return Check::ok(GROUP, NAME, format!("told: {told}"));
+        return Check::ok(GROUP, NAME, format!("set: {told}"));
     }
     let mut unknown = Vec::new();
     if !facts.service_cidrs {

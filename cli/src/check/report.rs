@@ -9,7 +9,7 @@ use crate::text::{Line, Style};
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Status {
     Ok,
-    /// It works, but somebody should know.
+    /// It works, but an operator should know.
     Warning,
     Failed,
 }

@@ -102,7 +102,7 @@ impl Children {
         matches!(self.running.get(name), Some((_, Some(_))))
     }
 
-    /// A process that ended although nobody killed it.
+    /// A process that ended by itself.
     pub(super) fn unexpected_end(&mut self) -> Option<(String, ExitStatus)> {
         for (name, (_, slot)) in &mut self.running {
             if let Some(Ok(Some(status))) = slot.as_mut().map(Child::try_wait) {
@@ -113,7 +113,7 @@ impl Children {
         None
     }
 
-    /// Why a process that nobody killed is dead, as far as its log says; a log that cannot be written says nothing.
+    /// Why a process ended by itself, as far as its log says; a log that cannot be written says nothing.
     pub(super) fn obituary(&self, name: &str, status: ExitStatus) -> anyhow::Error {
         let probe = self.logs.join(".probe");
         let written = fs::write(&probe, [0; 4096]);

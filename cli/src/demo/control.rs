@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// A request is one word, an answer one line.
 const MESSAGE_BYTES_MAX: u64 = 4096;
 
-/// Why the running demo could not be found, or could not be told.
+/// Why the running demo could not be found, or did not take the command.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     #[error("cannot use {path} to be found by `remora demo --break`")]
@@ -67,7 +67,7 @@ impl Server {
             return Err(Error::Running);
         }
         let socket = dir.join("socket");
-        // A demo that was killed left it; we hold the lock, so nobody listens there.
+        // A demo that was killed left it; we hold the lock, so no demo listens there.
         fs::remove_file(&socket).ok();
         let listener = UnixListener::bind(&socket).map_err(error)?;
         Ok(Self { listener, dir, _lock: lock })
@@ -91,7 +91,7 @@ impl Drop for Server {
     }
 }
 
-/// What somebody wants broken.
+/// What to break.
 #[derive(Debug)]
 pub(super) struct Wish {
     pub(super) what: Break,

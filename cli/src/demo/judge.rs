@@ -78,7 +78,7 @@ impl Trial {
     /// Whether the break explains this failure.
     pub(super) fn excuses(&self, failure: &Failure) -> bool {
         match self.what {
-            // Nobody should notice these.
+            // Callers should not notice these.
             Break::Identity | Break::Discovery | Break::Slow => false,
             // A write that the victim was working on cannot be sent twice; a read is.
             Break::Endpoint => failure.write && failure.began_ms <= self.done_ms && failure.ended_ms >= self.began_ms,

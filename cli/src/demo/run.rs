@@ -77,7 +77,7 @@ struct Ends {
 
 impl Ends {
     fn new(time: Option<Duration>) -> anyhow::Result<Self> {
-        let on = |kind| signal(kind).context("cannot be told of signals");
+        let on = |kind| signal(kind).context("cannot listen for signals");
         let (interrupt, terminate) = (on(SignalKind::interrupt())?, on(SignalKind::terminate())?);
         Ok(Self { interrupt, terminate, hangup: on(SignalKind::hangup())?, time })
     }
@@ -180,7 +180,7 @@ impl Demo {
         }
     }
 
-    /// Somebody asks for a break; not while another one lasts, else nobody could tell what caused what.
+    /// Somebody asks for a break; not while another one lasts, else the effects could not be told apart.
     fn consider(&mut self, what: Break) -> anyhow::Result<Result<String, String>> {
         if let Some((old, left)) = self.broken() {
             return Ok(Err(format!("{old} is still broken, for {} s more", left.as_secs() + 1)));
@@ -221,7 +221,7 @@ impl Demo {
     }
 
     fn hear(&mut self, line: Option<String>) -> anyhow::Result<()> {
-        // Its end is told by the signal for ended children.
+        // SIGCHLD reports its end.
         let Some(mut tally) = line.and_then(|line| serde_json::from_str::<Tally>(&line).ok()) else { return Ok(()) };
         let failures = std::mem::take(&mut tally.recent);
         let explained =

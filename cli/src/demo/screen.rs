@@ -9,7 +9,7 @@ use crate::text::Line;
 /// Alternate screen; no cursor.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l";
 const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
-/// Terminals that know it show nothing between the two, so that nobody sees half a frame; others ignore it.
+/// Terminals that know it show nothing between the two, so that half a frame is never visible; others ignore it.
 const BEGIN: &str = "\x1b[?2026h";
 const END: &str = "\x1b[?2026l";
 
@@ -46,7 +46,7 @@ impl Drop for Screen {
     }
 }
 
-/// A terminal that went away is told by SIGHUP, not here.
+/// If the terminal is closed, the process gets SIGHUP; this is not the place.
 fn write(text: &str) {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).ok();

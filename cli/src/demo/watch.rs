@@ -108,7 +108,7 @@ impl Sight {
     }
 }
 
-/// Looks for as long as somebody is interested.
+/// Looks until the receiver is dropped.
 pub(super) async fn look(layout: Layout, sender: watch::Sender<Sight>) {
     let mut every = interval(PERIOD);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -28,12 +28,12 @@ impl Told {
         self.mistakes.push(format!("{file}, line {line}: {problem}"));
     }
 
-    /// The mistakes, if there are any; else what was done.
+    /// The errors, if there are any; else what was done.
     pub(super) fn to_tell(&self) -> Vec<String> {
         match self.mistakes.len() {
             0 => self.lines.clone(),
             count => {
-                let last = format!("nothing is printed, because of {count} {}", plural(count, "mistake"));
+                let last = format!("nothing is printed, because of {count} {}", plural(count, "error"));
                 self.mistakes.iter().cloned().chain([last]).collect()
             }
         }

@@ -6,7 +6,7 @@
 //!
 //! It has no opinion of its own about pods: in both ways the very function that the injector calls decides ([`change`]).
 //! Where anything is refused or cannot be read, *nothing* is printed: what is in a pipe behind it must not get a pod bare
-//! that was to have a sidecar. All mistakes are told at once.
+//! that was to have a sidecar. All errors are reported at once.
 
 mod change;
 
@@ -55,7 +55,7 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// What pods get where nobody says anything else.
+    /// What pods get by default.
     fn defaults(&self) -> Defaults {
         let mut defaults = Defaults { control_namespace: self.control_plane_namespace.clone(), ..Defaults::default() };
         for (into, given) in [
@@ -110,7 +110,7 @@ fn changed(documents: Vec<Document>, args: &Args, told: &mut Told) -> String {
     text
 }
 
-/// The documents of a file. What cannot be read is told.
+/// The documents of a file. Reports what cannot be read.
 fn read(file: &Path, told: &mut Told) -> Vec<Document> {
     let file_name = if file.as_os_str() == "-" { "standard input".to_owned() } else { file.display().to_string() };
     let text = match text(file) {

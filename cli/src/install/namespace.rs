@@ -16,7 +16,7 @@ pub(super) enum State {
     Absent,
     /// What `remora install` made.
     Ours,
-    /// What somebody else made.
+    /// Created by somebody else.
     Foreign,
 }
 

@@ -1,6 +1,6 @@
 //! The manifests of this version for a control plane that runs.
 //!
-//! In: what runs: its version, and what it was told at install. Out: manifests that keep that, and what this version no
+//! In: what runs: its version, and its settings at the installation. Out: manifests that keep that, and what this version no
 //! longer has, which `kubectl apply` would leave behind. It refuses what would do harm: a step back, or a release that
 //! Helm holds.
 
@@ -68,7 +68,7 @@ pub(super) async fn run(args: &UpgradeArgs) -> Result<(String, Vec<String>), Err
     Ok((manifests, notes(&version, &all, &wanted)))
 }
 
-/// What the identity service was told, and what the injector was told of the cluster.
+/// The settings of the identity service, and the injector's settings about the cluster.
 fn read(identity: &Deployment, injector: Option<&Deployment>) -> Result<Running, Error> {
     let namespace = identity.namespace().unwrap_or_default();
     if let Some(release) = identity.annotations().get("meta.helm.sh/release-name") {

@@ -73,7 +73,7 @@ pub(super) struct Attached {
     pub(super) kind: Kind,
     /// Of its part of a message.
     pub(super) bytes: usize,
-    /// The namespace whose clients it is for; `None` for a producer's route, which is for everybody.
+    /// The namespace whose clients it is for; `None` for a producer's route, which holds for all clients.
     pub(super) consumer: Option<String>,
     pub(super) matches: Vec<(Rank, RouteMatch)>,
     pub(super) rule: Rule,

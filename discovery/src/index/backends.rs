@@ -122,7 +122,7 @@ impl Snapshot {
         let mut endpoints = self.in_use(&candidates);
         if endpoints.len() > ENDPOINTS_MAX {
             let count = endpoints.len();
-            let problem = format!("port {}: of {count} endpoints only {ENDPOINTS_MAX} are told", port.port);
+            let problem = format!("port {}: of {count} endpoints only {ENDPOINTS_MAX} are sent", port.port);
             found.reports.push(report(&service.metadata, "Service", problem));
             endpoints.truncate(ENDPOINTS_MAX);
         }
@@ -180,7 +180,7 @@ impl Snapshot {
             if let (Some(target), Some(key)) = (target, &named)
                 && !self.pods.get(key).is_some_and(|pod| same_object(&target.uid, &pod.metadata.uid))
             {
-                // Nobody can say yet whether it is in the mesh: plaintext might be a downgrade.
+                // Whether it is meshed is unknown yet: plaintext might be a downgrade.
                 let problem = format!("names Pod {}/{}, which is not there; it is left out", key.0, key.1);
                 unseen.push(report(&slice.metadata, "EndpointSlice", problem));
                 return None;

@@ -1,4 +1,4 @@
-//! Fields of our messages by the names that users know: what a reader would refuse is told as the field of the manifest.
+//! Fields of our messages by the names that users know: an error of a reader is reported at the field of the manifest.
 
 use remora_api::InvalidMessage;
 

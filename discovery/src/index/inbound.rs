@@ -1,7 +1,7 @@
-//! Inbound ports: who may come in, and how.
+//! Inbound ports: which callers each accepts, and how.
 //!
-//! Nothing is answered while a pod has no address: Services may lead to it by address alone, and then nobody could say
-//! which of their policies hold. Until then the proxy lets nobody in.
+//! Discovery sends nothing while a pod has no address: Services may target the pod by address alone, and then it is unknown
+//! which of their policies hold. Until then the proxy accepts nothing.
 
 use super::policies::Authorization;
 use super::{Key, Snapshot, values};
@@ -21,7 +21,7 @@ impl Snapshot {
         Some(self.inbound_at(key, pod, port))
     }
 
-    /// What holds for all ports of a pod that nobody declares, and which those are that somebody does. `None` like
+    /// The policy of all undeclared ports of a pod, and the list of the declared ones. `None` like
     /// [`Self::inbound`].
     pub fn inbound_default(&self, namespace: &str, pod: &str) -> Option<InboundDefault> {
         let (key, pod) = self.workload(namespace, pod)?;

@@ -1,4 +1,4 @@
-//! Objects to resources: what a proxy is told of a target, a backend, an inbound port.
+//! Objects to resources: the configuration of a target, a backend, an inbound port.
 //!
 //! In: all objects. Out: a [`Snapshot`] that answers by name. Pure: no IO, no clock. An object that makes no sense is
 //! reported and does the least harm: a broken rule answers 500, a broken policy denies, a pod whose identity cannot be
@@ -44,7 +44,7 @@ pub type Key = (String, String);
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mesh {
     pub trust_domain: TrustDomain,
-    /// The control plane's namespace: MeshTLSPolicies there that name nobody hold for the whole mesh.
+    /// The control plane's namespace: MeshTLSPolicies there without a target hold for the whole mesh.
     pub namespace: String,
     /// The cluster's DNS domain.
     pub cluster_domain: String,
@@ -79,7 +79,7 @@ impl Versioned {
         Self { backend: Arc::new(backend), version: Arc::default() }
     }
 
-    /// The version, by `digest` if nobody has asked before.
+    /// The version; computed by `digest` at the first call.
     pub fn version(&self, digest: impl FnOnce(&Backend) -> u64) -> u64 {
         *self.version.get_or_init(|| digest(&self.backend))
     }
@@ -122,8 +122,8 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Builds the answers to everything. What is as it was in `before` is not made anew but shared with it, so that it
-    /// costs nothing to see that a proxy has it.
+    /// Builds all resources. Unchanged resources are shared with `before` (the same `Arc`), so that a pointer
+    /// comparison shows that a proxy is up to date.
     pub fn build(objects: Vec<Object>, mesh: &Mesh, before: Option<&Self>) -> Self {
         let mut snapshot = Self::empty(mesh.clone());
         let (mut rest, mut authorization, mut mesh_tls) = (Vec::new(), Vec::new(), Vec::new());

@@ -1,7 +1,7 @@
 //! The ranges of the cluster's addresses: what in them is not known is not outside, only not known yet.
 //!
 //! From the settings, ServiceCIDRs and nodes. Addresses of Services and pods that lie outside of all of these are told one
-//! by one; where they are many, somebody else allots them and nobody here knows the ranges.
+//! by one; if there are many, another component allots them and the ranges are unknown.
 
 use super::{Mesh, report};
 use crate::objects::Object;
@@ -11,7 +11,7 @@ use remora_model::network;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// The most addresses outside of the ranges that are told one by one. Each that comes or goes is told to every proxy.
+/// The most addresses outside of the ranges that are sent one by one. Each change of them is sent to every proxy.
 const STRAYS_MAX: usize = 256;
 
 /// The ranges of one snapshot.
@@ -19,7 +19,7 @@ const STRAYS_MAX: usize = 256;
 pub(super) struct Networks {
     /// In the order of their addresses, apart from each other.
     ranges: Vec<IpNet>,
-    /// What proxies are told: the ranges and the strays, or nothing if that would not be all.
+    /// What is sent to proxies: the ranges and the addresses outside of them, or nothing if that would be incomplete.
     told: Arc<[IpNet]>,
 }
 
@@ -75,15 +75,15 @@ impl Networks {
         after.checked_sub(1).and_then(|at| self.ranges.get(at)).is_some_and(|range| range.contains(&ip))
     }
 
-    /// What proxies are told. Empty: not known.
+    /// What is sent to proxies. Empty: unknown.
     pub(super) fn told(&self) -> &Arc<[IpNet]> {
         &self.told
     }
 }
 
-/// Why proxies are told of no ranges.
+/// Why no ranges are sent to proxies.
 fn not_told(ranges: usize, strays: &[IpAddr]) -> String {
-    let effect = "so proxies are told of no ranges and take every address for the cluster's until it is answered";
+    let effect = "so proxies get no ranges and take every address for the cluster's until discovery has described it";
     match strays.first() {
         Some(first) if strays.len() > STRAYS_MAX => format!(
             "cluster networks: {} addresses of Services and pods, as {first}, are in none of the ranges, {effect}; \

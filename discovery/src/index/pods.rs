@@ -27,7 +27,7 @@ pub(super) enum Membership {
         identity: SpiffeId,
         proxy: Option<SocketAddr>,
     },
-    /// In the mesh, but nobody can say as whom or where: not reached at all, for plaintext would be a downgrade.
+    /// Meshed, but its identity or proxy address is unknown: never an endpoint, because plaintext would be a downgrade.
     Unclear,
 }
 
@@ -52,7 +52,7 @@ impl Snapshot {
         }
     }
 
-    /// The endpoint at `address`, which `pod` has. `None`: it cannot be told who must answer there.
+    /// The endpoint at `address`, which `pod` has. `None`: the identity that must answer there is unknown.
     pub(super) fn endpoint(&self, address: SocketAddr, pod: Option<&Pod>, zone: Option<&str>) -> Option<Endpoint> {
         let key = pod.map(|pod| (pod.metadata.namespace.clone(), pod.metadata.name.clone()));
         let (identity, proxy) = match key.as_ref().and_then(|key| self.membership.get(key)) {
@@ -141,7 +141,7 @@ impl Snapshot {
         ids
     }
 
-    /// What a pod's port speaks, where anybody says so.
+    /// The protocol of a pod's port, if it is declared.
     pub(super) fn protocol_at(&self, pod: &Pod, port: u16) -> Protocol {
         if self.opaque(&pod.metadata, port) {
             return Protocol::Opaque;
@@ -190,7 +190,7 @@ fn takes_over(new: &Pod, before: &Pod) -> bool {
     rank(new) >= rank(before)
 }
 
-/// Whether the pod has our sidecar. Nobody can change that of a running pod.
+/// Whether the pod has our sidecar. That cannot be changed on an existing pod.
 fn has_sidecar(pod: &Pod) -> bool {
     let ours = |container: &&Container| container.name == PROXY_CONTAINER && is_sidecar(container);
     pod.spec.init_containers.iter().find(ours).is_some_and(|proxy| proxy.env.iter().any(|env| env.is_ours()))
@@ -203,7 +203,7 @@ fn says_injected(pod: &Pod) -> bool {
 }
 
 /// A pod is in the mesh if it has our sidecar; in a manifest by hand it may also say where its proxy is, or that it was
-/// injected. Of a pod of the Kubernetes API neither is believed: whoever may change its labels could make its peers speak
+/// injected. Of a pod of the Kubernetes API neither is believed: a user who may change its labels could make its peers speak
 /// plaintext to it, or stop speaking to it.
 fn membership(pod: &Pod, trust_domain: &TrustDomain) -> Result<Membership, String> {
     let by_hand = pod.metadata.by_hand();

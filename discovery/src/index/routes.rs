@@ -1,6 +1,6 @@
 //! HTTPRoutes and GRPCRoutes, attached to the Service ports that they name (GAMMA, GEP-1426).
 //!
-//! A route in its Service's own namespace (a producer's) is for everybody; one in another namespace (a consumer's) is for
+//! A route in its Service's own namespace (a producer's) holds for all clients; one in another namespace (a consumer's) is for
 //! the clients of that namespace alone, and there it stands in the place of the producer's.
 
 use super::attached::{Attached, Kind, Rank};
@@ -106,7 +106,7 @@ impl Snapshot {
         }
     }
 
-    /// A route's rules on the ports that it names, what makes no sense of it, and what its status should say.
+    /// A route's rules on the ports that it names, its errors, and what its status should say.
     fn attach(&self, route: Route<'_>, grants: &[&k8s::ReferenceGrant]) -> Read {
         let (meta, parents, hostnames, current) = route.parts();
         let mut reader = Reader::new(self, grants, meta, route.kind());
@@ -118,7 +118,7 @@ impl Snapshot {
         let mut teller = Teller::new(meta, current, route.kind());
         let mut attached = Vec::new();
         let fall_back = match route.unreadable() {
-            Some(k8s::Unreadable::Before(why)) => Some(format!("{why}; what it last said stays")),
+            Some(k8s::Unreadable::Before(why)) => Some(format!("{why}; its last valid content stays in force")),
             Some(k8s::Unreadable::Closed(_)) | None => None,
         };
         fall_back.iter().for_each(|problem| reader.report(problem.clone()));
@@ -228,7 +228,7 @@ fn no_room() -> String {
     )
 }
 
-/// Entries of a ReferenceGrant that grant nothing, as they have a field that nobody knows.
+/// Entries of a ReferenceGrant that grant nothing, because they have an unknown field.
 fn mistakes(spec: &k8s::GrantSpec) -> impl Iterator<Item = String> {
     let whole = spec.unknown.none().err().map(|e| format!("spec.{e}; it grants nothing"));
     let told = |field: &str, index: usize, unknown: &Unknown| {
@@ -249,7 +249,7 @@ fn ports(service: &Service) -> String {
     if named.is_empty() { "none".to_owned() } else { named.join(", ") }
 }
 
-/// What is the matter with a parent that looks like a Service and is no kind that anybody knows.
+/// What is wrong with a parent that looks like a Service and has an unknown kind.
 fn nobodys(parent: &k8s::ParentRef) -> Option<String> {
     let (group, kind) = (parent.group.as_deref(), parent.kind.as_deref());
     let (shown, named) = (group.unwrap_or("gateway.networking.k8s.io"), kind.unwrap_or("Gateway"));

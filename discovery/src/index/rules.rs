@@ -1,4 +1,4 @@
-//! One rule of a route: filters, backends, timeouts, retries. Never fails: what makes no sense is reported, and the rule
+//! One rule of a route: filters, backends, timeouts, retries. Never fails: errors are reported, and the rule
 //! then answers 500, as the Gateway API wants of filters that cannot be carried out.
 
 use super::attached::{Kind, Rank};
@@ -50,7 +50,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Says that something makes no sense; once, though a route may be read twice.
+    /// Reports an error; once, though a route may be read twice.
     pub(super) fn report(&self, problem: String) {
         let line = report(self.meta, self.kind.name(), problem);
         let mut reports = self.reports.borrow_mut();
@@ -250,7 +250,7 @@ impl<'a> Reader<'a> {
 
     fn granted(&self, (namespace, name): &Key) -> bool {
         self.grants.iter().filter(|grant| grant.metadata.namespace == *namespace).any(|grant| {
-            // What a field that nobody knows was to narrow, nobody knows either: it grants nothing.
+            // What an unknown field was to restrict is unknown, too: the entry grants nothing.
             let from = |from: &k8s::GrantFrom| {
                 from.unknown.is_empty()
                     && from.group == "gateway.networking.k8s.io"

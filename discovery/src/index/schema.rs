@@ -127,7 +127,7 @@ fn filters(list: &[Filter]) -> Result<(), String> {
     Ok(())
 }
 
-/// That a filter has the body of its type and no other; that of an unsupported type is nobody's business here.
+/// That a filter has the body of its type and no other; filters of an unsupported type are not checked here.
 fn one_filter(filter: &Filter) -> Result<(), String> {
     let bodies = [
         ("RequestHeaderModifier", "requestHeaderModifier", filter.request_header_modifier.is_some()),

@@ -1,4 +1,4 @@
-//! BackendPolicies: how Services are balanced and protected. What cannot be read is told and left at its default; of two
+//! BackendPolicies: how Services are balanced and protected. What cannot be read is reported and left at its default; of two
 //! policies that say the same of one Service, the older one counts (GEP-713).
 
 use super::policies::targets;

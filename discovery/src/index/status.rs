@@ -39,7 +39,7 @@ pub struct ObjectStatus {
     pub kind: &'static str,
     pub namespace: String,
     pub name: String,
-    /// The version that was read; whoever writes must have read the last one.
+    /// The version that was read; a write must be based on the latest.
     pub resource_version: Option<String>,
     current: Vec<Value>,
     ours: Vec<Value>,

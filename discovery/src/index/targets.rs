@@ -1,4 +1,4 @@
-//! What a client's target is: a Service port, a pod, outside of the mesh, or nothing that anybody knows.
+//! What a client's target is: a Service port, a pod, outside of the mesh, or unknown.
 
 use super::attached::Attached;
 use super::{Key, Snapshot, backend_id, is_external, is_headless, pod_backend, sort};
@@ -47,7 +47,7 @@ impl Snapshot {
     }
 
     /// Names in the cluster's domain, or that look like its own, are unknown where nothing has them: DNS may lead them to pods
-    /// (`10-1-0-7.shop.pod.cluster.local`), and nobody may vouch for these in plaintext. Others are outside.
+    /// (`10-1-0-7.shop.pod.cluster.local`), which must not be called in plaintext. Others are outside.
     fn parent_named(&self, namespace: &str, host: &str, port: u16) -> Parent {
         let domain = host.strip_suffix(self.mesh.cluster_domain.as_str()).and_then(|host| host.strip_suffix('.'));
         let short = domain.unwrap_or(host).strip_suffix(".svc");

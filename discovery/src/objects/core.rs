@@ -9,14 +9,14 @@ use std::fmt;
 /// Set on a pod that is in the mesh: where its proxy takes connections, `IP:PORT`, as nothing redirects them. Of manifests by
 /// hand only.
 pub const PROXY_ADDRESS: &str = "remora.dev/proxy-address";
-/// Ports whose bytes nobody looks at, on a Service, a Pod or their Namespace: `3306,5000-5010`. The nearest counts.
+/// Ports without protocol detection (opaque bytes), on a Service, a Pod or their Namespace: `3306,5000-5010`. The most specific counts.
 pub const OPAQUE_PORTS: &str = "remora.dev/opaque-ports";
 /// The label that names the zone of a node; of a pod, where no node is known.
 pub const ZONE: &str = "topology.kubernetes.io/zone";
 /// The label that names an EndpointSlice's Service.
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
-/// How the container that programs a pod's redirect rules is told which ports bypass the proxy.
+/// The setting of the init container that names the ports which bypass the proxy.
 pub const SKIP_INBOUND: &str = "--skip-inbound-ports=";
 
 /// What the names of the proxy's environment variables begin with, of which the injector always sets some.
@@ -38,7 +38,7 @@ pub struct Node {
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 pub struct NodeSpec {
-    /// Where nobody else allots the addresses of pods.
+    /// If no other component allots the addresses of pods.
     #[serde(default, rename = "podCIDRs", deserialize_with = "nullable")]
     pub pod_cidrs: Vec<String>,
     #[serde(default, rename = "podCIDR")]

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-/// Where an object was read, for whoever must mend it.
+/// Where an object was read, for error messages.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Origin {
     /// As the source names it.
@@ -82,11 +82,11 @@ fn default_namespace() -> String {
     "default".to_owned()
 }
 
-/// What the name of a field of our own kinds ends with while it is read, if the field is null. There null is a mistake: a list
-/// that a template left empty would mean everybody. So it is read as a field that nobody knows, and closes what it stands in.
+/// What the name of a field of our own kinds ends with while it is read, if the field is null. There null is an error: a list
+/// that a template left empty would mean every caller. So it is read as an unknown field, which closes its rule.
 pub(crate) const IS_NULL: &str = " is null";
 
-/// The names of fields that are there and that nobody here knows: misspelt, or of a newer version; of our own kinds those
+/// The names of unknown fields: misspelt, or of a newer version; of our own kinds those
 /// that are null as well, of others null ones do not count.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(transparent)]
@@ -138,10 +138,10 @@ pub trait Kind: Sized {
         Self::GROUP == "remora.dev"
     }
 
-    /// Its metadata, to be told where it comes from.
+    /// Its metadata, to set its origin.
     fn metadata_mut(&mut self) -> &mut Metadata;
 
-    /// Lets go of what the API tells beyond a manifest and nobody reads.
+    /// Drops the parts that the API server adds to a manifest and that discovery does not read.
     fn trim(&mut self) {}
 
     /// Whether it means the same as `other`, of which something is different: only what is said of it, not what it says.
@@ -259,7 +259,7 @@ impl Object {
     /// it is neither.
     pub fn unreadable(&self, metadata: &Metadata, status: &serde_json::Value, why: &str) -> Option<Self> {
         fn policy<S: Clone>(kept: &policy::Policy<S>, (metadata, status, why): Newer<'_>) -> policy::Policy<S> {
-            let unreadable = Some(format!("{why}; what it last said stays"));
+            let unreadable = Some(format!("{why}; its last valid content stays in force"));
             policy::Policy {
                 metadata: metadata.clone(),
                 status: policy::PolicyStatus::of(status),
@@ -299,7 +299,7 @@ impl Object {
         }
     }
 
-    /// Whether it says who may come in: what must never be lost by a mistake elsewhere.
+    /// Whether it is an access policy, which an error elsewhere must never remove.
     pub fn restricts(&self) -> bool {
         matches!(self, Self::AuthorizationPolicy(_) | Self::MeshTlsPolicy(_))
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Resources that one proxy may subscribe to. Of a sidecar's memory limit this is what its own side of them may cost.
 pub const SUBSCRIPTIONS_MAX: usize = 4096;
-/// The same, as long as nobody knows the pod that it says it is: enough for a start, some megabytes for all of an identity.
+/// The same, as long as the pod that it names is unknown: enough for a start, some megabytes for all of an identity.
 pub const UNPROVEN_SUBSCRIPTIONS_MAX: usize = 1024;
 /// Resources that it may offer to hold: its subscriptions, and as many backends again.
 pub const HELD_MAX: usize = 2 * SUBSCRIPTIONS_MAX;
@@ -17,14 +17,14 @@ pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 pub const REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// The largest message sent. Proxies take 16 MB.
 pub const RESPONSE_BYTES_MAX: usize = 15 * 1024 * 1024;
-/// Requests heard, and resources looked at, before somebody else has a turn.
+/// Requests read, and resources looked at, before another stream has a turn.
 pub const TURN: usize = 256;
 /// Messages that may be made and not taken yet, but for those of one target. With more, nothing is heard.
 pub const MADE_MAX: usize = 256;
 /// Work per second for one stream. A unit is a look at one resource, a request, or [`UNIT_BYTES`] sent: some microseconds,
 /// so that one stream has no more than some percent of a core for long.
 pub const WORK_PER_SECOND: u32 = 8_192;
-/// Work that may be saved up: a proxy with all its subscriptions and some 20 MB of endpoints is told of all at once.
+/// Work that may be saved up: a proxy with all its subscriptions and some 20 MB of endpoints gets all at once.
 pub const WORK_MAX: u32 = 65_536;
 /// Bytes that count as one unit of work.
 pub const UNIT_BYTES: usize = 512;

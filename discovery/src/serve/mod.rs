@@ -3,7 +3,7 @@
 //! In: snapshots, as a watch of which each stream sees only the latest; before the first of them no stream opens. Out:
 //! what each proxy subscribed to, when it differs from what it holds. A conversation is no task: it is the response stream itself, and goes on when its own
 //! connection has room for a message. So its owner is the server, which awaits its connections; there is no queue; and a
-//! proxy that reads nothing delays nobody, and on its return is told the latest.
+//! proxy that reads nothing delays no other, and gets the latest when it reads again.
 
 mod budget;
 pub mod limits;
@@ -117,7 +117,7 @@ struct Conversation {
     peer: Option<SpiffeId>,
     address: Option<IpAddr>,
     service: Service,
-    /// As long as nobody knows the pod that it says it is.
+    /// As long as the pod that it names is unknown.
     unproven: Option<Unproven>,
     /// Known after Hello.
     proxy: Option<Connected>,
@@ -126,7 +126,7 @@ struct Conversation {
 /// A proxy that has said who it is.
 struct Connected {
     subscriber: Subscriber,
-    /// What it was told from. Not held fast: a proxy that reads nothing must not keep what it was told from for ever.
+    /// The snapshot that was sent last. A weak reference: a proxy that reads nothing must not keep an old snapshot in memory.
     told: Weak<Snapshot>,
     budget: Budget,
     place: Place,
@@ -156,7 +156,7 @@ impl Conversation {
     /// The next thing to say; `None` when the proxy is gone.
     ///
     /// What the proxy said is heard before anything more is said to it, so that its acks never pile up; but no more at once
-    /// than a turn, so that nobody who asks without end delays others.
+    /// than a turn, so that a client that asks without end delays no other.
     async fn next(&mut self) -> Result<Option<SyncResponse>, Status> {
         if self.proxy.is_none() {
             let hello = self.hello().await?;

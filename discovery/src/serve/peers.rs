@@ -1,8 +1,8 @@
-//! Who has a stream: one per identity and pod, and few of pods that nobody knows.
+//! Which streams are open: one per identity and pod, and a few of unknown pods.
 //!
-//! The newest stream of a pod wins, since the older one is most likely a connection whose end nobody has noticed. An identity
-//! has as many streams as it has pods, and [`UNPROVEN_MAX`] more: of pods that nobody knows, and of those that lost their
-//! place and have not ended yet, as nobody reads them.
+//! The newest stream of a pod wins, because the older one is most likely a dead connection. An identity
+//! has as many streams as it has pods, and [`UNPROVEN_MAX`] more: those of unknown pods, and replaced streams that have
+//! not ended yet because their proxy does not read.
 
 use super::limits::UNPROVEN_MAX;
 use std::collections::HashMap;

@@ -1,6 +1,6 @@
 //! What one proxy wants and holds; which message brings it closer to a snapshot. No IO.
 //!
-//! Work is done when somebody is there to take it: [`Subscriber::next`] looks at one due resource at a time, against the
+//! Work is done only when the proxy reads: [`Subscriber::next`] looks at one due resource at a time, against the
 //! snapshot of that moment. So a proxy that reads slowly skips what it missed, one that asks for a thousand targets
 //! costs a thousand looks and not their square, and one that reads nothing costs nothing.
 
@@ -48,7 +48,7 @@ pub(super) struct Subscriber {
     pod: String,
     /// Whether it knows in what zone it is.
     zoned: bool,
-    /// The ranges that it was told.
+    /// The ranges that were sent to it.
     networks: Option<Arc<[IpNet]>>,
     /// Whether its pod is known.
     pub(super) proven: bool,
@@ -102,8 +102,10 @@ impl Subscriber {
         let max = if self.proven { SUBSCRIPTIONS_MAX } else { UNPROVEN_SUBSCRIPTIONS_MAX };
         if self.wants.len() >= max && !self.wants.contains_key(&name) {
             metrics::counter!("remora_discovery_refused_subscriptions_total").increment(1);
-            self.say(|pod, left_out| tracing::warn!(pod, %name, max, left_out, "a subscription too many is refused"));
-            // More than anybody reads at once need not be told one by one.
+            self.say(
+                |pod, left_out| tracing::warn!(pod, %name, max, left_out, "a subscription beyond the bound is refused"),
+            );
+            // Beyond what a person reads, refusals are not logged one by one.
             if self.made.len() < 2 * MADE_MAX {
                 let reason = format!("more than {max} subscriptions; some of the others must end first");
                 let refused = v1::Refused { name: Some((&name).into()), reason };
@@ -194,7 +196,14 @@ impl Subscriber {
         let name = ack.name.clone().and_then(|name| Name::try_from(name).ok()).map(|name| name.to_string());
         let (rules, first) = (ack.closed.len(), ack.closed.first());
         self.say(|pod, left_out| {
-            tracing::warn!(pod, name, rules, first, left_out, "proxy cannot read rules; they are closed there");
+            tracing::warn!(
+                pod,
+                name,
+                rules,
+                first,
+                left_out,
+                "proxy cannot read rules; their closed form is in force there"
+            );
         });
     }
 
@@ -322,7 +331,7 @@ impl Subscriber {
         let delta = matches!(kind, Some(Kind::BackendDelta(_)));
         match &kind {
             Some(_) => *held = Held { version, offered: false, delta, backend },
-            // The same version keeps what is known of it: a nack has taken `backend` away for good reason.
+            // The same version keeps what is known of it: a nack has removed `backend` for a good reason.
             None => held.offered = false,
         }
         self.made.extend(kind.map(|kind| SyncResponse { kind: Some(kind) }));

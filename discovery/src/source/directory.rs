@@ -5,9 +5,9 @@
 //! tell nothing). It does not judge objects, nor descend into folders.
 //!
 //! **A broken file changes nothing**: what it said when it was last good stays. A file that was never good has nothing
-//! to stay, and what it meant to forbid nobody knows; so at the start [`Directory::objects`] gives nothing at all until
+//! to stay, and what it meant to forbid is unknown; so at the start [`Directory::objects`] gives nothing at all until
 //! every file has been good once ([`SourceError::NeverGood`]). A file that comes later and is broken from its beginning
-//! adds nothing, but takes nothing away either: as long as it stands, policies of files that are gone stay in force,
+//! adds nothing, but removes nothing either: as long as it stands, policies of files that are gone stay in force,
 //! for it may be one of them, renamed and spoilt in one step.
 
 use super::parse::{ParseError, parse};
@@ -26,7 +26,7 @@ use tokio::sync::Notify;
 pub const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// The most objects of all files together.
 pub const OBJECTS_MAX: usize = 200_000;
-/// How often the directory is looked at without being told.
+/// How often the directory is read without a notification.
 pub const POLL: Duration = Duration::from_secs(2);
 /// Changes this close together are read together.
 pub const DEBOUNCE: Duration = Duration::from_millis(50);
@@ -63,20 +63,20 @@ struct File {
     seen: Option<Stamp>,
     objects: Vec<Object>,
     broken: bool,
-    /// Was read without a mistake at least once.
+    /// Was read without an error at least once.
     good: bool,
-    /// Not there any more.
+    /// The file was removed.
     gone: bool,
 }
 
 /// What a look at the directory found.
 #[derive(Debug, Default)]
 pub struct Refreshed {
-    /// Whether the objects may be others.
+    /// Whether the set of objects may have changed.
     pub changed: bool,
     /// Whether the directory could not be listed: then everything stays as it is.
     pub missing: bool,
-    /// Every mistake of every file that changed.
+    /// All errors of all files that changed.
     pub errors: Vec<SourceError>,
     /// Kinds that have no effect and were not named before: file, `apiVersion kind`, how many.
     pub unused: Vec<(PathBuf, String, usize)>,
@@ -89,7 +89,7 @@ pub struct Directory {
     files: BTreeMap<PathBuf, File>,
     /// Whether every file has been good at the same time.
     started: bool,
-    /// Kinds without effect that were told of.
+    /// Kinds without effect that were logged.
     told: BTreeSet<String>,
     /// Why the directory could not be listed when it was looked at last.
     unlisted: Option<io::ErrorKind>,
@@ -145,7 +145,7 @@ impl Directory {
         found.unused.extend(fresh.map(|(kind, count)| (path.to_owned(), kind, count)));
     }
 
-    /// Drops files that are gone; but not their policies while something stands that nobody could ever read.
+    /// Drops files that are gone; but not their policies while there is a file that was never valid.
     fn forget(&mut self, names: &[PathBuf], found: &mut Refreshed) {
         let doubtful = self.files.iter().any(|(path, file)| !file.good && names.contains(path));
         for (path, file) in &mut self.files {

@@ -1,7 +1,7 @@
 //! Text of a manifest file to objects.
 //!
 //! In: YAML (many documents, `kind: List`) or JSON (which is YAML). Out: objects of the kinds that matter, **every**
-//! mistake with its line and field, and which other kinds there were. Pure.
+//! error with its line and field, and which other kinds there were. Pure.
 
 use super::tree::{self, Node, Value};
 use crate::objects::names::{is_label, is_subdomain};
@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// One mistake of a file.
+/// One error of a file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {field}: {problem}")]
 pub struct ParseError {
@@ -24,7 +24,7 @@ pub struct ParseError {
 /// What a file says.
 #[derive(Debug, Default)]
 pub struct Parsed {
-    /// Those without a mistake.
+    /// Those without an error.
     pub objects: Vec<Object>,
     /// Objects of kinds that have no effect here, by `apiVersion kind`.
     pub unused: BTreeMap<String, usize>,
@@ -33,7 +33,7 @@ pub struct Parsed {
 }
 
 impl Parsed {
-    /// The objects of a file that has no mistake.
+    /// The objects of a file that has no error.
     pub fn whole(self) -> Result<Vec<Object>, Vec<ParseError>> {
         if self.mistakes.is_empty() { Ok(self.objects) } else { Err(self.mistakes) }
     }

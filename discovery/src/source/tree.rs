@@ -1,14 +1,14 @@
-//! A YAML document as a tree that knows its lines, and typed values read from it with *all* their mistakes.
+//! A YAML document as a tree that knows its lines, and typed values read from it with *all* their errors.
 //!
-//! serde stops at the first mistake. So what is wrong is left out of the tree, and the rest is read again, until nothing
-//! more is wrong: each mistake is told once, with its line and its field. Pure.
+//! serde stops at the first error. So the invalid value is removed from the tree, and the rest is read again, until no error
+//! is left: each error is reported once, with its line and its field. Pure.
 
 use crate::objects::IS_NULL;
 use remora_kube::yaml;
 use serde::de::DeserializeOwned;
 use serde_path_to_error::Segment;
 
-/// The most mistakes told of one object; whoever made more has other worries.
+/// The most errors reported of one object.
 const MISTAKES_MAX: usize = 50;
 
 /// A value and where it stands.
@@ -153,7 +153,7 @@ impl Node {
         child.at(rest)
     }
 
-    /// Whether this "mistake" is only our having dropped the field for a mistake that is told already.
+    /// Whether this error is only a consequence of our having removed a field whose error is reported already.
     fn lacks_what_was_dropped(&self, problem: &str) -> bool {
         let missing = problem.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
         match (&self.value, missing) {

@@ -1,6 +1,6 @@
 //! The trust anchors in every namespace that needs them: the ConfigMap `remora-trust-anchors`, kept by the leader.
 //!
-//! A sidecar knows whom to trust before it has spoken to anybody, by a ConfigMap that is mounted into its pod; so it must
+//! A sidecar has trust anchors before its first connection, from a ConfigMap that is mounted into its pod; so it must
 //! be there before the pod, hold the anchors in force, and stay that way. In: watches of namespaces and injected pods
 //! (metadata only) and of these ConfigMaps, and the issuer as it changes. Out: server-side applies, at most
 //! [`WRITES_MAX`] at once. [`plan`] decides. The copy is made from the parsed anchors, never from the text of `ca.crt`, into
@@ -44,7 +44,7 @@ const RELIST: Duration = Duration::from_secs(600);
 /// Between two looks at how many are not current.
 const COUNT: Duration = Duration::from_secs(5);
 
-/// Keeps the ConfigMaps whenever `leads`, and tells of those that somebody else writes too. Ends when nobody can say any more
+/// Keeps the ConfigMaps whenever `leads`, and reports those that another writer changes too. Ends when nobody can say any more
 /// whether it leads.
 pub(crate) async fn keep(
     client: Client,
@@ -170,7 +170,7 @@ async fn act(
     (namespace, action, result)
 }
 
-/// Removes what is ours, as it was read: somebody may be taking it over.
+/// Removes our object, if it is still as it was read: another owner may be taking it over.
 async fn remove(api: &Api<ConfigMap>) -> Result<(), CallError> {
     let Some(found) = call(api.get_metadata_opt(TRUST_ANCHORS)).await? else {
         return Ok(());
@@ -206,7 +206,7 @@ fn ended(
     if plan.ended(namespace, action, result.is_ok(), Instant::now()) {
         tracing::warn!(
             namespace,
-            "somebody else writes ConfigMap {TRUST_ANCHORS} too; it is put right less and less often"
+            "another writer changes ConfigMap {TRUST_ANCHORS} too; its changes are reverted less and less often"
         );
         events.tell(contested(own, namespace));
     }

@@ -1,7 +1,7 @@
-//! Which namespaces want the ConfigMap, decided: pure. What the watches say and `now` in, what to write or remove out.
+//! Decides which namespaces need the ConfigMap: pure. In: what the watches say, and `now`. Out: what to write or remove.
 //!
-//! A namespace wants it that is opted in, holds a pod with a sidecar, or is the control plane's own. One that is being
-//! deleted gets nothing. Where nobody wants it any more it goes, but only what we made, not before all is known, and not at once:
+//! A namespace needs it if it is opted in, has a pod with a sidecar, or is the control plane's own. A namespace that is being
+//! deleted gets nothing. Where no pod needs it any more it is removed, but only what we made, not before all is known, and not at once:
 //! a Job of an opted-in pod template would wait for it again at its next run.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -157,7 +157,7 @@ impl Plan {
         self.look_everywhere();
     }
 
-    /// The next thing to do at `now`; whoever takes it says [`Self::ended`].
+    /// The next thing to do at `now`; the caller reports its end by [`Self::ended`].
     pub(crate) fn next(&mut self, now: Instant) -> Option<(String, Action)> {
         while let Some(name) = self.dirty.pop_first() {
             let own = name == self.own;
@@ -184,7 +184,7 @@ impl Plan {
         None
     }
 
-    /// What was begun in `name` has ended, well or not. Whether somebody else writes there too, again and again.
+    /// What was begun in `name` has ended, well or not. Returns whether another writer changes it too, again and again.
     ///
     /// What the watch said meanwhile holds: it may be of an edit that came right after our write. (If it was of something before
     /// it, we write once more for nothing.)
@@ -217,7 +217,7 @@ impl Plan {
         places.filter_map(|place| place.not_before.or(place.unused_since.map(|since| since + LINGER))).min()
     }
 
-    /// It is `now`: whoever waited for that is looked at.
+    /// The time is `now`: looks at namespaces that waited for it.
     pub(crate) fn wake(&mut self, now: Instant) {
         for (name, place) in &mut self.places {
             if place.not_before.is_some_and(|at| at <= now) {
@@ -245,7 +245,7 @@ impl Place {
         self.state.is_none() && self.pods.is_empty() && self.config_map.is_none() && self.busy.is_none()
     }
 
-    /// When the next repair of what was written already is due, if somebody keeps undoing it. New anchors do not wait.
+    /// When the next repair of what was written already is due, if another writer keeps undoing it. New anchors do not wait.
     fn next_repair(&self, version: u64) -> Option<Instant> {
         let (_, at, in_a_row) = self.written.filter(|(last, ..)| *last == version)?;
         let doublings = in_a_row.checked_sub(REPAIRS_AT_ONCE + 1)?;

@@ -2,7 +2,7 @@
 //!
 //! [`crate::trust`] decides, by the record that all replicas share ([`crate::store`]) and what the operator offers ([`crate::source`]). This
 //! takes it on ([`Authority::turn`]) and holds what follows from it. An offer that cannot sign is refused, loudly, and the issuer in force goes
-//! on; a store that is away stops nothing but promotion and removal.
+//! on; a store that cannot be reached stops nothing but promotion and removal.
 
 mod gauges;
 mod pace;
@@ -108,7 +108,7 @@ pub struct Beginning {
 }
 
 impl Beginning {
-    /// Fails, with what is wrong with the offer, if nobody can sign as of `now`: neither the issuer in force nor the one that is offered.
+    /// Fails, with what is wrong with the offer, if no issuer can sign as of `now`: neither the issuer in force nor the one that is offered.
     pub fn usable(mut self, now: SystemTime) -> Result<Self, TurnError> {
         let usable = |issuer: &Option<Arc<Issuer>>| issuer.as_ref().is_some_and(|issuer| issuer.not_after() > now);
         if usable(&self.state.issuer) || usable(&self.state.next) {
@@ -122,7 +122,7 @@ impl Beginning {
     pub fn with(self, store: Store) -> Arc<Authority> {
         let Self { trust_domain, rules, state, local, error } = self;
         if let Some(error) = error {
-            tracing::error!(%error, "refusing what is offered; the issuer in force goes on");
+            tracing::error!(%error, "refusing the offered issuer; the current one goes on");
         }
         let (state, local) = (watch::Sender::new(Arc::new(state)), Mutex::new(local));
         Arc::new(Authority { trust_domain, rules, store, state, local })
@@ -188,7 +188,7 @@ impl Authority {
         }
     }
 
-    /// Why nobody signs.
+    /// Why no issuer can sign.
     fn waits(&self, now: SystemTime) -> String {
         match self.local().signs_at.and_then(|at| at.duration_since(now).ok()) {
             Some(left) => {
@@ -237,7 +237,7 @@ impl Authority {
         self.rules.look_every().min(signs.unwrap_or(Duration::MAX))
     }
 
-    /// How long not to take the next turn, whatever happens: somebody writes the state too.
+    /// How long to wait before the next turn, whatever happens: another replica writes the state too.
     #[must_use]
     pub fn pause(&self) -> Duration {
         self.local().pace.pause(Instant::now())
@@ -314,7 +314,7 @@ async fn take(
             error = error.or(refused.map(TurnError::Refused));
             (record, signs_at, wrote, undone, Vec::new())
         }
-        // What is offered is published all the same: more anchors harm nobody.
+        // The offered anchors are published all the same: more anchors do no harm.
         Err(away) => {
             metrics::counter!("remora_identity_state_failures_total").increment(1);
             error = error.or(Some(TurnError::Store(away)));
@@ -365,7 +365,7 @@ fn state(
     Ok(InForce { issuer, next, bundle, anchors })
 }
 
-/// Whether nobody needs to hear of the difference.
+/// Whether the difference need not be published.
 fn same(a: &InForce, b: &InForce) -> bool {
     let chain =
         |issuer: &Option<Arc<Issuer>>| issuer.as_ref().map(|issuer| (issuer.not_after(), issuer.anchor().to_vec()));
@@ -377,7 +377,7 @@ fn same(a: &InForce, b: &InForce) -> bool {
     a.bundle.version() == b.bundle.version() && both(&a.issuer, &b.issuer) && both(&a.next, &b.next)
 }
 
-/// What changed, for whoever reads the log.
+/// What changed, for the log.
 fn tell(before: &Record, after: &Record, waited: Option<SystemTime>, waits: Option<SystemTime>, now: SystemTime) {
     let print = |der: &[u8]| Anchor::new(der).map(|anchor| anchor.fingerprint).unwrap_or_default();
     for known in after.anchors.iter().filter(|known| before.anchor(&known.der).is_none()) {
@@ -390,6 +390,6 @@ fn tell(before: &Record, after: &Record, waited: Option<SystemTime>, waits: Opti
         tracing::info!(anchor = print(&after.issuer.anchor), "issuer reloaded");
     } else if let (None, Some(at)) = (waited, waits) {
         let seconds = at.duration_since(now).unwrap_or_default().as_secs();
-        tracing::info!(seconds, "a new issuer waits until its anchor is known to all; the old one goes on");
+        tracing::info!(seconds, "a new issuer waits until its anchor has reached every proxy; the current one goes on");
     }
 }

@@ -26,7 +26,7 @@ pub(super) enum Undone {
     )]
     Issuer,
     /// It is gone, or an earlier one.
-    #[error("somebody removed it, or put back an earlier one")]
+    #[error("it was removed, or replaced by an earlier one")]
     Lost,
 }
 
@@ -52,7 +52,7 @@ impl Pace {
             }
             if self.told.is_none_or(|told| now >= told + CONTESTED_TOLD) {
                 self.told = Some(now);
-                tracing::warn!(%why, in_a_row, "the issuer's state was not as this replica has it, and is written again");
+                tracing::warn!(%why, in_a_row, "the issuer's state differs from this replica's, and is written again");
             }
         }
         self.not_before = Some(now + pause.min(longest));

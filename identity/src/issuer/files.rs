@@ -110,7 +110,7 @@ impl Files {
 /// Replaces a file whole or not at all, with the mode `mode`.
 pub(crate) fn write_atomically(dir: &Path, name: &str, bytes: &[u8], mode: u32) -> io::Result<()> {
     let temporary = dir.join(format!(".{name}.tmp"));
-    // Made by us, with our mode: what an earlier process left, or somebody laid there (a link, a file that all may read), goes first.
+    // The file is made anew, with our mode: a file of an earlier process or of another user (a link, a file that all may read) is removed first.
     match fs::remove_file(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}

@@ -152,7 +152,7 @@ enum Name {
     Issuer,
 }
 
-/// A name as people read it, shortened: anybody may have written it.
+/// A name for people to read, shortened: its author is unknown.
 fn name(der: &[u8], which: Name) -> String {
     let Ok((_, certificate)) = X509Certificate::from_der(der) else { return String::new() };
     let name = match which {

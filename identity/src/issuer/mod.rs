@@ -180,7 +180,7 @@ impl Issuer {
         Ok(())
     }
 
-    /// Signs a leaf that nobody gets, and returns the anchor that it chains to and that lives longest.
+    /// Signs a leaf that is not given out, and returns the anchor that it chains to and that expires last.
     fn prove(&self, trust_domain: &TrustDomain, now: SystemTime) -> Result<Anchor, VerifyError> {
         let (key, id) = (KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256), serving_id(trust_domain, NAMESPACE));
         let malformed = |error: IssuerError| VerifyError::Malformed(error.to_string());

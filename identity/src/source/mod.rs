@@ -23,10 +23,10 @@ use crate::issuer::IssuerError;
 /// Why nothing can be had from a source.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    /// What is there is unusable.
+    /// The issuer's files or Secret exist and are unusable.
     #[error("issuer: {0}")]
     Issuer(#[source] IssuerError),
-    /// Nothing is there any more.
+    /// The issuer's files or Secret were deleted.
     #[error("issuer: {0} is gone")]
     Gone(String),
     /// It cannot be asked.

@@ -67,7 +67,7 @@ impl Secret {
             Err(SourceError::Gone(_)) => {
                 let files = Files::make(trust_domain, now).map_err(SourceError::Issuer)?;
                 self.create(&files).await?;
-                // Whoever made it: what is stored is what counts.
+                // Another replica may have made it: the stored one counts.
                 self.look().await
             }
             looked => looked,

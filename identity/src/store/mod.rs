@@ -37,7 +37,7 @@ pub enum StoreError {
     },
     /// A later version wrote it, so it is not replaced.
     #[error(
-        "issuer state: {problem}; it is left as it is, and until this one is of that version, or {what} is removed, nobody new signs"
+        "issuer state: {problem}; it is left unchanged, and until this replica has that version, or {what} is removed, no new issuer signs"
     )]
     Later {
         /// What holds it.
@@ -132,7 +132,7 @@ fn decoded(bytes: &[u8], what: &'static str) -> Result<Option<Record>, StoreErro
         Err(error @ RecordError::Format(_)) => Err(StoreError::Later { what, problem: error.to_string() }),
         Err(error) => {
             metrics::counter!("remora_identity_state_failures_total").increment(1);
-            tracing::error!(%error, what, "the issuer's state is unusable and is made anew from what is known");
+            tracing::error!(%error, what, "the issuer's state is unusable, and is written again from memory");
             Ok(None)
         }
     }

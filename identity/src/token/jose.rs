@@ -99,7 +99,7 @@ pub struct KeySet(Vec<Key>);
 
 impl KeySet {
     /// Reads a JWKS. Keys of other kinds, for other algorithms or uses are left out (RFC 7517 §5); a key of ours that cannot be read
-    /// is a mistake.
+    /// is an error.
     pub fn parse(text: &str) -> Result<Self, String> {
         let jwks: Jwks = serde_json::from_str(text).map_err(|error| error.to_string())?;
         if jwks.keys.len() > JWKS_KEYS_MAX {

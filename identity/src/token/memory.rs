@@ -1,10 +1,10 @@
-//! Who was certified, for the time when the API server is away: pure.
+//! The cache of callers that were certified, for outages of the API server: pure.
 //!
-//! Verdicts are remembered for one purpose only: an outage of the API server that is longer than a certificate's life. While it
-//! answers, its word alone counts. But when it is away for longer than a certificate lives, those whom it has proven must go on, or an outage of the API
-//! server becomes one of the mesh. So the very token that was proven is believed again, by the replica that saw it, if the
-//! certificate it got then has run through half its life; and what it gets ends with the token. Nobody new gets in.
-//! What is risked: a pod that is deleted just then keeps its identity for one certificate more.
+//! Verdicts are cached for one purpose only: an outage of the API server that is longer than a certificate's lifetime. While the API server
+//! answers, only its verdict counts. During a longer outage, workloads that it has accepted before must go on, or the outage
+//! becomes one of the mesh. So a replica accepts the same token again if half the lifetime of the certificate that it issued for it
+//! is over; the new certificate expires with the token. No new workload gets one.
+//! The risk: a pod that is deleted during the outage keeps its identity for one certificate more.
 
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
@@ -14,7 +14,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use super::Proven;
 
 /// Tokens remembered, two for each pod (kubelet replaces them at 80 % of their life); beyond it new ones are not, and renew only when the
-/// API server is there. About 10 MB.
+/// API server is up. About 10 MB.
 const TOKENS_MAX: usize = 32_768;
 /// Between two searches for those whose certificates have ended, each of which looks at all.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);

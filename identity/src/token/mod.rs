@@ -24,7 +24,7 @@ use self::review::{ReviewError, Reviewer};
 /// What the API server puts before `NAMESPACE:NAME` of a service account.
 const SERVICE_ACCOUNT: &str = "system:serviceaccount:";
 
-/// How much is shown of a text that somebody else has brought: with a token no signature was checked yet.
+/// How much is logged of a text that a caller sent: the signature of a token may not be verified yet.
 const TEXT_CHARS_MAX: usize = 200;
 
 /// Which rule a token breaks.
@@ -45,7 +45,7 @@ pub enum TokenError {
     /// The signature is wrong.
     #[error("token's signature is invalid; is it another cluster's?")]
     Signature,
-    /// For somebody else.
+    /// For another audience.
     #[error("token is not for our audience")]
     Audience,
     /// A claim is missing or of the wrong type.
@@ -136,7 +136,7 @@ pub struct Proven {
     pub pod: Option<Pod>,
     /// When the token ends.
     pub token_ends: SystemTime,
-    /// The API server is away, and vouched for the token when it was there.
+    /// Issued from cache: the API server is down, and had accepted the token before.
     pub recalled: bool,
 }
 
@@ -190,7 +190,7 @@ impl Proofs {
         }
     }
 
-    /// Keeps the means of proof current, and `readiness` told whether there are any. Does not end.
+    /// Keeps the keys or the right to review current, and updates `readiness` with whether there are any. Does not end.
     pub async fn follow(&self, readiness: &Readiness) {
         match self {
             Self::Offline(keys) => keys.follow(readiness).await,

@@ -8,7 +8,7 @@
 //!
 //! What the token says of itself is read first, unverified, and only ever against it: what cannot be accepted is refused
 //! without asking, so that junk costs the API server nothing. Bounded: reviews at once, and time. When
-//! the API server is away the caller hears `Unavailable` and tries again, but for what [`super::memory`] allows.
+//! the API server is down the caller gets `Unavailable` and tries again, except for what [`super::memory`] allows.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -32,7 +32,7 @@ const REVIEWS_MAX: usize = 32;
 const TOO_MANY_REQUESTS: u16 = 429;
 /// Condition of `/ready`: we may review tokens.
 pub(crate) const TOKEN_REVIEW: &str = "token review";
-/// How often the right to review is asked for: until it is there, and then.
+/// How often the service asks whether it may review tokens: until it may, and afterwards.
 const RIGHTS_RETRY: Duration = Duration::from_millis(500);
 const RIGHTS_POLL: Duration = Duration::from_secs(30);
 /// Where the API server says which pod a token is bound to.
@@ -48,7 +48,7 @@ pub enum ReviewError {
     /// More tokens are waiting to be reviewed than the API server takes in time, or it says itself that it has too much to do.
     #[error("too many tokens are waiting to be reviewed")]
     Busy,
-    /// Nobody could say.
+    /// The API server could not be reached.
     #[error("cannot review the token: {0}")]
     Away(#[source] CallError),
 }
@@ -85,7 +85,7 @@ impl Reviewer {
                 self.memory().refused(token);
                 ReviewError::Token(error)
             }),
-            // That it has too much to do does not say that it is away: whoever fills it must not make it so.
+            // An overloaded API server is not down: a client that overloads it must not cause certificates from cache.
             Err(error) if error.code() == Some(TOO_MANY_REQUESTS) => Err(ReviewError::Busy),
             Err(error) if error.is_away() => self.memory().recall(token, now).ok_or(ReviewError::Away(error)),
             Err(error) => Err(ReviewError::Away(error)),
@@ -112,7 +112,7 @@ impl Reviewer {
         Ok(answer.map(|review| review.status.unwrap_or_default()))
     }
 
-    /// Tells `readiness` whether we may review tokens. An API server that is away changes nothing: we would be no better
+    /// Tells `readiness` whether we may review tokens. An outage of the API server changes nothing: we would be no better
     /// off, and all replicas would leave their Service together.
     pub async fn follow(&self, readiness: &Readiness) {
         readiness.waiting(TOKEN_REVIEW, "the API server has not been asked yet");

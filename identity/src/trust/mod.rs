@@ -41,14 +41,14 @@ const FORMAT: u32 = 1;
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Record {
     format: u32,
-    /// Of the identities that the anchors vouch for. A record of another trust domain is somebody else's.
+    /// Of the identities that the anchors vouch for. A record of another trust domain belongs to another mesh.
     pub(crate) trust_domain: String,
     /// Counts the writes. A store that was put back to an earlier state shows by it.
     pub(crate) revision: u64,
     /// The last write.
     #[serde(with = "millis")]
     pub(crate) updated: SystemTime,
-    /// Since when somebody has written it regularly.
+    /// Since when replicas have written it regularly.
     #[serde(with = "millis")]
     pub(crate) steady_since: SystemTime,
     /// Who signs.
@@ -181,7 +181,7 @@ impl Record {
             format: u32,
         }
         let content = |error: serde_json::Error| RecordError::Content(error.to_string());
-        // Alone, and first: nobody knows what else a later format has.
+        // Alone, and first: the other fields of a later format are unknown.
         let Head { format } = serde_json::from_slice(bytes).map_err(content)?;
         if format > FORMAT {
             return Err(RecordError::Format(format));

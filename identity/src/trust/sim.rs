@@ -88,7 +88,7 @@ impl World {
         }
     }
 
-    /// What it decided is stored, unless somebody was faster.
+    /// Its decision is stored, unless another replica was faster.
     fn write(&mut self, index: usize) {
         let Some((version, record, _)) = self.replicas[index].writing.take() else { return };
         if self.away || version != self.version {

@@ -34,7 +34,7 @@ pub(crate) struct Stepped {
 
 /// Which of two records holds: what is stored, or what this replica saw last.
 ///
-/// What is stored, but for two cases: somebody deleted it, or put the store back to an earlier state. Then what was published since
+/// What is stored, but for two cases: it was deleted, or the store was restored to an earlier state. Then what was published since
 /// is published still.
 pub(crate) fn reconcile(stored: Option<Record>, local: Option<&Record>) -> Option<Record> {
     let Some(local) = local else { return stored };
@@ -93,7 +93,7 @@ pub(crate) fn step(
     Stepped { record: Some(record), write, mended, refused, signs_at }
 }
 
-/// Nobody knows of an earlier one. Whatever an older version signed, or a record that was lost, chains to the anchors that are offered,
+/// There is no earlier record. Whatever an older version signed, or a record that was lost, chains to the anchors that are offered,
 /// and lives no longer than what is signed now.
 fn first(offer: &Offer, trust_domain: &str, now: SystemTime, rules: Rules) -> Record {
     let leaves_until = now + rules.lifetime + rules.publish();
@@ -169,7 +169,7 @@ impl Record {
         if offer.signing.files == self.issuer.files {
             return None;
         }
-        // Leaves chain to the anchor in force already: whoever follows the bundle knows it.
+        // Leaves chain to the anchor in force already: proxies that follow the bundle have it.
         if offer.signing.anchor != self.issuer.anchor {
             let published = self.anchor(&offer.signing.anchor)?.first_published.unwrap_or(now);
             let at = published.max(self.steady_since) + rules.publish();

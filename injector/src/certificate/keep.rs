@@ -1,4 +1,4 @@
-//! Makes, follows and rotates the Secret. Every replica follows; whoever finds none makes one, and the loser of that race
+//! Makes, follows and rotates the Secret. Every replica follows it; a replica that finds none makes one, and the loser of that race
 //! takes the winner's; the leader rotates.
 
 use super::make;
@@ -84,7 +84,7 @@ impl Keeper {
                 Ok(until) => until.duration_since(now).unwrap_or_default().min(CLOCK_CHECK),
                 Err(Failed::Call(error)) if error.is_conflict() => RETRY, // the watch tells what the other one did
                 Err(error) => {
-                    tracing::warn!(%error, "the webhook's certificate is not kept");
+                    tracing::warn!(%error, "the webhook's certificate could not be written");
                     RETRY
                 }
             };
@@ -119,7 +119,7 @@ impl Keeper {
                 Known::Usable(Box::new(secret), state)
             }
             Err(error) => {
-                tracing::warn!(%error, "the Secret {INJECTOR_SECRET} is of no use; the leader makes it anew");
+                tracing::warn!(%error, "the Secret {INJECTOR_SECRET} is unusable; the leader replaces it");
                 Known::Unusable(Box::new(secret))
             }
         }
@@ -176,9 +176,9 @@ impl Keeper {
             Known::Unusable(_) | Known::Usable(..) => return Ok(later),
         };
         let secret = self.secret(secret.metadata.clone(), &state);
-        // With the resource version that was read: whoever was faster is not overwritten.
+        // With the resource version that was read, so that a faster writer is not overwritten.
         call(api.replace(INJECTOR_SECRET, &params(), &secret)).await?;
-        tracing::info!(prepared = state.next.is_some(), "the webhook's certificate goes a step on");
+        tracing::info!(prepared = state.next.is_some(), "the webhook's certificate: next step of the rotation");
         Ok(later)
     }
 

@@ -6,7 +6,7 @@ use super::{Defaults, Mistakes, settings};
 const DOMAIN_BYTES_MAX: usize = 150;
 
 impl Defaults {
-    /// What is wrong with them, all at once: a pod must not be refused for a mistake of the chart's.
+    /// All errors in them at once: a pod must not be refused because of an error in the chart's values.
     pub fn check(&self) -> Result<(), Mistakes> {
         let mut mistakes = Vec::new();
         if !["Always", "IfNotPresent", "Never"].contains(&self.image_pull_policy.as_str()) {

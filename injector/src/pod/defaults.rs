@@ -33,11 +33,11 @@ pub struct ProxyDefaults {
     pub drain_grace: String,
     /// What it may use.
     pub resources: Resources,
-    /// Ports of the pod that are reached past the proxy.
+    /// Ports of the pod that bypass the proxy.
     pub skip_inbound_ports: Vec<Entry>,
-    /// Destination ports that are reached past the proxy.
+    /// Destination ports that bypass the proxy.
     pub skip_outbound_ports: Vec<Entry>,
-    /// Destination subnets that are reached past the proxy.
+    /// Destination subnets that bypass the proxy.
     pub skip_subnets: Vec<Entry>,
     /// What becomes of a destination outside the cluster that discovery does not know: `pass` or `deny`.
     pub unknown: String,
@@ -57,7 +57,7 @@ pub struct Log {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Resources {
-    /// What the scheduler keeps free.
+    /// What the scheduler reserves.
     pub requests: Amounts,
     /// The most.
     pub limits: Amounts,

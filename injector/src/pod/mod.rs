@@ -1,10 +1,10 @@
 //! What becomes of a pod. Pure: in, a pod (or a pod template) as JSON, what its namespace says, and the chart's
 //! defaults; out, an [`Outcome`].
 //!
-//! [`optin`] says whether anybody wants a sidecar, [`skip`] why a pod cannot have one, [`settings`] what annotations ask
-//! for, [`probes`] what becomes of the kubelet's probes, [`sidecar`] what our containers look like, and [`wanted`] puts
-//! it together; [`token`] is what strangers cannot guess of the probes' paths. The patch is the difference between the pod as it is and the pod as it is wanted. Injecting what is
-//! injected gives an empty patch, also after other injectors changed the pod: ours is taken out first and put in again.
+//! [`optin`] says whether a pod is opted in, [`skip`] why a pod cannot have a sidecar. [`settings`] reads the
+//! annotations, [`probes`] rewrites the kubelet's probes, [`token`] makes the secret part of their paths, [`sidecar`] makes our
+//! containers, and [`wanted`] puts all together. The patch is the difference between the pod as it is and as it is wanted. An
+//! injected pod gets an empty patch, also after other injectors changed it: the sidecar is removed first and added again.
 //!
 //! It works on JSON rather than on typed objects, so that fields which it does not know pass untouched.
 

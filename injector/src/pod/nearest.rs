@@ -1,4 +1,4 @@
-//! The name that somebody may have meant.
+//! The known name that is closest to a misspelt one.
 
 /// The candidate with the fewest edits from `given`.
 pub(super) fn nearest<'a>(given: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {

@@ -1,4 +1,4 @@
-//! Whether anybody wants a sidecar: `remora.dev/inject` as annotation or label, of the pod before its namespace.
+//! Whether a pod is opted in: `remora.dev/inject` as annotation or label, of the pod before its namespace.
 
 use super::{Meta, Namespace, Skip, nearest::nearest};
 use remora_kube::names::{DISABLED, ENABLED, INJECT};

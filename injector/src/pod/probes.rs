@@ -79,7 +79,7 @@ pub enum Handler {
         port: u16,
         /// With its query.
         path: String,
-        /// Over TLS, whose certificate nobody checks.
+        /// Over TLS, without verification of the certificate.
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         https: bool,
         /// Name and value, in order.

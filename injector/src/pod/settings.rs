@@ -1,5 +1,5 @@
 //! What annotations ask for. In: a pod's and its namespace's annotations, and the chart's defaults. Out: [`Settings`],
-//! or every mistake at once, each with the name it is about and, for a name that there is not, the nearest that there is.
+//! or all errors at once, each with the setting's name and, for an unknown name, the nearest known one.
 
 use super::defaults::{Entry, joined};
 use super::{Defaults, Meta, Namespace, nearest::nearest, quantity::Quantity};
@@ -34,27 +34,27 @@ const fn setting(name: &'static str, what: &'static str, example: &'static str) 
 /// The annotations of pods and namespaces that a person may set, in the order of the documentation.
 pub const SETTINGS: [Setting; 15] = [
     setting("inject", "whether pods get a sidecar: enabled or disabled", "enabled"),
-    setting("skip-inbound-ports", "ports of the pod that are reached past the proxy, in plaintext", "22,9000-9099"),
-    setting("skip-outbound-ports", "destination ports that are reached past the proxy", "3306"),
-    setting("skip-subnets", "destination subnets that are reached past the proxy", "10.8.0.0/16,fd00::/8"),
+    setting("skip-inbound-ports", "ports of the pod that bypass the proxy, in plaintext", "22,9000-9099"),
+    setting("skip-outbound-ports", "destination ports that bypass the proxy", "3306"),
+    setting("skip-subnets", "destination subnets that bypass the proxy", "10.8.0.0/16,fd00::/8"),
     setting(
         "unknown",
-        "what becomes of a destination outside the cluster that discovery does not know: pass or deny",
+        "what happens to connections to an unknown destination outside the cluster: pass or deny",
         "deny",
     ),
-    setting("opaque-ports", "ports of the pod whose bytes nobody looks at", "6379"),
-    setting("proxy-cpu-request", "what the scheduler keeps free for the proxy", "50m"),
-    setting("proxy-cpu-limit", "the most CPU of the proxy; it starts a worker thread per whole CPU", "2"),
-    setting("proxy-memory-request", "what the scheduler keeps free for the proxy", "32Mi"),
-    setting("proxy-memory-limit", "the most memory of the proxy", "512Mi"),
+    setting("opaque-ports", "ports of the pod without protocol detection: opaque bytes", "6379"),
+    setting("proxy-cpu-request", "CPU request of the proxy", "50m"),
+    setting("proxy-cpu-limit", "CPU limit of the proxy; it starts a worker thread per whole CPU", "2"),
+    setting("proxy-memory-request", "memory request of the proxy", "32Mi"),
+    setting("proxy-memory-limit", "memory limit of the proxy", "512Mi"),
     setting("log-level", "log filter of the proxy", "info,remora_proxy=debug"),
     setting("log-format", "text or json", "json"),
-    setting("drain-grace", "how long open requests may take when the pod ends", "60s"),
-    setting("proxy-image", "another image for this sidecar, to try a version", "ghcr.io/remora-mesh/remora:0.2.0"),
+    setting("drain-grace", "how long open requests may take when the pod shuts down", "60s"),
+    setting("proxy-image", "another image for this sidecar, to try a version", "registry.example.com/remora:dev"),
     setting("proxy-image-pull-policy", "Always, IfNotPresent or Never", "Always"),
 ];
 
-/// Names that other parts set or read; not for the injector, but no mistakes.
+/// Names that other parts set or read; the injector ignores them, and they are no errors.
 const OTHERS: [&str; 7] = [INJECT, INJECTED, PROBES, PART, MADE_BY, PROXY_ADDRESS, RETRY_ANY_METHOD];
 
 /// What a sidecar is made from.
@@ -74,7 +74,7 @@ pub(super) struct Settings {
     pub(super) memory: Resource,
     /// The pod's or its namespace's word for discovery, which reads it on the pod; `None` where there is none.
     pub(super) opaque_ports: Option<String>,
-    /// Whether somebody asked for resources, and not only the chart.
+    /// Whether an annotation, and not only the chart, sets resources.
     pub(super) resources_asked: bool,
 }
 
@@ -170,7 +170,7 @@ fn bare(name: &'static str) -> &'static str {
     name.strip_prefix(PREFIX).unwrap_or(name)
 }
 
-/// Reads all settings of a pod. `None` if there was a mistake.
+/// Reads all settings of a pod. `None` if there was an error.
 pub(super) fn read(
     pod: &Meta,
     namespace: &Namespace,
@@ -277,7 +277,7 @@ fn one_of(text: &str, words: &[&str]) -> Result<String, String> {
 }
 
 fn log_level(text: &str) -> Result<String, String> {
-    // An empty filter logs nothing at all, which nobody means.
+    // An empty filter logs nothing at all, which is never intended.
     match log::check(text) {
         Ok(()) if !text.is_empty() && text.len() <= 1024 => Ok(text.to_owned()),
         Ok(()) => Err("is a filter such as info or info,remora_proxy=debug".to_owned()),

@@ -1,6 +1,6 @@
 //! What our containers and the volume look like. Everything that a `restricted` Pod Security profile or a pod-wide security
 //! context could ask for is said by the containers themselves, so that no pod changes them. Of what a ResourceQuota can
-//! ask for, a CPU limit is left out unless somebody sets one.
+//! ask for, a CPU limit is left out unless an annotation or the chart sets one.
 
 use super::{Defaults, ProbeToken, probes::Probe, settings::Settings, token};
 use remora_kube::names::{
@@ -60,7 +60,7 @@ pub(super) struct Ours<'a> {
     pub(super) token: &'a ProbeToken,
 }
 
-/// The proxy. No startup probe: it holds connections until it is ready, so that nobody has to wait for it.
+/// The proxy. No startup probe: it holds connections until it is ready, so that the pod need not wait for it.
 pub(super) fn proxy(ours: &Ours<'_>, probes: &BTreeMap<String, Probe>, own_resources: bool) -> Value {
     let settings = ours.settings;
     json!({
@@ -115,7 +115,7 @@ pub(super) fn volume() -> Value {
 }
 
 /// Our containers never speak to the API server. Admission would mount the application's token for it into them, unless
-/// something is mounted there; what is good for nobody but the identity service does.
+/// something is mounted there; a token that only the identity service accepts does.
 fn instead_of_api_token() -> Value {
     json!({ "name": PROXY_VOLUME, "mountPath": API_TOKEN_MOUNT, "readOnly": true })
 }

@@ -19,7 +19,7 @@ pub enum Skip {
     /// Its namespace says so.
     #[error("its namespace says remora.dev/inject: disabled")]
     DisabledByNamespace,
-    /// Nobody asked for it.
+    /// Neither the pod nor its namespace is opted in.
     #[error("neither the pod nor its namespace says remora.dev/inject: enabled")]
     NotOptedIn,
     /// Redirecting would take the node's traffic.
@@ -37,7 +37,7 @@ pub enum Skip {
     /// The cluster depends on it.
     #[error("it is in kube-system")]
     SystemNamespace,
-    /// What would be put in is there.
+    /// The pod already has its sidecar.
     #[error("it has its sidecar already")]
     AlreadyInjected,
     /// Two meshes cannot share a pod.
@@ -87,14 +87,14 @@ impl Skip {
         }
     }
 
-    /// Whether somebody who asked for a sidecar should hear of it.
+    /// Whether the pod's creator should get a warning: it is opted in and gets no sidecar.
     #[must_use]
     pub const fn surprises(self) -> bool {
         !matches!(self, Self::DisabledByPod | Self::DisabledByNamespace | Self::NotOptedIn | Self::AlreadyInjected)
     }
 }
 
-/// Why `pod`, which somebody wants in the mesh, cannot be in it.
+/// Why `pod`, which is opted in, cannot be in the mesh.
 pub(super) fn reason(pod: &Value, meta: &Meta, namespace: &Namespace, defaults: &Defaults) -> Option<Skip> {
     let spec = &pod["spec"];
     if namespace.name == defaults.control_namespace {

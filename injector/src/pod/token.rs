@@ -1,6 +1,6 @@
-//! The part of a probe's path that nobody can guess, so that strangers cannot have the application probed, or its hooks
-//! run (`proxy/src/probe`). Made once for a pod, at its admission; a pod that has one keeps it, so that a second pass
-//! changes nothing. Whoever may read the pod knows it.
+//! The secret part of a probe's path, without which no client can probe the application or run its hooks
+//! (`proxy/src/probe`). Made once for a pod, at its admission; a pod that has one keeps it, so that a second injection
+//! changes nothing. Anybody who can read the pod knows it.
 
 use super::json;
 use remora_kube::names::PROXY_CONTAINER;
@@ -45,7 +45,7 @@ impl ProbeToken {
     }
 }
 
-/// It lets whoever knows it call probes.
+/// Anybody who knows it can run probes.
 impl fmt::Debug for ProbeToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ProbeToken(…)")

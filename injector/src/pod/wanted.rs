@@ -65,7 +65,7 @@ pub(super) fn conflicts(bare: &Value, mistakes: &mut Vec<String>) {
     }
 }
 
-/// `bare` with its sidecar. What of ours `pod` has already, and says what it should, stays as it is there.
+/// `bare` with its sidecar. Parts of the sidecar that `pod` has already, with the right content, are left unchanged.
 pub(super) fn wanted(pod: &Value, mut bare: Value, ours: &Ours<'_>) -> Value {
     let settings = ours.settings;
     // Where the pod has a total of its own, the sidecar has its share of that, unless it was asked for more.

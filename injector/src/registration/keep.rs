@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-/// Between two writes: whoever keeps changing it back is not followed faster than this.
+/// Between two writes: if another writer keeps changing it back, this is how often we revert it.
 const PAUSE: Duration = Duration::from_millis(100);
 /// After one that failed.
 const RETRY: Duration = Duration::from_secs(1);
@@ -63,7 +63,7 @@ impl Keeper {
                             self.look(object, &mut known);
                         }
                         Err(error) => {
-                            tracing::warn!(%error, "the webhook configuration is not kept");
+                            tracing::warn!(%error, "the webhook configuration could not be written");
                             not_before = Instant::now() + RETRY;
                         }
                     }

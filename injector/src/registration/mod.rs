@@ -1,6 +1,6 @@
 //! The MutatingWebhookConfiguration `remora-injector`, which the injector makes and keeps itself: which namespaces it is
 //! called for is a list that changes, because selectors cannot see annotations; and which authority it is trusted by
-//! changes with each rotation. So nothing is called, and nothing delayed, where nobody opted in.
+//! changes with each rotation. So without an opt-in the API server calls nothing, and delays nothing.
 //!
 //! [`namespaces`] follows what namespaces say, [`wanted`] is the object (pure), [`keep`] applies it and puts right what
 //! others change.

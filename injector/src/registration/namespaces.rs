@@ -119,7 +119,7 @@ fn ours(object: &PartialObjectMeta<core::Namespace>) -> Namespace {
         ..Namespace::default()
     };
     if let Err(wrong) = word(&namespace.annotations, &namespace.labels) {
-        tracing::warn!(namespace = namespace.name, %wrong, "a namespace is not opted in by this");
+        tracing::warn!(namespace = namespace.name, %wrong, "this value does not opt a namespace in");
     }
     namespace
 }

@@ -81,7 +81,7 @@ fn webhook(facts: &Facts<'_>, name: &str, (path, own_word): (&str, String), sele
                                !('kubernetes.io/config.mirror' in object.metadata.annotations)",
             },
         ],
-        // The admission policy sees to it that no pod comes in bare while we are away.
+        // While the injector is down, the admission policy rejects pods without a sidecar.
         "failurePolicy": "Ignore",
         "matchPolicy": "Equivalent",
         "reinvocationPolicy": "IfNeeded",

@@ -1,4 +1,4 @@
-//! What is answered: the pure decision, counted, told as an Event, and put into words.
+//! The response to a review: makes the decision (a pure function), counts it, sends its Event, and words the message.
 
 use super::review::{Answer, Request, Review};
 use super::stats::{Outcome as Counted, Stats};
@@ -10,7 +10,7 @@ use serde_json::Value;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// The namespace of the self-check's pod, which no real one can be called; it counts for nobody.
+/// The namespace of the self-check's pod, which no real namespace can have; its reviews are not counted.
 pub(crate) const SELF_CHECK: &str = "self:check";
 
 /// Decides about pods.
@@ -58,7 +58,7 @@ impl Decider {
             Outcome::Skip(skip) => (Counted::Skipped, skip.reason(), self.skipped(request, skip)),
             Outcome::Refuse(mistakes) => {
                 let message = format!("remora cannot add its sidecar: {mistakes}");
-                tracing::info!(namespace = request.namespace, pod = name(pod), %mistakes, "a pod is refused");
+                tracing::info!(namespace = request.namespace, pod = name(pod), %mistakes, "a pod is rejected");
                 self.tell(request, "InjectionRefused", message.clone());
                 (Counted::Refused, "settings", Answer::denied(uid, message))
             }

@@ -3,7 +3,7 @@
 //! [`review`] is the words of both (pure), [`decide`] what is answered, [`serve`] the HTTPS server, [`timely`] how long a
 //! head may take, [`room`] who may stay connected, [`stats`] what is counted. Nothing on the way asks the API server: what a namespace says comes from the
 //! watch, and that it is opted in from which path was called, which the API server chose by the namespace it knows. Events
-//! are told to a bounded queue.
+//! go to a bounded queue.
 
 mod decide;
 mod review;

@@ -108,7 +108,7 @@ impl Answer {
         Self::new(Response { uid, allowed: true, ..Response::default() })
     }
 
-    /// So, with a word to whoever creates it.
+    /// As it is, with a warning to its creator.
     pub(super) fn warned(uid: String, warning: String) -> Self {
         Self::new(Response { uid, allowed: true, warnings: vec![warning], ..Response::default() })
     }

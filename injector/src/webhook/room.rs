@@ -1,6 +1,6 @@
-//! Who may stay connected, so that there is always room for an API server. Whoever finds the port may connect, and may be
-//! the API server's neighbour behind one address; a connection says who it is by carrying a review, which anybody can write.
-//! So nobody is turned away, and nobody is believed for much: who comes takes the place of who has the least claim to it. The
+//! Which connections stay open, so that there is always room for an API server. Any client can connect, and may share the
+//! API server's address. A connection proves itself by a review, which any client can write. So no client is refused, and
+//! no client is trusted much: a new connection takes the place of the one with the least claim to it. The
 //! time is given.
 //!
 //! | claim | order of going |
@@ -48,7 +48,7 @@ struct Table {
     bytes: usize,
     /// Who had to go.
     gone: u64,
-    /// How many of these no line has told of, and when the last line was.
+    /// How many of these are not logged yet, and when the last line was.
     untold: u64,
     told: Option<Instant>,
 }
@@ -197,7 +197,7 @@ impl Table {
 }
 
 impl Place {
-    /// Ready once the place is somebody else's. Cancel safe.
+    /// Ready once another connection has the place. Cancel safe.
     pub(super) async fn taken(&self) {
         self.leave.notified().await;
     }

@@ -1,6 +1,6 @@
 //! The HTTPS server. In: a listener and the certificate as it changes. Out: answers.
 //!
-//! Bounded: connections and the bytes of their bodies by [`Room`], which makes room for whoever comes; handshakes, first
+//! Bounded: connections and the bytes of their bodies by [`Room`], which makes room for new connections; handshakes, first
 //! reviews, heads and bodies in time; each body in size; streams. A new certificate is for new connections; one that is open goes on. At the drain, HTTP/2 says GOAWAY and HTTP/1 closes after
 //! the answer under way: API servers then open another connection, to another replica.
 
@@ -41,7 +41,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// From a connection's beginning to its first answered review: an API server connects because it has one.
 const FIRST_REVIEW_TIMEOUT: Duration = Duration::from_secs(10);
-/// Connections at once, those included that were told to go and have not gone yet. [`Room`] is what bounds them.
+/// Connections at once, including those that are being closed. [`Room`] bounds them.
 const ACCEPTED_MAX: usize = 1024;
 /// Reviews under way on one connection; each may hold a body.
 const STREAMS_MAX: u32 = 64;

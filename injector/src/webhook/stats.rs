@@ -1,4 +1,4 @@
-//! What the webhook counts. Kept here rather than in the recorder, whose histograms grow until somebody reads them.
+//! The webhook's metrics. Not kept in the `metrics` recorder, whose histograms grow until they are scraped.
 
 use super::room::Room;
 use std::collections::BTreeMap;
@@ -109,7 +109,7 @@ impl Counts {
             }
         }
         if let Some(good) = self.self_check {
-            let help = "Whether the webhook answers through its own Service, trusted as API servers are told to.";
+            let help = "Whether the webhook answers through its own Service, verified as API servers verify it.";
             family(text, "self_check", "gauge", help)?;
             writeln!(text, "remora_injector_self_check {}", u8::from(good))?;
         }

@@ -1,6 +1,6 @@
-//! The time that the head of a review may take over HTTP/1. In: a connection, and when reviews begin and end on it. Out:
-//! the same connection, which fails once a head is late. Does not: bound the silence before a head, for which hyper has
-//! the one bound that it has for both.
+//! Bounds the time that the head of an HTTP/1 request may take. In: a connection, and when reviews begin and end on it. Out:
+//! the same connection, whose reads fail once a head takes too long. Does not bound the idle time before a head: hyper
+//! bounds that.
 
 use std::io;
 use std::pin::Pin;

@@ -1,4 +1,4 @@
-//! The typed side of `Discovery.Sync`: what a proxy is told, as values of the model.
+//! The typed side of `Discovery.Sync`: what discovery sends to a proxy, as values of the model.
 //!
 //! In: [`v1::SyncResponse`]. Out: an [`Update`], or the reason to nack. [`Delta::apply`] turns the backend that is held
 //! into the next one. It holds no state and no stream: who subscribes, acks and keeps is the proxy's business.

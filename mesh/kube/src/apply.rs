@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use crate::client::{CallError, call};
 
 /// The parameters of an apply by `part` (such as `remora-identity`), which is the field manager's name. Fields that another manager
-/// set are taken over: what a part applies is its own, and whoever edits it is corrected.
+/// set are taken over: a part owns the fields that it applies, and reverts edits of others.
 #[must_use]
 pub fn params(part: &str) -> PatchParams {
     PatchParams::apply(part).force()

@@ -101,7 +101,7 @@ impl From<kube::Error> for CallError {
 /// Reads the configuration: a kubeconfig if there is one, else the pod's service account.
 ///
 /// Unlike `Config::infer` it takes no debugging overrides from the environment, which could make a part speak to
-/// another server as somebody else.
+/// another server as another user.
 pub async fn config(options: &KubeConfigOptions) -> Result<Config, ClientError> {
     let mut config = match Config::from_kubeconfig(options).await {
         Ok(config) => config,

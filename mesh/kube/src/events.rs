@@ -100,7 +100,7 @@ fn shortened(note: &str) -> &str {
     note.get(..end).unwrap_or_default()
 }
 
-/// What was told lately.
+/// The latest events.
 #[derive(Debug, Default)]
 struct Told(HashMap<String, Instant>);
 

@@ -62,7 +62,7 @@ pub const ADMIN_PORT: u16 = 4191;
 
 /// Annotation of an injected pod: the kubelet's probes and hooks as they were, which the proxy carries out now.
 pub const PROBES: &str = "remora.dev/probes";
-/// Annotation of a pod or Service: ports whose bytes nobody looks at.
+/// Annotation of a pod or Service: ports without protocol detection (opaque bytes).
 pub const OPAQUE_PORTS: &str = "remora.dev/opaque-ports";
 /// Annotation of a pod whose traffic nothing redirects: where its proxy takes connections.
 pub const PROXY_ADDRESS: &str = "remora.dev/proxy-address";

@@ -18,10 +18,10 @@ impl fmt::Display for BackendId {
     }
 }
 
-/// What a port speaks, where somebody said so.
+/// The protocol of a port, if it is declared.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Protocol {
-    /// Nobody said: look at the first bytes.
+    /// Not declared: detect it by the first bytes.
     #[default]
     Detect,
     Http1,

@@ -15,7 +15,7 @@ pub enum InvalidNetwork {
 }
 
 /// Reads a range. Peers' addresses are compared in their canonical form, in which no IPv4 address is written as IPv6; so an
-/// IPv4-mapped range (`::ffff:10.0.0.0/104`) is the IPv4 range that it means (`10.0.0.0/8`), or it would match nobody.
+/// IPv4-mapped range (`::ffff:10.0.0.0/104`) is the IPv4 range that it means (`10.0.0.0/8`), or it would match no address.
 pub fn parse(text: &str) -> Result<IpNet, InvalidNetwork> {
     let net: IpNet = text.parse().map_err(|_| InvalidNetwork::Syntax)?;
     let IpNet::V6(six) = net else { return Ok(net) };

@@ -72,7 +72,7 @@ pub struct Operation {
 /// One rule of an AuthorizationPolicy: any of `from` (empty: anybody) doing any of `to` (empty: anything).
 #[derive(Clone, PartialEq, Debug)]
 pub struct AuthorizationRule {
-    /// `namespace/name rule N` of the policy it comes from: in logs, and in the reason told to an operator.
+    /// `namespace/name rule N` of the policy it comes from: in logs, and in the reason that an operator reads.
     pub name: Arc<str>,
     pub action: Action,
     pub from: Vec<Source>,
@@ -101,7 +101,7 @@ pub struct Inbound {
     pub rules: Vec<AuthorizationRule>,
     /// Whether any allow policy selects the port, even one without rules (which then denies everything).
     pub default_deny: bool,
-    /// Whether the pod is about to end. Peers learn of that from discovery; others must be told by the pod's proxy.
+    /// Whether the pod is shutting down. Discovery tells peers; the pod's proxy must tell all other clients.
     pub ending: bool,
     /// The trust domain whose namespaces the rules name.
     pub trust_domain: TrustDomain,

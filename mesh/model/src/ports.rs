@@ -1,4 +1,4 @@
-//! Lists of ports as annotations write them: `3306,5000-5010`. One reading for whoever takes or checks them.
+//! Lists of ports as annotations write them: `3306,5000-5010`. One parser for every part that uses or checks them.
 
 use std::ops::RangeInclusive;
 

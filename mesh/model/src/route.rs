@@ -133,7 +133,7 @@ pub enum Filter {
         hostname: Option<Arc<str>>,
         path: Option<PathRewrite>,
     },
-    /// A copy of `numerator / denominator` of the requests, whose answers nobody sees.
+    /// A copy of `numerator / denominator` of the requests; their responses are dropped.
     Mirror {
         backend: BackendId,
         numerator: u32,

@@ -14,7 +14,7 @@ use crate::slots::Slots;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves each connection by `serve` as far as `slots` has a place for it, turning away the others and those that `serve`
-/// has nothing for. At the drain the listener is closed, so that nobody waits in its queue, and the open ones are awaited:
+/// has nothing for. At the drain the listener is closed, so that no client waits in its queue, and the open ones are awaited:
 /// to end them is for `serve`. `what` names the listener in the log.
 pub async fn each<F, E>(
     listener: TcpListener,

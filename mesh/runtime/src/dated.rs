@@ -2,7 +2,7 @@
 //!
 //! Nothing is revoked in this mesh, so a certificate's end is what bounds a stolen key and a workload that is no more;
 //! a connection that outlives it would undo that. In: when the certificates end. Out: a [`Span`], and a stream that
-//! fails once it is over, whoever holds it by then. Limitation: time that a machine sleeps is not counted.
+//! fails once it is over, wherever the stream is held by then. Limitation: time that a machine sleeps is not counted.
 
 use std::io;
 use std::pin::Pin;
@@ -25,9 +25,9 @@ const LAST_MAX: Duration = Duration::from_secs(30 * 60);
 /// How long a connection may be used, counted from its handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
-    /// From then on whoever dialled it puts no new work on it.
+    /// From then on the side that dialled it puts no new work on it.
     pub retire: Duration,
-    /// From then on whoever accepted it tells the other side to put no new work on it. A peer of ours has retired it by
+    /// From then on the side that accepted it tells the other side to put no new work on it. A peer of ours has retired it by
     /// then, whatever its jitter, so this is for others.
     pub goodbye: Duration,
     /// Then it is over.

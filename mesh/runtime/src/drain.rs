@@ -42,7 +42,7 @@ impl Signal {
 }
 
 impl Watch {
-    /// Returns once draining has begun; also if the [`Signal`] is gone, since nobody could say so any more.
+    /// Returns once draining has begun; also if the [`Signal`] was dropped, because then nothing could begin it any more.
     ///
     /// Cancel-safe.
     pub async fn signaled(&self) {

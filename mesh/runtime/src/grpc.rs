@@ -57,7 +57,7 @@ pub struct KeepAlive {
 }
 
 impl KeepAlive {
-    /// For channels on whose answers nobody waits.
+    /// For channels whose responses no caller waits for.
     pub const SELDOM: Self = Self { interval: KEEP_ALIVE_INTERVAL, timeout: KEEP_ALIVE_TIMEOUT };
 }
 
@@ -86,7 +86,7 @@ pub enum DialError {
     Handshake {
         /// Where to.
         addr: String,
-        /// What rustls says; [`Failure`] tells whether and why we turned the peer away.
+        /// What rustls says; [`Failure`] says whether and why this side refused the peer.
         #[source]
         source: io::Error,
     },
@@ -232,7 +232,7 @@ impl<F: Fn() -> Arc<ServerConfig>> Accepting<F> {
 
 async fn shake(tcp: TcpStream, addr: SocketAddr, slot: Slot, config: Arc<ServerConfig>) -> Option<TlsIo> {
     if let Err(error) = tcp.set_nodelay(true) {
-        tracing::debug!(%addr, %error, "peer left before the handshake");
+        tracing::debug!(%addr, %error, "peer closed before the handshake");
         return None;
     }
     let reason = match timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(tcp)).await {

@@ -14,7 +14,7 @@
 //! | [`process`] | from the command line to the exit code |
 //! | [`idle`] | memory given back by a process that does nothing |
 //! | [`accept`] | connections from a listener, bounded, until the drain |
-//! | [`settings`] | text to values, all mistakes told at once |
+//! | [`settings`] | text to values, all errors reported at once |
 
 pub mod tls;
 pub mod dated;

@@ -1,8 +1,8 @@
-//! A wait that is polled only when it is over, or may be.
+//! A future that is polled only after its own waker fired, not on every wake-up of its task.
 //!
 //! A connection's task waits for many things at once. With every byte it asks all of them, and most (a drain, a
 //! certificate's end, a ping that is due) come once in hours. In: such a future. Out: the same one, that answers
-//! "not yet" at the cost of one load until what it waits for has called its waker.
+//! "not yet" at the cost of one load until the inner future's waker was called.
 
 use std::future::Future;
 use std::pin::Pin;

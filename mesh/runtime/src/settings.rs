@@ -1,4 +1,4 @@
-//! Settings as text, read so that all their mistakes are told at once. Pure: who reads the environment or arguments is
+//! Settings as text, read so that all errors are reported at once. Pure: who reads the environment or arguments is
 //! the component's `config`.
 
 use std::fmt;
@@ -10,7 +10,7 @@ pub struct Mistakes(pub Vec<String>);
 
 impl fmt::Display for Mistakes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{} in the configuration:", if self.0.len() == 1 { "a mistake" } else { "mistakes" })?;
+        writeln!(f, "{} in the configuration:", if self.0.len() == 1 { "an error" } else { "errors" })?;
         self.0.iter().try_for_each(|mistake| writeln!(f, "  {mistake}"))
     }
 }
@@ -22,7 +22,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// The value of `name`; a mistake that names it if `parse` refuses `text`.
+    /// The value of `name`; an error that names it if `parse` refuses `text`.
     pub fn value<T>(&mut self, name: &str, text: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         parse(text).map_err(|problem| self.mistake(format!("{name}={text:?}: {problem}"))).ok()
     }

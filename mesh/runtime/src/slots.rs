@@ -18,7 +18,7 @@ struct Taken {
     by_address: HashMap<IpAddr, usize>,
 }
 
-/// Why a connection is turned away.
+/// Why a connection is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Full {
     /// There are too many in all.

@@ -30,13 +30,13 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// The next connection. Errors of a single connection are passed over; for want of descriptors or memory it waits, logs
+/// The next connection. Skips errors of a single connection; without descriptors or memory it logs, waits
 /// and goes on. Cancel safe.
 pub(crate) async fn next(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                // All else it has from the listener. One that takes it not is closed already.
+                // Other socket options are inherited from the listener. If this one cannot be set, the peer has already closed.
                 let _closed = SockRef::from(&stream).set_tcp_keepalive(&pauses()).is_err();
                 return (stream, peer);
             }
@@ -86,7 +86,7 @@ pub(crate) fn tune(stream: &TcpStream) {
 /// No delay, and keep-alive.
 ///
 /// TCP_USER_TIMEOUT is left alone: Linux counts it while the peer's window is closed too, so that it would cut off
-/// whoever stops reading for a while (a paused download, a process under a debugger).
+/// peers that stop reading for a while (a paused download, a process under a debugger).
 fn set_options(socket: &impl AsFd) -> io::Result<()> {
     let socket = SockRef::from(socket);
     socket.set_tcp_nodelay(true)?;

@@ -1,9 +1,9 @@
-//! The account of memory that peers can make this proxy hold, so that it lives within its limit whatever they do.
+//! The account of memory that peers can make this proxy hold, so that it stays within its limit whatever they do.
 //!
-//! In: who wants how much. Out: a [`Charge`], or not: then the connection is refused as overloaded, or a relay goes on with
-//! the little that it always has. Shares: a peer may hold at most as much as is left for others afterwards (the pod itself
-//! three times that), so that one may use half of all while it is alone, two a third each, and there is always something
-//! left for who comes next. Bound: [`limits::account_bytes`]. Does not: measure; each charge says what its thing costs.
+//! In: a peer, and how many bytes it needs. Out: a [`Charge`], or none: then the connection is refused as overloaded, or a relay goes on with
+//! its minimum. Shares: a peer may hold at most as much as is left for others afterwards (the pod itself
+//! three times that). So one peer may use half of all while it is alone, two peers a third each, and there is always something
+//! left for the next one. Bound: [`limits::account_bytes`]. It does not measure: each charge says what its object costs.
 
 mod cgroup;
 
@@ -27,14 +27,14 @@ use std::{
 pub(crate) enum Peer {
     /// The application of this pod, and what the proxy opens for it.
     Pod,
-    /// Whoever calls from this address: see [`Peer::at`].
+    /// All callers at this address: see [`Peer::at`].
     At(IpAddr),
     /// Who has shown a certificate there: see [`Peer::certified`].
     Certified(IpAddr, u64),
 }
 
 impl Peer {
-    /// Whoever calls from `address`. A host has all of an IPv6 network of 64 bits.
+    /// All callers at `address`. A host has all of an IPv6 network of 64 bits.
     pub(crate) fn at(address: IpAddr) -> Self {
         Self::At(network(address))
     }

@@ -3,7 +3,7 @@
 //! In: a listener on the control thread and an [`AdminState`]. Out: the endpoints that every component has
 //! ([`remora_runtime::admin`], which also bounds connections, heads and bodies and keeps foreign web pages out), and those
 //! of this proxy: the page at `/`, `/routes`, `/errors`, `/config`, `/certificate`, `POST /drain` and the application's
-//! probes ([`probe`]). `/live`, `/ready` and, within bounds, `/metrics` are for everybody, probes for whoever has the pod's token;
+//! probes ([`probe`]). `/live`, `/ready` and, within bounds, `/metrics` are for every client, probes for clients that have the pod's token;
 //! the rest is for the pod itself. It shows no secrets: the configuration is what its
 //! caller hands over. It also moves the telemetry's windows on.
 
@@ -58,7 +58,7 @@ impl std::fmt::Debug for AdminState {
 }
 
 /// Serves the admin port until `stop`, which should come after the workers have drained: an operator wants to look
-/// while they do. Not cancel safe: dropping it cuts off whoever is being answered.
+/// while they do. Not cancel safe: dropping it cuts off responses that are under way.
 pub(crate) async fn serve(listener: TcpListener, state: AdminState, stop: drain::Watch) {
     let sampler = sample(state.routes.clone());
     tokio::select! {

@@ -84,9 +84,10 @@ impl Pool {
         self.blocked.set(Some(reason));
     }
 
-    /// Discovery said this of it.
+    /// Applies a new state of the backend from discovery. Endpoints that stay keep their health, load and connections.
     pub(crate) fn update(&self, backend: &Backend) {
         self.blocked.set(None);
+        // Only changed settings make a new retry budget: an unchanged one keeps its balance.
         if *self.settings.borrow() != backend.settings {
             *self.settings.borrow_mut() = backend.settings.clone();
             let settings = &backend.settings;
@@ -96,6 +97,7 @@ impl Pool {
             balancer.set_affinity(settings.session_affinity.then_some(self.client));
         }
         self.protocol.set(backend.protocol);
+        // The metrics name a peer only if all endpoints have the same one.
         let mut identities: Vec<_> = backend.endpoints.iter().map(|endpoint| endpoint.identity.as_ref()).collect();
         identities.dedup();
         *self.identity.borrow_mut() = match &identities[..] {
@@ -126,9 +128,9 @@ impl Pool {
         (self.doubt)();
     }
 
-    /// Whether a request goes on to another endpoint because nobody was there at the last of those `tried`. That is the
-    /// way to a server and no retry: no application had any work with it, so no budget bounds it, but only endpoints in
-    /// rotation are walked to, each once, and one that refuses two requests is not in rotation any more.
+    /// Whether a request goes on to another endpoint because the last of those `tried` was unreachable. That
+    /// is no retry: no application had any work with it, so no budget bounds it; but only endpoints in
+    /// rotation are tried, each once, and an endpoint that refuses two requests is ejected.
     pub(crate) fn passes_over(&self, tried: &[SocketAddr], reason: Reason) -> bool {
         matches!(reason, Reason::ConnectRefused | Reason::ConnectFailed | Reason::Draining)
             && tried.len() <= limits::ENDPOINTS_PASSED_OVER_MAX
@@ -149,7 +151,7 @@ impl Pool {
         }
     }
 
-    /// Why there is no endpoint. What is not known, or cannot be used, is asked for again as long as somebody meets it.
+    /// Why there is no endpoint. Asks discovery again if the backend is unknown or unusable, as long as requests need it.
     fn why_empty(&self, now: Instant) -> Reason {
         let Some(reason) = self.blocked.get() else { return Reason::NoEndpoints };
         let due = self.doubted.get().is_none_or(|at| now.saturating_duration_since(at) >= limits::DOUBT_MIN / 2);
@@ -184,7 +186,7 @@ impl Pool {
         self.identity.borrow().clone()
     }
 
-    /// What the backend speaks, where somebody said so.
+    /// The declared protocol of the backend, if there is one.
     pub(crate) fn protocol(&self) -> Protocol {
         self.protocol.get()
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 pub(crate) struct Zone(Arc<OnceLock<Arc<str>>>);
 
 impl Zone {
-    /// What is told first counts: a pod never moves. Nothing is no news.
+    /// Sets the zone. The first one counts, because a pod never moves; an empty one is ignored.
     pub(crate) fn tell(&self, zone: Arc<str>) {
         if !zone.is_empty() {
             self.0.get_or_init(|| zone);

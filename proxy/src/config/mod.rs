@@ -1,4 +1,4 @@
-//! The proxy's settings: `REMORA_PROXY_*` from the environment, read once, all mistakes told at once.
+//! The proxy's settings: `REMORA_PROXY_*` from the environment, read once, all errors reported at once.
 
 use crate::{
     account,
@@ -71,7 +71,7 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// Reads the process's environment. A name of ours that means nothing is a mistake too.
+    /// Reads the process's environment. An unknown `REMORA_PROXY_*` name is an error too.
     pub(crate) fn from_env() -> Result<Self, Mistakes> {
         let ours = |name: &str| name.starts_with(PREFIX) && !is_service_link(name);
         let mut ours: Vec<(String, String)> = std::env::vars().filter(|(name, _)| ours(name)).collect();

@@ -33,7 +33,7 @@ pub(crate) enum ConnectError {
 }
 
 impl ConnectError {
-    /// The reason that signals and clients are told.
+    /// The reason for the metrics and the client.
     pub(crate) fn reason(&self) -> Reason {
         match self {
             Self::Refused { .. } => Reason::ConnectRefused,

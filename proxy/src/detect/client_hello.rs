@@ -5,7 +5,7 @@
 //! two packets the normal case.
 //!
 //! What it does not do: verify anything. The answer only chooses between our own TLS (by ALPN) and passing the
-//! connection through untouched (by server name); whoever terminates it judges the handshake.
+//! connection through untouched (by server name); the code that terminates TLS judges the handshake.
 
 /// The longest handshake message looked at; rustls draws the same line.
 pub(crate) const CLIENT_HELLO_BYTES_MAX: usize = 64 * 1024;

@@ -23,7 +23,7 @@ const UPDATE_BYTES_MAX: usize = 16 * 1024 * 1024;
 #[derive(Debug)]
 pub(crate) struct Client {
     pub hello: v1::Hello,
-    /// Where workers are heard, and told.
+    /// The channels from and to the workers.
     pub ends: Ends,
     /// Told what discovery says of our zone.
     pub zone: Zone,
@@ -47,8 +47,8 @@ impl Failures {
         most / 2 + most.mul_f64(chance / 2.0)
     }
 
-    /// How long somebody who waits lets the next stream take to open: longer each time, so that a discovery which is only
-    /// slow gets there.
+    /// How long the next stream may take to open while a connection waits: longer each time, so that a discovery which is
+    /// only slow succeeds in the end.
     fn patience(&self) -> Duration {
         self.doubled(limits::DISCOVERY_OPENS_WANTED, limits::DISCOVERY_OPENS)
     }
@@ -59,8 +59,8 @@ impl Failures {
     }
 }
 
-/// Runs until no worker is left. Never gives up: with discovery away, everything stays as it is. `connect` makes a channel for
-/// each stream, so that the next one leaves a connection behind that nobody is at the end of.
+/// Runs until no worker is left. Never gives up: while discovery is down, the configuration stays as it is. `connect` makes a channel for
+/// each stream, so that the next stream does not use a dead connection.
 pub(crate) async fn run(client: Client, connect: impl Fn() -> Channel) {
     let Client { hello, ends: Ends { mut commands, link, networks, wanted }, zone } = client;
     let mut store = Store::new(zone, networks);
@@ -80,14 +80,14 @@ pub(crate) async fn run(client: Client, connect: impl Fn() -> Channel) {
         let wait = failures.wait(fastrand::f64());
         metrics::counter!("remora_discovery_disconnects_total").increment(1);
         let Lost { error, .. } = lost;
-        remora_runtime::limited!(warn, %error, retry_in = ?wait, held = store.len(), "discovery is away; going on with what is known");
+        remora_runtime::limited!(warn, %error, retry_in = ?wait, held = store.len(), "discovery is down; the known configuration stays in force");
         if pause(wait, &wanted, &mut commands, &mut store).await.is_none() {
             return;
         }
     }
 }
 
-/// Returns when a stream has taken too long to open, which is sooner while somebody waits: `patience` then.
+/// Returns when a stream has taken too long to open, which is sooner while a connection waits: `patience` then.
 async fn late(wanted: &Wanted, patience: Duration) {
     let hurries = async {
         loop {

@@ -251,7 +251,7 @@ impl Directory {
     }
 
     /// Drops a few targets that no connection uses, those without an answer and those longest unused first. While discovery
-    /// is away none that has an answer: it could not be had again. What is in use may take more than the worker's share.
+    /// is down, none that has an answer: the proxy could not get it again. What is in use may take more than the worker's share.
     fn make_room(&self) -> Result<(), Full> {
         let mut targets = self.targets.borrow_mut();
         if targets.len() < self.share {
@@ -288,7 +288,7 @@ impl Directory {
         self.ports.find(number).await.inspect_err(|Refusal { reason, detail }| {
             let reason = reason.as_str();
             metrics::counter!("remora_discovery_ports_refused_total", "reason" => reason).increment(1);
-            remora_runtime::limited!(warn by reason, port = number, reason, %detail, "nothing is let in");
+            remora_runtime::limited!(warn by reason, port = number, reason, %detail, "connections to a port are refused");
         })
     }
 

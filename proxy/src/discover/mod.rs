@@ -51,7 +51,7 @@ pub(crate) struct Full;
 pub(crate) enum Command {
     /// Subscribe, and tell where to read.
     Watch(Name, oneshot::Sender<Result<Known, Full>>),
-    /// Nobody of the asking worker needs it any more.
+    /// The asking worker does not need it any more.
     Unwatch(Name),
     /// What is known does not work (connections fail): ask again.
     Doubt(Name),
@@ -75,11 +75,11 @@ pub(crate) struct Handle {
     commands: mpsc::Sender<Command>,
     link: watch::Receiver<Link>,
     networks: watch::Receiver<Networks>,
-    /// Until when a process that has just started is waited for to have its certificate and its stream: for what leaves
-    /// the pod, and for what comes in.
+    /// The deadline of the start (outbound, inbound): until then connections are held while the process has no
+    /// certificate or no discovery stream yet.
     start_until: (Instant, Instant),
     wanted: Wanted,
-    /// Where we are.
+    /// The pod's own zone.
     pub zone: Zone,
 }
 
@@ -90,14 +90,14 @@ pub(crate) struct Ends {
     pub link: watch::Sender<Link>,
     /// The cluster's ranges, as far as they are known.
     pub networks: watch::Sender<Networks>,
-    /// Whether somebody waits for an answer.
+    /// Whether a connection waits for discovery.
     pub wanted: Wanted,
 }
 
 impl Handle {
-    /// A handle with what [`client`] needs to serve it. Until the stream is open, but not longer than `patience` from now,
-    /// connections are held: an application may start before its proxy is ready, and neither plaintext nor a refusal is what
-    /// it should meet then. `networks`: the cluster's ranges, until discovery tells them.
+    /// A handle, with what [`client`] needs to serve it. Until the stream is open, but not longer than `patience` from now,
+    /// connections are held: an application may start before its proxy is ready, and its connections must then neither be
+    /// refused nor leave in plaintext. `networks`: the cluster's ranges, until discovery sends them.
     pub(crate) fn new(patience: Duration, networks: Networks) -> (Self, Ends) {
         let (commands, receiver) = mpsc::channel(1024);
         let (tell, link) = watch::channel(Link::Never);
@@ -130,7 +130,7 @@ impl Handle {
         told.await.ok().transpose()
     }
 
-    /// Says that nobody here reads `name` any more.
+    /// Says that this worker does not read `name` any more.
     async fn unwatch(&self, name: Name) {
         drop(self.commands.send(Command::Unwatch(name)).await);
     }
@@ -141,7 +141,7 @@ impl Handle {
     }
 }
 
-/// Waits for news; false when there will be none, or when nobody wants them any more.
+/// Waits for news; false when there will be none, or when no receiver is left.
 async fn changed(known: &mut Known, dropped: &mut oneshot::Receiver<Infallible>) -> bool {
     tokio::select! {
         changed = known.changed() => changed.is_ok(),

@@ -55,7 +55,7 @@ pub(crate) enum Unknown {
 /// What is known of a target.
 #[derive(Debug, Clone, Default)]
 pub(crate) enum Answer {
-    /// Discovery has said nothing yet: it is late, away or busy.
+    /// Discovery has sent nothing yet: it is late, down or busy.
     #[default]
     Silent,
     /// It is in the mesh's care.

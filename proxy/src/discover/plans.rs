@@ -105,7 +105,7 @@ impl Plans {
         pool
     }
 
-    /// Keeps a pool current until nobody uses it any more. `known`: what there was no room for at first is asked for until
+    /// Keeps a pool current until no plan uses it any more. `known`: what there was no room for at first is asked for until
     /// there is.
     async fn keep(
         self,
@@ -137,7 +137,7 @@ impl Plans {
         self.handle.unwatch(name).await;
     }
 
-    /// A subscription, as soon as there is room for it. `None`: nobody wants it any more, or the control thread has ended.
+    /// A subscription, as soon as there is room for it. `None`: no plan needs it any more, or the control thread has ended.
     async fn room(&self, name: &Name, dropped: &mut oneshot::Receiver<Infallible>) -> Option<Known> {
         loop {
             tokio::select! {

@@ -182,7 +182,7 @@ impl Inner {
     async fn find(self: Rc<Self>, number: u16) -> Result<Rc<Port>, Refusal> {
         let known = self.default.borrow().clone();
         match known {
-            // Nothing is asked for, so nobody waits: strangers who try every port hurry nobody.
+            // There is no subscription, so nothing waits for discovery: a client that tries every port causes no work.
             Ok(default) if !default.declares(number) => return Ok(self.undeclared(number, &default)),
             Err(refusal) if refusal.reason != Reason::DiscoverySilent => {
                 self.plans.handle.doubt(Name::InboundDefault);

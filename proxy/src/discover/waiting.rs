@@ -1,5 +1,5 @@
 //! How many connections and requests of one worker wait for discovery. In: a bound. Out: a place, given up when dropped. The
-//! control thread learns by [`Wanted`] that somebody waits, so that it does not put off the next stream for long.
+//! control thread learns by [`Wanted`] that a connection waits, so that it does not delay the next stream for long.
 
 use std::{
     cell::Cell,
@@ -11,25 +11,25 @@ use std::{
 };
 use tokio::sync::Notify;
 
-/// Whether somebody waits for an answer, of all workers.
+/// Whether a connection of any worker waits for discovery.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Wanted(Arc<(AtomicUsize, Notify)>);
 
 impl Wanted {
-    /// Whether somebody waits now.
+    /// Whether a connection waits now.
     pub(crate) fn is(&self) -> bool {
         self.0.0.load(Relaxed) > 0
     }
 
-    /// Returns when somebody waits, at once if somebody does. Cancel safe.
+    /// Returns when a connection waits, at once if one does. Cancel safe.
     pub(crate) async fn begins(&self) {
-        // What was told of before may have gone since.
+        // A connection that was reported before may have ended since.
         while !self.is() {
             self.0.1.notified().await;
         }
     }
 
-    /// Whether somebody began to wait since this or [`Self::begins`] was asked last.
+    /// Whether a connection began to wait since the last call of this or of [`Self::begins`].
     #[cfg(test)]
     pub(super) fn begun(&self) -> bool {
         use futures_util::FutureExt as _;
@@ -64,7 +64,7 @@ impl Waiting {
     }
 }
 
-/// Somebody waits.
+/// A connection begins to wait.
 #[derive(Debug)]
 pub(super) struct Place(Rc<Cell<usize>>, Wanted);
 

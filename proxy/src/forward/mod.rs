@@ -64,7 +64,7 @@ where
     if tls::is_over(&error) { Ok(()) } else { Err(error) }
 }
 
-/// The reason that signals are told of a relay that failed.
+/// The reason that the metrics record for a relay that failed.
 pub(crate) fn reason(error: &io::Error) -> Reason {
     match error.kind() {
         io::ErrorKind::OutOfMemory => Reason::Overloaded,

@@ -1,9 +1,9 @@
 //! What an HTTP/1 server may answer. In: the bytes of its connection, then the head that hyper read. Out: the head, or
 //! why it is none. Refuses: framing that two readers could read in two ways, and heads without end.
 //!
-//! hyper reads answers as leniently as requests, but here nobody reads behind us: we frame every answer anew. So bare
-//! LFs and the like are mended by being written again, and only what says where the body ends must be beyond doubt:
-//! whoever may write a field of an application's answer must not split it. [`super::guard`] is the gate for requests.
+//! hyper reads responses as leniently as requests, but here no other parser reads the same bytes: we frame every response anew. So bare
+//! LFs and the like are corrected by being written again, and only the end of the body must be certain:
+//! an attacker who controls a field of an application's response must not be able to split it. [`super::guard`] is the gate for requests.
 
 use http::{
     HeaderName, HeaderValue, Response,
@@ -29,7 +29,7 @@ use crate::{
 /// What is wrong with an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadAnswer {
-    #[error("the answer switches protocols and nobody asked for it")]
+    #[error("the response switches protocols, but the request asked for no upgrade")]
     Interim,
     #[error("the answer's transfer-encoding is not exactly one `chunked`, or a content-length stands beside it")]
     TransferEncoding,
@@ -79,7 +79,7 @@ struct Allowed {
     head_bytes: AtomicUsize,
     /// For what waits to be written of a request's body.
     upload: Mutex<Option<Stall>>,
-    /// Whether it is charged: nearly never, so that nearly no write asks for it.
+    /// Set only while the upload is charged; lets all other writes skip the lock.
     charged: AtomicBool,
 }
 

@@ -28,7 +28,7 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// Without `Connection` and `TE`, of which more is to say. `HTTP2-Settings` is one without being nominated: its sender may
-/// have forgotten that, and nobody behind us may answer it.
+/// have forgotten that, and no server behind this proxy may answer it.
 static HOP_BY_HOP: [HeaderName; 5] = [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE, HTTP2_SETTINGS];
 
 /// Whether `name` is reserved, `_` for `-` included (CGI-style servers cannot tell them apart).

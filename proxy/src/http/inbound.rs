@@ -33,7 +33,7 @@ use std::{rc::Rc, sync::Arc, time::Instant};
 pub(crate) struct Visit {
     /// The share of the account that its requests are charged to.
     pub holder: Holder,
-    /// What one of its requests may hold that nobody takes.
+    /// Bytes of one request that may be held while they are not read.
     pub window: usize,
     pub port: Rc<Port>,
     pub peer: Peer,
@@ -164,8 +164,8 @@ async fn tunnel_revoked(visit: Rc<Visit>, asked: Asked) -> Revoked {
     why
 }
 
-/// Adds `Connection: close` when the pod is about to end or the application closed, so that the client connects anew: one
-/// outside the mesh is connected to us instead of to the application, and would stay when that is gone.
+/// Asks the client to close the connection (`Connection: close`) when the pod is shutting down or the application has closed: a client
+/// outside the mesh is connected to this proxy instead of to the application, and would not notice that the application is gone.
 fn leave(mut response: Response<ResponseBody>, last: bool) -> Response<ResponseBody> {
     if last {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

@@ -19,8 +19,8 @@ pub(crate) struct Counted {
 }
 
 impl Peers {
-    /// One more connection of `peer`. `None`: it is a proxy that has [`limits::PEER_CONNECTIONS_MAX`] already. Others, behind
-    /// whose address many clients may be, are told apart by nothing, and none is refused for what its neighbours do.
+    /// One more connection of `peer`. `None`: it is a proxy that has [`limits::PEER_CONNECTIONS_MAX`] already. Other peers
+    /// are known by an address only, which many clients may share, and none is refused for what its neighbours do.
     pub(crate) fn enter(&self, peer: &Peer) -> Option<Counted> {
         let mut peers = self.0.borrow_mut();
         let count = peers.entry(peer.clone()).or_default();

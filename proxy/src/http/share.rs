@@ -1,4 +1,4 @@
-//! What one HTTP/2 client may have at once: streams, and bytes of them that nobody has read yet.
+//! What one HTTP/2 client may have at once: streams, and unread bytes of them.
 
 use crate::limits;
 
@@ -16,7 +16,7 @@ pub(crate) struct Share {
 }
 
 impl Share {
-    /// Of an application, or of somebody outside the mesh; less for each where it has a connection already.
+    /// Of an application, or of a client outside the mesh; less for each where it has a connection already.
     pub(crate) const fn client(first: bool) -> Self {
         let (streams, (_, window)) = (limits::STREAMS_MAX, limits::stream_share(first));
         let connection_window = limits::connection_window(streams, window);
@@ -37,7 +37,7 @@ impl Share {
 mod tests {
     use super::*;
 
-    /// Else as many of them as fill it, if nobody reads them, would stop all others.
+    /// Otherwise streams that are not read could fill it and stop all others.
     #[test]
     fn a_connections_window_holds_all_that_its_streams_can_leave_unread() {
         for share in [true, false].into_iter().flat_map(|first| [Share::client(first), Share::mesh(first)]) {

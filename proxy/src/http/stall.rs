@@ -9,7 +9,7 @@ use crate::{
 };
 use std::io;
 
-/// Bytes that are held while a message stands still: those that came and nobody takes, or that wait for a socket.
+/// Bytes that are held while a message stands still: those that came and are not read, or that wait for a socket.
 #[derive(Debug)]
 pub(crate) struct Stall {
     holder: Holder,
@@ -17,7 +17,7 @@ pub(crate) struct Stall {
     charge: Option<Charge>,
 }
 
-/// More stands still than fits into somebody's share of memory.
+/// More stands still than fits into the peer's share of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("more of this peer's messages stands still than fits into its share of memory")]
 pub struct Overloaded;
@@ -39,7 +39,7 @@ impl Stall {
         &self.holder
     }
 
-    /// Nobody takes what comes of it for now.
+    /// The message stalls: what comes of it is not read for now.
     pub(crate) fn begin(&mut self) -> Result<(), Overloaded> {
         if self.charge.is_none() && self.bytes > 0 {
             self.charge = Some(hold(&self.holder, self.bytes)?);

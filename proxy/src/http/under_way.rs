@@ -1,6 +1,6 @@
-//! How many requests of an HTTP/1 connection are under way: what tells a client that ended its side to wait for its
-//! answer from one that went away with nothing to wait for. And whether the connection has left HTTP, which only whoever
-//! answers knows.
+//! How many requests of an HTTP/1 connection are under way: this distinguishes a client that half-closed and waits for its
+//! response from one that closed and waits for nothing. And whether the connection has left HTTP, which only the server
+//! that responds knows.
 
 use crate::io::Breaker;
 use futures_util::task::AtomicWaker;
@@ -23,7 +23,7 @@ struct Shared {
     count: AtomicU32,
     answered: AtomicU64,
     left_http: AtomicBool,
-    /// Whether a waker is set: nearly never, so that nearly no request asks for it.
+    /// Set only while a half-closed client is waited for; lets all other requests skip the waker.
     waits: AtomicBool,
     waker: AtomicWaker,
 }

@@ -43,7 +43,7 @@ pub(crate) struct Asked {
     pub path: Box<str>,
 }
 
-/// What a request that asks to leave HTTP offers: known to whoever sends it, and to whoever reads its answer.
+/// What a request that asks to leave HTTP offers: shared by the code that sends it and the code that reads its answer.
 #[derive(Debug)]
 pub(crate) struct Offer {
     asked: Asked,

@@ -52,7 +52,7 @@ impl Netfilter {
         let last = requests.len().saturating_sub(1);
         let mut asked = Vec::new();
         for (index, request) in requests.into_iter().enumerate() {
-            // One acknowledgement is enough: a batch is applied whole, and a refusal is always told.
+            // One acknowledgement is enough: a batch is applied whole, and a refusal is always reported.
             let flags = request.flags | if index == last { NLM_F_ACK } else { 0 };
             self.append(&mut batch, family(request.family), 0, request.message, flags);
             asked.push(request.what);

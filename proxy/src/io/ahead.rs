@@ -23,7 +23,7 @@ pub(crate) struct Ahead<S> {
     _charge: Option<Charge>,
 }
 
-/// What was read and nobody took yet: never empty.
+/// Bytes that were read ahead and are not taken yet: never empty.
 struct Held {
     buffer: Lent,
     from: usize,

@@ -85,11 +85,11 @@ impl Appetite {
 }
 
 thread_local! {
-    /// Buffers that nobody holds at the moment, by size.
+    /// Buffers that are free at the moment, by size.
     static SPARE: RefCell<[Vec<Box<[u8]>>; 3]> = const { RefCell::new([Vec::new(), Vec::new(), Vec::new()]) };
 }
 
-/// A buffer, given back when dropped. What it holds at first is somebody else's: write before reading.
+/// A buffer, given back when dropped. At first it holds another caller's bytes: write before reading.
 pub(crate) struct Lent(Box<[u8]>, Size);
 
 impl Lent {

@@ -114,17 +114,17 @@ impl<S> Prefixed<S> {
         Self { holder: Some(holder), paces: true, ..Self::new(inner) }
     }
 
-    /// The same, for somebody who counts its bytes himself.
+    /// The same, for callers that count its bytes themselves.
     pub(crate) fn unpaced(self) -> Self {
         Self { paces: false, ..self }
     }
 
-    /// What was read ahead and nobody took yet.
+    /// Bytes that were read ahead and are not taken yet.
     pub(crate) fn prefix(&self) -> &[u8] {
         &self.prefix
     }
 
-    /// Drops the first `count` bytes of the prefix, which somebody has understood.
+    /// Drops the first `count` bytes of the prefix, which the caller has parsed.
     pub(crate) fn consume(&mut self, count: usize) {
         self.prefix.advance(count.min(self.prefix.len()));
     }

@@ -86,7 +86,7 @@ impl Policy {
 
     /// Whether `peer` may do `act`: a guess, or a second look at what goes on already. It leaves no trace and permits nothing.
     ///
-    /// Whoever may send bytes may send every request (whose path has a form): bytes count as any operation for a deny rule
+    /// A caller that may send bytes may send every request (whose path has a form): bytes count as any operation for a deny rule
     /// and as none that an allow rule names.
     pub(crate) fn allows(&self, peer: &Peer, act: Act<'_>) -> Result<(), Denial> {
         self.admits(peer)?;

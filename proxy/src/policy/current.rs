@@ -1,5 +1,5 @@
 //! The policy of one port as it changes. In: what discovery says. Out: the compiled policy of this moment, and a wake-up
-//! for whoever holds a connection open that it let in.
+//! for open connections that it allowed.
 
 use super::Policy;
 use std::{cell::RefCell, sync::Arc};
@@ -12,7 +12,7 @@ pub(crate) struct Current {
     changed: watch::Sender<()>,
 }
 
-/// Tells of changes. Ends never: whoever waits holds the port.
+/// Reports changes. Never ends: a waiting connection holds the port.
 #[derive(Debug)]
 pub(crate) struct Changes(watch::Receiver<()>);
 
@@ -22,7 +22,7 @@ impl Current {
         Self { policy: RefCell::new(policy), changed: watch::Sender::new(()) }
     }
 
-    /// The one that holds now. Wakes nobody if it says the same again.
+    /// Sets the current policy. An equal policy wakes no connection.
     pub(crate) fn set(&self, policy: Arc<Policy>) {
         let before = self.policy.replace(policy.clone());
         if **before.inbound() != **policy.inbound() {

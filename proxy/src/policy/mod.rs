@@ -40,7 +40,7 @@ impl<T> Permitted<T> {
         Self { permit: outbound(to), inner }
     }
 
-    /// The proof, for whoever dials or forwards, and what it is of.
+    /// The proof that dialling and forwarding require, and what it permits.
     pub(crate) fn open(self) -> (Permit, T) {
         (self.permit, self.inner)
     }

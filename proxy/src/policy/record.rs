@@ -64,7 +64,7 @@ impl Names {
     }
 }
 
-/// The lines that a rule may still write: whoever is matched decides how often it is. At the rate of people all are written;
+/// The lines that a rule may still write: the callers decide how often a rule matches. At the rate of people all lines are written;
 /// of a flood a few each second, each with the number of those left out since the last.
 #[derive(Debug)]
 struct Lines {
@@ -100,7 +100,7 @@ impl Lines {
     }
 }
 
-/// A path or method as the log has it: whoever sends it decides how long it is.
+/// A path or method for the log, shortened: the caller decides how long it is.
 pub(crate) fn logged(path: &str) -> &str {
     &path[..path.floor_char_boundary(limits::PATH_BYTES_LOGGED)]
 }

@@ -1,5 +1,5 @@
 //! `REMORA_PROXY_PROBES`: what the injector took from the pod, as JSON: `{"<container>/<kind>": {…}}`. In: the text. Out:
-//! [`Probes`], or every mistake at once.
+//! [`Probes`], or all errors at once.
 
 use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderName, HeaderValue};
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 /// Probes of one pod: it would take 50 containers with all there are.
 const PROBES_MAX: usize = 256;
-/// Patience beyond this is a mistake of the pod's, but no reason not to start.
+/// A longer timeout is an error of the pod, but no reason not to start.
 const PATIENCE_MAX: Duration = Duration::from_secs(3600);
 /// A hook has no patience of its own; the kubelet kills the pod when its grace period is over.
 const HOOK_PATIENCE: Duration = Duration::from_secs(600);
@@ -40,20 +40,20 @@ pub(crate) struct Probe {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum Kind {
-    /// Restarts the container.
+    /// Liveness probe: a failure restarts the container.
     Liveness,
-    /// Takes the pod out of its Services.
+    /// Readiness probe: a failure removes the pod from its Services.
     Readiness,
-    /// Lets the others begin.
+    /// Startup probe: liveness and readiness probes start after it has succeeded.
     Startup,
-    /// Runs once the container has started.
+    /// Hook: runs once the container has started.
     PostStart,
-    /// Runs before the container is told to end.
+    /// Hook: runs before the container gets SIGTERM.
     PreStop,
 }
 
 impl Kind {
-    /// Whether it is a hook, whose answer nobody reads.
+    /// Whether it is a hook, whose response is ignored.
     pub(crate) fn is_hook(self) -> bool {
         matches!(self, Self::PostStart | Self::PreStop)
     }
@@ -82,7 +82,7 @@ pub(crate) struct HttpGet {
     pub port: u16,
     /// With its query.
     pub path: PathAndQuery,
-    /// Over TLS, whose certificate nobody checks.
+    /// Over TLS, without verification of the certificate.
     pub https: bool,
     /// In order; a `Host` among them is the request's.
     pub headers: Vec<(HeaderName, HeaderValue)>,
@@ -142,7 +142,7 @@ impl Probes {
         self.0.values().any(|probe| probe.kind.is_hook())
     }
 
-    /// Reads the setting; empty text is none. The error tells all mistakes.
+    /// Reads the setting; empty text is none. The error lists all errors.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         if text.is_empty() {
             return Ok(Self::default());

@@ -107,7 +107,7 @@ async fn ask(asked: &Asked, mut headers: HeaderMap) -> Result<Response<()>, Fail
     send(to, io, request).await
 }
 
-/// The head of the answer; its body is nobody's business.
+/// The head of the response; its body is not read.
 async fn send<S>(to: SocketAddr, io: S, request: Request<Empty<Bytes>>) -> Result<Response<()>, Failed>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,

@@ -1,14 +1,13 @@
-//! The kubelet's probes and hooks of the application, carried out by the proxy: the kubelet speaks plaintext, which
-//! strict mode refuses, and that this proxy takes a connection says nothing of the application. The injector makes
-//! probes ask here and hands over what they were ([`config`]).
+//! Runs the kubelet's probes and hooks of the application: the kubelet speaks plaintext, which
+//! strict mode refuses, and a connection to this proxy proves nothing about the application. The injector directs the
+//! kubelet's probes here, and passes on the original ones ([`config`]).
 //!
-//! In: GET `/probe/<token>/<container>/<kind>` on the admin port, for configured paths only; the token is the pod's own and
-//! known to the kubelet. Without one (a proxy that the injector did not set up) `/probe/<container>/<kind>`, for anybody, and
-//! no hooks, which change what the application does. Out: what the kubelet would have found itself: a connection to the same
-//! address and the given port, with its rules for what is good. It does not pass the redirected path, nor policy: it reaches
-//! the pod's own application alone. Of an answer, only the status is told. Bounded: by each probe's patience, and in how many
-//! run at once: one, whose result is told to all who ask meanwhile, and one more for the pod and its node, whose request it
-//! then is, where anybody may ask.
+//! In: GET `/probe/<token>/<container>/<kind>` on the admin port, for configured paths only; the token is the pod's own, and
+//! the kubelet knows it. Without a token (a proxy that the injector did not set up) `/probe/<container>/<kind>`, for any client, and
+//! no hooks, because hooks have effects on the application. Out: the result that the kubelet would have got: a connection to the same
+//! address and the given port, judged by the kubelet's rules. A probe passes neither redirection nor policy: it reaches
+//! the pod's own application only. The response has the status only. Bounds: each probe's timeout, and one probe at a time, whose
+//! result all clients get that ask meanwhile; without a token, one more for the pod and its node.
 
 mod config;
 mod grpc;
@@ -68,7 +67,7 @@ enum Failed {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Asked {
     pub probes: Arc<Probes>,
-    /// What the paths begin with; without it anybody may ask, and no hook is carried out.
+    /// What the paths begin with; without it any client may ask, and no hook is executed.
     pub token: Option<Token>,
 }
 
@@ -76,9 +75,7 @@ pub(crate) struct Asked {
 pub(crate) fn router(asked: Asked) -> Router {
     let path = if asked.token.is_some() { "/probe/{token}/{container}/{kind}" } else { "/probe/{container}/{kind}" };
     if asked.token.is_none() && asked.probes.has_hooks() {
-        tracing::warn!(
-            "hooks are not carried out: REMORA_PROXY_PROBE_TOKEN is not set, so that anybody could run them"
-        );
+        tracing::warn!("hooks are not run: REMORA_PROXY_PROBE_TOKEN is not set, so any client could run them");
     }
     let of_kubelet = async |State(asked): State<Asked>,
                             Path((token, container, kind)): Path<(String, String, String)>,
@@ -95,7 +92,11 @@ pub(crate) fn router(asked: Asked) -> Router {
                             headers: HeaderMap| {
         let key = format!("{container}/{kind}");
         if asked.probes.get(&key).is_some_and(|probe| probe.kind.is_hook()) {
-            return refused("hook", StatusCode::FORBIDDEN, "hooks are carried out for whoever has this pod's token\n");
+            return refused(
+                "hook",
+                StatusCode::FORBIDDEN,
+                "hooks are run only for clients that have this pod's token\n",
+            );
         }
         answer(&asked.probes, &key, ends.local, ends.known, &headers).await
     };

@@ -3,7 +3,7 @@
 
 use std::{fmt, hint::black_box, sync::Arc};
 
-/// Shorter could be guessed; longer is a mistake.
+/// A shorter one could be guessed; a longer one is an error.
 const BYTES: std::ops::RangeInclusive<usize> = 16..=128;
 
 /// Not shown by anything.

@@ -27,7 +27,11 @@ const fn counter(name: &'static str, labels: &'static str, help: &'static str) -
 
 /// What is counted once per process rather than per route.
 const PROCESS: &[Metric] = &[
-    counter("remora_accept_errors_total", "", "Failures to accept a connection, for want of descriptors or memory."),
+    counter(
+        "remora_accept_errors_total",
+        "",
+        "Connections that could not be accepted, because the process had no descriptors or memory left.",
+    ),
     counter(
         "remora_connections_refused_total",
         "reason",
@@ -36,7 +40,7 @@ const PROCESS: &[Metric] = &[
     counter(
         "remora_requests_refused_total",
         "direction, reason, detail",
-        "Requests refused before they had a route, and bytes that never became one; detail says what was wrong with them.",
+        "Requests refused before they had a route, and bytes that never became a request; detail says what was wrong.",
     ),
     counter(
         "remora_tls_refused_total",
@@ -46,44 +50,44 @@ const PROCESS: &[Metric] = &[
     counter(
         "remora_connections_revoked_total",
         "cause",
-        "Open connections and tunnels ended because what had let them in did not hold any more: policy came to say no (denied), or to want mesh TLS (plaintext), or no trust anchor vouches for the peer any more (untrusted).",
+        "Open connections and tunnels that were closed because they are not allowed any more: a new policy denies them (denied) or demands mesh TLS (plaintext), or no trust anchor vouches for the peer any more (untrusted).",
     ),
     counter(
         "remora_policy_audit_total",
         "rule, outcome",
-        "Requests and byte connections that an Audit rule matched, or would have to guess at, because it names paths and theirs has no canonical form (ambiguous). After 256 rules further ones are counted as other.",
+        "Requests and byte connections that an Audit rule matched, or may have matched, because the rule names paths and the request's has no canonical form (ambiguous). Beyond 256 rules, further ones are counted as other.",
     ),
     counter(
         "remora_series_full_total",
         "what",
-        "Times something was counted under the route other, because there was no room for a series, path template, gRPC method or audit rule of its own.",
+        "Times something was counted under the route other, because the bound on series, path templates, gRPC methods or audit rules was reached.",
     ),
     counter(
         "remora_connections_outlived_total",
         "",
-        "Connections cut off because a certificate that they were made with had ended.",
+        "Connections closed because a certificate that they were made with had expired.",
     ),
     counter(
         "remora_mirror_skipped_total",
         "",
-        "Copies of requests that were not sent: the body was larger than what is kept, or the backend was full.",
+        "Mirrored requests that were not sent: the body was larger than the replay buffer, or the backend was full.",
     ),
     Metric {
         name: "remora_memory_charged_bytes",
         kind: Kind::Gauge,
         labels: "",
-        help: "Memory that peers' connections are charged with, of three eighths of the process's limit; beyond it they are refused as overloaded.",
+        help: "Memory that is charged to peers' connections. The bound is three eighths of the process's limit; beyond it connections and requests are refused as overloaded.",
     },
     counter(
         "remora_log_lines_dropped_total",
         "",
-        "Log lines that were not written, because standard error took them too slowly; nothing waits for it.",
+        "Log lines that were dropped because the reader of standard error was too slow; the proxy never waits for it.",
     ),
     Metric {
         name: "remora_http2_connections",
         kind: Kind::Gauge,
         labels: "",
-        help: "HTTP/2 connections to peers and applications that take requests, as of the last few seconds.",
+        help: "HTTP/2 connections to peers and applications that are open for requests, as of the last few seconds.",
     },
     counter(
         "remora_stream_waits_total",
@@ -95,13 +99,13 @@ const PROCESS: &[Metric] = &[
     counter(
         "remora_certificate_unchained_total",
         "",
-        "Times that our certificate chained to no trust anchor any more, and another was asked for at once.",
+        "Times that the proxy's own certificate chained to no trust anchor any more, and the proxy asked for another at once.",
     ),
     Metric {
         name: "remora_certificate_expiry_timestamp_seconds",
         kind: Kind::Gauge,
         labels: "",
-        help: "When the current certificate ends, in seconds since 1970.",
+        help: "When the current certificate expires, in seconds since 1970.",
     },
     counter(
         "remora_control_handshake_failures_total",
@@ -111,28 +115,28 @@ const PROCESS: &[Metric] = &[
     counter(
         "remora_admin_refused_total",
         "reason",
-        "Requests to the admin port that were refused: not_local came from outside of the pod, host and origin may be a foreign web page's, token and hook asked for a probe without the pod's token, scrapes came too often from one address; and connections: silent made room for another, overloaded found none.",
+        "Requests to the admin port that were refused: not_local came from outside the pod, host and origin may come from a foreign web page, token and hook asked for a probe without the pod's token, scrapes came too often from one address. Also connections: silent was closed to make room for another, overloaded was refused because there was none.",
     ),
     counter("remora_discovery_disconnects_total", "", "Losses of the stream from discovery."),
     counter(
         "remora_discovery_doubts_total",
         "",
-        "Times discovery was asked again because a backend's endpoints could not be reached, or its answer was refused, missing or not to be used.",
+        "Times the proxy asked discovery again because a backend's endpoints could not be reached, or because discovery's response was missing, was refused or could not be used.",
     ),
     counter(
         "remora_discovery_nacks_total",
         "",
-        "Updates from discovery that were unusable; the last good state was kept, or with none the target refused.",
+        "Updates from discovery that were invalid; the proxy kept the last valid state, or, without one, refuses the target.",
     ),
     counter(
         "remora_discovery_closed_rules_total",
         "",
-        "Rules from discovery that could not be read and stand in their closed form: a route's answers 500, a deny rule denies everything.",
+        "Rules from discovery that could not be read and are in force in their closed form: a route's rule answers 500, a deny rule denies everything.",
     ),
     counter(
         "remora_discovery_waits_total",
         "outcome",
-        "Connections and requests that waited for discovery to say what their destination is: answered, refused, or passed through because it is outside the cluster's ranges.",
+        "Connections and requests that waited for discovery to describe their destination, by outcome: answered, refused, or passed through because it is outside the cluster's ranges.",
     ),
     Metric {
         name: "remora_discovery_waiting",
@@ -144,12 +148,12 @@ const PROCESS: &[Metric] = &[
     counter(
         "remora_discovery_full_total",
         "",
-        "Subscriptions that were not made because as many as may be are in use.",
+        "Subscriptions that were not made because the bound was reached and all are in use.",
     ),
     counter(
         "remora_discovery_ports_refused_total",
         "reason",
-        "Times nothing was let in to a port because its policy is not known, by one of the reasons below.",
+        "Connections to a port that were refused because its policy is unknown, by one of the reasons below.",
     ),
 ];
 
@@ -165,8 +169,8 @@ pub(crate) fn page() -> String {
     for &(label, help) in LABELS {
         line(&mut page, format_args!("- `{label}`: {help}"));
     }
-    page.push_str("\nAt most 1000 combinations are kept apart; what comes later has the route `other`, until one has been idle for ten minutes, \
-         which is then no longer shown.\n\n");
+    page.push_str("\nAt most 1000 combinations have series of their own; later ones are counted under the route `other`. A series that was idle for ten minutes \
+         is removed and makes room for another.\n\n");
     head(&mut page);
     for family in FAMILIES {
         let label = family.label.map_or_else(String::new, |label| format!(", `{label}`"));

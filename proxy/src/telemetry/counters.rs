@@ -103,8 +103,8 @@ impl Counters {
         self.find(route, peer, tls, protocol)
     }
 
-    /// The counters of what is refused: one for all that is refused here, whoever sends it and whatever it is, so that it takes
-    /// no room from what is let in.
+    /// The counters of refused requests: one series for all of them, whatever their caller and route, so that they take
+    /// no room from allowed requests.
     pub(crate) fn denied(&self, protocol: Proto, tls: Tls) -> Arc<RouteStats> {
         self.search(&Slot { route: Which::Denied, peer: "".into(), tls, protocol }).stats
     }

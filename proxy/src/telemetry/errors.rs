@@ -48,7 +48,7 @@ impl Errors {
     }
 
     fn note_at(&self, key: &RouteKey, reason: Reason, after: Duration, now: Instant) {
-        // Whoever holds the lock reads, or keeps another failure of this moment.
+        // The lock is held by a reader, or for another failure of this moment.
         let Ok(mut kept) = self.0.try_lock() else { return };
         if kept.latest.is_some_and(|latest| now.saturating_duration_since(latest) < limits::ERRORS_PAUSE) {
             return;

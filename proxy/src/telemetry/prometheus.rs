@@ -49,7 +49,7 @@ pub(crate) const LABELS: &[(&str, &str)] = &[
     ("parent", "the Service, port or authority that was called"),
     (
         "route",
-        "the route rule, gRPC method or learned path template; `tcp` for opaque bytes; `denied` for all that policy refused, whoever sent it; `other` beyond the bound",
+        "the route rule, gRPC method or learned path template; `tcp` for opaque bytes; `denied` for every request that policy refused; `other` beyond the bound",
     ),
     ("peer", "the SPIFFE ID at the other end; empty if it has none"),
     ("tls", "`mtls`, `plain` or `passthrough` (the application's own TLS)"),
@@ -68,7 +68,7 @@ pub(crate) const FAMILIES: &[Family] = &[
     Family {
         name: "remora_request_duration_seconds",
         kind: Kind::Histogram,
-        help: "Time from a request to the end of its answer, failures included.",
+        help: "Time from a request to the end of its response, failures included.",
         label: None,
         write: write_histogram,
     },
@@ -86,21 +86,21 @@ pub(crate) const FAMILIES: &[Family] = &[
     Family {
         name: "remora_cancelled_total",
         kind: Kind::Counter,
-        help: "Requests whose client went away before the answer.",
+        help: "Requests that their client cancelled before the response.",
         label: None,
         write: |series, reading| series.sample("", "", reading.cancelled),
     },
     Family {
         name: "remora_retries_total",
         kind: Kind::Counter,
-        help: "Requests sent once more: within the budget, or to the next endpoint because nobody was there at this one.",
+        help: "Requests sent again: within the retry budget, or to the next endpoint because one was unreachable.",
         label: None,
         write: |series, reading| series.sample("", "", reading.retries),
     },
     Family {
         name: "remora_retry_overflow_total",
         kind: Kind::Counter,
-        help: "Retries that were due and not made, because the budget was spent.",
+        help: "Retries that were not made because the retry budget was spent.",
         label: None,
         write: |series, reading| series.sample("", "", reading.retry_overflow),
     },

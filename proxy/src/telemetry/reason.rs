@@ -81,12 +81,12 @@ reasons! {
     Draining = "draining", SERVICE_UNAVAILABLE, 14;
     /// A bound of this proxy was reached, or it has no descriptors or memory left.
     Overloaded = "overloaded", SERVICE_UNAVAILABLE, 8;
-    /// Discovery has not said what the destination is, and it may be in the cluster: late, away, or busy.
+    /// Discovery has not said what the destination is, and it may be in the cluster. Discovery is late, down or busy.
     DiscoverySilent = "discovery_silent", SERVICE_UNAVAILABLE, 14;
     /// Discovery knows nothing there, or it is outside the mesh and this pod denies that.
     UnknownTarget = "unknown_target", BAD_GATEWAY, 14;
     /// This proxy could not use what discovery said of the destination, or discovery refused to say.
     UnusableConfig = "unusable_config", SERVICE_UNAVAILABLE, 14;
-    /// A mistake of ours.
+    /// A bug in the proxy.
     Internal = "internal", INTERNAL_SERVER_ERROR, 13;
 }

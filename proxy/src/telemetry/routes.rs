@@ -196,7 +196,7 @@ impl Routes {
         for (_, stats) in self.sorted() {
             stats.tick(now);
         }
-        // Whoever had no room goes on with what was found, and does not ask.
+        // A caller for which there was no room goes on with the series it got, and does not look again.
         if self.short.load(Relaxed) {
             self.make_room(&mut lock(&self.series), now);
         }
@@ -230,7 +230,7 @@ impl Routes {
         })
     }
 
-    /// A copy of the registry in a stable order, so that nobody waits for a reader.
+    /// A copy of the registry in a stable order, so that workers do not wait for a reader.
     fn sorted(&self) -> Vec<(RouteKey, Arc<RouteStats>)> {
         let mut all: Vec<_> = lock(&self.series).iter().map(|(key, stats)| (key.clone(), stats.clone())).collect();
         all.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));

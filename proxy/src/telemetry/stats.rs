@@ -33,7 +33,7 @@ pub(crate) struct RouteStats {
     bytes_out: AtomicU64,
     latency: Histogram,
     window: Mutex<Window>,
-    /// No longer shown: whoever counts here asks the registry anew.
+    /// Removed from the registry: the next count must look it up anew.
     retired: AtomicBool,
     key: RouteKey,
     /// Where failures are kept one by one.
@@ -106,7 +106,7 @@ impl RouteStats {
         self.latency.record(latency);
     }
 
-    /// The client went away before the answer: nobody's failure, and no latency of ours.
+    /// The client cancelled before the response: not a failure, and not a latency to record.
     pub(crate) fn cancelled(&self, _latency: Duration) {
         add(&self.cancelled, 1);
     }

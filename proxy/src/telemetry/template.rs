@@ -5,7 +5,7 @@
 //! value (number, UUID, hash, token, date, address) goes to its parent's `:id` child, and so does every segment of a
 //! parent that has shown more than [`CHILDREN_MAX`] different ones. Everything is bounded; what does not fit is `other`, and
 //! what was idle for [`limits::SIGNALS_IDLE`] gives way. A path that is known allocates nothing. It does not guess what a
-//! value means, and has no clock: it is told the seconds.
+//! value means, and has no clock: the caller passes the seconds.
 
 use std::sync::Arc;
 

@@ -1,9 +1,9 @@
 //! Mesh TLS on the data path: originate towards a peer, terminate from one. What a certificate must be to count is
 //! decided in `remora_runtime::tls`; this keeps the configurations made from it, one per generation of credentials.
 //!
-//! No connection outlives the certificates that it was made with, ours and the peer's: [`Dated`] ends it, whoever uses it
+//! No connection outlives the certificates that it was made with, ours and the peer's: [`Dated`] ends it, whichever part uses it
 //! by then. HTTP is not cut off by that: it moves to a new connection at each renewal and before the end (GOAWAY), and
-//! what is under way has the last quarter to finish. Bytes that nobody can move end there, and are counted.
+//! what is under way has the last quarter to finish. Byte connections, which cannot be moved, are closed then, and counted.
 
 mod trust;
 pub(crate) mod turns;
@@ -321,7 +321,7 @@ fn span(credentials: &Credentials, peer: Option<&Peer>, alpn: Alpn) -> Option<Sp
     Some(if alpn == Alpn::MeshHttp { span } else { span.ending_early(fastrand::f64()) })
 }
 
-/// Somebody still used a connection when its certificates ended.
+/// A connection was still in use when its certificates expired.
 fn outlived() {
     metrics::counter!("remora_connections_outlived_total").increment(1);
     remora_runtime::limited!(info, "a connection ended with the certificates that it was made with");

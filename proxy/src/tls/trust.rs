@@ -1,8 +1,8 @@
-//! Whether a peer that was let in is still vouched for. In: its certificates, and the trust bundle as it changes. Out: a
+//! Whether the certificates of an open connection's peer are still trusted. In: its certificates, and the trust bundle as it changes. Out: a
 //! wake-up when no anchor is left that they chain to.
 //!
-//! An anchor is taken out of the bundle because its key is not to be trusted any more: what it vouched for yesterday is not to
-//! be trusted either, whoever still has a connection open.
+//! An anchor is removed from the bundle because its key is not trusted any more. So the certificates that it has signed are not trusted either,
+//! and open connections of their owners must end.
 
 use super::Source;
 use crate::limits;

@@ -1,9 +1,9 @@
-//! Handshakes of peers, which cost a worker 0.3 ms each and a stranger next to nothing.
+//! Fair turns of TLS handshakes, which cost a worker 0.3 ms each, and an attacker next to nothing.
 //!
-//! In: whoever wants to shake hands. Out: a [`Place`] among those of the same peer that are under way; and [`Turns`], by which
-//! handshakes take no more than [`limits::HANDSHAKE_TURN`] between two looks at other connections, those that the pod begins
-//! beside those that come. Bound: [`limits::HANDSHAKES_PER_PEER_MAX`]; who finds no place waits behind others of the same
-//! peer, for as long as his caller does.
+//! In: a peer that begins a handshake. Out: a [`Place`] among the peer's handshakes that are under way; and [`Turns`], by which
+//! handshakes take no more than [`limits::HANDSHAKE_TURN`] before other connections are served, outbound
+//! and inbound handshakes separately. Bound: [`limits::HANDSHAKES_PER_PEER_MAX`]; a handshake beyond it waits behind others of the
+//! same peer, as long as its caller waits.
 
 use crate::{account::Peer, io::pace, limits};
 use remora_runtime::seldom::Seldom;
@@ -89,7 +89,7 @@ impl Gate {
         own
     }
 
-    /// A handshake that somebody else began, in turns. Cancel safe as it is itself.
+    /// Runs a handshake that was begun elsewhere, in turns. Cancel safe if the handshake is.
     pub(crate) fn inbound<F: Future>(&self, handshake: F) -> Turns<F> {
         Turns { handshake: Seldom::new(handshake), turn: self.inbound.clone(), asking: None }
     }

@@ -23,7 +23,7 @@ pub(super) mod proto {
     tonic::include_proto!("shop.v1");
 }
 
-/// An item's name is a path segment; a longer one is a mistake.
+/// An item's name is a path segment; a longer one is an error.
 const ITEM_BYTES_MAX: usize = 256;
 
 struct Shop {

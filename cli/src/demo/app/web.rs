@@ -27,11 +27,11 @@ const WRITE_EVERY: u64 = 5;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Latencies kept for the quantiles of one report; a second at the usual rate has far fewer.
 const LATENCIES_MAX: usize = 10_000;
-/// Different failures told apart; more are counted under `other`.
+/// Kinds of failures that are counted separately; more are counted under `other`.
 const FAILURES_MAX: usize = 32;
 const AUTHORITY: &str = "api.shop:8080";
 
-/// Failures told one by one in a report; a second at the usual rate has far fewer requests.
+/// Failures listed one by one in a report; a second at the usual rate has far fewer requests.
 const RECENT_MAX: usize = 1000;
 
 /// What the caller saw since it started.
@@ -51,7 +51,7 @@ pub(crate) struct Tally {
     pub(crate) p50_ms: f64,
     pub(crate) p95_ms: f64,
     pub(crate) p99_ms: f64,
-    /// The failures since the last report, for whoever must tell which were to be expected.
+    /// The failures since the last report, so that the demo can judge which were to be expected.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) recent: Vec<Failure>,
 }

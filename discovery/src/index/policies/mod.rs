@@ -1,7 +1,7 @@
 //! AuthorizationPolicies and MeshTLSPolicies, read: what of them holds for whom, and what is to be said of them.
 //!
-//! **A mistake never widens.** The unit of refusal is the rule: a deny rule that cannot be read denies everything, an allow
-//! rule allows nothing. A mistake outside of the rules (a misspelt `targetRefs`) makes every rule unreadable, for whatever
+//! **An error never widens.** The unit of refusal is the rule: a deny rule that cannot be read denies everything, an allow
+//! rule allows nothing. An error outside of the rules (a misspelt `targetRefs`) makes every rule unreadable, for whatever
 //! the policy still names; a MeshTLSPolicy is strict then.
 
 mod cover;
@@ -94,7 +94,7 @@ impl Snapshot {
         }
         if let Err(problem) = outside {
             found.invalid.push(format!("{problem}; {}", effect(spec.action).replace("it ", "every rule ")));
-            // A deny policy without rules denies nothing; with a mistake nobody knows what it would have.
+            // A deny policy without rules denies nothing; with an error, what it would deny is unknown.
             if spec.action == PolicyAction::Deny && rules.is_empty() {
                 let name = format!("{}/{}", meta.namespace, meta.name);
                 rules.push(AuthorizationRule::deny_everything(name.into()));

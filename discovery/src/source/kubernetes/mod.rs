@@ -5,7 +5,7 @@
 //! closely together are indexed together. After an indexing that took t the next begins 9 t later, so that indexing takes a
 //! tenth of the time, but no later than [`TURN_MAX`]: one that takes longer than a ninth of that takes more.
 //!
-//! **Losing the API server changes nothing**: what it last said stays, and the readiness with it.
+//! **Losing the API server changes nothing**: its last valid content stays in force, and the readiness with it.
 
 mod statuses;
 mod store;
@@ -37,7 +37,7 @@ const CHANGES_MAX: usize = 256;
 /// The condition of readiness.
 const CONDITION: &str = "kubernetes";
 
-/// A read that takes longer than this has nobody at its other end: the server ends each watch before.
+/// A read that takes longer than this is on a dead connection: the server ends each watch before.
 const READ_TIMEOUT: Duration = Duration::from_secs(70);
 
 /// The way to the API.
@@ -130,8 +130,8 @@ impl Wanted {
         Self(statuses.map(|(at, one)| ((one.kind, one.namespace.clone(), one.name.clone()), at)).collect())
     }
 
-    /// Whether what is said of `object` by now is not what `snapshot` wants: somebody took it away, or what we wrote is wrong
-    /// by now. Whoever writes sees snapshots only, so there must be one that shows it.
+    /// Whether the status of `object` differs from the one in `snapshot`: another writer removed it, or ours is out of
+    /// date. The writer of statuses sees snapshots only, so a new one must show the difference.
     fn is_missing(&self, snapshot: &Snapshot, object: &Object) -> bool {
         let meta = object.metadata();
         let wanted = self.0.get(&(object.kind(), meta.namespace.clone(), meta.name.clone()));
@@ -185,7 +185,7 @@ impl Feed {
         if let Change::Trouble(why) | Change::Forbidden(why) = &change
             && !before
         {
-            tracing::warn!(kind, why, "cannot be watched; what is known of it stays");
+            tracing::warn!(kind, why, "cannot be watched; its known objects stay in force");
         }
         let mut changed = self.store.take(kind, change);
         if let (Some(object), Some(snapshot)) = (self.store.resaid(), &*self.publish.borrow()) {
@@ -258,7 +258,7 @@ impl Feed {
         let unreadable: BTreeSet<String> = self.store.unreadable().collect();
         for problem in unreadable.difference(&self.told.unreadable) {
             tracing::error!(
-                "{problem}; what it last said stays; a policy that said nothing yet denies, a route answers 500"
+                "{problem}; its last valid content stays in force; a policy without one denies, a route without one answers 500"
             );
         }
         metrics::gauge!("remora_discovery_unreadable_objects").set(unreadable.len() as f64);

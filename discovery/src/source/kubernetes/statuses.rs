@@ -1,7 +1,7 @@
 //! Writes the statuses of routes and policies, where they do not say what they should.
 //!
 //! In: snapshots, and whether we lead. Out: patches of `status`. Each says which version of the object it was made from, so
-//! the API refuses it when somebody was faster; then the object is asked for once, and the patch made anew. What fails comes
+//! the API server refuses it if another writer was faster; then the object is read once more, and the patch made anew. What fails comes
 //! again with a backoff of its own. What was written is not written again over the same version, unless something else is to be
 //! said by now. Two writers at once do no harm: they want the same.
 
@@ -39,7 +39,7 @@ enum Written {
     Failed { again: Instant, pause: Duration },
 }
 
-/// Writes as long as `leads` says so. Ends when nobody publishes or elects any more; cancel-safe.
+/// Writes as long as `leads` says so. Ends when the senders are dropped; cancel-safe.
 pub(super) async fn write(client: Client, mut snapshots: Snapshots, mut leads: watch::Receiver<bool>) {
     let mut written: HashMap<Name, Written> = HashMap::new();
     loop {
@@ -80,7 +80,7 @@ async fn write_all(
     let writing: Vec<_> = writing.collect();
     let ended: Vec<_> = stream::iter(writing)
         .map(|(status, wanted)| async move {
-            // Somebody else may lead by now.
+            // Another replica may lead by now.
             let wrote = if *leads.borrow() { Some(write_one(client, status, wanted).await) } else { None };
             (status, wrote)
         })
@@ -136,7 +136,7 @@ async fn write_one(client: &Client, status: &ObjectStatus, wanted: Value) -> Res
     let api = Api::<DynamicObject>::namespaced_with(client.clone(), &status.namespace, &resource(status.kind));
     match patch(&api, status, wanted).await {
         Err(error) if error.is_conflict() => {}
-        // Whose object is gone, need not be told.
+        // The object was deleted: no status to write.
         Err(error) if error.is_not_found() => return Ok(()),
         done => return done,
     }

@@ -2,10 +2,10 @@
 //!
 //! In: the API. Out: [`Change`]s. Each attempt lists everything and then follows the changes until something fails; then
 //! the next attempt, after a pause that grows. So what is known after a failure is the truth again, and not the truth but
-//! for what was missed. What an attempt has listed counts only if it went through without a mistake.
+//! for what was missed. What an attempt has listed counts only if it went through without an error.
 //!
 //! A kind whose CRD is not installed is looked for again every [`ABSENT_POLL`]; that it is not there is believed only of
-//! the API's own list of kinds, since a 404 might come from anybody on the way.
+//! the API's own list of kinds, since a 404 might come from any proxy on the way.
 
 use super::store::{Change, Entry};
 use super::watched::{Watched, built_in};
@@ -38,8 +38,8 @@ pub(super) type Changes = mpsc::Sender<(&'static str, Change)>;
 /// Why an attempt ended.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
-    /// Nobody listens any more.
-    #[error("nobody listens")]
+    /// The receiver was dropped.
+    #[error("the receiver was dropped")]
     Deaf,
     /// The server knows no such kind.
     #[error("the API server does not know it")]
@@ -47,7 +47,7 @@ enum Failure {
     /// The server lists only page by page.
     #[error("the API server streams no lists")]
     NoStreaming,
-    /// Some object could not be read, so nobody knows what is missing in the list.
+    /// Some object could not be read, so what is missing in the list is unknown.
     #[error("the list was not whole")]
     NotWhole,
     /// We have no right to list or watch it.
@@ -81,7 +81,7 @@ fn refusal(error: &watcher::Error) -> Option<&Status> {
     }
 }
 
-/// Watches one kind. Ends when nobody listens; cancel-safe.
+/// Watches one kind. Ends when the receiver is dropped; cancel-safe.
 pub(super) async fn watch<T>(client: Client, changes: Changes)
 where
     T: Kind + Into<Object> + DeserializeOwned + Clone + Debug + Send + Sync + 'static,
@@ -109,7 +109,7 @@ where
                     continue;
                 }
                 Ok(false) => {}
-                Err(error) => tracing::debug!(kind = T::KIND, %error, "nobody can say whether the kind is there"),
+                Err(error) => tracing::debug!(kind = T::KIND, %error, "cannot find out whether the API has the kind"),
             },
             _ => {}
         }
@@ -144,7 +144,7 @@ async fn unknown<T: Kind>(client: &Client) -> Result<bool, CallError> {
 struct Attempt<'a> {
     changes: &'a Changes,
     kind: &'static str,
-    /// What the list that is under way has told of.
+    /// The objects of the list that is under way.
     listing: Option<BTreeSet<Key>>,
     /// Whether a list went through.
     listed: bool,

@@ -1,7 +1,7 @@
 //! An object as the API's JSON is read: right into what is kept of it, so that memory follows that.
 //!
 //! The API server has checked what is built in, so it is read as it comes. What CRDs describe may be written for another
-//! version of us: one object that cannot be read is told of by name, and harms no other.
+//! version of us: one object that cannot be read is reported by name, and affects no other.
 
 use crate::index::Key;
 use crate::objects::routes::ParentRef;
@@ -63,7 +63,7 @@ impl<T: Kind> Watched<T> {
         object.trim();
         let metadata = object.metadata_mut();
         let mut meta = ObjectMeta { resource_version: metadata.resource_version.take(), ..ObjectMeta::default() };
-        // Whoever writes a status must say what was read before.
+        // A write of a status must name the version that was read.
         if has_status::<T>() {
             metadata.resource_version.clone_from(&meta.resource_version);
         }

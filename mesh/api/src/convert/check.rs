@@ -1,4 +1,4 @@
-//! What a reader of our messages checks, run by whoever writes them: so that one rule that no reader could take stands alone
+//! What a reader of our messages checks, run by their sender: so that one rule that no reader could take stands alone
 //! in its closed form, instead of a whole resource being refused by every proxy.
 //!
 //! In: a value of the model. Out: nothing, or the field of the message that a reader would refuse. Costs a conversion there

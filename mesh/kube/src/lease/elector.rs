@@ -2,7 +2,7 @@
 //!
 //! Clocks of different machines are never compared: a foreign lease has run out when it has not *changed* for its own
 //! duration by our monotonic clock, as client-go does it. Our own runs out `step_down` after we asked for its last renewal,
-//! well before anybody else may take it. Two candidates that write at once are told apart by the resource version.
+//! well before another candidate may take it. If two candidates write at once, the resource version decides.
 
 use std::time::Duration;
 
@@ -70,7 +70,7 @@ struct Seen {
 }
 
 impl Elector {
-    /// The candidate `me` for the Lease `name`. `me` must be nobody else's name: a pod's is good.
+    /// The candidate `me` for the Lease `name`. `me` must be unique: a pod's name is.
     #[must_use]
     pub fn new(name: &str, me: &str, terms: Terms) -> Self {
         Self { name: name.into(), me: me.into(), terms, seen: None, leads_until: None }
@@ -144,7 +144,7 @@ impl Elector {
         }
     }
 
-    /// The Lease without holder, if we hold it: whoever sees it may take it at once.
+    /// The Lease without holder, if we hold it: any candidate may take it at once.
     #[must_use]
     pub fn released(&self, wall: Timestamp) -> Option<Lease> {
         let mut lease = self.seen.as_ref()?.lease.clone().filter(|lease| holder(lease) == self.me)?;

@@ -57,7 +57,7 @@ pub fn elect(
     (leads, run(Writer { api, part }, elector, Told(sender), drain))
 }
 
-/// What is told to the rest of the process; nobody leads after it is gone.
+/// Tells the rest of the process who leads; once it is dropped this process does not lead.
 struct Told(watch::Sender<bool>);
 
 impl Told {

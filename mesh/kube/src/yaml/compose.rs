@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-/// The documents of `text`, whose first line is `first`; after a mistake there is no next one.
+/// The documents of `text`, whose first line is `first`; after an error there is no next one.
 pub(super) fn documents(text: &str, first: usize) -> Vec<Result<Node, Mistake>> {
     let mut options = Options::default();
     (options.flow_nesting_limit, options.block_nesting_limit) = (DEPTH_MAX, DEPTH_MAX);

@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 use std::collections::HashSet;
 use std::fmt;
 
-/// The documents of `text`, whose first line is `first`, if it is JSON that begins with an object; after a mistake there is no next one.
+/// The documents of `text`, whose first line is `first`, if it is JSON that begins with an object; after an error there is no next one.
 pub(super) fn documents(text: &str, first: usize) -> Option<Vec<Result<Node, Mistake>>> {
     if !text.trim_start().starts_with('{') {
         return None;

@@ -5,7 +5,7 @@
 //! they are here; [`scalar`] has these rules. Keys are read by the same rules and become text, as JSON wants it.
 //!
 //! Stricter than `kubectl` where it drops something in silence: of two equal keys in one mapping it keeps the last, here
-//! that is a mistake. So are what JSON has no word for (`.nan`, a null as key) and the tag `!!binary`.
+//! that is an error. So are what JSON has no word for (`.nan`, a null as key) and the tag `!!binary`.
 //!
 //! Bounded: [`NODES_MAX`] values per document and [`DEPTH_MAX`], aliases counted as what they stand for, and
 //! [`ALIASED_BYTES_MAX`] of text that aliases stand for. How much text there may be besides is for the caller to say.

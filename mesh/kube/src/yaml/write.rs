@@ -93,7 +93,7 @@ fn scalar_or_empty(text: &mut String, value: &Json, indent: usize) {
     }
 }
 
-/// Whether nobody takes it for anything but this text: a letter or slash first, nothing that could end it, no word of a
+/// Whether every YAML reader takes it for this text and nothing else: a letter or slash first, nothing that could end it, no word of a
 /// reader's.
 fn is_plain(word: &str) -> bool {
     let good = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./:@+= ".contains(&byte);

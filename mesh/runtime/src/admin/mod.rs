@@ -41,7 +41,7 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(2);
 /// A client that takes nothing of its answer for so long, or is silent otherwise, is dropped.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// What a connection reads ahead, the head of a request included, and what it has to write at once. hyper's own 400 KiB would
-/// be 94 MB on all of the strangers' places.
+/// be 94 MB on all connections of other addresses.
 const READ_BYTES_MAX: usize = 16 * 1024;
 /// Fields of a head.
 const HEADERS_MAX: usize = 64;
@@ -161,11 +161,11 @@ pub fn install_metrics() -> Result<PrometheusHandle, String> {
 /// Both ends of the connection that a request came over; every request has it as an extension.
 #[derive(Debug, Clone, Copy)]
 pub struct Ends {
-    /// Whoever asks.
+    /// Any client.
     pub peer: SocketAddr,
     /// The address that was asked.
     pub local: SocketAddr,
-    /// Whether whoever asks is the pod itself, or its node.
+    /// Whether the client is the pod itself, or its node.
     pub known: bool,
 }
 

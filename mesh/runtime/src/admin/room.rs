@@ -1,10 +1,10 @@
 //! Who may have a connection to the admin port. In: addresses that connect, and what becomes of their connections. Out: a
 //! [`Place`], or whose place is given up for it.
 //!
-//! The pod's life hangs on the kubelet's probes, and whoever else reaches the port shall not keep them out: not by silence,
-//! not by number, not from many addresses. So the pod itself and its node have places of their own; everybody else shares the
-//! rest, where a newcomer takes the place of whoever has been silent longest at the address that has most. An answer that is
-//! being made is never cut off for it.
+//! The kubelet restarts a pod whose probes fail, so no other client of the port may keep the probes out: not by silent
+//! connections, not by many, not from many addresses. So the pod itself and its node have places of their own; all other
+//! clients share the rest: a new connection takes the place of the one that was silent for longest at the address that has
+//! most. A response that is being made is never cut off for it.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 pub(super) const STRANGERS_MAX: usize = 224;
 /// For the pod itself and its node.
 pub(super) const KNOWN_MAX: usize = 64;
-/// From one address of a stranger.
+/// From one other address.
 pub(super) const PER_ADDRESS_MAX: usize = 32;
 
 /// The places of one port.
@@ -107,7 +107,7 @@ impl Held {
 }
 
 impl Place {
-    /// Returns once somebody else has the place. Cancel safe.
+    /// Returns once another connection has taken the place. Cancel safe.
     pub(super) async fn given_up(&self) {
         self.give_up.notified().await;
     }

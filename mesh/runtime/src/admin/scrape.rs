@@ -1,6 +1,6 @@
-//! `/metrics` for whoever asks, at a bounded share of the process: a text of megabytes is made at most once a second for
-//! strangers, only a few such texts are kept alive by those who read slowly, and each address has so many a second. The pod
-//! itself and its node are told the latest, always.
+//! `/metrics` at a bounded cost: the text, which may have megabytes, is rendered at most once a second for
+//! other addresses, slow readers can keep only a few old texts alive, and each address has a rate limit. The pod
+//! itself and its node always get the latest.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 
-/// How old a text may be that a stranger is told.
+/// How old the text may be that another address gets.
 const FRESH: Duration = Duration::from_secs(1);
-/// Texts that slow readers may keep alive; then nobody is told a newer one. 2 MB each where there are many series.
+/// Texts that slow readers may keep alive; beyond that no newer one is rendered. 2 MB each if there are many series.
 const TEXTS_MAX: usize = 4;
 /// Scrapes at once from one address, …
 const BURST: f64 = 4.0;
 /// … and per second. Scrapers come twice a minute.
 const PER_SECOND: f64 = 1.0;
-/// Addresses that are told apart; the others share one allowance.
+/// Addresses with a rate limit of their own; all others share one.
 const ADDRESSES_MAX: usize = 256;
 
 /// The texts and the allowances.
@@ -32,7 +32,7 @@ struct State {
 }
 
 impl Scrapes {
-    /// What a stranger is told `now`, made by `render` if need be. `None`: it has had its share.
+    /// The text that another address gets `now`, rendered if need be. `None`: the address is over its rate limit.
     pub(super) fn text(&self, peer: IpAddr, now: Instant, render: impl FnOnce() -> String) -> Option<Bytes> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !state.allows(peer.to_canonical(), now) {
@@ -106,7 +106,7 @@ mod tests {
         let later = (0..100).filter(|_| asked(1, now + 3 * SECOND)).count();
         assert_eq!((first, later), (4, 3));
         assert!(asked(2, now));
-        // More addresses than can be told apart share what is left.
+        // Addresses beyond the bound share one rate limit.
         for number in 0..2000 {
             asked(number, now + 4 * SECOND);
         }

@@ -76,7 +76,7 @@ pub enum CertifyError {
     /// The certificate does not verify against the bundle that came with it.
     #[error("identity service sent a certificate that peers would refuse: {0}")]
     Verify(#[source] VerifyError),
-    /// The certificate is somebody else's.
+    /// The certificate has another workload's identity.
     #[error("identity service certified us as {0}; check namespace and service account")]
     WrongIdentity(SpiffeId),
 }

@@ -91,7 +91,7 @@ struct Shared {
     config: CertifyConfig,
     /// The anchors that count now: from the file at first, then from the stream.
     bundle: ArcSwap<TrustBundle>,
-    /// Version of the anchors file when last used; a change of it means that somebody wants us to look.
+    /// Version of the anchors file when last used; a change means that the file must be read again.
     anchors_seen: AtomicU64,
     credentials: watch::Sender<Option<Arc<Credentials>>>,
     /// The stream has spoken and is open: its word on the bundle counts, not that of an answer, which may be older.
@@ -309,7 +309,7 @@ fn life(svid: &Svid) -> Duration {
     svid.not_after().duration_since(svid.not_before()).unwrap_or_default()
 }
 
-/// A certificate request for `key`. The name in it is a courtesy to whoever reads it: the CA goes by the token.
+/// A certificate request for `key`. The name in it is for readers only: the CA takes the identity from the token.
 fn request(id: &SpiffeId, key: &KeyPair) -> Result<Vec<u8>, rcgen::Error> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();

@@ -1,4 +1,4 @@
-//! Log lines that somebody else can cause as often as they like.
+//! Log lines that a peer or client can cause without bound.
 //!
 //! In: [`limited!`](crate::limited) at the place of the line. Out: the first [`BURST`] lines; while more come, one after two
 //! seconds, four, eight and so on to one a minute, each with the number of those left out since. A minute of quiet makes the
@@ -7,11 +7,11 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Lines that are written at once: what happens now and then is told every time.
+/// Lines that are written at once: rare events are logged every time.
 const BURST: u32 = 3;
 /// The wait after them.
 const WAIT_MIN: Duration = Duration::from_secs(2);
-/// The longest wait: whoever reads the log learns within this that it goes on. Without a line for as long, it is over.
+/// The longest time between two lines: within it the log says that the events go on. After as long without a line they have stopped.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 /// Keys that one place keeps apart; keys are closed sets of words. What comes later shares one place.
 const KEYS_MAX: usize = 32;
@@ -79,8 +79,8 @@ impl State {
     }
 }
 
-/// `tracing::info!` and the like, for what a peer or a stranger can cause: `limited!(info, %peer, "refused")`, or
-/// `limited!(info by reason, reason, %peer, "refused")` where each of a closed set of words is to be told of. See
+/// `tracing::info!` and the like, for events that a peer or an unknown client can cause: `limited!(info, %peer, "refused")`, or
+/// `limited!(info by reason, reason, %peer, "refused")` to limit each word of a closed set by itself. See
 /// [`Limited`]; the field `left_out` is added.
 #[macro_export]
 macro_rules! limited {

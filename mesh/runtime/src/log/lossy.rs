@@ -1,8 +1,8 @@
-//! Standard error, as a log may use it: nobody waits for it.
+//! Standard error for the log: writing a line never blocks.
 //!
-//! Whoever reads a pipe may stop (a full disk, a stuck runtime), and a write to it then blocks for ever, with the thread that
+//! The reader of a pipe may stop (a full disk, a stuck runtime), and a write to it then blocks for ever, with the thread that
 //! serves connections. In: whole lines. Out: the same to a writer, by a thread of its own. Bound: [`QUEUE_BYTES_MAX`];
-//! lines beyond it are dropped, counted in `remora_log_lines_dropped_total`, and told of when there is room again. Lines
+//! lines beyond it are dropped, counted in `remora_log_lines_dropped_total`, and reported when there is room again. Lines
 //! that warn may use a quarter more than others.
 
 use std::collections::VecDeque;
@@ -36,7 +36,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Queue {
     bytes: VecDeque<u8>,
-    /// Lines that found no room and were not told of yet.
+    /// Lines that were dropped and are not reported yet.
     dropped: u64,
     /// The thread has taken bytes that it has not yet written.
     writing: bool,
@@ -58,7 +58,7 @@ impl Lossy {
             let mut batch = Vec::new();
             loop {
                 let dropped = shared.take(&mut batch);
-                // Nobody is left to tell where this fails.
+                // If this fails, there is nowhere left to report it.
                 let _ = to.write_all(&batch);
                 if dropped > 0 {
                     let _ = to.write_all(dropped_line(dropped, format).as_bytes());

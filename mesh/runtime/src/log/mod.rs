@@ -1,6 +1,6 @@
 //! Logs: one subscriber for the process, to standard error, whose filter can be changed while it runs.
 //!
-//! Nobody waits for the log ([`lossy`]), and nobody fills it ([`Limited`]).
+//! Logging never blocks ([`lossy`]), and no client can fill the log ([`Limited`]).
 
 mod limited;
 mod lossy;
@@ -77,7 +77,7 @@ pub fn check(filter: &str) -> Result<(), LogError> {
     parse(filter).map(drop)
 }
 
-/// Installs the process's subscriber, and has panics logged as well. Whoever ends the process calls [`flush`].
+/// Installs the process's subscriber, and has panics logged as well. Call [`flush`] before the process exits.
 pub fn init(filter: &str, format: Format) -> Result<Handle, LogError> {
     let (filter, handle) = reload::Layer::new(parse(filter)?);
     let lossy = Lossy::default();

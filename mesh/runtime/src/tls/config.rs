@@ -59,7 +59,7 @@ pub fn server_config(credentials: &Credentials, alpn: &[Alpn]) -> Result<Arc<Ser
     Ok(finish_server(config, &credentials.svid, alpn))
 }
 
-/// For the one service that strangers may call, identity: presents our SVID and asks for none.
+/// For the identity service, the only one whose clients need no certificate: presents our SVID and asks for none.
 pub fn danger_open_server_config(svid: &Svid, alpn: &[Alpn]) -> Result<Arc<ServerConfig>, TlsError> {
     let config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
@@ -68,7 +68,7 @@ pub fn danger_open_server_config(svid: &Svid, alpn: &[Alpn]) -> Result<Arc<Serve
     Ok(finish_server(config, svid, alpn))
 }
 
-/// For dialling: presents our SVID, and accepts `expected` and nobody else.
+/// For dialling: presents our SVID, and accepts `expected` only.
 pub fn client_config(
     credentials: &Credentials,
     expected: &SpiffeId,
@@ -100,7 +100,7 @@ pub fn anonymous_client_config(
     Ok(finish_client(config, alpn))
 }
 
-/// For the kubelet's HTTPS probes alone, which check no certificate: whoever answers is taken for the application.
+/// For the kubelet's HTTPS probes alone, which verify no certificate: every server counts as the application.
 pub fn danger_unverified_client_config() -> Result<Arc<ClientConfig>, TlsError> {
     // Applications may be older than TLS 1.3.
     let config = ClientConfig::builder_with_provider(provider())

@@ -1,7 +1,7 @@
 //! Mesh TLS: TLS 1.3 only, both sides known by SPIFFE identity.
 //!
 //! In: certificates as DER or PEM, the trust bundle, an expected identity. Out: rustls configurations, a peer's
-//! [`SpiffeId`](remora_model::SpiffeId), and when a peer is turned away a [`VerifyError`] from a closed set of reasons.
+//! [`SpiffeId`](remora_model::SpiffeId), and when a peer is refused a [`VerifyError`] from a closed set of reasons.
 //!
 //! [`web`] is TLS by host name, for the API server's calls to a webhook.
 //!
@@ -26,7 +26,7 @@ pub use svid::{Credentials, InvalidBundle, InvalidSvid, Svid, TrustBundle};
 pub use verifier::{Failure, Peer, peer};
 pub use verify::{VerifyError, leaf_identity, verify_svid};
 
-/// Certificates a peer may present: leaf, a few intermediates. Deeper chains are a mistake or an attack.
+/// Certificates a peer may present: leaf, a few intermediates. Deeper chains are an error or an attack.
 pub const CHAIN_CERTIFICATES_MAX: usize = 8;
 /// Anchors in one bundle. Rotation needs two; federation of a few clusters some more.
 pub const ANCHORS_MAX: usize = 64;

@@ -29,7 +29,7 @@ const ENCRYPTED: &str = "ENCRYPTED PRIVATE KEY";
 pub struct PemError {
     /// The line, from 1.
     pub line: usize,
-    /// The mistake.
+    /// What is wrong.
     pub mistake: Mistake,
 }
 
@@ -109,7 +109,7 @@ pub struct PemCertificate {
 }
 
 /// The certificates of a text, in their order: at least one. Keys and parameters beside them are skipped; a section of any other
-/// kind is a mistake.
+/// kind is an error.
 pub fn certificates(text: &[u8]) -> Result<Vec<PemCertificate>, PemError> {
     let mut found = Vec::new();
     for Section { label, line, der } in sections(text)? {
@@ -157,7 +157,7 @@ fn keep<T>(found: &mut Option<T>, key: T) -> Option<Mistake> {
     None
 }
 
-/// All sections of a text, or its first mistake.
+/// All sections of a text, or its first error.
 pub(super) fn sections(text: &[u8]) -> Result<Vec<Section>, PemError> {
     let text = as_text(text)?;
     let mut sections = Vec::new();
@@ -201,7 +201,7 @@ fn as_text(bytes: &[u8]) -> Result<Cow<'_, str>, PemError> {
     if bytes.contains(&0) {
         return fail(Mistake::NotText("UTF-16 or bytes"));
     }
-    // Comments may be of any encoding: what is not UTF-8 in a section is no base64 and told there.
+    // Comments may be of any encoding: bytes that are not UTF-8 in a section are not base64 either, and reported there.
     Ok(String::from_utf8_lossy(bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes)))
 }
 

@@ -18,7 +18,7 @@ use super::{ANCHORS_MAX, CHAIN_CERTIFICATES_MAX, VerifyError, leaf_identity, ver
 /// Why a set of anchors is unusable.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidBundle {
-    /// An empty set would cut off every peer; whoever means that should say so otherwise.
+    /// An empty set would cut off every peer; so an empty set must not be the way to say that.
     #[error("trust bundle holds no anchor")]
     Empty,
     /// More than [`ANCHORS_MAX`].
@@ -215,7 +215,7 @@ impl Svid {
         self.not_after
     }
 
-    /// Whether it has ended: nobody accepts it any more.
+    /// Whether it has expired: no peer accepts it any more.
     #[must_use]
     pub fn has_ended(&self, now: SystemTime) -> bool {
         self.not_after <= now
@@ -248,7 +248,7 @@ pub struct Credentials {
     pub svid: Svid,
     /// By whom we judge peers.
     pub bundle: TrustBundle,
-    /// Counts snapshots, so that whoever caches by them knows when to look again.
+    /// Counts snapshots, so that caches know when they are out of date.
     pub generation: u64,
 }
 

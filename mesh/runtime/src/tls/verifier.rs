@@ -83,7 +83,7 @@ impl ServerCertVerifier for ExpectServer {
 }
 
 impl ClientCertVerifier for AnyMember {
-    /// None: naming our anchors to a stranger helps nobody, every member has exactly one certificate.
+    /// None: a client needs no hint which certificate to present, because every workload has exactly one; and strangers need not learn our anchors.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }

@@ -3,11 +3,12 @@
 //!
 //! The choice is the better of two random endpoints (P2C) by peak-EWMA latency × requests in flight ÷ weight, per
 //! request for HTTP and per connection for TCP; latencies within a factor of two of each other count as equal. Endpoints
-//! of our own zone go first, until they are twice as loaded as a remote one. Failing endpoints leave the rotation and return by a single probe ([`health`]).
+//! of our own zone go first, until they are twice as loaded as a remote one. Failing endpoints are ejected (outlier
+//! detection) and return by a single probe ([`health`]).
 //!
 //! **A pool never ejects itself empty.** How much may leave depends on how good the evidence is ([`Outcome`]):
 //! failed answers often come from something behind all endpoints, so they eject at most half of the set; an endpoint
-//! that cannot be connected to is not there, so all but one may go; an endpoint with somebody else's identity is never
+//! that cannot be connected to is not there, so all but one may go; an endpoint with another workload's identity is never
 //! tried before its next probe, even if it was the last.
 //!
 //! Where the Service asks for session affinity, the pod keeps to one endpoint instead: the one that ranks first for it
@@ -37,7 +38,7 @@ use std::{
 /// How much more loaded the zone's own endpoint must be before one of another zone is taken.
 const SPILL_FACTOR: f64 = 2.0;
 
-/// Latencies that differ by less are taken as equal: estimates of equal endpoints do by chance, and what nobody notices should
+/// Latencies that differ by less are taken as equal: estimates of equal endpoints do by chance, and a difference without effect on callers should
 /// not move load. In simulation, of five of which the slowest takes 1.4 times as long as the fastest, preferring the lesser
 /// gives the slowest 0.13 of the requests and the two fastest 0.25; ignoring it all of them 0.18 to 0.22.
 const LATENCY_NOISE: f64 = 2.0;
@@ -106,7 +107,7 @@ pub(crate) enum Outcome {
     Failure,
     /// It could not be connected to.
     Unreachable,
-    /// It proved to be somebody else.
+    /// Its certificate has another workload's identity.
     WrongIdentity,
 }
 
@@ -187,7 +188,7 @@ impl<P: Clone> Balancer<P> {
     /// be the one to try a doubtful endpoint. When everything is ejected, the endpoint that is due first serves.
     ///
     /// # Errors
-    /// The set is empty, or everything in it is excluded or known to be somebody else.
+    /// The set is empty, or everything in it is excluded or known to have another workload's identity.
     pub(crate) fn pick(
         &self,
         now: Instant,

@@ -37,7 +37,7 @@ impl From<Incoming> for AnswerBody {
 }
 
 impl AnswerBody {
-    /// The bytes of it that may be held while nobody takes them.
+    /// The bytes of it that may be held while they are not read.
     pub(crate) fn held_max(&self) -> usize {
         let (window, hint) = match self {
             Self::Empty => return 0,

@@ -25,7 +25,7 @@ pub(crate) struct Callers(OnceCell<Box<Known>>);
 #[derive(Debug)]
 struct Known {
     streams: RefCell<Vec<(SocketAddr, u32, Rc<Streams>)>>,
-    /// How a peer is told that it is this one.
+    /// The name by which a peer recognises this caller.
     name: HeaderValue,
 }
 

@@ -45,7 +45,7 @@ use table::Connections;
 
 type Request = http::Request<RequestBody>;
 
-/// One endpoint of a backend, with the way to it. The connections are shared with whoever else leads there.
+/// One endpoint of a backend, with the way to it. The connections are shared with other backends that have the same endpoint.
 #[derive(Debug)]
 pub(crate) struct Upstream {
     pub endpoint: Endpoint,
@@ -60,7 +60,7 @@ pub(crate) struct Upstream {
 #[derive(Debug)]
 pub(crate) struct Failed {
     pub reason: Reason,
-    /// What the client is told beside it; may be empty.
+    /// More for the client beside the reason; may be empty.
     pub detail: &'static str,
     /// The endpoint that another try should pass over.
     pub endpoint: Option<SocketAddr>,
@@ -73,12 +73,12 @@ pub(crate) struct Failed {
 }
 
 impl Failed {
-    /// Bytes of it may have arrived, or there is nobody to send it to.
+    /// Bytes of the request may have arrived, or there is no endpoint to send it to.
     pub(crate) fn new(reason: Reason) -> Self {
         Self::refused(reason, "")
     }
 
-    /// It goes no further, and the client is told why.
+    /// The request is refused here, and the client gets the reason.
     pub(crate) fn refused(reason: Reason, detail: &'static str) -> Self {
         Self { reason, detail, endpoint: None, unsent: None, stale: false, unprocessed: false }
     }
@@ -87,7 +87,7 @@ impl Failed {
         Self { unsent: Some(Box::new(request)), ..Self::new(reason) }
     }
 
-    /// Nobody looked at it, although its bytes arrived.
+    /// The server has not processed the request, although its bytes arrived.
     pub(crate) fn unprocessed(reason: Reason) -> Self {
         Self { unprocessed: true, ..Self::new(reason) }
     }
@@ -122,7 +122,7 @@ impl Lease {
 }
 
 impl Upstream {
-    /// An endpoint whose connections nobody else has.
+    /// An endpoint whose connections are not shared.
     pub(crate) fn new(
         resources: &Rc<Resources>,
         table: &Rc<Table>,
@@ -241,7 +241,7 @@ impl Upstream {
         Ok(http1::Http1::new(sender, allowance))
     }
 
-    /// Drops connections that were idle for too long, where nobody else has them.
+    /// Drops connections that were idle for too long, unless they are shared.
     pub(crate) fn sweep(&self) {
         self.connections.http1.sweep();
     }

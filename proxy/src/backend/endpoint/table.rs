@@ -56,7 +56,7 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// The connections to `endpoint`, whoever else has them.
+    /// The connections to `endpoint`, which other backends may share.
     pub(super) fn find(&self, endpoint: &Endpoint) -> Rc<Connections> {
         let mut known = self.known.borrow_mut();
         known.entry(Key::of(endpoint)).or_insert_with(|| Connections::new(endpoint)).clone()
@@ -69,7 +69,7 @@ impl Table {
         streams
     }
 
-    /// Closes what idles for too long, or belongs to nobody any more. For the worker to call every
+    /// Closes connections that were idle for too long, or belong to no backend any more. For the worker to call every
     /// [`limits::IDLE_TIMEOUT`].
     pub(crate) fn sweep(&self) {
         let sweeps = |idle: std::time::Duration| (idle.as_millis() / limits::IDLE_TIMEOUT.as_millis()) as u32;
@@ -94,7 +94,7 @@ impl Table {
     }
 
     /// Makes room for one more connection between proxies: where there are [`limits::MESH_CONNECTIONS_MAX`], those that
-    /// nobody used for the longest time are closed. False if all of them are in use.
+    /// were unused for the longest time are closed. False if all of them are in use.
     pub(super) fn make_room(&self) -> bool {
         let known = self.known.borrow();
         let open: usize = known.values().map(|connections| connections.http2.len()).sum();

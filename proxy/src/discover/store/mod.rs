@@ -1,8 +1,8 @@
-//! What is held of discovery's resources, for the workers that read them. In: workers' commands and discovery's messages.
-//! Out: what discovery is to be told. No IO: [`super::client`] carries it out.
+//! The store of discovery's resources for the workers that read them. In: workers' commands and discovery's messages.
+//! Out: messages to discovery. No IO: [`super::client`] sends them.
 //!
-//! A target or port is held from a worker's first question until nobody reads it any more; a backend while a target that is
-//! held names it, or somebody reads it. So what is held is bounded by [`limits`], and nothing in it is held for nobody.
+//! A target or port is stored from a worker's first request until no worker reads it any more; a backend while a stored target
+//! names it, or a worker reads it. So the store is bounded by [`limits`], and has no unused entries.
 
 use super::{Command, Full, Known, Networks, State, Zone};
 use crate::limits;
@@ -147,7 +147,7 @@ impl Store {
         }
     }
 
-    /// Forgets everything of a kind that nobody reads and nothing names.
+    /// Removes all entries of a kind that no worker reads and no other entry names.
     fn prune(&mut self, kind: Kind) -> Vec<v1::SyncRequest> {
         let unused = self.table.iter().filter(|(name, held)| Kind::of(name) == kind && !self.is_used(name, held));
         let unused: Vec<Name> = unused.map(|(name, _)| name.clone()).collect();
@@ -164,7 +164,7 @@ impl Store {
         (self.counts[kind as usize] < kind.most()).then_some(say)
     }
 
-    /// Carries out a worker's wish; what discovery must be told of it.
+    /// Executes a worker's command; returns the messages to discovery.
     pub(super) fn take(&mut self, command: Command) -> Vec<v1::SyncRequest> {
         match command {
             Command::Watch(name, tell) => {
@@ -185,8 +185,8 @@ impl Store {
         }
     }
 
-    /// Asks again for a target, or for every target that leads to a backend which cannot be reached: the whole of it, not the
-    /// difference. Ever more seldom, until the answer changes or nobody doubts for a while.
+    /// Asks discovery again for a target, or for every target that has a backend which cannot be reached: for the whole resource, not a
+    /// delta. With a growing pause, until the answer changes or no worker asks for a while.
     fn doubt(&mut self, name: &Name, now: Instant) -> Vec<v1::SyncRequest> {
         if !self.table.contains_key(name) {
             return Vec::new();
@@ -300,7 +300,7 @@ impl Store {
         if !closed.is_empty() {
             metrics::counter!("remora_discovery_closed_rules_total").increment(closed.len() as u64);
             let rules = closed.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-            remora_runtime::limited!(warn, %name, %rules, "rules could not be read; they stand in their closed form");
+            remora_runtime::limited!(warn, %name, %rules, "rules could not be read; their closed form is in force");
         }
         say.push(request::ack_closed(&name, version, closed));
         say.extend(self.set(&name, version, resource));
@@ -346,7 +346,7 @@ impl Store {
         metrics::counter!("remora_discovery_nacks_total").increment(1);
         let name = envelope.as_ref().and_then(|(name, _)| Name::try_from(name.clone()).ok());
         let of = name.as_ref().map_or_else(|| "of no name".to_owned(), ToString::to_string);
-        remora_runtime::limited!(warn, name = %of, %reason, "discovery sent something unusable; the last good state, if any, stays");
+        remora_runtime::limited!(warn, name = %of, %reason, "discovery sent an invalid resource; the last valid state, if any, stays in force");
         if let Some(name) = name
             && whole
         {

@@ -23,7 +23,7 @@ pub(crate) enum RequestError {
 }
 
 impl RequestError {
-    /// The reason that signals are told.
+    /// The reason for the metrics.
     pub(crate) fn reason(&self) -> Reason {
         match self {
             Self::Client(_) => Reason::BodyAborted,

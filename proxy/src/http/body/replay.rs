@@ -92,7 +92,7 @@ impl Replay {
         self.shared.borrow().source.holder().clone()
     }
 
-    /// Whoever reads it has no use for more of it now.
+    /// The reader needs no more of it now.
     pub(super) fn stands_still(&self) -> Result<(), Overloaded> {
         self.shared.borrow_mut().source.stands_still()
     }
@@ -102,6 +102,7 @@ impl Replay {
             return Poll::Ready(None);
         }
         let mut kept = self.shared.borrow_mut();
+        // First what earlier tries have read, then the source.
         if let Some(chunk) = kept.chunks.get(self.sent) {
             self.sent += 1;
             return Poll::Ready(Some(Ok(Frame::data(chunk.clone()))));

@@ -42,7 +42,7 @@ impl RequestBody {
         }
     }
 
-    /// Whoever reads it has no use for more of it now, and will not ask for some time.
+    /// The reader needs no more of it now, and will not poll for some time.
     pub(crate) fn stands_still(&mut self) -> Result<(), Overloaded> {
         match self {
             Self::Empty => Ok(()),

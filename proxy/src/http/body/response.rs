@@ -38,7 +38,7 @@ pub(crate) enum ResponseError {
 }
 
 impl ResponseBody {
-    /// What an upstream sends, counted to its end, and charged to whoever asked for it while it stands still.
+    /// What an upstream sends, counted to its end, and charged to the client while it stands still.
     pub(crate) fn upstream(body: AnswerBody, mut exchange: Exchange) -> Result<Self, Overloaded> {
         exchange.stands_still(body.held_max())?;
         Ok(Self::Upstream { body, exchange })

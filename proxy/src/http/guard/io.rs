@@ -26,7 +26,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// that it asked before is answered, it is told with a bare response; otherwise an answer may be under way that another one would
 /// corrupt, and the connection just ends. A client that stalls ([`Patience`]) meets the same end; an idle one meets the end of the connection.
 ///
-/// Judging ends when whoever answers says that the connection has left HTTP ([`UnderWay::has_left_http`]), and not before:
+/// Judging ends when the server says that the connection has left HTTP ([`UnderWay::has_left_http`]), and not before:
 /// nothing that passes here is taken for a sign of it. Until the answer, a client that asked for that has nothing more to say.
 #[derive(Debug)]
 pub(crate) struct Guarded<S> {

@@ -27,7 +27,7 @@ pub(crate) const HEAD_BYTES_MAX: usize = 64 * 1024;
 pub(crate) const HEAD_FIELDS_MAX: usize = 100;
 /// The request line alone.
 pub(crate) const LINE_BYTES_MAX: usize = 16 * 1024;
-/// Chunk extensions of one body, all together: nobody uses them, attackers excepted.
+/// Chunk extensions of one body, all together: only attackers use them.
 pub(crate) const EXTENSION_BYTES_MAX: usize = 16 * 1024;
 /// Trailers of one body.
 pub(crate) const TRAILER_BYTES_MAX: usize = 16 * 1024;
@@ -85,8 +85,8 @@ impl Guard {
         }
     }
 
-    /// The connection is no longer HTTP/1 from the next byte on (101, or a 2xx to CONNECT). Only whoever gave that answer
-    /// knows.
+    /// The connection is no longer HTTP/1 from the next byte on (101, or a 2xx to CONNECT). Only the server that sent this
+    /// response knows.
     pub(crate) fn opaque(&mut self) {
         self.state = State::Opaque;
     }

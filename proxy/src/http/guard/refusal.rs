@@ -51,7 +51,7 @@ pub(crate) enum Refusal {
     TrailersTooLarge,
     #[error("a trailer that frames, routes or authorises (RFC 9110 §6.5.1)")]
     ForbiddenTrailer,
-    #[error("a CONNECT or upgrade while an earlier request has no answer yet: what follows it cannot be told apart")]
+    #[error("a CONNECT or upgrade while an earlier request has no response yet: the bytes after it would be ambiguous")]
     PipelinedUpgrade,
     #[error("bytes behind a CONNECT or upgrade that has no answer yet: they may be HTTP or not (RFC 9110 §7.8)")]
     EarlyBytes,
@@ -89,7 +89,7 @@ impl Refusal {
         }
     }
 
-    /// The reason, of the closed set, that the client is told.
+    /// The reason, of the closed set, that the client gets.
     #[must_use]
     pub(crate) fn reason(self) -> Reason {
         match self.status() {

@@ -69,8 +69,8 @@ struct Armed {
 }
 
 impl Watch {
-    /// A read or write blocks, `wait` being what for and `mark` how far it is: whether that is so for `period` or longer.
-    /// Wakes the task of `cx` in time to be asked again.
+    /// Returns true if a read or write made no progress (`mark` unchanged) for `period` while it waited for `wait`.
+    /// Wakes the task of `cx` when the period is over, to be called again.
     pub(super) fn stalled(&mut self, cx: &mut Context<'_>, wait: Wait, mark: u64, period: Duration) -> bool {
         let Some(armed) = &mut self.0 else {
             let mut sleep = Box::pin(sleep(period));

@@ -1,8 +1,8 @@
 //! Changes a request as its rule and backend say (Gateway API: HTTPRouteFilter), and the answer; or answers with a redirect.
 //!
 //! Stands inside [`Signals`](super::Signals), so that a redirect is counted, and outside of all that holds something for the
-//! request, since a redirect needs nothing. [`Hop`](super::Hop) stands behind them: what belongs to one hop is taken off a request after they
-//! have changed it, and off an answer before.
+//! request, since a redirect needs nothing. [`Hop`](super::Hop) stands behind them: hop-by-hop fields are removed from a request after they
+//! have changed it, and from an answer before.
 
 use super::{After, Outcome, Within, always_ready};
 use crate::{

@@ -1,4 +1,4 @@
-//! Takes off what belongs to one hop only (RFC 9110 §7.6.1), of requests and of answers, and gives a request the form in which it
+//! Removes hop-by-hop fields (RFC 9110 §7.6.1) from requests and answers, and gives a request the form in which it
 //! goes between proxies: HTTP/2, or HTTP/1.1 where it asks to leave HTTP.
 //!
 //! Stands inside [`Filters`](super::Filters), whose edits are end-to-end fields, and outside of all that sends the request, so

@@ -1,4 +1,4 @@
-//! Sends copies of requests whose answers nobody sees (Gateway API: HTTPRequestMirrorFilter).
+//! Sends copies of requests, and drops their responses (Gateway API: HTTPRequestMirrorFilter).
 //!
 //! Stands outside of [`Deadline`](super::Deadline) and [`Retry`](super::Retry): a copy is sent once, when the request itself has its
 //! answer, with the body that was kept; a body that is larger than what is kept, or still coming, is not mirrored and counted

@@ -10,6 +10,8 @@ mod balance;
 mod charge;
 mod deadline;
 mod discover;
+#[cfg(test)]
+mod example;
 mod filters;
 mod hop;
 mod mirror;

@@ -1,5 +1,5 @@
-//! Sends a request another time where that is safe and worth it: on another endpoint at once where nobody was there, else after
-//! a pause, within the rule's attempts and the backend's retry budget.
+//! Sends a request again if that is safe and useful: to another endpoint at once if the first was unreachable, else after
+//! a pause (backoff), within the rule's attempts and the backend's retry budget.
 //!
 //! Stands inside [`Deadline`](super::Deadline), which bounds all tries together, and outside of
 //! [`Authorize`](super::Authorize), so that each try is judged. The first try is one call of the inner service; only what comes after
@@ -127,6 +127,7 @@ where
         let mut this = self.project();
         if let StateProjection::First { first } = this.state.as_mut().project() {
             let outcome = ready!(first.poll(cx));
+            // Nearly every request ends here; only the others pay for a box.
             let Some(again) = this.again.take().filter(|again| again.is_wanted(&outcome)) else {
                 return Poll::Ready(outcome);
             };
@@ -179,8 +180,8 @@ impl<S> Again<S> {
         self.kept.as_ref().is_some_and(Kept::is_whole)
     }
 
-    /// Whether the request goes on to another endpoint at once, because nobody took it at this one. A rule that allows no
-    /// second try means that too.
+    /// Whether the request goes to another endpoint at once, because this one did not accept it. A rule that allows no
+    /// second try forbids that too.
     fn passes_over(&self, outcome: &Outcome, tried: &[SocketAddr]) -> bool {
         let reason = match outcome {
             Err(Failed { reason, unsent: Some(_), .. }) => *reason,

@@ -1,6 +1,6 @@
-//! What the watches have told: the objects, and whether that is all of them. Pure.
+//! The objects that the watches have delivered, and whether these are complete. Pure.
 //!
-//! Nothing is given out before every kind was listed once, for half a picture might open a port or take endpoints away.
+//! Nothing is given out before every kind was listed once, because an incomplete set might open a port or remove endpoints.
 //! Afterwards a kind that cannot be watched keeps what it last said.
 
 #[cfg(test)]
@@ -31,7 +31,7 @@ pub(super) type Entry = Result<Object, Box<Unreadable>>;
 pub(super) enum Change {
     Applied(Entry),
     Deleted(Key),
-    /// All that there are were told of: whatever is not among these is gone.
+    /// The list is complete: objects that are not in it were deleted.
     Listed(BTreeSet<Key>),
     /// The API server does not know the kind: its CRD is not installed.
     Absent,
@@ -48,7 +48,7 @@ struct Held {
     unreadable: BTreeMap<Key, String>,
     /// Which objects stand in for some that never could be read.
     stand_ins: BTreeSet<Key>,
-    /// Whether all objects were told of at least once.
+    /// Whether all objects were listed at least once.
     listed: bool,
     trouble: Option<String>,
     /// Whether the API server said that we have no right to it. Until it is listed, nothing else takes that back.
@@ -64,7 +64,7 @@ enum Applied {
     News,
 }
 
-/// Everything that was told.
+/// All objects.
 #[derive(Debug)]
 pub(super) struct Store {
     kinds: BTreeMap<&'static str, Held>,
@@ -195,7 +195,7 @@ impl Held {
     }
 }
 
-/// What holds in the place of an object that nobody here can read, and that never could be: a policy denies, in its whole
+/// What holds in place of an object that cannot be read, and never could be: a policy denies, in its whole
 /// namespace; a route answers 500 in the place of its parents.
 fn stand_in(kind: &str, unreadable: &Unreadable) -> Option<Object> {
     let (metadata, unknown) = (unreadable.metadata.clone(), Unknown::default());

@@ -202,7 +202,7 @@ fn a_route_that_never_could_be_read_answers_500_and_one_that_could_stays() {
     assert_eq!(rules(&store), good);
     let conditions = conditions(&store);
     assert_eq!((&conditions[0]["status"], &conditions[2]["type"]), (&"True".into(), &"PartiallyInvalid".into()));
-    assert_eq!(conditions[2]["message"], "Fall Back: spec: new; what it last said stays");
+    assert_eq!(conditions[2]["message"], "Fall Back: spec: new; its last valid content stays in force");
 }
 
 #[test]
@@ -240,6 +240,9 @@ fn a_policy_that_cannot_be_read_keeps_its_last_word_or_denies() {
     let kept = store.objects().unwrap();
     let [Object::AuthorizationPolicy(kept)] = &kept[..] else { panic!("{kept:?}") };
     assert_eq!(kept.spec, good.spec);
-    assert!(kept.unreadable.as_ref().is_some_and(|why| why.contains("what it last said stays")), "{kept:?}");
+    assert!(
+        kept.unreadable.as_ref().is_some_and(|why| why.contains("its last valid content stays in force")),
+        "{kept:?}"
+    );
     assert!(!store.take(Service::KIND, unreadable("s")), "another kind is left out");
 }

@@ -9,7 +9,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-/// What the library is told of the peer's limit before the peer has said anything. No peer can say this.
+/// The limit that the library assumes before the peer has announced one. No peer can announce this one.
 pub(super) const UNKNOWN: usize = usize::MAX - 1;
 
 /// A connection. Its [`Driver`](super::driver::Driver) does the work.
@@ -122,7 +122,7 @@ impl Connection {
         self.peer_limit.get() != UNKNOWN
     }
 
-    /// The peer's limit, from the driver. Whoever waits for a stream is woken if there are more of them now.
+    /// The peer's limit, from the driver. Requests that wait for a stream are woken if there are more of them now.
     pub(super) fn learn(&self, peer_limit: usize) {
         if self.peer_limit.get() == peer_limit {
             return;

@@ -96,7 +96,7 @@ struct KeepAlive {
 }
 
 enum State {
-    /// Nobody waits for the peer.
+    /// No request waits for the peer.
     Off,
     /// The next PING is due when the timer says so.
     Quiet,

@@ -1,5 +1,5 @@
 //! HTTP/2 towards one address. In: requests. Out: streams, on as many connections as the peer's stream limit and our
-//! windows need; none that nobody uses.
+//! windows need; none that is not used.
 //!
 //! What one stream does must not be felt by another. So a connection's window is never smaller than what its streams may
 //! pin ([`limits::stream_share`]), a request is given a connection only where the peer's limit leaves a stream, and what a

@@ -14,7 +14,7 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// Nobody waits, and no connection has said what it takes.
+    /// No request waits, and no connection has announced its limit.
     pub(super) fn new() -> Self {
         Self { waiting: Cell::new(0), notify: Notify::new(), limit: Cell::new(u32::MAX) }
     }

@@ -12,11 +12,11 @@ use std::{
 };
 use tokio::sync::oneshot;
 
-/// What comes of an answer's body, and what came of it that nobody has read yet.
+/// The rest of an answer's body, and the part of it that came and is not read yet.
 ///
 /// The library holds each DATA frame by itself, at some 256 bytes a frame whatever is in it, and ends the connection when
-/// these come to too much: a reader of small messages who stands still would break everybody's streams. So the frames of
-/// one who has read nothing for a while are put together ([`Unread::compact`]): what is unread of a stream then takes
+/// these come to too much: one stalled reader of small messages would break the streams of all others. So the frames of
+/// a stream that was not read for a while are merged ([`Unread::compact`]): what is unread of a stream then takes
 /// no more than its window.
 pub(in crate::backend) struct Received {
     stream: RefCell<RecvStream>,
@@ -84,7 +84,7 @@ impl Received {
             };
             match data {
                 Some(Ok(data)) => {
-                    // It fails for a stream that has ended, whose window nobody needs.
+                    // It fails for a stream that has ended, whose window is not needed.
                     let _ended = stream.flow_control().release_capacity(data.len()).is_err();
                     self.left.set(self.left.get().map(|left| left.saturating_sub(data.len() as u64)));
                     return Poll::Ready(Some(Ok(Frame::data(data))));

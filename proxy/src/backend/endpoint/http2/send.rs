@@ -143,7 +143,7 @@ struct Upload {
 }
 
 enum Then {
-    /// Nobody knows yet.
+    /// Not known yet.
     More,
     /// The body's end.
     End,
@@ -159,7 +159,7 @@ impl From<RequestError> for Then {
 }
 
 impl Upload {
-    /// Ready when all of it was handed over, or nobody wants the rest; an error says why the stream was reset.
+    /// Ready when all of it was handed over, or the rest is not needed; an error says why the stream was reset.
     fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
         loop {
             // Also to be woken when the peer resets the stream.
@@ -186,7 +186,7 @@ impl Upload {
                         Err(then) => (Bytes::new(), then),
                     };
                     if !data.is_empty() {
-                        // As little as can be asked for: what is reserved and not sent is nobody else's either.
+                        // As little as can be asked for: what is reserved and not sent is lost to other streams.
                         self.stream.reserve_capacity(1);
                         self.held = Some((data, then));
                         continue;

@@ -32,7 +32,7 @@ pub(in crate::backend) trait Dial: Clone + 'static {
     fn runs_on(&self) -> &Tasks;
 }
 
-/// What a peer of the mesh, or somebody else, is taken to be before it has said so.
+/// What a server is assumed to be before it has announced its limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::backend) enum Kind {
     /// A proxy of ours: it takes [`limits::MESH_STREAMS_MAX`] streams, and PINGs.
@@ -41,7 +41,7 @@ pub(in crate::backend) enum Kind {
     Other,
 }
 
-/// All HTTP/2 connections to one address, for whoever may share them.
+/// All HTTP/2 connections to one address, for all callers that may share them.
 pub(in crate::backend) struct Streams {
     kind: Kind,
     connections: RefCell<Vec<Rc<Connection>>>,
@@ -61,7 +61,7 @@ impl fmt::Debug for Streams {
 }
 
 impl Drop for Streams {
-    /// Nobody sends any more: the connections end with the streams under way.
+    /// No caller sends any more: the connections end with the streams under way.
     fn drop(&mut self) {
         self.retire();
     }
@@ -79,7 +79,7 @@ impl Streams {
         })
     }
 
-    /// A stream on a connection that is there, if one has room and nobody waits for it.
+    /// A stream on a connection that is there, if one has room and no other request waits for it.
     pub(in crate::backend) fn ready<D: Dial>(
         self: &Rc<Self>,
         generation: u64,
@@ -99,7 +99,7 @@ impl Streams {
         Some(entered)
     }
 
-    /// Whether a request would have to wait until somebody is connected to.
+    /// Whether a request would have to wait for a connection.
     pub(in crate::backend) fn is_away(&self) -> bool {
         !self.connections.borrow().iter().any(|connection| connection.is_usable())
     }
@@ -113,7 +113,7 @@ impl Streams {
         let Some(_waiting) = Waiting::new(&self.queue) else { return Err(self.full("too many requests wait")) };
         let (failures, _) = self.failures.get();
         let began = Instant::now();
-        // Nobody who waits for the first connection waits for a stream.
+        // A request that waits for the first connection does not wait for a stream.
         let crowded = !self.connections.borrow().is_empty();
         // Who came before has the first stream that is free.
         let mut behind = crowded && self.queue.waiting() > 1;
@@ -235,7 +235,7 @@ impl Streams {
         connections.len()
     }
 
-    /// For how many sweeps nobody used any of it; `None` if somebody does, or there is nothing.
+    /// For how many sweeps none of it was used; `None` if some of it is in use, or there is nothing.
     pub(in crate::backend) fn idle(&self) -> Option<u32> {
         let connections = self.connections.borrow();
         connections.iter().map(|connection| connection.idle()).min().flatten()
@@ -274,7 +274,7 @@ async fn renew<D: Dial>(streams: Weak<Streams>, dial: D) {
                 streams.renewing.set(false);
                 return;
             }
-            // Somebody else is there now: what is under way to whom it was may finish.
+            // Another workload has the address now: streams under way to the previous one may finish.
             Err(Reason::IdentityMismatch) => {
                 streams.retire_older(generation);
                 streams.renewing.set(false);
