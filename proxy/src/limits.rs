@@ -142,6 +142,18 @@ pub(crate) const CLIENT_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Header section, both directions: twice what Linkerd's users found too small (16 KiB), the size of a large cookie jar.
 pub(crate) const HEADER_BYTES_MAX: usize = 64 * 1024;
 
+/// What proxies add to a head between them, at most.
+pub(crate) const RESERVED_BYTES_MAX: usize = 512;
+
+/// What is announced to clients as the bound of a header list over HTTP/2, which counts 32 bytes for each field beside its text (RFC
+/// 9113 §6.5.2): a head within [`HEADER_BYTES_MAX`] passes whichever protocol it crosses by.
+pub(crate) const HEADER_LIST_BYTES_MAX: usize =
+    HEADER_BYTES_MAX + 2 * RESERVED_BYTES_MAX + 32 * (HEADER_COUNT_MAX + 16);
+
+/// The same, announced to servers. It is larger than what is passed on, so that nearly all that is too large is seen to be: the
+/// library refuses a larger head as a broken stream, and cuts larger trailers.
+pub(crate) const ANSWER_LIST_BYTES_MAX: usize = 4 * HEADER_BYTES_MAX;
+
 /// From an HTTP/1 request to the end of its answer's head, interim answers included: a head of [`HEADER_BYTES_MAX`], and
 /// what may be read of the body behind it before the head is taken.
 pub(crate) const ANSWER_HEAD_BYTES_MAX: usize = 256 * 1024;

@@ -269,3 +269,75 @@ fn a_target_reaches_the_application_or_is_refused_with_its_reason() -> anyhow::R
     }
     Ok(())
 }
+
+#[test]
+fn both_proxies_count_a_failure_under_the_reason_that_the_client_is_told() -> anyhow::Result<()> {
+    let scene = Scene::start()?;
+    let failures =
+        |proxy: &Proxy, reason: &str| proxy.metric("remora_failures_total", &[&format!("reason=\"{reason}\"")]);
+    let ask =
+        |scene: &Scene| scene.ask("POST / HTTP/1.1\r\nhost: api:80\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    // The application breaks off, and then it is gone.
+    let mut client = ask(&scene)?;
+    drop(scene.asked()?);
+    let mut told = vec![read_out(&mut client)?.0];
+    let Scene { web, api, app, _mesh } = scene;
+    drop(app);
+    let mut client = patient(TcpStream::connect(web.outbound)?)?;
+    client.write_all(b"GET / HTTP/1.1\r\nhost: api:80\r\nconnection: close\r\n\r\n")?;
+    told.push(read_out(&mut client)?.0);
+    for (answer, reason) in told.iter().zip(["upstream_reset", "connect_refused"]) {
+        ensure!(answer.contains(&format!("x-remora-error: {reason}\r\n")), "{answer}");
+        for proxy in [&web, &api] {
+            ensure!(failures(proxy, reason)? >= 1.0, "{reason}: {}", proxy.metrics()?);
+            ensure!(failures(proxy, "status_5xx")? == 0.0, "{reason}: {}", proxy.metrics()?);
+        }
+    }
+    Ok(())
+}
+
+/// Whether each line of `fields` is there. Fields of different names have no order (RFC 9110 §5.3).
+fn has_all(head: &str, fields: &str) -> bool {
+    fields.lines().all(|field| head.lines().any(|line| line == field))
+}
+
+#[test]
+fn a_head_up_to_the_bound_passes_both_ways_and_one_beyond_it_is_told_and_asked_once() -> anyhow::Result<()> {
+    let scene = Scene::start()?;
+    let fields = |count: usize, bytes: usize| -> String {
+        (0..count).map(|at| format!("x-{at:03}: {}\r\n", "v".repeat(bytes / count - 9))).collect()
+    };
+    for (count, bytes, passes) in [(90, 65_000, true), (1, 65_000, true), (90, 70_000, false), (1, 250_000, false)] {
+        let large = fields(count, bytes);
+        let mut client = scene.ask("GET / HTTP/1.1\r\nhost: api:80\r\nconnection: close\r\n\r\n")?;
+        let (mut server, _) = scene.asked()?;
+        // One that gives up may be gone before it has read all.
+        let _given_up = server
+            .write_all(format!("HTTP/1.1 200 OK\r\n{large}content-length: 0\r\nconnection: close\r\n\r\n").as_bytes());
+        let (answer, _) = read_out(&mut client)?;
+        match passes {
+            true => ensure!(
+                answer.starts_with("HTTP/1.1 200 ") && answer.contains(&large),
+                "{count} of {bytes}: {answer:.200}"
+            ),
+            false => ensure!(
+                answer.contains("x-remora-error: response_header_too_large\r\n"),
+                "{count} of {bytes}: {answer:.200}"
+            ),
+        }
+        let mut client = scene.ask(&format!("GET / HTTP/1.1\r\nhost: api:80\r\n{large}connection: close\r\n\r\n"))?;
+        if passes {
+            // The next that the application hears is this one: nothing was sent again.
+            let (mut server, head) = scene.asked()?;
+            ensure!(has_all(&head, &large), "{count} of {bytes}: {head:.200}");
+            server.write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")?;
+            ensure!(read_out(&mut client)?.0.starts_with("HTTP/1.1 204 "));
+        } else {
+            let (answer, _) = read_out(&mut client)?;
+            ensure!(answer.contains("x-remora-error: header_too_large\r\n"), "{count} of {bytes}: {answer:.200}");
+        }
+    }
+    scene.app.set_nonblocking(true)?;
+    ensure!(scene.app.accept().is_err(), "nothing more was asked");
+    Ok(())
+}

@@ -25,6 +25,8 @@ pub(crate) struct Exchange {
     started: Instant,
     grpc: bool,
     server_error: bool,
+    /// Why the peer's proxy answered in place of its application, if it did: both ends count the same reason.
+    told: Option<Reason>,
     /// The endpoint's part, whose latency ends with the response head.
     in_flight: Option<InFlight>,
     /// The HTTP/1 connection to give back to its pool.
@@ -53,6 +55,7 @@ impl Exchange {
             started,
             grpc,
             server_error: false,
+            told: None,
             in_flight: None,
             lease: None,
             deadline: None,
@@ -105,6 +108,11 @@ impl Exchange {
         self.started
     }
 
+    /// The response is one that the peer's proxy made, for this reason.
+    pub(crate) fn told(&mut self, reason: Option<Reason>) {
+        self.told = reason;
+    }
+
     /// The head of a response came.
     pub(crate) fn head(&mut self, status: http::StatusCode, in_flight: Option<InFlight>, lease: Option<Lease>) {
         self.server_error = status.is_server_error();
@@ -147,10 +155,10 @@ impl Exchange {
         let failed = self.server_error || (self.grpc && trailers.is_some_and(grpc::failed));
         let now = Instant::now();
         let latency = now.saturating_duration_since(self.started);
-        if failed {
-            self.stats.server_error(latency);
-        } else {
-            self.stats.success(latency);
+        match self.told {
+            Some(reason) => self.stats.failure(reason, latency),
+            None if failed => self.stats.server_error(latency),
+            None => self.stats.success(latency),
         }
         self.in_flight = None;
         if let Some(lease) = self.lease.take() {

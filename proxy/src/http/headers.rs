@@ -253,13 +253,13 @@ pub(crate) fn demanded_upgrade<B>(answer: &Response<B>) -> Option<HeaderValue> {
     })
 }
 
-/// Fields and bytes within bounds (RFC 9113 §6.5.2 counts 32 bytes a field). The crumbs of a cookie are one field (§8.2.3).
+/// Fields and bytes within bounds, as HTTP/1 writes them. The crumbs of a cookie are one field (RFC 9113 §8.2.3).
 pub(crate) fn within_bounds(headers: &HeaderMap) -> bool {
+    use crate::limits::{HEADER_BYTES_MAX, HEADER_COUNT_MAX, RESERVED_BYTES_MAX};
     let crumbs = || headers.get_all(COOKIE).iter().count().saturating_sub(1);
-    let max = crate::limits::HEADER_COUNT_MAX;
-    (headers.len() <= max || headers.len() - crumbs() <= max)
-        && headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum::<usize>()
-            <= crate::limits::HEADER_BYTES_MAX
+    let bytes = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + ": \r\n".len();
+    (headers.len() <= HEADER_COUNT_MAX || headers.len() - crumbs() <= HEADER_COUNT_MAX)
+        && headers.iter().map(bytes).sum::<usize>() <= HEADER_BYTES_MAX + RESERVED_BYTES_MAX
 }
 
 #[cfg(test)]

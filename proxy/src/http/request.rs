@@ -146,6 +146,8 @@ pub(crate) struct Origin {
     /// Whether that is a proxy of the mesh, whose reserved fields are to be believed.
     pub mesh: bool,
     pub fate: Option<Fate>,
+    /// Why the peer made this answer itself, if it did.
+    pub told: Option<Reason>,
     /// Counts at the endpoint as long as the answer goes on.
     pub in_flight: InFlight,
     /// The HTTP/1 connection to give back.

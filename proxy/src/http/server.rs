@@ -86,7 +86,7 @@ where
                 .max_concurrent_streams(share.streams)
                 .initial_stream_window_size(share.window)
                 .initial_connection_window_size(share.connection_window)
-                .max_header_list_size(limits::HEADER_BYTES_MAX as u32)
+                .max_header_list_size(limits::HEADER_LIST_BYTES_MAX as u32)
                 .max_send_buf_size(limits::SEND_BUFFER_BYTES)
                 .max_pending_accept_reset_streams(share.pending_resets)
                 .max_local_error_reset_streams(limits::LOCAL_RESETS_MAX)

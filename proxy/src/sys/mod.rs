@@ -3,7 +3,9 @@
 //! The one module of the proxy in which `unsafe` is allowed.
 
 mod descriptors;
+mod ended;
 mod orig_dst;
 
 pub use descriptors::raise_limit;
+pub(crate) use ended::{Socket, Watched};
 pub use orig_dst::original_destination;

@@ -67,6 +67,8 @@ reasons! {
     ProtocolError = "protocol_error", BAD_REQUEST, 13;
     /// More header bytes or fields than allowed.
     HeaderTooLarge = "header_too_large", REQUEST_HEADER_FIELDS_TOO_LARGE, 8;
+    /// The same of an answer, before whose end the server may have sent any number of interim answers.
+    ResponseHeaderTooLarge = "response_header_too_large", BAD_GATEWAY, 8;
     /// The client stopped sending its body.
     BodyAborted = "body_aborted", BAD_REQUEST, 1;
     /// The upstream closed or reset before its answer ended.

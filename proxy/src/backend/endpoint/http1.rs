@@ -1,12 +1,12 @@
 //! Idle HTTP/1 connections to one address. Each carries one request at a time, so no caller waits for another's answer.
 
-use crate::{http::answer::Allowance, limits};
-use http::Response;
+use crate::{http::answer::Allowance, limits, sys::Socket};
+use http::{Method, Response};
 use hyper::{
     body::Incoming,
     client::conn::{TrySendError, http1},
 };
-use std::{cell::RefCell, fmt, time::Instant};
+use std::{cell::RefCell, fmt, rc::Rc, time::Instant};
 
 use super::Request;
 
@@ -20,17 +20,29 @@ const NOT_READY_MAX: usize = 8;
 #[derive(Debug)]
 pub(super) struct Http1 {
     sender: Sender,
-    pub(super) allowance: Allowance,
+    wire: Rc<Wire>,
+}
+
+/// What is known of a connection that the library owns. In one place, because it is copied with every request.
+#[derive(Debug)]
+struct Wire {
+    allowance: Allowance,
+    socket: Socket,
 }
 
 impl Http1 {
-    pub(super) fn new(sender: Sender, allowance: Allowance) -> Self {
-        Self { sender, allowance }
+    pub(super) fn new(sender: Sender, allowance: Allowance, socket: Socket) -> Self {
+        Self { sender, wire: Rc::new(Wire { allowance, socket }) }
     }
 
     pub(super) fn send(&mut self, request: Request) -> impl Future<Output = Sent> + use<> {
-        self.allowance.head(request.body().holder());
+        self.wire.allowance.head(request.body().holder());
         self.sender.try_send_request(request)
+    }
+
+    /// The head of an answer came: its body may be as long as it likes.
+    pub(super) fn answered(&self) {
+        self.wire.allowance.body();
     }
 }
 
@@ -53,8 +65,9 @@ impl Idle {
         }
     }
 
-    /// The connection that was used last, among those that can take a request.
-    pub(super) fn take(&self, now: Instant) -> Option<Http1> {
+    /// The connection that was used last, among those that can take a request. For one that must not be sent twice (RFC 9110
+    /// §9.2.2), the kernel is asked whether the server has closed it meanwhile: the library may not have heard of it yet.
+    pub(super) fn take(&self, now: Instant, method: &Method) -> Option<Http1> {
         let mut idle = self.0.borrow_mut();
         // The youngest is last; behind the first one that is too old, all are.
         if now.saturating_duration_since(idle.last()?.1) > limits::IDLE_TIMEOUT {
@@ -67,10 +80,12 @@ impl Idle {
         while at > 0 && passed_over < NOT_READY_MAX {
             at -= 1;
             let connection = &idle[at].0;
-            if connection.sender.is_ready() {
+            let ended =
+                connection.sender.is_closed() || (!method.is_idempotent() && connection.wire.socket.has_ended());
+            if !ended && connection.sender.is_ready() {
                 return Some(idle.remove(at).0);
             }
-            if connection.sender.is_closed() {
+            if ended {
                 idle.remove(at);
             } else {
                 passed_over += 1;
@@ -88,5 +103,45 @@ impl Idle {
 
     pub(super) fn is_empty(&self) -> bool {
         self.0.borrow().is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{http::body::request::RequestBody, sys::Watched};
+    use hyper_util::rt::TokioIo;
+    use std::io::Write as _;
+    use tokio::{net::TcpStream, task::LocalSet};
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_request_that_must_not_be_sent_twice_gets_no_connection_that_its_server_has_closed() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let connect = async || {
+            let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (near, socket) = Watched::new(near);
+            let (mut sender, connection) = http1::handshake::<_, RequestBody>(TokioIo::new(near)).await.unwrap();
+            tokio::task::spawn_local(connection);
+            sender.ready().await.unwrap();
+            (Http1::new(sender, Allowance::default(), socket), listener.accept().unwrap().0)
+        };
+        let closes = async {
+            for method in [Method::POST, Method::PATCH, Method::GET] {
+                for bytes in [None, Some(&b"HTTP/1.1 408 Request Timeout\r\n\r\n"[..]), Some(b"")] {
+                    let (idle, now) = (Idle::default(), Instant::now());
+                    let (connection, mut server) = connect().await;
+                    idle.keep(connection, now);
+                    if let Some(bytes) = bytes {
+                        server.write_all(bytes).unwrap();
+                        drop(server);
+                    }
+                    // Nothing was awaited since: the library has not heard of it.
+                    let taken = idle.take(now, &method).is_some();
+                    assert_eq!(taken, bytes.is_none() || method == Method::GET, "{method} {bytes:?}");
+                    assert!(idle.is_empty());
+                }
+            }
+        };
+        LocalSet::new().run_until(closes).await;
     }
 }

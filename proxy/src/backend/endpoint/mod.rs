@@ -22,10 +22,12 @@ use crate::{
     http::{
         answer::{self, Allowance, Frugal},
         body::{client::RequestError, request::RequestBody},
+        headers::within_bounds,
     },
     limits,
     policy::Permit,
     resources::Resources,
+    sys::Watched,
     tasks::Tasks,
     telemetry::Reason,
     tls,
@@ -194,7 +196,7 @@ impl Upstream {
         now: Instant,
         request: Request,
     ) -> impl Future<Output = Result<Answer, Failed>> + use<'a> {
-        match self.connections.http1.take(now) {
+        match self.connections.http1.take(now, request.method()) {
             Some(mut connection) => {
                 let sent = connection.send(request);
                 Either::Left(sent.map(move |sent| self.answered1(sent, connection, true)))
@@ -214,10 +216,13 @@ impl Upstream {
 
     fn answered1(&self, sent: http1::Sent, connection: http1::Http1, reused: bool) -> Result<Answer, Failed> {
         let mut response = sent.map_err(|error| failed(error, reused))?;
-        connection.allowance.body();
+        connection.answered();
         if let Err(error) = answer::check(&mut response) {
             remora_runtime::limited!(info, address = %self.endpoint.address, %error, "answer refused");
             return Err(Failed::new(Reason::UpstreamReset));
+        }
+        if !within_bounds(response.headers()) {
+            return Err(Failed::new(Reason::ResponseHeaderTooLarge));
         }
         let lease = Lease { connections: self.connections.clone(), connection };
         Ok(Answer { response: response.map(AnswerBody::from), lease: Some(lease), sent: None })
@@ -226,7 +231,7 @@ impl Upstream {
     async fn open_http1(&self, permit: &Permit) -> Result<http1::Http1, ConnectError> {
         let address = self.endpoint.address;
         let stream = connect::tcp(permit, address, self.connect_timeout).await?;
-        let allowance = Allowance::default();
+        let ((stream, socket), allowance) = (Watched::new(stream), Allowance::default());
         let (sender, connection) = hyper_http1::Builder::new()
             .max_buf_size(limits::HTTP1_BUFFER_BYTES)
             .max_headers(limits::HEADER_COUNT_MAX)
@@ -238,7 +243,7 @@ impl Upstream {
                 tracing::debug!(%address, %error, "HTTP/1 connection upstream ended");
             }
         });
-        Ok(http1::Http1::new(sender, allowance))
+        Ok(http1::Http1::new(sender, allowance, socket))
     }
 
     /// Drops connections that were idle for too long, unless they are shared.
@@ -360,6 +365,9 @@ fn reason(error: &hyper::Error) -> Reason {
     let io = source.and_then(|source| source.downcast_ref::<io::Error>());
     match (body, io.map(io::Error::kind)) {
         (Some(error), _) => error.reason(),
+        _ if error.is_parse_too_large() => Reason::ResponseHeaderTooLarge,
+        // Said by `Frugal`.
+        (_, Some(io::ErrorKind::InvalidData)) => Reason::ResponseHeaderTooLarge,
         (_, Some(io::ErrorKind::OutOfMemory)) => Reason::Overloaded,
         _ => Reason::UpstreamReset,
     }

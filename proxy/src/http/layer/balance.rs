@@ -152,22 +152,28 @@ fn answered(
     let now = Instant::now();
     let mesh = upstream.endpoint.identity.is_some();
     // Only a peer that proved who it is may say what became of the request.
-    let fate = if mesh { fate(&response) } else { None };
+    let told = if mesh { told(&response) } else { None };
+    let fate = told.and_then(fate);
     let failed = response.status().is_server_error() || (grpc && grpc::failed(response.headers()));
     let outcome = match (fate, failed) {
         (Some(Fate::Undelivered(_)), _) => backend::Outcome::Unreachable,
+        _ if told == Some(Reason::ResponseHeaderTooLarge) => backend::Outcome::Success,
         (_, true) => backend::Outcome::Failure,
         _ => backend::Outcome::Success,
     };
     in_flight.record(now, now.saturating_duration_since(sent.unwrap_or(began)), outcome);
     let endpoint = upstream.endpoint.address;
-    let origin = Some(Origin { endpoint, mesh, fate, in_flight, lease, permit });
+    let origin = Some(Origin { endpoint, mesh, fate, told, in_flight, lease, permit });
     Box::new(Answered { response, origin, until, charge: None, tunnel: None })
 }
 
-fn fate<B>(response: &Response<B>) -> Option<Fate> {
+/// The reason that the peer gives.
+fn told<B>(response: &Response<B>) -> Option<Reason> {
     let reason = response.headers().iter().find(|(name, _)| **name == headers::ERROR)?.1;
-    let reason = Reason::from_bytes(reason.as_bytes())?;
+    Reason::from_bytes(reason.as_bytes())
+}
+
+fn fate(reason: Reason) -> Option<Fate> {
     match reason {
         Reason::ConnectRefused
         | Reason::ConnectTimeout

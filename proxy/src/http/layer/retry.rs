@@ -208,7 +208,10 @@ impl<S> Again<S> {
                 Some(Fate::Undelivered(_)) => possible,
                 _ => repeats && self.is_unwelcome(answered),
             },
-            Err(Failed { reason: Reason::NoEndpoints | Reason::AllEjected | Reason::Internal, .. }) => false,
+            Err(Failed {
+                reason: Reason::NoEndpoints | Reason::AllEjected | Reason::Internal | Reason::ResponseHeaderTooLarge,
+                ..
+            }) => false,
             Err(Failed { unprocessed: true, .. }) => possible,
             Err(Failed { unsent, .. }) => unsent.is_some() || repeats,
         };
@@ -394,6 +397,8 @@ mod tests {
             ("GET", Some(&none), &[Answer(503)], 1, "503"),
             // That there is nobody is no news after the first word of it; what put them away says more.
             ("GET", None, &[Sent(Reason::NoEndpoints)], 1, "no_endpoints"),
+            // The next endpoint's would be as large.
+            ("GET", Some(&any), &[Sent(Reason::ResponseHeaderTooLarge)], 1, "response_header_too_large"),
             ("GET", None, &[Sent(Reason::UpstreamReset), Sent(Reason::AllEjected)], 2, "upstream_reset"),
         ];
         for (method, rule, tries, times, told) in rows {

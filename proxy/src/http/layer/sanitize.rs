@@ -142,7 +142,7 @@ mod tests {
     #[test]
     fn an_http2_head_has_bounds_that_the_gate_has_for_http1() {
         real(async {
-            let value = "x".repeat(limits::HEADER_BYTES_MAX);
+            let value = "x".repeat(limits::HEADER_BYTES_MAX + limits::RESERVED_BYTES_MAX);
             let fields = [("x-large", value.as_str())];
             let refused = ask(Wire::Http2, get(Version::HTTP_2, "http://api/", &fields)).await.unwrap_err();
             assert_eq!(refused, 431);

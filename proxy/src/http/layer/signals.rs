@@ -100,10 +100,11 @@ fn pass_on(answered: Answered, mut exchange: Exchange) -> Response<ResponseBody>
     if let Some(charge) = charge {
         exchange.hold(charge);
     }
-    let (in_flight, lease, permit) = match origin {
-        Some(origin) => (Some(origin.in_flight), origin.lease, Some(origin.permit)),
-        None => (None, None, None),
+    let (in_flight, lease, permit, told) = match origin {
+        Some(origin) => (Some(origin.in_flight), origin.lease, Some(origin.permit), origin.told),
+        None => (None, None, None, None),
     };
+    exchange.told(told);
     if let (Some(tunnel), Some(permit)) = (tunnel, permit) {
         return tunnel.relay(Response::from_parts(parts, ()), permit, exchange, in_flight, pending());
     }

@@ -88,7 +88,11 @@ impl World {
         *response.status_mut() = StatusCode::from_u16(status).unwrap();
         let endpoint = upstream.endpoint.address;
         let permit = policy::outbound(To::Endpoint(&upstream.endpoint));
-        let origin = Origin { endpoint, mesh: fate.is_some(), fate, in_flight, lease: None, permit };
+        let told = fate.map(|fate| match fate {
+            Fate::Undelivered(reason) => reason,
+            Fate::BrokenOff => Reason::UpstreamReset,
+        });
+        let origin = Origin { endpoint, mesh: fate.is_some(), fate, told, in_flight, lease: None, permit };
         Ok(Box::new(Answered { origin: Some(origin), ..*Answered::own(response) }))
     }
 

@@ -1,6 +1,7 @@
 //! The body of an answer over HTTP/2.
 
 use super::connection::{Half, Unread};
+use crate::http::headers::within_bounds;
 use bytes::{Bytes, BytesMut};
 use h2::RecvStream;
 use http::HeaderMap;
@@ -94,6 +95,8 @@ impl Received {
             }
         }
         Poll::Ready(match ready!(stream.poll_trailers(cx)) {
+            // Cut by the library or not: they are more than is passed on.
+            Ok(Some(trailers)) if !within_bounds(&trailers) => Some(Err(h2::Reason::ENHANCE_YOUR_CALM.into())),
             Ok(trailers) => trailers.map(Frame::trailers).map(Ok),
             Err(error) => ended(&stream, error),
         })

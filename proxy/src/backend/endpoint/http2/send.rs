@@ -8,6 +8,7 @@ use super::{
 use crate::{
     http::{
         body::{client::RequestError, request::RequestBody},
+        headers::within_bounds,
         stall::Overloaded,
     },
     limits,
@@ -80,6 +81,9 @@ impl Future for Sending {
         };
         let Some(half) = half.take() else { return Poll::Ready(Err(Failed::new(Reason::Internal))) };
         let (parts, stream) = match answer {
+            Ok(response) if !within_bounds(response.headers()) => {
+                return Poll::Ready(Err(Failed::new(Reason::ResponseHeaderTooLarge)));
+            }
             Ok(response) => response.into_parts(),
             Err(error) => return Poll::Ready(Err(failed(&error, &half))),
         };

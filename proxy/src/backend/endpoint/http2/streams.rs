@@ -198,7 +198,7 @@ impl Streams {
             .initial_max_send_streams(UNKNOWN)
             .initial_window_size(window)
             .initial_connection_window_size(limits::connection_window(own, window))
-            .max_header_list_size(limits::HEADER_BYTES_MAX as u32)
+            .max_header_list_size(limits::ANSWER_LIST_BYTES_MAX as u32)
             .max_send_buffer_size(limits::SEND_BUFFER_BYTES)
             .data_frame_budget(limits::DATA_FRAME_BUDGET_BYTES);
         let read = Rc::new(Cell::new(0));
