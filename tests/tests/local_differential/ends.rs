@@ -70,10 +70,10 @@ pub fn no_answer(exchange: &Exchange, direct: &mut Side, through: &mut Side) {
     }
 }
 
-pub fn reset_for_old(exchange: &Exchange, direct: &mut Side, through: &mut Side) {
+pub fn reset(exchange: &Exchange, direct: &mut Side, through: &mut Side) {
     for (call, direct, _) in pairs(exchange, direct, through) {
         if let Some(message) = direct.messages.last_mut()
-            && call.request.version == "HTTP/1.0"
+            && (call.request.version == "HTTP/1.0" || exchange.protocol == Protocol::Tunnel)
             && message.status() > 0
             && message.end == End::Fin
         {

@@ -1,6 +1,7 @@
 //! Differences that are faults: each is here until it is mended, and fails the test when it is. None is in docs/protocols.md.
 
 use super::Side;
+use super::client::After;
 use super::differences::Difference;
 use super::message::{End, Framing};
 use super::script::{Call, Ending, Exchange, Protocol};
@@ -21,8 +22,10 @@ pub const NOT_YET: &[Difference] = &[
 
 fn old_server(exchange: &Exchange, direct: &mut Side, _: &mut Side) {
     let leaves_old = |call: &Call| {
-        let keeps = call.answer.fields.iter().any(|(name, value)| name == "Connection" && value == " Keep-Alive");
-        call.answer.version == "HTTP/1.0" && keeps && call.answer.ending == Ending::Whole
+        let words = call.answer.fields.iter().filter(|(name, _)| name == "Connection").map(|(_, value)| value.as_str());
+        let kept = words.flat_map(|line| line.split(',')).any(|word| word.trim().eq_ignore_ascii_case("keep-alive"));
+        // A request of 1.0 itself has a connection that nobody uses again.
+        (call.request.version, call.answer.version) == ("HTTP/1.1", "HTTP/1.0") && kept && call.answer.ending == Ending::Whole
     };
     let behind = exchange.calls.windows(2).map(|calls| leaves_old(&calls[0]));
     for (arrived, _) in direct.arrived.iter_mut().skip(1).zip(behind).filter(|(_, behind)| *behind) {
@@ -53,6 +56,13 @@ fn no_upgrade(exchange: &Exchange, direct: &mut Side, through: &mut Side) {
     if exchange.pipelined && exchange.calls[1..].iter().any(offers) {
         direct.clone_from(through);
     }
+    // The tunnel ends in a reset where its client ends it in order.
+    if exchange.protocol == Protocol::Tunnel
+        && exchange.calls.last().is_some_and(offers)
+        && let Some(heard) = direct.heard.last_mut().filter(|heard| heard.after == After::Kept)
+    {
+        heard.after = After::Reset;
+    }
 }
 
 fn reset_request(exchange: &Exchange, direct: &mut Side, _: &mut Side) {
@@ -65,8 +75,8 @@ fn reset_request(exchange: &Exchange, direct: &mut Side, _: &mut Side) {
 
 fn reset_answer(exchange: &Exchange, direct: &mut Side, _: &mut Side) {
     for (call, heard) in exchange.calls.iter().zip(&mut direct.heard) {
-        if let (Ending::ResetAt(_), "HTTP/1.1", Some(message)) =
-            (call.answer.ending, call.request.version, heard.messages.last_mut())
+        if let (Ending::ResetAt(_), Protocol::Http1, "HTTP/1.1", Some(message)) =
+            (call.answer.ending, exchange.protocol, call.request.version, heard.messages.last_mut())
         {
             message.end = End::Fin;
         }
