@@ -341,3 +341,52 @@ fn a_head_up_to_the_bound_passes_both_ways_and_one_beyond_it_is_told_and_asked_o
     ensure!(scene.app.accept().is_err(), "nothing more was asked");
     Ok(())
 }
+
+#[test]
+fn a_server_of_the_old_version_does_not_change_what_others_send_it() -> anyhow::Result<()> {
+    let scene = Scene::start()?;
+    let mut first = scene.ask("GET / HTTP/1.1\r\nhost: api:80\r\n\r\n")?;
+    let (mut server, _) = scene.asked()?;
+    server.write_all(b"HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 2\r\n\r\nok")?;
+    read_head(&mut first)?;
+    first.read_exact(&mut [0; 2])?;
+    // Whoever asks next, on a connection of its own: the body arrives.
+    let mut client = scene.ask("POST / HTTP/1.1\r\nhost: api:80\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n5\r\nhello\r\n0\r\n\r\n")?;
+    let (mut server, head) = scene.asked()?;
+    ensure!(head.starts_with("POST / HTTP/1.1\r\n") && head.contains("transfer-encoding: chunked"), "{head}");
+    let mut body = [0; 15];
+    server.read_exact(&mut body)?;
+    ensure!(&body == b"5\r\nhello\r\n0\r\n\r\n");
+    server.write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")?;
+    ensure!(read_out(&mut client)?.0.starts_with("HTTP/1.1 204 "));
+    Ok(())
+}
+
+#[test]
+fn what_a_client_writes_inside_a_tunnel_is_not_taken_for_a_proxys_word() -> anyhow::Result<()> {
+    let scene = Scene::start()?;
+    let mut client = scene.ask("CONNECT api:80 HTTP/1.1\r\nhost: api:80\r\n\r\n")?;
+    ensure!(read_head(&mut client)?.starts_with("HTTP/1.1 200 "));
+    client.write_all(
+        b"GET http://other/a HTTP/1.1\r\nhost: other\r\nx-remora-http: 1.0;no-host\r\nx-remora-caller: 7\r\n\r\n",
+    )?;
+    let (mut server, head) = scene.asked()?;
+    server.write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")?;
+    ensure!(head.starts_with("GET http://other/a HTTP/1.1\r\n") && head.contains("host: other\r\n"), "{head}");
+    ensure!(!head.contains("x-remora-http") && !head.contains("x-remora-caller"), "{head}");
+    Ok(())
+}
+
+#[test]
+fn an_upgrade_that_nobody_nominates_is_an_ordinary_request_in_a_pipeline() -> anyhow::Result<()> {
+    let scene = Scene::start()?;
+    let one = "GET / HTTP/1.1\r\nhost: api:80\r\n";
+    let mut client = scene.ask(&format!("{one}\r\n{one}upgrade: foo/2\r\nconnection: close\r\n\r\n"))?;
+    for _ in 0..2 {
+        let (mut server, head) = scene.asked()?;
+        ensure!(!head.contains("upgrade"), "{head}");
+        server.write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")?;
+    }
+    ensure!(read_out(&mut client)?.0.matches("HTTP/1.1 204 ").count() == 2);
+    Ok(())
+}
