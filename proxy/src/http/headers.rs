@@ -196,7 +196,7 @@ pub(crate) fn offers(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
 }
 
 /// Whether a line of `Connection` names `option`.
-fn nominates(line: &[u8], option: &[u8]) -> bool {
+pub(super) fn nominates(line: &[u8], option: &[u8]) -> bool {
     line.split(|byte| *byte == b',').any(|name| name.trim_ascii().eq_ignore_ascii_case(option))
 }
 

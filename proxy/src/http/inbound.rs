@@ -175,7 +175,8 @@ fn leave(mut response: Response<ResponseBody>, last: bool) -> Response<ResponseB
 
 fn arrive(visit: &Visit, wire: Wire, mut request: Request<Incoming>) -> Step {
     let grpc = grpc::is_grpc(request.headers());
-    let from_mesh = visit.peer.identity.is_some();
+    // A proxy says more of a request over HTTP/2 only. What comes as HTTP/1 is a client's own words, in a tunnel through the mesh.
+    let from_mesh = visit.peer.identity.is_some() && wire == Wire::Http2;
     let restore = if from_mesh { request.headers_mut().remove(headers::RESTORE) } else { None };
     let caller = match &restore {
         None if from_mesh => Callers::number(request.headers().get(headers::CALLER)),

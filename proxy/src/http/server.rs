@@ -4,6 +4,7 @@ use super::{
     Wire,
     body::response::ResponseBody,
     guard::Guarded,
+    headers,
     share::Share,
     timer::Timer,
     under_way::{Tracked, UnderWay},
@@ -17,7 +18,7 @@ use crate::{
     world::World,
 };
 use futures_util::TryFutureExt;
-use http::{Request, Response, Version};
+use http::{Method, Request, Response, Version};
 use http_body::Body as _;
 use hyper::{body::Incoming, server::conn, service::service_fn, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
@@ -53,8 +54,9 @@ where
                     request.extensions_mut().insert(breaker.clone());
                 }
                 let track = |mut response: Response<ResponseBody>| {
-                    if ends_with_it.is_some() && response.body().size_hint().exact().is_none() {
-                        // The connection's end is the body's, so it cannot be kept, whatever the client wished.
+                    let unknown = response.body().size_hint().exact().is_none();
+                    if ends_with_it.is_some() && (unknown || headers::says_close(response.headers())) {
+                        // The library would write `keep-alive`, if the client asked for that, on an answer that ends the connection.
                         *response.version_mut() = Version::HTTP_10;
                     }
                     if upgrade::leaves(&response) {
@@ -80,7 +82,11 @@ where
             connection.await
         }
         Wire::Http2 => {
-            let service = service_fn(handle);
+            // Over HTTP/1 the library does it.
+            let service = service_fn(move |request: Request<Incoming>| {
+                let head = request.method() == Method::HEAD;
+                handle(request).map_ok(move |it| if head { it.map(ResponseBody::of_head) } else { it })
+            });
             let connection = conn::http2::Builder::new(LocalExec(world.resources.tasks.clone()))
                 .timer(Timer)
                 .max_concurrent_streams(share.streams)

@@ -1,12 +1,17 @@
 //! Idle HTTP/1 connections to one address. Each carries one request at a time, so no caller waits for another's answer.
 
 use crate::{http::answer::Allowance, limits, sys::Socket};
-use http::{Method, Response};
+use http::{Method, Response, Version};
 use hyper::{
     body::Incoming,
     client::conn::{TrySendError, http1},
 };
-use std::{cell::RefCell, fmt, rc::Rc, time::Instant};
+use std::{
+    cell::{Cell, RefCell},
+    fmt,
+    rc::Rc,
+    time::Instant,
+};
 
 use super::Request;
 
@@ -28,11 +33,13 @@ pub(super) struct Http1 {
 struct Wire {
     allowance: Allowance,
     socket: Socket,
+    /// Whether the server answered as HTTP/1.0. The library would write whatever comes next as 1.0, without its chunked body.
+    old: Cell<bool>,
 }
 
 impl Http1 {
     pub(super) fn new(sender: Sender, allowance: Allowance, socket: Socket) -> Self {
-        Self { sender, wire: Rc::new(Wire { allowance, socket }) }
+        Self { sender, wire: Rc::new(Wire { allowance, socket, old: Cell::new(false) }) }
     }
 
     pub(super) fn send(&mut self, request: Request) -> impl Future<Output = Sent> + use<> {
@@ -40,8 +47,9 @@ impl Http1 {
         self.sender.try_send_request(request)
     }
 
-    /// The head of an answer came: its body may be as long as it likes.
-    pub(super) fn answered(&self) {
+    /// The head of an answer of this version came: its body may be as long as it likes.
+    pub(super) fn answered(&self, version: Version) {
+        self.wire.old.set(version == Version::HTTP_10);
         self.wire.allowance.body();
     }
 }
@@ -60,7 +68,8 @@ impl Idle {
     /// Keeps a connection whose last answer was read to its end.
     pub(super) fn keep(&self, connection: Http1, now: Instant) {
         let mut idle = self.0.borrow_mut();
-        if idle.len() < limits::IDLE_CONNECTIONS_MAX && !connection.sender.is_closed() {
+        let usable = !connection.wire.old.get() && !connection.sender.is_closed();
+        if usable && idle.len() < limits::IDLE_CONNECTIONS_MAX {
             idle.push((connection, now));
         }
     }

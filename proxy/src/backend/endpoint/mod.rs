@@ -216,7 +216,7 @@ impl Upstream {
 
     fn answered1(&self, sent: http1::Sent, connection: http1::Http1, reused: bool) -> Result<Answer, Failed> {
         let mut response = sent.map_err(|error| failed(error, reused))?;
-        connection.answered();
+        connection.answered(response.version());
         if let Err(error) = answer::check(&mut response) {
             remora_runtime::limited!(info, address = %self.endpoint.address, %error, "answer refused");
             return Err(Failed::new(Reason::UpstreamReset));

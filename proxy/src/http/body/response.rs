@@ -38,6 +38,14 @@ pub(crate) enum ResponseError {
 }
 
 impl ResponseBody {
+    /// What answers HEAD: nothing, where the proxy would say something (RFC 9110 §9.3.2).
+    pub(crate) fn of_head(self) -> Self {
+        match self {
+            Self::Text(_) => Self::Empty,
+            other => other,
+        }
+    }
+
     /// What an upstream sends, counted to its end, and charged to the client while it stands still.
     pub(crate) fn upstream(body: AnswerBody, mut exchange: Exchange) -> Result<Self, Overloaded> {
         exchange.stands_still(body.held_max())?;

@@ -14,6 +14,8 @@ pub(super) struct Head {
     connect: bool,
     /// Whether `upgrade` offers anything but HTTP again.
     offers: bool,
+    /// Whether `connection` names `upgrade`, without which nothing is offered (RFC 9110 §7.8).
+    nominated: bool,
     chunked: bool,
     content_length: Option<u64>,
     hosts: usize,
@@ -119,14 +121,15 @@ impl Head {
         } else if name.eq_ignore_ascii_case(b"upgrade") {
             let mut offers = value.split(|byte| *byte == b',').filter(|offer| !trim(offer).is_empty());
             self.offers |= offers.any(|offer| !is_http_again(offer));
+        } else if name.eq_ignore_ascii_case(b"connection") {
+            self.nominated |= headers::nominates(value, b"upgrade");
         }
         Ok(())
     }
 
-    /// Whether the request may make the connection one of bytes. Without `connection: upgrade` it will not, but who offers
-    /// anything does not send more before it knows.
+    /// Whether the request may make the connection one of bytes: who offers that does not send more before it knows.
     pub(super) fn may_leave(&self) -> bool {
-        self.connect || self.offers
+        self.connect || (self.offers && self.nominated && !self.old_version)
     }
 
     pub(super) fn trailer(&mut self, line: &[u8]) -> Result<(), Refusal> {
