@@ -102,7 +102,8 @@ fn reserved(exchange: &Exchange, direct: &mut Side, through: &mut Side) {
     }
     let caller = "spiffe://cluster.local/ns/test/sa/web";
     for message in through.arrived.iter_mut().flatten().filter(|it| it.framing != Framing::Bytes) {
-        let known = message.fields.iter().position(|(name, value)| name == "x-remora-client-id" && value.trim() == caller);
+        let known =
+            message.fields.iter().position(|(name, value)| name == "x-remora-client-id" && value.trim() == caller);
         match known {
             Some(at) => drop(message.fields.remove(at)),
             None => message.fields.push(("(no caller)".into(), exchange.number.to_string())),

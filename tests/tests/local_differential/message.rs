@@ -171,11 +171,7 @@ fn chunks(bytes: &[u8], message: &mut Message) -> usize {
     at.min(bytes.len())
 }
 
-fn trailers(
-    mut at: usize,
-    line_at: impl Fn(usize) -> Option<(String, usize)>,
-    into: &mut Vec<Field>,
-) -> (End, usize) {
+fn trailers(mut at: usize, line_at: impl Fn(usize) -> Option<(String, usize)>, into: &mut Vec<Field>) -> (End, usize) {
     while let Some((line, next)) = line_at(at) {
         at = next;
         if line.is_empty() {

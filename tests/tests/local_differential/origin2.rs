@@ -76,12 +76,7 @@ async fn write(frames: &mut UnboundedReceiver<Out>, output: &mut tokio::net::tcp
     std::future::pending().await
 }
 
-async fn accept(
-    stream: tokio::io::DuplexStream,
-    out: UnboundedSender<Out>,
-    world: World,
-    ended: Arc<Mutex<End>>,
-) {
+async fn accept(stream: tokio::io::DuplexStream, out: UnboundedSender<Out>, world: World, ended: Arc<Mutex<End>>) {
     let Ok(mut connection) = h2::server::handshake(stream).await else { return };
     let (mut kept, mut tasks) = (Vec::new(), tokio::task::JoinSet::new());
     while let Some(Ok((request, respond))) = connection.accept().await {

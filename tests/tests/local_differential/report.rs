@@ -75,7 +75,11 @@ pub fn kind(mismatches: &[String]) -> String {
             let line: String = line.chars().filter(|c| !c.is_ascii_digit()).collect();
             let mut parts = line.splitn(3, ':');
             let (place, name) = (parts.next().unwrap_or_default().to_owned(), parts.next().unwrap_or_default());
-            if place.ends_with("field") || place.ends_with("end") || place.ends_with("then") { format!("{place}:{name}") } else { place }
+            if place.ends_with("field") || place.ends_with("end") || place.ends_with("then") {
+                format!("{place}:{name}")
+            } else {
+                place
+            }
         })
         .collect();
     words.dedup();
