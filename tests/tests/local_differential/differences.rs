@@ -102,7 +102,8 @@ fn reserved(exchange: &Exchange, direct: &mut Side, through: &mut Side) {
     }
     let caller = "spiffe://cluster.local/ns/test/sa/web";
     for message in through.arrived.iter_mut().flatten().filter(|it| it.framing != Framing::Bytes) {
-        let known = message.fields.iter().position(|(name, value)| name == "x-remora-client-id" && value.trim() == caller);
+        let known =
+            message.fields.iter().position(|(name, value)| name == "x-remora-client-id" && value.trim() == caller);
         match known {
             Some(at) => drop(message.fields.remove(at)),
             None => message.fields.push(("(no caller)".into(), exchange.number.to_string())),
@@ -111,11 +112,16 @@ fn reserved(exchange: &Exchange, direct: &mut Side, through: &mut Side) {
 }
 
 fn absolute(exchange: &Exchange, direct: &mut Side, _: &mut Side) {
-    for message in direct.arrived.iter_mut().flatten().filter(|_| exchange.protocol == Protocol::Http1) {
-        if let Some((method, rest)) = message.start.split_once(" http://") {
-            let path = rest.find(['/', '?']).map_or("", |at| &rest[at..]);
-            message.start = format!("{method} {}{path}", if path.starts_with('/') { "" } else { "/" });
-        }
+    if exchange.protocol == Protocol::Http1 {
+        direct.arrived.iter_mut().flatten().for_each(absolute_to_origin);
+    }
+}
+
+/// Takes scheme and authority off a request's target.
+pub fn absolute_to_origin(message: &mut Message) {
+    if let Some((method, rest)) = message.start.split_once(" http://") {
+        let path = rest.find(['/', '?']).map_or("", |at| &rest[at..]);
+        message.start = format!("{method} {}{path}", if path.starts_with('/') { "" } else { "/" });
     }
 }
 

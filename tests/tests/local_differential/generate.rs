@@ -3,9 +3,7 @@
 use super::client::greeting;
 use super::pools::{self, owned};
 use super::random::Random;
-use super::script::{
-    Answer, Body, Call, Ending, Exchange, Field, Framing, NUMBER, Protocol, Request, Talk, TalkEnd,
-};
+use super::script::{Answer, Body, Call, Ending, Exchange, Field, Framing, NUMBER, Protocol, Request, Talk, TalkEnd};
 
 /// So many exchanges of this seed.
 pub fn exchanges(seed: u64, count: usize) -> Vec<Exchange> {
@@ -21,7 +19,7 @@ fn exchange(random: &mut Random, number: usize) -> Exchange {
     };
     let mut calls = Vec::new();
     // Every other one of bytes begins as HTTP/1.
-    let upgrade = protocol == Protocol::Bytes && number / 10 % 2 == 0;
+    let upgrade = protocol == Protocol::Bytes && (number / 10).is_multiple_of(2);
     let protocol = if upgrade { Protocol::Http1 } else { protocol };
     let pipelined = protocol == Protocol::Http1 && !upgrade && random.once_in(8);
     let count = if pipelined { 3 } else { *random.of(&[1, 1, 2, 3]) };
@@ -58,7 +56,8 @@ pub fn chunked(random: &mut Random) -> Framing {
     let sizes: Vec<_> =
         (0..1 + random.below(4)).map(|_| *random.of(&[1, 2, 7, 15, 16, 100, 255, 4096, 20_000])).collect();
     // Of extensions there may be 16 KiB.
-    let extension = if sizes.iter().all(|size| *size < 16) { "" } else { *random.of(&["", "", ";a=b", ";c", ";d=\"e;f\""]) };
+    let extension =
+        if sizes.iter().any(|size| *size < 16) { "" } else { *random.of(&["", "", ";a=b", ";c", ";d=\"e;f\""]) };
     Framing::Chunked(sizes, extension.to_owned())
 }
 
@@ -105,15 +104,27 @@ fn answer(random: &mut Random, protocol: Protocol, request: &Request, pipelined:
         }
     }
     let new = request.version != "HTTP/1.0";
-    let early = !pipelined && !request.waits && request.ending == Ending::Whole && !request.body.bytes.is_empty() && random.once_in(6);
+    let early = !pipelined
+        && !request.waits
+        && request.ending == Ending::Whole
+        && !request.body.bytes.is_empty()
+        && random.once_in(6);
     let ending = if pipelined || early { Ending::Whole } else { answer_ending(random, protocol, request, &body) };
     let interim = if new && ending == Ending::Whole && random.once_in(6) { interim(random) } else { Vec::new() };
     let reason = match random.of(&pools::REASONS) {
         Some(reason) => (*reason).to_owned(),
         None => format!(" {}", registered(status)),
     };
-    let mut answer =
-        Answer { interim, version: if old { "HTTP/1.0" } else { "HTTP/1.1" }, status, reason, fields, body, early, ending };
+    let mut answer = Answer {
+        interim,
+        version: if old { "HTTP/1.0" } else { "HTTP/1.1" },
+        status,
+        reason,
+        fields,
+        body,
+        early,
+        ending,
+    };
     if !http1 {
         answer.fields = for_http2(answer.fields);
         answer.fields.retain(|(name, _)| name != "connection" && name != "upgrade");

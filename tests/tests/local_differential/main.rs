@@ -38,8 +38,8 @@ use remora_tests::patience::until;
 use script::Exchange;
 
 const COUNT: usize = 400;
-/// The day on which this test was written.
-const SEED: u64 = 20_260_917;
+/// Of the exchanges of every gate; the lists of differences are what these need.
+const SEED: u64 = 12;
 
 /// What both ends of an exchange saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,7 +128,8 @@ fn both_ends_see_through_the_mesh_what_they_see_without_it() -> anyhow::Result<(
             all.push_str(&format!("\nexchange {number} of seed {seed}: {}\n{lines}\n", report::exchange(exchange)));
         }
     }
-    let kinds: Vec<_> = kinds.iter().map(|(kind, numbers)| format!("{} × {kind}: {numbers:?}", numbers.len())).collect();
+    let kinds: Vec<_> =
+        kinds.iter().map(|(kind, numbers)| format!("{} × {kind}: {numbers:?}", numbers.len())).collect();
     ensure!(kinds.is_empty(), "seed {seed}; `-` is seen directly, `+` through the mesh:\n{}\n{all}", kinds.join("\n"));
 
     // Another seed need not have met all of them.
@@ -163,7 +164,9 @@ fn one_byte_that_differs_is_a_mismatch_and_nothing_listed_explains_it() {
     let head = |line: &str, ours: &str| format!("{line}\r\nX-A: 1\r\n{ours}Content-Length: 2\r\n\r\n");
     let seen = side(&(head("PUT /a HTTP/1.1", "") + "ok"));
     let differ = |other: String| mismatches(exchange, &(seen.clone(), side(&other)), known());
-    assert!(differ(head("PUT /a HTTP/1.1", caller).to_lowercase().replace("put /a http", "PUT /a HTTP") + "ok").is_empty());
+    assert!(
+        differ(head("PUT /a HTTP/1.1", caller).to_lowercase().replace("put /a http", "PUT /a HTTP") + "ok").is_empty()
+    );
     for (line, ours, body) in [
         ("PUT /b HTTP/1.1", caller, "ok"),
         ("PUT /a HTTP/1.1", "", "ok"),

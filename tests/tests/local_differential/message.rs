@@ -92,7 +92,7 @@ impl Message {
     /// Whether the connection goes on behind this message, by its own words.
     pub fn keeps(&self) -> bool {
         let old = self.start.contains("HTTP/1.0");
-        let said = if old { self.lists("connection", "keep-alive") } else { !self.lists("connection", "close") };
+        let said = !self.lists("connection", "close") && (!old || self.lists("connection", "keep-alive"));
         said && self.framing != Framing::Close
     }
 }
@@ -171,11 +171,7 @@ fn chunks(bytes: &[u8], message: &mut Message) -> usize {
     at.min(bytes.len())
 }
 
-fn trailers(
-    mut at: usize,
-    line_at: impl Fn(usize) -> Option<(String, usize)>,
-    into: &mut Vec<Field>,
-) -> (End, usize) {
+fn trailers(mut at: usize, line_at: impl Fn(usize) -> Option<(String, usize)>, into: &mut Vec<Field>) -> (End, usize) {
     while let Some((line, next)) = line_at(at) {
         at = next;
         if line.is_empty() {

@@ -27,7 +27,8 @@ pub const PATHS: [&str; 14] = [
 pub const HOSTS: [&str; 6] = ["api:80", "api:80", "API:80", "api.test:80", "api", "Api.Test.svc.cluster.local:80"];
 
 /// `Host` of requests that go where their connection goes.
-pub const ANY_HOSTS: [&str; 7] = ["", "example.com", "Example.COM.", "x_y:8080", "[::1]:80", "192.0.2.1", "a-b.c:65535"];
+pub const ANY_HOSTS: [&str; 7] =
+    ["", "example.com", "Example.COM.", "x_y:8080", "[::1]:80", "192.0.2.1", "a-b.c:65535"];
 
 /// Fields that end where the message does. Values begin behind the colon.
 pub const END_TO_END: [(&str, &str); 26] = [
