@@ -23,8 +23,11 @@ use http_body::Body as _;
 use hyper::{body::Incoming, server::conn, service::service_fn, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use remora_runtime::seldom::Seldom;
-use std::{convert::Infallible, pin::pin, rc::Rc};
-use tokio::io::{AsyncRead, AsyncWrite};
+use std::{cell::RefCell, convert::Infallible, pin::pin, rc::Rc};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    time::timeout,
+};
 
 /// Serves one connection until its peer closes it, it breaks, the proxy drains, or `goodbye` has come (then the requests
 /// under way finish and HTTP/2 peers get GOAWAY).
@@ -47,10 +50,13 @@ where
             let (under_way, holder, breaker) = (UnderWay::default(), stream.holder().cloned(), Breaker::default());
             let stream = Breakable::new(stream, breaker.clone());
             let guarded = Guarded::new(stream, direction, world.resources.config.patience, under_way.clone(), holder);
+            let (last_offer, left) = (Rc::new(RefCell::new(None::<OnUpgrade>)), under_way.clone());
+            let offered = last_offer.clone();
             let service = service_fn(move |mut request: Request<Incoming>| {
                 let token = under_way.begin();
                 let ends_with_it = (request.version() < Version::HTTP_11).then(|| breaker.clone());
-                if request.extensions().get::<OnUpgrade>().is_some() {
+                if let Some(offer) = request.extensions().get::<OnUpgrade>() {
+                    *offered.borrow_mut() = Some(offer.clone());
                     request.extensions_mut().insert(breaker.clone());
                 }
                 let track = |mut response: Response<ResponseBody>| {
@@ -74,12 +80,25 @@ where
                 .serve_connection(TokioIo::new(guarded), service)
                 .with_upgrades();
             let mut connection = pin!(connection);
-            tokio::select! {
+            let done = tokio::select! {
                 biased;
-                done = connection.as_mut() => return done,
-                () = closing => connection.as_mut().graceful_shutdown(),
+                done = connection.as_mut() => done,
+                () = closing => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            // The library leaves the end of a connection that was offered for something else to whoever takes it. Nobody did.
+            if let Some(offer) = last_offer.take().filter(|_| done.is_ok() && !left.has_left_http()) {
+                let ending = async {
+                    if let Ok(connection) = offer.await {
+                        // One that cannot be shut down is broken, and its peer knows it.
+                        let _broken = TokioIo::new(connection).shutdown().await.is_err();
+                    }
+                };
+                let _stalled = timeout(limits::ENDING_IDLE, ending).await.is_err();
             }
-            connection.await
+            done
         }
         Wire::Http2 => {
             // Over HTTP/1 the library does it.

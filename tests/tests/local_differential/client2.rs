@@ -2,7 +2,6 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::Mutex;
 use std::task::Poll;
 
 use anyhow::Context as _;
@@ -96,11 +95,17 @@ async fn one(sender: &mut SendRequest<Bytes>, call: &Call, key: Key, road: &Road
         tokio::task::spawn_blocking(move || stage.wait_ended(key)).await?;
         return Ok(Heard { messages: Vec::new(), after: After::Left });
     }
-    Ok(Heard { messages: hear(response, key, road).await, after: After::Kept })
+    let messages = hear(response, key, road).await;
+    if call.answer.early {
+        // The rest of the body is still on its way, and would end with this connection.
+        let stage = road.stage.clone();
+        tokio::task::spawn_blocking(move || stage.wait_ended(key)).await?;
+    }
+    Ok(Heard { messages, after: After::Kept })
 }
 
 async fn hear(mut response: ResponseFuture, key: Key, road: &Road) -> Vec<Message> {
-    let (mut messages, closed) = (Vec::new(), Mutex::new(End::Fin));
+    let mut messages = Vec::new();
     let head = poll_fn(|cx| {
         while let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {
             let mut message = Message::new(format!("HTTP/2 {}", interim.status().as_u16()), Framing::Http2);
@@ -114,7 +119,7 @@ async fn hear(mut response: ResponseFuture, key: Key, road: &Road) -> Vec<Messag
         Ok(response) => response.into_parts(),
         Err(error) => {
             let mut message = Message::new("", Framing::Unknown);
-            message.end = ended(&error, &closed);
+            message.end = ended(&error);
             messages.push(message);
             return messages;
         }
@@ -129,23 +134,20 @@ async fn hear(mut response: ResponseFuture, key: Key, road: &Road) -> Vec<Messag
                     message.trailers = trailers.as_ref().map(fields).unwrap_or_default();
                     break End::Whole;
                 }
-                Err(error) => break ended(&error, &closed),
+                Err(error) => break ended(&error),
             },
             Some(Ok(data)) => {
                 message.body.extend_from_slice(&data);
                 let _ = body.flow_control().release_capacity(data.len());
                 road.stage.hears(key, message.body.len());
             }
-            Some(Err(error)) => break ended(&error, &closed),
+            Some(Err(error)) => break ended(&error),
         }
     };
     messages.push(message);
     messages
 }
 
-fn ended(error: &h2::Error, closed: &Mutex<End>) -> End {
-    if error.get_io().is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset) {
-        return End::Reset;
-    }
-    end(error, closed)
+fn ended(error: &h2::Error) -> End {
+    end(error, error.get_io().is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset))
 }

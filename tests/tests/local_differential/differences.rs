@@ -112,11 +112,16 @@ fn reserved(exchange: &Exchange, direct: &mut Side, through: &mut Side) {
 }
 
 fn absolute(exchange: &Exchange, direct: &mut Side, _: &mut Side) {
-    for message in direct.arrived.iter_mut().flatten().filter(|_| exchange.protocol == Protocol::Http1) {
-        if let Some((method, rest)) = message.start.split_once(" http://") {
-            let path = rest.find(['/', '?']).map_or("", |at| &rest[at..]);
-            message.start = format!("{method} {}{path}", if path.starts_with('/') { "" } else { "/" });
-        }
+    if exchange.protocol == Protocol::Http1 {
+        direct.arrived.iter_mut().flatten().for_each(absolute_to_origin);
+    }
+}
+
+/// Takes scheme and authority off a request's target.
+pub fn absolute_to_origin(message: &mut Message) {
+    if let Some((method, rest)) = message.start.split_once(" http://") {
+        let path = rest.find(['/', '?']).map_or("", |at| &rest[at..]);
+        message.start = format!("{method} {}{path}", if path.starts_with('/') { "" } else { "/" });
     }
 }
 

@@ -38,8 +38,8 @@ use remora_tests::patience::until;
 use script::Exchange;
 
 const COUNT: usize = 400;
-/// The day on which this test was written.
-const SEED: u64 = 20_260_917;
+/// Of the exchanges of every gate; the lists of differences are what these need.
+const SEED: u64 = 12;
 
 /// What both ends of an exchange saw.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -92,7 +92,7 @@ impl Message {
     /// Whether the connection goes on behind this message, by its own words.
     pub fn keeps(&self) -> bool {
         let old = self.start.contains("HTTP/1.0");
-        let said = if old { self.lists("connection", "keep-alive") } else { !self.lists("connection", "close") };
+        let said = !self.lists("connection", "close") && (!old || self.lists("connection", "keep-alive"));
         said && self.framing != Framing::Close
     }
 }

@@ -2,7 +2,8 @@
 //! header blocks that need no table, so that they can be and end as no library would let them.
 
 use std::net::TcpStream;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -34,11 +35,11 @@ async fn connection(stream: tokio::net::TcpStream, world: World) -> std::io::Res
     let (mut input, mut output) = stream.into_split();
     let (mut from_h2, mut to_h2) = tokio::io::split(near);
     let (out, mut frames) = unbounded_channel();
-    let ended = Arc::new(Mutex::new(End::Fin));
+    let ended = Arc::<AtomicBool>::default();
     let how = ended.clone();
     let reading = async move {
         if tokio::io::copy(&mut input, &mut to_h2).await.is_err() {
-            *how.lock().unwrap() = End::Reset;
+            how.store(true, Ordering::Relaxed);
         }
         // Kept until here: dropped, it would end the library's connection too.
         to_h2.shutdown().await
@@ -76,7 +77,7 @@ async fn write(frames: &mut UnboundedReceiver<Out>, output: &mut tokio::net::tcp
     std::future::pending().await
 }
 
-async fn accept(stream: tokio::io::DuplexStream, out: UnboundedSender<Out>, world: World, ended: Arc<Mutex<End>>) {
+async fn accept(stream: tokio::io::DuplexStream, out: UnboundedSender<Out>, world: World, ended: Arc<AtomicBool>) {
     let Ok(mut connection) = h2::server::handshake(stream).await else { return };
     let (mut kept, mut tasks) = (Vec::new(), tokio::task::JoinSet::new());
     while let Some(Ok((request, respond))) = connection.accept().await {
@@ -94,7 +95,7 @@ async fn answer(
     stream: u32,
     out: UnboundedSender<Out>,
     world: World,
-    ended: Arc<Mutex<End>>,
+    ended: Arc<AtomicBool>,
 ) {
     let (head, mut body) = request.into_parts();
     let mut record = Message::new(format!("{} {}", head.method, head.uri), Framing::Http2);
@@ -115,14 +116,14 @@ async fn answer(
                     record.trailers = trailers.as_ref().map(fields).unwrap_or_default();
                     break End::Whole;
                 }
-                Err(error) => break end(&error, &ended),
+                Err(error) => break end(&error, ended.load(Ordering::Relaxed)),
             },
             Some(Ok(data)) => {
                 record.body.extend_from_slice(&data);
                 let _ = body.flow_control().release_capacity(data.len());
                 world.stage.update(key, place, record.clone());
             }
-            Some(Err(error)) => break end(&error, &ended),
+            Some(Err(error)) => break end(&error, ended.load(Ordering::Relaxed)),
         }
     };
     let whole = record.end == End::Whole;
@@ -132,12 +133,13 @@ async fn answer(
     }
 }
 
-/// What became of a stream that did not become whole.
-pub fn end(error: &h2::Error, connection: &Mutex<End>) -> End {
+/// What became of a stream that did not become whole, on a connection that was, or was not, reset.
+pub fn end(error: &h2::Error, was_reset: bool) -> End {
     match error.reason() {
         Some(code) if error.is_reset() => End::Stream(code.into()),
         Some(code) if error.is_go_away() => End::Away(code.into()),
-        _ => *connection.lock().unwrap(),
+        _ if was_reset => End::Reset,
+        _ => End::Fin,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::Side;
 use super::message::{Framing, Message};
-use super::script::{Exchange, latin};
+use super::script::{Answer, Body, Call, Ending, Exchange, latin};
 
 /// Bytes of which the report shows this many at most.
 const SHOWN: usize = 60;
@@ -88,31 +88,28 @@ pub fn kind(mismatches: &[String]) -> String {
 
 /// An exchange, as somebody would write it down who wants to send it again.
 pub fn exchange(exchange: &Exchange) -> String {
-    let calls = exchange.calls.iter().map(|call| {
-        let (request, answer) = (&call.request, &call.answer);
-        let mut body = answer.body.clone();
-        body.bytes.clear();
-        format!(
-            "    {}\n    body of {} bytes, {:?}, trailers {:?}, waits {}, ending {:?}\n    → {:?} {} {}{} {:?}\n    body of {} bytes, {:?}, trailers {:?}, early {}, ending {:?}{}",
-            latin(&request.head()).replace("\r\n", "\n    ").trim_end(),
-            request.body.bytes.len(),
-            request.body.framing,
-            request.body.trailers,
-            request.waits,
-            request.ending,
-            answer.interim,
-            answer.version,
-            answer.status,
-            answer.reason,
-            answer.fields,
-            answer.body.bytes.len(),
-            answer.body.framing,
-            answer.body.trailers,
-            answer.early,
-            answer.ending,
-            call.talk.as_ref().map(|talk| format!("\n    then bytes: {} / {} / {} {:?}", talk.client.len(), talk.server.len(), talk.late.len(), talk.end)).unwrap_or_default(),
-        )
+    let pipelined = if exchange.pipelined { ", pipelined" } else { "" };
+    let calls: Vec<_> = exchange.calls.iter().map(call).collect();
+    format!("{:?}{pipelined}\n{}", exchange.protocol, calls.join("\n"))
+}
+
+fn call(call: &Call) -> String {
+    let Call { request, answer, talk } = call;
+    let head = latin(&request.head()).trim_end().replace("\r\n", "\n    ");
+    let Answer { interim, version, status, reason, fields, early, .. } = answer;
+    let talk = talk.as_ref().map(|talk| {
+        let lengths = [&talk.client, &talk.server, &talk.late].map(Vec::len);
+        format!("\n    then bytes of client, server, and late ones: {lengths:?}, {:?}", talk.end)
     });
-    let calls: Vec<_> = calls.collect();
-    format!("{:?}{}\n{}", exchange.protocol, if exchange.pipelined { ", pipelined" } else { "" }, calls.join("\n"))
+    format!(
+        "    {head}\n    {}, waits for 100: {}\n    → {interim:?} {version} {status}{reason} {fields:?}\n    {}, early: {early}{}",
+        body(&request.body, request.ending),
+        request.waits,
+        body(&answer.body, answer.ending),
+        talk.unwrap_or_default()
+    )
+}
+
+fn body(body: &Body, ending: Ending) -> String {
+    format!("body of {} bytes, {:?}, trailers {:?}, ending {ending:?}", body.bytes.len(), body.framing, body.trailers)
 }

@@ -82,7 +82,7 @@ fn fields(random: &mut Random, protocol: Protocol, old: bool, host: Option<&str>
         1 => fields.extend(owned(&[("Cookie", " a=1;b=\"2\"; c")])),
         _ => {}
     }
-    if random.once_in(15) {
+    if random.once_in(if protocol == Protocol::Tunnel { 6 } else { 15 }) {
         fields.extend(owned(&[*random.of(&pools::RESERVED)]));
     }
     if protocol == Protocol::Http2 {
