@@ -6,6 +6,8 @@
 //! are told to a bounded queue.
 
 mod decide;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod review;
 mod room;
 mod serve;

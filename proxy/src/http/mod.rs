@@ -6,6 +6,8 @@ pub(crate) mod body;
 pub(crate) mod exchange;
 pub(crate) mod destination;
 mod filter;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod grpc;
 pub(crate) mod guard;
 pub(crate) mod headers;

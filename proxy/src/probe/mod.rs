@@ -11,6 +11,8 @@
 //! then is, where anybody may ask.
 
 mod config;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod grpc;
 mod http;
 mod token;
