@@ -5,6 +5,9 @@ use std::{fmt, net::SocketAddr, str::FromStr, sync::Arc};
 /// The longest authority that is looked at, in bytes (a DNS name of 253, a colon and a port, with room to spare).
 pub const AUTHORITY_BYTES_MAX: usize = 300;
 
+/// `:65535`.
+const PORT_BYTES_MAX: usize = 6;
+
 /// An outbound destination as the client named it.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub enum Target {
@@ -47,6 +50,10 @@ impl Target {
         let host = host.strip_suffix('.').unwrap_or(host);
         if let Ok(ip) = host.parse::<std::net::Ipv4Addr>() {
             return Ok(Self::Address(SocketAddr::new(ip.into(), port)));
+        }
+        if host.len() + PORT_BYTES_MAX > AUTHORITY_BYTES_MAX {
+            // Written with its port it would be too long.
+            return Err(TargetError::Length);
         }
         let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
         // An empty label: of `a..` a reader of our text would take off another dot.
@@ -117,5 +124,7 @@ mod tests {
         check("api.shop..", Err(TargetError::Host));
         check("api..shop", Err(TargetError::Host));
         check(".", Err(TargetError::Host));
+        check(&"a".repeat(294), Ok(&format!("{}:80", "a".repeat(294))));
+        check(&"a".repeat(295), Err(TargetError::Length));
     }
 }
