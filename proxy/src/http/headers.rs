@@ -264,8 +264,9 @@ pub(crate) fn to_http1<B: http_body::Body>(request: &mut Request<B>, version: Ve
         {
             request.headers_mut().insert(HOST, host);
         }
-        let path = request.uri().path_and_query().cloned();
-        *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
+        // Of a target that is nothing but a fragment, `http` keeps a path that is empty and would be written so.
+        let path = request.uri().path_and_query().cloned().map(Uri::from).filter(|origin| !origin.path().is_empty());
+        *request.uri_mut() = path.unwrap_or_else(|| Uri::from_static("/"));
     }
     *request.version_mut() = version;
 }
@@ -369,6 +370,16 @@ mod tests {
         }
         strip_hop_by_hop(&mut answer);
         assert_eq!(answer.keys().collect::<Vec<_>>(), ["x-kept"]);
+    }
+
+    #[test]
+    fn a_target_that_is_nothing_but_a_fragment_is_the_root() {
+        let path = http::uri::PathAndQuery::try_from("#x").unwrap();
+        let uri = Uri::builder().scheme("http").authority("api.shop").path_and_query(path).build().unwrap();
+        let mut request = Request::new(http_body_util::Full::<bytes::Bytes>::default());
+        *request.uri_mut() = uri;
+        to_http1(&mut request, Version::HTTP_11);
+        assert_eq!(request.uri().to_string(), "/", "an empty one would be written as none");
     }
 
     /// A request that was not sent goes to another endpoint, which may take another form.
