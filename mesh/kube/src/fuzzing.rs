@@ -13,7 +13,8 @@ remora_replay::replays! {
 /// means what it means.
 pub fn yaml_texts(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
-    let lines = text.lines().count().max(1);
+    // In YAML a carriage return ends a line too.
+    let lines = text.matches(['\n', '\r']).count() + 1;
     let all = yaml::read(&text);
     for document in &all {
         match document {

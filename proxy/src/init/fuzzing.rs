@@ -18,11 +18,11 @@ const HEADER_BYTES: usize = 16;
 
 /// An answer is read to its end or refused, and what was read can be compared with what was asked for.
 ///
-/// Limitation: no answer with a rule in it is tried. netlink-packet-netfilter 0.4 reads the attributes of expressions without
-/// looking at their lengths and panics; the kernel, which nobody else speaks for, does not send such, and `init` would fail
-/// either way. [`init_settings`] has the rules.
+/// Limitation: no answer with a chain or a rule in it is tried. netlink-packet-netfilter 0.4 reads what is nested in their
+/// attributes without looking at its length and panics; the kernel, which nobody else speaks for, does not send such, and `init`
+/// would fail either way. [`init_settings`] has chains and rules.
 pub fn netlink_answers(data: &[u8]) {
-    if holds_a_rule(data) {
+    if is_nested(data) {
         return;
     }
     let Ok(messages) = decode("fuzzing", data) else { return };
@@ -41,10 +41,11 @@ pub fn netlink_answers(data: &[u8]) {
     }
 }
 
-/// Whether a message of a datagram is of `NFT_MSG_NEWRULE` or a neighbour that is read alike.
-fn holds_a_rule(mut data: &[u8]) -> bool {
+/// Whether a message of a datagram is about more than a table.
+fn is_nested(mut data: &[u8]) -> bool {
     while let [a, b, c, d, kind, subsystem, ..] = data {
-        if *subsystem == 10 && (6..=8).contains(kind) {
+        let table = *subsystem == 10 && *kind <= 2;
+        if *subsystem != 0 && !table {
             return true;
         }
         let length = u32::from_ne_bytes([*a, *b, *c, *d]) as usize;
