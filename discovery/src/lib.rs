@@ -17,5 +17,9 @@ mod feed;
 pub mod serve;
 pub mod config;
 mod run;
+// for tests and cargo-fuzz alone
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 
 pub use run::main;

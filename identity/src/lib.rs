@@ -23,6 +23,10 @@ pub mod service;
 pub mod token;
 mod anchors;
 mod run;
+// for tests and cargo-fuzz alone
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 
 pub use run::main;
 

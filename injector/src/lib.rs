@@ -18,5 +18,9 @@ mod config;
 mod registration;
 mod run;
 mod webhook;
+// for tests and cargo-fuzz alone
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 
 pub use run::main;

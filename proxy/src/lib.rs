@@ -36,6 +36,10 @@ mod supervise;
 mod probe;
 mod init;
 mod run;
+// for tests and cargo-fuzz alone
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 
 pub use init::main as init;
 pub use run::main;

@@ -145,4 +145,6 @@ fn text(file: &Path) -> Result<String, String> {
 }
 
 #[cfg(test)]
+mod fuzzing;
+#[cfg(test)]
 mod tests;

@@ -1,8 +1,8 @@
 use super::*;
 use serde_json::{Value, json};
 
-/// The documents after the command, and what it tells.
-fn done(yaml: &str, manual: bool) -> (Vec<Value>, Told) {
+/// What the command prints, mistakes or not, and what it tells.
+pub(super) fn printed(yaml: &str, manual: bool) -> (String, Told) {
     let args = <Only as clap::Parser>::parse_from(if manual { &["inject", "--manual"][..] } else { &["inject"] }).args;
     let mut told = Told::default();
     let mut documents = Vec::new();
@@ -13,6 +13,12 @@ fn done(yaml: &str, manual: bool) -> (Vec<Value>, Told) {
         }
     }
     let text = changed(documents, &args, &mut told);
+    (text, told)
+}
+
+/// The documents after the command, and what it tells.
+fn done(yaml: &str, manual: bool) -> (Vec<Value>, Told) {
+    let (text, told) = printed(yaml, manual);
     (yaml::read(&text).into_iter().map(|it| it.unwrap().into_json()).collect(), told)
 }
 

@@ -7,6 +7,8 @@
 mod attached;
 mod backends;
 mod fields;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod inbound;
 mod matches;
 mod networks;

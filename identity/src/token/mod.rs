@@ -3,6 +3,8 @@
 //! Two sources of proof, [`jwks`] (offline) and [`review`] (the API server), and one place that judges what they vouch
 //! for: [`Proven::judge`]. Out: a [`Workload`], or a reason from a closed set that is the same for both.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub mod jose;
 pub mod jwks;
 mod memory;

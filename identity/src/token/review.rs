@@ -149,7 +149,7 @@ impl Reviewer {
 }
 
 /// What the token says of itself, if it could be accepted at all.
-fn read(token: &str, audience: &str) -> Result<Claims, TokenError> {
+pub(super) fn read(token: &str, audience: &str) -> Result<Claims, TokenError> {
     #[derive(Deserialize)]
     struct Said {
         aud: Option<OneOrMany>,

@@ -58,10 +58,10 @@ pub(super) fn is_token(text: &str) -> bool {
     (2 * BYTES..=8 * BYTES).contains(&text.len()) && text.bytes().all(digit)
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 impl ProbeToken {
     /// Always the same.
-    pub(super) fn fixed() -> Self {
+    pub(crate) fn fixed() -> Self {
         Self("0123456789abcdef".repeat(2))
     }
 }

@@ -6,6 +6,8 @@
 //! go to a bounded queue.
 
 mod decide;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod review;
 mod room;
 mod serve;

@@ -23,5 +23,9 @@ pub mod v1 {
 pub mod convert;
 mod name;
 pub mod sync;
+// for tests and cargo-fuzz alone
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 
 pub use convert::InvalidMessage;

@@ -15,3 +15,7 @@ pub mod lease;
 pub mod events;
 pub mod apply;
 pub mod yaml;
+// for tests and cargo-fuzz alone
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;

@@ -11,6 +11,10 @@ pub mod policy;
 pub mod ports;
 pub mod route;
 pub mod target;
+// for tests and cargo-fuzz alone
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 
 pub use backend::{Accrual, Backend, BackendId, BackendSettings, Endpoint, Protocol};
 pub use identity::{SpiffeId, TrustDomain};

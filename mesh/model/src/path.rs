@@ -57,10 +57,11 @@ impl PathPattern {
     }
 
     fn new(path: &str, below: bool) -> Result<Self, InvalidPathPattern> {
+        let path = canonical(path)?;
+        // Also one that was escaped: written as it is kept, it would be read as a star that means everything below.
         if path.contains('*') {
             return Err(InvalidPathPattern::Star);
         }
-        let path = canonical(path)?;
         let path = if below { path.trim_end_matches('/') } else { &path };
         Ok(Self { path: path.into(), below })
     }
@@ -202,7 +203,7 @@ mod tests {
     #[test]
     fn a_pattern_that_no_request_can_match_is_refused() {
         let error = |text: &str| PathPattern::parse(text).expect_err(text);
-        for text in ["/a*", "/*/a", "/a/*/b", "/**", "/a/**"] {
+        for text in ["/a*", "/*/a", "/a/*/b", "/**", "/a/**", "/a/%2a", "/a%2A", "/%2a/*"] {
             assert_eq!(error(text), InvalidPathPattern::Star, "{text}");
         }
         for text in ["", "a", "*", "/..", "/a%2Fb", "/a\\b", "/%zz", "/../*"] {

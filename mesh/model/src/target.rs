@@ -5,6 +5,9 @@ use std::{fmt, net::SocketAddr, str::FromStr, sync::Arc};
 /// The longest authority that is looked at, in bytes (a DNS name of 253, a colon and a port, with room to spare).
 pub const AUTHORITY_BYTES_MAX: usize = 300;
 
+/// `:65535`.
+const PORT_BYTES_MAX: usize = 6;
+
 /// An outbound destination as the client named it.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub enum Target {
@@ -20,8 +23,8 @@ pub enum TargetError {
     /// Longer than [`AUTHORITY_BYTES_MAX`] bytes, or empty.
     #[error("an authority has 1 to {AUTHORITY_BYTES_MAX} bytes")]
     Length,
-    /// A byte that no host name, IPv4 or bracketed IPv6 address has.
-    #[error("the host has a character that no host name or address has")]
+    /// A byte, or an empty label, that no host name, IPv4 or bracketed IPv6 address has.
+    #[error("the host has a character or an empty part that no host name or address has")]
     Host,
     /// Not a number from 1 to 65535.
     #[error("the port is not a number from 1 to 65535")]
@@ -43,12 +46,18 @@ impl Target {
             let ip = inner.parse::<std::net::Ipv6Addr>().map_err(|_| TargetError::Host)?;
             return Ok(Self::Address(SocketAddr::new(ip.into(), port)));
         }
+        // The dot goes first, or an address with one would be a name that is read as an address by whoever hears of it.
+        let host = host.strip_suffix('.').unwrap_or(host);
         if let Ok(ip) = host.parse::<std::net::Ipv4Addr>() {
             return Ok(Self::Address(SocketAddr::new(ip.into(), port)));
         }
-        let host = host.strip_suffix('.').unwrap_or(host);
+        if host.len() + PORT_BYTES_MAX > AUTHORITY_BYTES_MAX {
+            // Written with its port it would be too long.
+            return Err(TargetError::Length);
+        }
         let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
-        if host.is_empty() || !host.bytes().all(allowed) {
+        // An empty label: of `a..` a reader of our text would take off another dot.
+        if host.split('.').any(str::is_empty) || !host.bytes().all(allowed) {
             return Err(TargetError::Host);
         }
         Ok(Self::Authority(host.to_ascii_lowercase().into(), port))
@@ -102,6 +111,7 @@ mod tests {
         check("Api.Shop:8080", Ok("api.shop:8080"));
         check("api.shop.", Ok("api.shop:80"));
         check("10.0.0.1:9", Ok("10.0.0.1:9"));
+        assert!(matches!(Target::parse("10.0.0.1.", 80), Ok(Target::Address(_))));
         check("[::1]:9", Ok("[::1]:9"));
         check("[::1]", Ok("[::1]:80"));
         check("", Err(TargetError::Length));
@@ -111,5 +121,10 @@ mod tests {
         check("api:65536", Err(TargetError::Port));
         check("[fe80::1%eth0]:80", Err(TargetError::Host));
         check("a b:80", Err(TargetError::Host));
+        check("api.shop..", Err(TargetError::Host));
+        check("api..shop", Err(TargetError::Host));
+        check(".", Err(TargetError::Host));
+        check(&"a".repeat(294), Ok(&format!("{}:80", "a".repeat(294))));
+        check(&"a".repeat(295), Err(TargetError::Length));
     }
 }

@@ -30,6 +30,10 @@ pub mod process;
 pub mod accept;
 pub mod idle;
 mod sys;
+// for tests and cargo-fuzz alone
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 
 /// The exit code for a bad configuration (sysexits.h).
 pub const EX_USAGE: u8 = 64;

@@ -13,6 +13,8 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 pub(crate) mod client_hello;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 
 /// What the first bytes of a connection begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,7 +44,7 @@ pub(crate) const TLS_HANDSHAKE: u8 = 0x16;
 pub(crate) const TLS_RECORD: [u8; 2] = [TLS_HANDSHAKE, 3];
 
 /// The longest method that is still taken for one. The longest registered today has 17 bytes.
-const METHOD_BYTES_MAX: usize = 32;
+pub(crate) const METHOD_BYTES_MAX: usize = 32;
 
 /// Says what `bytes`, the beginning of a connection, begin. Costs one pass over the first line at worst, and no
 /// allocation.

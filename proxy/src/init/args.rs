@@ -122,7 +122,7 @@ impl FromStr for PortRange {
 }
 
 /// A subnet in its canonical form (host bits cleared); an address alone is the subnet of just itself.
-fn subnet(text: &str) -> Result<IpNet, String> {
+pub(super) fn subnet(text: &str) -> Result<IpNet, String> {
     let text = text.trim();
     let parsed = match text.parse::<IpAddr>() {
         Ok(address) => IpNet::from(address),

@@ -8,6 +8,8 @@
 mod args;
 mod encode;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod netlink;
 mod rules;
 mod verify;

@@ -183,7 +183,7 @@ fn family(of: Family) -> NetfilterProtoFamily {
 }
 
 /// All messages of a datagram; each starts at a multiple of four bytes.
-fn decode(what: &'static str, datagram: &[u8]) -> Result<Vec<NetlinkMessage<NetfilterMessage>>, InitError> {
+pub(super) fn decode(what: &'static str, datagram: &[u8]) -> Result<Vec<NetlinkMessage<NetfilterMessage>>, InitError> {
     let mut messages = Vec::new();
     let mut rest = datagram;
     while !rest.is_empty() {

@@ -10,6 +10,8 @@
 //! result all clients get that ask meanwhile; without a token, one more for the pod and its node.
 
 mod config;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod grpc;
 mod http;
 mod token;

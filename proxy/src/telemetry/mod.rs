@@ -8,6 +8,8 @@
 mod catalog;
 mod counters;
 mod errors;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub(crate) mod histogram;
 pub(crate) mod prometheus;
 pub(crate) mod reason;

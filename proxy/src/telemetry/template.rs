@@ -193,7 +193,7 @@ impl PathTemplates {
     }
 
     /// How many ids were given out, `other` included.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn len(&self) -> usize {
         self.names.len()
     }

@@ -16,6 +16,7 @@ pub(super) fn documents(text: &str, first: usize) -> Option<Vec<Result<Node, Mis
     loop {
         let mut read = Reading { line: first, nodes: 0, problem: None };
         match (read.node().deserialize(&mut json), read.problem) {
+            (Ok(Node { value: Value::Scalar(Json::Null), .. }), _) => {}
             (Ok(node), _) => all.push(Ok(node)),
             (Err(error), Some(problem)) => {
                 all.push(Err(Mistake { line: first - 1 + error.line().max(1), problem }));

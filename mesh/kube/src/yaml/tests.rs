@@ -257,6 +257,7 @@ fn json_that_is_no_yaml_is_read_too() {
     let text = "{\n\t\"a\": \"\\ud83d\\ude00\\/\",\n\t\"b\": 1e3\n}\n{\"c\": 1}\n";
     let all: Vec<Json> = read(text).into_iter().map(|it| it.unwrap().into_json()).collect();
     assert_eq!(all, [json!({"a": "😀/", "b": 1000}), json!({"c": 1})]);
+    assert_eq!(one("{\"a\": 1}\nnull\n"), json!({"a": 1}), "null is no document here either");
 }
 
 #[test]

@@ -5,6 +5,8 @@
 //! to the pod itself ([`local_only`]), and never to a foreign web page in a browser on this machine ([`origin`]); probes
 //! and scrapers may come from anywhere.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod origin;
 mod room;
 mod scrape;

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 const OPEN: [&str; 3] = ["/live", "/ready", "/metrics"];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-enum Refusal {
+pub(super) enum Refusal {
     #[error("the Host header must be an IP address or localhost, because a name may be a rebound one")]
     Host,
     #[error("a page of another origin may not send this")]
@@ -42,7 +42,7 @@ pub(super) async fn no_foreign_pages(request: Request, next: Next) -> Response {
     }
 }
 
-fn check(headers: &HeaderMap) -> Result<(), Refusal> {
+pub(super) fn check(headers: &HeaderMap) -> Result<(), Refusal> {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).ok_or(Refusal::Host)?;
     if !names_an_address(host) {
         return Err(Refusal::Host);

@@ -10,6 +10,8 @@
 //! name-based verification (an address proves nothing in a cluster), no revocation lists (leaves are short-lived).
 
 mod config;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub mod pem;
 mod provider;
 mod svid;

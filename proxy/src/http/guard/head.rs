@@ -82,10 +82,8 @@ impl Head {
             is_host(target) && port.is_some_and(|port| !port.is_empty() && port.iter().all(u8::is_ascii_digit))
         } else if target == b"*" {
             method == b"OPTIONS"
-        } else if target.starts_with(b"/") {
-            !target.contains(&b'#')
         } else {
-            self.absolute(target) && !target.contains(&b'#')
+            (target.starts_with(b"/") || self.absolute(target)) && is_plausible(target)
         };
         if ok && is_read_alike(target) { Ok(()) } else { Err(Refusal::Target) }
     }
@@ -183,6 +181,16 @@ impl Head {
         }
         Ok(())
     }
+}
+
+/// No fragment, and no byte that hyper would refuse behind us, in words of its own: no angle brackets, no "`" in the path, no quote
+/// in the query, and beyond ASCII UTF-8 alone.
+fn is_plausible(target: &[u8]) -> bool {
+    let path = target.iter().position(|byte| *byte == b'?').unwrap_or(target.len());
+    let (path, query) = target.split_at(path);
+    !path.iter().any(|byte| matches!(byte, b'#' | b'<' | b'>' | b'`'))
+        && !query.iter().any(|byte| matches!(byte, b'#' | b'<' | b'>' | b'"'))
+        && std::str::from_utf8(target).is_ok()
 }
 
 /// No control characters but TAB.

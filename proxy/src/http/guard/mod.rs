@@ -10,6 +10,8 @@
 //! that is kept. What it does not do: change or hold back bytes, or judge meaning (paths, reserved headers).
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod head;
 mod io;
 mod refusal;

@@ -46,6 +46,7 @@ fn what_is_unambiguous_passes() {
         b"CONNECT [::1]:443 HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(),
         b"GET / HTTP/1.0\r\n\r\n".to_vec(),
         get("empty:\r\nutf8: ü\r\n"),
+        b"GET /{\"x\"}?`y` HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(),
         b"GET /\xc3\xbc?q HTTP/1.1\r\nHost: [fe80::1]:8080\r\n\r\n".to_vec(),
     ] {
         check(Guard::requests, &request, NEXT);
@@ -102,6 +103,11 @@ fn every_ambiguous_request_is_refused() {
         (line("GET / HTTP/2.0"), R::Version),
         (line("GET / http/1.1"), R::Version),
         (line("GET /#x HTTP/1.1"), R::Target),
+        (line("GET /<x> HTTP/1.1"), R::Target),
+        (line("GET /`x` HTTP/1.1"), R::Target),
+        (line("GET /?x=\"y\" HTTP/1.1"), R::Target),
+        (line("GET http://a/?x#y HTTP/1.1"), R::Target),
+        (b"GET /\xf8 HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(), R::Target),
         (line("GET x HTTP/1.1"), R::Target),
         (line("GET * HTTP/1.1"), R::Target),
         (line("GET a:80 HTTP/1.1"), R::Target),
