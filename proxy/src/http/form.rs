@@ -104,8 +104,10 @@ impl Form {
     pub(crate) fn restore<B: http_body::Body>(self, request: &mut Request<B>) {
         if let Some(authority) = request.uri().authority().cloned() {
             if !self.absolute {
-                let path = request.uri().path_and_query().cloned();
-                *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
+                // Of a target that is nothing but a fragment, `http` keeps a path that is empty and would be written so.
+                let path = request.uri().path_and_query().cloned().map(Uri::from);
+                let path = path.filter(|origin| !origin.path().is_empty());
+                *request.uri_mut() = path.unwrap_or_else(|| Uri::from_static("/"));
             }
             let host = match self.host {
                 // Told by older proxies in this way alone.
@@ -221,6 +223,16 @@ mod tests {
         assert_eq!(request.version(), version);
         let host = request.headers().get(HOST).map(|host| host.to_str().unwrap().to_owned());
         (request.uri().to_string(), host)
+    }
+
+    #[test]
+    fn a_target_that_is_nothing_but_a_fragment_is_the_root() {
+        let path = PathAndQuery::try_from("#x").unwrap();
+        let uri = Uri::builder().scheme("http").authority("api.shop").path_and_query(path).build().unwrap();
+        let mut request = Request::new(Empty::<bytes::Bytes>::new());
+        *request.uri_mut() = uri;
+        Form::read(&HeaderValue::from_static("1.1")).restore(&mut request);
+        assert_eq!(request.uri().to_string(), "/", "an empty one would be written as none");
     }
 
     #[test]

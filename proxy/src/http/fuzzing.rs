@@ -1,7 +1,11 @@
 //! Fuzz targets of what HTTP says in heads. In: any bytes. Out: nothing, or a panic. Does not: know the gate for requests, which
 //! has a target of its own.
 
-use super::{answer, grpc, headers};
+use super::{
+    answer,
+    form::{self, Form},
+    grpc, headers,
+};
 use crate::{fuzzing::drive::finish, limits};
 use bytes::Bytes;
 use http::{
@@ -181,25 +185,25 @@ fn trailers(mut fields: HeaderMap) {
 
 /// Out in HTTP/2, to an endpoint in whatever form it takes, and back as if that had not been.
 fn between_proxies(mut request: Request<Full<Bytes>>, authority: Option<&http::uri::Authority>, version: Version) {
-    let path = request.uri().path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
-    if version != Version::HTTP_2 {
-        request.headers_mut().insert(headers::RESTORE, headers::restore_value(version));
+    let (target, host) = (request.uri().to_string(), request.headers().get(HOST).cloned());
+    let form = (version != Version::HTTP_2).then(|| Form::of(&request, true));
+    if let Some(form) = form {
+        request.headers_mut().insert(headers::RESTORE, form.value());
     }
-    if headers::to_http2(&mut request, authority).is_err() {
+    if form::to_http2(&mut request, authority, form).is_err() {
         return;
     }
-    assert_eq!((request.version(), request.headers().get(HOST)), (Version::HTTP_2, None));
+    assert_eq!(request.version(), Version::HTTP_2);
     let shown = |request: &Request<Full<Bytes>>| (request.uri().clone(), request.headers().clone(), request.version());
     let before = shown(&request);
     for protocol in [Protocol::Detect, Protocol::Http1, Protocol::Http2] {
-        let (unfit, restored) = headers::fit(&mut request, protocol);
+        let (unfit, restored) = form::fit(&mut request, protocol);
         assert!(!request.headers().keys().any(|name| headers::is_reserved(name.as_str())), "{request:?}");
         if restored {
             assert_eq!(request.version(), version);
-            let (now, host) = (request.uri().to_string(), request.headers().get(HOST));
-            assert_eq!(now, if path == "*" { "*" } else { &*path }, "{request:?}");
-            let wanted = authority.map(http::uri::Authority::as_str);
-            assert_eq!(host.and_then(|host| host.to_str().ok()), wanted, "{request:?}");
+            let now = (request.uri().to_string(), request.headers().get(HOST).cloned());
+            let root = if target.is_empty() { "/" } else { &*target };
+            assert_eq!(now, (root.to_owned(), host.clone()), "{request:?}");
         }
         unfit.undo(&mut request);
         assert_eq!(shown(&request), before, "by {protocol:?}");

@@ -7,6 +7,8 @@ pub(crate) mod exchange;
 pub(crate) mod destination;
 mod filter;
 pub(crate) mod form;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod grpc;
 pub(crate) mod guard;
 pub(crate) mod headers;

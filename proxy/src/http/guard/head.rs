@@ -83,7 +83,7 @@ impl Head {
         } else if target == b"*" {
             method == b"OPTIONS"
         } else {
-            (target.starts_with(b"/") || self.absolute(target)) && is_plausible(target)
+            (target.starts_with(b"/") || self.absolute(target)) && !target.contains(&b'#')
         };
         if ok && is_read_alike(target) { Ok(()) } else { Err(Refusal::Target) }
     }
@@ -181,16 +181,6 @@ impl Head {
         }
         Ok(())
     }
-}
-
-/// No fragment, and no byte that hyper would refuse behind us, in words of its own: no angle brackets, no "`" in the path, no quote
-/// in the query, and beyond ASCII UTF-8 alone.
-fn is_plausible(target: &[u8]) -> bool {
-    let path = target.iter().position(|byte| *byte == b'?').unwrap_or(target.len());
-    let (path, query) = target.split_at(path);
-    !path.iter().any(|byte| matches!(byte, b'#' | b'<' | b'>' | b'`'))
-        && !query.iter().any(|byte| matches!(byte, b'#' | b'<' | b'>' | b'"'))
-        && std::str::from_utf8(target).is_ok()
 }
 
 /// No control characters but TAB.
