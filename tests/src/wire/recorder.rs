@@ -81,9 +81,9 @@ impl Recorder {
         self.seen().replies.insert(target.to_owned(), reply);
     }
 
-    /// The whole requests for `target`.
+    /// The whole requests for `target`, in origin form or as the path of one in absolute form.
     pub fn requests(&self, target: &str) -> Vec<Message> {
-        self.seen().requests.iter().filter(|request| request.target() == target).cloned().collect()
+        self.seen().requests.iter().filter(|request| path(request.target()) == target).cloned().collect()
     }
 
     /// What came of requests that never became whole, or after one that is not answered.
@@ -94,7 +94,12 @@ impl Recorder {
     /// Targets of whole requests that `expected` does not know, and whatever was malformed.
     pub fn surprises(&self, expected: impl Fn(&str) -> bool) -> Vec<String> {
         let seen = self.seen();
-        let targets = seen.requests.iter().map(Message::target).filter(|target| !expected(target)).map(str::to_owned);
+        let targets = seen
+            .requests
+            .iter()
+            .map(|request| path(request.target()))
+            .filter(|target| !expected(target))
+            .map(str::to_owned);
         targets.chain(seen.malformed.iter().cloned()).collect()
     }
 }
@@ -178,4 +183,10 @@ fn hold(mut stream: TcpStream, mut bytes: Vec<u8>, seen: &Mutex<Seen>) {
             _ => return,
         }
     }
+}
+
+/// The path and query of a target in any form.
+fn path(target: &str) -> &str {
+    let rest = target.strip_prefix("http://");
+    rest.and_then(|rest| rest.find('/').and_then(|at| rest.get(at..))).unwrap_or(target)
 }
