@@ -185,8 +185,8 @@ fn trailers(mut fields: HeaderMap) {
 
 /// Out in HTTP/2, to an endpoint in whatever form it takes, and back as if that had not been.
 fn between_proxies(mut request: Request<Full<Bytes>>, authority: Option<&http::uri::Authority>, version: Version) {
-    if request.method() == Method::CONNECT {
-        return; // has a connection of its own, over HTTP/1
+    if request.uri().authority().is_some() && request.uri().scheme().is_none() {
+        return; // of a CONNECT only, which does not become HTTP/2
     }
     let (target, host) = (request.uri().to_string(), request.headers().get(HOST).cloned());
     let form = (version != Version::HTTP_2).then(|| Form::of(&request, true));
