@@ -46,90 +46,116 @@ where
 {
     let closing = Seldom::new(closing(world, goodbye));
     match wire {
-        Wire::Http1 => {
-            let (under_way, holder, breaker) = (UnderWay::default(), stream.holder().cloned(), Breaker::default());
-            let stream = Breakable::new(stream, breaker.clone());
-            let guarded = Guarded::new(stream, direction, world.resources.config.patience, under_way.clone(), holder);
-            let (last_offer, left) = (Rc::new(RefCell::new(None::<OnUpgrade>)), under_way.clone());
-            let offered = last_offer.clone();
-            let service = service_fn(move |mut request: Request<Incoming>| {
-                let token = under_way.begin();
-                let ends_with_it = (request.version() < Version::HTTP_11).then(|| breaker.clone());
-                if let Some(offer) = request.extensions().get::<OnUpgrade>() {
-                    *offered.borrow_mut() = Some(offer.clone());
-                    request.extensions_mut().insert(breaker.clone());
-                }
-                let track = |mut response: Response<ResponseBody>| {
-                    let unknown = response.body().size_hint().exact().is_none();
-                    if ends_with_it.is_some() && (unknown || headers::says_close(response.headers())) {
-                        // The library would write `keep-alive`, if the client asked for that, on an answer that ends the connection.
-                        *response.version_mut() = Version::HTTP_10;
-                    }
-                    if upgrade::leaves(&response) {
-                        token.leave_http();
-                    }
-                    response.map(|body| Tracked::new(body, token, ends_with_it))
-                };
-                handle(request).map_ok(track)
-            });
-            let connection = conn::http1::Builder::new()
-                // The gate has a timer of its own, once per connection; hyper's costs an allocation per request.
-                .header_read_timeout(None)
-                .max_headers(limits::HEADER_COUNT_MAX)
-                .max_buf_size(limits::HTTP1_BUFFER_BYTES)
-                .serve_connection(TokioIo::new(guarded), service)
-                .with_upgrades();
-            let mut connection = pin!(connection);
-            let done = tokio::select! {
-                biased;
-                done = connection.as_mut() => done,
-                () = closing => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            // The library leaves the end of a connection that was offered for something else to whoever takes it. Nobody did.
-            if let Some(offer) = last_offer.take().filter(|_| done.is_ok() && !left.has_left_http()) {
-                let ending = async {
-                    if let Ok(connection) = offer.await {
-                        // One that cannot be shut down is broken, and its peer knows it.
-                        let _broken = TokioIo::new(connection).shutdown().await.is_err();
-                    }
-                };
-                let _stalled = timeout(limits::ENDING_IDLE, ending).await.is_err();
-            }
-            done
-        }
-        Wire::Http2 => {
-            // Over HTTP/1 the library does it.
-            let service = service_fn(move |request: Request<Incoming>| {
-                let head = request.method() == Method::HEAD;
-                handle(request).map_ok(move |it| if head { it.map(ResponseBody::of_head) } else { it })
-            });
-            let connection = conn::http2::Builder::new(LocalExec(world.resources.tasks.clone()))
-                .timer(Timer)
-                .max_concurrent_streams(share.streams)
-                .initial_stream_window_size(share.window)
-                .initial_connection_window_size(share.connection_window)
-                .max_header_list_size(limits::HEADER_LIST_BYTES_MAX as u32)
-                .max_send_buf_size(limits::SEND_BUFFER_BYTES)
-                .max_pending_accept_reset_streams(share.pending_resets)
-                .max_local_error_reset_streams(limits::LOCAL_RESETS_MAX)
-                .keep_alive_interval(limits::SERVER_KEEP_ALIVE_INTERVAL)
-                .keep_alive_timeout(limits::SERVER_KEEP_ALIVE_TIMEOUT)
-                .serve_connection(TokioIo::new(stream), service);
-            let mut connection = pin!(connection);
-            let done = tokio::select! {
-                biased;
-                done = connection.as_mut() => done,
-                () = closing => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            done.inspect_err(|error| count_broken(direction, error))
-        }
+        Wire::Http1 => http1(world, stream, direction, closing, handle).await,
+        Wire::Http2 => http2(world, stream, (direction, share), closing, handle).await,
     }
+}
+
+async fn http1<S, H, R>(
+    world: &Rc<World>,
+    stream: S,
+    direction: Direction,
+    closing: impl Future<Output = ()>,
+    handle: H,
+) -> hyper::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Abort + Unpin + Send + 'static,
+    H: Fn(Request<Incoming>) -> R + 'static,
+    R: Future<Output = Result<Response<ResponseBody>, Infallible>> + 'static,
+{
+    let (under_way, holder, breaker) = (UnderWay::default(), stream.holder().cloned(), Breaker::default());
+    let stream = Breakable::new(stream, breaker.clone());
+    let guarded = Guarded::new(stream, direction, world.resources.config.patience, under_way.clone(), holder);
+    let (last_offer, left) = (Rc::new(RefCell::new(None::<OnUpgrade>)), under_way.clone());
+    let offered = last_offer.clone();
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        let token = under_way.begin();
+        let ends_with_it = (request.version() < Version::HTTP_11).then(|| breaker.clone());
+        if let Some(offer) = request.extensions().get::<OnUpgrade>() {
+            *offered.borrow_mut() = Some(offer.clone());
+            request.extensions_mut().insert(breaker.clone());
+        }
+        let track = |mut response: Response<ResponseBody>| {
+            let unknown = response.body().size_hint().exact().is_none();
+            if ends_with_it.is_some() && (unknown || headers::says_close(response.headers())) {
+                // The library would write `keep-alive`, if the client asked for that, on an answer that ends the connection.
+                *response.version_mut() = Version::HTTP_10;
+            }
+            if upgrade::leaves(&response) {
+                token.leave_http();
+            }
+            response.map(|body| Tracked::new(body, token, ends_with_it))
+        };
+        handle(request).map_ok(track)
+    });
+    let connection = conn::http1::Builder::new()
+        // The gate has a timer of its own, once per connection; hyper's costs an allocation per request.
+        .header_read_timeout(None)
+        .max_headers(limits::HEADER_COUNT_MAX)
+        .max_buf_size(limits::HTTP1_BUFFER_BYTES)
+        .serve_connection(TokioIo::new(guarded), service)
+        .with_upgrades();
+    let mut connection = pin!(connection);
+    let done = tokio::select! {
+        biased;
+        done = connection.as_mut() => done,
+        () = closing => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    // The library leaves the end of a connection that was offered for something else to whoever takes it. Nobody did.
+    if let Some(offer) = last_offer.take().filter(|_| done.is_ok() && !left.has_left_http()) {
+        let ending = async {
+            if let Ok(connection) = offer.await {
+                // One that cannot be shut down is broken, and its peer knows it.
+                let _broken = TokioIo::new(connection).shutdown().await.is_err();
+            }
+        };
+        let _stalled = timeout(limits::ENDING_IDLE, ending).await.is_err();
+    }
+    done
+}
+
+async fn http2<S, H, R>(
+    world: &Rc<World>,
+    stream: S,
+    (direction, share): (Direction, Share),
+    closing: impl Future<Output = ()>,
+    handle: H,
+) -> hyper::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Abort + Unpin + Send + 'static,
+    H: Fn(Request<Incoming>) -> R + 'static,
+    R: Future<Output = Result<Response<ResponseBody>, Infallible>> + 'static,
+{
+    // Over HTTP/1 the library does it.
+    let service = service_fn(move |request: Request<Incoming>| {
+        let head = request.method() == Method::HEAD;
+        handle(request).map_ok(move |it| if head { it.map(ResponseBody::of_head) } else { it })
+    });
+    let connection = conn::http2::Builder::new(LocalExec(world.resources.tasks.clone()))
+        .timer(Timer)
+        .max_concurrent_streams(share.streams)
+        .initial_stream_window_size(share.window)
+        .initial_connection_window_size(share.connection_window)
+        .max_header_list_size(limits::HEADER_LIST_BYTES_MAX as u32)
+        .max_send_buf_size(limits::SEND_BUFFER_BYTES)
+        .max_pending_accept_reset_streams(share.pending_resets)
+        .max_local_error_reset_streams(limits::LOCAL_RESETS_MAX)
+        .keep_alive_interval(limits::SERVER_KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(limits::SERVER_KEEP_ALIVE_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    let done = tokio::select! {
+        biased;
+        done = connection.as_mut() => done,
+        () = closing => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    done.inspect_err(|error| count_broken(direction, error))
 }
 
 /// Counts a connection that ended because its peer broke the rules of HTTP/2.
