@@ -26,12 +26,12 @@ pub fn manifests(data: &[u8]) {
     assert_eq!(unreadable(&world), Vec::<String>::new());
 }
 
-/// What a proxy could not read of all that it may be told.
-fn unreadable(world: &Snapshot) -> Vec<String> {
+/// What a proxy could not read of all that it may be told, whichever pod it is in.
+pub(super) fn unreadable(world: &Snapshot) -> Vec<String> {
     let mut kinds = Vec::new();
     let named = world.backends.keys().map(|id| format!("{}.{}:{}", id.name, id.namespace, id.port));
     let ips = world.service_by_ip.keys().chain(world.pod_by_ip.keys()).map(|ip| format!("{ip}:80"));
-    let targets = named.chain(ips).chain(["example.com:80".to_owned()]);
+    let targets = named.chain(ips).chain(["api.shop:90", "other.shop:80", "example.com:80"].map(str::to_owned));
     for target in targets.filter_map(|text| text.parse::<Target>().ok()).filter(|target| target.port() != 0) {
         let outbound = world.outbound("shop", &target);
         for id in outbound.backends() {
@@ -41,7 +41,7 @@ fn unreadable(world: &Snapshot) -> Vec<String> {
         kinds.push(Kind::Outbound(v1::OutboundResource { version: 1, outbound: Some((&outbound).into()) }));
     }
     for (namespace, pod) in world.pods.keys() {
-        for port in [80, 8000] {
+        for port in [80, 8000, 9000] {
             let inbound = world.inbound(namespace, pod, port).map(|one| v1::Inbound::from(&one));
             kinds.extend(inbound.map(|one| Kind::Inbound(v1::InboundResource { version: 1, inbound: Some(one) })));
         }

@@ -1,37 +1,7 @@
 //! The unit of refusal is the rule: whatever users write, what is sent can be read, and the rest of it goes on.
 
 use super::*;
-use remora_api::v1::{self, sync_response::Kind};
-use remora_api::{sync::Update, v1::SyncResponse};
-
-/// All that a proxy of `shop/api-1` may be told, read as it reads: what it could not read.
-fn unreadable(world: &Snapshot) -> Vec<String> {
-    let mut kinds = Vec::new();
-    for target in ["api:80", "api:90", "10.0.0.1:80", "10.1.0.1:8000", "other.shop:80", "example.com:80"] {
-        let outbound = outbound(world, "shop", target);
-        for id in outbound.backends() {
-            let Some(known) = world.backend(id) else { continue };
-            kinds.push(Kind::Backend(v1::BackendResource { version: 1, backend: Some((&*known.backend).into()) }));
-        }
-        kinds.push(Kind::Outbound(v1::OutboundResource { version: 1, outbound: Some((&outbound).into()) }));
-    }
-    for port in [80, 8000, 9000] {
-        let inbound = world.inbound("shop", "api-1", port);
-        kinds
-            .extend(inbound.map(|one| Kind::Inbound(v1::InboundResource { version: 1, inbound: Some((&one).into()) })));
-    }
-    let default = world.inbound_default("shop", "api-1").map(|one| v1::InboundDefault::from(&one));
-    kinds.extend(default.map(|inbound_default| {
-        let inbound_default = Some(inbound_default);
-        Kind::InboundDefault(v1::InboundDefaultResource { version: 1, inbound_default })
-    }));
-    let read = |kind| match Update::try_from(SyncResponse { kind: Some(kind) }) {
-        Ok(Update::Whole { closed, .. }) => closed.iter().map(ToString::to_string).collect(),
-        Ok(other) => vec![format!("{other:?}")],
-        Err(error) => vec![error.to_string()],
-    };
-    kinds.into_iter().flat_map(read).collect()
-}
+use crate::index::fuzzing::unreadable;
 
 const ROUTES: &str = "apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
