@@ -14,7 +14,7 @@ use crate::{
         server::serve as serve_http,
         share::Share,
     },
-    io::{Abort, Prefixed},
+    io::{Abort, Connection, Prefixed},
     limits, named,
     policy::{self, Act, Peer},
     revoke, sys,
@@ -203,7 +203,7 @@ async fn decided<S>(
     first: Result<First<TcpStream>, FirstError<OpenError>>,
     caller: Visit,
 ) where
-    S: AsyncRead + AsyncWrite + Abort + Unpin + Send + 'static,
+    S: Connection,
 {
     let wire = match first {
         Ok(First::Closed) => return,
@@ -212,7 +212,7 @@ async fn decided<S>(
         Ok(First::Http1) => Wire::Http1,
         Ok(First::Http2) => Wire::Http2,
         Ok(First::Opaque | First::Tls | First::Mesh) => return Box::pin(bytes(stream, None, caller)).await,
-        Err(FirstError::Client(error)) => return tracing::debug!(%error, "peer left before its first bytes"),
+        Err(FirstError::Client(error)) => return tracing::debug!(%error, "peer closed before its first bytes"),
         Err(FirstError::Upstream(OpenError::Denied(denial))) => {
             drop(caller.judge(Act::Bytes));
             return denied(&stream, &caller, &denial);
@@ -255,7 +255,7 @@ async fn goodbye(caller: Rc<Visit>, wire: Wire) {
 
 async fn serve_requests<S>(world: Rc<World>, stream: S, wire: Wire, mesh: bool, mut caller: Visit)
 where
-    S: AsyncRead + AsyncWrite + Abort + Unpin + Send + 'static,
+    S: Connection,
 {
     let (share, _counted) = match wire {
         Wire::Http1 => (Share::client(true), None),

@@ -67,7 +67,7 @@ async fn redirected(world: Rc<World>, mut client: Prefixed<TcpStream>, route: Rc
         Ok(First::Opaque | First::Tls | First::Mesh) => return Box::pin(bytes(&world, client, None, &plan)).await,
         Ok(First::Opened(upstream)) => return Box::pin(bytes(&world, client, Some(upstream), &plan)).await,
         Ok(First::Closed | First::Undecided) => return,
-        Err(FirstError::Client(error)) => return tracing::debug!(%error, "client left before its first bytes"),
+        Err(FirstError::Client(error)) => return tracing::debug!(%error, "client closed before its first bytes"),
         Err(FirstError::Upstream(reason)) => return failed(&client, &plan, reason),
     };
     drop(plan);

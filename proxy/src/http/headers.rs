@@ -1,6 +1,5 @@
 //! What is taken off and put on a message's head at a proxy. Pure.
 
-use super::Wire;
 use crate::telemetry::Reason;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version,
@@ -236,15 +235,6 @@ pub(crate) fn strip_for_upgrade(headers: &mut HeaderMap) {
     }
 }
 
-/// Says so to a client over HTTP/1; HTTP/2 has no upgrades.
-pub(crate) fn demand_upgrade(fields: &mut HeaderMap, demanded: HeaderValue, wire: Wire) {
-    fields.remove(OFFERS);
-    if wire == Wire::Http1 {
-        fields.insert(UPGRADE, demanded);
-        fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    }
-}
-
 /// What a server that demands an upgrade offers (RFC 9110 §15.5.22: 426 says so in `Upgrade`).
 pub(crate) fn demanded_upgrade<B>(answer: &Response<B>) -> Option<HeaderValue> {
     if answer.status() != StatusCode::UPGRADE_REQUIRED {
@@ -255,6 +245,12 @@ pub(crate) fn demanded_upgrade<B>(answer: &Response<B>) -> Option<HeaderValue> {
         let offered: Vec<&[u8]> = offers(fields).collect();
         HeaderValue::from_bytes(&offered.join(&b", "[..])).ok().filter(|offered| !offered.is_empty())
     })
+}
+
+/// Says so to a client over HTTP/1. HTTP/2 has no upgrades.
+pub(crate) fn demand_upgrade(fields: &mut HeaderMap, demanded: HeaderValue) {
+    fields.insert(UPGRADE, demanded);
+    fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
 }
 
 /// Fields and bytes within bounds, as HTTP/1 writes them. The crumbs of a cookie are one field (RFC 9113 §8.2.3).

@@ -154,7 +154,7 @@ async fn send(world: &Rc<World>, visit: &Rc<Visit>, wire: Wire, call: Box<Call>)
         return tunnel.relay(head, permit, exchange, None, revoked);
     }
     let last = direct && (visit.port.is_ending() || headers::says_close(answer.response.headers()));
-    leave(pass_on(answer, exchange, wire), last)
+    leave(pass_on(answer, exchange, wire, visit.peer.identity.is_some()), last)
 }
 
 /// Returns once the request that became a tunnel would not be let in any more.
@@ -175,7 +175,7 @@ fn leave(mut response: Response<ResponseBody>, last: bool) -> Response<ResponseB
 
 fn arrive(visit: &Visit, wire: Wire, mut request: Request<Incoming>) -> Step {
     let grpc = grpc::is_grpc(request.headers());
-    // A proxy says more of a request over HTTP/2 only. What comes as HTTP/1 is a client's own words, in a tunnel through the mesh.
+    // Proxies add fields to requests over HTTP/2 only. A request over HTTP/1 came through a tunnel, as its client wrote it.
     let from_mesh = visit.peer.identity.is_some() && wire == Wire::Http2;
     let restore = if from_mesh { request.headers_mut().remove(headers::RESTORE) } else { None };
     let caller = match &restore {
@@ -266,7 +266,7 @@ fn admit(
 }
 
 /// The application's answer, counted to its end.
-fn pass_on(answer: Answer, mut exchange: Exchange, wire: Wire) -> Response<ResponseBody> {
+fn pass_on(answer: Answer, mut exchange: Exchange, wire: Wire, mesh: bool) -> Response<ResponseBody> {
     let Answer { response, lease, .. } = answer;
     let demanded = headers::demanded_upgrade(&response);
     let (mut parts, body) = response.into_parts();
@@ -274,8 +274,9 @@ fn pass_on(answer: Answer, mut exchange: Exchange, wire: Wire) -> Response<Respo
     headers::strip_reserved(&mut parts.headers);
     if let Some(demanded) = demanded {
         match wire {
-            Wire::Http1 => headers::demand_upgrade(&mut parts.headers, demanded, wire),
-            Wire::Http2 => drop(parts.headers.insert(headers::OFFERS, demanded)),
+            Wire::Http1 => headers::demand_upgrade(&mut parts.headers, demanded),
+            Wire::Http2 if mesh => drop(parts.headers.insert(headers::OFFERS, demanded)),
+            Wire::Http2 => {}
         }
     }
     exchange.head(parts.status, None, lease);

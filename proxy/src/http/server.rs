@@ -11,7 +11,7 @@ use super::{
     upgrade,
 };
 use crate::{
-    io::{Abort, Breakable, Breaker},
+    io::{Breakable, Breaker, Connection},
     limits,
     tasks::LocalExec,
     telemetry::{self, Direction, Reason},
@@ -24,25 +24,26 @@ use hyper::{body::Incoming, server::conn, service::service_fn, upgrade::OnUpgrad
 use hyper_util::rt::TokioIo;
 use remora_runtime::seldom::Seldom;
 use std::{cell::RefCell, convert::Infallible, pin::pin, rc::Rc};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
-    time::timeout,
-};
+use tokio::{io::AsyncWriteExt, time::timeout};
+
+/// What becomes of a request: an answer, whatever goes wrong.
+pub(crate) trait Answering: Future<Output = Result<Response<ResponseBody>, Infallible>> + 'static {}
+
+impl<F: Future<Output = Result<Response<ResponseBody>, Infallible>> + 'static> Answering for F {}
 
 /// Serves one connection until its peer closes it, it breaks, the proxy drains, or `goodbye` has come (then the requests
 /// under way finish and HTTP/2 peers get GOAWAY).
-pub(crate) async fn serve<S, H, R>(
+pub(crate) async fn serve<H, R>(
     world: &Rc<World>,
-    stream: S,
+    stream: impl Connection,
     (direction, wire): (Direction, Wire),
     share: Share,
     goodbye: impl Future<Output = ()>,
     handle: H,
 ) -> hyper::Result<()>
 where
-    S: AsyncRead + AsyncWrite + Abort + Unpin + Send + 'static,
     H: Fn(Request<Incoming>) -> R + 'static,
-    R: Future<Output = Result<Response<ResponseBody>, Infallible>> + 'static,
+    R: Answering,
 {
     let closing = Seldom::new(closing(world, goodbye));
     match wire {
@@ -51,17 +52,16 @@ where
     }
 }
 
-async fn http1<S, H, R>(
+async fn http1<H, R>(
     world: &Rc<World>,
-    stream: S,
+    stream: impl Connection,
     direction: Direction,
     closing: impl Future<Output = ()>,
     handle: H,
 ) -> hyper::Result<()>
 where
-    S: AsyncRead + AsyncWrite + Abort + Unpin + Send + 'static,
     H: Fn(Request<Incoming>) -> R + 'static,
-    R: Future<Output = Result<Response<ResponseBody>, Infallible>> + 'static,
+    R: Answering,
 {
     let (under_way, holder, breaker) = (UnderWay::default(), stream.holder().cloned(), Breaker::default());
     let stream = Breakable::new(stream, breaker.clone());
@@ -104,7 +104,7 @@ where
             connection.await
         }
     };
-    // The library leaves the end of a connection that was offered for something else to whoever takes it. Nobody did.
+    // The library does not end a connection on which an upgrade was asked for: the upgrade would. There was none.
     if let Some(offer) = last_offer.take().filter(|_| done.is_ok() && !left.has_left_http()) {
         let ending = async {
             if let Ok(connection) = offer.await {
@@ -117,17 +117,16 @@ where
     done
 }
 
-async fn http2<S, H, R>(
+async fn http2<H, R>(
     world: &Rc<World>,
-    stream: S,
+    stream: impl Connection,
     (direction, share): (Direction, Share),
     closing: impl Future<Output = ()>,
     handle: H,
 ) -> hyper::Result<()>
 where
-    S: AsyncRead + AsyncWrite + Abort + Unpin + Send + 'static,
     H: Fn(Request<Incoming>) -> R + 'static,
-    R: Future<Output = Result<Response<ResponseBody>, Infallible>> + 'static,
+    R: Answering,
 {
     // Over HTTP/1 the library does it.
     let service = service_fn(move |request: Request<Incoming>| {

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     backend::{
         InFlight, Outcome, Pool,
-        endpoint::{Answer, AnswerBody, ByteStream, Failed, Upstream},
+        endpoint::{self, Answer, AnswerBody, ByteStream, Failed, Upstream},
     },
     connect::ConnectError,
     discover::Plan,
@@ -220,12 +220,15 @@ pub(crate) async fn send(
     let mut response = sender.try_send_request(request).await.map_err(|mut error: TrySendError<_>| {
         tracing::debug!(error = %error.error(), "a request that may leave HTTP failed");
         let unsent = error.take_message().map(Box::new);
-        Failed { unsent, ..Failed::new(Reason::UpstreamReset) }
+        Failed { unsent, ..Failed::new(endpoint::reason(error.error())) }
     })?;
     allowance.body();
     if let Err(error) = offer.check(&mut response) {
         remora_runtime::limited!(info, address = %upstream.endpoint.address, %error, "answer refused");
         return Err(Failed::new(Reason::UpstreamReset));
+    }
+    if !headers::within_bounds(response.headers()) {
+        return Err(Failed::new(Reason::ResponseHeaderTooLarge));
     }
     if offer.is_taken(&response) {
         response.extensions_mut().insert(breaker);

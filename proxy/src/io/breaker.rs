@@ -1,10 +1,9 @@
 //! A connection that a library owns and hides can still end as broken.
 //!
-//! In: a connection, before the library gets it, and a [`Breaker`] that whoever relays over the library's handle keeps. Out: when
-//! the library drops the connection, it is reset if the breaker was tripped.
+//! In: a connection, before the library gets it, and a [`Breaker`], which the relay over the library's handle keeps. Out: the
+//! connection is reset when the library drops it, if the breaker was tripped.
 
 use super::Abort;
-use crate::account::Holder;
 use std::{
     io,
     pin::Pin,
@@ -76,10 +75,6 @@ impl<S> Handle<S> {
 impl<S> Abort for Handle<S> {
     fn abort(&self) {
         self.breaker.trip();
-    }
-
-    fn holder(&self) -> Option<&Holder> {
-        None
     }
 }
 

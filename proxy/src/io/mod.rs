@@ -72,6 +72,11 @@ pub(crate) trait Abort {
     fn queue_at_most(&mut self, _bytes: usize) {}
 }
 
+/// A client's connection, as the protocols above see it.
+pub(crate) trait Connection: AsyncRead + AsyncWrite + Abort + Unpin + Send + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Abort + Unpin + Send + 'static> Connection for S {}
+
 impl Abort for TcpStream {
     fn abort(&self) {
         // A reset instead of an end. One that cannot be set is on a socket that is closed already.

@@ -17,12 +17,12 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// The socket of a [`Watched`] connection; nothing once that is dropped.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Socket(Rc<Cell<Option<RawFd>>>);
 
 impl Socket {
-    /// Whether nothing can be asked on this connection any more: it was dropped, or its peer closed or reset it, or sent what
-    /// nobody asked for. One system call.
+    /// Whether nothing can be asked on this connection any more: it was dropped, its peer closed or reset it, or its
+    /// peer sent an answer without a request. One system call.
     pub(crate) fn has_ended(&self) -> bool {
         let Some(number) = self.0.get() else { return true };
         // SAFETY: the descriptor is open: `Watched` owns the stream that it belongs to and takes the number away before that is
@@ -35,7 +35,7 @@ impl Socket {
     }
 }
 
-/// A connection whose [`Socket`] somebody else may ask about.
+/// A connection whose [`Socket`] outlives its move into a library.
 #[derive(Debug)]
 pub(crate) struct Watched<S> {
     inner: S,

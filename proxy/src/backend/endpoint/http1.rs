@@ -89,10 +89,12 @@ impl Idle {
         while at > 0 && passed_over < NOT_READY_MAX {
             at -= 1;
             let connection = &idle[at].0;
-            let ended =
-                connection.sender.is_closed() || (!method.is_idempotent() && connection.wire.socket.has_ended());
+            let mut ended = connection.sender.is_closed();
             if !ended && connection.sender.is_ready() {
-                return Some(idle.remove(at).0);
+                if method.is_idempotent() || !connection.wire.socket.has_ended() {
+                    return Some(idle.remove(at).0);
+                }
+                ended = true;
             }
             if ended {
                 idle.remove(at);

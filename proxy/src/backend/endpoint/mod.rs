@@ -356,7 +356,7 @@ impl Dial for Dialer {
 }
 
 /// Whose fault it is that an HTTP/1 request has no answer: the server's, its client's, or that of the memory there is.
-fn reason(error: &hyper::Error) -> Reason {
+pub(crate) fn reason(error: &hyper::Error) -> Reason {
     if error.is_timeout() {
         return Reason::ConnectTimeout;
     }

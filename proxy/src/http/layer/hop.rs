@@ -105,7 +105,10 @@ impl After for Stripped {
             false => headers::strip_hop_by_hop(fields),
         }
         if let Some(demanded) = demanded {
-            headers::demand_upgrade(fields, demanded, self.wire);
+            fields.remove(headers::OFFERS);
+            if self.wire == Wire::Http1 {
+                headers::demand_upgrade(fields, demanded);
+            }
         }
         Ok(answered)
     }
