@@ -162,13 +162,17 @@ pub(crate) fn authority<B>(request: &Request<B>, last: &LastHost) -> Result<Opti
         Some(value) if !value.is_empty() => Some(last.parse(value)?),
         _ => None,
     };
+    let has_user = |authority: &Authority| authority.as_str().contains('@');
+    if host.as_ref().is_some_and(has_user) {
+        return Err(Reason::ProtocolError);
+    }
     let chosen = match (request.uri().authority(), host) {
         (Some(target), Some(host)) if !same_authority(target, &host) => return Err(Reason::ProtocolError),
         (Some(target), _) => Some(target.clone()),
         (None, host) => host,
     };
     match chosen {
-        Some(authority) if authority.as_str().contains('@') => Err(Reason::ProtocolError),
+        Some(authority) if has_user(&authority) => Err(Reason::ProtocolError),
         None if request.version() == Version::HTTP_2 => Err(Reason::ProtocolError),
         chosen => Ok(chosen),
     }
@@ -370,6 +374,14 @@ mod tests {
         }
         strip_hop_by_hop(&mut answer);
         assert_eq!(answer.keys().collect::<Vec<_>>(), ["x-kept"]);
+    }
+
+    #[test]
+    fn no_user_is_named_beside_a_host_in_either_place() {
+        for (uri, host) in [("http://a/", "u@a"), ("http://a/", "@a"), ("http://u@a/", "a"), ("/", "u@a")] {
+            let request = Request::builder().uri(uri).header(HOST, host).body(()).unwrap();
+            assert!(authority(&request, &LastHost::default()).is_err(), "{uri} {host}");
+        }
     }
 
     #[test]

@@ -87,7 +87,9 @@ fn messages(data: &[u8]) -> Vec<Message> {
             }
             (None, None) => (0, true),
         };
-        all.push(Message { method: method.to_owned(), target: target.to_owned(), body, whole });
+        // `http` writes an absolute target without a path with one.
+        let target = target.parse::<http::Uri>().map_or_else(|_| target.to_owned(), |target| target.to_string());
+        all.push(Message { method: method.to_owned(), target, body, whole });
         if !whole {
             return all;
         }
