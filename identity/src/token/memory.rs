@@ -6,12 +6,12 @@
 //! certificate it got then has run through half its life; and what it gets ends with the token. Nobody new gets in.
 //! What is risked: a pod that is deleted just then keeps its identity for one certificate more.
 
-use std::collections::HashMap;
-use std::time::{Duration, SystemTime};
-
-use aws_lc_rs::digest::{SHA256, digest};
-
 use super::Proven;
+use aws_lc_rs::digest::{SHA256, digest};
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
 
 /// Tokens remembered, two for each pod (kubelet replaces them at 80 % of their life); beyond it new ones are not, and renew only when the
 /// API server is there. About 10 MB.

@@ -1,14 +1,17 @@
 //! What is answered: the pure decision, counted, told as an Event, and put into words.
 
-use super::review::{Answer, Request, Review};
-use super::stats::{Outcome as Counted, Stats};
-use crate::pod::{Defaults, Outcome, ProbeToken, Skip, inject};
-use crate::registration::Namespaces;
+use super::{
+    review::{Answer, Request, Review},
+    stats::{Outcome as Counted, Stats},
+};
+use crate::{
+    pod::{Defaults, Outcome, ProbeToken, Skip, inject},
+    registration::Namespaces,
+};
 use k8s_openapi::api::core::v1::ObjectReference;
 use remora_kube::events::{EventType, Events, Fact};
 use serde_json::Value;
-use std::sync::Arc;
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 /// The namespace of the self-check's pod, which no real one can be called; it counts for nobody.
 pub(crate) const SELF_CHECK: &str = "self:check";

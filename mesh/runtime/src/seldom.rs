@@ -4,11 +4,15 @@
 //! certificate's end, a ping that is due) come once in hours. In: such a future. Out: the same one, that answers
 //! "not yet" at the cost of one load until what it waits for has called its waker.
 
-use std::future::Future;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Wake, Waker};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+};
 
 /// See the module. Its waker is its own; the task that polled it last is woken.
 #[derive(Debug)]
@@ -87,13 +91,13 @@ impl<F: Future> Future for Seldom<F> {
 
 #[cfg(test)]
 mod tests {
-    use std::future::{pending, poll_fn, ready};
-    use std::sync::atomic::AtomicUsize;
-    use std::time::Duration;
+    use std::{
+        future::{pending, poll_fn, ready},
+        sync::atomic::AtomicUsize,
+        time::Duration,
+    };
 
-    use futures_util::StreamExt as _;
-    use futures_util::future::Either;
-    use futures_util::stream::FuturesUnordered;
+    use futures_util::{StreamExt as _, future::Either, stream::FuturesUnordered};
     use tokio::sync::{mpsc, oneshot};
 
     use super::*;

@@ -42,7 +42,6 @@ pub(crate) use ahead::Ahead;
 pub(crate) use lent::{Appetite, Lent, Size};
 
 use crate::account::Holder;
-
 use bytes::{Buf, BytesMut};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;

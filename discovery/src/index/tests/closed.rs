@@ -1,8 +1,10 @@
 //! The unit of refusal is the rule: whatever users write, what is sent can be read, and the rest of it goes on.
 
 use super::*;
-use remora_api::v1::{self, sync_response::Kind};
-use remora_api::{sync::Update, v1::SyncResponse};
+use remora_api::{
+    sync::Update,
+    v1::{self, SyncResponse, sync_response::Kind},
+};
 
 /// All that a proxy of `shop/api-1` may be told, read as it reads: what it could not read.
 fn unreadable(world: &Snapshot) -> Vec<String> {

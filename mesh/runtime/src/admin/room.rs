@@ -6,12 +6,12 @@
 //! rest, where a newcomer takes the place of whoever has been silent longest at the address that has most. An answer that is
 //! being made is never cut off for it.
 
-use std::collections::HashMap;
-use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use tokio::sync::Notify;
-use tokio::time::Instant;
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+use tokio::{sync::Notify, time::Instant};
 
 /// Probes of a pod's containers, a scraper or two, and a person.
 pub(super) const STRANGERS_MAX: usize = 224;

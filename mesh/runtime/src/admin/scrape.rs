@@ -2,12 +2,13 @@
 //! strangers, only a few such texts are kept alive by those who read slowly, and each address has so many a second. The pod
 //! itself and its node are told the latest, always.
 
-use std::collections::{HashMap, VecDeque};
-use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
-
 use axum::body::Bytes;
+use std::{
+    collections::{HashMap, VecDeque},
+    net::IpAddr,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 /// How old a text may be that a stranger is told.
 const FRESH: Duration = Duration::from_secs(1);
