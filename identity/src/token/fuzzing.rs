@@ -65,7 +65,6 @@ pub fn key_sets(data: &[u8]) {
                 keys.len() <= JWKS_KEYS_MAX
                     && keys.len() <= text.matches("\"kty\"").count() + text.matches('\\').count()
             );
-            assert_eq!(keys.is_empty(), keys.len() == 0);
             for header in [r#"{"alg":"ES256"}"#, r#"{"alg":"RS256"}"#, r#"{"alg":"ES384","kid":"k1"}"#] {
                 let token = format!("{}.{}.{}", encoded(header.as_bytes()), encoded(b"{}"), encoded(&[1; 64]));
                 assert!(keys.verified(&token).is_err());
