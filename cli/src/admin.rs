@@ -2,22 +2,26 @@
 //!
 //! In: a [`Place`], which is an address, or a pod's port that the API server forwards to. Out: what it answered.
 
-use std::collections::BTreeMap;
-use std::net::{SocketAddr, ToSocketAddrs};
-use std::time::Duration;
-use std::{fmt, io};
-
+use crate::{
+    cluster::forward::{self, PodPort},
+    signals::Signals,
+};
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-
-use crate::cluster::forward::{self, PodPort};
-use crate::signals::Signals;
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    net::{SocketAddr, ToSocketAddrs},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 
 /// An admin port answers from memory; who takes longer is not well.
 const TIMEOUT: Duration = Duration::from_secs(2);

@@ -1,11 +1,12 @@
 //! The mesh's components, which this one binary also is: called by a component's file name, it is that component.
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::{Command, ExitCode};
-
 use clap::Subcommand;
+use std::{
+    ffi::{OsStr, OsString},
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Command, ExitCode},
+};
 
 /// `remora run …`, for a place where the file cannot be called by another name.
 #[derive(Debug, Subcommand)]

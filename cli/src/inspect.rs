@@ -4,20 +4,27 @@
 //! In: addresses, or pods that are found and reached through the API server. Out: tables for people (coloured on a
 //! terminal), or the ports' own JSON for scripts. It changes nothing.
 
-use std::net::SocketAddr;
-use std::process::ExitCode;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
+use crate::{
+    Look, Outcome,
+    admin::{self, Certificate, Place, Routes},
+    block_on,
+    cluster::{
+        self, Cluster, POD_REQUESTS_MAX,
+        target::{self, Found, Target},
+    },
+    finish,
+    signals::{SignalTable, arrow},
+    sys,
+    table::{Align, Table},
+    text::{self, Line, Span, Style},
+};
 use futures_util::{StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
-
-use crate::admin::{self, Certificate, Place, Routes};
-use crate::cluster::target::{self, Found, Target};
-use crate::cluster::{self, Cluster, POD_REQUESTS_MAX};
-use crate::signals::{SignalTable, arrow};
-use crate::table::{Align, Table};
-use crate::text::{self, Line, Span, Style};
-use crate::{Look, Outcome, block_on, finish, sys};
+use std::{
+    net::SocketAddr,
+    process::ExitCode,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 /// Where routes are shown that are not on a terminal: nothing is cut.
 const PLAIN_WIDTH: usize = 400;

@@ -17,11 +17,8 @@ mod sys;
 mod table;
 mod text;
 
-use std::ffi::OsString;
-use std::io::IsTerminal;
-use std::process::ExitCode;
-
 use clap::{CommandFactory as _, Parser, Subcommand};
+use std::{ffi::OsString, io::IsTerminal, process::ExitCode};
 
 #[derive(Parser)]
 #[command(name = "remora", version, about = "A service mesh whose data plane is a micro-proxy in every pod")]

@@ -1,10 +1,11 @@
 //! Golden signals for people: one row per route, below a line that says who calls whom. What `remora demo` and
 //! `remora routes` show. In: counts that were already added up. Out: lines. It reads no port and decides nothing.
 
+use crate::{
+    table::{Align, Table},
+    text::{Line, Span, Style},
+};
 use std::collections::BTreeMap;
-
-use crate::table::{Align, Table};
-use crate::text::{Line, Span, Style};
 
 /// The golden signals of one route.
 #[derive(Debug, Clone, Default)]

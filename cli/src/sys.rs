@@ -2,9 +2,7 @@
 
 #![allow(unsafe_code, reason = "prctl and kill have no safe wrapper in std")]
 
-use std::io;
-use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::{io, os::unix::process::CommandExt, process::Command};
 
 /// What can be sent to a child.
 #[derive(Debug, Clone, Copy)]

@@ -1,8 +1,6 @@
 //! What a component does whose log cannot be written.
 
-use std::fs::File;
-use std::os::unix::process::CommandExt as _;
-use std::process::Command;
+use std::{fs::File, os::unix::process::CommandExt as _, process::Command};
 
 /// Exit code 101 would be a panic.
 #[test]

@@ -1,7 +1,9 @@
 //! `remora inject` as a pipe sees it: the program, its two outputs, its exit code.
 
-use std::io::Write as _;
-use std::process::{Command, Output, Stdio};
+use std::{
+    io::Write as _,
+    process::{Command, Output, Stdio},
+};
 
 const GOOD: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: good}\nspec: {containers: [{name: a, image: b}]}\n";
 

@@ -3,10 +3,8 @@
 use crate::objects::names::is_subdomain;
 use ipnet::IpNet;
 use remora_model::network;
-use remora_runtime::log;
-use remora_runtime::settings::Mistakes;
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use remora_runtime::{log, settings::Mistakes};
+use std::{net::SocketAddr, path::PathBuf};
 
 /// Turns Services, EndpointSlices, Gateway API routes and policies into what each proxy needs, and pushes it.
 #[derive(Debug, Clone, clap::Parser)]

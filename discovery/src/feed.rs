@@ -1,11 +1,12 @@
 //! From a directory of manifests to snapshots: reads it when something changes, and reports errors.
 
-use crate::index::{Mesh, Snapshot};
-use crate::source::directory::{DEBOUNCE, Directory, POLL, Refreshed, SourceError, watch};
+use crate::{
+    index::{Mesh, Snapshot},
+    source::directory::{DEBOUNCE, Directory, POLL, Refreshed, SourceError, watch},
+};
 use anyhow::Context as _;
 use remora_runtime::{admin, drain};
-use std::path::Path;
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 /// A look at the manifests, and what they mean if that may have changed.
 struct Look {

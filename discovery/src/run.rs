@@ -1,18 +1,20 @@
 //! The process: source → index → serve, beside the admin server, until SIGTERM.
 
-use crate::config::Config;
-use crate::feed;
-use crate::index::{Mesh, Snapshot};
-use crate::serve::{Service, Snapshots};
-use crate::source::kubernetes;
+use crate::{
+    config::Config,
+    feed,
+    index::{Mesh, Snapshot},
+    serve::{Service, Snapshots},
+    source::kubernetes,
+};
 use anyhow::{Context as _, anyhow};
 use remora_kube::names;
 use remora_model::SpiffeId;
-use remora_runtime::tls::{self, Alpn, ServerConfig};
-use remora_runtime::{admin, certify, drain, grpc, log, process};
-use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::Duration;
+use remora_runtime::{
+    admin, certify, drain, grpc, log, process,
+    tls::{self, Alpn, ServerConfig},
+};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;

@@ -14,8 +14,10 @@ use objects::{Objects, many, world};
 use process::{Process, Proxy};
 use remora_api::sync::{Name, Resource};
 use serde_json::json;
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -6,8 +6,10 @@
 mod mesh;
 
 use mesh::{Discovery, Proxy, WEB_PODS, api, target};
-use remora_api::sync::{Name, Resource, Update, request};
-use remora_api::v1::sync_request::Kind;
+use remora_api::{
+    sync::{Name, Resource, Update, request},
+    v1::sync_request::Kind,
+};
 use std::collections::HashMap;
 use tonic::Code;
 

@@ -3,17 +3,15 @@
 //! Unlike the proxy it does not refuse names that it does not know: Kubernetes sets `REMORA_IDENTITY_SERVICE_HOST` and
 //! its like in every pod beside a Service `remora-identity`.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::time::Duration;
-
+use crate::limits::LEAF_LIFETIME_MAX;
 use clap::Parser;
 use remora_kube::names::{AUDIENCE, NAMESPACE};
 use remora_model::TrustDomain;
-use remora_runtime::log;
-use remora_runtime::settings::{Mistakes, Reader, duration_within, parsed};
-
-use crate::limits::LEAF_LIFETIME_MAX;
+use remora_runtime::{
+    log,
+    settings::{Mistakes, Reader, duration_within, parsed},
+};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// A shorter life leaves no time to renew at a third of it, and to try again.
 const LEAF_LIFETIME_MIN: Duration = Duration::from_secs(5);

@@ -3,15 +3,16 @@
 //! Names and extensions in it are ignored by design: identity comes from the token alone. But a request for a SPIFFE identity
 //! that the token does not prove is refused: it is an error that must be reported, or an attack.
 
+use crate::token::cut;
 use rcgen::SubjectPublicKeyInfo;
 use remora_model::SpiffeId;
-use x509_parser::certification_request::X509CertificationRequest;
-use x509_parser::extensions::{GeneralName, ParsedExtension};
-use x509_parser::oid_registry::{OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_SIG_ED25519};
-use x509_parser::prelude::FromDer as _;
-use x509_parser::x509::SubjectPublicKeyInfo as Spki;
-
-use crate::token::cut;
+use x509_parser::{
+    certification_request::X509CertificationRequest,
+    extensions::{GeneralName, ParsedExtension},
+    oid_registry::{OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_SIG_ED25519},
+    prelude::FromDer as _,
+    x509::SubjectPublicKeyInfo as Spki,
+};
 
 /// A request with one key and a name is a few hundred bytes.
 pub const CSR_BYTES_MAX: usize = 8 * 1024;

@@ -1,10 +1,12 @@
 //! Locks between processes of one machine: the process that holds a lock file's lock is alone until it drops the lock, or exits.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
-use std::time::Duration;
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    io,
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+    time::Duration,
+};
 
 /// Between tries to get a lock, which is held for a few file operations.
 const PAUSE: Duration = Duration::from_millis(20);

@@ -1,8 +1,6 @@
 //! How often one may ask and how often all may: token buckets. Pure: the clock is given.
 
-use std::collections::HashMap;
-use std::hash::Hash;
-use std::time::Duration;
+use std::{collections::HashMap, hash::Hash, time::Duration};
 
 /// Of one workload: a pod renews a few times a day; this leaves room for crash loops and for leaves of a few seconds in tests.
 const WORKLOAD: Rate = Rate { burst: 10.0, per_second: 1.0 };

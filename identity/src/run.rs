@@ -1,32 +1,38 @@
 //! The process: arguments in, exit code out.
 
-use std::net::SocketAddr;
-use std::process::ExitCode;
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime};
-
+use crate::{
+    anchors::keep,
+    authority::{Authority, TurnError},
+    config::{Config, Place, Raw},
+    server::{ISSUER, Parts, ServeError, serve},
+    service::Terms,
+    source::{Source, SourceError, directory::Directory, secret::Secret},
+    store::Store,
+    token::{
+        Proofs,
+        jwks::{Keys, KeysError},
+        review::Reviewer,
+    },
+};
 use futures_util::future::{BoxFuture, FutureExt as _};
 use kube::Client;
-use remora_kube::client::{ClientError, connect};
-use remora_kube::events::Events;
-use remora_kube::lease::{Candidate, elect};
-use remora_kube::names::IDENTITY;
-use remora_runtime::admin::{self, Admin, Readiness};
-use remora_runtime::{drain, log, process};
+use remora_kube::{
+    client::{ClientError, connect},
+    events::Events,
+    lease::{Candidate, elect},
+    names::IDENTITY,
+};
+use remora_runtime::{
+    admin::{self, Admin, Readiness},
+    drain, log, process,
+};
+use std::{
+    net::SocketAddr,
+    process::ExitCode,
+    sync::{Arc, OnceLock},
+    time::{Duration, SystemTime},
+};
 use tokio::net::TcpListener;
-
-use crate::anchors::keep;
-use crate::authority::{Authority, TurnError};
-use crate::config::{Config, Place, Raw};
-use crate::server::{ISSUER, Parts, ServeError, serve};
-use crate::service::Terms;
-use crate::source::directory::Directory;
-use crate::source::secret::Secret;
-use crate::source::{Source, SourceError};
-use crate::store::Store;
-use crate::token::Proofs;
-use crate::token::jwks::{Keys, KeysError};
-use crate::token::review::Reviewer;
 
 /// How long open calls may take after a signal.
 const DRAIN_GRACE: Duration = Duration::from_secs(10);

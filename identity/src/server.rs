@@ -1,23 +1,24 @@
 //! Serving: the service's own certificate, its listener, and its end.
 
-use std::sync::Arc;
-use std::time::SystemTime;
-
+use crate::{
+    authority::Authority,
+    issuer::{IssuerError, serving_id},
+    service::{Service, Terms},
+    source::Source,
+    token::Proofs,
+};
 use arc_swap::ArcSwap;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use remora_api::v1::identity_server::IdentityServer;
-use remora_runtime::admin::Readiness;
-use remora_runtime::certify::renew_after;
-use remora_runtime::drain;
-use remora_runtime::grpc::{KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, tls_incoming};
-use remora_runtime::tls::{Alpn, InvalidSvid, ServerConfig, Svid, TlsError, danger_open_server_config};
+use remora_runtime::{
+    admin::Readiness,
+    certify::renew_after,
+    drain,
+    grpc::{KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, tls_incoming},
+    tls::{Alpn, InvalidSvid, ServerConfig, Svid, TlsError, danger_open_server_config},
+};
+use std::{sync::Arc, time::SystemTime};
 use tokio::net::TcpListener;
-
-use crate::authority::Authority;
-use crate::issuer::{IssuerError, serving_id};
-use crate::service::{Service, Terms};
-use crate::source::Source;
-use crate::token::Proofs;
 
 /// A token and a CSR, with room.
 const MESSAGE_BYTES_MAX: usize = 128 * 1024;

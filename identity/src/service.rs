@@ -1,27 +1,25 @@
 //! The gRPC service: `Certify` and `WatchBundle`. Every issuance and every refusal leaves a line in the audit log.
 
-use std::net::IpAddr;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
+use crate::{
+    authority::Authority,
+    csr::{self, CsrError},
+    issuer::IssuerError,
+    rate::{Limited, Limiter},
+    token::{Proofs, Rules, TokenError, cut, review::ReviewError},
+};
 use futures_util::stream::{Stream, StreamExt as _};
-use remora_api::v1::identity_server::Identity;
-use remora_api::v1::{Bundle, CertifyRequest, CertifyResponse, WatchBundleRequest};
+use remora_api::v1::{Bundle, CertifyRequest, CertifyResponse, WatchBundleRequest, identity_server::Identity};
 use remora_kube::client::CallError;
 use remora_model::TrustDomain;
-use remora_runtime::drain;
-use remora_runtime::grpc::Peer;
-use remora_runtime::tls::TrustBundle;
+use remora_runtime::{drain, grpc::Peer, tls::TrustBundle};
+use std::{
+    net::IpAddr,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status};
-
-use crate::authority::Authority;
-use crate::csr::{self, CsrError};
-use crate::issuer::IssuerError;
-use crate::rate::{Limited, Limiter};
-use crate::token::review::ReviewError;
-use crate::token::{Proofs, Rules, TokenError, cut};
 
 /// How leaves are made and for whom.
 #[derive(Debug, Clone)]

@@ -4,19 +4,17 @@
 //! It needs no right to create pods. The result is a metric and a line in the log when it changes; not readiness, for a
 //! replica that is not ready is not in the Service.
 
-use crate::registration::BY_NAMESPACE;
-use crate::webhook::{SELF_CHECK, Stats};
+use crate::{
+    registration::BY_NAMESPACE,
+    webhook::{SELF_CHECK, Stats},
+};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
-use remora_runtime::drain;
-use remora_runtime::tls::web;
+use remora_runtime::{drain, tls::web};
 use serde_json::{Value, json};
-use std::sync::Arc;
-use std::time::Duration;
-use tokio::net::TcpStream;
-use tokio::sync::watch;
-use tokio::time::timeout;
+use std::{sync::Arc, time::Duration};
+use tokio::{net::TcpStream, sync::watch, time::timeout};
 use tokio_rustls::TlsConnector;
 
 /// Between two checks.

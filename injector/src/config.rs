@@ -6,11 +6,11 @@
 
 use crate::pod::{Defaults, ProxyDefaults};
 use clap::Parser;
-use remora_runtime::log;
-use remora_runtime::settings::{Mistakes, Reader, duration_within, parsed};
-use std::net::SocketAddr;
-use std::path::Path;
-use std::time::Duration;
+use remora_runtime::{
+    log,
+    settings::{Mistakes, Reader, duration_within, parsed},
+};
+use std::{net::SocketAddr, path::Path, time::Duration};
 
 /// A shorter life leaves no time for every API server to hear of the next one.
 const LIFETIME_MIN: Duration = Duration::from_secs(30);

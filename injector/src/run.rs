@@ -1,23 +1,23 @@
 //! The process: arguments in, exit code out.
 
-use crate::certificate;
-use crate::check;
-use crate::config::{Config, Raw};
-use crate::registration::{self, Namespaces};
-use crate::webhook::{Decider, Stats, serve};
-use remora_kube::client::{ClientError, connect};
-use remora_kube::events::Events;
-use remora_kube::lease::{Candidate, elect};
-use remora_kube::names::INJECTOR;
-use remora_runtime::admin::{self, Admin, Readiness};
-use remora_runtime::{drain, log, process};
-use std::net::SocketAddr;
-use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::Duration;
-use tokio::net::TcpListener;
-use tokio::sync::watch;
-use tokio::task::JoinSet;
+use crate::{
+    certificate, check,
+    config::{Config, Raw},
+    registration::{self, Namespaces},
+    webhook::{Decider, Stats, serve},
+};
+use remora_kube::{
+    client::{ClientError, connect},
+    events::Events,
+    lease::{Candidate, elect},
+    names::INJECTOR,
+};
+use remora_runtime::{
+    admin::{self, Admin, Readiness},
+    drain, log, process,
+};
+use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
 /// How long reviews under way may take after the drain's delay.
 const DRAIN_GRACE: Duration = Duration::from_secs(10);

@@ -1,7 +1,6 @@
 //! Compiles `proto/remora/v1/*.proto` with protox, so that building needs no `protoc`.
 
-use std::error::Error;
-use std::path::PathBuf;
+use std::{error::Error, path::PathBuf};
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");

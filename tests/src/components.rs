@@ -3,9 +3,7 @@
 //! A program whose `main` begins with [`play`] can be the proxy, identity and discovery, as a process of their own each,
 //! without a second build: [`crate::local`] starts it under their names. `remora-components` is one that does only that.
 
-use std::ffi::OsStr;
-use std::path::Path;
-use std::process::ExitCode;
+use std::{ffi::OsStr, path::Path, process::ExitCode};
 
 /// Runs the component that this process was called as, if it was called as one.
 pub fn play() -> Option<ExitCode> {

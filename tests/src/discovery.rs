@@ -1,29 +1,37 @@
 //! A discovery of the test's own. In: what it knows, and how it behaves. Out: a real server of `Discovery.Sync` over mesh TLS,
 //! for real proxies. It sends what no discovery of this build would: nothing, late, or what its readers refuse.
 
-use std::collections::HashMap;
-use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::Duration;
-
+use crate::forge::Forge;
 use anyhow::Context as _;
 use futures_util::{Stream, stream};
-use remora_api::sync::{Name, Resource};
-use remora_api::v1::discovery_server::{Discovery as Service, DiscoveryServer};
-use remora_api::v1::{self, SyncRequest, SyncResponse, sync_request, sync_response::Kind};
+use remora_api::{
+    sync::{Name, Resource},
+    v1::{
+        self, SyncRequest, SyncResponse,
+        discovery_server::{Discovery as Service, DiscoveryServer},
+        sync_request,
+        sync_response::Kind,
+    },
+};
 use remora_model::{
     Backend, BackendId, BackendRef, BackendRefState, BackendSettings, Endpoint, Inbound, InboundDefault, MtlsMode,
     Outbound, Parent, Protocol, Rule, Target, Timeouts, TrustDomain,
 };
-use remora_runtime::grpc;
-use remora_runtime::tls::{Alpn, server_config};
+use remora_runtime::{
+    grpc,
+    tls::{Alpn, server_config},
+};
+use std::{
+    collections::HashMap,
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
 use tokio::sync::{mpsc, watch};
 use tonic::{Request, Response, Status, Streaming};
-
-use crate::forge::Forge;
 
 /// How it behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

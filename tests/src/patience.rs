@@ -1,9 +1,10 @@
 //! Waiting for what nobody announces. In: a condition. Out: what it found, or a failure that says what did not come.
 
-use std::thread;
-use std::time::{Duration, Instant};
-
 use anyhow::{Context as _, bail};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 /// How long a condition may take on a machine that is busy.
 pub const PATIENCE: Duration = Duration::from_secs(30);

@@ -2,9 +2,7 @@
 
 #![allow(unsafe_code, reason = "prctl, setrlimit, sched_setscheduler, setns and kill have no safe wrapper in std")]
 
-use std::io;
-use std::os::unix::process::CommandExt as _;
-use std::process::Command;
+use std::{io, os::unix::process::CommandExt as _, process::Command};
 
 /// Makes the child die with the thread that starts it, and so with this program, even if that is killed.
 pub(crate) fn tie_to_parent(command: &mut Command) -> &mut Command {

@@ -1,14 +1,17 @@
 //! Plays the API server that hands a pod its service-account token: one key, its JWKS, a token per workload.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
-use std::time::{Duration, SystemTime};
-
 use anyhow::Context as _;
-use jsonwebtoken::jwk::{Jwk, JwkSet};
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use jsonwebtoken::{
+    Algorithm, EncodingKey, Header,
+    jwk::{Jwk, JwkSet},
+};
 use serde_json::json;
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 /// No test lasts a day.
 const LIFETIME: Duration = Duration::from_secs(24 * 3600);

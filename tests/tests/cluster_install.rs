@@ -3,17 +3,20 @@
 //! In a run without sidecars (`REMORA_CLUSTER_MESHED=0`), which no control plane may disturb: install, check, mesh,
 //! take out, uninstall, and nothing is left. In a meshed run: what the command says of the mesh that is there.
 
-use std::collections::BTreeSet;
-use std::path::PathBuf;
-use std::process::{Command, ExitCode, Output, Stdio};
-use std::time::{Duration, Instant};
-
 use anyhow::{Context as _, ensure};
-use kube::api::{Api, DynamicObject, ListParams};
-use kube::discovery::{Discovery, verbs};
+use kube::{
+    api::{Api, DynamicObject, ListParams},
+    discovery::{Discovery, verbs},
+};
 use remora_kube::names;
 use remora_tests::cluster::{self, Cluster, POD_PATIENCE, Scope};
 use serde_json::Value;
+use std::{
+    collections::BTreeSet,
+    path::PathBuf,
+    process::{Command, ExitCode, Output, Stdio},
+    time::{Duration, Instant},
+};
 
 /// A green check: what a person waits for without noticing.
 const CHECK_MAX: Duration = Duration::from_secs(2);

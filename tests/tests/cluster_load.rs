@@ -1,11 +1,9 @@
 //! Change under steady load: 200 requests a second from a pod, and none may fail.
 
-use std::process::ExitCode;
-use std::time::Duration;
-
 use anyhow::{Context as _, ensure};
 use remora_kube::names;
 use remora_tests::cluster::{self, Cluster, Load, POD_PATIENCE, Scope};
+use std::{process::ExitCode, time::Duration};
 
 /// Requests a second of each load.
 const RATE: &str = "--rate 200";

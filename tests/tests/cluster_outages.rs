@@ -1,13 +1,14 @@
 //! Parts of the control plane, or the API server, are away: known traffic does not notice, new pods wait or are refused,
 //! and everything comes back by itself.
 
-use std::process::ExitCode;
-use std::time::{Duration, Instant};
-
 use anyhow::{Context as _, ensure};
 use remora_kube::names;
 use remora_tests::cluster::{self, Cluster, POD_PATIENCE, Part, Scope};
 use serde_json::Value;
+use std::{
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 const RATE: &str = "--rate 200";
 /// How soon the mesh must do again what it could not while something was away.

@@ -1,11 +1,12 @@
 //! A cluster with many Services: discovery stays small, and a change arrives soon.
 
-use std::process::ExitCode;
-use std::time::{Duration, Instant};
-
 use anyhow::{Context as _, ensure};
 use remora_kube::names;
 use remora_tests::cluster::{self, Cluster, POD_PATIENCE, Scope};
+use std::{
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 const SERVICES: usize = 500;
 /// Of each Service: 2 000 in all.

@@ -3,15 +3,16 @@
 //! Needs a cluster without Remora (it installs and removes it), so it runs with `REMORA_CLUSTER_MESHED=0`; `kubectl`;
 //! `tcpdump`, which sees the bridge of the node that it runs on; and the images of `tests/cluster/image remora shop redis`.
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::path::Path;
-use std::process::{Child, Command, ExitCode, Stdio};
-use std::time::Duration;
-
 use anyhow::{Context as _, bail, ensure};
 use remora_tests::cluster::{self, Cluster};
 use serde_json::Value;
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::Path,
+    process::{Child, Command, ExitCode, Stdio},
+    time::Duration,
+};
 
 /// What is bought inside the mesh, and must not be seen on the wire once it is there.
 const MARKER: &str = "unmistakable-marker";

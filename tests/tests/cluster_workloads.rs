@@ -1,13 +1,10 @@
 //! Everything that Kubernetes runs goes on working in a meshed namespace as it did before. The same tests pass without a
 //! mesh (`REMORA_CLUSTER_MESHED=0`).
 
-use std::collections::BTreeSet;
-use std::process::ExitCode;
-use std::time::Duration;
-
 use anyhow::{Context as _, ensure};
 use remora_tests::cluster::{self, Cluster, POD_PATIENCE, Scope};
 use serde_json::json;
+use std::{collections::BTreeSet, process::ExitCode, time::Duration};
 
 /// What a mesh may add to the first byte of a server that speaks first.
 const GREETING_MAX: Duration = Duration::from_millis(20);

@@ -5,9 +5,13 @@
 
 use anyhow::{Context as _, ensure};
 use remora_runtime::tls::Alpn;
-use remora_tests::patience::until;
-use remora_tests::wire::http2::{END_STREAM, Outcome, block, headers, hello, outcome};
-use remora_tests::wire::{Ending, Reply, Road, Scene, http1};
+use remora_tests::{
+    patience::until,
+    wire::{
+        Ending, Reply, Road, Scene, http1,
+        http2::{END_STREAM, Outcome, block, headers, hello, outcome},
+    },
+};
 
 /// Target and status; `~` stands for `/admin`.
 const PATHS: [(&str, u16); 71] = [

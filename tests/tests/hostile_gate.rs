@@ -1,11 +1,12 @@
 //! Requests that may leave HTTP, from clients that mean something else by it: to have the gate switched off, to step round a
 //! policy or a route.
 
-use std::time::{Duration, Instant};
-
 use anyhow::ensure;
-use remora_tests::patience::until;
-use remora_tests::wire::{Ending, Line, Reply, Road, Scene, http1};
+use remora_tests::{
+    patience::until,
+    wire::{Ending, Line, Reply, Road, Scene, http1},
+};
+use std::time::{Duration, Instant};
 
 fn scene() -> anyhow::Result<Scene> {
     Scene::start(env!("CARGO_BIN_EXE_remora-components"), &[])

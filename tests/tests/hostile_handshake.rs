@@ -1,15 +1,18 @@
 //! Handshakes that are cut, stretched, too large or half meant, at a proxy's inbound listener: each either becomes a
 //! connection like any other or ends in time, and leaves nothing behind. Certificates are in `hostile_tls.rs`.
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
-use std::time::Instant;
-
 use anyhow::{Context as _, ensure};
 use remora_runtime::tls::Alpn;
-use remora_tests::patience::until;
-use remora_tests::wire::{Ending, Line, Reply, Scene, destination, http1};
+use remora_tests::{
+    patience::until,
+    wire::{Ending, Line, Reply, Scene, destination, http1},
+};
 use rustls::{ClientConnection, StreamOwned};
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    time::Instant,
+};
 
 /// What limits say of handshakes, and what a busy machine may add.
 const IN_TIME_S: u64 = 5 + 10;

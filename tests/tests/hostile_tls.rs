@@ -1,13 +1,16 @@
 //! Peers with certificates that must not count, over real sockets, in both directions: each is refused, with its own
 //! reason in the log and in the metric, and nothing of theirs goes any further.
 
-use std::io::ErrorKind;
-use std::net::{IpAddr, TcpListener};
-
 use anyhow::{Context as _, bail, ensure};
-use remora_tests::forge::{FLAWS, Flaw, Forge, Forged, knock, pose};
-use remora_tests::local::{Mesh, NAMESPACE, Proxy};
-use remora_tests::patience::until;
+use remora_tests::{
+    forge::{FLAWS, Flaw, Forge, Forged, knock, pose},
+    local::{Mesh, NAMESPACE, Proxy},
+    patience::until,
+};
+use std::{
+    io::ErrorKind,
+    net::{IpAddr, TcpListener},
+};
 
 const REFUSED: &str = "remora_tls_refused_total";
 

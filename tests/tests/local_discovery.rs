@@ -1,12 +1,15 @@
 //! Discovery that cannot read what it should: nothing opens by that, and nothing that works stops.
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener};
-use std::thread;
-
 use anyhow::{Context as _, ensure};
-use remora_tests::local::{Mesh, NAMESPACE, Proxy, http};
-use remora_tests::patience::until;
+use remora_tests::{
+    local::{Mesh, NAMESPACE, Proxy, http},
+    patience::until,
+};
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener},
+    thread,
+};
 
 /// Nobody but `nobody` may call `api`.
 const POLICY: &str = "apiVersion: remora.dev/v1alpha1

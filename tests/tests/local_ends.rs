@@ -1,14 +1,17 @@
 //! Peers that do not end their connections when they should: the proxy does, no later than their certificates end.
 
-use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener};
-use std::sync::mpsc;
-use std::thread;
-use std::time::{Duration, Instant, SystemTime};
-
 use anyhow::{Context as _, ensure};
-use remora_tests::forge::{Connection, Forge, dial, wanting};
-use remora_tests::local::{Mesh, NAMESPACE, Proxy};
+use remora_tests::{
+    forge::{Connection, Forge, dial, wanting},
+    local::{Mesh, NAMESPACE, Proxy},
+};
+use std::{
+    io::{ErrorKind, Read as _, Write as _},
+    net::{SocketAddr, TcpListener},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
 
 /// How long the peer's certificate is valid. It ends with a whole second, so it may be one less.
 const LIFE: Duration = Duration::from_secs(4);

@@ -1,16 +1,18 @@
 //! A proxy whose identity service is away: for less than a certificate's life nobody notices, for more it says so and
 //! refuses, and it recovers by itself.
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener};
-use std::thread;
-
 use anyhow::{Context as _, ensure};
-use remora_tests::forge::presented;
-use remora_tests::local::{Mesh, Proxy};
-use remora_tests::patience::until;
-use x509_parser::certificate::X509Certificate;
-use x509_parser::prelude::FromDer as _;
+use remora_tests::{
+    forge::presented,
+    local::{Mesh, Proxy},
+    patience::until,
+};
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener},
+    thread,
+};
+use x509_parser::{certificate::X509Certificate, prelude::FromDer as _};
 
 /// An application that answers every connection once.
 fn application(pod: &Proxy) -> anyhow::Result<SocketAddr> {

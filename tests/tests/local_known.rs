@@ -1,20 +1,21 @@
 //! What a proxy does with destinations of which discovery says nothing, says that it knows nothing, or says what cannot be
 //! read; and how it comes back to a discovery that was lost.
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
-
 use anyhow::{Context as _, ensure};
-use remora_api::sync::Name;
-use remora_api::v1::sync_response::Kind;
+use remora_api::{sync::Name, v1::sync_response::Kind};
 use remora_model::{Parent, Target};
-use remora_tests::discovery::{self, Discovery, Mood};
-use remora_tests::local::http::Answer;
-use remora_tests::local::{Mesh, Proxy};
-use remora_tests::patience::until;
+use remora_tests::{
+    discovery::{self, Discovery, Mood},
+    local::{Mesh, Proxy, http::Answer},
+    patience::until,
+};
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
 
 /// What discovery says of a name that is no Service's.
 type Exception = Arc<dyn Fn(&Target, Vec<Kind>) -> Vec<Kind> + Send + Sync>;

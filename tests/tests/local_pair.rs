@@ -1,12 +1,15 @@
 //! The smallest mesh on loopback: a request through two proxies, and what the harness can do to them.
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener};
-use std::thread;
-
 use anyhow::{Context as _, ensure};
-use remora_tests::local::{Mesh, Proxy};
-use remora_tests::patience::until;
+use remora_tests::{
+    local::{Mesh, Proxy},
+    patience::until,
+};
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener},
+    thread,
+};
 
 /// An application that answers every connection's first request with the head that it got.
 fn echo_head(pod: &Proxy) -> anyhow::Result<SocketAddr> {

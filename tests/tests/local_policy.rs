@@ -1,14 +1,17 @@
 //! Policy as it changes, as it is watched, and over connections that have begun: real programs, real certificates.
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener};
-use std::thread;
-
 use anyhow::ensure;
 use remora_runtime::tls::Alpn;
-use remora_tests::local::{Mesh, NAMESPACE, Proxy};
-use remora_tests::patience::until;
-use remora_tests::wire::{Ending, Line, Recorder, Workload};
+use remora_tests::{
+    local::{Mesh, NAMESPACE, Proxy},
+    patience::until,
+    wire::{Ending, Line, Recorder, Workload},
+};
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener},
+    thread,
+};
 
 /// Nothing that could become HTTP.
 const PING: &[u8] = b"\0\x01\x02\x03";

@@ -1,15 +1,20 @@
 //! What is sent again without anybody's asking, and what is not: over real processes.
 
-use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
-
 use anyhow::{Context as _, ensure};
-use remora_tests::local::{Mesh, Proxy, http};
-use remora_tests::patience::until;
+use remora_tests::{
+    local::{Mesh, Proxy, http},
+    patience::until,
+};
 use socket2::{Domain, Socket, Type};
+use std::{
+    io::{Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
 
 /// What a POST brings.
 const BODY: &[u8] = b"hello";

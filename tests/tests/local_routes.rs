@@ -1,15 +1,20 @@
 //! Gateway API routes as callers meet them: over real processes, by the names that they use.
 
-use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::sync::mpsc;
-use std::thread;
-use std::time::{Duration, Instant};
-
 use anyhow::{Context as _, ensure};
-use remora_tests::local::http::{Answer, exchange};
-use remora_tests::local::{Mesh, Proxy};
-use remora_tests::patience::until;
+use remora_tests::{
+    local::{
+        Mesh, Proxy,
+        http::{Answer, exchange},
+    },
+    patience::until,
+};
+use std::{
+    io::{Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpListener},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
 
 /// An application that answers every connection once, with its name.
 fn application(ip: IpAddr, name: &'static str) -> anyhow::Result<SocketAddr> {

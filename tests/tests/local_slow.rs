@@ -1,20 +1,24 @@
 //! Nobody's slowness, limits or resets are felt by another caller: over real processes, with many of each.
 
-use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
-use std::time::Duration;
-
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
-use h2::RecvStream;
-use h2::client::SendRequest;
+use h2::{RecvStream, client::SendRequest};
 use http::{Request, Response, StatusCode};
-use remora_tests::local::{Mesh, Proxy, http as http1};
-use remora_tests::patience::until;
+use remora_tests::{
+    local::{Mesh, Proxy, http as http1},
+    patience::until,
+};
 use socket2::{Domain, SockRef, Socket, Type};
+use std::{
+    io::{Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 use tokio::time::timeout;
 
 /// So many stand still at once. One connection of old held up everybody from the seventeenth on.

@@ -1,13 +1,16 @@
 //! What one side sent, and how it ended, is what the other side gets: one exchange at a time through two real proxies.
 
-use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
-use std::time::Duration;
-
 use anyhow::{bail, ensure};
-use remora_tests::local::{Mesh, Proxy};
-use remora_tests::patience::until;
+use remora_tests::{
+    local::{Mesh, Proxy},
+    patience::until,
+};
 use socket2::SockRef;
+use std::{
+    io::{ErrorKind, Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    time::Duration,
+};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The last answer on its connection.

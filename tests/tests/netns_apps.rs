@@ -1,14 +1,19 @@
 //! Stock clients and servers, first directly, then through two redirected proxies: nobody can tell the difference.
 
-use std::net::{IpAddr, SocketAddr};
-use std::process::ExitCode;
-use std::time::Duration;
-
 use anyhow::{Context as _, ensure};
-use remora_tests::netns::mesh::Mesh;
-use remora_tests::netns::scene::{Scene, url};
-use remora_tests::netns::{self, APP_UID, Network, PROXY_UID, Pod, apps};
-use remora_tests::patience::until;
+use remora_tests::{
+    netns::{
+        self, APP_UID, Network, PROXY_UID, Pod, apps,
+        mesh::Mesh,
+        scene::{Scene, url},
+    },
+    patience::until,
+};
+use std::{
+    net::{IpAddr, SocketAddr},
+    process::ExitCode,
+    time::Duration,
+};
 
 /// What two proxies may add to the first byte of a server that speaks first.
 const FIRST_BYTE_EXTRA: Duration = Duration::from_millis(5);

@@ -1,15 +1,20 @@
 //! Proxies that end and endpoints that vanish, under load, between pods.
 
-use std::io::Write as _;
-use std::net::SocketAddr;
-use std::process::ExitCode;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
 use anyhow::{Context as _, ensure};
-use remora_tests::netns::mesh::{Mesh, Sidecar};
-use remora_tests::netns::scene::{Scene, url};
-use remora_tests::netns::{self, APP_UID, Network, Pod, Process, apps};
-use remora_tests::patience::until;
+use remora_tests::{
+    netns::{
+        self, APP_UID, Network, Pod, Process, apps,
+        mesh::{Mesh, Sidecar},
+        scene::{Scene, url},
+    },
+    patience::until,
+};
+use std::{
+    io::Write as _,
+    net::SocketAddr,
+    process::ExitCode,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 /// The Service of the tests with several endpoints.
 const SERVICE: &str = "10.96.0.10:8080";

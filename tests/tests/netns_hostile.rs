@@ -1,14 +1,21 @@
 //! The rows of hostile HTTP/1 in plaintext, from outside the mesh, at a pod in permissive mode: redirected straight to
 //! its inbound proxy, which must be as strict with a stranger as with a peer.
 
-use std::net::{Ipv6Addr, SocketAddr};
-use std::process::ExitCode;
-
 use anyhow::{Context as _, ensure};
-use remora_tests::netns::mesh::{Mesh, Sidecar};
-use remora_tests::netns::{self, Network, Pod};
-use remora_tests::wire::rows::{self, Way};
-use remora_tests::wire::{Line, Recorder};
+use remora_tests::{
+    netns::{
+        self, Network, Pod,
+        mesh::{Mesh, Sidecar},
+    },
+    wire::{
+        Line, Recorder,
+        rows::{self, Way},
+    },
+};
+use std::{
+    net::{Ipv6Addr, SocketAddr},
+    process::ExitCode,
+};
 
 fn main() -> ExitCode {
     netns::run(&[("plaintext_from_strangers_is_read_as_strictly_as_a_peer", plaintext)])

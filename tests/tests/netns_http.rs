@@ -1,13 +1,16 @@
 //! The corners of HTTP with stock programs at both ends, directly and through two redirected proxies.
 
-use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
-use std::process::ExitCode;
-use std::time::Duration;
-
 use anyhow::{Context as _, ensure};
-use remora_tests::netns::scene::{Scene, url};
-use remora_tests::netns::{self, APP_UID, Command, Pod, apps};
+use remora_tests::netns::{
+    self, APP_UID, Command, Pod, apps,
+    scene::{Scene, url},
+};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    process::ExitCode,
+    time::Duration,
+};
 
 fn main() -> ExitCode {
     netns::run(&[

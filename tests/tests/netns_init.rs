@@ -1,9 +1,8 @@
 //! `remora-proxy init` against a real kernel: what it installs redirects real connections.
 
-use std::process::ExitCode;
-
 use anyhow::ensure;
 use remora_tests::netns::{self, APP_UID, Network, PROXY_UID, Pod, Process};
+use std::process::ExitCode;
 
 fn main() -> ExitCode {
     netns::run(&[

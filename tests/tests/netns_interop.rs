@@ -1,12 +1,8 @@
 //! Foreign implementations of gRPC and HTTP/2 judge two redirected proxies: every case they know must pass.
 
-use std::net::SocketAddr;
-use std::process::ExitCode;
-use std::time::Duration;
-
 use anyhow::ensure;
-use remora_tests::netns::scene::Scene;
-use remora_tests::netns::{self, APP_UID, apps, go};
+use remora_tests::netns::{self, APP_UID, apps, go, scene::Scene};
+use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 /// The load balancer that the `orca` cases need in the client.
 const ORCA: &str = r#"{"loadBalancingConfig": [{"test_backend_metrics_load_balancer": {}}]}"#;

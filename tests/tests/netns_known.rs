@@ -1,21 +1,26 @@
 //! What is not known is not waved through: a capture on the wire while discovery is silent, away, killed, slow, or says what proxies
 //! cannot read, and while a stranger knocks at every port. `REMORA_KNOWN_SECONDS` says for how long each.
 
-use std::cell::Cell;
-use std::net::{SocketAddr, TcpListener};
-use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::Duration;
-
 use anyhow::{Context as _, ensure};
 use remora_api::sync::Name;
 use remora_model::{Parent, Target};
-use remora_tests::discovery::{self, Discovery, Mood};
-use remora_tests::netns::capture::Capture;
-use remora_tests::netns::mesh::{Mesh, Sidecar};
-use remora_tests::netns::visits::MARK;
-use remora_tests::netns::{self, APP_UID, Network, Pod, Process};
-use remora_tests::patience::until;
+use remora_tests::{
+    discovery::{self, Discovery, Mood},
+    netns::{
+        self, APP_UID, Network, Pod, Process,
+        capture::Capture,
+        mesh::{Mesh, Sidecar},
+        visits::MARK,
+    },
+    patience::until,
+};
+use std::{
+    cell::Cell,
+    net::{SocketAddr, TcpListener},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 const PORT: u16 = 8080;
 /// Services that the client's proxy knows, and as many that are new to it each time.

@@ -1,11 +1,11 @@
 //! What strict mode refuses, with a stock openssl and a stock curl that are outside the mesh.
 
-use std::process::ExitCode;
-
 use anyhow::{Context as _, ensure};
-use remora_tests::netns::mesh::Mesh;
-use remora_tests::netns::{self, APP_UID, Network, Pod};
-use remora_tests::patience::until;
+use remora_tests::{
+    netns::{self, APP_UID, Network, Pod, mesh::Mesh},
+    patience::until,
+};
+use std::process::ExitCode;
 
 const PORT: u16 = 8080;
 const STRICT: &str = "apiVersion: remora.dev/v1alpha1

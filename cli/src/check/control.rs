@@ -1,25 +1,35 @@
 //! Does the control plane work: its parts, what they make, and an injection tried out as a dry run.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-use futures_util::future::{join_all, try_join_all};
-use k8s_openapi::api::admissionregistration::v1::{
-    MutatingWebhookConfiguration, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+use super::{
+    networks, pre,
+    report::{Check, Status},
+    unanswered,
 };
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{ListParams, PostParams};
-use kube::{Api, ResourceExt as _};
-use remora_kube::client::{self, CallError};
-use remora_kube::names;
+use crate::{
+    admin,
+    cluster::{Cluster, forward::PodPort},
+};
+use futures_util::future::{join_all, try_join_all};
+use k8s_openapi::{
+    api::{
+        admissionregistration::v1::{
+            MutatingWebhookConfiguration, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+        },
+        apps::v1::Deployment,
+        core::v1::{ConfigMap, Pod},
+    },
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+};
+use kube::{
+    Api, ResourceExt as _,
+    api::{ListParams, PostParams},
+};
+use remora_kube::{
+    client::{self, CallError},
+    names,
+};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::join;
-
-use super::report::{Check, Status};
-use super::{networks, pre, unanswered};
-use crate::admin;
-use crate::cluster::Cluster;
-use crate::cluster::forward::PodPort;
 
 const GROUP: &str = "control plane";
 /// What the API server itself sees to: no bare pods, no pods that leave the mesh, and what the injector's account may write.

@@ -1,6 +1,5 @@
-use serde_json::json;
-
 use super::*;
+use serde_json::json;
 
 fn deployment(version: &str, wanted: i32, available: i32) -> Deployment {
     serde_json::from_value(json!({

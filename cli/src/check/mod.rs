@@ -19,19 +19,21 @@ mod pre;
 mod proxies;
 mod report;
 
-use std::net::SocketAddr;
-use std::process::ExitCode;
-use std::time::{Duration, Instant};
-
-use remora_kube::client::CallError;
-use remora_kube::names;
+use crate::{
+    Look, admin,
+    cluster::{self, Cluster},
+    inspect::{self, Output},
+    text,
+};
+use remora_kube::{client::CallError, names};
 use remora_runtime::settings::duration_within;
-use tokio::join;
-
-use crate::cluster::{self, Cluster};
-use crate::inspect::{self, Output};
-use crate::{Look, admin, text};
 use report::{Check, Report, Status};
+use std::{
+    net::SocketAddr,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+use tokio::join;
 
 /// Between two tries of `--wait`.
 const PAUSE: Duration = Duration::from_millis(250);

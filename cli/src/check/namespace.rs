@@ -1,18 +1,16 @@
 //! Is a namespace meshed: opted in, its trust anchors there, and a sidecar in every pod that wants one.
 
-use std::collections::BTreeMap;
-
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, ResourceQuota};
-use kube::api::ListParams;
-use kube::{Api, ResourceExt as _};
-use remora_kube::client;
-use remora_kube::names;
-use tokio::join;
-
-use super::control::{is_ready, trouble};
-use super::report::Check;
-use super::unanswered;
+use super::{
+    control::{is_ready, trouble},
+    report::Check,
+    unanswered,
+};
 use crate::cluster::{Cluster, target};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, ResourceQuota};
+use kube::{Api, ResourceExt as _, api::ListParams};
+use remora_kube::{client, names};
+use std::collections::BTreeMap;
+use tokio::join;
 
 /// How many pods a line names.
 const NAMED_MAX: usize = 5;
@@ -196,8 +194,7 @@ pub(super) fn some(names: &[String]) -> String {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::super::report::Status;
-    use super::*;
+    use super::{super::report::Status, *};
 
     fn namespace(inject: &str) -> Namespace {
         serde_json::from_value(json!({ "metadata": { "name": "shop", "annotations": { names::INJECT: inject } } }))

@@ -1,17 +1,15 @@
 //! Whether discovery can know the cluster's networks. Inside them a proxy sends nothing in plaintext unless discovery said
 //! so; where they are not known, a destination that discovery does not know looks like one outside the cluster.
 
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::Node;
-use kube::api::ListParams;
-use kube::{Api, ResourceExt};
-use remora_kube::client::{self, CallError};
-use remora_kube::names;
-use tokio::try_join;
-
-use super::report::Check;
-use super::unanswered;
+use super::{report::Check, unanswered};
 use crate::cluster::Cluster;
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Node};
+use kube::{Api, ResourceExt, api::ListParams};
+use remora_kube::{
+    client::{self, CallError},
+    names,
+};
+use tokio::try_join;
 
 const GROUP: &str = "control plane";
 const NAME: &str = "networks";
@@ -83,8 +81,7 @@ fn judge(facts: &Facts) -> Check {
 
 #[cfg(test)]
 mod tests {
-    use super::super::report::Status;
-    use super::*;
+    use super::{super::report::Status, *};
 
     #[test]
     fn what_cannot_be_found_must_be_told_and_what_is_told_is_enough() {

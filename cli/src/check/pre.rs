@@ -1,18 +1,22 @@
 //! Can it be installed here: the API server's version, what we may make, the nodes, and what is there already.
 
-use futures_util::future::join_all;
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
-use k8s_openapi::api::core::v1::Node;
-use kube::api::{ListParams, PostParams};
-use kube::{Api, ResourceExt as _};
-use remora_kube::client::{self, CallError};
-use remora_kube::names;
-use tokio::join;
-
-use super::report::Check;
-use super::unanswered;
+use super::{report::Check, unanswered};
 use crate::cluster::Cluster;
+use futures_util::future::join_all;
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec},
+    core::v1::Node,
+};
+use kube::{
+    Api, ResourceExt as _,
+    api::{ListParams, PostParams},
+};
+use remora_kube::{
+    client::{self, CallError},
+    names,
+};
+use tokio::join;
 
 pub(super) const GROUP: &str = "kubernetes";
 /// What `remora install` makes: group and resource, and whether it is in a namespace.
@@ -146,8 +150,7 @@ pub(super) fn version(text: &str) -> Option<(u32, u32)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::report::Status;
-    use super::*;
+    use super::{super::report::Status, *};
 
     fn node(name: &str, os: &str, kubelet: &str) -> Node {
         let info = serde_json::json!({

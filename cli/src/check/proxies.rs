@@ -1,22 +1,19 @@
 //! Sidecars one by one, asked at their admin ports: readiness, version, certificate.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
+use super::{namespace::some, report::Check, unanswered};
+use crate::{
+    admin::{self, Certificate},
+    cluster::{Cluster, POD_REQUESTS_MAX, forward::PodPort, target},
+};
 use futures_util::{StreamExt as _, stream};
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Pod, PodSpec};
-use kube::api::ListParams;
-use kube::{Api, ResourceExt as _};
-use remora_kube::client;
-use remora_kube::names;
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{Pod, PodSpec},
+};
+use kube::{Api, ResourceExt as _, api::ListParams};
+use remora_kube::{client, names};
+use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::join;
-
-use super::namespace::some;
-use super::report::Check;
-use super::unanswered;
-use crate::admin::{self, Certificate};
-use crate::cluster::forward::PodPort;
-use crate::cluster::{Cluster, POD_REQUESTS_MAX, target};
 
 const GROUP: &str = "proxies";
 
@@ -149,8 +146,7 @@ fn judge_versions(proxies: &[Proxy], wanted: Option<&str>) -> Check {
 
 #[cfg(test)]
 mod tests {
-    use super::super::report::Status;
-    use super::*;
+    use super::{super::report::Status, *};
 
     fn proxy() -> Proxy {
         let (not_before, not_after) = (0, 900);

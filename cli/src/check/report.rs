@@ -1,8 +1,7 @@
 //! What checks found: a line each, with the reason and the remedy below those that failed.
 
-use serde::Serialize;
-
 use crate::text::{Line, Style};
+use serde::Serialize;
 
 /// How a check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]

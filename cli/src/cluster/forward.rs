@@ -3,13 +3,10 @@
 //! In: a pod and a port. Out: a stream, which ends at the pod's own loopback: so an admin server takes us for the pod
 //! itself. Who may do this is RBAC's affair (`create` on `pods/portforward`).
 
-use std::fmt;
-use std::time::Duration;
-
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::Portforwarder;
-use kube::{Api, Client};
+use kube::{Api, Client, api::Portforwarder};
 use remora_kube::client::CallError;
+use std::{fmt, time::Duration};
 use tokio::io::DuplexStream;
 
 /// After the answer, how long to wait to be told why there was none.

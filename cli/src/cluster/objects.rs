@@ -3,14 +3,17 @@
 //!
 //! In: a cluster. Out: [`Object`]s in the order in which they can be deleted without harm.
 
-use futures_util::future::try_join_all;
-use kube::Api;
-use kube::api::{ApiResource, DynamicObject, ListParams, PartialObjectMeta};
-use remora_kube::client::{self, CallError};
-use remora_kube::{names, yaml};
-use serde_json::Value;
-
 use super::Cluster;
+use futures_util::future::try_join_all;
+use kube::{
+    Api,
+    api::{ApiResource, DynamicObject, ListParams, PartialObjectMeta},
+};
+use remora_kube::{
+    client::{self, CallError},
+    names, yaml,
+};
+use serde_json::Value;
 
 /// Every kind that the chart or a part makes: `apiVersion`, kind, plural. In the order of deletion: first what lets the
 /// parts write, so that none of them makes anew what is deleted; then what stands between a person and his pods, the

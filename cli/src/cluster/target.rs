@@ -3,21 +3,22 @@
 //! In: words. Out: [`Found`] pods that have a sidecar, in the order of names. A workload's pods are found by its own
 //! selector, so what `kubectl` counts as its pods is what is asked.
 
-use std::net::SocketAddr;
-
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
-use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use kube::api::ListParams;
-use kube::core::Selector;
-use kube::{Api, ResourceExt as _};
-use remora_kube::client::{self, CallError};
-use remora_kube::names;
-
-use super::Cluster;
-use super::forward::PodPort;
+use super::{Cluster, forward::PodPort};
 use crate::admin;
+use k8s_openapi::{
+    api::{
+        apps::v1::{DaemonSet, Deployment, StatefulSet},
+        batch::v1::Job,
+        core::v1::Pod,
+    },
+    apimachinery::pkg::apis::meta::v1::LabelSelector,
+};
+use kube::{Api, ResourceExt as _, api::ListParams, core::Selector};
+use remora_kube::{
+    client::{self, CallError},
+    names,
+};
+use std::net::SocketAddr;
 
 /// What a person may name.
 pub(crate) const EXAMPLES: &str = "pod/NAME, deploy/NAME, sts/NAME, ds/NAME, job/NAME or HOST:PORT";

@@ -1,12 +1,13 @@
 //! The ways to break the running demo, and how each is undone. What each should do to callers is judged in `judge`.
 
-use std::path::Path;
-
-use super::app::SLOW_WORK;
-use super::children::Children;
-use super::layout::{LEAF_LIFETIME, VICTIM};
-use super::manifests;
+use super::{
+    app::SLOW_WORK,
+    children::Children,
+    layout::{LEAF_LIFETIME, VICTIM},
+    manifests,
+};
 use crate::sys::Signal;
+use std::path::Path;
 
 /// What `--break` does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

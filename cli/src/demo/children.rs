@@ -1,14 +1,15 @@
 //! The demo's processes: started from this same file, ended with it, each with a log of its own.
 
-use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io;
-use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
-
 use crate::sys::{self, Signal};
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    fs::{self, File},
+    io,
+    os::unix::process::CommandExt,
+    path::PathBuf,
+    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
+};
 
 /// How many lines of a log explain a failure.
 const TAIL_LINES: usize = 5;

@@ -1,19 +1,23 @@
 //! How `remora demo --break X` reaches the running demo: a lock that says there is one, and a socket beside it.
 
-use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::os::unix::net::UnixStream as StdUnixStream;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-use clap::ValueEnum;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
-use tokio::time::timeout;
-
 use super::breaks::Break;
 use crate::sys;
+use clap::ValueEnum;
+use std::{
+    fs::{self, DirBuilder, File},
+    io::{self, Read, Write},
+    os::unix::{
+        fs::{DirBuilderExt, MetadataExt},
+        net::UnixStream as StdUnixStream,
+    },
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{UnixListener, UnixStream},
+    time::timeout,
+};
 
 /// Both sides are on this machine and answer from memory.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -3,13 +3,14 @@
 //! A failure is excused only if the break explains it: its kind, its reason and its time must fit. And a break must have
 //! had its effect: a policy that denies nobody and a slow replica that is still asked are problems, not successes.
 
-use std::collections::BTreeMap;
-
-use super::app::SLOW_WORK;
-use super::breaks::Break;
-use super::layout::VICTIM;
-use super::web::{Answers, Failure, Tally};
+use super::{
+    app::SLOW_WORK,
+    breaks::Break,
+    layout::VICTIM,
+    web::{Answers, Failure, Tally},
+};
 use crate::signals::{millis, percent};
+use std::collections::BTreeMap;
 
 /// How long policy may take to reach the proxies and to be seen there.
 const POLICY_MS: u64 = 2_000;

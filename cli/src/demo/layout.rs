@@ -3,8 +3,10 @@
 //! Every pod has a loopback address of its own (Linux answers on all of 127.0.0.0/8), so that ports are the usual
 //! ones everywhere and the tables read like a cluster's.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::Duration;
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 /// The namespace of the application.
 pub(crate) const NAMESPACE: &str = "shop";

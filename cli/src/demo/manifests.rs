@@ -1,11 +1,11 @@
 //! Writes the demo's Kubernetes objects: what discovery reads. The same YAML would go to a cluster.
 
-use std::fmt::Write as _;
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
-
 use super::layout::{INBOUND_PORT, Layout, NAMESPACE, Pod, Role};
+use std::{
+    fmt::Write as _,
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 const DENY_FILE: &str = "deny-cart.yaml";
 

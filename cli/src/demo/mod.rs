@@ -19,14 +19,10 @@ mod tokens;
 mod view;
 mod watch;
 
-use std::path::PathBuf;
-use std::process::ExitCode;
-use std::time::Duration;
-
+use crate::{Look, text};
 use app::web;
 use breaks::Break;
-
-use crate::{Look, text};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 /// `remora demo`.
 #[derive(Debug, clap::Args)]

@@ -1,15 +1,16 @@
 //! The demo's verdict and its two forms: text for people, JSON for scripts.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
-
+use super::{
+    judge::Trial,
+    watch::{Hop, Sight},
+    web::{Tally, unix_ms},
+};
+use crate::{
+    signals::percent,
+    text::{Line, Style},
+};
 use serde::Serialize;
-
-use super::judge::Trial;
-use super::watch::{Hop, Sight};
-use super::web::{Tally, unix_ms};
-use crate::signals::percent;
-use crate::text::{Line, Style};
+use std::{collections::BTreeMap, time::Duration};
 
 /// Something that happened, and when.
 #[derive(Debug, Clone, Serialize)]
@@ -121,8 +122,7 @@ fn problems(seen: &Seen, hops: &[Hop], now_ms: u64) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::breaks::Break;
-    use super::*;
+    use super::{super::breaks::Break, *};
 
     fn hop(protocol: &str, tls: &str) -> Hop {
         Hop {

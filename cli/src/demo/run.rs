@@ -1,34 +1,34 @@
 //! The demo's life after its start: shows, breaks, heals, ends.
 
-use std::fs;
-use std::net::TcpListener;
-use std::path::PathBuf;
-use std::pin::Pin;
-use std::time::Duration;
-
+use super::{
+    Args,
+    breaks::Break,
+    children::Children,
+    control,
+    judge::{RETURN_MS, Trial},
+    layout::{Layout, VICTIM},
+    report::{self, Event, Report},
+    screen::Screen,
+    start::{self, Running},
+    svg,
+    view::{self, Frame},
+    watch::{self as sight, Sight},
+    web::{Tally, unix_ms},
+};
+use crate::{
+    Look,
+    inspect::Output,
+    text::{self, Line},
+};
 use anyhow::{Context, bail};
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
-use tokio::net::unix::pipe;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
-
-use super::Args;
-use super::breaks::Break;
-use super::children::Children;
-use super::control;
-use super::judge::{RETURN_MS, Trial};
-use super::layout::{Layout, VICTIM};
-use super::report::{self, Event, Report};
-use super::screen::Screen;
-use super::start::{self, Running};
-use super::svg;
-use super::view::{self, Frame};
-use super::watch::{self as sight, Sight};
-use super::web::{Tally, unix_ms};
-use crate::Look;
-use crate::inspect::Output;
-use crate::text::{self, Line};
+use std::{fs, net::TcpListener, path::PathBuf, pin::Pin, time::Duration};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader, Lines},
+    net::unix::pipe,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+    time::{Instant, Interval, MissedTickBehavior, interval},
+};
 
 /// How long something stays broken, unless the demo is too short for it.
 const BROKEN_FOR: Duration = Duration::from_secs(20);

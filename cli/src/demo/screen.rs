@@ -1,10 +1,8 @@
 //! The terminal while the demo runs: frames drawn over each other on the alternate screen, so that what was on the
 //! terminal before is there again afterwards.
 
+use crate::{sys, text::Line};
 use std::io::{IsTerminal, Write};
-
-use crate::sys;
-use crate::text::Line;
 
 /// Alternate screen; no cursor.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l";

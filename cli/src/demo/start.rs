@@ -1,27 +1,27 @@
 //! Brings the demo up in its order: files, identity, discovery, then every application with its proxy, `web` last.
 
-use std::ffi::OsString;
-use std::fs;
-use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
-use std::process::ChildStdout;
-use std::time::Duration;
-
+use super::{
+    breaks,
+    children::{Children, Spec},
+    layout::{
+        ADMIN_PORT, CONTROL_NAMESPACE, INBOUND_PORT, LEAF_LIFETIME, Layout, NAMESPACE, OUTBOUND_PORT, Pod, Role,
+        TRUST_DOMAIN,
+    },
+    manifests,
+    tokens::TokenKey,
+};
+use crate::{admin, components::Component};
 use anyhow::{Context, anyhow, bail};
+use std::{
+    ffi::OsString,
+    fs, io,
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::ChildStdout,
+    time::Duration,
+};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
-
-use super::breaks;
-use super::children::{Children, Spec};
-use super::layout::{
-    ADMIN_PORT, CONTROL_NAMESPACE, INBOUND_PORT, LEAF_LIFETIME, Layout, NAMESPACE, OUTBOUND_PORT, Pod, Role,
-    TRUST_DOMAIN,
-};
-use super::manifests;
-use super::tokens::TokenKey;
-use crate::admin;
-use crate::components::Component;
 
 /// How long a component may take until it is ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(15);

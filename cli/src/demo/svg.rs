@@ -1,9 +1,8 @@
 //! A frame as a picture, for the README: `remora demo --for 30s --break endpoint --svg docs/demo.svg`. In: the lines that
 //! a terminal would show. Out: an SVG that needs no font but a fixed-width one. It draws what it is given.
 
-use std::fmt::Write as _;
-
 use crate::text::{Line, Style};
+use std::fmt::Write as _;
 
 const CHAR_WIDTH: f64 = 7.8;
 const LINE_HEIGHT: f64 = 18.0;

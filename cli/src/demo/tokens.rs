@@ -1,14 +1,16 @@
 //! Plays the part of Kubernetes that hands a pod its service-account token: one key, its JWKS, a token per workload.
 
-use std::fs;
-use std::io;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
-use std::time::{Duration, SystemTime};
-
-use jsonwebtoken::jwk::{Jwk, JwkSet};
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use jsonwebtoken::{
+    Algorithm, EncodingKey, Header,
+    jwk::{Jwk, JwkSet},
+};
 use serde_json::json;
+use std::{
+    fs, io,
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 /// Whom identity expects to be addressed.
 const AUDIENCE: &str = "identity.remora.dev";

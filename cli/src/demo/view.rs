@@ -1,15 +1,18 @@
 //! The live table. In: what was seen. Out: lines that fit the terminal. It decides nothing.
 
+use super::{
+    judge::RETURN_MS,
+    layout::{Layout, Role, TRUST_DOMAIN},
+    report::Event,
+    watch::{Hop, Pod, Sight},
+    web::{Tally, unix_ms},
+};
+use crate::{
+    signals::{SignalTable, arrow, millis, share, short_id, short_route},
+    table::{Align, Table},
+    text::{Line, Span, Style},
+};
 use std::time::Duration;
-
-use super::judge::RETURN_MS;
-use super::layout::{Layout, Role, TRUST_DOMAIN};
-use super::report::Event;
-use super::watch::{Hop, Pod, Sight};
-use super::web::{Tally, unix_ms};
-use crate::signals::{SignalTable, arrow, millis, share, short_id, short_route};
-use crate::table::{Align, Table};
-use crate::text::{Line, Span, Style};
 
 /// How many of the last events are shown where there is room.
 const EVENTS_SHOWN: usize = 6;

@@ -1,17 +1,17 @@
 //! Looks at every proxy's `/routes` and `/certificate`, and whether the control plane is ready; makes of them who calls whom.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::time::Duration;
-
+use super::layout::{ADMIN_PORT, Layout};
+use crate::{
+    admin::{self, Certificate, Route, Routes},
+    signals::Signals,
+};
 use futures_util::future::{join, join_all};
 use serde::Serialize;
-use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
-
-use super::layout::{ADMIN_PORT, Layout};
-use crate::admin::{self, Certificate, Route, Routes};
-use crate::signals::Signals;
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use tokio::{
+    sync::watch,
+    time::{MissedTickBehavior, interval},
+};
 
 /// How often the admin ports are asked.
 const PERIOD: Duration = Duration::from_secs(1);

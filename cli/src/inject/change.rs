@@ -1,13 +1,11 @@
 //! What becomes of each object: its pod template is given to the injector's function, whatever that says is done. Pure, but
 //! for the tokens that `--manual` makes.
 
-use std::collections::HashMap;
-
+use super::Document;
 use remora_injector::pod::{self, Defaults, Outcome, ProbeToken};
 use remora_kube::{names, yaml};
 use serde_json::{Value, json};
-
-use super::Document;
+use std::collections::HashMap;
 
 /// The API groups of the kinds that are known: another group's Job need not have its template there.
 const GROUPS: [&str; 3] = ["", "apps", "batch"];

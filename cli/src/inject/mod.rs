@@ -10,17 +10,16 @@
 
 mod change;
 
-use std::io::{self, Read as _};
-use std::path::Path;
-use std::path::PathBuf;
-use std::process::ExitCode;
-
+use crate::finish;
+use change::{Changer, Told};
 use remora_injector::pod::{self, Defaults};
 use remora_kube::{names, yaml};
 use remora_model::TrustDomain;
-
-use crate::finish;
-use change::{Changer, Told};
+use std::{
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 /// More than any manifest that the API server would take, times many. Of one document, `yaml::NODES_MAX` values.
 const INPUT_BYTES_MAX: u64 = 64 << 20;

@@ -3,11 +3,10 @@
 //! In: [`Settings`]. Out: YAML, comments included. `charts/render` writes what is embedded here; `charts/test` proves
 //! that for every setting the outcome is, byte for byte, what `helm template` prints for the same values.
 
-use std::fmt::Write as _;
-
 use remora_injector::pod::Defaults;
 use remora_kube::names;
 use remora_model::TrustDomain;
+use std::fmt::Write as _;
 
 const DEFAULT: &str = include_str!("../../../charts/remora/rendered/default.yaml");
 const HA: &str = include_str!("../../../charts/remora/rendered/ha.yaml");

@@ -9,14 +9,12 @@ mod namespace;
 mod uninstall;
 mod upgrade;
 
-use std::process::ExitCode;
-
+use crate::cluster;
+use manifests::Settings;
 use remora_injector::pod;
 use remora_kube::names;
 use remora_model::TrustDomain;
-
-use crate::cluster;
-use manifests::Settings;
+use std::process::ExitCode;
 
 /// `remora install`.
 #[derive(Debug, clap::Args)]

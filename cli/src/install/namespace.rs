@@ -1,13 +1,14 @@
 //! Whose the control plane's namespace is. `remora install` makes it only where there is none, and marks what it makes; a
 //! namespace without the mark is a person's: it is neither labelled nor deleted.
 
-use k8s_openapi::api::core::v1::Namespace;
-use kube::{Api, ResourceExt as _};
-use remora_kube::client::{self, CallError};
-use remora_kube::names;
-
 use super::InstallArgs;
 use crate::cluster::Cluster;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{Api, ResourceExt as _};
+use remora_kube::{
+    client::{self, CallError},
+    names,
+};
 
 /// What is there of that name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

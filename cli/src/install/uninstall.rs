@@ -3,17 +3,22 @@
 //! In: the cluster's objects by label. Out: their names as manifests for `kubectl delete`, and what a person must know
 //! before. It refuses while pods have a sidecar: without a control plane they run on, but their certificates end.
 
-use std::collections::BTreeMap;
-
-use k8s_openapi::api::core::v1::{Namespace, Pod};
-use kube::api::{ApiResource, DynamicObject, ListParams};
-use kube::{Api, ResourceExt as _};
-use remora_kube::client::{self, CallError};
-use remora_kube::names;
-
 use super::UninstallArgs;
-use crate::cluster::objects::{self, Object};
-use crate::cluster::{Cluster, NoCluster, target};
+use crate::cluster::{
+    Cluster, NoCluster,
+    objects::{self, Object},
+    target,
+};
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::{
+    Api, ResourceExt as _,
+    api::{ApiResource, DynamicObject, ListParams},
+};
+use remora_kube::{
+    client::{self, CallError},
+    names,
+};
+use std::collections::BTreeMap;
 
 /// The kinds of remora.dev: kind and plural.
 const POLICIES: [(&str, &str); 3] = [

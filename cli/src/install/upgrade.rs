@@ -4,18 +4,21 @@
 //! longer has, which `kubectl apply` would leave behind. It refuses what would do harm: a step back, or a release that
 //! Helm holds.
 
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::Container;
-use kube::api::ListParams;
-use kube::{Api, ResourceExt as _};
-use remora_kube::client::{self, CallError};
-use remora_kube::{names, yaml};
-
-use super::UpgradeArgs;
-use super::manifests::{Settings, VERSION};
-use super::namespace;
-use crate::cluster::objects::{self, Object};
-use crate::cluster::{Cluster, NoCluster};
+use super::{
+    UpgradeArgs,
+    manifests::{Settings, VERSION},
+    namespace,
+};
+use crate::cluster::{
+    Cluster, NoCluster,
+    objects::{self, Object},
+};
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Container};
+use kube::{Api, ResourceExt as _, api::ListParams};
+use remora_kube::{
+    client::{self, CallError},
+    names, yaml,
+};
 
 /// The label with the version, on everything of the chart.
 const VERSION_LABEL: &str = "app.kubernetes.io/version";

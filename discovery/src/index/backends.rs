@@ -3,18 +3,24 @@
 //! Which endpoints take traffic is what kube-proxy does: those that are ready; if none is, those that are shutting down
 //! and still serve.
 
-use super::pods::{is_tcp, serving};
-use super::settings::Settings;
-use super::{Key, Snapshot, Versioned, backend_id, is_external, report, values};
-use crate::objects::core::{
-    EndpointSlice, IntOrName, OPAQUE_PORTS, Pod, SERVICE_NAME, Service, ServicePort, SliceEndpoint,
+use super::{
+    Key, Snapshot, Versioned, backend_id, is_external,
+    pods::{is_tcp, serving},
+    report,
+    settings::Settings,
+    values,
 };
-use crate::objects::policy::BackendPolicy;
-use crate::objects::{Metadata, Object};
+use crate::objects::{
+    Metadata, Object,
+    core::{EndpointSlice, IntOrName, OPAQUE_PORTS, Pod, SERVICE_NAME, Service, ServicePort, SliceEndpoint},
+    policy::BackendPolicy,
+};
 use remora_api::convert::{ENDPOINTS_MAX, check};
 use remora_model::{Backend, BackendId, Endpoint, Protocol, ports};
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    net::{IpAddr, SocketAddr},
+};
 
 /// What is found of Services.
 #[derive(Default)]

@@ -2,8 +2,10 @@
 
 use super::{Mesh, Snapshot, Versioned};
 use crate::source::parse::parse;
-use remora_api::sync::Update;
-use remora_api::v1::{self, SyncResponse, sync_response::Kind};
+use remora_api::{
+    sync::Update,
+    v1::{self, SyncResponse, sync_response::Kind},
+};
 use remora_model::Target;
 use std::sync::Arc;
 

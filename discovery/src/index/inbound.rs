@@ -3,10 +3,11 @@
 //! Discovery sends nothing while a pod has no address: Services may target the pod by address alone, and then it is unknown
 //! which of their policies hold. Until then the proxy accepts nothing.
 
-use super::policies::Authorization;
-use super::{Key, Snapshot, values};
-use crate::objects::core::Pod;
-use crate::objects::policy::{PolicyTarget, Selector, TargetKind};
+use super::{Key, Snapshot, policies::Authorization, values};
+use crate::objects::{
+    core::Pod,
+    policy::{PolicyTarget, Selector, TargetKind},
+};
 use remora_api::convert::LIST_MAX;
 use remora_model::{Action, AuthorizationRule, BackendId, Inbound, InboundDefault, MtlsMode, Protocol};
 use std::sync::Arc;

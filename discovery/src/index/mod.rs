@@ -26,8 +26,10 @@ mod values;
 #[cfg(test)]
 mod tests;
 
-use crate::objects::core::{OPAQUE_PORTS, Pod, Service, ZONE};
-use crate::objects::{Metadata, Object};
+use crate::objects::{
+    Metadata, Object,
+    core::{OPAQUE_PORTS, Pod, Service, ZONE},
+};
 use attached::Attached;
 use ipnet::IpNet;
 use networks::Networks;
@@ -35,9 +37,11 @@ use pods::Membership;
 pub use pods::Proof;
 use policies::{Authorization, MeshTls};
 use remora_model::{Backend, BackendId, TrustDomain};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::IpAddr;
-use std::sync::{Arc, OnceLock};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    net::IpAddr,
+    sync::{Arc, OnceLock},
+};
 
 /// Namespace and name.
 pub type Key = (String, String);

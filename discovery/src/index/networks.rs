@@ -8,8 +8,7 @@ use crate::objects::Object;
 use ipnet::IpNet;
 use remora_api::convert::LIST_MAX;
 use remora_model::network;
-use std::net::IpAddr;
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 /// The most addresses outside of the ranges that are sent one by one. Each change of them is sent to every proxy.
 const STRAYS_MAX: usize = 256;

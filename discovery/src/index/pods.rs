@@ -1,8 +1,10 @@
 //! Pods: where they are, and whether and as whom they are in the mesh.
 
 use super::{Key, Snapshot, report, values};
-use crate::objects::Metadata;
-use crate::objects::core::{Container, ContainerPort, OPAQUE_PORTS, PROXY_ADDRESS, Pod, SKIP_INBOUND, ZONE};
+use crate::objects::{
+    Metadata,
+    core::{Container, ContainerPort, OPAQUE_PORTS, PROXY_ADDRESS, Pod, SKIP_INBOUND, ZONE},
+};
 use remora_kube::names::{INIT_CONTAINER, INJECTED, PROXY_ADMIN_PORT, PROXY_CONTAINER};
 use remora_model::{Backend, BackendId, BackendSettings, Endpoint, Protocol, SpiffeId, TrustDomain, ports};
 use std::net::{IpAddr, SocketAddr};

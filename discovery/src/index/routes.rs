@@ -3,14 +3,16 @@
 //! A route in its Service's own namespace (a producer's) holds for all clients; one in another namespace (a consumer's) is for
 //! the clients of that namespace alone, and there it stands in the place of the producer's.
 
-use super::attached::{Attached, Kind, Rank};
-use super::status::{Judgement, ObjectStatus, Teller};
-use super::{Snapshot, backend_id, is_external, is_headless, report, rules::Reader};
-use crate::objects::core::Service;
-use crate::objects::{Kind as _, Metadata, Object, Unknown, routes as k8s};
+use super::{
+    Snapshot,
+    attached::{Attached, Kind, Rank},
+    backend_id, is_external, is_headless, report,
+    rules::Reader,
+    status::{Judgement, ObjectStatus, Teller},
+};
+use crate::objects::{Kind as _, Metadata, Object, Unknown, core::Service, routes as k8s};
 use prost::Message as _;
-use remora_api::convert::LIST_MAX;
-use remora_api::v1;
+use remora_api::{convert::LIST_MAX, v1};
 use remora_model::{BackendId, RouteMatch, Rule};
 
 /// The most bytes of the routes of one port, for the same clients: half of what a proxy takes as one message.

@@ -1,10 +1,15 @@
 //! One rule of a route: filters, backends, timeouts, retries. Never fails: errors are reported, and the rule
 //! then answers 500, as the Gateway API wants of filters that cannot be carried out.
 
-use super::attached::{Kind, Rank};
-use super::matches::{self, header_name};
-use super::status::{Judgement, Unresolved};
-use super::{Key, Snapshot, backend_id, fields, report, schema, values};
+use super::{
+    Key, Snapshot,
+    attached::{Kind, Rank},
+    backend_id, fields,
+    matches::{self, header_name},
+    report, schema,
+    status::{Judgement, Unresolved},
+    values,
+};
 use crate::objects::{Metadata, Unknown, routes as k8s};
 use http::{HeaderValue, StatusCode};
 use remora_api::convert::check;
@@ -12,8 +17,7 @@ use remora_model::{
     BackendId, BackendRef, BackendRefState, Filter, HeaderEdit, PathRewrite, Redirect, Retry, RouteMatch, Rule,
     Timeouts,
 };
-use std::cell::RefCell;
-use std::time::Duration;
+use std::{cell::RefCell, time::Duration};
 
 /// Set on a route whose requests may be sent twice whatever their method: `"true"`.
 const RETRY_ANY_METHOD: &str = "remora.dev/retry-any-method";

@@ -1,14 +1,13 @@
 //! BackendPolicies: how Services are balanced and protected. What cannot be read is reported and left at its default; of two
 //! policies that say the same of one Service, the older one counts (GEP-713).
 
-use super::policies::targets;
-use super::status::Findings;
-use super::{Key, Snapshot, values};
-use crate::objects::Kind;
-use crate::objects::policy::{AccrualSpec, BackendPolicy, BackendSpec, TargetKind};
+use super::{Key, Snapshot, policies::targets, status::Findings, values};
+use crate::objects::{
+    Kind,
+    policy::{AccrualSpec, BackendPolicy, BackendSpec, TargetKind},
+};
 use remora_model::BackendSettings;
-use std::collections::HashMap;
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 /// BackendPolicies by the Service that they name, the oldest last.
 pub(super) struct Settings<'a>(HashMap<(&'a str, &'a str), Vec<&'a BackendPolicy>>);

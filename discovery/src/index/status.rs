@@ -6,9 +6,11 @@
 //! source's affair.
 
 use super::attached::Kind;
-use crate::objects::Metadata;
-use crate::objects::policy::PolicyStatus;
-use crate::objects::routes::{ParentRef, RouteStatus as Current};
+use crate::objects::{
+    Metadata,
+    policy::PolicyStatus,
+    routes::{ParentRef, RouteStatus as Current},
+};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 

@@ -1,13 +1,10 @@
 //! What a client's target is: a Service port, a pod, outside of the mesh, or unknown.
 
-use super::attached::Attached;
-use super::{Key, Snapshot, backend_id, is_external, is_headless, pod_backend, sort};
+use super::{Key, Snapshot, attached::Attached, backend_id, is_external, is_headless, pod_backend, sort};
 use crate::objects::core::IntOrName;
 use ipnet::IpNet;
 use remora_model::{BackendId, BackendRef, BackendRefState, Outbound, Parent, RouteMatch, Rule, Target, Timeouts};
-use std::collections::BTreeMap;
-use std::net::IpAddr;
-use std::sync::Arc;
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 impl Snapshot {
     /// What `target` is to a client in `namespace`.

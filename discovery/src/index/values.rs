@@ -3,8 +3,7 @@
 use crate::objects::core::Pod;
 use remora_api::convert::DURATION_MAX;
 use remora_model::Protocol;
-use std::net::IpAddr;
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 /// All addresses of a pod that still runs.
 pub(super) fn pod_ips(pod: &Pod) -> Vec<IpAddr> {

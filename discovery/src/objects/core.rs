@@ -1,10 +1,11 @@
 //! Namespace, Node, Pod, Service, EndpointSlice.
 
 use super::{Metadata, Resource, nullable};
-use serde::de::{Error, Unexpected, Visitor};
-use serde::{Deserialize, Deserializer};
-use std::collections::BTreeMap;
-use std::fmt;
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, Unexpected, Visitor},
+};
+use std::{collections::BTreeMap, fmt};
 
 /// Set on a pod that is in the mesh: where its proxy takes connections, `IP:PORT`, as nothing redirects them. Of manifests by
 /// hand only.

@@ -10,11 +10,8 @@ pub mod policy;
 pub mod routes;
 
 use remora_kube::names::{INIT_CONTAINER, PROXY_CONTAINER};
-use serde::de::IgnoredAny;
-use serde::{Deserialize, Deserializer};
-use std::collections::BTreeMap;
-use std::fmt;
-use std::sync::Arc;
+use serde::{Deserialize, Deserializer, de::IgnoredAny};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 /// Where an object was read, for error messages.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,8 +1,10 @@
 //! How much work one stream may ask for, and how many lines of the log all together. Pure: the time is given.
 
 use super::limits::{LINES_MAX, LINES_PERIOD, WORK_MAX, WORK_PER_SECOND};
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 use tokio::time::Instant;
 
 /// A stream's work: what is asked may run into debt, which is waited off.

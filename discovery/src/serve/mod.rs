@@ -18,17 +18,20 @@ use budget::{Budget, Lines};
 use futures_util::{FutureExt as _, Stream, stream};
 use limits::{HELLO_TIMEOUT, REQUEST_BYTES_MAX, TURN};
 use peers::{Peers, Place, Unproven};
-use remora_api::v1::discovery_server::{Discovery, DiscoveryServer};
-use remora_api::v1::{Hello, SyncRequest, SyncResponse, sync_request};
+use remora_api::v1::{
+    Hello, SyncRequest, SyncResponse,
+    discovery_server::{Discovery, DiscoveryServer},
+    sync_request,
+};
 use remora_model::SpiffeId;
-use remora_runtime::drain;
-use remora_runtime::grpc::Peer;
-use std::net::IpAddr;
-use std::pin::Pin;
-use std::sync::{Arc, Weak};
+use remora_runtime::{drain, grpc::Peer};
+use std::{
+    net::IpAddr,
+    pin::Pin,
+    sync::{Arc, Weak},
+};
 use subscriber::{Next, Subscriber};
-use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 /// What is served.

@@ -5,9 +5,11 @@
 //! not ended yet because their proxy does not read.
 
 use super::limits::UNPROVEN_MAX;
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 use tokio::sync::{Notify, oneshot};
 use tonic::Status;
 

@@ -4,17 +4,22 @@
 //! snapshot of that moment. So a proxy that reads slowly skips what it missed, one that asks for a thousand targets
 //! costs a thousand looks and not their square, and one that reads nothing costs nothing.
 
-use super::budget::Lines;
-use super::limits::UNPROVEN_SUBSCRIPTIONS_MAX;
-use super::limits::{HELD_MAX, MADE_MAX, RESPONSE_BYTES_MAX, SUBSCRIPTIONS_MAX, TURN, UNIT_BYTES};
+use super::{
+    budget::Lines,
+    limits::{HELD_MAX, MADE_MAX, RESPONSE_BYTES_MAX, SUBSCRIPTIONS_MAX, TURN, UNIT_BYTES, UNPROVEN_SUBSCRIPTIONS_MAX},
+};
 use crate::index::{Snapshot, Versioned};
 use ipnet::IpNet;
 use prost::Message as _;
-use remora_api::sync::{Delta, Name};
-use remora_api::v1::{self, SyncRequest, SyncResponse, sync_request, sync_response::Kind};
+use remora_api::{
+    sync::{Delta, Name},
+    v1::{self, SyncRequest, SyncResponse, sync_request, sync_response::Kind},
+};
 use remora_model::{AuthorizationRule, Backend, BackendId, Inbound, Outbound, Rule};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
 use tokio::time::Instant;
 use tonic::Status;
 

@@ -1,8 +1,12 @@
 use super::subscriber::{Next, Subscriber};
-use crate::index::{Mesh, Snapshot};
-use crate::source::parse::parse;
-use remora_api::sync::{Name, Resource, Update, request};
-use remora_api::v1::Hello;
+use crate::{
+    index::{Mesh, Snapshot},
+    source::parse::parse,
+};
+use remora_api::{
+    sync::{Name, Resource, Update, request},
+    v1::Hello,
+};
 use remora_model::SpiffeId;
 
 fn world(pods: u8) -> Snapshot {

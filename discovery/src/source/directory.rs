@@ -13,13 +13,14 @@
 use super::parse::{ParseError, parse};
 use crate::objects::Object;
 use notify::Watcher;
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 use tokio::sync::Notify;
 
 /// The largest file that is read: Kubernetes itself takes no object above 1.5 MB.
@@ -359,8 +360,10 @@ mod tests {
 
     #[test]
     fn our_own_reading_is_no_reason_to_read_again() {
-        use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind, RemoveKind};
-        use notify::{Event, EventKind};
+        use notify::{
+            Event, EventKind,
+            event::{AccessKind, AccessMode, CreateKind, ModifyKind, RemoveKind},
+        };
         for kind in [AccessKind::Any, AccessKind::Read, AccessKind::Open(AccessMode::Any)] {
             assert!(!may_change(&Ok(Event::new(EventKind::Access(kind)))), "{kind:?}");
         }

@@ -4,12 +4,14 @@
 //! error with its line and field, and which other kinds there were. Pure.
 
 use super::tree::{self, Node, Value};
-use crate::objects::names::{is_label, is_subdomain};
-use crate::objects::{Kind, Object, Origin, core, policy, routes};
+use crate::objects::{
+    Kind, Object, Origin, core,
+    names::{is_label, is_subdomain},
+    policy, routes,
+};
 use remora_kube::yaml;
 use serde::de::DeserializeOwned;
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// One error of a file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -2,14 +2,18 @@
 
 use super::PATIENCE;
 use futures_util::stream::{self, StreamExt as _};
-use kube::Client;
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
-use kube::core::GroupVersionKind;
+use kube::{
+    Client,
+    api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams},
+    core::GroupVersionKind,
+};
 use remora_api::sync::Name;
 use serde_json::{Value, json};
-use std::fmt::Write as _;
-use std::path::Path;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    fmt::Write as _,
+    path::Path,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
 
 /// Objects made at the same time.
 const AT_ONCE: usize = 16;

@@ -1,19 +1,23 @@
 //! Discovery as a process, and proxies that ask it.
 
 use super::PATIENCE;
-use remora_api::sync::{Name, Resource, Update, request};
-use remora_api::v1::discovery_client::DiscoveryClient;
-use remora_api::v1::{Hello, SyncRequest, SyncResponse};
-use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
-use std::process::{Child, Command};
-use std::time::Instant;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::sync::mpsc;
-use tokio::time::timeout;
-use tokio_stream::StreamExt as _;
-use tokio_stream::wrappers::ReceiverStream;
+use remora_api::{
+    sync::{Name, Resource, Update, request},
+    v1::{Hello, SyncRequest, SyncResponse, discovery_client::DiscoveryClient},
+};
+use std::{
+    collections::BTreeMap,
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    process::{Child, Command},
+    time::Instant,
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    sync::mpsc,
+    time::timeout,
+};
+use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::Streaming;
 
 /// A discovery of our own. Dropped, it is killed.

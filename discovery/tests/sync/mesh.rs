@@ -2,25 +2,33 @@
 
 use futures_util::stream::StreamExt as _;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
-use remora_api::sync::{Name, Resource, Update, request};
-use remora_api::v1::discovery_client::DiscoveryClient;
-use remora_api::v1::{Held, Hello, SyncRequest, SyncResponse};
-use remora_discovery::index::{Mesh, Snapshot};
-use remora_discovery::serve::Service;
-use remora_discovery::source::parse::parse;
+use remora_api::{
+    sync::{Name, Resource, Update, request},
+    v1::{Held, Hello, SyncRequest, SyncResponse, discovery_client::DiscoveryClient},
+};
+use remora_discovery::{
+    index::{Mesh, Snapshot},
+    serve::Service,
+    source::parse::parse,
+};
 use remora_model::{Backend, SpiffeId, TrustDomain};
-use remora_runtime::tls::{self, Alpn, Credentials, Svid, TrustBundle};
-use remora_runtime::{drain, grpc};
-use std::fmt::Write as _;
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
-use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use remora_runtime::{
+    drain, grpc,
+    tls::{self, Alpn, Credentials, Svid, TrustBundle},
+};
+use std::{
+    fmt::Write as _,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Server;
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Status, Streaming, transport::Server};
 
 /// Pods that call.
 pub(crate) const WEB_PODS: usize = 100;

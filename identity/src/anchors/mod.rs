@@ -10,31 +10,32 @@ pub(crate) mod plan;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
-use std::fmt::Debug;
-use std::sync::Arc;
-use std::time::Duration;
-
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use futures_util::stream::{FuturesUnordered, Stream, StreamExt as _};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ObjectReference, Pod};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{DeleteParams, Preconditions};
-use kube::core::PartialObjectMeta;
-use kube::runtime::watcher::Event;
-use kube::runtime::{WatchStreamExt as _, watcher};
-use kube::{Api, Client, Resource, ResourceExt as _};
-use remora_kube::apply::apply;
-use remora_kube::client::{CallError, call, watching};
-use remora_kube::events::{EventType, Events, Fact};
-use remora_kube::names::{CA_CRT, ENABLED, IDENTITY, INJECT, INJECTED, MADE_BY, PART, TRUST_ANCHORS};
-use serde::de::DeserializeOwned;
-use tokio::sync::watch;
-use tokio::time::{Instant, interval, interval_at, sleep_until};
-
 use self::plan::{Action, Found, Kind, Plan, State};
 use crate::authority::InForce;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use futures_util::stream::{FuturesUnordered, Stream, StreamExt as _};
+use k8s_openapi::{
+    api::core::v1::{ConfigMap, Namespace, ObjectReference, Pod},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::{
+    Api, Client, Resource, ResourceExt as _,
+    api::{DeleteParams, Preconditions},
+    core::PartialObjectMeta,
+    runtime::{WatchStreamExt as _, watcher, watcher::Event},
+};
+use remora_kube::{
+    apply::apply,
+    client::{CallError, call, watching},
+    events::{EventType, Events, Fact},
+    names::{CA_CRT, ENABLED, IDENTITY, INJECT, INJECTED, MADE_BY, PART, TRUST_ANCHORS},
+};
+use serde::de::DeserializeOwned;
+use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
+use tokio::{
+    sync::watch,
+    time::{Instant, interval, interval_at, sleep_until},
+};
 
 /// Writes at once; an anchor's change writes to every meshed namespace.
 const WRITES_MAX: usize = 16;

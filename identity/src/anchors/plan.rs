@@ -4,12 +4,12 @@
 //! deleted gets nothing. Where no pod needs it any more it is removed, but only what we made, not before all is known, and not at once:
 //! a Job of an opted-in pod template would wait for it again at its next run.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::time::Duration;
-
-use tokio::time::Instant;
-
 use crate::limits::{CALM, REPAIR_WAIT, REPAIR_WAIT_MAX, REPAIRS_AT_ONCE};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
+use tokio::time::Instant;
 
 /// How long a ConfigMap outlives its last use.
 pub(crate) const LINGER: Duration = Duration::from_secs(30);

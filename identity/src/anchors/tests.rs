@@ -1,20 +1,23 @@
 //! Which namespaces get the anchors, and what they get.
 
-use std::time::{Duration, SystemTime};
-
+use super::{
+    WRITES_MAX, is_opted_in, pem,
+    plan::{Action, Found, Kind, LINGER, Plan, RETRY, State},
+    wake_at,
+};
+use crate::{
+    authority::Authority,
+    held::Held,
+    issuer::Files,
+    limits::{CALM, REPAIR_WAIT, REPAIR_WAIT_MAX, REPAIRS_AT_ONCE},
+    store::Store,
+};
 use kube::core::ObjectMeta;
 use remora_kube::names::INJECT;
 use remora_model::TrustDomain;
 use remora_runtime::tls::TrustBundle;
+use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
-
-use super::plan::{Action, Found, Kind, LINGER, Plan, RETRY, State};
-use super::{WRITES_MAX, is_opted_in, pem, wake_at};
-use crate::authority::Authority;
-use crate::held::Held;
-use crate::issuer::Files;
-use crate::limits::{CALM, REPAIR_WAIT, REPAIR_WAIT_MAX, REPAIRS_AT_ONCE};
-use crate::store::Store;
 
 const OPTED_IN: Option<State> = Some(State { opted_in: true, terminating: false });
 const OPTED_OUT: Option<State> = Some(State { opted_in: false, terminating: false });

@@ -1,10 +1,11 @@
 //! The expiries that an operator must know of, in Prometheus' text format. They are not in the metrics recorder because it cannot
 //! forget an anchor that went.
 
-use std::fmt::Write as _;
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use super::Authority;
+use std::{
+    fmt::Write as _,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 impl Authority {
     /// Families of gauges.

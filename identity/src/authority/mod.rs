@@ -9,19 +9,21 @@ mod pace;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
-
+use self::pace::{Pace, Undone};
+use crate::{
+    held::Held,
+    issuer::{Anchor, Files, Issuer, IssuerError},
+    limits::TURN_MAX,
+    store::{Store, StoreError},
+    trust::{Offer, Record, Refused, Rules, Signing, Stepped, reconcile, step},
+};
 use remora_model::TrustDomain;
 use remora_runtime::tls::{InvalidBundle, TrustBundle};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
 use tokio::sync::watch;
-
-use self::pace::{Pace, Undone};
-use crate::held::Held;
-use crate::issuer::{Anchor, Files, Issuer, IssuerError};
-use crate::limits::TURN_MAX;
-use crate::store::{Store, StoreError};
-use crate::trust::{Offer, Record, Refused, Rules, Signing, Stepped, reconcile, step};
 
 /// Why a turn did not take everything.
 #[derive(Debug, thiserror::Error)]

@@ -5,9 +5,8 @@
 //! his undone waits: not at first, as a rollout ends by itself, then twice as long each time, and at last as long as between two looks that nothing
 //! calls for, which is often enough for everything that the state promises. And says why.
 
-use std::time::{Duration, Instant};
-
 use crate::limits::{CALM, CONTESTED_TOLD, REPAIR_WAIT, REPAIRS_AT_ONCE, WRITE_PAUSE};
+use std::time::{Duration, Instant};
 
 /// Why what was stored had to be made as this replica has it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,11 +1,8 @@
 //! Why an issuer cannot be used: one message for each cause, with the file and what to do.
 
-use std::io;
-use std::path::PathBuf;
-
 use remora_model::identity::InvalidSpiffeId;
-use remora_runtime::tls::pem::PemError;
-use remora_runtime::tls::{InvalidBundle, VerifyError};
+use remora_runtime::tls::{InvalidBundle, VerifyError, pem::PemError};
+use std::{io, path::PathBuf};
 
 /// Why an issuer cannot be used.
 #[derive(Debug, thiserror::Error)]

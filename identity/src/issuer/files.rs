@@ -1,18 +1,20 @@
 //! The three files as one state: read, made on first start, written.
 
-use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
-use std::time::{Duration, SystemTime};
-
-use rcgen::PKCS_ECDSA_P256_SHA256;
-use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyPair, KeyUsagePurpose, SanType};
-use remora_model::TrustDomain;
-use serde::{Deserialize, Serialize};
-
 use super::{IssuerError, random_serial};
 use crate::trust::base64;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, SanType,
+};
+use remora_model::TrustDomain;
+use serde::{Deserialize, Serialize};
+use std::{
+    fs,
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 /// A root made on first start lives this long: it is meant to be replaced by rotation, not by surprise.
 const ROOT_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);

@@ -1,22 +1,21 @@
 //! What is wrong with an issuer, in words: pure. Each cause has one message, which names the certificate by its number and line.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
+use super::{Anchor, IssuerError};
 use k8s_openapi::jiff::Timestamp;
 use rcgen::KeyPair;
-use remora_runtime::tls::VerifyError;
-use remora_runtime::tls::pem::PemCertificate;
-use x509_parser::certificate::X509Certificate;
-use x509_parser::oid_registry::{
-    OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_NIST_EC_P521, OID_PKCS1_RSAENCRYPTION,
-    OID_SIG_ED25519,
+use remora_runtime::tls::{VerifyError, pem::PemCertificate};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use x509_parser::{
+    certificate::X509Certificate,
+    oid_registry::{
+        OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_NIST_EC_P521, OID_PKCS1_RSAENCRYPTION,
+        OID_SIG_ED25519,
+    },
+    prelude::FromDer as _,
+    public_key::PublicKey,
+    time::ASN1Time,
+    x509::SubjectPublicKeyInfo,
 };
-use x509_parser::prelude::FromDer as _;
-use x509_parser::public_key::PublicKey;
-use x509_parser::time::ASN1Time;
-use x509_parser::x509::SubjectPublicKeyInfo;
-
-use super::{Anchor, IssuerError};
 
 /// The shortest RSA key that peers accept.
 const RSA_BITS_MIN: usize = 2048;

@@ -7,22 +7,25 @@ mod judge;
 #[cfg(test)]
 mod tests;
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
 use rcgen::{
     CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
     PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
 };
 use remora_kube::names::{IDENTITY, NAMESPACE};
 use remora_model::{SpiffeId, TrustDomain};
-use remora_runtime::tls::pem::{self, PemCertificate};
-use remora_runtime::tls::{TrustBundle, VerifyError, verify_svid};
-use x509_parser::certificate::X509Certificate;
-use x509_parser::prelude::FromDer as _;
+use remora_runtime::tls::{
+    TrustBundle, VerifyError,
+    pem::{self, PemCertificate},
+    verify_svid,
+};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use x509_parser::{certificate::X509Certificate, prelude::FromDer as _};
 
-pub use self::error::IssuerError;
 pub(crate) use self::files::write_atomically;
-pub use self::files::{FORCE_REMOVE, Files};
+pub use self::{
+    error::IssuerError,
+    files::{FORCE_REMOVE, Files},
+};
 
 /// A usable issuer with the bundle that goes with it.
 pub struct Issuer {

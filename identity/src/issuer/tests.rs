@@ -1,17 +1,17 @@
 //! What is taken for an issuer, what is not and what is said then; and which anchor of several counts.
 
-use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::time::{Duration, SystemTime};
-
+use super::*;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer as Signer, KeyPair, KeyUsagePurpose,
     PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, SignatureAlgorithm,
 };
 use remora_model::{SpiffeId, TrustDomain};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt as _, symlink},
+    time::{Duration, SystemTime},
+};
 use tempfile::TempDir;
-
-use super::*;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 

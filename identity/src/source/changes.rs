@@ -1,15 +1,11 @@
 //! When to look again: on an event, and after a while whatever the events say.
 
-use std::path::Path;
-use std::pin::Pin;
-use std::time::Duration;
-
+use crate::limits::POLL;
 use futures_util::stream::{Stream, StreamExt as _};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+use std::{path::Path, pin::Pin, time::Duration};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-
-use crate::limits::POLL;
 
 /// Says when to look.
 pub(crate) struct Changes {

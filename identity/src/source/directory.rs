@@ -1,16 +1,18 @@
 //! An issuer in a folder: `tls.crt`, `tls.key`, `ca.crt`, and perhaps [`FORCE_REMOVE`].
 
-use std::fs::{self, File};
-use std::io::{self, ErrorKind};
-use std::path::{Path, PathBuf};
-use std::time::SystemTime;
-
-use remora_model::TrustDomain;
-
 use super::{Changes, SourceError};
-use crate::held::Held;
-use crate::issuer::{FORCE_REMOVE, Files, IssuerError};
-use crate::lock::{self, LockError};
+use crate::{
+    held::Held,
+    issuer::{FORCE_REMOVE, Files, IssuerError},
+    lock::{self, LockError},
+};
+use remora_model::TrustDomain;
+use std::{
+    fs::{self, File},
+    io::{self, ErrorKind},
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
 
 /// Held by the process that makes the issuer.
 const LOCK: &str = "issuer.lock";

@@ -7,18 +7,17 @@ mod changes;
 pub mod directory;
 pub mod secret;
 
-use std::sync::Arc;
-use std::time::SystemTime;
-
 use remora_kube::client::CallError;
 use remora_model::TrustDomain;
+use std::{sync::Arc, time::SystemTime};
 
 pub(crate) use self::changes::Changes;
-use self::directory::Directory;
-use self::secret::Secret;
-use crate::authority::{Authority, TurnError};
-use crate::held::Held;
-use crate::issuer::IssuerError;
+use self::{directory::Directory, secret::Secret};
+use crate::{
+    authority::{Authority, TurnError},
+    held::Held,
+    issuer::IssuerError,
+};
 
 /// Why nothing can be had from a source.
 #[derive(Debug, thiserror::Error)]

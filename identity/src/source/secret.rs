@@ -4,26 +4,33 @@
 //! A Secret that we made and that somebody deletes is put back as it was: a replica that starts without it would make
 //! another root, and the mesh would change to that one, once it is published, for nothing. Rights, all but `create` limited to the one name: `get`, `list`, `watch`, `create`.
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
-
-use futures_util::StreamExt as _;
-use futures_util::stream::select;
-use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::{ObjectReference, Secret as Object};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::PostParams;
-use kube::runtime::{WatchStreamExt as _, watcher};
-use kube::{Api, Client};
-use remora_kube::client::{call, watching};
-use remora_kube::events::{EventType, Events, Fact};
-use remora_kube::names::{CA_CRT, FORCE_REMOVE, IDENTITY, ISSUER_SECRET, ISSUER_STATE_SECRET, MADE_BY, PART};
-use remora_model::TrustDomain;
-
 use super::{Changes, SourceError};
-use crate::held::Held;
-use crate::issuer::{Files, IssuerError};
+use crate::{
+    held::Held,
+    issuer::{Files, IssuerError},
+};
+use futures_util::{StreamExt as _, stream::select};
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::{ObjectReference, Secret as Object},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::{
+    Api, Client,
+    api::PostParams,
+    runtime::{WatchStreamExt as _, watcher},
+};
+use remora_kube::{
+    client::{call, watching},
+    events::{EventType, Events, Fact},
+    names::{CA_CRT, FORCE_REMOVE, IDENTITY, ISSUER_SECRET, ISSUER_STATE_SECRET, MADE_BY, PART},
+};
+use remora_model::TrustDomain;
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
+};
 
 /// The type that kubectl and cert-manager give to a certificate with its key.
 const TYPE: &str = "kubernetes.io/tls";

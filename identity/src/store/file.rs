@@ -1,15 +1,18 @@
 //! The record in a file, for several processes on one machine: `issuer-state.json`, readable by its owner alone, replaced whole while
 //! `issuer-state.lock` is held.
 
-use std::fs;
-use std::io::{self, Read as _};
-use std::path::{Path, PathBuf};
-
 use super::{StoreError, decoded};
-use crate::issuer::write_atomically;
-use crate::limits::STATE_BYTES_MAX;
-use crate::lock::{self, LockError};
-use crate::trust::Record;
+use crate::{
+    issuer::write_atomically,
+    limits::STATE_BYTES_MAX,
+    lock::{self, LockError},
+    trust::Record,
+};
+use std::{
+    fs,
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+};
 
 const NAME: &str = "issuer-state.json";
 const LOCK: &str = "issuer-state.lock";

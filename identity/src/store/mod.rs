@@ -9,15 +9,11 @@ mod secret;
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
-
+use self::{file::File, secret::Secret};
+use crate::trust::{Record, RecordError};
 use kube::Client;
 use remora_kube::client::CallError;
-
-use crate::trust::{Record, RecordError};
-
-use self::file::File;
-use self::secret::Secret;
+use std::path::PathBuf;
 
 /// Why the record could not be had or written. Nothing is promoted or removed until it can; what signs goes on.
 #[derive(Debug, thiserror::Error)]

@@ -1,18 +1,15 @@
 //! The record in the Secret `remora-issuer-state`, as it holds the key of the issuer that signs. Rights, all but `create` limited to
 //! that name: `get`, `list`, `watch`, `create`, `update`.
 
-use std::collections::BTreeMap;
-
-use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::Secret as Object;
-use kube::api::PostParams;
-use kube::{Api, Client};
-use remora_kube::client::call;
-use remora_kube::names::{IDENTITY, ISSUER_STATE_SECRET, MADE_BY, PART};
-
 use super::{StoreError, decoded};
-use crate::limits::WRITES_TRIED;
-use crate::trust::Record;
+use crate::{limits::WRITES_TRIED, trust::Record};
+use k8s_openapi::{ByteString, api::core::v1::Secret as Object};
+use kube::{Api, Client, api::PostParams};
+use remora_kube::{
+    client::call,
+    names::{IDENTITY, ISSUER_STATE_SECRET, MADE_BY, PART},
+};
+use std::collections::BTreeMap;
 
 const KEY: &str = "state.json";
 

@@ -1,23 +1,23 @@
 //! Two replicas over one place: no write is lost, and none waits for ever.
 
-use std::collections::BTreeMap;
-use std::convert::Infallible;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
-
+use super::*;
+use crate::{
+    authority::{Authority, TurnError},
+    held::Held,
+    issuer::Files,
+    trust::{Offer, Rules, Signing, step},
+};
 use http::{Method, Request, Response, StatusCode};
-use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::Secret as Object;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::{ByteString, api::core::v1::Secret as Object, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::client::Body;
 use remora_model::TrustDomain;
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
 use tempfile::TempDir;
-
-use super::*;
-use crate::authority::{Authority, TurnError};
-use crate::held::Held;
-use crate::issuer::Files;
-use crate::trust::{Offer, Rules, Signing, step};
 
 fn record() -> Record {
     let anchor = b"anchor".to_vec();

@@ -1,23 +1,29 @@
 //! The issuer and its anchors change: in one write, by cert-manager's writes, over restarts; and who follows.
 
-use std::fs;
-use std::time::{Duration, SystemTime};
-
+use super::{
+    serving::{LEAF_LIFETIME, PUBLISHED, SKEW, World, directory, open},
+    tokens::claims,
+};
+use crate::{
+    authority::Authority,
+    held::Held,
+    issuer::{FORCE_REMOVE, Files, serving_id},
+    store::Store,
+};
 use rcgen::{CertificateParams, KeyPair};
 use remora_api::v1::{CertifyResponse, WatchBundleRequest};
 use remora_kube::names::NAMESPACE;
 use remora_model::{SpiffeId, TrustDomain};
-use remora_runtime::admin::Readiness;
-use remora_runtime::certify;
-use remora_runtime::tls::{TrustBundle, verify_svid};
+use remora_runtime::{
+    admin::Readiness,
+    certify,
+    tls::{TrustBundle, verify_svid},
+};
+use std::{
+    fs,
+    time::{Duration, SystemTime},
+};
 use tempfile::TempDir;
-
-use super::serving::{LEAF_LIFETIME, PUBLISHED, SKEW, World, directory, open};
-use super::tokens::claims;
-use crate::authority::Authority;
-use crate::held::Held;
-use crate::issuer::{FORCE_REMOVE, Files, serving_id};
-use crate::store::Store;
 
 #[tokio::test]
 async fn a_root_replaced_in_one_write_changes_the_bundle_then_the_issuer_then_the_bundle_without_reconnecting() {

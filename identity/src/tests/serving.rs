@@ -1,34 +1,36 @@
 //! Issue, refuse, renew: over real sockets.
 
-use std::fs;
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
-
+use super::tokens::{AUDIENCE, Signer, claims};
+use crate::{
+    authority::{Authority, TurnError},
+    issuer::{Files, serving_id},
+    server::{Parts, serve},
+    service::Terms,
+    source::{Source, directory::Directory},
+    store::Store,
+    token::{Proofs, jwks::Keys},
+};
 use rcgen::{CertificateParams, KeyPair};
-use remora_api::v1::identity_client::IdentityClient;
-use remora_api::v1::{CertifyRequest, WatchBundleRequest};
+use remora_api::v1::{CertifyRequest, WatchBundleRequest, identity_client::IdentityClient};
 use remora_kube::names::NAMESPACE;
 use remora_model::{SpiffeId, TrustDomain};
-use remora_runtime::admin::Readiness;
-use remora_runtime::tls::{Alpn, TrustBundle, anonymous_client_config, verify_svid};
-use remora_runtime::{certify, drain, grpc};
+use remora_runtime::{
+    admin::Readiness,
+    certify, drain, grpc,
+    tls::{Alpn, TrustBundle, anonymous_client_config, verify_svid},
+};
+use std::{
+    fs,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 use tempfile::TempDir;
-use tokio::io::AsyncReadExt as _;
-use tokio::net::{TcpListener, TcpSocket};
-use tonic::Code;
-use tonic::transport::Channel;
-
-use super::tokens::{AUDIENCE, Signer, claims};
-use crate::authority::{Authority, TurnError};
-use crate::issuer::{Files, serving_id};
-use crate::server::{Parts, serve};
-use crate::service::Terms;
-use crate::source::Source;
-use crate::source::directory::Directory;
-use crate::store::Store;
-use crate::token::Proofs;
-use crate::token::jwks::Keys;
+use tokio::{
+    io::AsyncReadExt as _,
+    net::{TcpListener, TcpSocket},
+};
+use tonic::{Code, transport::Channel};
 
 pub(super) const LEAF_LIFETIME: Duration = Duration::from_secs(3600);
 pub(super) const SKEW: Duration = Duration::from_secs(60);

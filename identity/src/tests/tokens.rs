@@ -1,15 +1,11 @@
 //! Every rule of a token, each broken once.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
+use crate::token::{Rules, TokenError, Workload, jose::KeySet, jwks::prove};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use remora_model::TrustDomain;
 use serde_json::{Value, json};
-
-use crate::token::jose::KeySet;
-use crate::token::jwks::prove;
-use crate::token::{Rules, TokenError, Workload};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub(crate) const AUDIENCE: &str = "identity.remora.dev";
 
@@ -133,12 +129,13 @@ fn a_token_counts_by_the_given_time() {
 mod jose {
     //! RFC 7515, 7517, 7518, 7519 and 8725, rule by rule. Signed by hand, so that what no library writes can be written.
 
-    use aws_lc_rs::rand::SystemRandom;
-    use aws_lc_rs::rsa::{KeyPair as RsaKeyPair, KeySize};
-    use aws_lc_rs::signature::RSA_PKCS1_SHA256;
-    use aws_lc_rs::signature::{
-        ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, ECDSA_P521_SHA512_FIXED_SIGNING,
-        EcdsaKeyPair, EcdsaSigningAlgorithm, KeyPair as _,
+    use aws_lc_rs::{
+        rand::SystemRandom,
+        rsa::{KeyPair as RsaKeyPair, KeySize},
+        signature::{
+            ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, ECDSA_P521_SHA512_FIXED_SIGNING,
+            EcdsaKeyPair, EcdsaSigningAlgorithm, KeyPair as _, RSA_PKCS1_SHA256,
+        },
     };
 
     use super::*;

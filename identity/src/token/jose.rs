@@ -3,16 +3,13 @@
 //! In: the compact text and the keys of a JWKS file. Out: the claims' bytes, or the rule that is broken. The algorithms are those that
 //! Kubernetes signs with; `none` and HMAC are not among them, so no public key can pass as a secret (RFC 8725 §3.1). Not here: what the claims mean.
 
+use super::TokenError;
+use crate::limits::JWKS_KEYS_MAX;
 use aws_lc_rs::signature::{
     self, EcdsaVerificationAlgorithm, RsaParameters, RsaPublicKeyComponents, UnparsedPublicKey,
 };
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::de::IgnoredAny;
-use serde::{Deserialize, Deserializer};
-
-use super::TokenError;
-use crate::limits::JWKS_KEYS_MAX;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde::{Deserialize, Deserializer, de::IgnoredAny};
 
 /// How much of an algorithm's name is shown.
 const NAME_CHARS_MAX: usize = 16;

@@ -3,17 +3,17 @@
 //!
 //! What it cannot know is whether the pod still lives: a token is good until it expires.
 
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
-
+use super::{
+    Audiences, Claims, Kubernetes, NumericDate, Pod, Proven, Rules, SERVICE_ACCOUNT, TokenError, jose::KeySet,
+};
+use crate::{limits::POLL, source::Changes};
 use arc_swap::ArcSwap;
 use remora_runtime::admin::Readiness;
-
-use super::jose::KeySet;
-use super::{Audiences, Claims, Kubernetes, NumericDate, Pod, Proven, Rules, SERVICE_ACCOUNT, TokenError};
-use crate::limits::POLL;
-use crate::source::Changes;
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 /// Condition of `/ready`: there are keys to check tokens with.
 pub(crate) const TOKEN_KEYS: &str = "token keys";

@@ -6,12 +6,12 @@
 //! is over; the new certificate expires with the token. No new workload gets one.
 //! The risk: a pod that is deleted during the outage keeps its identity for one certificate more.
 
-use std::collections::HashMap;
-use std::time::{Duration, SystemTime};
-
-use aws_lc_rs::digest::{SHA256, digest};
-
 use super::Proven;
+use aws_lc_rs::digest::{SHA256, digest};
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
 
 /// Tokens remembered, two for each pod (kubelet replaces them at 80 % of their life); beyond it new ones are not, and renew only when the
 /// API server is up. About 10 MB.

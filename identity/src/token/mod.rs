@@ -10,18 +10,18 @@ pub mod jwks;
 mod memory;
 pub mod review;
 
-use std::fmt::Display;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-use remora_model::identity::InvalidSpiffeId;
-use remora_model::{SpiffeId, TrustDomain};
+use self::{
+    jwks::Keys,
+    review::{ReviewError, Reviewer},
+};
+use remora_model::{SpiffeId, TrustDomain, identity::InvalidSpiffeId};
 use remora_runtime::admin::Readiness;
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::Number;
-
-use self::jwks::Keys;
-use self::review::{ReviewError, Reviewer};
+use std::{
+    fmt::Display,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 /// What the API server puts before `NAMESPACE:NAME` of a service account.
 const SERVICE_ACCOUNT: &str = "system:serviceaccount:";

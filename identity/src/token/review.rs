@@ -10,21 +10,21 @@
 //! without asking, so that junk costs the API server nothing. Bounded: reviews at once, and time. When
 //! the API server is down the caller gets `Unavailable` and tries again, except for what [`super::memory`] allows.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
+use super::{Audiences, Claims, NumericDate, OneOrMany, Pod, Proven, Rules, TokenError, cut, memory::Memory};
 use jsonwebtoken::dangerous::insecure_decode_claims;
-use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
-use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
-use kube::api::PostParams;
-use kube::{Api, Client};
+use k8s_openapi::api::{
+    authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus},
+    authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec},
+};
+use kube::{Api, Client, api::PostParams};
 use remora_kube::client::{CALL_TIMEOUT, CallError, call, call_within};
 use remora_runtime::admin::Readiness;
 use serde::Deserialize;
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 use tokio::sync::Semaphore;
-
-use super::memory::Memory;
-use super::{Audiences, Claims, NumericDate, OneOrMany, Pod, Proven, Rules, TokenError, cut};
 
 /// Reviews at once. One takes a millisecond or two; more at once than this would only queue in the API server.
 const REVIEWS_MAX: usize = 32;

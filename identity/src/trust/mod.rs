@@ -21,14 +21,16 @@ mod sim;
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
+use crate::{
+    issuer::Files,
+    limits::{LOOKS, POLL, PUBLISH_MAX, PUBLISH_PART},
+};
 use k8s_openapi::ByteString;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-use crate::issuer::Files;
-use crate::limits::{LOOKS, POLL, PUBLISH_MAX, PUBLISH_PART};
+use std::{
+    fmt,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 pub(crate) use self::step::{Refused, Stepped, reconcile, step};
 

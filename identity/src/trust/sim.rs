@@ -3,8 +3,7 @@
 //! What must hold at any moment: every live leaf chains to an anchor that every running replica publishes, and none was signed
 //! under an anchor that was published for less than [`Rules::publish`].
 
-use super::tests::offer;
-use super::*;
+use super::{tests::offer, *};
 
 const RULES: Rules = Rules { lifetime: Duration::from_secs(40), skew: Duration::from_secs(2) };
 const TICK: Duration = Duration::from_millis(250);

@@ -1,11 +1,9 @@
 //! The record, taken on: pure.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-use remora_runtime::tls::ANCHORS_MAX;
-
 use super::{FORMAT, Known, Offer, Record, Rules};
 use crate::limits::LEAF_LIFETIME_MAX;
+use remora_runtime::tls::ANCHORS_MAX;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// An offer that is not taken although it is usable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -1,21 +1,31 @@
 //! Makes, follows and rotates the Secret. Every replica follows it; a replica that finds none makes one, and the loser of that race
 //! takes the winner's; the leader rotates.
 
-use super::make;
-use super::state::{State, Step, Unusable};
+use super::{
+    make,
+    state::{State, Step, Unusable},
+};
 use futures_util::StreamExt as _;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{ObjectMeta, PostParams};
-use kube::runtime::{WatchStreamExt as _, watcher::watch_object};
-use kube::{Api, Client};
-use remora_kube::client::{CallError, call};
-use remora_kube::names::{INJECTOR, INJECTOR_SECRET, MADE_BY};
-use remora_runtime::admin::Readiness;
-use remora_runtime::drain;
-use remora_runtime::tls::{ServerConfig, web};
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use kube::{
+    Api, Client,
+    api::{ObjectMeta, PostParams},
+    runtime::{WatchStreamExt as _, watcher::watch_object},
+};
+use remora_kube::{
+    client::{CallError, call},
+    names::{INJECTOR, INJECTOR_SECRET, MADE_BY},
+};
+use remora_runtime::{
+    admin::Readiness,
+    drain,
+    tls::{ServerConfig, web},
+};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 use tokio::sync::watch;
 
 /// The condition of `/ready`.

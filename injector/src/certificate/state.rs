@@ -3,8 +3,10 @@
 use super::make::{BACKDATE, Pair};
 use k8s_openapi::ByteString;
 use remora_runtime::tls::web::{self, WebError};
-use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
 
 /// How long a new authority must have been seen in the webhook configuration before it is relied on: other API servers
 /// hear of it a moment later. Less for the short lives of tests.
@@ -131,8 +133,7 @@ fn settle(life: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use super::super::make;
-    use super::*;
+    use super::{super::make, *};
 
     const HOUR: Duration = Duration::from_secs(3600);
     const LIFE: Duration = Duration::from_secs(30 * 3600);

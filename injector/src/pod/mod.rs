@@ -29,8 +29,7 @@ pub use skip::Skip;
 pub use token::{NoRandomness, ProbeToken};
 
 use serde_json::Value;
-use std::collections::BTreeMap;
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 /// What the pod's namespace says, and how the question came.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -3,8 +3,10 @@
 //! rewritten to ask the proxy's admin server, which carries the original out (`proxy/src/probe`); the pod keeps it in an
 //! annotation, for the next injector to find. What stays: `exec`, `sleep`, and whatever names another host.
 
-use super::json;
-use super::token::{ProbeToken, is_token};
+use super::{
+    json,
+    token::{ProbeToken, is_token},
+};
 use remora_kube::names::{ADMIN_PORT, PROXY_CONTAINER};
 use serde::Serialize;
 use serde_json::{Map, Value, json};

@@ -1,13 +1,16 @@
 //! What annotations ask for. In: a pod's and its namespace's annotations, and the chart's defaults. Out: [`Settings`],
 //! or all errors at once, each with the setting's name and, for an unknown name, the nearest known one.
 
-use super::defaults::{Entry, joined};
-use super::{Defaults, Meta, Namespace, nearest::nearest, quantity::Quantity};
+use super::{
+    Defaults, Meta, Namespace,
+    defaults::{Entry, joined},
+    nearest::nearest,
+    quantity::Quantity,
+};
 use ipnet::IpNet;
 use remora_kube::names::{INJECT, INJECTED, MADE_BY, OPAQUE_PORTS, PART, PROBES, PROXY_ADDRESS, RETRY_ANY_METHOD};
 use remora_runtime::{log, settings::duration_within};
-use std::net::IpAddr;
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 /// What every annotation of ours begins with.
 const PREFIX: &str = "remora.dev/";

@@ -4,19 +4,22 @@
 use super::wanted::{Facts, configuration};
 use crate::certificate::Serving;
 use futures_util::StreamExt as _;
-use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
-use k8s_openapi::api::rbac::v1::ClusterRole;
-use kube::runtime::{WatchStreamExt as _, watcher::watch_object};
-use kube::{Api, Client};
-use remora_kube::apply::apply;
-use remora_kube::client::{CallError, call};
-use remora_kube::names::INJECTOR;
+use k8s_openapi::api::{admissionregistration::v1::MutatingWebhookConfiguration, rbac::v1::ClusterRole};
+use kube::{
+    Api, Client,
+    runtime::{WatchStreamExt as _, watcher::watch_object},
+};
+use remora_kube::{
+    apply::apply,
+    client::{CallError, call},
+    names::INJECTOR,
+};
 use remora_runtime::drain;
-use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
 
 /// Between two writes: if another writer keeps changing it back, this is how often we revert it.
 const PAUSE: Duration = Duration::from_millis(100);

@@ -1,20 +1,29 @@
 //! What namespaces say: their annotations and labels of ours, by a watch of metadata alone. A namespace that says nothing
 //! is not kept.
 
-use crate::pod::Namespace;
-use crate::pod::optin::{Word, word};
+use crate::pod::{
+    Namespace,
+    optin::{Word, word},
+};
 use futures_util::StreamExt as _;
 use k8s_openapi::api::core::v1 as core;
-use kube::api::PartialObjectMeta;
-use kube::runtime::WatchStreamExt as _;
-use kube::runtime::watcher::{Event, watcher};
-use kube::{Api, Client, ResourceExt as _};
-use remora_kube::client::watching;
-use remora_kube::names::{ENABLED, INJECT};
-use remora_runtime::admin::Readiness;
-use remora_runtime::drain;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, PoisonError, RwLock};
+use kube::{
+    Api, Client, ResourceExt as _,
+    api::PartialObjectMeta,
+    runtime::{
+        WatchStreamExt as _,
+        watcher::{Event, watcher},
+    },
+};
+use remora_kube::{
+    client::watching,
+    names::{ENABLED, INJECT},
+};
+use remora_runtime::{admin::Readiness, drain};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, PoisonError, RwLock},
+};
 use tokio::sync::watch;
 
 /// The condition of `/ready`.

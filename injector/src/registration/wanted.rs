@@ -1,7 +1,6 @@
 //! The webhook configuration as it should be. Pure.
 
-use k8s_openapi::ByteString;
-use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use k8s_openapi::{ByteString, api::admissionregistration::v1::MutatingWebhookConfiguration};
 use remora_kube::names::{DISABLED, ENABLED, INJECT, INJECTOR, MADE_BY};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;

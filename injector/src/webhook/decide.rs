@@ -1,14 +1,17 @@
 //! The response to a review: makes the decision (a pure function), counts it, sends its Event, and words the message.
 
-use super::review::{Answer, Request, Review};
-use super::stats::{Outcome as Counted, Stats};
-use crate::pod::{Defaults, Outcome, ProbeToken, Skip, inject};
-use crate::registration::Namespaces;
+use super::{
+    review::{Answer, Request, Review},
+    stats::{Outcome as Counted, Stats},
+};
+use crate::{
+    pod::{Defaults, Outcome, ProbeToken, Skip, inject},
+    registration::Namespaces,
+};
 use k8s_openapi::api::core::v1::ObjectReference;
 use remora_kube::events::{EventType, Events, Fact};
 use serde_json::Value;
-use std::sync::Arc;
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 /// The namespace of the self-check's pod, which no real namespace can have; its reviews are not counted.
 pub(crate) const SELF_CHECK: &str = "self:check";

@@ -14,11 +14,13 @@
 //! A review counts once it is whole and answered: handshakes, heads and bodies that do not end claim nothing, however many
 //! bytes they send. Where the bodies being read hold too many bytes, they make way whose address holds most.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 use tokio::sync::Notify;
 
 /// API servers have one connection each, or a few; the self-check one.

@@ -4,30 +4,43 @@
 //! reviews, heads and bodies in time; each body in size; streams. A new certificate is for new connections; one that is open goes on. At the drain, HTTP/2 says GOAWAY and HTTP/1 closes after
 //! the answer under way: API servers then open another connection, to another replica.
 
-use super::decide::Decider;
-use super::room::{Gone, Place, Room};
-use super::stats::Stats;
-use super::timely::{Reviews, Timely};
-use crate::certificate::Serving;
-use crate::registration::{BY_NAMESPACE, BY_POD};
-use axum::Router;
-use axum::body::Body;
-use axum::extract::{Extension, Request, State};
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
-use axum::routing::post;
+use super::{
+    decide::Decider,
+    room::{Gone, Place, Room},
+    stats::Stats,
+    timely::{Reviews, Timely},
+};
+use crate::{
+    certificate::Serving,
+    registration::{BY_NAMESPACE, BY_POD},
+};
+use axum::{
+    Router,
+    body::Body,
+    extract::{Extension, Request, State},
+    http::{StatusCode, header},
+    response::{IntoResponse as _, Response},
+    routing::post,
+};
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
-use hyper::service::{Service as _, service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
-use remora_runtime::slots::Slots;
-use remora_runtime::{accept, drain};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
-use tokio::time::timeout;
+use hyper::{
+    body::Incoming,
+    service::{Service as _, service_fn},
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use remora_runtime::{accept, drain, slots::Slots};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    time::timeout,
+};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 

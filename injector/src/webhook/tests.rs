@@ -1,23 +1,21 @@
 //! The webhook over real sockets.
 
-use super::room::Room;
-use super::serve::serve_in;
-use super::*;
-use crate::certificate::{Serving, serving_for_tests};
-use crate::pod::Defaults;
-use crate::registration::{BY_NAMESPACE, BY_POD, Namespaces};
+use super::{room::Room, serve::serve_in, *};
+use crate::{
+    certificate::{Serving, serving_for_tests},
+    pod::Defaults,
+    registration::{BY_NAMESPACE, BY_POD, Namespaces},
+};
 use remora_kube::events::Events;
-use remora_runtime::drain;
-use remora_runtime::tls::web;
+use remora_runtime::{drain, tls::web};
 use serde_json::{Value, json};
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::watch;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::watch,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 const HOST: &str = "remora-injector.remora.svc";
 

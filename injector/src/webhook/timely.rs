@@ -2,14 +2,20 @@
 //! the same connection, whose reads fail once a head takes too long. Does not bound the idle time before a head: hyper
 //! bounds that.
 
-use std::io;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::task::{Context, Poll};
-use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Sleep, sleep};
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Sleep, sleep},
+};
 
 /// The reviews of one connection, counted by its service.
 #[derive(Debug, Clone, Default)]
@@ -110,8 +116,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timely<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
-    use tokio::time::timeout;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _, duplex},
+        time::timeout,
+    };
 
     const WITHIN: Duration = Duration::from_millis(40);
     const PATIENCE: Duration = Duration::from_secs(10);

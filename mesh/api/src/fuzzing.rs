@@ -2,8 +2,10 @@
 //! what the conversions promise. In: any bytes. Out: nothing, or a panic. Built for tests, which replay `fuzz/corpus` and changes
 //! of it, and for `cargo fuzz` (which sets `cfg(fuzzing)`) alone.
 
-use crate::sync::{Delta, Name, Resource, Update};
-use crate::v1::{self, sync_request, sync_response::Kind};
+use crate::{
+    sync::{Delta, Name, Resource, Update},
+    v1::{self, sync_request, sync_response::Kind},
+};
 use prost::Message as _;
 use remora_model::{Action, AuthorizationRule, Backend, Inbound, InboundDefault, Outbound};
 

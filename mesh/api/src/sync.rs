@@ -5,13 +5,13 @@
 
 pub use crate::name::Name;
 
-use crate::convert::{At, InvalidMessage, Problem, addresses, closed, endpoints, networks, optional_text, required};
-use crate::v1;
+use crate::{
+    convert::{At, InvalidMessage, Problem, addresses, closed, endpoints, networks, optional_text, required},
+    v1,
+};
 use ipnet::IpNet;
 use remora_model::{Backend, BackendId, Endpoint, Inbound, InboundDefault, Outbound};
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 /// A resource as the proxy holds it.
 #[derive(Clone, PartialEq, Debug)]
@@ -183,8 +183,7 @@ fn within(field: &'static str, problems: Vec<InvalidMessage>) -> Vec<InvalidMess
 
 /// The name and version of a response, read without looking into it: what to nack when it is malformed.
 pub fn envelope(message: &v1::SyncResponse) -> Option<(v1::ResourceName, u64)> {
-    use v1::resource_name::Kind as Of;
-    use v1::sync_response::Kind;
+    use v1::{resource_name::Kind as Of, sync_response::Kind};
     let (kind, version) = match message.kind.as_ref()? {
         Kind::Outbound(m) => (Of::Outbound(m.outbound.as_ref()?.target.clone()), m.version),
         Kind::Backend(m) => (Of::Backend(m.backend.as_ref()?.id.clone()?), m.version),

@@ -1,13 +1,12 @@
 //! Server-side apply: the part owns the fields that it names, and no others.
 
-use std::fmt::Debug;
-
-use kube::api::{Patch, PatchParams};
-use kube::{Api, Resource};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
 use crate::client::{CallError, call};
+use kube::{
+    Api, Resource,
+    api::{Patch, PatchParams},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use std::fmt::Debug;
 
 /// The parameters of an apply by `part` (such as `remora-identity`), which is the field manager's name. Fields that another manager
 /// set are taken over: a part owns the fields that it applies, and reverts edits of others.

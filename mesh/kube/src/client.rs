@@ -4,12 +4,14 @@
 //! its version in `User-Agent`. The client has no timeout of its own over a whole call, since watches have no end; so
 //! every call that is not a watch goes through [`call`] or [`call_within`]. Watches use [`watching`].
 
+use kube::{
+    Client,
+    client::ClientBuilder,
+    config::{Config, InClusterError, KubeConfigOptions, KubeconfigError},
+    core::Status,
+    runtime::watcher,
+};
 use std::time::Duration;
-
-use kube::config::{Config, InClusterError, KubeConfigOptions, KubeconfigError};
-use kube::core::Status;
-use kube::runtime::watcher;
-use kube::{Client, client::ClientBuilder};
 
 /// How long to wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);

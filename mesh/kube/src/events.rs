@@ -4,18 +4,16 @@
 //! is a courtesy: the queue is bounded and what does not fit is dropped, said once in the log. The same fact about the same
 //! object is written once in ten minutes. Rights: `create` and `patch` on `events.k8s.io` `events`.
 
-use std::collections::HashMap;
-use std::time::Duration;
-
-use k8s_openapi::api::core::v1::ObjectReference;
-use kube::Client;
-pub use kube::runtime::events::EventType;
-use kube::runtime::events::{Event, Recorder, Reporter};
-use remora_runtime::drain;
-use tokio::sync::mpsc;
-use tokio::time::Instant;
-
 use crate::client::call;
+use k8s_openapi::api::core::v1::ObjectReference;
+pub use kube::runtime::events::EventType;
+use kube::{
+    Client,
+    runtime::events::{Event, Recorder, Reporter},
+};
+use remora_runtime::drain;
+use std::{collections::HashMap, time::Duration};
+use tokio::{sync::mpsc, time::Instant};
 
 /// Events that wait to be written.
 const QUEUE_MAX: usize = 64;

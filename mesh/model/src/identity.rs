@@ -6,9 +6,7 @@
 //! already in canonical form (an upper-case scheme or trust domain, say) is refused, because two spellings
 //! of one identity are one too many for a policy.
 
-use std::fmt;
-use std::str::FromStr;
-use std::sync::Arc;
+use std::{fmt, str::FromStr, sync::Arc};
 
 /// The longest SPIFFE ID that is accepted (SPIFFE-ID §2.3: implementations MUST support 2048 bytes).
 pub const SPIFFE_ID_BYTES_MAX: usize = 2048;

@@ -1,14 +1,11 @@
 //! Taking connections from a listener, bounded, until the drain; then waiting for those that are open.
 
-use std::fmt::Display;
-use std::net::SocketAddr;
-use std::time::Duration;
-
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
-
-use crate::drain;
-use crate::slots::Slots;
+use crate::{drain, slots::Slots};
+use std::{fmt::Display, net::SocketAddr, time::Duration};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
 
 /// Pause after a failed `accept`: out of descriptors, say, which the next moment may cure.
 const PAUSE: Duration = Duration::from_millis(50);

@@ -4,15 +4,17 @@
 //! a connection that outlives it would undo that. In: when the certificates end. Out: a [`Span`], and a stream that
 //! fails once it is over, wherever the stream is held by then. Limitation: time that a machine sleeps is not counted.
 
-use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
-
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep_until};
-
 use crate::seldom::Seldom;
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+    time::{Duration, SystemTime},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep, sleep_until},
+};
 
 /// A connection may be retired or ended by this share of its life before it must: connections that were made with one
 /// certificate must not all be made anew at one moment.

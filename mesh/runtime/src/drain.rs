@@ -1,9 +1,10 @@
 //! Stopping in good order: one signal, many watchers, and a wait until the last of them is done.
 
 use std::io;
-
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
 
 /// Tells every [`Watch`] to finish, and waits for them.
 #[derive(Debug)]
@@ -70,9 +71,11 @@ pub async fn terminated() -> io::Result<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use std::future::{Future, poll_fn};
-    use std::pin::Pin;
-    use std::task::Poll;
+    use std::{
+        future::{Future, poll_fn},
+        pin::Pin,
+        task::Poll,
+    };
 
     use super::*;
 

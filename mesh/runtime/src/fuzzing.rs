@@ -2,8 +2,10 @@
 //! what its module promises. In: any bytes. Out: nothing, or a panic. Built for tests, which replay `fuzz/corpus` and changes of
 //! it, and for `cargo fuzz` (which sets `cfg(fuzzing)`) alone.
 
-pub use crate::admin::fuzzing::admin_origins;
-pub use crate::tls::fuzzing::{peer_certificates, pem_texts};
+pub use crate::{
+    admin::fuzzing::admin_origins,
+    tls::fuzzing::{peer_certificates, pem_texts},
+};
 
 use crate::settings::duration;
 

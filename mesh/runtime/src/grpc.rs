@@ -4,28 +4,31 @@
 //! from the next connection on, with no restart. Each side ends a connection when the certificate that it was shown ends:
 //! streams reconnect by themselves.
 
-use std::fmt;
-use std::future::Future;
-use std::io;
-use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
-
+use crate::{
+    dated::{Dated, Span},
+    slots::{Slot, Slots},
+    tls::{self, ClientConfig, Failure, ServerConfig, server_name},
+};
 use futures_util::stream::{FuturesUnordered, Stream, StreamExt as _, unfold};
 use hyper_util::rt::TokioIo;
 use remora_model::SpiffeId;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{sleep, timeout};
+use std::{
+    fmt,
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, SystemTime},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    time::{sleep, timeout},
+};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
-use tonic::transport::server::Connected;
-use tonic::transport::{Channel, Endpoint, Uri};
-
-use crate::dated::{Dated, Span};
-use crate::slots::{Slot, Slots};
-use crate::tls::{self, ClientConfig, Failure, ServerConfig, server_name};
+use tonic::transport::{Channel, Endpoint, Uri, server::Connected};
 
 /// TCP connect and TLS handshake together. A control plane in the same cluster answers in milliseconds.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -302,11 +305,12 @@ impl AsyncWrite for TlsIo {
 #[cfg(test)]
 mod tests {
     use hyper_util::rt::{TokioExecutor, TokioTimer};
-    use remora_api::v1::WatchBundleRequest;
-    use remora_api::v1::identity_client::IdentityClient;
-    use tokio::io::{DuplexStream, copy_bidirectional, duplex};
-    use tokio::sync::Notify;
-    use tokio::time::Instant;
+    use remora_api::v1::{WatchBundleRequest, identity_client::IdentityClient};
+    use tokio::{
+        io::{DuplexStream, copy_bidirectional, duplex},
+        sync::Notify,
+        time::Instant,
+    };
 
     use super::*;
 

@@ -2,12 +2,9 @@
 //! more; what they hold then is what the mesh costs. In: the CPU time that the process used. Out: memory given back once it
 //! has become idle. Does not: touch connections.
 
-use std::future::pending;
-use std::time::Duration;
-
-use tokio::time::sleep;
-
 use crate::sys;
+use std::{future::pending, time::Duration};
+use tokio::time::sleep;
 
 /// How often a process looks whether it is idle.
 const LOOK: Duration = Duration::from_secs(5);

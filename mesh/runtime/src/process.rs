@@ -1,10 +1,7 @@
 //! A process from its command line to its exit code, the same for every part of the control plane.
 
-use std::fmt::Display;
-use std::process::ExitCode;
-
-use crate::settings::Mistakes;
-use crate::{EX_USAGE, idle, log};
+use crate::{EX_USAGE, idle, log, settings::Mistakes};
+use std::{fmt::Display, process::ExitCode};
 
 /// Parses the command line and the environment into `R`, has `read` judge it, starts the log that `log` names, and runs
 /// `run` on this thread until it ends, which gives memory back while it is [`idle`]. What is wrong with the settings goes to standard error, with [`EX_USAGE`].

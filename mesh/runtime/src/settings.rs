@@ -1,8 +1,7 @@
 //! Settings as text, read so that all errors are reported at once. Pure: who reads the environment or arguments is
 //! the component's `config`.
 
-use std::fmt;
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 /// Everything that is wrong with the settings.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

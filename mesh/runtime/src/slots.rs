@@ -1,8 +1,10 @@
 //! How many connections may be open at a time: in all, and from one address, so that no one pod can take them all.
 
-use std::collections::HashMap;
-use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 /// Connections of one listener.
 #[derive(Debug, Clone)]

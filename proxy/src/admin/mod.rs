@@ -7,23 +7,25 @@
 //! the rest is for the pod itself. It shows no secrets: the configuration is what its
 //! caller hands over. It also moves the telemetry's windows on.
 
-use std::net::IpAddr;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::{Html, IntoResponse};
-use axum::routing::{get, post};
-use axum::{Json, Router};
-use remora_runtime::admin::{self, Admin};
-use remora_runtime::drain;
+use crate::{probe, telemetry::Routes};
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::{Html, IntoResponse},
+    routing::{get, post},
+};
+use remora_runtime::{
+    admin::{self, Admin},
+    drain,
+};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio::time::MissedTickBehavior;
-
-use crate::probe;
-use crate::telemetry::Routes;
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{net::TcpListener, time::MissedTickBehavior};
 
 const PAGE: &str = include_str!("page.html");
 /// The page loads nothing from elsewhere and is shown in no frame.

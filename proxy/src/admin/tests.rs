@@ -1,14 +1,16 @@
 //! The admin port over real sockets.
 
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-
-use remora_runtime::admin::Readiness;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-
 use super::*;
 use crate::telemetry::{Direction, Proto, Reason, RouteKey, Tls};
+use remora_runtime::admin::Readiness;
+use std::{
+    net::SocketAddr,
+    sync::atomic::{AtomicBool, Ordering::SeqCst},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 /// An admin port, and what was done to it.
 struct Admin {

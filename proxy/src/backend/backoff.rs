@@ -1,9 +1,8 @@
 //! How long to wait before a retry: doubling within two bounds, jittered, so that the clients of a backend that
 //! failed for a moment do not all come back in the same moment.
 
-use std::time::Duration;
-
 use crate::limits::{BACKOFF_MAX as MAX, BACKOFF_MIN as MIN};
+use std::time::Duration;
 
 /// The wait before the next try when `tries` were made: the minimum doubled with every try, times one to two, at most
 /// the maximum; never less than `least`, which the route may ask for (Gateway API GEP-1731: a backoff is a minimum).

@@ -1,5 +1,10 @@
 use super::*;
-use crate::{config, http::outbound::branch, resources::Resources, telemetry::Reason, telemetry::Routes};
+use crate::{
+    config,
+    http::outbound::branch,
+    resources::Resources,
+    telemetry::{Reason, Routes},
+};
 use remora_model::{
     Backend, BackendId, BackendSettings, Inbound, InboundDefault, MtlsMode, Outbound, Parent, Protocol, Target,
     TrustDomain,

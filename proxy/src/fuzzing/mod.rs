@@ -7,12 +7,16 @@
 
 pub(crate) mod drive;
 
-pub use crate::detect::fuzzing::{client_hello, first_bytes};
-pub use crate::http::fuzzing::{grpc_fields, http1_answers, request_fields};
-pub use crate::http::guard::fuzzing::http1_requests;
-pub use crate::init::fuzzing::{init_settings, netlink_answers};
-pub use crate::probe::fuzzing::probe_settings;
-pub use crate::telemetry::fuzzing::path_templates;
+pub use crate::{
+    detect::fuzzing::{client_hello, first_bytes},
+    http::{
+        fuzzing::{grpc_fields, http1_answers, request_fields},
+        guard::fuzzing::http1_requests,
+    },
+    init::fuzzing::{init_settings, netlink_answers},
+    probe::fuzzing::probe_settings,
+    telemetry::fuzzing::path_templates,
+};
 
 use crate::{
     connect::{name_destination, proxy_header},

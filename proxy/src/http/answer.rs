@@ -5,6 +5,11 @@
 //! LFs and the like are corrected by being written again, and only the end of the body must be certain:
 //! an attacker who controls a field of an application's response must not be able to split it. [`super::guard`] is the gate for requests.
 
+use super::stall::Stall;
+use crate::{
+    account::{Account, Holder},
+    limits,
+};
 use http::{
     HeaderName, HeaderValue, Response,
     header::{CONTENT_LENGTH, TRANSFER_ENCODING},
@@ -19,12 +24,6 @@ use std::{
     task::{Context, Poll, ready},
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-use super::stall::Stall;
-use crate::{
-    account::{Account, Holder},
-    limits,
-};
 
 /// What is wrong with an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -1,11 +1,7 @@
 //! The flags of `init`. In: words. Out: [`InitArgs`], parsed and checked. Does not: touch the kernel.
 
-use std::fmt;
-use std::net::IpAddr;
-use std::ops::RangeInclusive;
-use std::str::FromStr;
-
 use ipnet::IpNet;
+use std::{fmt, net::IpAddr, ops::RangeInclusive, str::FromStr};
 
 /// Entries of one skip list. Each becomes a rule that every new connection walks past, and all rules must fit one
 /// netlink batch (about 200 KiB by default, some 300 bytes a rule).

@@ -4,6 +4,7 @@
 //! compares the register and ends the rule if it differs, and the last ones act. Every rule uses register 1 alone.
 //! Numbers are from the kernel's `include/uapi/linux/netfilter/nf_tables.h`.
 
+use super::rules::{Action, Chain, Family, Hook, LOOPBACK_INDEX, Match, Rule, Ruleset, TABLE};
 use ipnet::IpNet;
 use netlink_packet_core::{DefaultNla, NLM_F_APPEND, NLM_F_CREATE};
 use netlink_packet_netfilter::nftables::{
@@ -11,8 +12,6 @@ use netlink_packet_netfilter::nftables::{
     Immediate, InetHookNumber, ListAttribute, Meta, MetaKey, NfTablesMessage, Operator, Payload, Register,
     RuleAttribute, RuleMessage, TableAttribute, TableMessage, Verdict, VerdictAttribute,
 };
-
-use super::rules::{Action, Chain, Family, Hook, LOOPBACK_INDEX, Match, Rule, Ruleset, TABLE};
 
 /// `NF_ACCEPT`: as a base chain's policy and as a rule's verdict.
 const NF_ACCEPT: u32 = 1;
@@ -228,8 +227,7 @@ pub(super) fn expression_of(element: &ListAttribute<ExpressionAttribute>) -> Opt
 mod tests {
     use netlink_packet_core::Emitable as _;
 
-    use super::super::rules::tests::args;
-    use super::*;
+    use super::{super::rules::tests::args, *};
 
     fn bytes(rule: &Rule) -> Vec<Vec<u8>> {
         let emit = |expression: Expressions| {

@@ -1,8 +1,7 @@
 //! Why `init` failed. Each text says what to do about it.
 
-use std::io;
-
 use netlink_packet_core::DecodeError;
+use std::io;
 
 /// Why the rules could not be installed or removed. Nothing has changed unless the variant says so.
 #[derive(Debug, thiserror::Error)]

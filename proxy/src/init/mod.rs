@@ -18,14 +18,9 @@ pub(crate) use args::InitArgs;
 pub(crate) use error::InitError;
 pub(crate) use rules::Ruleset;
 
-use std::ffi::OsString;
-use std::io;
-use std::process::ExitCode;
-
+use self::{netlink::Netfilter, rules::Family};
 use clap::Parser as _;
-
-use self::netlink::Netfilter;
-use self::rules::Family;
+use std::{ffi::OsString, io, process::ExitCode};
 
 /// The exit code of bad arguments (`EX_USAGE` of sysexits.h).
 const EXIT_USAGE: u8 = 64;

@@ -4,20 +4,21 @@
 //! The kernel handles a request inside `sendmsg`, so that when it returns every answer is already queued: nothing
 //! here waits for long, and no timeout is needed.
 
-use std::io;
-
-use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
-use netlink_packet_netfilter::nftables::{
-    ChainAttribute, ChainMessage, NfTablesMessage, RuleAttribute, RuleMessage, TableAttribute, TableMessage,
+use super::{
+    encode::Request,
+    error::InitError,
+    rules::{Family, TABLE},
 };
-use netlink_packet_netfilter::none::ControlMessage;
-use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
-use netlink_sys::protocols::NETLINK_NETFILTER;
-use netlink_sys::{Socket, SocketAddr};
-
-use super::encode::Request;
-use super::error::InitError;
-use super::rules::{Family, TABLE};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_netfilter::{
+    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
+    nftables::{
+        ChainAttribute, ChainMessage, NfTablesMessage, RuleAttribute, RuleMessage, TableAttribute, TableMessage,
+    },
+    none::ControlMessage,
+};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+use std::io;
 
 /// `NFNL_SUBSYS_NFTABLES`: whom a batch is for.
 const SUBSYSTEM_NFTABLES: u16 = 10;

@@ -4,11 +4,9 @@
 //! A connection walks its chain from the top; the first verdict wins, and the last rule redirects what is left.
 //! nat chains see only the first packet of a connection, so rules cost nothing per packet.
 
-use std::fmt;
-
-use ipnet::IpNet;
-
 use super::args::{InitArgs, PortRange};
+use ipnet::IpNet;
+use std::fmt;
 
 /// The name of our table, in whichever family.
 pub(super) const TABLE: &str = "remora";

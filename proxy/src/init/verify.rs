@@ -4,11 +4,12 @@
 //! The kernel adds to what it was sent (handles, counters, defaults), so that a rule counts as present if
 //! every attribute we sent is in its answer, expression by expression, in order.
 
+use super::{
+    encode::{chain_attributes, expression_of, expressions},
+    error::InitError,
+    rules::{Chain, Rule, Ruleset},
+};
 use netlink_packet_netfilter::nftables::{ChainAttribute, ChainMessage, Expressions, RuleAttribute, RuleMessage};
-
-use super::encode::{chain_attributes, expression_of, expressions};
-use super::error::InitError;
-use super::rules::{Chain, Rule, Ruleset};
 
 /// Refuses if the chains or rules in force differ from the ruleset.
 pub(super) fn compare(ruleset: &Ruleset, chains: &[ChainMessage], rules: &[RuleMessage]) -> Result<(), InitError> {
@@ -85,10 +86,13 @@ fn includes<T: PartialEq>(actual: &[T], expected: &[T]) -> bool {
 mod tests {
     use netlink_packet_netfilter::nftables::NfTablesMessage;
 
-    use super::super::encode::replace;
-    use super::super::rules::Family;
-    use super::super::rules::tests::args;
-    use super::*;
+    use super::{
+        super::{
+            encode::replace,
+            rules::{Family, tests::args},
+        },
+        *,
+    };
 
     /// What a kernel would answer that keeps just what it was sent.
     fn in_force(ruleset: &Ruleset) -> (Vec<ChainMessage>, Vec<RuleMessage>) {

@@ -44,7 +44,6 @@ pub(crate) use breaker::{Breakable, Breaker, Handle};
 pub(crate) use lent::{Appetite, Lent, Size};
 
 use crate::account::Holder;
-
 use bytes::{Buf, BytesMut};
 use socket2::SockRef;
 use std::{

@@ -1,14 +1,14 @@
 //! `REMORA_PROXY_PROBES`: what the injector took from the pod, as JSON: `{"<container>/<kind>": {…}}`. In: the text. Out:
 //! [`Probes`], or all errors at once.
 
-use axum::http::uri::PathAndQuery;
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::{HeaderName, HeaderValue, uri::PathAndQuery};
 use serde::Deserialize;
 use serde_json::Value;
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 /// Probes of one pod: it would take 50 containers with all there are.
 const PROBES_MAX: usize = 256;

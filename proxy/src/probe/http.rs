@@ -1,9 +1,10 @@
 //! A GET with the kubelet's manners: its own agent, a connection of its own, redirects followed on the same host.
 
-use super::config::HttpGet;
-use super::{Failed, beside, connect};
-use axum::http::uri::{PathAndQuery, Scheme};
-use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
+use super::{Failed, beside, config::HttpGet, connect};
+use axum::http::{
+    HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header,
+    uri::{PathAndQuery, Scheme},
+};
 use bytes::Bytes;
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;

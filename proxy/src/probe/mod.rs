@@ -19,19 +19,23 @@ mod token;
 pub(crate) use config::{Check, Kind, Probe, Probes};
 pub(crate) use token::Token;
 
-use axum::Router;
-use axum::extract::{Extension, Path, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use futures_util::FutureExt as _;
-use futures_util::future::{BoxFuture, Shared, WeakShared};
+use axum::{
+    Router,
+    extract::{Extension, Path, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use futures_util::{
+    FutureExt as _,
+    future::{BoxFuture, Shared, WeakShared},
+};
 use remora_runtime::admin::Ends;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+};
+use tokio::{net::TcpStream, time::timeout};
 
 /// What came of a probe that was good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,11 +1,15 @@
 //! Probes against applications on real sockets.
 
 use super::*;
-use remora_runtime::admin::{self, Readiness};
-use remora_runtime::drain;
+use remora_runtime::{
+    admin::{self, Readiness},
+    drain,
+};
 use std::sync::Mutex;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
 
 /// An application that answers every connection with the same text, and what it was asked.
 async fn app(answer: impl Fn(&str) -> String + Send + 'static) -> (u16, Arc<Mutex<Vec<String>>>) {

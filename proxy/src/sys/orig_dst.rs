@@ -5,11 +5,12 @@
 //! `IP6T_SO_ORIGINAL_DST` (IPv6). Does not judge the answer: a connection made to the listener itself answers
 //! with the listener's own address, which the caller must refuse to forward to (it would be a loop).
 
-use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsFd;
-
 use socket2::{SockAddr, SockRef};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::AsFd,
+};
 
 /// The address that the client `peer` of this accepted TCP connection dialled before the kernel redirected it.
 ///

@@ -3,13 +3,13 @@
 //! The families of routes are [`FAMILIES`]; the others are counted where they happen, with the `metrics` crate, and a
 //! test finds those that are missing here.
 
-use std::fmt::Write as _;
-
-use remora_runtime::tls::{Failure, VerifyError};
-
-use super::Reason;
-use super::prometheus::{FAMILIES, Kind, LABELS};
+use super::{
+    Reason,
+    prometheus::{FAMILIES, Kind, LABELS},
+};
 use crate::tls;
+use remora_runtime::tls::{Failure, VerifyError};
+use std::fmt::Write as _;
 
 /// Where the page is, below the top of the repository.
 pub(crate) const PAGE: &str = "docs/metrics.md";

@@ -3,14 +3,14 @@
 //! In: each failure as it is counted. Out: the last [`limits::ERRORS_KEPT`], the latest first. Bounded in memory, and in time: of a storm
 //! one failure in [`limits::ERRORS_PAUSE`] is kept, and no worker waits for a reader.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
-use serde::Serialize;
-
 use super::{Direction, Reason, RouteKey};
 use crate::limits;
+use serde::Serialize;
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 /// One failure of the mesh.
 #[derive(Debug, Clone, Serialize)]

@@ -5,9 +5,13 @@
 //! cumulative buckets that Prometheus wants. What is shorter than 512 ns counts as 512 ns, what is longer than 18 minutes
 //! as 18 minutes. Not a consistent cut: a snapshot taken while others record may miss what they are just adding.
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::{
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 /// The power of two of the lowest bucket: 512 ns, half of the microsecond from which on the error bound holds.
 const OCTAVE_MIN: u32 = 9;

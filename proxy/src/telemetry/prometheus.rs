@@ -1,11 +1,8 @@
 //! The routes' counters in Prometheus' text format 0.0.4. Every family has the same labels and every label is always
 //! there; a failure's reason appears with its first failure.
 
+use super::{RouteKey, histogram::BOUNDS, stats::Reading};
 use std::fmt::{Display, Write as _};
-
-use super::RouteKey;
-use super::histogram::BOUNDS;
-use super::stats::Reading;
 
 /// The type of a family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -201,9 +198,10 @@ fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
 mod tests {
     use std::time::Duration;
 
-    use super::super::routes::tests::key;
-    use super::super::{Reason, Routes};
-    use super::*;
+    use super::{
+        super::{Reason, Routes, routes::tests::key},
+        *,
+    };
 
     fn shown(routes: &Routes) -> String {
         let mut out = String::new();

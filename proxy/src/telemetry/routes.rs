@@ -5,20 +5,24 @@
 //! [`limits::SERIES_MAX`] of them; what comes later takes the place of what was idle for long, or is counted under the route `other`
 //! of its direction.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
-
+use super::{
+    RouteStats,
+    errors::{Errors, RecentError},
+    histogram::Snapshot,
+    stats::Reading,
+    template::OTHER,
+};
+use crate::limits;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-
-use super::RouteStats;
-use super::errors::{Errors, RecentError};
-use super::histogram::Snapshot;
-use super::stats::Reading;
-use super::template::OTHER;
-use crate::limits;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
 
 macro_rules! label {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal),* $(,)? }) => {

@@ -1,14 +1,19 @@
 //! The counters of one route: a handful of relaxed atomics that the workers increment, and a window over them that only
 //! the sampler and the readers touch.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
-
-use super::errors::Errors;
-use super::histogram::{Histogram, Snapshot};
-use super::{Reason, RouteKey};
+use super::{
+    Reason, RouteKey,
+    errors::Errors,
+    histogram::{Histogram, Snapshot},
+};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
 
 /// Requests per second are shown over this many ticks of a second.
 const RATE_TICKS: usize = 10;

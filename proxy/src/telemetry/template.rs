@@ -7,10 +7,9 @@
 //! what was idle for [`limits::SIGNALS_IDLE`] gives way. A path that is known allocates nothing. It does not guess what a
 //! value means, and has no clock: the caller passes the seconds.
 
-use std::sync::Arc;
-
 use crate::limits;
 use http::Method;
+use std::sync::Arc;
 
 /// Different segments under one parent before they count as values of a parameter.
 const CHILDREN_MAX: usize = 20;

@@ -15,12 +15,13 @@ use crate::{
     limits,
 };
 use remora_model::SpiffeId;
-pub(crate) use remora_runtime::dated::is_over;
-use remora_runtime::dated::{Dated, Span};
-pub(crate) use remora_runtime::tls::Alpn;
-use remora_runtime::tls::{
-    ClientConfig, Credentials, Failure, Peer, ServerConfig, VerifyError, client_config, peer, server_config,
-    server_name,
+pub(crate) use remora_runtime::{dated::is_over, tls::Alpn};
+use remora_runtime::{
+    dated::{Dated, Span},
+    tls::{
+        ClientConfig, Credentials, Failure, Peer, ServerConfig, VerifyError, client_config, peer, server_config,
+        server_name,
+    },
 };
 use std::{
     cell::{Cell, RefCell},

@@ -1,7 +1,6 @@
 //! What a worker makes of certificates that change.
 
 use super::*;
-
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,

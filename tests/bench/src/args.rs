@@ -1,10 +1,8 @@
 //! The command line.
 
-use crate::case::Case;
-use crate::contender::Contender;
+use crate::{case::Case, contender::Contender};
 use clap::{Parser, Subcommand};
-use std::net::SocketAddrV4;
-use std::path::PathBuf;
+use std::{net::SocketAddrV4, path::PathBuf};
 
 /// Compares Remora with no proxy, a real Envoy and the floor: two pods as network namespaces, mutual TLS between
 /// their proxies, all contenders side by side in one run. Needs root; changes nothing outside its own namespaces.

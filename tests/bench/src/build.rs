@@ -1,15 +1,19 @@
 //! Everything the measurement needs, made ready before the sandbox closes: binaries, Envoy, the place of the result.
 
-use crate::args::Args;
-use crate::case::Case;
-use crate::contender::Contender;
-use crate::tools::{self, output, shown};
+use crate::{
+    args::Args,
+    case::Case,
+    contender::Contender,
+    tools::{self, output, shown},
+};
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
-use std::env::var_os;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::{
+    env::var_os,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
 
 /// Up to this load average a machine counts as quiet.
 const QUIET_LOAD: f64 = 0.7;

@@ -2,13 +2,15 @@
 //! HTTP/2 over mutual TLS 1.3 to the peer, and a TCP proxy for bytes. No access log, no tracing, no admin server:
 //! nothing that would make it slower than it has to be.
 
-use crate::build::Plan;
-use crate::contender::Contender;
-use crate::pki::{PKI_DIR, spiffe_id};
-use crate::pod::{Pod, Side};
-use crate::pods::{BULK_PORT, HTTP_PORT, INBOUND_PORT, OUTBOUND_PORT, SERVER_ADDRESS};
-use crate::process::{Process, Role, command};
-use crate::tools::DIR;
+use crate::{
+    build::Plan,
+    contender::Contender,
+    pki::{PKI_DIR, spiffe_id},
+    pod::{Pod, Side},
+    pods::{BULK_PORT, HTTP_PORT, INBOUND_PORT, OUTBOUND_PORT, SERVER_ADDRESS},
+    process::{Process, Role, command},
+    tools::DIR,
+};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use std::fs;

@@ -2,9 +2,11 @@
 
 use crate::pods::ANSWER;
 use anyhow::{Context, Result, bail};
-use std::io::{Read, Write, stdin};
-use std::net::{SocketAddrV4, TcpStream};
-use std::time::Duration;
+use std::{
+    io::{Read, Write, stdin},
+    net::{SocketAddrV4, TcpStream},
+    time::Duration,
+};
 
 /// Printed once all connections stand.
 pub(crate) const READY: &str = "all connections are open";

@@ -1,15 +1,19 @@
 //! Load generators in the client pod, and what they say.
 
-use crate::contender::Contender;
-use crate::held;
-use crate::pod::Pod;
-use crate::pods::{self, BULK_PORT, HTTP_PORT};
-use crate::process::{Role, command};
-use crate::tools::output;
+use crate::{
+    contender::Contender,
+    held,
+    pod::Pod,
+    pods::{self, BULK_PORT, HTTP_PORT},
+    process::{Role, command},
+    tools::output,
+};
 use anyhow::{Context, Result, bail};
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddrV4;
-use std::process::{Child, Command, Stdio};
+use std::{
+    io::{BufRead, BufReader},
+    net::SocketAddrV4,
+    process::{Child, Command, Stdio},
+};
 
 /// What wrk found.
 #[derive(Debug, PartialEq)]

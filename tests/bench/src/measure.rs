@@ -1,18 +1,18 @@
 //! How the cases are measured, and the order in which they run.
 
-use crate::build::Plan;
-use crate::case::{Case, ERRORS, Figures, Outcome, Sample};
-use crate::contender::Contender;
-use crate::load::{self, Idle};
-use crate::pair::{self, Pair};
-use crate::pki;
-use crate::pods::Pods;
-use crate::process::Memory;
-use crate::report::median;
+use crate::{
+    build::Plan,
+    case::{Case, ERRORS, Figures, Outcome, Sample},
+    contender::Contender,
+    load::{self, Idle},
+    pair::{self, Pair},
+    pki,
+    pods::Pods,
+    process::Memory,
+    report::median,
+};
 use anyhow::{Context, Result, bail};
-use std::collections::BTreeMap;
-use std::thread;
-use std::time::Duration;
+use std::{collections::BTreeMap, thread, time::Duration};
 
 const IDLE_CONNECTIONS: u32 = 1000;
 /// So many connections make their requests at the same time where each request takes a new one.

@@ -1,11 +1,14 @@
 //! How each contender's pair of proxies starts, and when it is ready.
 
-use crate::build::Plan;
-use crate::contender::Contender;
-use crate::pod::{Pod, Side};
-use crate::pods::{self, HTTP_PORT};
-use crate::process::{Memory, Process, Role, command};
-use crate::{envoy, load, pki, remora};
+use crate::{
+    build::Plan,
+    contender::Contender,
+    envoy, load, pki,
+    pod::{Pod, Side},
+    pods::{self, HTTP_PORT},
+    process::{Memory, Process, Role, command},
+    remora,
+};
 use anyhow::{Context, Result};
 use std::time::{Duration, Instant};
 

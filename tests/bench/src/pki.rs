@@ -1,14 +1,11 @@
 //! A certificate authority for Envoy and the floor: P-256 leaves with a SPIFFE ID each. Remora has its own.
 
-use crate::pod::Side;
-use crate::process::PROXY_UID;
-use crate::tools::DIR;
+use crate::{pod::Side, process::PROXY_UID, tools::DIR};
 use anyhow::{Context, Result};
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
-use std::fs;
-use std::os::unix::fs::chown;
+use std::{fs, os::unix::fs::chown};
 
 /// Where the PEM files lie: `ca.crt`, and per side `SIDE.crt` and `SIDE.key`.
 pub(crate) const PKI_DIR: &str = "/run/remora-bench/pki";

@@ -1,14 +1,18 @@
 //! Each contender's two pods: network namespaces joined by a veth pair, the backends in one of them, and the redirect
 //! rules.
 
-use crate::contender::Contender;
-use crate::pod::{Pod, Side};
-use crate::process::{PROXY_UID, Process, Role, command};
-use crate::tools::{DIR, output};
+use crate::{
+    contender::Contender,
+    pod::{Pod, Side},
+    process::{PROXY_UID, Process, Role, command},
+    tools::{DIR, output},
+};
 use anyhow::{Context, Result};
-use std::fs;
-use std::net::{Ipv4Addr, SocketAddrV4};
-use std::process::Command;
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddrV4},
+    process::Command,
+};
 
 /// nginx: a 12-byte answer over HTTP/1.
 pub(crate) const HTTP_PORT: u16 = 8080;

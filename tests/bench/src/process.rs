@@ -1,14 +1,18 @@
 //! Processes in a pod: pinned, unprivileged where it matters, measured, and stopped when dropped.
 
-use crate::pod::Pod;
-use crate::tools::{self, DIR};
+use crate::{
+    pod::Pod,
+    tools::{self, DIR},
+};
 use anyhow::{Context, Result, bail};
-use std::collections::BTreeMap;
-use std::ffi::OsStr;
-use std::fs::{self, File};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    ffi::OsStr,
+    fs::{self, File},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
 
 /// The user of all proxies, whose own connections no rule redirects.
 pub(crate) const PROXY_UID: &str = "2102";

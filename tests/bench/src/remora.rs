@@ -1,19 +1,25 @@
 //! Remora as it is deployed: identity and discovery in a pod of their own, a proxy in each of the two pods.
 
-use crate::contender::Contender;
-use crate::pod::{Pod, Side};
-use crate::pods::{self, BULK_PORT, HTTP_PORT, SERVER_ADDRESS};
-use crate::process::{PROXY_UID, Process, Role, command};
-use crate::tools::{DIR, output};
+use crate::{
+    contender::Contender,
+    pod::{Pod, Side},
+    pods::{self, BULK_PORT, HTTP_PORT, SERVER_ADDRESS},
+    process::{PROXY_UID, Process, Role, command},
+    tools::{DIR, output},
+};
 use anyhow::{Context, Result, bail};
-use jsonwebtoken::jwk::{Jwk, JwkSet};
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use jsonwebtoken::{
+    Algorithm, EncodingKey, Header,
+    jwk::{Jwk, JwkSet},
+};
 use rcgen::KeyPair;
 use serde_json::json;
-use std::fs;
-use std::os::unix::fs::{chown, symlink};
-use std::path::Path;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    fs,
+    os::unix::fs::{chown, symlink},
+    path::Path,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 const IDENTITY_PORT: u16 = 4180;
 const DISCOVERY_PORT: u16 = 4181;

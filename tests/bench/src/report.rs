@@ -1,15 +1,19 @@
 //! The result: a table of medians for people, and a JSON file with every raw figure.
 
-use crate::build::Plan;
-use crate::case::{Case, ERRORS, Outcome, Sample};
-use crate::contender::Contender;
-use crate::tools::{self, output};
+use crate::{
+    build::Plan,
+    case::{Case, ERRORS, Outcome, Sample},
+    contender::Contender,
+    tools::{self, output},
+};
 use anyhow::{Context, Result};
 use serde::Serialize;
-use std::fmt::{self, Write as _};
-use std::fs;
-use std::path::Path;
-use std::process::Command;
+use std::{
+    fmt::{self, Write as _},
+    fs,
+    path::Path,
+    process::Command,
+};
 
 /// A line of the table: one figure of one case.
 struct Row {

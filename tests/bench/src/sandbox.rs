@@ -4,14 +4,18 @@
 //! there when the first process ends, and that one dies with its parent; named network namespaces and all files lie
 //! on a tmpfs that only this mount namespace sees. So Ctrl-C, a failure and even `kill -9` leave nothing behind.
 
-use crate::build::Plan;
-use crate::measure;
-use crate::report::Report;
-use crate::tools::{self, DIR, output};
+use crate::{
+    build::Plan,
+    measure,
+    report::Report,
+    tools::{self, DIR, output},
+};
 use anyhow::{Context, Result, bail};
-use std::fs;
-use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::{
+    fs,
+    path::Path,
+    process::{Command, ExitCode},
+};
 
 /// Measures in a sandbox; the exit code is that of the measurement.
 pub(crate) fn enter(plan: &Plan) -> Result<ExitCode> {

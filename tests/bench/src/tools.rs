@@ -1,11 +1,13 @@
 //! What must be on the machine, and how to get what is not.
 
 use anyhow::{Context, Result, bail};
-use std::env::{split_paths, var_os};
-use std::ffi::OsString;
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::{
+    env::{split_paths, var_os},
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
 
 /// Everything the run writes, but for its result.
 pub(crate) const DIR: &str = "/run/remora-bench";

@@ -1,13 +1,10 @@
 //! Bodies that are whole from the start, or that come in pieces.
 
-use std::convert::Infallible;
-use std::time::Duration;
-
 use bytes::Bytes;
 use futures_util::stream;
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, Full, StreamBody};
+use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::Frame;
+use std::{convert::Infallible, time::Duration};
 
 /// What this program sends.
 pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;

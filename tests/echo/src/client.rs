@@ -1,20 +1,21 @@
 //! Asks, and prints what came back, one fact a line; a blank line between two answers. The form is the one that the
 //! Gateway API's conformance suite reads (`utils/echo/parse.go`). Redirects are told, not followed.
 
-use std::fmt::Write as _;
-use std::time::Duration;
-
+use crate::{
+    body::whole,
+    dial::{self, Sender, Target},
+    grpc, text, websocket,
+};
 use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
 use http::header;
 use http_body_util::BodyExt as _;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::time::{Instant, timeout};
-
-use crate::body::whole;
-use crate::dial::{self, Sender, Target};
-use crate::{grpc, text, websocket};
+use std::{fmt::Write as _, time::Duration};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::{Instant, timeout},
+};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {

@@ -1,14 +1,14 @@
 //! From a URL to an open connection.
 
-use std::sync::Arc;
-
+use crate::body::Body;
 use anyhow::{Context as _, bail};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use std::sync::Arc;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 use tokio_rustls::TlsConnector;
-
-use crate::body::Body;
 
 /// Bytes in both directions, encrypted or not.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}

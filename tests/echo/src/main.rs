@@ -15,11 +15,8 @@ mod text;
 mod tls;
 mod websocket;
 
-use std::ffi::OsString;
-use std::path::Path;
-use std::process::ExitCode;
-
 use clap::Parser;
+use std::{ffi::OsString, path::Path, process::ExitCode};
 
 #[derive(Debug, Parser)]
 #[command(name = "echo", about = "Serves what it is asked, asks, or loads", args_conflicts_with_subcommands = true)]

@@ -1,8 +1,7 @@
 //! Small texts to values: durations, headers.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, bail};
+use std::time::Duration;
 
 /// `250ms`, `10s` or `3m`.
 pub(crate) fn duration(text: &str) -> anyhow::Result<Duration> {

@@ -1,12 +1,13 @@
 //! WebSocket (RFC 6455), as much as an echo needs: the handshake, unfragmented messages up to a bound, ping and close.
 
+use crate::drain::drained;
 use anyhow::{Context as _, bail, ensure};
 use aws_lc_rs::digest;
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::sync::watch;
-
-use crate::drain::drained;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    sync::watch,
+};
 
 /// RFC 6455 §1.3.
 const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";

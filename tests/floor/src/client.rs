@@ -1,26 +1,31 @@
 //! The application's side: takes its connections and carries them across.
 
-use crate::tls::SERVER_NAME;
 use crate::{
     BYTES_PORT, CONNECTION_WINDOW, LocalExecutor, RELAY_BUFFER, STREAM_WINDOW, dial, original_destination, spawn,
+    tls::SERVER_NAME,
 };
 use anyhow::{Context, Result};
-use hyper::body::Incoming;
-use hyper::client::conn::http2::{self, SendRequest};
-use hyper::header::{CONNECTION, HOST};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Request, Response, Uri, Version};
+use hyper::{
+    Request, Response, Uri, Version,
+    body::Incoming,
+    client::conn::http2::{self, SendRequest},
+    header::{CONNECTION, HOST},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
-use std::cell::RefCell;
-use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::rc::Rc;
-use tokio::io::copy_bidirectional_with_sizes;
-use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    net::{Ipv4Addr, SocketAddr},
+    rc::Rc,
+};
+use tokio::{
+    io::copy_bidirectional_with_sizes,
+    net::{TcpListener, TcpStream},
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 /// What all connections of this process share.
 struct Client {

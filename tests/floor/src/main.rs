@@ -12,10 +12,11 @@ mod server;
 mod tls;
 
 use anyhow::{Context, Result, bail};
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use tokio::net::TcpStream;
-use tokio::task::{LocalSet, spawn_local};
+use std::{net::SocketAddr, path::PathBuf};
+use tokio::{
+    net::TcpStream,
+    task::{LocalSet, spawn_local},
+};
 
 /// Connections to this port are bytes, connections to any other are HTTP/1.
 const BYTES_PORT: u16 = 5201;

@@ -4,19 +4,25 @@ use crate::{
     BYTES_PORT, CONNECTION_WINDOW, LocalExecutor, RELAY_BUFFER, STREAMS_MAX, dial, original_destination, spawn,
 };
 use anyhow::{Context, Result};
-use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{CONNECTION, HOST, HeaderValue};
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper::{Request, Response, Version};
+use hyper::{
+    Request, Response, Version,
+    body::Incoming,
+    client::conn::http1::{self, SendRequest},
+    header::{CONNECTION, HOST, HeaderValue},
+    server::conn::http2,
+    service::service_fn,
+};
 use hyper_util::rt::TokioIo;
-use std::cell::RefCell;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::rc::Rc;
-use tokio::io::copy_bidirectional_with_sizes;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::spawn_local;
+use std::{
+    cell::RefCell,
+    net::{Ipv4Addr, SocketAddr},
+    rc::Rc,
+};
+use tokio::{
+    io::copy_bidirectional_with_sizes,
+    net::{TcpListener, TcpStream},
+    task::spawn_local,
+};
 use tokio_rustls::TlsAcceptor;
 
 /// Idle connections to the application, the last used on top.

@@ -1,14 +1,14 @@
 //! Mutual TLS 1.3 from PEM files, made by the benchmark for both sides.
 
 use anyhow::{Context, Result};
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
-use rustls::version::TLS13;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
-use std::path::PathBuf;
-use std::sync::Arc;
+use rustls::{
+    ClientConfig, RootCertStore, ServerConfig,
+    crypto::{CryptoProvider, aws_lc_rs},
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::WebPkiClientVerifier,
+    version::TLS13,
+};
+use std::{path::PathBuf, sync::Arc};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// A DNS name that the benchmark puts into the server's certificate beside its SPIFFE ID.

@@ -3,10 +3,12 @@
 //! drawn from a fixed seed, so that what fails fails again. Does not: look for new paths through the code; that is the work
 //! of libFuzzer (`fuzz/README.md`), whose finds become files of the corpus and so come here.
 
-use std::path::{Path, PathBuf};
-use std::{fs, thread};
-
 use fastrand::Rng;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    thread,
+};
 
 /// Longer inputs find nothing that these do not, and cost the others their turn.
 const CASE_BYTES_MAX: usize = 4096;

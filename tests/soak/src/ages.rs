@@ -1,11 +1,15 @@
 //! How old connections get, as the kernel sees them: nobody's word is taken for it.
 
-use std::collections::HashMap;
-use std::fs;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    fs,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
 
 /// Between two looks; ages are known to twice this.
 pub(crate) const GLANCE: Duration = Duration::from_millis(250);

@@ -1,11 +1,12 @@
 //! The application behind the proxies: HTTP/1.1 that answers at once, or slowly when asked to, and an echo of bytes.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::thread;
-use std::time::Duration;
-
 use anyhow::Context as _;
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    thread,
+    time::Duration,
+};
 
 /// How long `/slow` takes.
 pub(crate) const SLOW: Duration = Duration::from_secs(2);

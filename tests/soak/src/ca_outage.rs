@@ -1,9 +1,10 @@
 //! The CA is killed for half of a certificate's life, and comes back; nobody is to notice.
 
+use crate::{
+    report::Report,
+    scene::{LIFE, Scene},
+};
 use remora_tests::local::Mesh;
-
-use crate::report::Report;
-use crate::scene::{LIFE, Scene};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {

@@ -22,14 +22,11 @@ mod hurt;
 mod renewal;
 mod swap;
 
-use std::process::ExitCode;
-use std::time::Duration;
-
 use clap::{Parser, Subcommand};
-use remora_runtime::settings;
-
 use hurt::Hurt;
+use remora_runtime::settings;
 use report::Format;
+use std::{process::ExitCode, time::Duration};
 
 /// Minutes of load while something is done to the mesh.
 #[derive(Debug, Parser)]

@@ -1,12 +1,10 @@
 //! Certificate authorities as an operator would make them: roots, and signing certificates of theirs.
 
-use std::fs;
-use std::path::Path;
-
 use anyhow::Context as _;
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use remora_model::TrustDomain;
 use remora_runtime::tls::TrustBundle;
+use std::{fs, path::Path};
 
 /// A trust anchor with its key.
 #[derive(Debug)]

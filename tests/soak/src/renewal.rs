@@ -1,11 +1,11 @@
 //! Certificates that live 20 s are renewed all the time under load.
 
-use std::time::Duration;
-
+use crate::{
+    report::Report,
+    scene::{LIFE, Scene},
+};
 use remora_tests::local::Mesh;
-
-use crate::report::Report;
-use crate::scene::{LIFE, Scene};
+use std::time::Duration;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {

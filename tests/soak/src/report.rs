@@ -1,10 +1,7 @@
 //! What was seen beside what was wanted, for people and for scripts.
 
-use std::fmt::Display;
-use std::io::Write as _;
-use std::time::Duration;
-
 use serde::Serialize;
+use std::{fmt::Display, io::Write as _, time::Duration};
 
 /// How a report is printed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]

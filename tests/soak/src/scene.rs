@@ -1,17 +1,21 @@
 //! The mesh of every run: `web` calls `api`, each behind its proxy, with certificates of short life.
 
-use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
-
+use crate::{
+    ages::{self, Watch},
+    app,
+    load::{Load, Spec},
+    report::Report,
+    tunnels::{self, Tunnels},
+};
 use anyhow::Context as _;
-use remora_tests::local::{Builder, Mesh, Proxy};
-use remora_tests::patience::until;
-
-use crate::ages::{self, Watch};
-use crate::app;
-use crate::load::{Load, Spec};
-use crate::report::Report;
-use crate::tunnels::{self, Tunnels};
+use remora_tests::{
+    local::{Builder, Mesh, Proxy},
+    patience::until,
+};
+use std::{
+    sync::atomic::Ordering::Relaxed,
+    time::{Duration, Instant},
+};
 
 /// How long certificates live.
 pub(crate) const LIFE: Duration = Duration::from_secs(20);

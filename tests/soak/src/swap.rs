@@ -1,16 +1,14 @@
 //! The CA's signing certificate, and then its trust anchor, are replaced under load; nothing is restarted.
 
-use std::time::{Duration, Instant};
-
+use crate::{
+    pki::{Root, place},
+    report::Report,
+    scene::{LIFE, Scene},
+};
 use anyhow::{Context as _, ensure};
 use remora_runtime::tls::{TrustBundle, verify_svid};
-use remora_tests::forge::presented;
-use remora_tests::local::Mesh;
-use remora_tests::patience::until_within;
-
-use crate::pki::{Root, place};
-use crate::report::Report;
-use crate::scene::{LIFE, Scene};
+use remora_tests::{forge::presented, local::Mesh, patience::until_within};
+use std::time::{Duration, Instant};
 
 /// A third of a life and its jitter, and some tries.
 const RENEWED: Duration = LIFE;

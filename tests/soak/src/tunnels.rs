@@ -1,15 +1,17 @@
 //! Byte connections held for as long as the mesh lets them live (CONNECT), with a ping now and then.
 
-use std::io::{BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
-
-use anyhow::{Context as _, ensure};
-
 use crate::load::{Tally, head};
+use anyhow::{Context as _, ensure};
+use std::{
+    io::{BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
 
 /// Between two pings.
 const EVERY: Duration = Duration::from_millis(100);

@@ -1,13 +1,11 @@
 //! Commands in pods, logs, forwarded ports.
 
-use std::time::Duration;
-
+use super::Scope;
 use anyhow::{Context as _, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, AttachParams, LogParams};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
-
-use super::Scope;
 
 /// How long a command in a pod may take.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);

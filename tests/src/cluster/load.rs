@@ -1,12 +1,9 @@
 //! Steady load from a pod, and what became of each request.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
-
+use super::{POD_PATIENCE, Scope};
 use anyhow::{Context as _, ensure};
 use serde::Deserialize;
-
-use super::{POD_PATIENCE, Scope};
+use std::{collections::BTreeMap, time::Duration};
 
 /// Longer than any test.
 const FOR: &str = "30m";

@@ -1,11 +1,9 @@
 //! The mesh in the cluster: whether it is there, and what its sidecars say.
 
+use super::{Cluster, Scope, scope::has_sidecar};
 use anyhow::{Context as _, ensure};
 use remora_kube::names;
 use serde_json::Value;
-
-use super::scope::has_sidecar;
-use super::{Cluster, Scope};
 
 /// Whether the tests' pods have a sidecar: the same tests must pass without one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -19,11 +19,12 @@ pub use node::{Part, Paused};
 pub use run::{NotTried, Test, run};
 pub use scope::Scope;
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-
 use anyhow::Context as _;
 use kube::{Client, Config};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 use tokio::runtime::Runtime;
 
 /// For one answer of the API server.

@@ -1,12 +1,10 @@
 //! The processes under the project's own cluster: pausing the API server, killing a container. In: `tests/cluster/run`.
 //! Does not: work on a cluster that somebody else started.
 
-use std::process::Command;
-
+use super::{Cluster, NotTried, Scope, tool};
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
-
-use super::{Cluster, NotTried, Scope, tool};
+use std::process::Command;
 
 /// A process of the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,14 +1,14 @@
 //! Objects: applied from YAML, read, changed, waited for.
 
-use std::time::Duration;
-
-use anyhow::{Context as _, bail, ensure};
-use kube::api::{Api, DynamicObject, Patch, PatchParams};
-use kube::core::{ApiResource, GroupVersionKind};
-use serde_json::Value;
-
 use super::Cluster;
 use crate::patience::until_within;
+use anyhow::{Context as _, bail, ensure};
+use kube::{
+    api::{Api, DynamicObject, Patch, PatchParams},
+    core::{ApiResource, GroupVersionKind},
+};
+use serde_json::Value;
+use std::time::Duration;
 
 /// The field manager of what the tests apply.
 const MANAGER: &str = "remora-tests";

@@ -3,13 +3,13 @@
 //! Without `REMORA_CLUSTER=1` it prints one line and tests nothing. With it, a cluster or a mesh that is not there is a
 //! failure that says how to get it: unavailable is not passed.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::ExitCode;
-use std::time::Instant;
-
-use anyhow::Context as _;
-
 use super::Cluster;
+use anyhow::Context as _;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    process::ExitCode,
+    time::Instant,
+};
 
 /// A test: its name, which is its claim, and what it does.
 pub type Test = (&'static str, fn(&Cluster) -> anyhow::Result<()>);

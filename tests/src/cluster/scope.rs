@@ -1,14 +1,13 @@
 //! A namespace of a test's own, opted in if the run is meshed, which goes when the test ends.
 
-use std::net::{IpAddr, TcpStream};
-use std::time::Duration;
-
+use super::{Cluster, POD_PATIENCE, objects::text};
 use anyhow::{Context as _, ensure};
 use remora_kube::names;
 use serde_json::{Value, json};
-
-use super::objects::text;
-use super::{Cluster, POD_PATIENCE};
+use std::{
+    net::{IpAddr, TcpStream},
+    time::Duration,
+};
 
 /// An echo Deployment with one Service: HTTP on 80, gRPC on 7070, bytes on 9090, a server that speaks first on 7777.
 const ECHO: &str = "

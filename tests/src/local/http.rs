@@ -1,10 +1,11 @@
 //! A client for well-formed questions to components and backends: HTTP/1.1, one request per connection, blocking.
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
-
 use anyhow::Context as _;
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
 
 /// How long a single question may take.
 const TIMEOUT: Duration = Duration::from_secs(10);

@@ -17,19 +17,18 @@ mod proxy;
 pub use program::Program;
 pub use proxy::{Proxy, ProxySpec};
 
-use std::ffi::OsString;
-use std::fmt::Write as _;
-use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU8, Ordering};
-
+use crate::{patience::until, tokens::TokenKey};
 use anyhow::Context as _;
-use tempfile::TempDir;
-
-use crate::patience::until;
-use crate::tokens::TokenKey;
 use program::Spec;
+use std::{
+    ffi::OsString,
+    fmt::Write as _,
+    fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU8, Ordering},
+};
+use tempfile::TempDir;
 
 /// A thread of a host that is not the one under test: it, and the threads that it starts, take no core that a process here
 /// wants. For what plays other machines on this one.

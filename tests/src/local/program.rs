@@ -1,18 +1,18 @@
 //! A component as a process that can be hurt: killed, stopped, continued, started again on the same ports.
 
-use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
-use std::net::SocketAddr;
-use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError, mpsc};
-use std::{io, thread};
-
+use crate::{patience::until, sys};
 use anyhow::{Context as _, bail};
-
-use crate::patience::until;
-use crate::sys;
+use std::{
+    ffi::{OsStr, OsString},
+    fs::{self, File},
+    io,
+    net::SocketAddr,
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{LazyLock, Mutex, MutexGuard, PoisonError, mpsc},
+    thread,
+};
 
 /// How many lines of a log explain a failure.
 const TAIL_LINES: usize = 12;

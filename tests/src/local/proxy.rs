@@ -1,13 +1,14 @@
 //! A pod with a proxy in explicit mode: its address is its own, the test plays its application.
 
-use std::ffi::{OsStr, OsString};
-use std::net::{IpAddr, SocketAddr};
-
+use super::{
+    Mesh, NAMESPACE, http,
+    program::{Program, Spec},
+};
 use anyhow::{Context as _, ensure};
-
-use super::http;
-use super::program::{Program, Spec};
-use super::{Mesh, NAMESPACE};
+use std::{
+    ffi::{OsStr, OsString},
+    net::{IpAddr, SocketAddr},
+};
 
 const OUTBOUND: &str = "REMORA_PROXY_OUTBOUND_LISTEN";
 const INBOUND: &str = "REMORA_PROXY_INBOUND_LISTEN";

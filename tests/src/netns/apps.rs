@@ -2,13 +2,14 @@
 //!
 //! Each function starts one server as distributions ship it, as an unprivileged user, on its usual port, IPv4 and IPv6.
 
-use std::fs;
-use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::{PermissionsExt as _, chown};
-use std::path::Path;
-use std::process::Command as Tool;
-
 use anyhow::{Context as _, ensure};
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr},
+    os::unix::fs::{PermissionsExt as _, chown},
+    path::Path,
+    process::Command as Tool,
+};
 
 pub use super::origin::EVENTS;
 use super::{Pod, Process, go};

@@ -1,17 +1,19 @@
 //! Who listens on the wire. In: the network of a test program. Out: how many frames carried the mark of [`super::visits`],
 //! and how much came in plaintext to the addresses of Services, where a cluster would have sent it on to pods.
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpListener;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
-use std::time::Duration;
-
+use super::{ip, visits::MARK};
 use anyhow::Context as _;
 use socket2::{Domain, Protocol, Socket, Type};
-
-use super::{ip, visits::MARK};
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpListener,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
 /// All Ethernet protocols (`ETH_P_ALL`), as the kernel wants it: big endian.
 const EVERY_FRAME: i32 = 0x0003_u16.to_be() as i32;

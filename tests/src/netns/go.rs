@@ -1,11 +1,9 @@
 //! Test programs written in Go. In: a name. Out: the program that `tests/go-tools` built. Does not: build anything,
 //! since pods have no network.
 
-use std::path::PathBuf;
-
-use anyhow::{Context as _, ensure};
-
 use super::unshare::stage;
+use anyhow::{Context as _, ensure};
+use std::path::PathBuf;
 
 /// A program of `tests/go-tools`, below `REMORA_GO_TOOLS` or `~/.cache/remora-tests/bin`.
 pub fn program(name: &str) -> anyhow::Result<PathBuf> {

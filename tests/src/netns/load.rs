@@ -1,12 +1,13 @@
 //! Clients with a stopwatch. In: an address. Out: one line per request that failed or was slow, or per HTTP/2 frame that
 //! matters. Does not: judge.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
-use std::sync::mpsc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
 use anyhow::{Context as _, bail, ensure};
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    sync::mpsc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 /// Connections of [`load`].
 const CONNECTIONS: usize = 8;

@@ -3,17 +3,15 @@
 //!
 //! The programs are the `remora` binary under each component's name: `REMORA_BIN`, or `target/debug/remora`.
 
-use std::fs::{self, File};
-use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
-use std::path::{Path, PathBuf};
-
+use super::{Network, PROXY_UID, Pod, Process, unshare::stage};
+use crate::{patience::until, tokens::TokenKey};
 use anyhow::{Context as _, ensure};
+use std::{
+    fs::{self, File},
+    os::unix::fs::{PermissionsExt as _, chown, symlink},
+    path::{Path, PathBuf},
+};
 use tempfile::TempDir;
-
-use super::unshare::stage;
-use super::{Network, PROXY_UID, Pod, Process};
-use crate::patience::until;
-use crate::tokens::TokenKey;
 
 /// The namespace of all pods of a test.
 const NAMESPACE: &str = "test";

@@ -26,11 +26,12 @@ pub mod visits;
 pub use process::{Command, Process};
 pub use unshare::{Test, run};
 
-use std::cell::Cell;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::process::Command as Tool;
-
 use anyhow::{Context as _, ensure};
+use std::{
+    cell::Cell,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    process::Command as Tool,
+};
 
 /// The uid that the redirect rules let through.
 pub const PROXY_UID: u32 = 2102;

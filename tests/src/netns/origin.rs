@@ -1,11 +1,12 @@
 //! An HTTP/1.1 server and a client of event streams, for what no stock program does on command. In: an address. Out:
 //! raw bytes, exactly those written here. Does not: parse more than its own tests send.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-
 use anyhow::{Context as _, bail, ensure};
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{Arc, Condvar, Mutex, PoisonError},
+};
 
 /// Events of one stream.
 pub const EVENTS: usize = 5;

@@ -1,15 +1,15 @@
 //! Programs in pods. In: a pod's name and a command line. Out: what it printed, or a running [`Process`].
 
-use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read};
-use std::process::{Child, ExitStatus, Stdio};
-use std::sync::mpsc;
-use std::time::Duration;
-
-use anyhow::{Context as _, anyhow, bail, ensure};
-
 use crate::patience::{PATIENCE, until};
+use anyhow::{Context as _, anyhow, bail, ensure};
+use std::{
+    ffi::{OsStr, OsString},
+    fs::File,
+    io::{BufRead as _, BufReader, Read},
+    process::{Child, ExitStatus, Stdio},
+    sync::mpsc,
+    time::Duration,
+};
 
 /// Bytes of a failed command's output that its failure quotes: `curl --fail-with-body` tells the reason there.
 const SAID_MAX: usize = 200;

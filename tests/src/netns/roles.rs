@@ -3,15 +3,15 @@
 //! A process that enters another network namespace must have one thread; so instead of test threads in pods there
 //! are copies of the test program that play a role.
 
-use std::ffi::OsString;
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::ExitCode;
-use std::time::{Duration, Instant};
-
-use anyhow::{Context as _, bail};
-
 use super::{load, origin, visits};
+use anyhow::{Context as _, bail};
+use std::{
+    ffi::OsString,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -1,16 +1,18 @@
 //! Two pods and a mesh between them. In: what starts an application. Out: the same question asked directly and through
 //! two redirected proxies. Does not: judge answers beyond their bytes.
 
-use std::fs;
-use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
-
+use super::{
+    APP_UID, Command, Network, Pod, Process,
+    mesh::{Mesh, Sidecar},
+};
 use anyhow::{Context as _, ensure};
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+};
 use tempfile::TempDir;
-
-use super::mesh::{Mesh, Sidecar};
-use super::{APP_UID, Command, Network, Pod, Process};
 
 /// A client pod, and a server pod whose application listens; no mesh yet.
 #[derive(Debug)]

@@ -5,17 +5,17 @@
 //! namespaces (and a user namespace, if it is not root) and runs its tests there, one after another. Unavailable is
 //! not passed: if the namespaces cannot be had, it fails and says what is missing, unless `REMORA_SKIP=netns`.
 
-use std::ffi::OsString;
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt as _;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
-use std::time::Instant;
-
-use anyhow::{Context as _, bail, ensure};
-
 use super::roles;
+use anyhow::{Context as _, bail, ensure};
+use std::{
+    ffi::OsString,
+    fs::Permissions,
+    os::unix::fs::PermissionsExt as _,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+    time::Instant,
+};
 
 /// Set for the copy of the program that runs inside.
 const INSIDE: &str = "REMORA_NETNS_INSIDE";

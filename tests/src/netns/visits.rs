@@ -1,12 +1,13 @@
 //! Clients that visit many Services, some known to their proxy and some new to it. In: how long, how often, which. Out: how
 //! often each outcome was met. Does not: judge.
 
-use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
-
 use anyhow::{Context as _, bail, ensure};
+use std::{
+    collections::BTreeMap,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    time::{Duration, Instant},
+};
 
 /// What every request says, and no wire between pods should.
 pub const MARK: &str = "never-in-the-clear";

@@ -1,16 +1,20 @@
 //! A client that does everything right while others do not, and notices if it is answered wrongly or not at all. How
 //! much slower it is answered is for the benchmarks: a debug build on a busy machine cannot say.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
-
+use super::{
+    Ending, Line,
+    http1::{self, Read},
+};
 use anyhow::ensure;
-
-use super::http1::{self, Read};
-use super::{Ending, Line};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
 
 /// The target that bystanders ask for.
 pub(super) const TARGET: &str = "/bystander";

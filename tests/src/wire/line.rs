@@ -1,11 +1,12 @@
 //! A client's raw connection.
 
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
-
 use anyhow::Context as _;
 use rustls::{ClientConnection, StreamOwned};
+use std::{
+    io::{self, ErrorKind, Read, Write},
+    net::{Shutdown, SocketAddr, TcpStream},
+    time::{Duration, Instant},
+};
 
 /// How long the other side may think before it counts as silent. Nobody needs that long, but a machine may be busy.
 const SILENCE: Duration = Duration::from_secs(25);

@@ -1,15 +1,15 @@
 //! An application that keeps every byte it gets, and answers with the bytes that a test gave it.
 
-use std::collections::HashMap;
-use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::Duration;
-
-use anyhow::Context as _;
-
 use super::http1::{self, Message, Read};
+use anyhow::Context as _;
+use std::{
+    collections::HashMap,
+    io::{Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
 
 /// What the application answers.
 #[derive(Debug, Clone)]

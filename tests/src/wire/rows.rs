@@ -2,9 +2,8 @@
 //!
 //! The tables are data: whoever has a [`Way`] to an application can send them.
 
-use anyhow::{Context as _, ensure};
-
 use super::{Ending, Line, Recorder, http1};
+use anyhow::{Context as _, ensure};
 
 /// A way to an application, through a proxy.
 pub trait Way {

@@ -1,17 +1,14 @@
 //! Two proxies with an application behind one of them, another application outside the mesh, a workload without
 //! manners, and a bystander.
 
-use std::path::PathBuf;
-
+use super::{Bystander, Line, Recorder, Workload, bystander::TARGET, rows::Way, servers::Puppet};
+use crate::{
+    local::{Mesh, Proxy},
+    patience::until,
+};
 use anyhow::{Context as _, ensure};
 use remora_runtime::tls::Alpn;
-
-use super::bystander::TARGET;
-use super::rows::Way;
-use super::servers::Puppet;
-use super::{Bystander, Line, Recorder, Workload};
-use crate::local::{Mesh, Proxy};
-use crate::patience::until;
+use std::path::PathBuf;
 
 /// Which way bytes take to an application.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

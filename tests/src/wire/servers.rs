@@ -1,15 +1,17 @@
 //! Applications that speak HTTP/2: one that does it right and keeps what it is asked, one that says what it is told to.
 
-use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
-
+use super::{
+    http1::Message,
+    http2::{self, END_HEADERS, END_STREAM, PREFACE, frame, kind},
+    recorder::Recorder,
+};
 use anyhow::Context as _;
-
-use super::http1::Message;
-use super::http2::{self, END_HEADERS, END_STREAM, PREFACE, frame, kind};
-use super::recorder::Recorder;
+use std::{
+    io::{Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+};
 
 impl Recorder {
     /// Listens on a port of `ip` and speaks HTTP/2.

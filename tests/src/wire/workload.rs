@@ -1,16 +1,15 @@
 //! A workload with a certificate of the mesh and no proxy: whoever took over a pod. It can say anything to anybody.
 
-use std::net::TcpStream;
-use std::sync::Arc;
-
-use anyhow::Context as _;
-use remora_model::{SpiffeId, TrustDomain};
-use remora_runtime::certify::{self, CertifyConfig};
-use remora_runtime::tls::{self, Alpn, Credentials};
-use rustls::{ClientConfig, ClientConnection, StreamOwned};
-
 use super::Line;
 use crate::local::{Mesh, NAMESPACE, Proxy};
+use anyhow::Context as _;
+use remora_model::{SpiffeId, TrustDomain};
+use remora_runtime::{
+    certify::{self, CertifyConfig},
+    tls::{self, Alpn, Credentials},
+};
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use std::{net::TcpStream, sync::Arc};
 
 /// A certified workload.
 #[derive(Debug)]

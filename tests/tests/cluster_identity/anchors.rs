@@ -1,19 +1,23 @@
 //! The trust anchors and the issuer: kept, repaired, rotated.
 
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant, SystemTime};
-
+use super::caller::{Caller, IDENTITY};
 use anyhow::{bail, ensure};
-use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::ResourceExt as _;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::{ConfigMap, Secret},
+};
+use kube::{
+    ResourceExt as _,
+    api::{DeleteParams, Patch, PatchParams},
+};
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use remora_kube::names;
 use remora_tests::cluster::{Cluster, NotTried, Scope};
 use serde_json::json;
-
-use super::caller::{Caller, IDENTITY};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant, SystemTime},
+};
 
 /// How soon a namespace has what it needs, on a busy machine.
 const SOON: Duration = Duration::from_secs(5);

@@ -1,26 +1,36 @@
 //! Calls a part of the control plane from the test, as a pod would: through a forwarded port, with any token, request
 //! or certificate. Everything runs on a runtime of its own.
 
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
-
 use anyhow::Context as _;
-use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, ServiceAccount};
-use kube::api::{Api, ListParams, LogParams, PostParams};
-use kube::{Client, ResourceExt as _};
+use k8s_openapi::api::{
+    authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
+    core::v1::{ConfigMap, Pod, ServiceAccount},
+};
+use kube::{
+    Client, ResourceExt as _,
+    api::{Api, ListParams, LogParams, PostParams},
+};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
-use remora_api::v1::discovery_client::DiscoveryClient;
-use remora_api::v1::identity_client::IdentityClient;
-use remora_api::v1::{CertifyRequest, CertifyResponse, Hello, SyncRequest, sync_request};
+use remora_api::v1::{
+    CertifyRequest, CertifyResponse, Hello, SyncRequest, discovery_client::DiscoveryClient,
+    identity_client::IdentityClient, sync_request,
+};
 use remora_kube::names;
 use remora_model::{SpiffeId, TrustDomain};
-use remora_runtime::grpc::mtls_channel;
-use remora_runtime::tls::{Alpn, Credentials, Svid, TrustBundle, anonymous_client_config, client_config};
+use remora_runtime::{
+    grpc::mtls_channel,
+    tls::{Alpn, Credentials, Svid, TrustBundle, anonymous_client_config, client_config},
+};
 use remora_tests::cluster::Cluster;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
-use tokio::net::TcpListener;
-use tokio::runtime::Runtime;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional},
+    net::TcpListener,
+    runtime::Runtime,
+};
 use tonic::Status;
 
 pub(crate) const IDENTITY_PORT: u16 = 4180;

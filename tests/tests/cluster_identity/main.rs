@@ -6,9 +6,8 @@ mod outage;
 mod refusals;
 mod replicas;
 
-use std::process::ExitCode;
-
 use remora_tests::cluster;
+use std::process::ExitCode;
 
 fn main() -> ExitCode {
     cluster::run(&[

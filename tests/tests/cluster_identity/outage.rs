@@ -1,14 +1,12 @@
 //! Certificates that live for less than an outage: identity is killed, and the API server is away for longer than
 //! a certificate lives, and nobody's requests fail.
 
-use std::time::Duration;
-
+use super::caller::{Caller, IDENTITY};
 use anyhow::{Context as _, bail, ensure};
 use remora_kube::names;
 use remora_tests::cluster::{Cluster, NotTried, POD_PATIENCE, Part};
 use serde_json::{Value, json};
-
-use super::caller::{Caller, IDENTITY};
+use std::time::Duration;
 
 const LEAF: &str = "--leaf-lifetime=60s";
 /// Every proxy renews within this.

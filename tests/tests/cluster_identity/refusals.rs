@@ -1,7 +1,6 @@
 //! Everybody who is refused, each with its reason: to the caller, in the log and in the metrics.
 
-use std::time::SystemTime;
-
+use super::caller::{Caller, DISCOVERY, IDENTITY, Part};
 use anyhow::{Context as _, bail, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::DeleteParams;
@@ -9,9 +8,8 @@ use remora_api::v1::Hello;
 use remora_kube::names;
 use remora_tests::cluster::{Cluster, NotTried, POD_PATIENCE};
 use serde_json::{Value, json};
+use std::time::SystemTime;
 use tonic::Code;
-
-use super::caller::{Caller, DISCOVERY, IDENTITY, Part};
 
 /// The audience of the token that every pod has for the API server.
 const DEFAULT_AUDIENCE: &str = "https://kubernetes.default.svc.cluster.local";

@@ -1,19 +1,18 @@
 //! Several replicas: one makes the issuer, one leads. The libraries run in the test, against the cluster's API server.
 
-use std::time::{Duration, SystemTime};
-
+use super::caller::Caller;
 use anyhow::ensure;
 use k8s_openapi::api::core::v1::Secret as Object;
-use remora_identity::issuer::Issuer;
-use remora_identity::source::secret::Secret;
-use remora_kube::lease::{Candidate, elect};
-use remora_kube::names;
+use remora_identity::{issuer::Issuer, source::secret::Secret};
+use remora_kube::{
+    lease::{Candidate, elect},
+    names,
+};
 use remora_model::TrustDomain;
 use remora_runtime::drain;
 use remora_tests::cluster::Cluster;
+use std::time::{Duration, SystemTime};
 use tokio::time::{Instant, timeout};
-
-use super::caller::Caller;
 
 pub(crate) fn race(cluster: &Cluster) -> anyhow::Result<()> {
     let (caller, scope) = (Caller::new(cluster)?, cluster.bare_scope("race")?);

@@ -1,14 +1,14 @@
 //! What the injector's account may write, what others may change of the mesh's marks, and what is put right.
 
-use std::io::Write as _;
-use std::process::{Command, Stdio};
-
+use super::dry::{created, has_sidecar};
 use anyhow::{Context as _, bail, ensure};
 use remora_kube::names;
 use remora_tests::cluster::{Cluster, POD_PATIENCE};
 use serde_json::{Value, json};
-
-use super::dry::{created, has_sidecar};
+use std::{
+    io::Write as _,
+    process::{Command, Stdio},
+};
 
 const CONFIGURATION: &str = "admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
 

@@ -1,14 +1,14 @@
 //! The injector away, and its certificate replaced: nobody runs bare by accident, nobody else waits.
 
-use std::time::{Duration, Instant};
-
+use super::{
+    cost::measured,
+    dry::{created, expect_sidecar, has_sidecar, refusal, word},
+};
 use anyhow::{Context as _, ensure};
 use remora_kube::names;
 use remora_tests::cluster::{Cluster, POD_PATIENCE, Scope};
 use serde_json::{Value, json};
-
-use super::cost::measured;
-use super::dry::{created, expect_sidecar, has_sidecar, refusal, word};
+use std::time::{Duration, Instant};
 
 const DEPLOYMENTS: &str = "apps/v1/deployments";
 /// How soon pods must exist once the injector is back.

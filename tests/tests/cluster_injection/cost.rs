@@ -1,16 +1,13 @@
 //! What injection costs: the wait for an opt-in, the creation of a pod, its way to Ready.
 
-use std::time::{Duration, Instant};
-
+use super::dry::{created, has_sidecar};
 use anyhow::{bail, ensure};
 use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
-use kube::runtime::wait::await_condition;
+use kube::{Api, runtime::wait::await_condition};
 use remora_kube::names;
 use remora_tests::cluster::{Cluster, POD_PATIENCE, Scope};
 use serde_json::json;
-
-use super::dry::{created, has_sidecar};
+use std::time::{Duration, Instant};
 
 /// What a sidecar may add from a pod's creation to its readiness: the kubelet takes a second for the init container, and
 /// another for the sidecar.

@@ -2,8 +2,7 @@
 
 use anyhow::{bail, ensure};
 use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
-use kube::api::PostParams;
+use kube::{Api, api::PostParams};
 use remora_kube::names;
 use remora_tests::cluster::Scope;
 use serde_json::{Value, json};

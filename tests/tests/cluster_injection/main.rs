@@ -7,9 +7,8 @@ mod cost;
 mod dry;
 mod pods;
 
-use std::process::ExitCode;
-
 use remora_tests::cluster;
+use std::process::ExitCode;
 
 fn main() -> ExitCode {
     cluster::run(&[

@@ -1,11 +1,10 @@
 //! Which pods get their sidecar, and what becomes of those that cannot.
 
+use super::dry::{created, expect_sidecar, has_sidecar, names_of, refusal, word};
 use anyhow::{Context as _, ensure};
 use remora_kube::names;
 use remora_tests::cluster::{Cluster, POD_PATIENCE};
 use serde_json::{Value, json};
-
-use super::dry::{created, expect_sidecar, has_sidecar, names_of, refusal, word};
 
 pub(super) fn pod_wins(cluster: &Cluster) -> anyhow::Result<()> {
     let (inside, outside) = (cluster.scope("inside")?, cluster.bare_scope("outside")?);

@@ -1,10 +1,9 @@
 //! Answers that can be read in two ways, or never end.
 
+use super::scene;
 use anyhow::ensure;
 use remora_tests::wire::{Ending, Reply, Road, Scene, http1};
 use std::time::Instant;
-
-use super::scene;
 
 /// What a client gets of an application's bytes.
 #[derive(Debug, Clone, Copy)]

@@ -1,12 +1,12 @@
 //! What clients do with a connection: pipeline, upgrade, break off, wait, be slow.
 
+use super::{answers::ok, arrived, scene};
 use anyhow::ensure;
-use remora_tests::patience::until;
-use remora_tests::wire::{Ending, Line, Reply, Road, http1};
+use remora_tests::{
+    patience::until,
+    wire::{Ending, Line, Reply, Road, http1},
+};
 use std::time::Instant;
-
-use super::answers::ok;
-use super::{arrived, scene};
 
 /// Requests that end before they are whole, however they end.
 #[test]

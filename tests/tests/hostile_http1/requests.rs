@@ -1,10 +1,11 @@
 //! Requests that can be read in two ways, or are more than we hold: the rows of [`remora_tests::wire::rows`].
 
-use anyhow::ensure;
-use remora_tests::wire::Road;
-use remora_tests::wire::rows::{Row, check, chunks, good_lengths, heads, lengths, sizes};
-
 use super::scene;
+use anyhow::ensure;
+use remora_tests::wire::{
+    Road,
+    rows::{Row, check, chunks, good_lengths, heads, lengths, sizes},
+};
 
 /// Sends every row on every road and checks its fate.
 fn run(rows: &[Row]) -> anyhow::Result<()> {

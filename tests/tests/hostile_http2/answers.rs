@@ -1,17 +1,19 @@
 //! Applications that answer in HTTP/2 what it does not allow.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-
-use anyhow::ensure;
-use remora_tests::local::Proxy;
-use remora_tests::wire::http2::{
-    ACK, END_HEADERS, END_STREAM, Outcome, block, frame, headers, hello, kind, outcome, settings,
-};
-use remora_tests::wire::servers::fine;
-use remora_tests::wire::{Line, Scene};
-
 use super::scene;
+use anyhow::ensure;
+use remora_tests::{
+    local::Proxy,
+    wire::{
+        Line, Scene,
+        http2::{ACK, END_HEADERS, END_STREAM, Outcome, block, frame, headers, hello, kind, outcome, settings},
+        servers::fine,
+    },
+};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::SeqCst},
+};
 
 /// What an application without manners says on a stream.
 type Script = fn(u32) -> Vec<u8>;

@@ -1,12 +1,11 @@
 //! Frames that each keep the rules and together never end. The attacker reads nothing unless a row says so.
 
-use anyhow::{Context as _, ensure};
-use remora_tests::wire::http2::{
-    ACK, END_HEADERS, END_STREAM, Outcome, block, frame, headers, hello, judge, kind, settings,
-};
-use remora_tests::wire::{Road, Scene};
-
 use super::scene;
+use anyhow::{Context as _, ensure};
+use remora_tests::wire::{
+    Road, Scene,
+    http2::{ACK, END_HEADERS, END_STREAM, Outcome, block, frame, headers, hello, judge, kind, settings},
+};
 
 /// What one connection may make a proxy grow by: of an application, which may have 250 requests under way, and of a
 /// peer, which may have 4096.

@@ -1,13 +1,14 @@
 //! Frames that break the rules of the connection (RFC 9113 §4 to §6, RFC 7541): the connection ends with its reason.
 
-use anyhow::ensure;
-use remora_tests::patience::until;
-use remora_tests::wire::Road;
-use remora_tests::wire::http2::{
-    ACK, END_HEADERS, END_STREAM, Outcome, block, frame, headers, hello, kind, outcome, settings,
-};
-
 use super::scene;
+use anyhow::ensure;
+use remora_tests::{
+    patience::until,
+    wire::{
+        Road,
+        http2::{ACK, END_HEADERS, END_STREAM, Outcome, block, frame, headers, hello, kind, outcome, settings},
+    },
+};
 
 /// RFC 9113 §7.
 const PROTOCOL_ERROR: u32 = 1;

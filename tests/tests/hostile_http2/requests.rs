@@ -1,11 +1,12 @@
 //! Requests that HTTP/2 does not allow (RFC 9113 §8), and those that only look like it.
 
+use super::scene;
 use anyhow::ensure;
 use remora_runtime::tls::Alpn;
-use remora_tests::wire::http2::{END_STREAM, Outcome, block, frame, headers, hello, kind, outcome};
-use remora_tests::wire::{Line, Recorder, Road};
-
-use super::scene;
+use remora_tests::wire::{
+    Line, Recorder, Road,
+    http2::{END_STREAM, Outcome, block, frame, headers, hello, kind, outcome},
+};
 
 /// What becomes of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,17 +1,19 @@
 //! The client's end of an exchange in HTTP/1 or in bytes: it keeps every byte that it gets. HTTP/2 is [`super::client2`]'s.
 
-use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::sync::Arc;
-use std::time::Duration;
-
+use super::{
+    client2,
+    message::{self, End, Framing, Kind, Message},
+    origin::BYTES,
+    script::{Call, Ending, Exchange, Key, Protocol, Request, Talk, TalkEnd},
+    stage::{PATIENCE, Stage},
+};
 use anyhow::{Context as _, ensure};
-
-use super::client2;
-use super::message::{self, End, Framing, Kind, Message};
-use super::origin::BYTES;
-use super::script::{Call, Ending, Exchange, Key, Protocol, Request, Talk, TalkEnd};
-use super::stage::{PATIENCE, Stage};
+use std::{
+    io::{Read as _, Write as _},
+    net::{Shutdown, SocketAddr, TcpStream},
+    sync::Arc,
+    time::Duration,
+};
 
 /// What a client got for a call.
 #[derive(Debug, Clone, PartialEq, Eq)]

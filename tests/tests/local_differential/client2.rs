@@ -1,20 +1,18 @@
 //! The client's end of an exchange in HTTP/2, by the h2 crate.
 
-use std::future::poll_fn;
-use std::pin::Pin;
-use std::task::Poll;
-
+use super::{
+    client::{After, Heard, Road},
+    message::{End, Framing, Message},
+    origin2::{end, fields},
+    script::{Call, Exchange, Field, Framing as Written, Key, bytes},
+    stage::PATIENCE,
+};
 use anyhow::Context as _;
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use http::{HeaderMap, HeaderName, HeaderValue};
+use std::{future::poll_fn, pin::Pin, task::Poll};
 use tokio::net::TcpStream;
-
-use super::client::{After, Heard, Road};
-use super::message::{End, Framing, Message};
-use super::origin2::{end, fields};
-use super::script::{Call, Exchange, Field, Framing as Written, Key, bytes};
-use super::stage::PATIENCE;
 
 /// Plays the client's part.
 pub fn play(exchange: &Exchange, road: &Road) -> anyhow::Result<Vec<Heard>> {

@@ -3,11 +3,12 @@
 //! An entry says what the mesh will show, as narrowly as it can: it changes the record of the direct side into that, or takes off
 //! the other side what it alone has. What no entry foretells is a mismatch.
 
-use super::Side;
-use super::ends;
-use super::generate::registered;
-use super::message::{Framing, Message};
-use super::script::{Exchange, Field, Protocol};
+use super::{
+    Side, ends,
+    generate::registered,
+    message::{Framing, Message},
+    script::{Exchange, Field, Protocol},
+};
 
 /// An entry.
 #[derive(Debug, Clone, Copy)]

@@ -1,9 +1,11 @@
 //! Of the differences, those of how messages and connections end.
 
-use super::Side;
-use super::client::{After, Heard};
-use super::message::{End, Framing, Message};
-use super::script::{Answer, Call, Ending, Exchange, Protocol};
+use super::{
+    Side,
+    client::{After, Heard},
+    message::{End, Framing, Message},
+    script::{Answer, Call, Ending, Exchange, Protocol},
+};
 
 /// What each client got, beside what it got through the mesh.
 fn pairs<'a>(

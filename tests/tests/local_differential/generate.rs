@@ -1,9 +1,11 @@
 //! The exchanges of a seed. Everything here is legal HTTP, but for messages that are cut off.
 
-use super::client::greeting;
-use super::pools::{self, owned};
-use super::random::Random;
-use super::script::{Answer, Body, Call, Ending, Exchange, Field, Framing, NUMBER, Protocol, Request, Talk, TalkEnd};
+use super::{
+    client::greeting,
+    pools::{self, owned},
+    random::Random,
+    script::{Answer, Body, Call, Ending, Exchange, Field, Framing, NUMBER, Protocol, Request, Talk, TalkEnd},
+};
 
 /// So many exchanges of this seed.
 pub fn exchanges(seed: u64, count: usize) -> Vec<Exchange> {

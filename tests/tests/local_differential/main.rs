@@ -23,19 +23,18 @@ mod differences;
 mod not_yet;
 mod report;
 
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
-
 use anyhow::{Context as _, ensure};
 use client::{Heard, Road};
 use differences::{ALLOWED, Difference};
 use message::Message;
 use not_yet::NOT_YET;
 use origin::Origin;
-use remora_tests::local::{Mesh, Proxy};
-use remora_tests::patience::until;
+use remora_tests::{
+    local::{Mesh, Proxy},
+    patience::until,
+};
 use script::Exchange;
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 const COUNT: usize = 400;
 /// Of the exchanges of every gate; the lists of differences are what these need.

@@ -1,9 +1,11 @@
 //! Differences that are faults: each is here until it is mended, and fails the test when it is. None is in docs/protocols.md.
 
-use super::Side;
-use super::differences::Difference;
-use super::message::End;
-use super::script::{Ending, Exchange, Protocol};
+use super::{
+    Side,
+    differences::Difference,
+    message::End,
+    script::{Ending, Exchange, Protocol},
+};
 
 /// All that are known.
 pub const NOT_YET: &[Difference] = &[

@@ -1,18 +1,20 @@
 //! The origin: it keeps every byte that it gets, and answers each call by its script. Speaks HTTP/1, bytes, and HTTP/2
 //! ([`super::origin2`]), by the first bytes of a connection.
 
-use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
-
+use super::{
+    message::{self, End, Framing, Kind, Message},
+    origin2,
+    script::{Answer, Call, Ending, Exchange, Key, NUMBER, Talk, TalkEnd},
+    stage::{PATIENCE, Stage},
+};
 use anyhow::Context as _;
-
-use super::message::{self, End, Framing, Kind, Message};
-use super::origin2;
-use super::script::{Answer, Call, Ending, Exchange, Key, NUMBER, Talk, TalkEnd};
-use super::stage::{PATIENCE, Stage};
+use std::{
+    io::{Read as _, Write as _},
+    net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
 /// What the first byte of bytes that are no HTTP is; then comes the call's number, and a line's end.
 pub const BYTES: u8 = 1;

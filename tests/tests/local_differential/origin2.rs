@@ -1,21 +1,27 @@
 //! The origin's HTTP/2. The h2 crate reads what comes and keeps the connection alive; the answers are written by hand beside it, in
 //! header blocks that need no table, so that they can be and end as no library would let them.
 
-use std::net::TcpStream;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
-
+use super::{
+    message::{End, Framing, Message},
+    origin::{World, number},
+    script::{Ending, Field, Key, NUMBER, latin},
+};
 use bytes::Bytes;
 use h2::server::SendResponse;
 use http::{HeaderMap, Request};
 use remora_tests::wire::http2::{self, frame, kind};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-
-use super::message::{End, Framing, Message};
-use super::origin::{World, number};
-use super::script::{Ending, Field, Key, NUMBER, latin};
+use std::{
+    net::TcpStream,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+};
 
 enum Out {
     Bytes(Vec<u8>),

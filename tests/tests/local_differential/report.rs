@@ -1,8 +1,10 @@
 //! What was seen, in lines that can be compared and read.
 
-use super::Side;
-use super::message::{Framing, Message};
-use super::script::{Answer, Body, Call, Ending, Exchange, latin};
+use super::{
+    Side,
+    message::{Framing, Message},
+    script::{Answer, Body, Call, Ending, Exchange, latin},
+};
 
 /// Bytes of which the report shows this many at most.
 const SHOWN: usize = 60;

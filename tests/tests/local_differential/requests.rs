@@ -1,9 +1,11 @@
 //! The requests of a seed.
 
-use super::generate::{chunked, for_http2, some, some_bytes};
-use super::pools::{self, owned};
-use super::random::Random;
-use super::script::{Body, Ending, Field, Framing, Key, NUMBER, Protocol, Request};
+use super::{
+    generate::{chunked, for_http2, some, some_bytes},
+    pools::{self, owned},
+    random::Random,
+    script::{Body, Ending, Field, Framing, Key, NUMBER, Protocol, Request},
+};
 
 /// A request, which ends well if it is one of several that are sent at once.
 pub fn request(random: &mut Random, protocol: Protocol, pipelined: bool, key: Key) -> Request {

@@ -1,8 +1,7 @@
 //! What both ends of an exchange say, and how it is written. Text is Latin 1 everywhere: a character is a byte.
 
-use std::fmt::Write as _;
-
 use remora_tests::wire::http2::{self, END_STREAM, frame, kind};
+use std::fmt::Write as _;
 
 /// A field's name and value.
 pub type Field = (String, String);

@@ -1,13 +1,16 @@
 //! What both ends of a road know of each other, so that neither ends before the other has got what was said: no byte is lost
 //! to an end that overtakes it, and nothing depends on time.
 
-use std::collections::BTreeMap;
-use std::net::{Shutdown, TcpStream};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
-
-use super::message::{End, Message};
-use super::script::Key;
+use super::{
+    message::{End, Message},
+    script::Key,
+};
+use std::{
+    collections::BTreeMap,
+    net::{Shutdown, TcpStream},
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 /// How long anything may take that comes at once if it comes. Who waits longer says so in its record.
 pub const PATIENCE: Duration = Duration::from_secs(4);

@@ -1,26 +1,29 @@
 //! `api`: an HTTP/1.1 server. `GET /items/ID` asks `pricing`, `POST /cart` writes to `store`.
 
-use std::convert::Infallible;
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
-
+use super::{
+    Pace,
+    pricing::proto::{QuoteRequest, pricing_client::PricingClient},
+};
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpStream},
+};
 use tonic::transport::{Channel, Endpoint, Uri};
-
-use super::Pace;
-use super::pricing::proto::QuoteRequest;
-use super::pricing::proto::pricing_client::PricingClient;
 
 /// A cart is a line.
 const BODY_BYTES_MAX: usize = 512;

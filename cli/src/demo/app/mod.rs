@@ -8,16 +8,20 @@ mod pricing;
 mod store;
 pub(crate) mod web;
 
-use std::net::SocketAddr;
-use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
-
-use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
-
 use super::layout::Role;
+use std::{
+    net::SocketAddr,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
 
 /// What a request costs its server.
 const WORK: Duration = Duration::from_millis(2);

@@ -1,15 +1,14 @@
 //! `pricing`: a gRPC server.
 
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::TcpListener;
-use tonic::codegen::Service;
-use tonic::{Request, Response, Status};
-
 use super::Pace;
-use proto::pricing_server::{Pricing, PricingServer};
-use proto::{QuoteReply, QuoteRequest};
+use hyper::{server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use proto::{
+    QuoteReply, QuoteRequest,
+    pricing_server::{Pricing, PricingServer},
+};
+use tokio::net::TcpListener;
+use tonic::{Request, Response, Status, codegen::Service};
 
 #[allow(
     clippy::use_self,

@@ -1,12 +1,14 @@
 //! `store`: lines over raw TCP. `PUT key value` is answered `OK`, `GET key` with `VALUE value` or `NONE`.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
-
 use super::Pace;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpStream},
+};
 
 /// A longer line ends the connection.
 const LINE_BYTES_MAX: u64 = 1024;

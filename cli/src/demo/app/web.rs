@@ -2,12 +2,6 @@
 //!
 //! Out: one JSON line of [`Tally`] per second on standard output.
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::rc::Rc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
 use anyhow::Context;
 use bytes::Bytes;
 use http::Request;
@@ -15,9 +9,18 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpStream;
-use tokio::task::LocalSet;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    net::SocketAddr,
+    rc::Rc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use tokio::{
+    net::TcpStream,
+    task::LocalSet,
+    time::{Instant, MissedTickBehavior, interval_at, timeout},
+};
 
 /// How many requests can be under way at once.
 const CONNECTIONS: u32 = 16;

@@ -1,13 +1,19 @@
 //! What a policy does not do, though its user may think so: ports that a Service target leaves open, callers whom a deny
 //! rule by identity lets pass. Said in the policy's status.
 
-use super::super::{Key, Snapshot, pods};
-use super::{Authorization, passes_the_unidentified};
-use crate::index::status::Findings;
-use crate::objects::policy::{AuthorizationPolicy, MeshTlsPolicy, PolicyTarget, TargetKind};
+use super::{
+    super::{Key, Snapshot, pods},
+    Authorization, passes_the_unidentified,
+};
+use crate::{
+    index::status::Findings,
+    objects::policy::{AuthorizationPolicy, MeshTlsPolicy, PolicyTarget, TargetKind},
+};
 use remora_model::MtlsMode;
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// The ports of a Service's pods.
 #[derive(Default)]

@@ -7,17 +7,15 @@
 mod cover;
 mod rule;
 
-use super::status::Findings;
-use super::{Snapshot, report};
-use crate::objects::names::is_subdomain;
-use crate::objects::policy::{
-    AuthorizationPolicy, MeshTlsPolicy, Mode, Policy, PolicyAction, PolicyTarget, Selector, TargetKind,
+use super::{Snapshot, report, status::Findings};
+use crate::objects::{
+    Kind, Metadata,
+    names::is_subdomain,
+    policy::{AuthorizationPolicy, MeshTlsPolicy, Mode, Policy, PolicyAction, PolicyTarget, Selector, TargetKind},
 };
-use crate::objects::{Kind, Metadata};
 use remora_api::convert::LIST_MAX as RULES_MAX;
 use remora_model::{AuthorizationRule, Unidentified};
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 /// Targets of one policy, as in the CRD.
 pub(super) const TARGETS_MAX: usize = 32;

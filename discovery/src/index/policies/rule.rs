@@ -3,9 +3,13 @@
 //!
 //! Errors begin with the field, as a suffix to the path of the rule: `.from[0].cidrs[1]: "x" is no CIDR`.
 
-use crate::index::fields;
-use crate::objects::names::is_label;
-use crate::objects::policy::{PolicyAction, PolicyOperation, PolicyRule, PolicySource, UnidentifiedCallers};
+use crate::{
+    index::fields,
+    objects::{
+        names::is_label,
+        policy::{PolicyAction, PolicyOperation, PolicyRule, PolicySource, UnidentifiedCallers},
+    },
+};
 use remora_api::convert::check;
 use remora_model::{
     Action, AuthorizationRule, Operation, PathPattern, Source, SpiffeId, Unidentified, network, policy,

@@ -1,5 +1,4 @@
-use super::status::CONTROLLER;
-use super::*;
+use super::{status::CONTROLLER, *};
 use serde_json::{Value, json};
 
 const NOW: &str = "2026-11-21T20:00:00Z";

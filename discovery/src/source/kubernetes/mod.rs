@@ -12,21 +12,28 @@ mod store;
 mod watch;
 mod watched;
 
-use crate::index::{Mesh, Snapshot};
-use crate::objects::{Kind, Object, core, policy, routes};
-use kube::Client;
-use kube::config::KubeConfigOptions;
-use remora_kube::client::ClientError;
-use remora_kube::lease::{Candidate, elect};
-use remora_kube::names;
+use crate::{
+    index::{Mesh, Snapshot},
+    objects::{Kind, Object, core, policy, routes},
+};
+use kube::{Client, config::KubeConfigOptions};
+use remora_kube::{
+    client::ClientError,
+    lease::{Candidate, elect},
+    names,
+};
 use remora_runtime::{admin, drain};
-use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
-use std::time::Duration;
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 use store::{Change, Store};
-use tokio::sync::{mpsc, watch as latest};
-use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::{
+    sync::{mpsc, watch as latest},
+    task::JoinSet,
+    time::Instant,
+};
 
 /// Changes this close together are indexed together.
 const DEBOUNCE: Duration = Duration::from_millis(50);

@@ -5,20 +5,27 @@
 //! again with a backoff of its own. What was written is not written again over the same version, unless something else is to be
 //! said by now. Two writers at once do no harm: they want the same.
 
-use crate::index::status::ObjectStatus;
-use crate::objects::{Kind, policy, routes};
-use crate::serve::Snapshots;
+use crate::{
+    index::status::ObjectStatus,
+    objects::{Kind, policy, routes},
+    serve::Snapshots,
+};
 use futures_util::stream::{self, StreamExt as _};
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
-use kube::{Api, Client};
-use remora_kube::client::{CallError, call};
-use remora_kube::names;
+use kube::{
+    Api, Client,
+    api::{ApiResource, DynamicObject, Patch, PatchParams},
+};
+use remora_kube::{
+    client::{CallError, call},
+    names,
+};
 use serde_json::Value;
-use std::collections::{HashMap, HashSet};
-use std::time::Duration;
-use tokio::sync::watch;
-use tokio::time::Instant;
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+use tokio::{sync::watch, time::Instant};
 
 /// Pause after a write that failed, doubled by each that follows.
 const PAUSE_MIN: Duration = Duration::from_secs(2);
@@ -184,8 +191,10 @@ fn now() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::index::{Mesh, Snapshot};
-    use crate::source::parse::parse;
+    use crate::{
+        index::{Mesh, Snapshot},
+        source::parse::parse,
+    };
     use serde_json::json;
 
     fn status(version: &str) -> ObjectStatus {

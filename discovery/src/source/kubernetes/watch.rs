@@ -7,20 +7,23 @@
 //! A kind whose CRD is not installed is looked for again every [`ABSENT_POLL`]; that it is not there is believed only of
 //! the API's own list of kinds, since a 404 might come from any proxy on the way.
 
-use super::store::{Change, Entry};
-use super::watched::{Watched, built_in};
-use crate::index::Key;
-use crate::objects::core::ServiceCidr;
-use crate::objects::{Kind, Object};
+use super::{
+    store::{Change, Entry},
+    watched::{Watched, built_in},
+};
+use crate::{
+    index::Key,
+    objects::{Kind, Object, core::ServiceCidr},
+};
 use futures_util::StreamExt as _;
-use kube::core::Status;
-use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Api, Client};
+use kube::{
+    Api, Client,
+    core::Status,
+    runtime::watcher::{self, Event, watcher},
+};
 use remora_kube::client::{CallError, call, chain, watching};
 use serde::de::DeserializeOwned;
-use std::collections::BTreeSet;
-use std::fmt::Debug;
-use std::time::Duration;
+use std::{collections::BTreeSet, fmt::Debug, time::Duration};
 use tokio::sync::mpsc;
 
 /// How often an API without a CRD is asked for it.

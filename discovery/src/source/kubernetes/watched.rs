@@ -3,12 +3,11 @@
 //! The API server has checked what is built in, so it is read as it comes. What CRDs describe may be written for another
 //! version of us: one object that cannot be read is reported by name, and affects no other.
 
-use crate::index::Key;
-use crate::objects::routes::ParentRef;
-use crate::objects::{IS_NULL, Kind, Metadata, Object};
-use kube::Resource;
-use kube::api::ObjectMeta;
-use kube::core::DynamicResourceScope;
+use crate::{
+    index::Key,
+    objects::{IS_NULL, Kind, Metadata, Object, routes::ParentRef},
+};
+use kube::{Resource, api::ObjectMeta, core::DynamicResourceScope};
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _};
 use std::borrow::Cow;
 
@@ -162,9 +161,11 @@ impl<T: Kind> Resource for Watched<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::objects::core::{EndpointSlice, Pod};
-    use crate::objects::policy::{AuthorizationPolicy, MeshTlsPolicy};
-    use crate::objects::routes::HttpRoute;
+    use crate::objects::{
+        core::{EndpointSlice, Pod},
+        policy::{AuthorizationPolicy, MeshTlsPolicy},
+        routes::HttpRoute,
+    };
 
     #[test]
     fn of_a_pod_only_what_is_used_is_kept() {

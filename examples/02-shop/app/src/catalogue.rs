@@ -1,13 +1,14 @@
 //! `catalogue`: what there is to buy, over HTTP/1.
 
-use axum::Json;
-use axum::extract::Path;
-use axum::http::StatusCode;
-use axum::routing::{Router, get};
+use crate::stop::Stop;
+use axum::{
+    Json,
+    extract::Path,
+    http::StatusCode,
+    routing::{Router, get},
+};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-
-use crate::stop::Stop;
 
 const ITEMS: [&str; 5] = ["tea", "coffee", "cocoa", "sugar", "milk"];
 

@@ -18,11 +18,8 @@ mod ticker;
 mod visitor;
 mod web;
 
-use std::net::SocketAddr;
-use std::process::ExitCode;
-use std::time::Duration;
-
 use clap::{Parser, Subcommand};
+use std::{net::SocketAddr, process::ExitCode, time::Duration};
 use tokio::net::TcpListener;
 
 #[derive(Parser)]

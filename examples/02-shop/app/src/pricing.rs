@@ -1,12 +1,13 @@
 //! `pricing`: what it costs, over gRPC.
 
+use crate::stop::Stop;
+use proto::{
+    QuoteReply, QuoteRequest,
+    pricing_server::{Pricing, PricingServer},
+};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
-
-use crate::stop::Stop;
-use proto::pricing_server::{Pricing, PricingServer};
-use proto::{QuoteReply, QuoteRequest};
 
 #[allow(
     clippy::use_self,

@@ -1,9 +1,11 @@
 //! Enough of Redis' protocol for a cart: one command, one line in answer.
 
 use anyhow::{Context as _, bail};
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::TcpStream;
-use tokio::sync::Mutex;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::TcpStream,
+    sync::Mutex,
+};
 
 /// The longest answer line that is read.
 const LINE_BYTES_MAX: u64 = 4096;

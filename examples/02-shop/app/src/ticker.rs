@@ -1,19 +1,23 @@
 //! `ticker`: today's offers, over WebSocket, one every second.
 
-use std::time::Duration;
-
-use axum::extract::Request;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
-use axum::routing::{Router, any, get};
+use crate::stop::Stop;
+use axum::{
+    extract::Request,
+    http::{StatusCode, header},
+    response::{IntoResponse as _, Response},
+    routing::{Router, any, get},
+};
 use futures_util::{SinkExt as _, StreamExt as _};
 use hyper_util::rt::TokioIo;
+use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::{Message, Role};
-
-use crate::stop::Stop;
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        handshake::derive_accept_key,
+        protocol::{Message, Role},
+    },
+};
 
 const EVERY: Duration = Duration::from_secs(1);
 

@@ -2,25 +2,30 @@
 //!
 //! Out: the [`Tally`] as a JSON line on standard output, every second and at the end, and at `GET /`.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-
+use crate::stop::Stop;
 use anyhow::{Context as _, ensure};
-use axum::Json;
-use axum::routing::{Router, get};
+use axum::{
+    Json,
+    routing::{Router, get},
+};
 use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::{BodyExt as _, Full};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
 use serde::Serialize;
-use tokio::net::TcpListener;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
-
-use crate::stop::Stop;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::{
+    net::TcpListener,
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval, timeout},
+};
 
 /// How long a person would wait.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -1,28 +1,34 @@
 //! `web`: the front, over HTTP/1. What a visitor asks for, it asks the others for.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-
+use crate::{
+    pricing::proto::{QuoteRequest, pricing_client::PricingClient},
+    redis::Redis,
+    stop::Stop,
+};
 use anyhow::Context as _;
-use axum::Json;
-use axum::extract::{Path, State};
-use axum::http::StatusCode;
-use axum::routing::{Router, get, post};
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::StatusCode,
+    routing::{Router, get, post},
+};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http_body_util::{BodyExt as _, Empty};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
 use serde_json::{Value, json};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 use tokio::net::{TcpListener, TcpStream};
-use tonic::Code;
-use tonic::transport::{Channel, Endpoint};
-
-use crate::pricing::proto::QuoteRequest;
-use crate::pricing::proto::pricing_client::PricingClient;
-use crate::redis::Redis;
-use crate::stop::Stop;
+use tonic::{
+    Code,
+    transport::{Channel, Endpoint},
+};
 
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {

@@ -1,8 +1,10 @@
 //! Backends and their endpoints.
 
-use super::name::{protocol, to_protocol};
-use super::{At, ENDPOINTS_MAX, InvalidMessage, Problem};
-use super::{address, list_of, millis, required, share, text, to_millis};
+use super::{
+    At, ENDPOINTS_MAX, InvalidMessage, Problem, address, list_of, millis,
+    name::{protocol, to_protocol},
+    required, share, text, to_millis,
+};
 use crate::v1;
 use remora_model::{Accrual, Backend, BackendSettings, Endpoint, SpiffeId};
 

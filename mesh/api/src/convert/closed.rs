@@ -4,9 +4,10 @@
 //! each. Only what has no rules around it (a target, a port, a mode) refuses the message. The proxy reads with this; discovery
 //! runs the same checks before it sends, so that in one release nothing is ever replaced here.
 
-use super::inbound::without_rules as inbound_without_rules;
-use super::outbound::without_rules as outbound_without_rules;
-use super::{At, IntoInvalid, InvalidMessage, LIST_MAX, Problem};
+use super::{
+    At, IntoInvalid, InvalidMessage, LIST_MAX, Problem, inbound::without_rules as inbound_without_rules,
+    outbound::without_rules as outbound_without_rules,
+};
 use crate::v1;
 use remora_model::{Action, AuthorizationRule, Inbound, InboundDefault, Outbound, RouteMatch, Rule};
 

@@ -1,8 +1,10 @@
 //! Inbound ports and their authorisation rules.
 
-use super::name::{protocol, to_protocol};
-use super::{At, InvalidMessage, Problem};
-use super::{conditions, known, list, name, port};
+use super::{
+    At, InvalidMessage, Problem, conditions, known, list, name,
+    name::{protocol, to_protocol},
+    port,
+};
 use crate::v1;
 use remora_model::{
     Action, AuthorizationRule, Inbound, InboundDefault, MtlsMode, Operation, PathPattern, Source, SpiffeId,

@@ -17,8 +17,7 @@ mod outbound;
 mod tests;
 
 use remora_model::network;
-use std::fmt;
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 /// The most entries that one list of a message may have; a list of endpoints may have [`ENDPOINTS_MAX`].
 pub const LIST_MAX: usize = 4096;

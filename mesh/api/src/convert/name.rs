@@ -1,8 +1,7 @@
 //! Names: backends, targets, resources.
 
 use super::{At, InvalidMessage, Problem, name, port};
-use crate::name::Name;
-use crate::v1;
+use crate::{name::Name, v1};
 use remora_model::{BackendId, Protocol, Target};
 
 impl From<&BackendId> for v1::BackendId {

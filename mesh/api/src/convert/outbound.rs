@@ -1,8 +1,10 @@
 //! Outbound targets: routes, matches, filters.
 
-use super::name::{protocol, target, to_protocol};
-use super::{At, InvalidMessage, Problem};
-use super::{conditions, known, list, method, millis, name, optional, port, required, text, to_millis};
+use super::{
+    At, InvalidMessage, Problem, conditions, known, list, method, millis, name,
+    name::{protocol, target, to_protocol},
+    optional, port, required, text, to_millis,
+};
 use crate::v1;
 use http::{HeaderName, HeaderValue, StatusCode};
 use remora_model::{

@@ -1,6 +1,8 @@
 use super::*;
-use crate::sync::{Delta, DeltaError, Name, Resource, Update};
-use crate::v1;
+use crate::{
+    sync::{Delta, DeltaError, Name, Resource, Update},
+    v1,
+};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use remora_model::*;
 

@@ -4,11 +4,12 @@
 //! duration by our monotonic clock, as client-go does it. Our own runs out `step_down` after we asked for its last renewal,
 //! well before another candidate may take it. If two candidates write at once, the resource version decides.
 
+use k8s_openapi::{
+    api::coordination::v1::{Lease, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
+    jiff::Timestamp,
+};
 use std::time::Duration;
-
-use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
-use k8s_openapi::jiff::Timestamp;
 use tokio::time::Instant;
 
 /// A foreign lease is not waited for longer than this, whatever it says.

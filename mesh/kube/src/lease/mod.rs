@@ -10,23 +10,24 @@ pub mod elector;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
-
-use futures_util::StreamExt as _;
-use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::jiff::Timestamp;
-use kube::api::PostParams;
-use kube::runtime::WatchStreamExt as _;
-use kube::runtime::watcher::watch_object;
-use kube::{Api, Client};
-use remora_runtime::drain;
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
-
-use crate::client::{CALL_TIMEOUT, CallError, call, call_within};
-use crate::names::MADE_BY;
-
 use self::elector::{Elector, Next, Terms, Write};
+use crate::{
+    client::{CALL_TIMEOUT, CallError, call, call_within},
+    names::MADE_BY,
+};
+use futures_util::StreamExt as _;
+use k8s_openapi::{api::coordination::v1::Lease, jiff::Timestamp};
+use kube::{
+    Api, Client,
+    api::PostParams,
+    runtime::{WatchStreamExt as _, watcher::watch_object},
+};
+use remora_runtime::drain;
+use std::time::Duration;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
 
 /// Pause after a write that failed.
 const RETRY: Duration = Duration::from_secs(1);

@@ -1,12 +1,9 @@
 //! The election, decided step by step against an API server that is one variable.
 
-use std::time::Duration;
-
-use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::jiff::Timestamp;
-use tokio::time::Instant;
-
 use super::elector::{Elector, Next, Terms, Write};
+use k8s_openapi::{api::coordination::v1::Lease, jiff::Timestamp};
+use std::time::Duration;
+use tokio::time::Instant;
 
 fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)

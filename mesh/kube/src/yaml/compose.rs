@@ -1,11 +1,13 @@
 //! Events of the parser to a tree: anchors, aliases, merge keys, bounds.
 
-use super::scalar::{self, Read};
-use super::{ALIASED_BYTES_MAX, DEPTH_MAX, Mistake, NODES_MAX, Node, Value, json, shown};
+use super::{
+    ALIASED_BYTES_MAX, DEPTH_MAX, Mistake, NODES_MAX, Node, Value, json,
+    scalar::{self, Read},
+    shown,
+};
 use granit_parser::{Event, Options, Parser, ScalarStyle, ScanError, Span, StrInput, Tag};
 use serde_json::Value as Json;
-use std::borrow::Cow;
-use std::collections::HashMap;
+use std::{borrow::Cow, collections::HashMap};
 
 /// The documents of `text`, whose first line is `first`; after an error there is no next one.
 pub(super) fn documents(text: &str, first: usize) -> Vec<Result<Node, Mistake>> {

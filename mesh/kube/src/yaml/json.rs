@@ -4,8 +4,7 @@
 use super::{Mistake, NODES_MAX, Node, Value, scalar, shown};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value as Json;
-use std::collections::HashSet;
-use std::fmt;
+use std::{collections::HashSet, fmt};
 
 /// The documents of `text`, whose first line is `first`, if it is JSON that begins with an object; after an error there is no next one.
 pub(super) fn documents(text: &str, first: usize) -> Option<Vec<Result<Node, Mistake>>> {

@@ -2,10 +2,12 @@
 //! local is not enough: a name under foreign control may be pointed at it (DNS rebinding), and any page may send it a
 //! POST. In: the head of a request. Out: nothing, or why it is refused. What is open to all stays open.
 
-use axum::extract::Request;
-use axum::http::{HeaderMap, StatusCode, header, uri::Authority};
-use axum::middleware::Next;
-use axum::response::{IntoResponse as _, Response};
+use axum::{
+    extract::Request,
+    http::{HeaderMap, StatusCode, header, uri::Authority},
+    middleware::Next,
+    response::{IntoResponse as _, Response},
+};
 use std::net::IpAddr;
 
 /// What anybody may see: scrapers and probes call it by any name.

@@ -6,12 +6,12 @@
 //! clients share the rest: a new connection takes the place of the one that was silent for longest at the address that has
 //! most. A response that is being made is never cut off for it.
 
-use std::collections::HashMap;
-use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use tokio::sync::Notify;
-use tokio::time::Instant;
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+use tokio::{sync::Notify, time::Instant};
 
 /// Probes of a pod's containers, a scraper or two, and a person.
 pub(super) const STRANGERS_MAX: usize = 224;

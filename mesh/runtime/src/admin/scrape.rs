@@ -2,12 +2,13 @@
 //! other addresses, slow readers can keep only a few old texts alive, and each address has a rate limit. The pod
 //! itself and its node always get the latest.
 
-use std::collections::{HashMap, VecDeque};
-use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
-
 use axum::body::Bytes;
+use std::{
+    collections::{HashMap, VecDeque},
+    net::IpAddr,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 /// How old the text may be that another address gets.
 const FRESH: Duration = Duration::from_secs(1);

@@ -1,12 +1,12 @@
 //! The certificate as a condition of readiness.
 
-use std::time::SystemTime;
-
-use tokio::time::timeout;
-
 use super::{CLOCK_CHECK, Source};
-use crate::admin::Readiness;
-use crate::tls::{Credentials, VerifyError};
+use crate::{
+    admin::Readiness,
+    tls::{Credentials, VerifyError},
+};
+use std::time::SystemTime;
+use tokio::time::timeout;
 
 /// What the condition is called.
 pub const CERTIFICATE: &str = "certificate";

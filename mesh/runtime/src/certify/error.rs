@@ -1,11 +1,9 @@
 //! Why a workload has no certificate: a closed set, with the metric's words.
 
-use std::path::PathBuf;
-
-use remora_model::SpiffeId;
-
 use super::{CERTIFY_TIMEOUT, TOKEN_BYTES_MAX};
 use crate::tls::{InvalidBundle, InvalidSvid, VerifyError};
+use remora_model::SpiffeId;
+use std::path::PathBuf;
 
 /// Why a certificate could not be had. All are retried; all but the last few are the operator's to mend.
 #[derive(Debug, thiserror::Error)]

@@ -10,23 +10,28 @@ mod condition;
 mod error;
 mod schedule;
 
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
+use crate::{
+    grpc::mtls_channel,
+    tls::{Alpn, ClientConfig, Credentials, Svid, TrustBundle, anonymous_client_config},
+};
 use arc_swap::ArcSwap;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
-use remora_api::v1::identity_client::IdentityClient;
-use remora_api::v1::{Bundle, CertifyRequest, WatchBundleRequest};
+use remora_api::v1::{Bundle, CertifyRequest, WatchBundleRequest, identity_client::IdentityClient};
 use remora_model::SpiffeId;
-use tokio::sync::{Notify, watch};
-use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 use tonic::transport::Channel;
-
-use crate::grpc::mtls_channel;
-use crate::tls::{Alpn, ClientConfig, Credentials, Svid, TrustBundle, anonymous_client_config};
 
 pub use condition::{CERTIFICATE, report};
 pub use error::CertifyError;

@@ -4,8 +4,10 @@
 //! seconds, four, eight and so on to one a minute, each with the number of those left out since. A minute of quiet makes the
 //! place speak freely again. What is counted exactly is a metric's; the log says that it happens, and to whom.
 
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 /// Lines that are written at once: rare events are logged every time.
 const BURST: u32 = 3;

@@ -5,15 +5,15 @@
 //! lines beyond it are dropped, counted in `remora_log_lines_dropped_total`, and reported when there is room again. Lines
 //! that warn may use a quarter more than others.
 
-use std::collections::VecDeque;
-use std::io::{self, Write};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
-
+use super::Format;
+use std::{
+    collections::VecDeque,
+    io::{self, Write},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
-
-use super::Format;
 
 /// Lines that wait: a burst of a thousand.
 const QUEUE_BYTES_MAX: usize = 256 * 1024;

@@ -5,21 +5,23 @@
 mod limited;
 mod lossy;
 
-use std::backtrace::{Backtrace, BacktraceStatus};
-use std::fmt;
-use std::io::IsTerminal as _;
-use std::str::FromStr;
-use std::sync::OnceLock;
-use std::time::Duration;
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    fmt,
+    io::IsTerminal as _,
+    str::FromStr,
+    sync::OnceLock,
+    time::Duration,
+};
 
 pub use limited::{Admitted, Limited};
 use lossy::Lossy;
 #[doc(hidden)]
 pub use tracing;
 
-use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, Layer as _, Registry, fmt as format, reload};
+use tracing_subscriber::{
+    EnvFilter, Layer as _, Registry, fmt as format, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
+};
 
 /// How a log line looks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

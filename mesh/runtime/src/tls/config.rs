@@ -1,18 +1,20 @@
 //! rustls configurations for each kind of connection the mesh makes.
 
-use std::sync::Arc;
-
+use super::{
+    Credentials, Svid, TrustBundle,
+    provider::provider,
+    verifier::{AnyMember, ExpectServer, Unverified},
+};
 use remora_model::SpiffeId;
-use rustls::client::Resumption;
-use rustls::pki_types::{IpAddr, Ipv4Addr, ServerName};
-use rustls::server::NoServerSessionStorage;
-use rustls::sign::SingleCertAndKey;
-use rustls::version::TLS13;
-use rustls::{ClientConfig, ServerConfig};
-
-use super::provider::provider;
-use super::verifier::{AnyMember, ExpectServer, Unverified};
-use super::{Credentials, Svid, TrustBundle};
+use rustls::{
+    ClientConfig, ServerConfig,
+    client::Resumption,
+    pki_types::{IpAddr, Ipv4Addr, ServerName},
+    server::NoServerSessionStorage,
+    sign::SingleCertAndKey,
+    version::TLS13,
+};
+use std::sync::Arc;
 
 /// A TLS configuration could not be built: the crypto library lacks something it should have.
 #[derive(Debug, thiserror::Error)]

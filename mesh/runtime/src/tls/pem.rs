@@ -5,10 +5,8 @@
 //! first mistake. Text between sections is allowed (RFC 7468 §2: explanatory text), and so are CRLF and blanks at the end of a
 //! line. Half of a file is never taken: of two anchors the one that was lost would cut its holders off, one by one.
 
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use std::borrow::Cow;
-
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 const BEGIN: &str = "-----BEGIN ";
 const END: &str = "-----END ";

@@ -1,9 +1,10 @@
 //! The cryptography of all our TLS.
 
+use rustls::{
+    CipherSuite,
+    crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs},
+};
 use std::sync::{Arc, OnceLock};
-
-use rustls::CipherSuite;
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
 
 /// aws-lc-rs with the key exchanges in our order: post-quantum hybrid first, whoever the peer is. AES-128 goes first as in
 /// Envoy and Linkerd: less work per byte than AES-256.

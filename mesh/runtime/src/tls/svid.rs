@@ -1,19 +1,23 @@
 //! What we hold: our certificate and key, and the anchors by which we judge others.
 
-use std::fmt;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
+use super::{
+    ANCHORS_MAX, CHAIN_CERTIFICATES_MAX, VerifyError, leaf_identity,
+    pem::{self, PemError},
+    verify::words,
+    verify_svid,
+};
 use aws_lc_rs::digest;
 use remora_model::{SpiffeId, TrustDomain};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, TrustAnchor};
-use rustls::sign::CertifiedKey;
-use x509_parser::certificate::X509Certificate;
-use x509_parser::prelude::FromDer as _;
-
-use super::pem::{self, PemError};
-use super::verify::words;
-use super::{ANCHORS_MAX, CHAIN_CERTIFICATES_MAX, VerifyError, leaf_identity, verify_svid};
+use rustls::{
+    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, TrustAnchor},
+    sign::CertifiedKey,
+};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use x509_parser::{certificate::X509Certificate, prelude::FromDer as _};
 
 /// Why a set of anchors is unusable.
 #[derive(Debug, thiserror::Error)]

@@ -1,17 +1,17 @@
 //! Every reason to refuse a certificate, once as a pure judgement and once through a real handshake.
 
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
-
+use super::*;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
 };
 use remora_model::{SpiffeId, TrustDomain};
 use rustls::pki_types::CertificateDer;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
-
-use super::*;
 
 struct Root {
     params: CertificateParams,

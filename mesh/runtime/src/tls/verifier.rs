@@ -1,22 +1,19 @@
 //! The rustls side of verification: thin shells around [`verify_parts`], and the way back to its reasons.
 
-use std::error::Error as StdError;
-use std::io;
-use std::sync::Arc;
-use std::time::SystemTime;
-
+use super::{
+    TrustBundle, VerifyError,
+    provider::signature_algorithms,
+    verify::{read_leaf, verify_parts},
+};
 use remora_model::SpiffeId;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
     AlertDescription, CertificateError, CommonState, DigitallySignedStruct, DistinguishedName, Error, OtherError,
     SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+    server::danger::{ClientCertVerified, ClientCertVerifier},
 };
-
-use super::provider::signature_algorithms;
-use super::verify::{read_leaf, verify_parts};
-use super::{TrustBundle, VerifyError};
+use std::{error::Error as StdError, io, sync::Arc, time::SystemTime};
 
 /// Accepts exactly one identity; the server's name or address plays no part.
 #[derive(Debug)]

@@ -1,16 +1,11 @@
 //! Judging a certificate chain: pure, from bytes and a time to an identity or the rule that was broken.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-use remora_model::SpiffeId;
-use remora_model::identity::InvalidSpiffeId;
-use rustls::pki_types::{CertificateDer, UnixTime};
-use webpki::{EndEntityCert, KeyUsage};
-use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::FromDer as _;
-
 use super::{CHAIN_CERTIFICATES_MAX, TrustBundle};
+use remora_model::{SpiffeId, identity::InvalidSpiffeId};
+use rustls::pki_types::{CertificateDer, UnixTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use webpki::{EndEntityCert, KeyUsage};
+use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer as _};
 
 /// Why a peer's certificate chain is refused: a closed set, used in logs and as a metric label.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,18 +1,23 @@
 //! TLS by host name: what the API server speaks to a webhook, which has a certificate authority of its own. No mesh
 //! identity plays a part in it.
 
-use super::config::TlsError;
-use super::pem::{self, PemError};
-use super::provider::provider;
-use rustls::client::WebPkiServerVerifier;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::server::NoServerSessionStorage;
-use rustls::version::TLS13;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use x509_parser::certificate::X509Certificate;
-use x509_parser::prelude::FromDer as _;
+use super::{
+    config::TlsError,
+    pem::{self, PemError},
+    provider::provider,
+};
+use rustls::{
+    ClientConfig, RootCertStore, ServerConfig,
+    client::WebPkiServerVerifier,
+    pki_types::{CertificateDer, ServerName},
+    server::NoServerSessionStorage,
+    version::TLS13,
+};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use x509_parser::{certificate::X509Certificate, prelude::FromDer as _};
 
 /// HTTP/2, on which the API server has one connection for all its calls, then HTTP/1.1.
 const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];

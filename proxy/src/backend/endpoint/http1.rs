@@ -1,5 +1,6 @@
 //! Idle HTTP/1 connections to one address. Each carries one request at a time, so no caller waits for another's answer.
 
+use super::Request;
 use crate::{http::answer::Allowance, limits, sys::Socket};
 use http::{Method, Response, Version};
 use hyper::{
@@ -12,8 +13,6 @@ use std::{
     rc::Rc,
     time::Instant,
 };
-
-use super::Request;
 
 type Sender = http1::SendRequest<crate::http::body::request::RequestBody>;
 pub(super) type Sent = Result<Response<Incoming>, TrySendError<Request>>;

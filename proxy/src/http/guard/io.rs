@@ -1,14 +1,15 @@
 //! The guard as a stream: what hyper reads has passed it.
 
-use super::stall::Watch;
-use super::{Guard, Patience, Refusal, Wait};
-use crate::account::Holder;
-use crate::http::{
-    stall::{Overloaded, Stall},
-    under_way::UnderWay,
+use super::{Guard, Patience, Refusal, Wait, stall::Watch};
+use crate::{
+    account::Holder,
+    http::{
+        stall::{Overloaded, Stall},
+        under_way::UnderWay,
+    },
+    limits,
+    telemetry::{self, Direction, Reason},
 };
-use crate::limits;
-use crate::telemetry::{self, Direction, Reason};
 use http::StatusCode;
 use std::{
     future::poll_fn,

@@ -1,16 +1,20 @@
 //! The guard as a stream: what passes, what is told, and when a wait ends.
 
-use super::io::{End, Guarded};
-use super::{Patience, Refusal, Wait};
-use crate::http::under_way::UnderWay;
-use crate::limits;
-use crate::telemetry::Direction;
-use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
-use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, duplex};
-use tokio::time::Instant;
+use super::{
+    Patience, Refusal, Wait,
+    io::{End, Guarded},
+};
+use crate::{http::under_way::UnderWay, limits, telemetry::Direction};
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, duplex},
+    time::Instant,
+};
 
 const PATIENCE: Patience =
     Patience { head: Duration::from_millis(40), body: Duration::from_millis(150), idle: Duration::from_millis(100) };

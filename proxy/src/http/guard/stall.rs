@@ -7,9 +7,11 @@
 //! where a shorter wait replaces a longer one, as a head that began replaces idleness.
 
 use crate::limits::HALF_CLOSED_TIMEOUT;
-use std::pin::Pin;
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 use tokio::time::{Instant, Sleep, sleep};
 
 /// How long for what.

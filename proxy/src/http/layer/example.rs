@@ -1,4 +1,4 @@
-//! The worked example of `docs/add-a-layer.md`, which quotes what stands between the two markers; `tests/tests/tidy.rs` compares
+//! The worked example of `docs/add-a-layer.md`, which quotes what stands between the two markers; `tests/tests/tidy/quoted.rs` compares
 //! them. It is compiled with the tests only: no stack has this layer.
 
 // docs/add-a-layer.md: begin

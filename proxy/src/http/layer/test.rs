@@ -2,7 +2,10 @@
 
 use super::Outcome;
 use crate::{
-    backend::{Pool, Zone, endpoint::AnswerBody, endpoint::Table},
+    backend::{
+        Pool, Zone,
+        endpoint::{AnswerBody, Table},
+    },
     config,
     http::{
         Wire,

@@ -1,20 +1,18 @@
 //! One request, and in a word why it failed.
 
-use std::cell::RefCell;
-use std::error::Error;
-use std::io;
-use std::rc::Rc;
-
+use super::{Args, report::Tally};
+use crate::{
+    body::whole,
+    dial::{self, Sender, Target},
+    grpc,
+};
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::time::timeout;
-
-use super::Args;
-use super::report::Tally;
-use crate::body::whole;
-use crate::dial::{self, Sender, Target};
-use crate::grpc;
+use std::{cell::RefCell, error::Error, io, rc::Rc};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::timeout,
+};
 
 /// Why a meshed request failed, by the proxy's own word.
 const MESH_ERROR: &str = "x-remora-error";

@@ -1,19 +1,12 @@
 //! The loopback port at which a running load is asked.
 
-use std::cell::RefCell;
-use std::convert::Infallible;
-use std::rc::Rc;
-
-use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpListener;
-use tokio::sync::watch;
-
 use super::report::Tally;
 use crate::body::whole;
+use http::{Request, Response};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use std::{cell::RefCell, convert::Infallible, rc::Rc};
+use tokio::{net::TcpListener, sync::watch};
 
 /// Answers one connection at a time.
 pub(super) async fn serve(

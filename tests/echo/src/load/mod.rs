@@ -9,19 +9,16 @@ mod ask;
 mod control;
 mod report;
 
-use std::cell::RefCell;
-use std::net::SocketAddr;
-use std::rc::Rc;
-use std::time::Duration;
-
-use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
-use tokio::task::{JoinSet, LocalSet};
-use tokio::time::{Instant, sleep_until};
-
 use crate::text;
 use report::Tally;
+use std::{cell::RefCell, net::SocketAddr, rc::Rc, time::Duration};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::{JoinSet, LocalSet},
+    time::{Instant, sleep_until},
+};
 
 /// How long the figures can be asked for once it was stopped.
 const LAST_WORDS: Duration = Duration::from_secs(5);

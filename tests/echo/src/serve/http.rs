@@ -13,27 +13,31 @@
 //! | `/grpc.health.v1.Health/Check` | whether it is ready |
 //! | any, with `content-type: application/grpc` | what was received, as a gRPC message; `/status/N` is the gRPC status |
 
-use std::convert::Infallible;
-use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-
+use super::App;
+use crate::{
+    body::{Body, dripping, whole, with_trailers},
+    drain::drained,
+    grpc, text, websocket,
+};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::server::conn::auto;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::watch;
-use tokio::task::JoinSet;
-
-use super::App;
-use crate::body::{Body, dripping, whole, with_trailers};
-use crate::drain::drained;
-use crate::{grpc, text, websocket};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::watch,
+    task::JoinSet,
+};
 
 /// Larger bodies are not made.
 const BYTES_MAX: usize = 64 << 20;

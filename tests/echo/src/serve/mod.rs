@@ -3,24 +3,27 @@
 mod http;
 mod tcp;
 
-use std::fs;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
-
+use crate::{drain::drained, text};
 use anyhow::Context as _;
 use rustls::ServerConfig;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use std::{
+    fs,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 use tokio_rustls::TlsAcceptor;
-
-use crate::drain::drained;
-use crate::text;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {

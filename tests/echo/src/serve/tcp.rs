@@ -1,9 +1,10 @@
 //! Sends bytes back; some ports greet first.
 
-use tokio::io::{AsyncWriteExt as _, copy};
-use tokio::net::TcpStream;
-
 use super::App;
+use tokio::{
+    io::{AsyncWriteExt as _, copy},
+    net::TcpStream,
+};
 
 pub(super) async fn serve(mut stream: TcpStream, banner: bool, app: &App) -> anyhow::Result<()> {
     if banner {

@@ -12,19 +12,17 @@
 mod pods;
 mod replicas;
 
-use std::fs;
-use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
-
+use crate::{pki::Root, report::Report};
 use anyhow::Context as _;
-use remora_tests::local::Mesh;
-
-use crate::pki::Root;
-use crate::report::Report;
-
 use pods::Pods;
+use remora_tests::local::Mesh;
 use replicas::Replicas;
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {

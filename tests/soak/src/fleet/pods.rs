@@ -1,18 +1,23 @@
 //! Pods: each a workload client, and handshakes from one to another by what they hold.
 
-use std::collections::HashSet;
-use std::net::SocketAddr;
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
-
 use anyhow::Context as _;
 use remora_model::{SpiffeId, TrustDomain};
-use remora_runtime::certify::{self, CertifyConfig, Source};
-use remora_runtime::tls::{Alpn, Credentials, client_config, server_config, server_name};
+use remora_runtime::{
+    certify::{self, CertifyConfig, Source},
+    tls::{Alpn, Credentials, client_config, server_config, server_name},
+};
 use remora_tests::local::Mesh;
+use std::{
+    collections::HashSet,
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 

@@ -1,16 +1,18 @@
 //! Replicas of the CA, killed by chance, behind one address that forwards to whichever runs.
 
-use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use remora_tests::local::{Mesh, Program};
-use tokio::io::copy_bidirectional;
-use tokio::net::{TcpSocket, TcpStream};
-use tokio::runtime::Runtime;
-
 use super::LIFE;
+use remora_tests::local::{Mesh, Program};
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpSocket, TcpStream},
+    runtime::Runtime,
+};
 
 /// How long a replica runs, and how long it is away.
 const RUNS: (u64, u64) = (4_000, 20_000);

@@ -3,17 +3,9 @@
 use anyhow::Context as _;
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use std::cell::Cell;
-use std::convert::Infallible;
-use std::net::SocketAddr;
-use std::process::ExitCode;
-use std::rc::Rc;
-use std::time::Duration;
+use std::{cell::Cell, convert::Infallible, net::SocketAddr, process::ExitCode, rc::Rc, time::Duration};
 
 /// What this program is called as when it is a backend.
 pub(crate) const NAME: &str = "soak-backend";

@@ -2,19 +2,30 @@
 //! proxies with a worker each: bytes must yield. The streams keep every core busy, so that each step of a request waits for
 //! one: how long, requests of a second pair of proxies tell at the same time, which carries no stream.
 
-use super::steady::{Load, Sample};
-use super::{at_least, at_most, failures, pause, percentile_ms, sent, tell, victim};
+use super::{
+    at_least, at_most, failures, pause, percentile_ms, sent,
+    steady::{Load, Sample},
+    tell, victim,
+};
 use crate::report::Report;
-use remora_tests::local::{Mesh, Proxy, thread_elsewhere};
-use remora_tests::patience::until;
-use std::net::SocketAddr;
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio::time::sleep;
+use remora_tests::{
+    local::{Mesh, Proxy, thread_elsewhere},
+    patience::until,
+};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::sleep,
+};
 
 const PER_SECOND: u32 = 100;
 const STREAMS: usize = 4;

@@ -1,12 +1,17 @@
 //! Discovery is killed and started again, and stalled, under load; while it is away, an endpoint is added and another
 //! removed. Callers must notice nothing, and the change must be in effect within a second of its return.
 
-use super::shop::{AUTHORITY, Shop};
-use super::steady::{Load, Sample};
-use super::{at_most, failures, pause, seconds, tell};
+use super::{
+    at_most, failures, pause, seconds,
+    shop::{AUTHORITY, Shop},
+    steady::{Load, Sample},
+    tell,
+};
 use crate::report::Report;
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 const PER_SECOND: u32 = 200;
 /// After its return, how long is watched.

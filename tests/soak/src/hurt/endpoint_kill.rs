@@ -1,11 +1,16 @@
 //! Of five endpoints one is killed, and later one stalled, under 500 retryable GETs a second.
 
-use super::shop::{AUTHORITY, Pod, Shop};
-use super::steady::{Load, Sample};
-use super::{at_most, failures, pause, seconds, sent, tell};
+use super::{
+    at_most, failures, pause, seconds, sent,
+    shop::{AUTHORITY, Pod, Shop},
+    steady::{Load, Sample},
+    tell,
+};
 use crate::report::Report;
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 const ENDPOINTS: usize = 5;
 const PER_SECOND: u32 = 500;

@@ -1,14 +1,19 @@
 //! A proxy that may have 256 descriptors open meets 400 connections: it sheds some and says why, goes on serving the
 //! others, can be looked at meanwhile, and recovers by itself.
 
-use super::shop::{AUTHORITY, Shop};
-use super::{at_least, at_most, tell};
+use super::{
+    at_least, at_most,
+    shop::{AUTHORITY, Shop},
+    tell,
+};
 use crate::report::Report;
 use remora_tests::patience::until;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 const DESCRIPTORS: u64 = 256;
 const CONNECTIONS: usize = 400;

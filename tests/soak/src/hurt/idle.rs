@@ -1,17 +1,17 @@
 //! Ten thousand connections, each after one request, idle at one proxy; and after a while they all still work.
 
-use super::shop::{AUTHORITY, Shop};
-use super::steady;
-use super::{at_least, tell};
+use super::{
+    at_least,
+    shop::{AUTHORITY, Shop},
+    steady, tell,
+};
 use crate::report::Report;
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http1::SendRequest;
 use remora_tests::local::Program;
-use std::net::SocketAddr;
-use std::path::Path;
-use std::time::Duration;
+use std::{net::SocketAddr, path::Path, time::Duration};
 
 const CONNECTIONS: usize = 10_000;
 /// Opened at once.

@@ -14,11 +14,12 @@ mod slow_endpoint;
 mod steady;
 mod victim;
 
-use std::ops::Range;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
-
 use crate::report::Report;
+use std::{
+    ops::Range,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 use steady::Sample;
 
 /// What is done to the mesh.

@@ -1,15 +1,19 @@
 //! Every backend answers 503 and the route asks for three retries: what arrives must stay within the budget, a fifth of
 //! the requests and ten a second. It is kept over ten seconds, so that ten seconds' worth of the latter may be saved.
 
-use super::shop::{AUTHORITY, Shop};
-use super::steady::Load;
-use super::{at_least, at_most, pause, tell};
+use super::{
+    at_least, at_most, pause,
+    shop::{AUTHORITY, Shop},
+    steady::Load,
+    tell,
+};
 use crate::report::Report;
 use anyhow::ensure;
-use remora_tests::local::NAMESPACE;
-use remora_tests::patience::until;
-use std::path::Path;
-use std::time::{Duration, Instant};
+use remora_tests::{local::NAMESPACE, patience::until};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 const PER_SECOND: u32 = 200;
 /// How long a request pays for retries, and how long what is not used is kept.

@@ -2,11 +2,15 @@
 
 use super::backend;
 use anyhow::{Context as _, ensure};
-use remora_tests::local::{Mesh, Program, Proxy, ProxySpec, http};
-use remora_tests::patience::until;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::time::Instant;
+use remora_tests::{
+    local::{Mesh, Program, Proxy, ProxySpec, http},
+    patience::until,
+};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 /// What clients call.
 pub(crate) const AUTHORITY: &str = "api:80";

@@ -1,11 +1,16 @@
 //! One of five endpoints turns twenty times slower: peak-EWMA must take its traffic away within five seconds.
 
-use super::shop::{AUTHORITY, Shop};
-use super::steady::Load;
-use super::{at_most, failures, pause, sent, tell};
+use super::{
+    at_most, failures, pause, sent,
+    shop::{AUTHORITY, Shop},
+    steady::Load,
+    tell,
+};
 use crate::report::Report;
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 const PER_SECOND: u32 = 200;
 const USUAL_MS: u64 = 5;

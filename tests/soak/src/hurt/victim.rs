@@ -4,10 +4,14 @@
 
 use anyhow::Context as _;
 use remora_tests::local::thread_elsewhere;
-use std::future::Future;
-use std::net::{IpAddr, SocketAddr};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use std::{
+    future::Future,
+    net::{IpAddr, SocketAddr},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
 
 const SMALL: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok\n";
 const ENDLESS: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000000\r\n\r\n";

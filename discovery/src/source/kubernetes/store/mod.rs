@@ -7,14 +7,18 @@
 mod tests;
 
 use super::watched::Unreadable;
-use crate::index::Key;
-use crate::objects::core::ServiceCidr;
-use crate::objects::policy::{
-    AuthorizationPolicy, AuthorizationSpec, BackendPolicy, MeshTlsPolicy, MeshTlsSpec, Mode, PolicyAction, PolicyRule,
-    PolicyStatus,
+use crate::{
+    index::Key,
+    objects::{
+        Kind, Object, Unknown,
+        core::ServiceCidr,
+        policy::{
+            AuthorizationPolicy, AuthorizationSpec, BackendPolicy, MeshTlsPolicy, MeshTlsSpec, Mode, PolicyAction,
+            PolicyRule, PolicyStatus,
+        },
+        routes::{self, GrpcRoute, GrpcRule, HttpRoute, HttpRule, Route, RouteSpec, RouteStatus},
+    },
 };
-use crate::objects::routes::{self, GrpcRoute, GrpcRule, HttpRoute, HttpRule, Route, RouteSpec, RouteStatus};
-use crate::objects::{Kind, Object, Unknown};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The most objects of all kinds together.

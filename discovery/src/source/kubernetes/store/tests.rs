@@ -1,8 +1,9 @@
 use super::*;
-use crate::index::{Mesh, Snapshot};
-use crate::objects::Metadata;
-use crate::objects::core::Service;
-use crate::source::parse::parse;
+use crate::{
+    index::{Mesh, Snapshot},
+    objects::{Metadata, core::Service},
+    source::parse::parse,
+};
 use remora_model::{Action, AuthorizationRule, BackendRefState};
 
 fn service(name: &str, port: u16) -> Object {

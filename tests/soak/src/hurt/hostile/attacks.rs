@@ -1,22 +1,32 @@
 //! What the two hostile hosts do, each of them all the time. One host is a pod of the mesh whose application misbehaves behind
 //! its own proxy, and which has taken its certificate and speaks to others' proxies itself; the other has no certificate.
 
-use super::super::bulk::{TUNNEL, read_bulk};
-use super::frames;
+use super::{
+    super::bulk::{TUNNEL, read_bulk},
+    frames,
+};
 use anyhow::Context as _;
-use remora_tests::forge::{self, Forge};
-use remora_tests::local::thread_elsewhere;
-use std::future::Future;
-use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpSocket, TcpStream};
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use remora_tests::{
+    forge::{self, Forge},
+    local::thread_elsewhere,
+};
+use std::{
+    future::Future,
+    io::{Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpSocket, TcpStream},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 
 /// The host without a certificate.
 const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 9, 9, 2));

@@ -11,14 +11,20 @@ use super::{at_most, failures, pause, percentile_ms, sent, steady, tell, victim}
 use crate::report::Report;
 use anyhow::Context as _;
 use attacks::{Attack, Targets};
-use remora_tests::forge::Forge;
-use remora_tests::local::{Mesh, Proxy};
-use remora_tests::patience::until;
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use remora_tests::{
+    forge::Forge,
+    local::{Mesh, Proxy},
+    patience::until,
+};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
 use steady::Sample;
 
 /// Requests a second of the honest peer.

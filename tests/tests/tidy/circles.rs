@@ -1,36 +1,15 @@
-//! What of the house's style a program can see. Each failure names the file.
+//! No file imports what imports it.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::path::{Path, PathBuf};
-
-use anyhow::{Context as _, ensure};
+use super::{files, packages, production};
+use anyhow::ensure;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 /// A file as its place in the crate: `["http", "client"]` for `http/client/mod.rs` and for `http/client.rs`.
 type Module = Vec<String>;
-
-/// The sources of every crate of the workspace.
-fn crates() -> anyhow::Result<Vec<PathBuf>> {
-    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let manifest = fs::read_to_string(top.join("Cargo.toml"))?;
-    let members =
-        manifest.split_once("members = [").and_then(|(_, rest)| rest.split(']').next()).context("no members")?;
-    let sources: Vec<_> = members.split('"').skip(1).step_by(2).map(|member| top.join(member).join("src")).collect();
-    ensure!(sources.len() > 10 && sources.iter().all(|source| source.is_dir()), "{sources:?}");
-    Ok(sources)
-}
-
-fn files(folder: &Path, into: &mut Vec<PathBuf>) -> anyhow::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            files(&path, into)?;
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            into.push(path);
-        }
-    }
-    Ok(())
-}
 
 /// The modules of a crate with what each says outside of its tests.
 fn modules(sources: &Path) -> anyhow::Result<BTreeMap<Module, String>> {
@@ -45,8 +24,7 @@ fn modules(sources: &Path) -> anyhow::Result<BTreeMap<Module, String>> {
         }
         module.pop_if(|last| ["mod", "lib", "main"].contains(&last.as_str()));
         let text = fs::read_to_string(&path)?;
-        let production = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
-        let code: Vec<_> = production.lines().map(|line| line.split("//").next().unwrap_or_default()).collect();
+        let code: Vec<_> = production(&text).lines().map(|line| line.split("//").next().unwrap_or_default()).collect();
         modules.insert(module, code.join("\n"));
     }
     Ok(modules)
@@ -66,7 +44,7 @@ fn paths(code: &str) -> Vec<Vec<&str>> {
 }
 
 /// Reads one path, or a group of them behind `prefix`; returns what follows.
-fn expand<'a>(prefix: &mut Vec<&'a str>, text: &'a str, found: &mut Vec<Vec<&'a str>>) -> &'a str {
+pub(crate) fn expand<'a>(prefix: &mut Vec<&'a str>, text: &'a str, found: &mut Vec<Vec<&'a str>>) -> &'a str {
     let (depth, mut rest) = (prefix.len(), text.trim_start());
     loop {
         let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
@@ -151,7 +129,7 @@ fn circle(from: &Module, uses: &BTreeMap<Module, BTreeSet<Module>>) -> Option<Ve
 #[test]
 fn no_file_imports_what_imports_it() -> anyhow::Result<()> {
     let (mut circles, mut seen) = (Vec::new(), 0);
-    for sources in crates()? {
+    for sources in packages()?.into_iter().map(|package| package.join("src")) {
         let modules = modules(&sources)?;
         let uses = uses(&modules);
         seen += uses.values().map(BTreeSet::len).sum::<usize>();
@@ -170,37 +148,4 @@ fn paths_are_read_as_rust_reads_them() {
     found.sort();
     let expected = ["crate::g", "crate::j", "self::h::i", "super::a", "super::b::C", "super::b::self", "super::d::e"];
     assert_eq!(found, expected);
-}
-
-/// The parts of a source file that a page quotes: what stands between `page: begin` and `page: end`, without its indentation.
-fn quoted(source: &str, page: &str) -> Vec<String> {
-    let (begin, end) = (format!("// {page}: begin\n"), format!("// {page}: end"));
-    let parts = source.split(&begin).skip(1).filter_map(|rest| rest.split(&end).next());
-    parts.map(|part| part.strip_suffix("    ").map_or_else(|| part.to_owned(), |part| outdented(part, 4))).collect()
-}
-
-/// The text with `columns` spaces less at the beginning of each line.
-fn outdented(text: &str, columns: usize) -> String {
-    let indent = " ".repeat(columns);
-    text.split_inclusive('\n').map(|line| line.strip_prefix(&indent).unwrap_or(line)).collect()
-}
-
-/// The Rust code blocks of a page.
-fn blocks(page: &str) -> Vec<String> {
-    page.split("```rust\n").skip(1).filter_map(|rest| rest.split("```").next()).map(str::to_owned).collect()
-}
-
-#[test]
-fn the_page_on_layers_quotes_the_layer_that_is_compiled() -> anyhow::Result<()> {
-    let (page, example) = ("docs/add-a-layer.md", "proxy/src/http/layer/example.rs");
-    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let quoted = quoted(&fs::read_to_string(top.join(example))?, page);
-    ensure!(quoted.len() == 2, "{example} has {} parts that {page} quotes, not a layer and its test", quoted.len());
-    let shown = blocks(&fs::read_to_string(top.join(page))?);
-    for (number, part) in quoted.iter().enumerate() {
-        let same = shown.get(number) == Some(part);
-        ensure!(same, "code block {} of {page} is not what {example} says; copy this:\n{part}", number + 1);
-    }
-    ensure!(shown.len() == quoted.len(), "{page} has a code block that nothing compiles");
-    Ok(())
 }

@@ -1,0 +1,104 @@
+//! Each file on the way of a connection or request through the proxy has tests beside it, or is listed with the test that fails
+//! when it does wrong.
+
+use super::{is_fuzzing, is_tests, sources, top, verdict};
+use anyhow::ensure;
+use std::fs;
+
+/// The folders and files that bytes of peers pass.
+const PATH: [&str; 13] = [
+    "accept/",
+    "backend/",
+    "connect/",
+    "detect/",
+    "first/",
+    "forward/",
+    "http/",
+    "inbound.rs",
+    "io/",
+    "named.rs",
+    "outbound.rs",
+    "policy/",
+    "route/",
+];
+/// Without tests beside them: the file, the file of its test, the test.
+const ELSEWHERE: [(&str, &str, &str); 25] = [
+    (
+        "backend/endpoint/body.rs",
+        "proxy/src/backend/endpoint/http2/tests.rs",
+        "an_answer_that_is_reset_before_its_end_is_broken_whatever_the_code",
+    ),
+    (
+        "backend/endpoint/bytes.rs",
+        "tests/tests/local_ends.rs",
+        "bytes_of_a_peer_end_with_its_certificate_and_the_application_sees_a_reset",
+    ),
+    (
+        "backend/endpoint/mod.rs",
+        "tests/tests/local_slow.rs",
+        "what_one_callers_answers_and_resets_do_to_a_connection_they_do_to_nobody_else",
+    ),
+    (
+        "backend/outcome.rs",
+        "proxy/src/http/layer/balance.rs",
+        "a_try_goes_past_the_endpoints_that_failed_and_back_to_them_where_all_did",
+    ),
+    ("backend/pool.rs", "proxy/src/backend/balance/tests.rs", "an_update_keeps_what_is_known_of_those_who_stay"),
+    ("backend/zone.rs", "proxy/src/backend/balance/tests.rs", "traffic_stays_in_the_zone_until_it_is_overloaded"),
+    (
+        "http/body/client.rs",
+        "tests/tests/local_slow.rs",
+        "uploads_that_the_application_does_not_read_hold_up_nobody_and_leave_nothing_behind",
+    ),
+    ("http/body/kept.rs", "proxy/src/http/layer/retry.rs", "what_is_sent_again_and_how_often"),
+    ("http/body/mod.rs", "tests/tests/hostile_http2/requests.rs", "trailers_carry_neither_framing_nor_names_of_ours"),
+    ("http/body/replay.rs", "proxy/src/http/layer/retry.rs", "what_is_sent_again_and_how_often"),
+    ("http/body/request.rs", "tests/tests/hostile_http1/conduct.rs", "a_request_that_breaks_off_never_becomes_whole"),
+    ("http/body/response.rs", "tests/tests/local_pair.rs", "a_request_crosses_two_proxies_by_mutual_tls"),
+    ("http/destination.rs", "tests/tests/local_routes.rs", "a_service_is_called_by_every_name_that_it_has"),
+    ("http/exchange.rs", "proxy/src/http/layer/signals.rs", "a_request_has_one_record_whatever_becomes_of_it"),
+    ("http/inbound.rs", "tests/tests/hostile_authz.rs", "no_spelling_of_a_reserved_header_reaches_an_application"),
+    ("http/outbound.rs", "tests/tests/local_routes.rs", "a_backends_filters_are_for_its_requests_alone"),
+    ("http/request.rs", "proxy/src/http/layer/sanitize.rs", "a_request_names_one_authority_or_goes_nowhere"),
+    ("http/respond.rs", "proxy/src/http/layer/signals.rs", "a_request_has_one_record_whatever_becomes_of_it"),
+    ("http/server.rs", "tests/tests/hostile_http1/conduct.rs", "slow_clients_are_left_and_nobody_else"),
+    ("http/timer.rs", "tests/tests/hostile_http2/floods.rs", "floods_end_or_cost_nothing_at_our_inbound"),
+    ("http/under_way.rs", "tests/tests/hostile_http1/conduct.rs", "a_client_that_ends_its_side_gets_its_answer"),
+    ("http/layer/", "tests/tests/local_routes.rs", "a_request_that_no_rule_matches_is_not_let_around_the_route"),
+    (
+        "inbound.rs",
+        "tests/tests/local_policy.rs",
+        "what_is_open_ends_when_policy_says_no_and_what_policy_still_lets_goes_on",
+    ),
+    ("outbound.rs", "tests/tests/local_known.rs", "silence_is_waited_for_then_refused_and_what_is_known_goes_on"),
+    ("io/mod.rs", "proxy/src/io/ahead.rs", "a_reader_gets_the_same_bytes_however_little_it_asks_for"),
+];
+
+#[test]
+fn every_file_that_requests_pass_has_a_test() -> anyhow::Result<()> {
+    let sources = sources()?;
+    let folder = |name: &str| name.rsplit_once('/').map_or(String::new(), |(folder, _)| folder.to_owned());
+    // What the tests of layers share is no test.
+    let tests = |name: &str| is_tests(name) && !name.ends_with("/test.rs");
+    let beside: Vec<String> = sources.iter().filter(|(name, _)| tests(name)).map(|(name, _)| folder(name)).collect();
+    let (mut wrong, mut met) = (Vec::new(), Vec::new());
+    for (name, text) in &sources {
+        let Some(within) = name.strip_prefix("proxy/src/") else { continue };
+        let passed = PATH.iter().any(|path| within.starts_with(path)) && !is_tests(name) && !is_fuzzing(name);
+        let does = text.contains("fn ");
+        let tested = text.contains("#[test]") || text.contains("#[tokio::test") || beside.contains(&folder(name));
+        if !passed || !does || tested {
+            continue;
+        }
+        match ELSEWHERE.iter().find(|(file, ..)| within.starts_with(file)) {
+            Some((file, ..)) => met.push(*file),
+            None => wrong.push(format!("{name}: write a test beside it, or list the test that covers it")),
+        }
+    }
+    for (file, place, test) in ELSEWHERE {
+        let text = fs::read_to_string(top().join(place)).unwrap_or_default();
+        ensure!(text.contains(&format!("fn {test}(")), "{file}: there is no test {test} in {place} any more");
+    }
+    let stale = ELSEWHERE.iter().map(|(file, ..)| *file).filter(|file| !met.contains(file)).map(str::to_owned);
+    verdict("files that requests pass without a test", &wrong, &stale.collect::<Vec<_>>())
+}
