@@ -103,11 +103,6 @@ impl Exchange {
         &self.stats
     }
 
-    /// When the request arrived.
-    pub(crate) fn started(&self) -> Instant {
-        self.started
-    }
-
     /// The response is one that the peer's proxy made, for this reason.
     pub(crate) fn told(&mut self, reason: Option<Reason>) {
         self.told = reason;

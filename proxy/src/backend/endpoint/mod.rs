@@ -38,6 +38,7 @@ use hyper::client::conn::{TrySendError, http1 as hyper_http1};
 use hyper_util::rt::TokioIo;
 use remora_model::Endpoint;
 use std::{
+    borrow::Cow,
     fmt, io,
     net::SocketAddr,
     rc::Rc,
@@ -63,7 +64,7 @@ pub(crate) struct Upstream {
 pub(crate) struct Failed {
     pub reason: Reason,
     /// More for the client beside the reason; may be empty.
-    pub detail: &'static str,
+    pub detail: Cow<'static, str>,
     /// The endpoint that another try should pass over.
     pub endpoint: Option<SocketAddr>,
     /// The request, if not a byte of it was sent.
@@ -81,8 +82,8 @@ impl Failed {
     }
 
     /// The request is refused here, and the client gets the reason.
-    pub(crate) fn refused(reason: Reason, detail: &'static str) -> Self {
-        Self { reason, detail, endpoint: None, unsent: None, stale: false, unprocessed: false }
+    pub(crate) fn refused(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { reason, detail: detail.into(), endpoint: None, unsent: None, stale: false, unprocessed: false }
     }
 
     pub(crate) fn unsent(reason: Reason, request: Request) -> Self {

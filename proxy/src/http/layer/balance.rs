@@ -163,7 +163,7 @@ fn answered(
     };
     in_flight.record(now, now.saturating_duration_since(sent.unwrap_or(began)), outcome);
     let endpoint = upstream.endpoint.address;
-    let origin = Some(Origin { endpoint, mesh, fate, told, in_flight, lease, permit });
+    let origin = Some(Origin { endpoint, mesh, fate, told, in_flight: Some(in_flight), lease, permit });
     Box::new(Answered { response, origin, until, charge: None, tunnel: None })
 }
 
@@ -205,7 +205,7 @@ mod tests {
     fn attempt(tried: Vec<SocketAddr>) -> Permitted<Attempt> {
         let request = Request::get("http://api.shop/a").version(Version::HTTP_2).header(headers::RESTORE, "1.1");
         let request = request.body(RequestBody::Empty).unwrap();
-        let client = ClientConnection::new(Wire::Http1, true);
+        let client = ClientConnection::of_application(Wire::Http1, true);
         let attempt = Attempt { request, began: Instant::now(), grpc: false, client, offer: None, tried };
         Permitted::outbound(To::Backend(&id()), attempt)
     }

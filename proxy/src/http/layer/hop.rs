@@ -1,5 +1,6 @@
 //! Removes hop-by-hop fields (RFC 9110 §7.6.1) from requests and answers, and gives a request the form in which it
-//! goes between proxies: HTTP/2, or HTTP/1.1 where it asks to leave HTTP.
+//! goes on. Out of the pod that is the one between proxies: HTTP/2, or HTTP/1.1 where it asks to leave HTTP. Into the pod it is the
+//! one in which its client wrote it.
 //!
 //! Stands inside [`Filters`](super::Filters), whose edits are end-to-end fields, and outside of all that sends the request, so
 //! that every copy of it has this form already.
@@ -10,7 +11,7 @@ use crate::{
         Wire,
         form::{self, Form},
         headers,
-        request::{Answered, Failed, Outgoing},
+        request::{Answered, ClientConnection, Counted, Failed, Ingoing, Inward, Outgoing, Outward, Way},
         upgrade::Offer,
     },
     telemetry::Reason,
@@ -37,9 +38,10 @@ pub(crate) struct Hop<S> {
     inner: S,
 }
 
-impl<S> Service<Outgoing> for Hop<S>
+impl<D, S> Service<Counted<D>> for Hop<S>
 where
-    S: Service<Outgoing, Response = Box<Answered>, Error = Failed>,
+    D: Fit,
+    S: Service<Counted<D>, Response = Box<Answered>, Error = Failed>,
 {
     type Response = Box<Answered>;
     type Error = Failed;
@@ -47,42 +49,64 @@ where
 
     always_ready!();
 
-    fn call(&mut self, mut outgoing: Outgoing) -> Self::Future {
-        if let Err(reason) = fit(&mut outgoing) {
-            return Within::early(Err(Failed::refused(reason, "the request's target is malformed")));
+    fn call(&mut self, mut counted: Counted<D>) -> Self::Future {
+        match &counted.offer {
+            Some(offer) => offer.prepare(&mut counted.request, counted.client.transparent),
+            None => {
+                headers::strip_hop_by_hop(counted.request.headers_mut());
+                if let Err(reason) = D::fit(&mut counted) {
+                    return Within::early(Err(Failed::refused(reason, "the request's target is malformed")));
+                }
+            }
         }
-        let stripped = Stripped { offer: outgoing.offer.clone(), wire: outgoing.client.wire };
-        Within::inner(self.inner.call(outgoing), stripped)
+        let stripped = Stripped { offer: counted.offer.clone(), client: counted.client.clone() };
+        Within::inner(self.inner.call(counted), stripped)
     }
 }
 
-fn fit(outgoing: &mut Outgoing) -> Result<(), Reason> {
-    let request = &mut outgoing.request;
-    if let Some(offer) = &outgoing.offer {
-        offer.prepare(request, outgoing.client.transparent);
-        return Ok(());
+/// How requests of one direction go on.
+pub(crate) trait Fit: Sized {
+    /// Gives the request its form.
+    fn fit(counted: &mut Counted<Self>) -> Result<(), Reason>;
+}
+
+impl Fit for Outward {
+    fn fit(Outgoing { request, authority, client, .. }: &mut Outgoing) -> Result<(), Reason> {
+        let form = match client.wire {
+            // A mesh peer restores it; towards anybody else the request stays HTTP/1 and this is taken off again.
+            Wire::Http1 => {
+                let form = Form::of(request, client.transparent);
+                request.headers_mut().insert(headers::RESTORE, form.value());
+                Some(form)
+            }
+            Wire::Http2 => {
+                request.headers_mut().insert(headers::CALLER, client.callers.name());
+                None
+            }
+        };
+        form::to_http2(request, authority.as_ref(), form)
     }
-    headers::strip_hop_by_hop(request.headers_mut());
-    let form = match outgoing.client.wire {
-        // A mesh peer restores it; towards anybody else the request stays HTTP/1 and this is taken off again.
-        Wire::Http1 => {
-            let form = Form::of(request, outgoing.client.transparent);
-            request.headers_mut().insert(headers::RESTORE, form.value());
-            Some(form)
+}
+
+impl Fit for Inward {
+    fn fit(Ingoing { request, authority, client, of, .. }: &mut Ingoing) -> Result<(), Reason> {
+        match (of.way, client.wire) {
+            (Way::Changed(form), _) => form.restore(request),
+            (Way::Same { .. }, Wire::Http1) => {
+                let version = request.version();
+                form::frame(request, version);
+            }
+            (Way::Same { .. }, Wire::Http2) => return form::to_http2(request, authority.as_ref(), None),
         }
-        Wire::Http2 => {
-            request.headers_mut().insert(headers::CALLER, outgoing.client.callers.name());
-            None
-        }
-    };
-    form::to_http2(request, outgoing.authority.as_ref(), form)
+        Ok(())
+    }
 }
 
 /// Takes off what belongs to the answer's hop.
 #[derive(Debug)]
 pub(crate) struct Stripped {
     offer: Option<Rc<Offer>>,
-    wire: Wire,
+    client: Rc<ClientConnection>,
 }
 
 impl After for Stripped {
@@ -106,8 +130,10 @@ impl After for Stripped {
         }
         if let Some(demanded) = demanded {
             fields.remove(headers::OFFERS);
-            if self.wire == Wire::Http1 {
-                headers::demand_upgrade(fields, demanded);
+            match self.client.wire {
+                Wire::Http1 => headers::demand_upgrade(fields, demanded),
+                Wire::Http2 if self.client.mesh => drop(fields.insert(headers::OFFERS, demanded)),
+                Wire::Http2 => {}
             }
         }
         Ok(answered)

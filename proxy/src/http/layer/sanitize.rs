@@ -94,7 +94,8 @@ mod tests {
             *kept.borrow_mut() = Some(arrived);
             ready(Ok::<_, Infallible>(respond::empty(StatusCode::OK)))
         });
-        let Ok(answer) = SanitizeLayer::outbound(&ClientConnection::new(wire, true)).layer(inner).call(request).await;
+        let Ok(answer) =
+            SanitizeLayer::outbound(&ClientConnection::of_application(wire, true)).layer(inner).call(request).await;
         seen.take().ok_or(answer.status())
     }
 

@@ -10,7 +10,7 @@ use crate::{
     http::{
         Wire,
         body::request::RequestBody,
-        request::{Answered, Arrived, ClientConnection, Failed, Fate, Origin, Outgoing},
+        request::{Answered, Arrived, ClientConnection, Counted, Failed, Fate, Origin, Outgoing, Outward},
     },
     policy::{self, To},
     resources::Resources,
@@ -95,7 +95,8 @@ impl World {
             Fate::Undelivered(reason) => reason,
             Fate::BrokenOff => Reason::UpstreamReset,
         });
-        let origin = Origin { endpoint, mesh: fate.is_some(), fate, told, in_flight, lease: None, permit };
+        let origin =
+            Origin { endpoint, mesh: fate.is_some(), fate, told, in_flight: Some(in_flight), lease: None, permit };
         Ok(Box::new(Answered { origin: Some(origin), ..*Answered::own(response) }))
     }
 
@@ -104,9 +105,14 @@ impl World {
         let request = request.body(RequestBody::Empty).unwrap();
         let stats = self.counters.request(Some(0), &request, Proto::Http1, &"".into(), Tls::Plain, Instant::now());
         let grpc = crate::http::grpc::is_grpc(request.headers());
-        let (started, client) = (Instant::now(), ClientConnection::new(wire, true));
+        let (started, client) = (Instant::now(), ClientConnection::of_application(wire, true));
         let authority = request.uri().authority().cloned();
-        Outgoing { request, prefix: 0, authority, started, grpc, client, stats, offer: None }
+        Counted { request, authority, started, grpc, client, offer: None, of: Outward { prefix: 0, stats } }
+    }
+
+    /// What only such a request has.
+    pub(super) fn outward(&self) -> Outward {
+        self.outgoing(Wire::Http1, Request::get("/")).of
     }
 
     /// What the one route of the test has counted under `name`.
@@ -124,7 +130,7 @@ impl World {
 pub(super) fn arrived(wire: Wire, request: Request<RequestBody>) -> Arrived<RequestBody> {
     let grpc = crate::http::grpc::is_grpc(request.headers());
     let authority = request.uri().authority().cloned();
-    Arrived { request, started: Instant::now(), grpc, authority, client: ClientConnection::new(wire, true) }
+    Arrived { request, started: Instant::now(), grpc, authority, client: ClientConnection::of_application(wire, true) }
 }
 
 /// A failure for this reason, after which the request may have been delivered.
