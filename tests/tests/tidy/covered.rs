@@ -22,7 +22,7 @@ const PATH: [&str; 13] = [
     "route/",
 ];
 /// Without tests beside them: the file, the file of its test, the test.
-const ELSEWHERE: [(&str, &str, &str); 25] = [
+const ELSEWHERE: [(&str, &str, &str); 26] = [
     (
         "backend/endpoint/body.rs",
         "proxy/src/backend/endpoint/http2/tests.rs",
@@ -65,6 +65,11 @@ const ELSEWHERE: [(&str, &str, &str); 25] = [
     ("http/timer.rs", "tests/tests/hostile_http2/floods.rs", "floods_end_or_cost_nothing_at_our_inbound"),
     ("http/under_way.rs", "tests/tests/hostile_http1/conduct.rs", "a_client_that_ends_its_side_gets_its_answer"),
     ("http/layer/", "tests/tests/local_routes.rs", "a_request_that_no_rule_matches_is_not_let_around_the_route"),
+    (
+        "http/visit.rs",
+        "proxy/src/http/layer/judge.rs",
+        "a_request_comes_in_as_policy_says_and_its_caller_is_told_no_more_than_that",
+    ),
     (
         "inbound.rs",
         "tests/tests/local_policy.rs",

@@ -85,3 +85,97 @@ impl App {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::test::{Visited, open_port, real, told},
+        *,
+    };
+    use crate::{
+        http::{Wire, request::Way},
+        telemetry::Reason,
+    };
+    use http::Request;
+    use http_body_util::BodyExt;
+    use std::net::SocketAddr;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+    };
+
+    const EMPTY: &[u8] = b"HTTP/1.1 200 Fine\r\ncontent-length: 0\r\n\r\n";
+
+    async fn listen() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        (listener, address)
+    }
+
+    /// Reads a head, and answers it.
+    async fn answer(stream: &mut TcpStream, answer: &[u8]) -> String {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            assert!(stream.read_buf(&mut head).await.unwrap() > 0, "{}", String::from_utf8_lossy(&head));
+        }
+        stream.write_all(answer).await.unwrap();
+        String::from_utf8(head).unwrap()
+    }
+
+    fn asked(visited: &Visited, method: &str) -> Ingoing {
+        let request = Request::builder().method(method).uri("/a").header("host", "api");
+        visited.ingoing(Wire::Http1, false, Way::Same { caller: 0 }, request)
+    }
+
+    #[test]
+    fn a_connection_that_the_application_closed_while_it_was_kept_costs_no_request() {
+        real(async {
+            let (listener, address) = listen().await;
+            let visited = Visited::new(open_port(), false, address);
+            let mut app = App::of(&visited.visit.app, &visited.resources);
+            let (first, mut stream) = tokio::join!(app.call(asked(&visited, "GET")), async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                assert_eq!(answer(&mut stream, EMPTY).await, "GET /a HTTP/1.1\r\nhost: api\r\n\r\n");
+                stream
+            });
+            let answered = first.unwrap();
+            assert!(answered.response.into_body().collect().await.unwrap().to_bytes().is_empty());
+            answered.origin.unwrap().lease.unwrap().give_back(std::time::Instant::now());
+            // A GET might be sent, and sent again by whoever asked: this is what nobody may send twice.
+            stream.shutdown().await.unwrap();
+            drop(stream);
+            let (second, _stream) = tokio::join!(app.call(asked(&visited, "POST")), async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                answer(&mut stream, EMPTY).await;
+                stream
+            });
+            assert_eq!(told(&second), "200");
+        });
+    }
+
+    #[test]
+    fn the_client_is_to_leave_when_the_application_is_gone_or_says_so() {
+        real(async {
+            let (listener, address) = listen().await;
+            let visited = Visited::new(open_port(), false, address);
+            let mut app = App::of(&visited.visit.app, &visited.resources);
+            for (answers, last) in
+                [(EMPTY, false), (b"HTTP/1.1 200 Fine\r\nconnection: close\r\ncontent-length: 0\r\n\r\n", true)]
+            {
+                let asked = asked(&visited, "GET");
+                let client = asked.client.clone();
+                let (outcome, _stream) = tokio::join!(app.call(asked), async {
+                    let (mut stream, _) = listener.accept().await.unwrap();
+                    answer(&mut stream, answers).await;
+                    stream
+                });
+                assert_eq!((told(&outcome), client.last.get()), ("200".to_owned(), last));
+            }
+            drop(listener);
+            let asked = asked(&visited, "GET");
+            let client = asked.client.clone();
+            let failed = app.call(asked).await.unwrap_err();
+            assert_eq!((failed.reason, client.last.get()), (Reason::ConnectRefused, true));
+        });
+    }
+}

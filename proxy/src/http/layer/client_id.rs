@@ -52,3 +52,24 @@ where
         self.inner.call(ingoing)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::test::{Inner, Visited, address, open_port},
+        *,
+    };
+    use crate::http::{Wire, request::Way};
+    use http::Request;
+
+    #[test]
+    fn the_application_is_told_what_the_peer_has_proved_and_nothing_else() {
+        let (visited, inner) = (Visited::new(open_port(), true, address(1)), Inner::<Ingoing>::silent());
+        for id in [Some(HeaderValue::from_static("spiffe://cluster.local/ns/shop/sa/web")), None] {
+            let request = visited.ingoing(Wire::Http2, true, Way::Same { caller: 0 }, Request::get("http://api/"));
+            drop(ClientIdLayer::of(id.as_ref()).layer(inner.clone()).call(request));
+            let seen = inner.seen.borrow_mut().pop().unwrap();
+            assert_eq!(seen.request.headers().get(headers::CLIENT_ID), id.as_ref());
+        }
+    }
+}

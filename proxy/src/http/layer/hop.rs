@@ -143,11 +143,11 @@ impl After for Stripped {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::test::{Inner, World, address, real},
+        super::test::{Inner, Visited, World, address, open_port, real},
         *,
     };
     use crate::http::request::Fate;
-    use http::Request;
+    use http::{HeaderValue, Request};
 
     #[test]
     fn what_belongs_to_the_clients_hop_ends_here() {
@@ -199,6 +199,61 @@ mod tests {
                     (kept.contains_key("x-remora-error"), kept.contains_key("keep-alive")),
                     (fate.is_some(), false)
                 );
+            }
+        });
+    }
+
+    #[test]
+    fn the_application_gets_the_http_that_the_client_spoke() {
+        real(async {
+            let (visited, inner) = (Visited::new(open_port(), true, address(1)), Inner::<Ingoing>::silent());
+            let changed = |form: &'static str| Way::Changed(Form::read(&HeaderValue::from_static(form)));
+            let same = Way::Same { caller: 0 };
+            for (wire, way, came, version, uri, host) in [
+                (Wire::Http2, changed("1.1"), Version::HTTP_2, Version::HTTP_11, "/a", Some("api")),
+                (Wire::Http2, changed("1.0;no-host"), Version::HTTP_2, Version::HTTP_10, "/a", None),
+                (Wire::Http2, changed("1.1;absolute"), Version::HTTP_2, Version::HTTP_11, "http://api/a", Some("api")),
+                (Wire::Http2, same, Version::HTTP_2, Version::HTTP_2, "http://api/a", None),
+                (Wire::Http1, same, Version::HTTP_11, Version::HTTP_11, "http://api/a", None),
+            ] {
+                let request = Request::get("http://api/a").version(came).header("keep-alive", "timeout=5");
+                drop(HopLayer.layer(inner.clone()).call(visited.ingoing(wire, true, way, request)));
+                let seen = inner.seen.borrow_mut().pop().unwrap().request;
+                let host_seen = seen.headers().get("host").map(|host| host.to_str().unwrap());
+                assert_eq!(
+                    (seen.version(), seen.uri().to_string().as_str(), host_seen),
+                    (version, uri, host),
+                    "{way:?}"
+                );
+                assert!(!seen.headers().contains_key("keep-alive"));
+            }
+        });
+    }
+
+    #[test]
+    fn a_demand_to_upgrade_reaches_a_client_that_can_and_the_proxy_of_one() {
+        real(async {
+            for (wire, mesh, field) in [
+                (Wire::Http1, false, Some("upgrade")),
+                (Wire::Http2, true, Some("x-remora-upgrade")),
+                (Wire::Http2, false, None),
+            ] {
+                let (visited, world) =
+                    (Visited::new(open_port(), mesh, address(1)), Rc::new(World::new(&[address(1)])));
+                let inner = Inner::ready(move |_| {
+                    let mut answered = world.answer(426, None)?;
+                    for (name, value) in
+                        [("upgrade", "websocket"), ("connection", "upgrade"), ("x-remora-upgrade", "x")]
+                    {
+                        answered.response.headers_mut().insert(name, value.parse().unwrap());
+                    }
+                    Ok(answered)
+                });
+                let request = visited.ingoing(wire, mesh, Way::Same { caller: 0 }, Request::get("http://api/"));
+                let answered = HopLayer.layer(inner).call(request).await.unwrap();
+                let names = ["upgrade", "x-remora-upgrade"];
+                let seen = names.into_iter().find(|name| answered.response.headers().contains_key(*name));
+                assert_eq!(seen, field, "{wire:?} {mesh}");
             }
         });
     }

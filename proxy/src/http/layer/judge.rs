@@ -90,3 +90,68 @@ fn judge<B>(visit: &Visit, host: &LastHost, restored: Restored<B>) -> Judged<B> 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::test::{Visited, address, open_port},
+        *,
+    };
+    use crate::{
+        http::{
+            body::request::RequestBody,
+            request::{ClientConnection, Way},
+        },
+        limits,
+    };
+    use futures_util::FutureExt;
+    use http::{Request, request::Builder};
+    use remora_model::{Action, AuthorizationRule, Inbound, Operation, PathPattern, Unidentified};
+    use std::{convert::Infallible, future::ready, time::Instant};
+    use tower::service_fn;
+
+    /// The authority of a request that is let in, or why it is not with what its caller may know.
+    fn ask(inbound: Inbound, wire: Wire, request: Builder) -> Result<String, (Reason, String)> {
+        let visited = Visited::new(inbound, false, address(1));
+        let inner = service_fn(|judged: Judged<RequestBody>| ready(Ok::<_, Infallible>(judged)));
+        let (client, request) =
+            (Rc::new(ClientConnection::of_peer(wire, false, 1024)), request.body(RequestBody::Empty).unwrap());
+        let way = Way::Same { caller: 0 };
+        let restored = Restored { request, started: Instant::now(), grpc: false, client, way };
+        let Ok(judged) = JudgeLayer::at(&visited.visit).layer(inner).call(restored).now_or_never().unwrap();
+        match judged {
+            Ok(permitted) => Ok(permitted.open().1.authority.unwrap().to_string()),
+            Err(Refused { why, .. }) => Err((why.reason, why.detail.into_owned())),
+        }
+    }
+
+    /// Nobody may ask for anything below `/admin`.
+    fn guarded() -> Inbound {
+        let to = vec![Operation { methods: Vec::new(), paths: vec![PathPattern::parse("/admin/*").unwrap()] }];
+        let name = "shop/closed rule 1".into();
+        let rule =
+            AuthorizationRule { name, action: Action::Deny, from: Vec::new(), to, unidentified: Unidentified::Match };
+        Inbound { rules: vec![rule], ..open_port() }
+    }
+
+    #[test]
+    fn a_request_comes_in_as_policy_says_and_its_caller_is_told_no_more_than_that() {
+        let ask = |path: &str| ask(guarded(), Wire::Http1, Request::get(path).header("host", "api:80"));
+        assert_eq!(ask("/a"), Ok("api:80".to_owned()));
+        assert_eq!(ask("/admin/a"), Err((Reason::Denied, String::new())));
+        let (reason, told) = ask("/a/..%2fadmin/a").unwrap_err();
+        assert_eq!(reason, Reason::ProtocolError);
+        assert!(told.starts_with("policy judges paths here, and "), "{told}");
+    }
+
+    #[test]
+    fn what_two_readers_could_read_in_two_ways_is_refused_before_policy_is_asked() {
+        let two = || Request::get("http://a/admin/a").header("host", "b");
+        let told = "the request names no single authority".to_owned();
+        assert_eq!(ask(guarded(), Wire::Http1, two()), Err((Reason::ProtocolError, told)));
+        let large = "x".repeat(limits::HEADER_BYTES_MAX + limits::RESERVED_BYTES_MAX);
+        let large = || Request::get("http://api/").header("x-large", &large);
+        assert_eq!(ask(open_port(), Wire::Http2, large()), Err((Reason::HeaderTooLarge, String::new())));
+        assert_eq!(ask(open_port(), Wire::Http1, large()), Ok("api".to_owned()), "the gate has looked at it");
+    }
+}

@@ -95,3 +95,40 @@ impl<F: Future<Output = Result<Response<ResponseBody>, Infallible>>> Future for 
         Poll::Ready(Ok(answer))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::test::{Visited, address, open_port},
+        *,
+    };
+    use crate::http::respond;
+    use futures_util::FutureExt;
+    use http::StatusCode;
+    use remora_model::Inbound;
+    use std::future::ready;
+    use tower::service_fn;
+
+    /// Whether the client of a port in this state is asked to close its connection.
+    fn is_last(wire: Wire, inbound: Inbound, gone: bool) -> bool {
+        let (visited, client) =
+            (Visited::new(inbound, false, address(1)), Rc::new(ClientConnection::of_peer(wire, false, 1024)));
+        let known = client.clone();
+        let inner = service_fn(move |()| {
+            known.last.set(gone);
+            ready(Ok::<_, Infallible>(respond::empty(StatusCode::OK)))
+        });
+        let asked = LeaveLayer::of(&client, &visited.visit.port).layer(inner).call(());
+        let Ok(answer) = asked.now_or_never().unwrap();
+        answer.headers().contains_key(CONNECTION)
+    }
+
+    #[test]
+    fn a_client_over_http1_is_told_that_its_server_is_gone_or_about_to_be() {
+        let ending = || Inbound { ending: true, ..open_port() };
+        for (inbound, gone, last) in [(open_port(), false, false), (open_port(), true, true), (ending(), false, true)] {
+            assert_eq!(is_last(Wire::Http1, inbound.clone(), gone), last, "{gone} {}", inbound.ending);
+            assert!(!is_last(Wire::Http2, inbound, gone), "GOAWAY says it there");
+        }
+    }
+}

@@ -170,12 +170,16 @@ fn pass_on(answered: Answered, mut exchange: Exchange) -> Response<ResponseBody>
 #[cfg(test)]
 mod tests {
     use super::{
-        super::test::{Inner, World, address, arrived, failed, real},
+        super::test::{Inner, Visited, World, address, arrived, failed, open_port, real},
         *,
     };
-    use crate::http::{Wire, body::request::RequestBody};
+    use crate::{
+        http::{Wire, body::request::RequestBody},
+        telemetry::Proto,
+    };
     use http::Request;
     use http_body_util::BodyExt;
+    use std::time::Instant;
 
     fn asked() -> Routed<RequestBody> {
         let request = Request::get("http://api.shop/items/7").body(RequestBody::Empty).unwrap();
@@ -203,6 +207,29 @@ mod tests {
             assert_eq!(answer.headers()["x-remora-error"], "queue_full");
             assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "remora: queue_full\n");
             assert_eq!((world.counted("requests"), world.failures().as_str()), (1, r#"{"queue_full":1}"#));
+        });
+    }
+
+    #[test]
+    fn what_is_refused_at_the_port_has_one_record_too_in_one_series_of_all() {
+        real(async {
+            let visited = Visited::new(open_port(), false, address(1));
+            let inner = Inner::<Ingoing<RequestBody>>::silent();
+            let mut service = SignalsLayer::of_port(&visited.visit).layer(inner.clone());
+            for _ in 0..2 {
+                let why = Failed::refused(Reason::Denied, "because");
+                let refused = Refused { proto: Proto::Http1, started: Instant::now(), grpc: false, why };
+                let Ok(answer) = service.call(Err(refused)).await;
+                assert_eq!(
+                    (answer.status().as_u16(), &answer.headers()["x-remora-error"]),
+                    (403, &"denied".parse().unwrap())
+                );
+                assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "remora: denied: because\n");
+            }
+            let json = visited.routes.json();
+            let routes = json["routes"].as_array().unwrap();
+            assert_eq!((inner.asked(), routes.len()), (0, 1), "{json}");
+            assert_eq!((&routes[0]["requests"], &routes[0]["failures"]["denied"]), (&2.into(), &2.into()), "{json}");
         });
     }
 

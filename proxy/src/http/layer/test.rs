@@ -4,20 +4,24 @@ use super::Outcome;
 use crate::{
     backend::{
         Pool, Zone,
-        endpoint::{AnswerBody, Table},
+        endpoint::{AnswerBody, Table, Upstream},
     },
     config,
+    discover::Port,
     http::{
         Wire,
         body::request::RequestBody,
-        request::{Answered, Arrived, ClientConnection, Counted, Failed, Fate, Origin, Outgoing, Outward},
+        request::{
+            Answered, Arrived, ClientConnection, Counted, Failed, Fate, Ingoing, Inward, Origin, Outgoing, Outward, Way,
+        },
+        visit::Visit,
     },
-    policy::{self, To},
+    policy::{self, Act, Peer, To},
     resources::Resources,
     telemetry::{Counters, Direction, Proto, Reason, Routes, Tls},
 };
 use http::{Request, Response, StatusCode, request::Builder};
-use remora_model::{Backend, BackendId, BackendSettings, Endpoint, Protocol};
+use remora_model::{Backend, BackendId, BackendSettings, Endpoint, Inbound, MtlsMode, Protocol, SpiffeId, TrustDomain};
 use std::{
     cell::{Cell, RefCell},
     net::SocketAddr,
@@ -123,6 +127,60 @@ impl World {
     /// The failures of the one route, by reason.
     pub(super) fn failures(&self) -> String {
         self.routes.json()["routes"][0]["failures"].to_string()
+    }
+}
+
+/// A port that lets everybody in.
+pub(super) fn open_port() -> Inbound {
+    Inbound {
+        port: 80,
+        parent: "shop/api:80".into(),
+        protocol: Protocol::Detect,
+        mtls: MtlsMode::Permissive,
+        rules: Vec::new(),
+        default_deny: false,
+        ending: false,
+        trust_domain: TrustDomain::new("cluster.local").unwrap(),
+    }
+}
+
+/// A pod with one port, as a peer visits it. Its application is at `app`.
+pub(super) struct Visited {
+    pub visit: Rc<Visit>,
+    pub resources: Rc<Resources>,
+    pub routes: Arc<Routes>,
+}
+
+impl Visited {
+    /// By a proxy of the mesh, or by a client outside of it.
+    pub(super) fn new(inbound: Inbound, mesh: bool, app: SocketAddr) -> Self {
+        let resources = Resources::of_tests(config::tests::least());
+        let routes = Routes::new("shop/api-1".into());
+        let port = Port::of_tests(inbound, Rc::new(Counters::inbound(routes.clone(), "shop/api:80".into())));
+        let identity = mesh.then(|| SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/web").unwrap());
+        let endpoint =
+            Endpoint { address: app, identity: None, proxy: None, weight: 1, zone: "".into(), pod: "".into() };
+        let visit = Visit {
+            holder: resources.pod.clone(),
+            port,
+            peer: Peer { identity, address: [10, 0, 0, 9].into() },
+            trust: None,
+            peer_name: "".into(),
+            client_id: None,
+            tls: if mesh { Tls::Mtls } else { Tls::Plain },
+            goodbye: None,
+            app: Upstream::new(&resources, &Rc::<Table>::default(), endpoint, crate::limits::APP_CONNECT_TIMEOUT),
+        };
+        Self { visit: Rc::new(visit), resources, routes }
+    }
+
+    /// A request as it is inside of signals.
+    pub(super) fn ingoing(&self, wire: Wire, mesh: bool, way: Way, request: Builder) -> Ingoing {
+        let permit = self.visit.judge(Act::Bytes).unwrap();
+        let arrived = arrived(wire, request.body(RequestBody::Empty).unwrap());
+        let Arrived { request, started, grpc, authority, .. } = arrived;
+        let client = Rc::new(ClientConnection::of_peer(wire, mesh, 1024));
+        Counted { request, authority, started, grpc, client, offer: None, of: Inward { way, permit } }
     }
 }
 

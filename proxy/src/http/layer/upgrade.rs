@@ -111,11 +111,13 @@ impl After for Leaving {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::test::{Inner, World, address, real},
+        super::test::{Inner, Visited, World, address, open_port, paused, real},
         *,
     };
     use crate::http::{Wire, request::Outgoing};
+    use futures_util::FutureExt;
     use http::Request;
+    use remora_model::Inbound;
 
     #[test]
     fn only_what_its_server_agreed_to_leaves_http() {
@@ -142,5 +144,20 @@ mod tests {
                 assert_eq!(seen[0].request.headers().contains_key("upgrade"), offers, "h2c is taken off");
             });
         }
+    }
+
+    #[test]
+    fn a_tunnel_lasts_as_long_as_what_let_its_client_in() {
+        paused(async {
+            let visited = Visited::new(open_port(), false, address(1));
+            let asked = || Asked { method: http::Method::GET, path: "/chat".into() };
+            let layer = UpgradeLayer::revocable(&visited.resources, &visited.visit);
+            let mut revoked = layer.revoked(asked());
+            assert!((&mut revoked).now_or_never().is_none());
+            visited.visit.port.says(Inbound { default_deny: true, ..open_port() });
+            assert!(matches!(revoked.await, Revoked::Denied(_)));
+            let out = UpgradeLayer::on(&visited.resources);
+            assert!(out.revoked(asked()).now_or_never().is_none(), "nothing judges what leaves the pod");
+        });
     }
 }
