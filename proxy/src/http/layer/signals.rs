@@ -159,9 +159,8 @@ fn pass_on(answered: Answered, mut exchange: Exchange) -> Response<ResponseBody>
         exchange.ended(Some(&parts.headers));
         return Response::from_parts(parts, ResponseBody::Empty);
     }
-    exchange.bound(until);
     let grpc = exchange.is_grpc();
-    match ResponseBody::upstream(body, exchange) {
+    match ResponseBody::upstream(body, exchange, until) {
         Ok(body) => Response::from_parts(parts, body),
         Err(Overloaded) => respond::failure(Reason::Overloaded, grpc, ""),
     }
