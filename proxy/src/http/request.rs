@@ -168,6 +168,7 @@ pub(crate) struct Counted<D, B = RequestBody> {
     pub started: Instant,
     pub grpc: bool,
     pub client: Rc<ClientConnection>,
+    pub stats: Arc<RouteStats>,
     /// What it offers to become, if it asks to leave HTTP.
     pub offer: Option<Rc<Offer>>,
     /// What only requests in its direction have.
@@ -179,7 +180,6 @@ pub(crate) struct Counted<D, B = RequestBody> {
 pub(crate) struct Outward {
     /// Bytes of its path that the rule's prefix match stands for; 0 for any other match.
     pub prefix: usize,
-    pub stats: Arc<RouteStats>,
 }
 
 /// Of a request on its way into the pod.
@@ -197,11 +197,14 @@ pub(crate) type Ingoing<B = RequestBody> = Counted<Inward, B>;
 
 impl<D, B> Counted<D, B> {
     /// The same request with another body, if there is one.
-    pub(crate) fn try_with_body<C, E>(self, change: impl FnOnce(B) -> Result<C, E>) -> Result<Counted<D, C>, E> {
-        let Self { request, authority, started, grpc, client, offer, of } = self;
+    pub(crate) fn try_with_body<C, E>(
+        self,
+        change: impl FnOnce(B, &Arc<RouteStats>) -> Result<C, E>,
+    ) -> Result<Counted<D, C>, E> {
+        let Self { request, authority, started, grpc, client, stats, offer, of } = self;
         let (parts, body) = request.into_parts();
-        let request = Request::from_parts(parts, change(body)?);
-        Ok(Counted { request, authority, started, grpc, client, offer, of })
+        let request = Request::from_parts(parts, change(body, &stats)?);
+        Ok(Counted { request, authority, started, grpc, client, stats, offer, of })
     }
 }
 

@@ -3,13 +3,14 @@
 use crate::{
     account::Holder,
     http::stall::{Overloaded, Stall},
-    telemetry::Reason,
+    telemetry::{Reason, RouteStats},
 };
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -40,14 +41,19 @@ impl RequestError {
 pub(crate) struct ClientBody {
     body: Incoming,
     stall: Stall,
+    stats: Arc<RouteStats>,
 }
 
 impl ClientBody {
-    pub(super) fn new(body: Incoming, holder: &Holder, window: usize) -> Result<Self, Overloaded> {
+    pub(super) fn new(
+        body: Incoming,
+        (holder, window): (&Holder, usize),
+        stats: Arc<RouteStats>,
+    ) -> Result<Self, Overloaded> {
         let whole = body.size_hint().upper().and_then(|bytes| usize::try_from(bytes).ok());
         let mut stall = Stall::new(holder.clone(), whole.map_or(window, |bytes| bytes.min(window)));
         stall.begin()?;
-        Ok(Self { body, stall })
+        Ok(Self { body, stall, stats })
     }
 
     pub(super) fn stands_still(&mut self) -> Result<(), Overloaded> {
@@ -56,6 +62,11 @@ impl ClientBody {
 
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestError>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(data) = frame.data_ref()
+        {
+            self.stats.bytes_in(data.len() as u64);
+        }
         match &polled {
             Poll::Ready(Some(Ok(_))) if !self.body.is_end_stream() => self.stall.begin()?,
             _ => self.stall.end(),

@@ -8,16 +8,18 @@ use super::{Outcome, always_ready};
 use crate::{
     backend::endpoint::{Answer, Upstream},
     http::{
+        Wire,
+        body::request::RequestBody,
         headers,
-        request::{Answered, Failed, Ingoing, Origin},
-        upgrade,
+        request::{Answered, ClientConnection, Failed, Ingoing, Origin},
+        upgrade::{self, Offer},
     },
     limits,
+    policy::Permit,
     resources::Resources,
 };
-use futures_util::future::Either;
-use http::Version;
-use std::{pin::Pin, rc::Rc};
+use http::{Request, Version};
+use std::{pin::Pin, rc::Rc, time::Instant};
 use tower::Service;
 
 /// See the module.
@@ -42,47 +44,55 @@ impl Service<Ingoing> for App {
     always_ready!();
 
     fn call(&mut self, ingoing: Ingoing) -> Self::Future {
-        Box::pin(self.clone().send(ingoing))
+        let Ingoing { request, started, client, offer, of, .. } = ingoing;
+        let going = Going { upstream: self.upstream.clone(), client, permit: of.permit };
+        match offer {
+            Some(offer) => Box::pin(going.leave(self.resources.clone(), offer, request)),
+            None if request.version() == Version::HTTP_2 => Box::pin(going.over_http2(of.way.caller(), request)),
+            None => Box::pin(going.over_http1(started, request)),
+        }
     }
 }
 
-impl App {
-    async fn send(self, ingoing: Ingoing) -> Outcome {
-        let Self { upstream, resources } = self;
-        let Ingoing { mut request, started, client, offer, of, .. } = ingoing;
-        let (permit, http2, mut stale) = (of.permit, request.version() == Version::HTTP_2, 0);
-        let sent = loop {
-            let sending = match &offer {
-                None if http2 => {
-                    let caller = Some((&client.callers, of.way.caller()));
-                    Either::Left(Either::Right(upstream.send_http2(&permit, caller, request)))
-                }
-                None => Either::Left(Either::Left(upstream.send_http1(&permit, started, request))),
-                Some(offer) => {
-                    Either::Right(Box::pin(upgrade::send(&resources.tasks, &upstream, &permit, offer, request)))
-                }
-            };
-            match sending.await {
+/// A request on its last way. Each wire has a future of its own, so that none holds the room for another.
+struct Going {
+    upstream: Rc<Upstream>,
+    client: Rc<ClientConnection>,
+    permit: Permit,
+}
+
+impl Going {
+    async fn over_http1(self, started: Instant, mut request: Request<RequestBody>) -> Outcome {
+        for _ in 0..limits::IDLE_CONNECTIONS_MAX {
+            match self.upstream.send_http1(&self.permit, started, request).await {
                 // The application closed connections that were kept; each of them is used up by this.
-                Err(Failed { stale: true, unsent: Some(unsent), .. }) if stale < limits::IDLE_CONNECTIONS_MAX => {
-                    stale += 1;
-                    request = *unsent;
-                }
-                sent => break sent,
-            }
-        };
-        match sent {
-            Ok(Answer { response, lease, .. }) => {
-                client.last.set(headers::says_close(response.headers()));
-                let endpoint = upstream.endpoint.address;
-                let origin = Origin { endpoint, mesh: false, fate: None, told: None, in_flight: None, lease, permit };
-                Ok(Answered::of(response, origin))
-            }
-            Err(failed) => {
-                client.last.set(true);
-                Err(failed)
+                Err(Failed { stale: true, unsent: Some(unsent), .. }) => request = *unsent,
+                sent => return self.came_to(sent),
             }
         }
+        let sent = self.upstream.send_http1(&self.permit, started, request).await;
+        self.came_to(sent)
+    }
+
+    async fn over_http2(self, caller: u32, request: Request<RequestBody>) -> Outcome {
+        let sent = self.upstream.send_http2(&self.permit, Some((&self.client.callers, caller)), request).await;
+        self.came_to(sent)
+    }
+
+    async fn leave(self, resources: Rc<Resources>, offer: Rc<Offer>, request: Request<RequestBody>) -> Outcome {
+        let sent = upgrade::send(&resources.tasks, &self.upstream, &self.permit, &offer, request).await;
+        self.came_to(sent)
+    }
+
+    fn came_to(self, sent: Result<Answer, Failed>) -> Outcome {
+        let Self { upstream, client, permit } = self;
+        let Answer { response, lease, .. } = sent.inspect_err(|_| client.last.set(true))?;
+        if client.wire == Wire::Http1 {
+            client.last.set(headers::says_close(response.headers()));
+        }
+        let endpoint = upstream.endpoint.address;
+        let origin = Origin { endpoint, mesh: false, fate: None, told: None, in_flight: None, lease, permit };
+        Ok(Answered::of(response, origin))
     }
 }
 
@@ -92,11 +102,7 @@ mod tests {
         super::test::{Visited, open_port, real, told},
         *,
     };
-    use crate::{
-        http::{Wire, request::Way},
-        telemetry::Reason,
-    };
-    use http::Request;
+    use crate::{http::request::Way, telemetry::Reason};
     use http_body_util::BodyExt;
     use std::net::SocketAddr;
     use tokio::{
@@ -140,7 +146,7 @@ mod tests {
             });
             let answered = first.unwrap();
             assert!(answered.response.into_body().collect().await.unwrap().to_bytes().is_empty());
-            answered.origin.unwrap().lease.unwrap().give_back(std::time::Instant::now());
+            answered.origin.unwrap().lease.unwrap().give_back(Instant::now());
             // A GET might be sent, and sent again by whoever asked: this is what nobody may send twice.
             stream.shutdown().await.unwrap();
             drop(stream);

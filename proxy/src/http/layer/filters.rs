@@ -146,9 +146,8 @@ mod tests {
             let mut service = FiltersLayer::of(&filters).layer(inner.clone());
             for wire in [Wire::Http1, Wire::Http2] {
                 let request = Request::get("/old/a").header("host", "api");
-                let outcome = service
-                    .call(Outgoing { of: Outward { prefix: 4, ..world.outward() }, ..world.outgoing(wire, request) })
-                    .await;
+                let outcome =
+                    service.call(Outgoing { of: Outward { prefix: 4 }, ..world.outgoing(wire, request) }).await;
                 assert_eq!(told(&outcome), "no_endpoints");
                 let seen = inner.seen.borrow_mut().pop().unwrap();
                 assert_eq!(seen.authority.unwrap(), "other");

@@ -59,10 +59,12 @@ where
         let started = Instant::now();
         let fields = request.headers_mut();
         let believed = self.client.mesh && self.client.wire == Wire::Http2;
-        let way = match fields.get(headers::RESTORE).filter(|_| believed) {
-            Some(form) => Way::Changed(Form::read(form)),
-            None if believed => Way::Same { caller: Callers::number(fields.get(headers::CALLER)) },
-            None => Way::Same { caller: 0 },
+        let way = match believed {
+            false => Way::Same { caller: 0 },
+            true => match fields.remove(headers::RESTORE) {
+                Some(form) => Way::Changed(Form::read(&form)),
+                None => Way::Same { caller: Callers::number(fields.get(headers::CALLER)) },
+            },
         };
         headers::strip_reserved(fields);
         let grpc = grpc::is_grpc(fields);

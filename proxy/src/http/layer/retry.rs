@@ -13,7 +13,7 @@ use crate::{
     backend::{self, Pool},
     http::{
         body::{kept::Kept, request::RequestBody},
-        request::{Answered, Attempt, ClientConnection, Failed, Fate, Outgoing, Outward},
+        request::{Answered, Attempt, ClientConnection, Failed, Fate, Outgoing},
         upgrade::Offer,
     },
     limits,
@@ -81,7 +81,7 @@ where
 
     fn call(&mut self, outgoing: Outgoing) -> Self::Future {
         let RetryLayer { rule, pool, .. } = &self.layer;
-        let Outgoing { request, started, grpc, client, offer, of: Outward { stats, .. }, .. } = outgoing;
+        let Outgoing { request, started, grpc, client, stats, offer, .. } = outgoing;
         pool.deposit(started);
         let repeatable = rule.attempts > 0 && (rule.any_method || request.method().is_idempotent());
         let (kept, request) = match rule.attempts {

@@ -88,8 +88,8 @@ where
         let stats = counters.request(*rule, &arrived.request, arrived.proto(), &peer, tls, arrived.started);
         let exchange = Exchange::begin(stats.clone(), arrived.started, arrived.grpc);
         let Arrived { request, started, grpc, authority, client } = arrived;
-        let of = Outward { prefix, stats };
-        let outgoing = Counted { request, authority, started, grpc, client, offer: None, of };
+        let of = Outward { prefix };
+        let outgoing = Counted { request, authority, started, grpc, client, stats, offer: None, of };
         Within::inner(self.inner.call(outgoing), exchange)
     }
 }
@@ -117,9 +117,9 @@ where
         let proto = restored.proto();
         let Restored { request, started, grpc, client, way } = restored;
         let stats = signals.request(None, &request, proto, &visit.peer_name, visit.tls, started);
-        let exchange = Exchange::begin(stats, started, grpc);
+        let exchange = Exchange::begin(stats.clone(), started, grpc);
         let of = Inward { way, permit };
-        let ingoing = Counted { request, authority, started, grpc, client, offer: None, of };
+        let ingoing = Counted { request, authority, started, grpc, client, stats, offer: None, of };
         Within::inner(self.inner.call(ingoing), exchange)
     }
 }

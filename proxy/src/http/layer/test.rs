@@ -111,12 +111,7 @@ impl World {
         let grpc = crate::http::grpc::is_grpc(request.headers());
         let (started, client) = (Instant::now(), ClientConnection::of_application(wire, true));
         let authority = request.uri().authority().cloned();
-        Counted { request, authority, started, grpc, client, offer: None, of: Outward { prefix: 0, stats } }
-    }
-
-    /// What only such a request has.
-    pub(super) fn outward(&self) -> Outward {
-        self.outgoing(Wire::Http1, Request::get("/")).of
+        Counted { request, authority, started, grpc, client, stats, offer: None, of: Outward { prefix: 0 } }
     }
 
     /// What the one route of the test has counted under `name`.
@@ -178,9 +173,10 @@ impl Visited {
     pub(super) fn ingoing(&self, wire: Wire, mesh: bool, way: Way, request: Builder) -> Ingoing {
         let permit = self.visit.judge(Act::Bytes).unwrap();
         let arrived = arrived(wire, request.body(RequestBody::Empty).unwrap());
+        let stats = self.visit.port.signals.bytes(&"".into(), Tls::Plain);
         let Arrived { request, started, grpc, authority, .. } = arrived;
         let client = Rc::new(ClientConnection::of_peer(wire, mesh, 1024));
-        Counted { request, authority, started, grpc, client, offer: None, of: Inward { way, permit } }
+        Counted { request, authority, started, grpc, client, stats, offer: None, of: Inward { way, permit } }
     }
 }
 
