@@ -26,15 +26,11 @@ use futures_util::FutureExt;
 use http::HeaderValue;
 use remora_model::{Endpoint, Protocol, SpiffeId};
 use remora_runtime::seldom::Seldom;
-use std::{
-    net::SocketAddr,
-    rc::Rc,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, rc::Rc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    time::{sleep, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 
 /// Serves one connection to the pod.

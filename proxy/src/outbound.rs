@@ -16,8 +16,11 @@ use crate::{
     world::World,
 };
 use remora_model::{Protocol, Target};
-use std::{cell::RefCell, future::pending, net::SocketAddr, rc::Rc, time::Instant};
-use tokio::{net::TcpStream, time::timeout};
+use std::{cell::RefCell, future::pending, net::SocketAddr, rc::Rc};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout},
+};
 use tower::Service;
 
 /// Serves one connection of the application.

@@ -15,9 +15,8 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Instant,
 };
-use tokio::time::{Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 /// Counts a request once, whatever becomes of it. Dropped before its end, it counts as cancelled by the client.
 pub(crate) struct Exchange {
@@ -122,7 +121,7 @@ impl Exchange {
 
     /// The response must be complete at `deadline`.
     pub(crate) fn bound(&mut self, deadline: Option<Instant>) {
-        self.deadline = deadline.map(|at| Box::pin(sleep_until(at.into())));
+        self.deadline = deadline.map(|at| Box::pin(sleep_until(at)));
     }
 
     /// Ready once the response's time is over; the exchange has failed then.

@@ -26,7 +26,8 @@ use crate::{
 use futures_util::future::Either;
 use http::{HeaderValue, Request, Response, Version, header::CONNECTION, uri::Authority};
 use hyper::body::Incoming;
-use std::{rc::Rc, sync::Arc, time::Instant};
+use std::{rc::Rc, sync::Arc};
+use tokio::time::Instant;
 
 /// What all requests of one inbound connection share.
 #[derive(Debug)]
@@ -45,7 +46,7 @@ pub(crate) struct Visit {
     pub client_id: Option<HeaderValue>,
     pub tls: Tls,
     /// When the peer is told to put no new requests on this connection.
-    pub goodbye: Option<tokio::time::Instant>,
+    pub goodbye: Option<Instant>,
     pub host: LastHost,
     /// Who calls on this connection, with what each has for itself of connections to the application.
     pub callers: Callers,

@@ -34,7 +34,8 @@ use hyper::{
     upgrade::{OnUpgrade, Upgraded},
 };
 use hyper_util::rt::TokioIo;
-use std::{future::pending, net::SocketAddr, rc::Rc, time::Instant};
+use std::{future::pending, net::SocketAddr, rc::Rc};
+use tokio::time::Instant;
 
 /// What was asked of policy.
 #[derive(Debug, Clone)]

@@ -11,8 +11,8 @@ use std::{
     cell::{Cell, RefCell},
     fmt,
     rc::Rc,
-    time::Instant,
 };
+use tokio::time::Instant;
 
 type Sender = http1::SendRequest<crate::http::body::request::RequestBody>;
 pub(super) type Sent = Result<Response<Incoming>, TrySendError<Request>>;

@@ -37,13 +37,9 @@ use http2::{Dial, Streams};
 use hyper::client::conn::{TrySendError, http1 as hyper_http1};
 use hyper_util::rt::TokioIo;
 use remora_model::Endpoint;
-use std::{
-    fmt, io,
-    net::SocketAddr,
-    rc::Rc,
-    time::{Duration, Instant},
-};
+use std::{fmt, io, net::SocketAddr, rc::Rc, time::Duration};
 use table::Connections;
+use tokio::time::Instant;
 
 type Request = http::Request<RequestBody>;
 

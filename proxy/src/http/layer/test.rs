@@ -24,9 +24,8 @@ use std::{
     pin::Pin,
     rc::Rc,
     sync::Arc,
-    time::Instant,
 };
-use tokio::task::LocalSet;
+use tokio::{task::LocalSet, time::Instant};
 use tower::Service;
 
 /// A worker with one backend.
