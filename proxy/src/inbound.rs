@@ -14,10 +14,10 @@ use crate::{
         server::serve as serve_http,
         share::Share,
     },
-    io::{Abort, Connection, Prefixed},
+    io::{Abort, Connection, Prefixed, Tcp, TcpStream},
     limits, named,
     policy::{self, Act, Peer},
-    revoke, sys,
+    revoke,
     telemetry::{self, Direction, Proto, Reason, Tls},
     tls::Alpn,
     world::World,
@@ -29,7 +29,6 @@ use remora_runtime::seldom::Seldom;
 use std::{net::SocketAddr, rc::Rc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
     time::{Instant, sleep, sleep_until},
 };
 
@@ -38,9 +37,9 @@ use tokio::{
 /// The stages that last are boxed, so that a connection in one of them does not hold the room that the others need.
 pub(crate) async fn serve(world: Rc<World>, client: Prefixed<TcpStream>, from: SocketAddr) {
     let original = match world.resources.config.mode {
-        Mode::Redirect => sys::original_destination(client.inner(), from)
-            .ok()
-            .filter(|to| !world.resources.config.is_own(*to, to.ip())),
+        Mode::Redirect => {
+            client.inner().original_destination(from).ok().filter(|to| !world.resources.config.is_own(*to, to.ip()))
+        }
         Mode::Explicit => None,
     };
     match original {
