@@ -137,7 +137,7 @@ mod tests {
             ("outbound connection", connection(outbound::serve), 900),
             ("inbound connection", connection(inbound::serve), 1600),
             ("outbound request", size_of::<<Connection as Service<Request<Incoming>>>::Future>(), 1200),
-            ("inbound request", request(requests_in::handle), 640),
+            ("inbound request", request(requests_in::handle), 656),
         ];
         for (what, bytes, most) in sizes {
             println!("{what}: {bytes} bytes, at most {most}");

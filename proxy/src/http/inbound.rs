@@ -200,7 +200,7 @@ fn arrive(visit: &Visit, wire: Wire, mut request: Request<Incoming>) -> Step {
     let stats = visit.port.signals.request(None, &request, proto, &visit.peer_name, visit.tls, started);
     let mut exchange = Exchange::begin(stats, started, grpc);
     let (parts, body) = request.into_parts();
-    let body = RequestBody::new(body, &visit.holder, visit.window);
+    let body = RequestBody::new(body, wire, &visit.holder, visit.window);
     let (Some(charge), Ok(body)) = (visit.holder.charge(limits::REQUEST_BYTES), body) else {
         remora_runtime::limited!(info, peer = %visit.peer_name, address = %visit.peer.address,
             reason = Reason::Overloaded.as_str(), "this caller has as many requests under way as fit into its share of memory");

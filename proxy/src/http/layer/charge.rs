@@ -62,12 +62,13 @@ where
     always_ready!();
 
     fn call(&mut self, outgoing: Outgoing<Incoming>) -> Self::Future {
-        let window = match outgoing.client.wire {
+        let wire = outgoing.client.wire;
+        let window = match wire {
             Wire::Http1 => limits::HTTP1_BUFFER_BYTES,
             Wire::Http2 => Share::client(true).window as usize,
         };
         let ChargeLayer { holder, parent } = &self.layer;
-        let outgoing = outgoing.try_with_body(|body| RequestBody::new(body, holder, window));
+        let outgoing = outgoing.try_with_body(|body| RequestBody::new(body, wire, holder, window));
         match (holder.charge(limits::REQUEST_OUT_BYTES), outgoing) {
             (Some(charge), Ok(outgoing)) => Within::inner(self.inner.call(outgoing), Charged(charge)),
             _ => {
