@@ -38,11 +38,13 @@ mod ahead;
 mod breaker;
 mod lent;
 pub(crate) mod pace;
+mod patient;
 mod tcp;
 
 pub(crate) use ahead::Ahead;
 pub(crate) use breaker::{Breakable, Breaker, Handle};
 pub(crate) use lent::{Appetite, Lent, Size};
+pub(crate) use patient::Patient;
 pub(crate) use tcp::{Tcp, TcpStream, accepted};
 
 use crate::account::Holder;

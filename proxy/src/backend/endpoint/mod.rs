@@ -24,6 +24,7 @@ use crate::{
         body::{client::RequestError, request::RequestBody},
         headers::within_bounds,
     },
+    io::Patient,
     limits,
     policy::Permit,
     resources::Resources,
@@ -289,6 +290,7 @@ impl Upstream {
             }
             None => {
                 let stream = connect::tcp(permit, address, self.connect_timeout).await?;
+                let stream = Patient::new(stream, self.resources.config.patience.body);
                 streams.add((stream, address), generation, None, &self.resources.background).await
             }
         };
