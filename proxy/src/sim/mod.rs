@@ -23,19 +23,19 @@ mod plan;
 mod proxy;
 mod trace;
 
-pub(crate) use net::{PipeId, TcpStream, has_ended};
+pub(crate) use net::{Net, PipeId, TcpStream, has_ended};
+pub(crate) use proxy::Proxy;
+pub(crate) use trace::Trace;
 
 use app::App;
 use ledger::{Ledger, Shared};
 use mesh::Mesh;
-use net::Net;
 use plan::Plan;
 use std::{net::SocketAddr, panic::AssertUnwindSafe, rc::Rc, time::Duration};
 use tokio::{
     task::LocalSet,
     time::{Instant, sleep_until},
 };
-use trace::Trace;
 
 /// What came of a seed: its trace, and what was wrong.
 type Course = (Vec<String>, Vec<String>);
@@ -148,4 +148,4 @@ fn a_seed_takes_the_same_course_each_time() {
 }
 
 /// How long what idles may stay.
-const IDLE: Duration = Duration::from_secs(200);
+const IDLE: Duration = Duration::from_secs(400);

@@ -37,7 +37,17 @@ pub(crate) struct PipeId(u32);
 #[derive(Debug)]
 pub(crate) enum TcpStream {
     Real(tokio::net::TcpStream),
-    Pipe { pipe: Pipe, id: PipeId, local: SocketAddr, dialled: SocketAddr },
+    /// Boxed, so that a connection in a test is as large as one that ships.
+    Pipe(Box<End>),
+}
+
+/// An end of a connection of the network.
+#[derive(Debug)]
+pub(crate) struct End {
+    pipe: Pipe,
+    id: PipeId,
+    local: SocketAddr,
+    dialled: SocketAddr,
 }
 
 /// How a listener is.
@@ -51,7 +61,7 @@ pub(super) enum Host {
 }
 
 /// A listener's connections: each with its client's address.
-pub(super) type Incoming = mpsc::UnboundedReceiver<(TcpStream, SocketAddr)>;
+pub(crate) type Incoming = mpsc::UnboundedReceiver<(TcpStream, SocketAddr)>;
 
 struct Listener {
     host: Host,
@@ -66,7 +76,7 @@ struct Listener {
 type Known = (Weak<Mutex<Link>>, usize);
 
 /// The network.
-pub(super) struct Net {
+pub(crate) struct Net {
     seed: u64,
     rng: RefCell<fastrand::Rng>,
     listeners: RefCell<BTreeMap<SocketAddr, Listener>>,
@@ -74,7 +84,7 @@ pub(super) struct Net {
     /// Where each connection goes.
     to: RefCell<BTreeMap<u32, SocketAddr>>,
     next: Cell<u32>,
-    pub open: Arc<AtomicUsize>,
+    open: Arc<AtomicUsize>,
     trace: Rc<Trace>,
 }
 
@@ -92,7 +102,7 @@ pub(crate) fn has_ended(id: PipeId) -> bool {
 
 impl Net {
     /// The network of this thread from now on.
-    pub(super) fn enter(seed: u64, trace: &Rc<Trace>) -> Rc<Self> {
+    pub(crate) fn enter(seed: u64, trace: &Rc<Trace>) -> Rc<Self> {
         let net = Rc::new(Self {
             seed,
             rng: RefCell::new(fastrand::Rng::with_seed(seed ^ 0x6e65_7477)),
@@ -108,7 +118,7 @@ impl Net {
     }
 
     /// No network on this thread any more.
-    pub(super) fn leave() {
+    pub(crate) fn leave() {
         drop(NET.take());
     }
 
@@ -125,6 +135,13 @@ impl Net {
         incoming
     }
 
+    /// Somewhere where nobody answers.
+    pub(crate) fn silent(&self, at: SocketAddr) -> Incoming {
+        let incoming = self.listen(at, None, |_| Weather::FINE);
+        self.set(at, Host::Silent);
+        incoming
+    }
+
     pub(super) fn set(&self, at: SocketAddr, host: Host) {
         if let Some(listener) = self.listeners.borrow_mut().get_mut(&at) {
             self.trace.say("net", format_args!("{at} is {host:?}"));
@@ -133,7 +150,7 @@ impl Net {
     }
 
     /// How many ends of connections there are.
-    pub(super) fn open(&self) -> usize {
+    pub(crate) fn open(&self) -> usize {
         self.open.load(Relaxed)
     }
 
@@ -177,9 +194,9 @@ impl Net {
         self.to.borrow_mut().insert(id, at);
         let from = SocketAddr::new(from.ip(), 20_000 + (id % 40_000) as u16);
         let meant = dialled.unwrap_or(at);
-        let far = TcpStream::Pipe { pipe: far, id: PipeId(id + 1), local: at, dialled: meant };
+        let far = TcpStream::Pipe(Box::new(End { pipe: far, id: PipeId(id + 1), local: at, dialled: meant }));
         accepts.send((far, from)).map_err(|_| refused())?;
-        Ok(TcpStream::Pipe { pipe: near, id: PipeId(id), local: from, dialled: meant })
+        Ok(TcpStream::Pipe(Box::new(End { pipe: near, id: PipeId(id), local: from, dialled: meant })))
     }
 }
 
@@ -203,7 +220,7 @@ impl TcpStream {
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
         match self {
             Self::Real(stream) => stream.local_addr(),
-            Self::Pipe { local, .. } => Ok(*local),
+            Self::Pipe(end) => Ok(end.local),
         }
     }
 }
@@ -218,7 +235,7 @@ impl Abort for TcpStream {
     fn abort(&self) {
         match self {
             Self::Real(stream) => stream.abort(),
-            Self::Pipe { pipe, .. } => pipe.abort(),
+            Self::Pipe(end) => end.pipe.abort(),
         }
     }
 }
@@ -227,7 +244,7 @@ impl Tcp for TcpStream {
     fn original_destination(&self, peer: SocketAddr) -> io::Result<SocketAddr> {
         match self {
             Self::Real(stream) => stream.original_destination(peer),
-            Self::Pipe { dialled, .. } => Ok(*dialled),
+            Self::Pipe(end) => Ok(end.dialled),
         }
     }
 
@@ -242,7 +259,7 @@ impl Watch for TcpStream {
     fn asked(&self) -> Asked {
         match self {
             Self::Real(stream) => stream.asked(),
-            Self::Pipe { id, .. } => Asked::Pipe(*id),
+            Self::Pipe(end) => Asked::Pipe(end.id),
         }
     }
 }
@@ -251,7 +268,7 @@ impl AsyncRead for TcpStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Real(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Pipe { pipe, .. } => Pin::new(pipe).poll_read(cx, buf),
+            Self::Pipe(end) => Pin::new(&mut end.pipe).poll_read(cx, buf),
         }
     }
 }
@@ -260,21 +277,21 @@ impl AsyncWrite for TcpStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Real(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Pipe { pipe, .. } => Pin::new(pipe).poll_write(cx, buf),
+            Self::Pipe(end) => Pin::new(&mut end.pipe).poll_write(cx, buf),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Real(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Pipe { pipe, .. } => Pin::new(pipe).poll_flush(cx),
+            Self::Pipe(end) => Pin::new(&mut end.pipe).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Real(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Pipe { pipe, .. } => Pin::new(pipe).poll_shutdown(cx),
+            Self::Pipe(end) => Pin::new(&mut end.pipe).poll_shutdown(cx),
         }
     }
 
@@ -285,7 +302,7 @@ impl AsyncWrite for TcpStream {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Real(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Pipe { pipe, .. } => Pin::new(pipe).poll_write_vectored(cx, bufs),
+            Self::Pipe(end) => Pin::new(&mut end.pipe).poll_write_vectored(cx, bufs),
         }
     }
 

@@ -121,7 +121,7 @@ impl Proxy {
     }
 
     /// The sum of a counter over all routes.
-    pub(super) fn counted(&self, name: &str) -> u64 {
+    pub(crate) fn counted(&self, name: &str) -> u64 {
         let json = self.routes.json();
         let routes = json["routes"].as_array().into_iter().flatten();
         routes.map(|route| route[name].as_u64().unwrap_or(0)).sum()
@@ -140,7 +140,7 @@ impl Proxy {
     }
 
     /// How many requests have a record.
-    pub(super) fn ended(&self) -> u64 {
+    pub(crate) fn ended(&self) -> u64 {
         self.counted("success") + self.counted("cancelled") + self.failures().values().sum::<u64>()
     }
 

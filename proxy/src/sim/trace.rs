@@ -4,7 +4,7 @@
 use std::{cell::RefCell, fmt, time::Duration};
 use tokio::time::Instant;
 
-pub(super) struct Trace {
+pub(crate) struct Trace {
     began: Instant,
     /// Whether it is printed as it comes: a simulation may never end.
     shows: bool,
@@ -14,7 +14,7 @@ pub(super) struct Trace {
 }
 
 impl Trace {
-    pub(super) fn new(shows: bool) -> Self {
+    pub(crate) fn new(shows: bool) -> Self {
         Self { began: Instant::now(), shows, lines: RefCell::default(), wrong: RefCell::default() }
     }
 
@@ -37,11 +37,6 @@ impl Trace {
     pub(super) fn wrong(&self, what: fmt::Arguments<'_>) {
         self.say("WRONG", what);
         self.wrong.borrow_mut().push(what.to_string());
-    }
-
-    /// All that happened so far.
-    pub(super) fn text(&self) -> String {
-        self.lines.borrow().join("\n")
     }
 
     /// All that happened, and what of it was wrong.
