@@ -10,10 +10,10 @@ use crate::{
     http::{
         Wire, inbound::connection, request::ClientConnection, server::serve as serve_http, share::Share, visit::Visit,
     },
-    io::{Abort, Connection, Prefixed},
+    io::{Abort, Connection, Prefixed, Tcp, TcpStream},
     limits, named,
     policy::{self, Act, Peer},
-    revoke, sys,
+    revoke,
     telemetry::{self, Direction, Proto, Reason, Tls},
     tls::Alpn,
     world::World,
@@ -21,16 +21,10 @@ use crate::{
 use http::HeaderValue;
 use remora_model::{Endpoint, Protocol, SpiffeId};
 use remora_runtime::seldom::Seldom;
-use std::{
-    cell::RefCell,
-    net::SocketAddr,
-    rc::Rc,
-    time::{Duration, Instant},
-};
+use std::{cell::RefCell, net::SocketAddr, rc::Rc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-    time::{sleep, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 use tower::Service;
 
@@ -39,9 +33,9 @@ use tower::Service;
 /// The stages that last are boxed, so that a connection in one of them does not hold the room that the others need.
 pub(crate) async fn serve(world: Rc<World>, client: Prefixed<TcpStream>, from: SocketAddr) {
     let original = match world.resources.config.mode {
-        Mode::Redirect => sys::original_destination(client.inner(), from)
-            .ok()
-            .filter(|to| !world.resources.config.is_own(*to, to.ip())),
+        Mode::Redirect => {
+            client.inner().original_destination(from).ok().filter(|to| !world.resources.config.is_own(*to, to.ip()))
+        }
         Mode::Explicit => None,
     };
     match original {

@@ -10,7 +10,8 @@ use crate::{
     telemetry::{Reason, RouteStats},
 };
 use http::HeaderMap;
-use std::{fmt, sync::Arc, time::Instant};
+use std::{fmt, sync::Arc};
+use tokio::time::Instant;
 
 /// Counts a request once, whatever becomes of it. Dropped before its end, it counts as cancelled by the client.
 pub(crate) struct Exchange {

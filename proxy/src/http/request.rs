@@ -25,7 +25,8 @@ use crate::{
 };
 use http::{Request, Response, uri::Authority};
 use hyper::body::Incoming;
-use std::{cell::Cell, net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
+use std::{cell::Cell, net::SocketAddr, rc::Rc, sync::Arc};
+use tokio::time::Instant;
 
 pub(crate) use crate::backend::endpoint::Failed;
 

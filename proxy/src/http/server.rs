@@ -11,7 +11,7 @@ use super::{
     upgrade,
 };
 use crate::{
-    io::{Breakable, Breaker, Connection},
+    io::{Breakable, Breaker, Connection, Patient},
     limits,
     tasks::LocalExec,
     telemetry::{self, Direction, Reason},
@@ -167,7 +167,7 @@ where
         .max_local_error_reset_streams(limits::LOCAL_RESETS_MAX)
         .keep_alive_interval(limits::SERVER_KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(limits::SERVER_KEEP_ALIVE_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Patient::new(stream, world.resources.config.patience.body)), service);
     let mut connection = pin!(connection);
     let done = tokio::select! {
         biased;

@@ -34,7 +34,8 @@ use hyper::{
     upgrade::{OnUpgrade, Upgraded},
 };
 use hyper_util::rt::TokioIo;
-use std::{fmt, future::pending, net::SocketAddr, pin::Pin, rc::Rc, time::Instant};
+use std::{fmt, future::pending, net::SocketAddr, pin::Pin, rc::Rc};
+use tokio::time::Instant;
 
 /// What was asked of policy.
 #[derive(Debug, Clone)]
@@ -301,24 +302,23 @@ pub(crate) async fn tunnel<B: 'static>(
     let peer = pool.identity();
     let stats = plan.counters.bytes(&peer, if peer.is_empty() { Tls::Plain } else { Tls::Mtls });
     let started = Instant::now();
-    stats.request();
+    // It is recorded also if its client does not wait until its end is in sight.
+    let mut begun = Exchange::begin(stats.clone(), started, false);
     let (mut upstream, in_flight, permit) = match connect(&resources, &pool).await {
         Ok(connected) => connected,
         Err(reason) => {
-            stats.failure(reason, started.elapsed());
+            begun.fail(reason);
             return respond::failure(reason, false, "");
         }
     };
     let (pod, client) = (resources.pod.clone(), End::of_client(&mut request));
     resources.tasks.spawn(async move {
-        let Ok(client) = client.left().await else {
-            return stats.cancelled(started.elapsed());
-        };
+        let Ok(client) = client.left().await else { return };
         stats.connection_opened();
         let mut client = Prefixed::charged(client, pod);
         match revoke::bytes(permit, &mut client, &mut upstream, &stats, pending()).await {
-            Ok(()) => stats.success(started.elapsed()),
-            Err(ended) => stats.failure(ended.reason(), started.elapsed()),
+            Ok(()) => begun.ended(None),
+            Err(ended) => begun.fail(ended.reason()),
         }
         stats.connection_closed();
         drop(in_flight);

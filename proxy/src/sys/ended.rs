@@ -16,15 +16,40 @@ use std::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+/// Who knows of a connection what its owner hides.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Asked {
+    Kernel(RawFd),
+    #[cfg(test)]
+    Pipe(crate::sim::PipeId),
+}
+
+/// A connection of which somebody else can be asked whether it has ended.
+pub(crate) trait Watch {
+    /// Who; it is asked as long as the connection is not dropped.
+    fn asked(&self) -> Asked;
+}
+
+impl<S: AsRawFd> Watch for S {
+    fn asked(&self) -> Asked {
+        Asked::Kernel(self.as_raw_fd())
+    }
+}
+
 /// The socket of a [`Watched`] connection; nothing once that is dropped.
 #[derive(Debug, Clone)]
-pub(crate) struct Socket(Rc<Cell<Option<RawFd>>>);
+pub(crate) struct Socket(Rc<Cell<Option<Asked>>>);
 
 impl Socket {
     /// Whether nothing can be asked on this connection any more: it was dropped, its peer closed or reset it, or its
     /// peer sent an answer without a request. One system call.
     pub(crate) fn has_ended(&self) -> bool {
-        let Some(number) = self.0.get() else { return true };
+        let Some(asked) = self.0.get() else { return true };
+        let number = match asked {
+            Asked::Kernel(number) => number,
+            #[cfg(test)]
+            Asked::Pipe(id) => return crate::sim::has_ended(id),
+        };
         // SAFETY: the descriptor is open: `Watched` owns the stream that it belongs to and takes the number away before that is
         // dropped, and `Rc` keeps both on this thread, on which nothing closes it during this call.
         let fd = unsafe { BorrowedFd::borrow_raw(number) };
@@ -42,10 +67,10 @@ pub(crate) struct Watched<S> {
     socket: Socket,
 }
 
-impl<S: AsRawFd> Watched<S> {
+impl<S: Watch> Watched<S> {
     /// `inner`, which must be non-blocking, and its socket. The descriptor of `inner` never changes: only this module could.
     pub(crate) fn new(inner: S) -> (Self, Socket) {
-        let socket = Socket(Rc::new(Cell::new(Some(inner.as_raw_fd()))));
+        let socket = Socket(Rc::new(Cell::new(Some(inner.asked()))));
         (Self { inner, socket: socket.clone() }, socket)
     }
 }

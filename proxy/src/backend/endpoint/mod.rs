@@ -24,6 +24,7 @@ use crate::{
         body::{client::RequestError, request::RequestBody},
         headers::within_bounds,
     },
+    io::Patient,
     limits,
     policy::Permit,
     resources::Resources,
@@ -37,14 +38,9 @@ use http2::{Dial, Streams};
 use hyper::client::conn::{TrySendError, http1 as hyper_http1};
 use hyper_util::rt::TokioIo;
 use remora_model::Endpoint;
-use std::{
-    borrow::Cow,
-    fmt, io,
-    net::SocketAddr,
-    rc::Rc,
-    time::{Duration, Instant},
-};
+use std::{borrow::Cow, fmt, io, net::SocketAddr, rc::Rc, time::Duration};
 use table::Connections;
+use tokio::time::Instant;
 
 type Request = http::Request<RequestBody>;
 
@@ -294,6 +290,7 @@ impl Upstream {
             }
             None => {
                 let stream = connect::tcp(permit, address, self.connect_timeout).await?;
+                let stream = Patient::new(stream, self.resources.config.patience.body);
                 streams.add((stream, address), generation, None, &self.resources.background).await
             }
         };

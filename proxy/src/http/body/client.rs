@@ -2,7 +2,10 @@
 
 use crate::{
     account::Holder,
-    http::stall::{Overloaded, Stall},
+    http::{
+        Wire,
+        stall::{Overloaded, Stall},
+    },
     telemetry::{Reason, RouteStats},
 };
 use bytes::Bytes;
@@ -19,6 +22,10 @@ use std::{
 pub(crate) enum RequestError {
     #[error("the client broke off")]
     Client(#[from] hyper::Error),
+    #[error("the client reset its request in the middle")]
+    Reset,
+    #[error("another try of the request has its body")]
+    Superseded,
     #[error(transparent)]
     Overloaded(#[from] Overloaded),
 }
@@ -27,7 +34,7 @@ impl RequestError {
     /// The reason for the metrics.
     pub(crate) fn reason(&self) -> Reason {
         match self {
-            Self::Client(_) => Reason::BodyAborted,
+            Self::Client(_) | Self::Reset | Self::Superseded => Reason::BodyAborted,
             Self::Overloaded(_) => Reason::Overloaded,
         }
     }
@@ -41,19 +48,21 @@ impl RequestError {
 pub(crate) struct ClientBody {
     body: Incoming,
     stall: Stall,
+    wire: Wire,
     stats: Arc<RouteStats>,
 }
 
 impl ClientBody {
     pub(super) fn new(
         body: Incoming,
+        wire: Wire,
         (holder, window): (&Holder, usize),
         stats: Arc<RouteStats>,
     ) -> Result<Self, Overloaded> {
         let whole = body.size_hint().upper().and_then(|bytes| usize::try_from(bytes).ok());
         let mut stall = Stall::new(holder.clone(), whole.map_or(window, |bytes| bytes.min(window)));
         stall.begin()?;
-        Ok(Self { body, stall, stats })
+        Ok(Self { body, stall, wire, stats })
     }
 
     pub(super) fn stands_still(&mut self) -> Result<(), Overloaded> {
@@ -69,6 +78,12 @@ impl ClientBody {
         }
         match &polled {
             Poll::Ready(Some(Ok(_))) if !self.body.is_end_stream() => self.stall.begin()?,
+            // The library takes a reset with CANCEL or NO_ERROR for an end. Whether the end came, the stream knows; over HTTP/1 it does
+            // not, but there nothing else ends a body.
+            Poll::Ready(None) if self.wire == Wire::Http2 && !self.body.is_end_stream() => {
+                self.stall.end();
+                return Poll::Ready(Some(Err(RequestError::Reset)));
+            }
             _ => self.stall.end(),
         }
         polled.map_err(RequestError::Client)

@@ -5,7 +5,11 @@ use super::{
     replay::Replay,
     strip_trailers,
 };
-use crate::{account::Holder, http::stall::Overloaded, telemetry::RouteStats};
+use crate::{
+    account::Holder,
+    http::{Wire, stall::Overloaded},
+    telemetry::RouteStats,
+};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -28,13 +32,14 @@ impl RequestBody {
     /// costs nothing.
     pub(crate) fn new(
         incoming: Incoming,
+        wire: Wire,
         (holder, window): (&Holder, usize),
         stats: &Arc<RouteStats>,
     ) -> Result<Self, Overloaded> {
         if incoming.is_end_stream() {
             Ok(Self::Empty)
         } else {
-            ClientBody::new(incoming, (holder, window), stats.clone()).map(Self::Stream)
+            ClientBody::new(incoming, wire, (holder, window), stats.clone()).map(Self::Stream)
         }
     }
 

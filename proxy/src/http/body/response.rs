@@ -14,9 +14,8 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker},
-    time::Instant,
 };
-use tokio::time::sleep_until;
+use tokio::time::{Instant, sleep_until};
 
 /// What is sent back downstream.
 #[derive(Debug)]
@@ -116,7 +115,7 @@ impl Bounded {
         let shared = Rc::new(RefCell::new(Timed { relayed: Some(relayed), reader: None }));
         let late = Rc::downgrade(&shared);
         let deadline = Attached::spawn(async move {
-            sleep_until(until.into()).await;
+            sleep_until(until).await;
             let Some(shared) = late.upgrade() else { return };
             let Timed { relayed, reader } = &mut *shared.borrow_mut();
             // The upstream is let go, and the endpoint with it.

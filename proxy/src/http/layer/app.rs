@@ -19,7 +19,8 @@ use crate::{
     resources::Resources,
 };
 use http::{Request, Version};
-use std::{pin::Pin, rc::Rc, time::Instant};
+use std::{pin::Pin, rc::Rc};
+use tokio::time::Instant;
 use tower::Service;
 
 /// See the module.

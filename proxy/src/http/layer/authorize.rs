@@ -63,7 +63,8 @@ mod tests {
     };
     use futures_util::FutureExt;
     use http::Request;
-    use std::{future::ready, time::Instant};
+    use std::future::ready;
+    use tokio::time::Instant;
     use tower::service_fn;
 
     #[test]

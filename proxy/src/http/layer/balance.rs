@@ -22,13 +22,8 @@ use crate::{
 };
 use futures_util::future::Either;
 use http::Response;
-use std::{
-    net::SocketAddr,
-    pin::Pin,
-    rc::Rc,
-    time::{Duration, Instant},
-};
-use tokio::time::timeout_at;
+use std::{net::SocketAddr, pin::Pin, rc::Rc, time::Duration};
+use tokio::time::{Instant, timeout_at};
 use tower::Service;
 
 /// See the module.
@@ -99,7 +94,7 @@ impl Balance {
             };
             let result = match until {
                 None => sending.await,
-                Some(until) => match timeout_at(until.into(), sending).await {
+                Some(until) => match timeout_at(until, sending).await {
                     Ok(result) => result,
                     Err(_) => Err(Failed::refused(Reason::Timeout, "no endpoint answered within the time of one try")),
                 },

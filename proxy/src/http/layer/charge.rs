@@ -78,8 +78,8 @@ where
 
     fn call(&mut self, counted: Counted<D, Incoming>) -> Self::Future {
         let ChargeLayer { holder, bytes, whose } = &self.layer;
-        let window = counted.client.window;
-        let counted = counted.try_with_body(|body, stats| RequestBody::new(body, (holder, window), stats));
+        let (wire, window) = (counted.client.wire, counted.client.window);
+        let counted = counted.try_with_body(|body, stats| RequestBody::new(body, wire, (holder, window), stats));
         match (holder.charge(*bytes), counted) {
             (Some(charge), Ok(counted)) => Within::inner(self.inner.call(counted), Charged(charge)),
             _ => Within::early(Err(whose.refused())),
@@ -117,5 +117,78 @@ impl After for Charged {
             answered.charge = Some(self.0);
             answered
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::test::{Inner, World, address, id, incoming, paused, told},
+        *,
+    };
+    use crate::account::{Account, Peer};
+    use http::Request;
+    use std::rc::Rc;
+    use tokio::io::DuplexStream;
+
+    const UPLOAD: &[u8] = b"POST / HTTP/1.1\r\nhost: api\r\ncontent-length: 5000\r\n\r\nhalf";
+
+    /// A request that came this far, and its client.
+    async fn asked(world: &World, sent: &[u8]) -> (Outgoing<Incoming>, DuplexStream) {
+        let (request, client) = incoming(sent).await;
+        let (parts, body) = request.into_parts();
+        let asked = world.outgoing(Wire::Http1, Request::get("/"));
+        let mut asked = asked.try_with_body(|_| Ok::<_, ()>(body)).unwrap();
+        asked.request = Request::from_parts(parts, asked.request.into_body());
+        (asked, client)
+    }
+
+    #[test]
+    fn a_request_is_charged_from_its_head_to_the_end_of_its_answer() {
+        paused(async {
+            let (world, account) = (Rc::new(World::new(&[address(1)])), Account::new(1 << 20));
+            let answers = world.clone();
+            let inner = Inner::<Outgoing>::ready(move |_| answers.answer(200, None));
+            let mut charge = ChargeLayer::to(&account.holder(Peer::Pod), &id()).layer(inner.clone());
+            let (request, _client) = asked(&world, UPLOAD).await;
+            let answered = charge.call(request).await.unwrap();
+            let upload = 5000;
+            assert_eq!(account.used(), limits::REQUEST_OUT_BYTES + upload, "with what its body may hold");
+            inner.seen.borrow_mut().clear();
+            assert_eq!(account.used(), limits::REQUEST_OUT_BYTES);
+            drop(answered);
+            assert_eq!(account.used(), 0);
+        });
+    }
+
+    #[test]
+    fn a_request_that_there_is_no_memory_for_goes_nowhere_and_leaves_nothing() {
+        // Not for the request, and not for its body.
+        for (bytes, sent) in [(limits::REQUEST_OUT_BYTES, &b"GET / HTTP/1.1\r\nhost: api\r\n\r\n"[..]), (6000, UPLOAD)]
+        {
+            paused(async {
+                let (world, account) = (World::new(&[]), Account::new(bytes));
+                let inner = Inner::<Outgoing>::silent();
+                let mut charge = ChargeLayer::to(&account.holder(Peer::Pod), &id()).layer(inner.clone());
+                let (request, _client) = asked(&world, sent).await;
+                assert_eq!(told(&charge.call(request).await), "overloaded");
+                assert_eq!((inner.asked(), account.used()), (0, 0));
+            });
+        }
+    }
+
+    #[test]
+    fn a_client_that_gives_up_gives_its_share_back() {
+        paused(async {
+            let (world, account) = (World::new(&[]), Account::new(1 << 20));
+            let inner = Inner::<Outgoing>::silent();
+            let mut charge = ChargeLayer::to(&account.holder(Peer::Pod), &id()).layer(inner.clone());
+            let (request, _client) = asked(&world, UPLOAD).await;
+            let asked = charge.call(request);
+            assert!(account.used() > limits::REQUEST_OUT_BYTES);
+            drop(asked);
+            inner.seen.borrow_mut().clear();
+            assert_eq!(account.used(), 0);
+        });
     }
 }

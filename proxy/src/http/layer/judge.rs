@@ -107,7 +107,8 @@ mod tests {
     use futures_util::FutureExt;
     use http::{Request, request::Builder};
     use remora_model::{Action, AuthorizationRule, Inbound, Operation, PathPattern, Unidentified};
-    use std::{convert::Infallible, future::ready, time::Instant};
+    use std::{convert::Infallible, future::ready};
+use tokio::time::Instant;
     use tower::service_fn;
 
     /// The authority of a request that is let in, or why it is not with what its caller may know.

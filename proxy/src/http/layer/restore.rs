@@ -14,7 +14,8 @@ use crate::{
     },
 };
 use http::Request;
-use std::{rc::Rc, time::Instant};
+use std::{rc::Rc};
+use tokio::time::Instant;
 use tower::{Layer, Service};
 
 /// Makes [`Restore`] of one client connection.

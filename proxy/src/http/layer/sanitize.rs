@@ -17,7 +17,8 @@ use crate::{
 };
 use futures_util::future::{Either, Ready, ready};
 use http::{Request, Response};
-use std::{convert::Infallible, rc::Rc, time::Instant};
+use std::{convert::Infallible, rc::Rc};
+use tokio::time::Instant;
 use tower::{Layer, Service};
 
 /// Makes [`Sanitize`] of one client connection.

@@ -178,7 +178,7 @@ mod tests {
     };
     use http::Request;
     use http_body_util::BodyExt;
-    use std::time::Instant;
+    use tokio::time::Instant;
 
     fn asked() -> Routed<RequestBody> {
         let request = Request::get("http://api.shop/items/7").body(RequestBody::Empty).unwrap();

@@ -7,7 +7,7 @@ use crate::{
         endpoint::{AnswerBody, Table, Upstream},
     },
     config,
-    discover::Port,
+    discover::{self, Plan, Port},
     http::{
         Wire,
         body::request::RequestBody,
@@ -18,19 +18,33 @@ use crate::{
     },
     policy::{self, Act, Peer, To},
     resources::Resources,
+    sim::Proxy,
     telemetry::{Counters, Direction, Proto, Reason, Routes, Tls},
 };
+use bytes::Bytes;
 use http::{Request, Response, StatusCode, request::Builder};
-use remora_model::{Backend, BackendId, BackendSettings, Endpoint, Inbound, MtlsMode, Protocol, SpiffeId, TrustDomain};
+use http_body_util::Empty;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use remora_api::sync::Resource;
+use remora_model::{
+    Backend, BackendId, BackendRef, BackendRefState, BackendSettings, Endpoint, Inbound, MtlsMode, Outbound, Parent,
+    PathMatch, Protocol, RouteMatch, Rule, SpiffeId, Target, TrustDomain,
+};
 use std::{
     cell::{Cell, RefCell},
+    convert::Infallible,
     net::SocketAddr,
     pin::Pin,
     rc::Rc,
     sync::Arc,
+};
+use tokio::{
+    io::{AsyncWriteExt as _, DuplexStream},
+    sync::oneshot,
+    task::LocalSet,
     time::Instant,
 };
-use tokio::task::LocalSet;
 use tower::Service;
 
 /// A worker with one backend.
@@ -64,7 +78,7 @@ impl World {
         let (resources, doubts) = (Resources::of_tests(config::tests::least()), Rc::new(Cell::new(0)));
         let (table, asked) = (Rc::<Table>::default(), doubts.clone());
         let doubt = Box::new(move || asked.set(asked.get() + 1));
-        let (kept, _) = tokio::sync::oneshot::channel();
+        let (kept, _) = oneshot::channel();
         let pool = Rc::new(Pool::new(id(), (doubt, Zone::default()), (&resources, &table), kept));
         let routes = Routes::new("shop/web-1".into());
         let counters = Counters::new(routes.clone(), Direction::Outbound, "shop/api:80".into(), vec!["rule".into()]);
@@ -258,4 +272,71 @@ pub(super) fn told(outcome: &Outcome) -> String {
         Ok(answered) => answered.response.status().as_u16().to_string(),
         Err(failed) => failed.reason.as_str().to_owned(),
     }
+}
+
+/// A request as the library gives it, of a client that has sent this much over HTTP/1; with the client's end.
+pub(super) async fn incoming(sent: &[u8]) -> (Request<Incoming>, DuplexStream) {
+    let (mut client, server) = tokio::io::duplex(1 << 16);
+    client.write_all(sent).await.unwrap();
+    let (tell, told) = oneshot::channel();
+    let tell = RefCell::new(Some(tell));
+    let service = service_fn(move |request: Request<Incoming>| {
+        if let Some(tell) = tell.take() {
+            drop(tell.send(request));
+        }
+        std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>()
+    });
+    tokio::task::spawn_local(http1::Builder::new().serve_connection(TokioIo::new(server), service));
+    (told.await.unwrap(), client)
+}
+
+/// What discovery says of a target: a Service, with a rule for each of these paths.
+pub(super) fn routed(target: &Target, paths: &[&str]) -> Resource {
+    let matched = |(rule, path): (usize, &&str)| {
+        let path = Some(PathMatch::Prefix((*path).into()));
+        RouteMatch { path, method: None, headers: Vec::new(), query: Vec::new(), rule }
+    };
+    let backends = vec![BackendRef { backend: id(), weight: 1, state: BackendRefState::Valid, filters: Vec::new() }];
+    let rule = |path: &&str| Rule { backends: backends.clone(), ..Rule::closed(format!("rule of {path}").into()) };
+    Resource::Outbound(Outbound {
+        target: target.clone(),
+        parent: Parent::Backend(id()),
+        protocol: Protocol::Detect,
+        matches: paths.iter().enumerate().map(matched).collect(),
+        rules: paths.iter().map(rule).collect(),
+    })
+}
+
+/// What discovery says of the backend.
+pub(super) fn backend(addresses: &[SocketAddr]) -> Resource {
+    let endpoint = |address: &SocketAddr| Endpoint {
+        address: *address,
+        identity: None,
+        proxy: None,
+        weight: 1,
+        zone: "".into(),
+        pod: "".into(),
+    };
+    let endpoints = addresses.iter().map(endpoint).collect();
+    Resource::Backend(Backend { id: id(), protocol: Protocol::Detect, settings: generous(), endpoints })
+}
+
+/// A proxy that is told so.
+pub(super) fn proxy(told: impl IntoIterator<Item = Resource>) -> Proxy {
+    let proxy = Proxy::new(config::tests::least(), None, 7);
+    told.into_iter().for_each(|resource| proxy.control.say(resource));
+    proxy
+}
+
+/// The plan of a target.
+pub(super) async fn plan(proxy: &Proxy, target: &Target) -> Rc<Plan> {
+    match proxy.world.directory.route(target).await.unwrap() {
+        (_, discover::Way::Mesh(plan)) => plan,
+        (_, other) => panic!("{target} is {other:?}"),
+    }
+}
+
+/// The reason that an answer tells.
+pub(super) fn reason<B>(answer: &Response<B>) -> &str {
+    answer.headers().get("x-remora-error").map_or("", |reason| reason.to_str().unwrap())
 }
