@@ -126,9 +126,11 @@ mod tests {
         super::test::{Inner, World, address, id, incoming, paused, told},
         *,
     };
-    use crate::account::{Account, Peer};
+    use crate::{
+        account::{Account, Peer},
+        http::{Wire, request::Outgoing},
+    };
     use http::Request;
-    use std::rc::Rc;
     use tokio::io::DuplexStream;
 
     const UPLOAD: &[u8] = b"POST / HTTP/1.1\r\nhost: api\r\ncontent-length: 5000\r\n\r\nhalf";
@@ -138,7 +140,7 @@ mod tests {
         let (request, client) = incoming(sent).await;
         let (parts, body) = request.into_parts();
         let asked = world.outgoing(Wire::Http1, Request::get("/"));
-        let mut asked = asked.try_with_body(|_| Ok::<_, ()>(body)).unwrap();
+        let mut asked = asked.try_with_body(|_, _| Ok::<_, ()>(body)).unwrap();
         asked.request = Request::from_parts(parts, asked.request.into_body());
         (asked, client)
     }

@@ -108,7 +108,7 @@ mod tests {
     use http::{Request, request::Builder};
     use remora_model::{Action, AuthorizationRule, Inbound, Operation, PathPattern, Unidentified};
     use std::{convert::Infallible, future::ready};
-use tokio::time::Instant;
+    use tokio::time::Instant;
     use tower::service_fn;
 
     /// The authority of a request that is let in, or why it is not with what its caller may know.

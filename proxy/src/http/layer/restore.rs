@@ -14,7 +14,7 @@ use crate::{
     },
 };
 use http::Request;
-use std::{rc::Rc};
+use std::rc::Rc;
 use tokio::time::Instant;
 use tower::{Layer, Service};
 

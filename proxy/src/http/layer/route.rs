@@ -79,7 +79,7 @@ mod tests {
         let proxy = proxy([backend(&[]), routed(&target, rules)]);
         let plan = plan(&proxy, &target).await;
         let (request, _client) = incoming(format!("GET {path} HTTP/1.1\r\nhost: api\r\n\r\n").as_bytes()).await;
-        let client = ClientConnection::new(Wire::Http1, true);
+        let client = ClientConnection::of_application(Wire::Http1, true);
         let arrived = Arrived { request, started: Instant::now(), grpc: false, authority: None, client };
         let answer = Route::new(&proxy.world.resources).call(Planned { arrived, plan }).await.unwrap();
         (proxy, answer)
