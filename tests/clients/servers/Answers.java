@@ -94,7 +94,7 @@ public class Answers extends Handler.Abstract {
     ServerConnector connector = new ServerConnector(server, new HttpConnectionFactory(config), http2);
     connector.setIdleTimeout(2000);
     ServerConnector backend = new ServerConnector(server, new HttpConnectionFactory(config));
-    for (ServerConnector it : List.of(connector, backend)) { it.setHost(args[0]); server.addConnector(it); }
+    for (ServerConnector it : List.of(connector, backend)) { it.setHost(args[0]); it.setAcceptQueueSize(1024); server.addConnector(it); }
     connector.setPort(Integer.parseInt(args[1]));
     backend.setPort(Integer.parseInt(args[2]));
     server.setHandler(new Answers());

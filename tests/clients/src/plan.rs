@@ -45,10 +45,14 @@ impl Line {
         format!("{number}: {method} {path}{body}{pause}")
     }
 
-    /// Whether it may be lost if its connection ends as it comes: one that must not be sent twice, to a server that is about to close,
-    /// or one whose body is longer than what a proxy keeps for another try (docs/failures.md).
-    pub(crate) fn may_be_lost(&self) -> bool {
-        self.pause_ms > 0 && self.method == "POST" || self.body > KEPT_BYTES
+    /// Whether `failure` is one that nobody can help if a connection ends as the request comes: it must not be sent twice, or its body is
+    /// longer than what a proxy keeps for another try (docs/failures.md).
+    pub(crate) fn was_lost(&self, failure: &str) -> bool {
+        match failure {
+            "502 upstream_reset" => self.method == "POST",
+            "503 draining" => self.body > KEPT_BYTES,
+            _ => false,
+        }
     }
 }
 
