@@ -37,6 +37,8 @@ struct Wire {
     old: Cell<bool>,
     /// Whether the last answer was read to its end.
     done: Cell<bool>,
+    /// What the server had taken before the request under way, where that matters.
+    taken: Cell<Option<u64>>,
 }
 
 impl Drop for Http1 {
@@ -49,13 +51,28 @@ impl Drop for Http1 {
 
 impl Http1 {
     pub(super) fn new(sender: Sender, allowance: Allowance, socket: Socket) -> Self {
-        Self { sender, wire: Rc::new(Wire { allowance, socket, old: Cell::new(false), done: Cell::new(false) }) }
+        Self {
+            sender,
+            wire: Rc::new(Wire {
+                allowance,
+                socket,
+                old: Cell::new(false),
+                done: Cell::new(false),
+                taken: Cell::new(None),
+            }),
+        }
     }
 
     pub(super) fn send(&mut self, request: Request) -> impl Future<Output = Sent> + use<> {
         self.wire.done.set(false);
         self.wire.allowance.head(request.body().holder());
         self.sender.try_send_request(request)
+    }
+
+    /// Whether the server closed this connection, which was kept, before the request reached it: the request was on its way when the
+    /// server's end came.
+    pub(super) fn missed(&self) -> bool {
+        self.wire.socket.took_nothing_since(self.wire.taken.get())
     }
 
     /// The head of an answer of this version came: its body may be as long as it likes.
@@ -103,7 +120,9 @@ impl Idle {
             let connection = &idle[at].0;
             let mut ended = connection.sender.is_closed();
             if !ended && connection.sender.is_ready() {
-                if method.is_idempotent() || !connection.wire.socket.has_ended() {
+                let (again, wire) = (method.is_idempotent(), &connection.wire);
+                if again || !wire.socket.has_ended() {
+                    wire.taken.set(if again { None } else { wire.socket.taken() });
                     return Some(idle.remove(at).0);
                 }
                 ended = true;

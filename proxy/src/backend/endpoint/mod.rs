@@ -212,7 +212,7 @@ impl Upstream {
     }
 
     fn answered1(&self, sent: http1::Sent, connection: http1::Http1, reused: bool) -> Result<Answer, Failed> {
-        let mut response = sent.map_err(|error| failed(error, reused))?;
+        let mut response = sent.map_err(|error| failed(error, reused, &connection))?;
         connection.answered(response.version());
         if let Err(error) = answer::check(&mut response) {
             remora_runtime::limited!(info, address = %self.endpoint.address, %error, "answer refused");
@@ -372,8 +372,11 @@ pub(crate) fn reason(error: &hyper::Error) -> Reason {
 }
 
 /// What became of an HTTP/1 request that has no answer.
-fn failed(mut error: TrySendError<Request>, reused: bool) -> Failed {
+fn failed(mut error: TrySendError<Request>, reused: bool, connection: &http1::Http1) -> Failed {
     let unsent = error.take_message().map(Box::new);
+    if unsent.is_none() && connection.missed() {
+        return Failed::unprocessed(Reason::Draining);
+    }
     let reason = reason(error.error());
     Failed { stale: reused && unsent.is_some(), unsent, ..Failed::new(reason) }
 }
