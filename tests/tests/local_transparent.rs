@@ -363,6 +363,23 @@ fn a_server_of_the_old_version_does_not_change_what_others_send_it() -> anyhow::
 }
 
 #[test]
+fn a_connection_that_brought_an_old_request_brings_no_other() -> anyhow::Result<()> {
+    let scene = Scene::start()?;
+    let mut first = scene.ask("GET / HTTP/1.0\r\nhost: api:80\r\n\r\n")?;
+    let (mut server, head) = scene.asked()?;
+    ensure!(head.starts_with("GET / HTTP/1.0\r\n"), "{head}");
+    // It says nothing of it, but closes behind this answer, when it likes (RFC 9112 §9.3).
+    server.write_all(NO_CONTENT)?;
+    ensure!(read_out(&mut first)?.0.contains(" 204 "));
+    let mut client = scene.ask("POST / HTTP/1.1\r\nhost: api:80\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")?;
+    let (mut next, head) = scene.asked()?;
+    ensure!(head.starts_with("POST / HTTP/1.1\r\n"), "{head}");
+    next.write_all(NO_CONTENT)?;
+    ensure!(read_out(&mut client)?.0.starts_with("HTTP/1.1 204 "));
+    Ok(())
+}
+
+#[test]
 fn what_a_client_writes_inside_a_tunnel_is_not_taken_for_a_proxys_word() -> anyhow::Result<()> {
     let scene = Scene::start()?;
     let mut client = scene.ask("CONNECT api:80 HTTP/1.1\r\nhost: api:80\r\n\r\n")?;

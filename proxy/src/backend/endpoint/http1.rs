@@ -33,7 +33,8 @@ pub(super) struct Http1 {
 struct Wire {
     allowance: Allowance,
     socket: Socket,
-    /// Whether the server answered as HTTP/1.0. The library would write whatever comes next as 1.0, without its chunked body.
+    /// Whether the request or its answer was HTTP/1.0. A server closes behind a request of that version that asks for nothing else (RFC
+    /// 9112 §9.3), and behind an answer of it the library would write whatever comes next as 1.0, without its chunked body.
     old: Cell<bool>,
     /// Whether the last answer was read to its end.
     done: Cell<bool>,
@@ -65,6 +66,7 @@ impl Http1 {
 
     pub(super) fn send(&mut self, request: Request) -> impl Future<Output = Sent> + use<> {
         self.wire.done.set(false);
+        self.wire.old.set(request.version() == Version::HTTP_10);
         self.wire.allowance.head(request.body().holder());
         self.sender.try_send_request(request)
     }
@@ -77,7 +79,9 @@ impl Http1 {
 
     /// The head of an answer of this version came: its body may be as long as it likes.
     pub(super) fn answered(&self, version: Version) {
-        self.wire.old.set(version == Version::HTTP_10);
+        if version == Version::HTTP_10 {
+            self.wire.old.set(true);
+        }
         self.wire.allowance.body();
     }
 }
