@@ -39,13 +39,17 @@ impl<S: AsRawFd> Watch for S {
 const BYTES_ACKED: std::ops::Range<usize> = 120..128;
 
 impl Asked {
+    fn descriptor(self) -> Option<RawFd> {
+        match self {
+            Self::Kernel(number) => Some(number),
+            #[cfg(test)]
+            Self::Pipe(_) => None,
+        }
+    }
+
     /// The bytes that the peer's kernel has acknowledged, if this kernel knows.
     fn taken(self) -> Option<u64> {
-        let number = match self {
-            Self::Kernel(number) => number,
-            #[cfg(test)]
-            Self::Pipe(_) => return None,
-        };
+        let number = self.descriptor()?;
         let mut info = [0_u8; BYTES_ACKED.end];
         let mut length = info.len() as libc::socklen_t;
         // SAFETY: the kernel writes at most `length` bytes into `info`, which is as long; a descriptor that is not open, or no TCP
@@ -99,11 +103,11 @@ impl Socket {
     /// peer sent an answer without a request. One system call.
     pub(crate) fn has_ended(&self) -> bool {
         let Some(asked) = self.0.asked.get() else { return true };
-        let number = match asked {
-            Asked::Kernel(number) => number,
-            #[cfg(test)]
-            Asked::Pipe(id) => return crate::sim::has_ended(id),
-        };
+        #[cfg(test)]
+        if let Asked::Pipe(id) = asked {
+            return crate::sim::has_ended(id);
+        }
+        let Some(number) = asked.descriptor() else { return true };
         // SAFETY: the descriptor is open: `Watched` owns the stream that it belongs to and takes the number away before that is
         // dropped, and `Rc` keeps both on this thread, on which nothing closes it during this call.
         let fd = unsafe { BorrowedFd::borrow_raw(number) };

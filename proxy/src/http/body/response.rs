@@ -50,6 +50,9 @@ struct Timed {
     reader: Option<Waker>,
 }
 
+/// A frame, the end, or why there is none.
+type Polled = Poll<Option<Result<Frame<Bytes>, ResponseError>>>;
+
 /// Why a response ends in the middle.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ResponseError {
@@ -86,7 +89,7 @@ impl ResponseBody {
 }
 
 impl Relayed {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
         let Self { body, exchange } = self;
         let polled = Pin::new(&mut *body).poll_frame(cx);
         match &polled {
@@ -130,7 +133,7 @@ impl Bounded {
     }
 
     /// `None` once the time is over.
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Option<Poll<Option<Result<Frame<Bytes>, ResponseError>>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Option<Polled> {
         let Timed { relayed, reader } = &mut *self.shared.borrow_mut();
         let polled = relayed.as_mut()?.poll_frame(cx);
         if polled.is_pending() && !reader.as_ref().is_some_and(|reader| reader.will_wake(cx.waker())) {
