@@ -1,8 +1,7 @@
 //! The command line.
 
-use crate::world::Shape;
-use clap::{Parser, Subcommand, ValueEnum};
-use serde::Serialize;
+use crate::world::{Asked, Shape};
+use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 
 /// Holds Sync streams with mesh TLS against a real remora-discovery, changes its world, and measures how long that takes
@@ -42,18 +41,6 @@ pub(crate) struct Args {
     pub(crate) out: Option<PathBuf>,
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
-}
-
-/// Who asks for a Service whose endpoints change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Asked {
-    /// `--few` streams
-    Few,
-    /// Every stream
-    All,
-    /// No stream
-    Nobody,
 }
 
 /// Roles in which the program starts itself.

@@ -19,9 +19,12 @@ use std::{
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::JoinSet,
+};
 
-/// Connections that are opened at the same time.
+/// Connections, and then streams, that are opened at the same time: this thread plays many machines, and has to keep up.
 const AT_ONCE: usize = 32;
 
 /// What a helper holds.
@@ -77,10 +80,11 @@ async fn hold() -> Result<()> {
     line(&mut input).await?;
     let (tell, mut told) = mpsc::unbounded_channel();
     let mut tally = Tally::default();
+    let turns = Arc::new(Semaphore::new(AT_ONCE));
     for (stream, channel) in channels {
         let asked = Subscribed::of(plan.shape, stream);
         tally.expect(&asked);
-        tokio::spawn(proxy::run(channel, asked, tell.clone()));
+        tokio::spawn(proxy::run(channel, asked, tell.clone(), Arc::clone(&turns)));
     }
     loop {
         tokio::select! {

@@ -1,9 +1,10 @@
 //! The helper processes, as one: what all of them say together.
 
 use crate::{
-    args::{Args, Asked},
+    args::Args,
     control::Control,
     hold::{Event, Plan},
+    world::Asked,
 };
 use anyhow::{Context as _, Result};
 use std::{

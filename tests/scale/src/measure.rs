@@ -1,13 +1,13 @@
 //! The measurement: phase after phase, each with what discovery used of the CPU and how `/live` fared.
 
 use crate::{
-    args::{Args, Asked},
+    args::Args,
     control::Control,
     hold::since_1970,
     holders::Holders,
     live::Live,
     report::{Figures, Phase, Report},
-    world::Changing,
+    world::{Asked, Changing},
 };
 use anyhow::Result;
 use std::{

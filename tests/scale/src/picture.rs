@@ -1,6 +1,5 @@
 //! The delays as a picture: the share of streams that has a change, over the time since it was written. Pure.
 
-use crate::report::quantile;
 use std::fmt::Write as _;
 
 const WIDTH: f64 = 720.0;
@@ -49,4 +48,10 @@ pub(crate) fn draw(title: &str, curves: &[(String, Vec<f64>)]) -> String {
         let _ = writeln!(svg, r#"<text x="{}" y="{line}" fill="{colour}">{name}</text>"#, LEFT + 10.0);
     }
     svg + "</svg>\n"
+}
+
+/// Of sorted values the smallest that is not less than a share of them.
+pub(crate) fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
+    let rank = (share * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.saturating_sub(1)).copied()
 }

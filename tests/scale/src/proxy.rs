@@ -1,9 +1,6 @@
 //! One proxy's side of `Sync`, as bare as it can be: it asks, acks, and sees marks.
 
-use crate::{
-    args::Asked as Who,
-    world::{ACCOUNT, PORT, Shape},
-};
+use crate::world::{ACCOUNT, Asked as Who, PORT, Shape};
 use anyhow::{Context as _, Result};
 use hyper_util::rt::TokioIo;
 use remora_api::{
@@ -20,7 +17,10 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::{net::TcpSocket, sync::mpsc};
+use tokio::{
+    net::TcpSocket,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+};
 use tokio_rustls::TlsConnector;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::{Channel, Uri};
@@ -84,9 +84,11 @@ pub(crate) async fn connect(discovery: SocketAddr, stream: u32, config: Arc<Clie
     endpoint.connect_with_connector(connector).await.with_context(|| format!("connect stream {stream}"))
 }
 
-/// Asks, and tells what comes; again a second or two after the stream was lost, as proxies do.
-pub(crate) async fn run(channel: Channel, asked: Asked, tell: mpsc::UnboundedSender<News>) {
-    let (mut told, wait) = (Told::default(), Duration::from_millis(1000 + u64::from(asked.number % 1000)));
+/// Asks, and tells what comes; again a second or two after the stream was lost, as proxies do. Until it has all that it asked for
+/// it is one of few.
+pub(crate) async fn run(channel: Channel, asked: Asked, tell: mpsc::UnboundedSender<News>, turns: Arc<Semaphore>) {
+    let wait = Duration::from_millis(1000 + u64::from(asked.number % 1000));
+    let mut told = Told { turn: turns.acquire_owned().await.ok(), ..Told::default() };
     loop {
         let ended = converse(&channel, &asked, &mut told, &tell).await.err();
         let why = ended.map_or("it ended".to_owned(), |error| format!("{error:#}"));
@@ -100,6 +102,7 @@ pub(crate) async fn run(channel: Channel, asked: Asked, tell: mpsc::UnboundedSen
 /// What was told of a stream, so that it is told once.
 #[derive(Debug, Default)]
 struct Told {
+    turn: Option<OwnedSemaphorePermit>,
     settled: bool,
     marks: HashMap<String, u32>,
 }
@@ -124,6 +127,7 @@ async fn converse(channel: &Channel, asked: &Asked, told: &mut Told, tell: &mpsc
                 left.retain(|wanted| *wanted != name);
                 if left.is_empty() && !std::mem::replace(&mut told.settled, true) {
                     tell.send(News::Settled)?;
+                    told.turn = None;
                 }
             }
         }

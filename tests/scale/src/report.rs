@@ -1,6 +1,9 @@
 //! The result: a table for people, a JSON file with every raw figure, a picture.
 
-use crate::{args::Args, picture};
+use crate::{
+    args::Args,
+    picture::{self, quantile},
+};
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 use std::{fmt, fs, path::Path, process::Command};
@@ -47,7 +50,7 @@ pub(crate) struct Report {
     streams: u32,
     few: u32,
     targets: u32,
-    rollout_of: crate::args::Asked,
+    rollout_of: crate::world::Asked,
     endpoints: u32,
     figures: Figures,
     phases: Vec<Phase>,
@@ -71,7 +74,7 @@ impl Report {
             few: shape.few,
             targets: shape.targets,
             rollout_of: args.rollout_of,
-            endpoints: shape.endpoints(crate::args::Asked::All),
+            endpoints: shape.endpoints(crate::world::Asked::All),
             figures,
             phases,
         })
@@ -133,12 +136,6 @@ fn spread(mut values: Vec<f64>) -> String {
     values.sort_by(f64::total_cmp);
     let at = |share| quantile(&values, share).map_or("–".to_owned(), |value| format!("{value:.1}"));
     format!("{}, {}, {}", at(0.5), at(0.99), at(1.0))
-}
-
-/// Of sorted values the smallest that is not less than a share of them.
-pub(crate) fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
-    let rank = (share * sorted.len() as f64).ceil() as usize;
-    sorted.get(rank.saturating_sub(1)).copied()
 }
 
 #[cfg(test)]

@@ -9,8 +9,8 @@
 //!
 //! What changes during a measurement lies in files of its own, so that reading the directory costs as little as it can.
 
-use crate::args::Asked;
 use anyhow::{Context as _, Result};
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::{fs, path::Path};
@@ -30,6 +30,18 @@ pub(crate) const ACCOUNT: &str = "web";
 /// The port of every Service.
 pub(crate) const PORT: u16 = 80;
 const TARGET_PORT: u16 = 8080;
+
+/// Who asks for a Service whose endpoints change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Asked {
+    /// `--few` streams
+    Few,
+    /// Every stream
+    All,
+    /// No stream
+    Nobody,
+}
 
 /// How large it is.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
