@@ -2,49 +2,40 @@
 
 use crate::{
     account,
-    backend::endpoint::{Callers, Upstream},
+    backend::endpoint::Upstream,
     config::Mode,
     connect::{self, ConnectError},
     discover::Port,
     first::{self, First, FirstError, Undecided, Wait},
     http::{
-        Wire,
-        headers::LastHost,
-        inbound::{Visit, handle},
-        server::serve as serve_http,
-        share::Share,
+        Wire, inbound::connection, request::ClientConnection, server::serve as serve_http, share::Share, visit::Visit,
     },
-    io::{Abort, Connection, Prefixed},
+    io::{Abort, Connection, Prefixed, Tcp, TcpStream},
     limits, named,
     policy::{self, Act, Peer},
-    revoke, sys,
+    revoke,
     telemetry::{self, Direction, Proto, Reason, Tls},
     tls::Alpn,
     world::World,
 };
-use futures_util::FutureExt;
 use http::HeaderValue;
 use remora_model::{Endpoint, Protocol, SpiffeId};
 use remora_runtime::seldom::Seldom;
-use std::{
-    net::SocketAddr,
-    rc::Rc,
-    time::{Duration, Instant},
-};
+use std::{cell::RefCell, net::SocketAddr, rc::Rc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-    time::{sleep, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
+use tower::Service;
 
 /// Serves one connection to the pod.
 ///
 /// The stages that last are boxed, so that a connection in one of them does not hold the room that the others need.
 pub(crate) async fn serve(world: Rc<World>, client: Prefixed<TcpStream>, from: SocketAddr) {
     let original = match world.resources.config.mode {
-        Mode::Redirect => sys::original_destination(client.inner(), from)
-            .ok()
-            .filter(|to| !world.resources.config.is_own(*to, to.ip())),
+        Mode::Redirect => {
+            client.inner().original_destination(from).ok().filter(|to| !world.resources.config.is_own(*to, to.ip()))
+        }
         Mode::Explicit => None,
     };
     match original {
@@ -141,7 +132,6 @@ fn visit(world: &World, port: Rc<Port>, from: SocketAddr, to: SocketAddr, identi
     Visit {
         client_id: HeaderValue::from_str(name).ok().filter(|_| identity.is_some()),
         peer_name: name.into(),
-        window: limits::HTTP1_BUFFER_BYTES,
         holder: world.resources.account.holder(match &identity {
             Some(id) => account::Peer::certified(from.ip(), id),
             None => account::Peer::at(from.ip()),
@@ -150,8 +140,6 @@ fn visit(world: &World, port: Rc<Port>, from: SocketAddr, to: SocketAddr, identi
         trust: None,
         tls,
         goodbye: None,
-        host: LastHost::default(),
-        callers: Callers::default(),
         app: world.directory.app(&port, to, || {
             Upstream::new(&world.resources, world.directory.connections(), endpoint(), limits::APP_CONNECT_TIMEOUT)
         }),
@@ -253,26 +241,26 @@ async fn goodbye(caller: Rc<Visit>, wire: Wire) {
     }
 }
 
-async fn serve_requests<S>(world: Rc<World>, stream: S, wire: Wire, mesh: bool, mut caller: Visit)
+async fn serve_requests<S>(world: Rc<World>, stream: S, wire: Wire, mesh: bool, caller: Visit)
 where
     S: Connection,
 {
-    let (share, _counted) = match wire {
-        Wire::Http1 => (Share::client(true), None),
+    let (share, window, _counted) = match wire {
+        Wire::Http1 => (Share::client(true), limits::HTTP1_BUFFER_BYTES, None),
         Wire::Http2 => {
             let Some(counted) = world.peers.enter(&caller.peer) else {
                 let from = SocketAddr::new(caller.peer.address, 0);
                 return refuse(&from, Reason::Overloaded, "this peer has too many HTTP/2 connections to this worker");
             };
             let share = counted.share(mesh);
-            caller.window = share.window as usize;
-            (share, Some(counted))
+            (share, share.window as usize, Some(counted))
         }
     };
-    let (shared, caller) = (world.clone(), Rc::new(caller));
+    let caller = Rc::new(caller);
+    let client = ClientConnection::of_peer(wire, caller.peer.identity.is_some(), window);
+    let stack = RefCell::new(connection(&world.resources, &caller, &Rc::new(client)));
     let goodbye = goodbye(caller.clone(), wire);
-    let served = caller.clone();
-    let answer = move |request| handle(shared.clone(), served.clone(), wire, request).map(Ok);
+    let answer = move |request| stack.borrow_mut().call(request);
     let serving = serve_http(&world, stream, (Direction::Inbound, wire), share, goodbye, answer);
     let Some(trust) = &caller.trust else { return ended(serving.await) };
     // Policy judges each request; who it is from is judged once.

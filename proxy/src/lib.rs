@@ -40,6 +40,8 @@ mod run;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+#[cfg(test)]
+mod sim;
 
 pub use init::main as init;
 pub use run::main;

@@ -127,8 +127,8 @@ pub(crate) const HANDSHAKE_TURN: Duration = Duration::from_micros(500);
 /// a packet or two.
 pub(crate) const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Silence within an HTTP/1 body, and an answer of which the client takes nothing, unless `REMORA_PROXY_BODY_TIMEOUT`
-/// says otherwise. Applications pause; Envoy gives a stream as long. A stalled connection holds 200 KB.
+/// Silence within an HTTP/1 body, an answer of which the client takes nothing, and an HTTP/2 connection whose peer takes nothing, unless
+/// `REMORA_PROXY_BODY_TIMEOUT` says otherwise. Applications pause; Envoy gives a stream as long. A stalled connection holds 200 KB.
 pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// A client that has ended its side of an HTTP/1 connection and is owed an answer of which nothing comes. `nc` waits;

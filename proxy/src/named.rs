@@ -3,7 +3,13 @@
 //! declare, and, with redirection, all peers but this pod: others dial the port itself.
 
 use crate::{
-    config::Mode, connect::proxy_header, discover::Port, io::Prefixed, limits, telemetry::Reason, world::World,
+    config::Mode,
+    connect::proxy_header,
+    discover::Port,
+    io::{Prefixed, TcpStream},
+    limits,
+    telemetry::Reason,
+    world::World,
 };
 use remora_model::SpiffeId;
 use std::{
@@ -12,7 +18,6 @@ use std::{
 };
 use tokio::{
     io::AsyncRead,
-    net::TcpStream,
     time::{Instant as Deadline, timeout_at},
 };
 
@@ -87,8 +92,8 @@ mod tests {
     async fn a_connection_is_from_here_if_its_client_has_an_address_of_the_server() {
         let listener = tokio::net::TcpListener::bind("127.5.0.1:0").await.expect("a listener");
         let to = listener.local_addr().expect("an address");
-        let (_client, accepted) = tokio::join!(TcpStream::connect(to), listener.accept());
-        let (stream, _) = accepted.expect("a connection");
+        let (_client, accepted) = tokio::join!(tokio::net::TcpStream::connect(to), listener.accept());
+        let stream = crate::io::accepted(accepted.expect("a connection").0);
         let from = |ip: &str| is_from_here(&stream, SocketAddr::new(ip.parse().expect(ip), 1));
         assert!(from("127.0.0.1") && from("127.5.0.1") && from("::ffff:127.5.0.1") && from("::1"));
         assert!(!from("10.0.0.1") && !from("fd00::1") && !from("::ffff:10.0.0.1"));

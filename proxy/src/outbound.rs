@@ -8,16 +8,15 @@ use crate::{
     first::{self, First, FirstError, Wait},
     forward,
     http::{Wire, destination::Destination, outbound::connection, server, share::Share, upgrade},
-    io::{Abort, Prefixed},
+    io::{Abort, Prefixed, Tcp, TcpStream},
     limits,
     policy::{self, To},
-    sys,
     telemetry::{Direction, Reason, Tls},
     world::World,
 };
 use remora_model::{Protocol, Target};
-use std::{cell::RefCell, future::pending, net::SocketAddr, rc::Rc, time::Instant};
-use tokio::{net::TcpStream, time::timeout};
+use std::{cell::RefCell, future::pending, net::SocketAddr, rc::Rc};
+use tokio::time::{Instant, timeout};
 use tower::Service;
 
 /// Serves one connection of the application.
@@ -27,7 +26,7 @@ pub(crate) async fn serve(world: Rc<World>, client: Prefixed<TcpStream>, peer: S
     if world.resources.config.mode == Mode::Explicit {
         return Box::pin(explicit(world, client)).await;
     }
-    let target = match sys::original_destination(client.inner(), peer) {
+    let target = match client.inner().original_destination(peer) {
         Ok(target) if !world.resources.config.is_own(target, peer.ip()) => target,
         Ok(target) => {
             return remora_runtime::limited!(warn, %peer, %target, reason = Reason::Loop.as_str(), "connection refused");

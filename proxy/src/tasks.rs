@@ -6,7 +6,7 @@ use std::{
     rc::Rc,
     task::{Context, Poll},
 };
-use tokio::sync::Notify;
+use tokio::{sync::Notify, task::AbortHandle};
 
 /// The tasks of one worker, which it awaits before it ends.
 #[derive(Debug, Clone, Default)]
@@ -68,6 +68,23 @@ impl Tasks {
                 ended.await;
             }
         }
+    }
+}
+
+/// A task that nobody waits for, because it ends with its owner.
+#[derive(Debug)]
+pub(crate) struct Attached(AbortHandle);
+
+impl Attached {
+    /// Runs `task` on this thread for as long as this value is kept.
+    pub(crate) fn spawn(task: impl Future<Output = ()> + 'static) -> Self {
+        Self(tokio::task::spawn_local(task).abort_handle())
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

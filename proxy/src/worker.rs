@@ -7,7 +7,7 @@ use crate::{
     discover::Directory,
     http::outbound::branch,
     inbound,
-    io::Prefixed,
+    io::{self, Prefixed, TcpStream},
     limits, outbound, pulse,
     resources::Resources,
     tasks::Tasks,
@@ -18,7 +18,7 @@ use crate::{
 use futures_util::FutureExt;
 use remora_runtime::{drain, seldom::Seldom};
 use std::{cell::RefCell, net::SocketAddr, rc::Rc, sync::Arc};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
 /// The listeners of a worker.
 #[derive(Debug)]
@@ -109,7 +109,7 @@ async fn listen<F>(
             tokio::task::yield_now().await;
             continue;
         };
-        let serving = serve(world.clone(), Prefixed::charged(stream, holder), peer);
+        let serving = serve(world.clone(), Prefixed::charged(io::accepted(stream), holder), peer);
         world.resources.tasks.spawn(serving.map(move |()| drop(charge)));
     }
 }
@@ -117,7 +117,7 @@ async fn listen<F>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::{Wire, inbound as requests_in, outbound::Connection};
+    use crate::http::{inbound as requests_in, outbound::Connection};
     use http::Request;
     use hyper::body::Incoming;
     use tower::Service;
@@ -126,8 +126,8 @@ mod tests {
         size_of::<F>()
     }
 
-    fn request<A, B, F: Future>(_: impl Fn(Rc<World>, A, Wire, B) -> F) -> usize {
-        size_of::<F>()
+    fn request<S: Service<Request<Incoming>>>() -> usize {
+        size_of::<S::Future>()
     }
 
     /// It is what an idle connection costs, and what is copied with every request.
@@ -136,8 +136,8 @@ mod tests {
         let sizes = [
             ("outbound connection", connection(outbound::serve), 900),
             ("inbound connection", connection(inbound::serve), 1600),
-            ("outbound request", size_of::<<Connection as Service<Request<Incoming>>>::Future>(), 1200),
-            ("inbound request", request(requests_in::handle), 640),
+            ("outbound request", request::<Connection>(), 1200),
+            ("inbound request", request::<requests_in::Connection>(), 656),
         ];
         for (what, bytes, most) in sizes {
             println!("{what}: {bytes} bytes, at most {most}");

@@ -10,7 +10,7 @@ use remora_tests::{
 };
 use std::{
     io::{Read as _, Write as _},
-    net::{IpAddr, SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     sync::mpsc,
     thread,
     time::{Duration, Instant},
@@ -45,6 +45,26 @@ fn endless(ip: IpAddr) -> anyhow::Result<(SocketAddr, mpsc::Receiver<String>)> {
             let _ = tell.send(String::from_utf8_lossy(&head[..length]).into_owned());
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nbegun");
             held.push(stream);
+        }
+    });
+    Ok((address, told))
+}
+
+/// An application that sends without end as fast as it is read, and tells when a connection has ended.
+fn gushing(ip: IpAddr) -> anyhow::Result<(SocketAddr, mpsc::Receiver<()>)> {
+    let listener = TcpListener::bind((ip, 0))?;
+    let address = listener.local_addr()?;
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let tell = tell.clone();
+            thread::spawn(move || {
+                let _ = stream.read(&mut [0; 4096]);
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000000\r\n\r\n");
+                while stream.write_all(&[b'x'; 65_536]).is_ok() {}
+                // The test may be over.
+                let _ = tell.send(());
+            });
         }
     });
     Ok((address, told))
@@ -197,6 +217,24 @@ fn a_timeout_covers_the_body_of_an_answer() -> anyhow::Result<()> {
         })?;
         ensure!(timed_out()? > before, "{timeouts}: no timeout was counted");
     }
+    Ok(())
+}
+
+#[test]
+fn a_timeout_holds_while_the_client_reads_nothing() -> anyhow::Result<()> {
+    let shop = Shop::open()?;
+    let (slow, ended) = gushing(shop.api.ip)?;
+    shop.mesh.service("slow", 80, None, &[slow])?;
+    shop.route("test", "{ timeouts: { request: 500ms }, backendRefs: [{ name: slow, port: 80 }] }")?;
+    let mut silent = Vec::new();
+    until("the application is let go", || {
+        let mut client = TcpStream::connect(shop.web.outbound)?;
+        client.write_all(b"GET / HTTP/1.1\r\nhost: api:80\r\n\r\n")?;
+        silent.push(client);
+        Ok(ended.recv_timeout(Duration::from_secs(2)).ok())
+    })?;
+    let timeouts = shop.web.metric("remora_failures_total", &["reason=\"timeout\""])?;
+    ensure!(timeouts > 0.0, "no timeout was counted");
     Ok(())
 }
 

@@ -20,12 +20,11 @@ use remora_runtime::{
     drain,
 };
 use serde_json::{Value, json};
-use std::{
-    net::IpAddr,
-    sync::Arc,
-    time::{Duration, Instant},
+use std::{net::IpAddr, sync::Arc, time::Duration};
+use tokio::{
+    net::TcpListener,
+    time::{Instant, MissedTickBehavior},
 };
-use tokio::{net::TcpListener, time::MissedTickBehavior};
 
 const PAGE: &str = include_str!("page.html");
 /// The page loads nothing from elsewhere and is shown in no frame.

@@ -3,10 +3,8 @@
 //! Without it retries multiply an outage (three tiers with two retries each send 27 times the load); with it, a backend
 //! that fails everything sees 1.2 times its traffic and ten requests a second.
 
-use std::{
-    cell::Cell,
-    time::{Duration, Instant},
-};
+use std::{cell::Cell, time::Duration};
+use tokio::time::Instant;
 
 /// How long a request keeps paying for retries.
 const WINDOW: Duration = Duration::from_secs(10);

@@ -15,9 +15,8 @@ use std::{
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
-    time::Instant,
 };
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 /// Asks discovery about a backend again, because what is known of it does not work.
 pub(crate) type Doubt = Box<dyn Fn()>;

@@ -1,10 +1,15 @@
 //! Stage 7 of 8: connect. In: a [`Permit`] and an address. Out: a connection. Refuses: addresses that do not answer in
 //! time, and peers that are not who discovery said they are.
 
-use crate::{accept, limits, policy::Permit, telemetry::Reason};
+use crate::{
+    io::{Tcp, TcpStream},
+    limits,
+    policy::Permit,
+    telemetry::Reason,
+};
 use remora_model::Endpoint;
 use std::{io, net::SocketAddr, time::Duration};
-use tokio::{io::AsyncWriteExt, net::TcpStream, time::timeout};
+use tokio::{io::AsyncWriteExt, time::timeout};
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +60,7 @@ impl ConnectError {
 pub(crate) async fn tcp(_permit: &Permit, address: SocketAddr, within: Duration) -> Result<TcpStream, ConnectError> {
     match timeout(within, TcpStream::connect(address)).await {
         Ok(Ok(stream)) => {
-            accept::tune(&stream);
+            stream.tune();
             Ok(stream)
         }
         Ok(Err(source)) => Err(failed(address, source)),

@@ -56,6 +56,18 @@ impl Port {
         })
     }
 
+    /// A port of which discovery says this.
+    #[cfg(test)]
+    pub(crate) fn of_tests(inbound: Inbound, signals: Rc<Counters>) -> Rc<Self> {
+        Self::new(inbound.port, compiled(Arc::new(inbound)), signals, None)
+    }
+
+    /// Discovery says something else.
+    #[cfg(test)]
+    pub(crate) fn says(&self, inbound: Inbound) {
+        self.set(&compiled(Arc::new(inbound)));
+    }
+
     /// What discovery says at this moment.
     pub(crate) fn inbound(&self) -> Arc<Inbound> {
         self.policy.get().inbound().clone()

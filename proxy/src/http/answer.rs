@@ -21,7 +21,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -80,11 +80,21 @@ struct Allowed {
     upload: Mutex<Option<Stall>>,
     /// Set only while the upload is charged; lets all other writes skip the lock.
     charged: AtomicBool,
+    /// Nobody waits for the answer any more.
+    given_up: AtomicBool,
+    /// Who waits until the server takes more.
+    writer: Mutex<Option<Waker>>,
 }
 
 impl Default for Allowed {
     fn default() -> Self {
-        Self { head_bytes: AtomicUsize::new(usize::MAX), upload: Mutex::default(), charged: AtomicBool::new(false) }
+        Self {
+            head_bytes: AtomicUsize::new(usize::MAX),
+            upload: Mutex::default(),
+            charged: AtomicBool::new(false),
+            given_up: AtomicBool::new(false),
+            writer: Mutex::default(),
+        }
     }
 }
 
@@ -103,12 +113,29 @@ impl Allowance {
         self.0.head_bytes.store(usize::MAX, Relaxed);
     }
 
+    /// Nobody waits for the answer any more: what the server does not take at once is not written. The library ends a connection
+    /// only when all that it has is written, which a server that reads nothing can put off for ever.
+    pub(crate) fn give_up(&self) {
+        self.0.given_up.store(true, Relaxed);
+        self.writer().take().into_iter().for_each(Waker::wake);
+    }
+
     fn upload(&self) -> MutexGuard<'_, Option<Stall>> {
         self.0.upload.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// After a write: what the server does not take is held.
-    fn written(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn writer(&self) -> MutexGuard<'_, Option<Waker>> {
+        self.0.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// After a write: what the server does not take is held, or given up.
+    fn written(&self, cx: &Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if result.is_pending() {
+            if self.0.given_up.load(Relaxed) {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            }
+            *self.writer() = Some(cx.waker().clone());
+        }
         if result.is_pending() == self.0.charged.load(Relaxed) {
             return result;
         }
@@ -176,7 +203,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Frugal<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Frugal<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.allowance.written(result)
+        self.allowance.written(cx, result)
     }
 
     fn poll_write_vectored(
@@ -185,7 +212,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Frugal<S> {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
-        self.allowance.written(result)
+        self.allowance.written(cx, result)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -235,7 +262,6 @@ mod tests {
     #[tokio::test]
     async fn an_upload_that_a_server_does_not_read_is_charged_to_who_sends_it() {
         use crate::account::Peer;
-        use std::task::Waker;
         use tokio::io::AsyncReadExt as _;
         let account = Account::new(3 * limits::HTTP1_BUFFER_BYTES);
         let client = account.holder(Peer::at([10, 0, 0, 1].into()));
@@ -256,6 +282,19 @@ mod tests {
         assert_eq!((write(&mut first), account.used()), (Poll::Ready(Ok(64)), 0));
         let (_silent, mut bare) = connection(None);
         assert_eq!((write(&mut bare), write(&mut bare), account.used()), (Poll::Ready(Ok(64)), Poll::Pending, 0));
+    }
+
+    #[tokio::test]
+    async fn an_upload_that_a_server_does_not_read_ends_with_whoever_waited_for_the_answer() {
+        use tokio::io::AsyncWriteExt as _;
+        let ((_silent, near), allowance) = (tokio::io::duplex(64), Allowance::default());
+        let mut near = Frugal::new(near, allowance.clone());
+        allowance.head(None);
+        let upload = near.write_all(&[7; 100]);
+        let give_up = async { allowance.give_up() };
+        // The upload waits by then, and nothing but this wakes it.
+        let (uploaded, ()) = tokio::join!(upload, give_up);
+        assert_eq!(uploaded.map_err(|error| error.kind()), Err(io::ErrorKind::ConnectionAborted));
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub(crate) struct Destination {
 impl Destination {
     /// All requests of the connection go where it went.
     pub(crate) fn fixed(wire: Wire, route: Rc<Route>) -> Self {
-        Self { fixed: Some(route), client: ClientConnection::new(wire, true), ..Self::by_authority(wire) }
+        Self { fixed: Some(route), client: ClientConnection::of_application(wire, true), ..Self::by_authority(wire) }
     }
 
     /// All requests of the connection are refused, and it ends with the first of them.
@@ -43,7 +43,7 @@ impl Destination {
         Self {
             fixed: None,
             last: RefCell::default(),
-            client: ClientConnection::new(wire, false),
+            client: ClientConnection::of_application(wire, false),
             refusal: None,
             ended: Notify::new(),
         }

@@ -10,14 +10,8 @@ use crate::{
     telemetry::{Reason, RouteStats},
 };
 use http::HeaderMap;
-use std::{
-    fmt,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, ready},
-    time::Instant,
-};
-use tokio::time::{Sleep, sleep_until};
+use std::{fmt, sync::Arc};
+use tokio::time::Instant;
 
 /// Counts a request once, whatever becomes of it. Dropped before its end, it counts as cancelled by the client.
 pub(crate) struct Exchange {
@@ -31,8 +25,6 @@ pub(crate) struct Exchange {
     in_flight: Option<InFlight>,
     /// The HTTP/1 connection to give back to its pool.
     lease: Option<Lease>,
-    /// When the response must be complete; armed where a route or caller sets a bound.
-    deadline: Option<Pin<Box<Sleep>>>,
     /// What the request holds of its caller's share of the account.
     charge: Option<Charge>,
     /// The same for its answer, while that stands still.
@@ -58,7 +50,6 @@ impl Exchange {
             told: None,
             in_flight: None,
             lease: None,
-            deadline: None,
             charge: None,
             stalled: None,
             done: false,
@@ -103,11 +94,6 @@ impl Exchange {
         &self.stats
     }
 
-    /// When the request arrived.
-    pub(crate) fn started(&self) -> Instant {
-        self.started
-    }
-
     /// The response is one that the peer's proxy made, for this reason.
     pub(crate) fn told(&mut self, reason: Option<Reason>) {
         self.told = reason;
@@ -118,23 +104,6 @@ impl Exchange {
         self.server_error = status.is_server_error();
         self.in_flight = in_flight;
         self.lease = lease;
-    }
-
-    /// The response must be complete at `deadline`.
-    pub(crate) fn bound(&mut self, deadline: Option<Instant>) {
-        self.deadline = deadline.map(|at| Box::pin(sleep_until(at.into())));
-    }
-
-    /// Ready once the response's time is over; the exchange has failed then.
-    pub(crate) fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match &mut self.deadline {
-            None => Poll::Pending,
-            Some(deadline) => {
-                ready!(deadline.as_mut().poll(cx));
-                self.fail(Reason::Timeout);
-                Poll::Ready(())
-            }
-        }
     }
 
     /// Whether the caller speaks gRPC.

@@ -24,6 +24,7 @@ pub(crate) mod stall;
 mod timer;
 mod under_way;
 pub(crate) mod upgrade;
+pub(crate) mod visit;
 
 /// Which HTTP is on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

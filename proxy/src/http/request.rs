@@ -3,10 +3,14 @@
 //!
 //! Out of the pod: [`Arrived`] → [`Planned`] → [`Routed`] → [`Outgoing`] → [`Attempt`] → `Permitted<Attempt>` → [`Answered`], or
 //! [`Failed`].
+//!
+//! Into the pod: [`Restored`] → [`Judged`] → [`Ingoing`] → [`Answered`], or [`Failed`].
 
 use super::{
     Wire,
     body::request::RequestBody,
+    form::Form,
+    share::Share,
     upgrade::{Offer, Tunnel},
 };
 use crate::{
@@ -15,12 +19,14 @@ use crate::{
         InFlight,
         endpoint::{AnswerBody, Callers, Lease},
     },
-    policy::Permit,
+    limits,
+    policy::{Permit, Permitted},
     telemetry::{Proto, Reason, RouteStats},
 };
 use http::{Request, Response, uri::Authority};
 use hyper::body::Incoming;
-use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
+use std::{cell::Cell, net::SocketAddr, rc::Rc, sync::Arc};
+use tokio::time::Instant;
 
 pub(crate) use crate::backend::endpoint::Failed;
 
@@ -28,16 +34,31 @@ pub(crate) use crate::backend::endpoint::Failed;
 #[derive(Debug)]
 pub(crate) struct ClientConnection {
     pub wire: Wire,
+    /// Whether the client is a proxy of the mesh, whose reserved fields are to be believed.
+    pub mesh: bool,
     /// Whether the client does not know of the proxy: its connection was redirected here.
     pub transparent: bool,
+    /// Bytes of one request that may be held while they are not read.
+    pub window: usize,
     /// Who asks on it, with what each has for itself of connections to servers outside the mesh.
     pub callers: Callers,
+    /// Set once the server that this connection stands for is gone: the next answer is the last (HTTP/1).
+    pub last: Cell<bool>,
 }
 
 impl ClientConnection {
-    /// A connection on which nothing was asked yet.
-    pub(crate) fn new(wire: Wire, transparent: bool) -> Rc<Self> {
-        Rc::new(Self { wire, transparent, callers: Callers::default() })
+    /// A connection of this pod's application on which nothing was asked yet.
+    pub(crate) fn of_application(wire: Wire, transparent: bool) -> Rc<Self> {
+        let window = match wire {
+            Wire::Http1 => limits::HTTP1_BUFFER_BYTES,
+            Wire::Http2 => Share::client(true).window as usize,
+        };
+        Rc::new(Self { transparent, ..Self::of_peer(wire, false, window) })
+    }
+
+    /// The same of a peer: a proxy of the mesh, or a client outside of it, which takes this proxy for the application.
+    pub(crate) fn of_peer(wire: Wire, mesh: bool, window: usize) -> Self {
+        Self { wire, mesh, transparent: true, window, callers: Callers::default(), last: Cell::default() }
     }
 }
 
@@ -79,11 +100,71 @@ pub(crate) struct Routed<B = Incoming> {
     pub prefix: usize,
 }
 
+/// A request that came into the pod, with what its client's proxy says of how it came there.
+#[derive(Debug)]
+pub(crate) struct Restored<B = Incoming> {
+    pub request: Request<B>,
+    /// When its head was read.
+    pub started: Instant,
+    pub grpc: bool,
+    pub client: Rc<ClientConnection>,
+    pub way: Way,
+}
+
+impl<B> Restored<B> {
+    /// What signals call the protocol that its client speaks.
+    pub(crate) fn proto(&self) -> Proto {
+        match (self.grpc, self.way, self.client.wire) {
+            (true, ..) => Proto::Grpc,
+            (_, Way::Same { .. }, Wire::Http2) => Proto::Http2,
+            _ => Proto::Http1,
+        }
+    }
+}
+
+/// How a request came between two proxies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// In the HTTP that its client spoke; over HTTP/2 it is of this one of the peer's callers.
+    Same { caller: u32 },
+    /// Over HTTP/2, while its client wrote it over HTTP/1 in this form.
+    Changed(Form),
+}
+
+impl Way {
+    /// Which of the peer's callers it is of; all whose requests are sent over HTTP/1 are one.
+    pub(crate) fn caller(self) -> u32 {
+        match self {
+            Self::Same { caller } => caller,
+            Self::Changed(_) => 0,
+        }
+    }
+}
+
+/// What policy said of a request that came into the pod. One that is refused goes on, to be counted and answered.
+pub(crate) type Judged<B = Incoming> = Result<Permitted<Entering<B>>, Refused>;
+
+/// A request that may come in, with the authority that it names.
+#[derive(Debug)]
+pub(crate) struct Entering<B = Incoming> {
+    pub restored: Restored<B>,
+    /// The one authority that it names.
+    pub authority: Option<Authority>,
+}
+
+/// A request that may not, as the signals see it.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    pub proto: Proto,
+    pub started: Instant,
+    pub grpc: bool,
+    pub why: Failed,
+}
+
 /// A request that its route's counters know.
 #[derive(Debug)]
-pub(crate) struct Outgoing<B = RequestBody> {
+pub(crate) struct Counted<D, B = RequestBody> {
     pub request: Request<B>,
-    pub prefix: usize,
     pub authority: Option<Authority>,
     pub started: Instant,
     pub grpc: bool,
@@ -91,15 +172,40 @@ pub(crate) struct Outgoing<B = RequestBody> {
     pub stats: Arc<RouteStats>,
     /// What it offers to become, if it asks to leave HTTP.
     pub offer: Option<Rc<Offer>>,
+    /// What only requests in its direction have.
+    pub of: D,
 }
 
-impl<B> Outgoing<B> {
+/// Of a request on its way out of the pod.
+#[derive(Debug)]
+pub(crate) struct Outward {
+    /// Bytes of its path that the rule's prefix match stands for; 0 for any other match.
+    pub prefix: usize,
+}
+
+/// Of a request on its way into the pod.
+#[derive(Debug)]
+pub(crate) struct Inward {
+    pub way: Way,
+    pub permit: Permit,
+}
+
+/// A request on its way out of the pod, to a backend that was drawn for it.
+pub(crate) type Outgoing<B = RequestBody> = Counted<Outward, B>;
+
+/// A request on its way into the pod, which policy let in.
+pub(crate) type Ingoing<B = RequestBody> = Counted<Inward, B>;
+
+impl<D, B> Counted<D, B> {
     /// The same request with another body, if there is one.
-    pub(crate) fn try_with_body<C, E>(self, change: impl FnOnce(B) -> Result<C, E>) -> Result<Outgoing<C>, E> {
-        let Self { request, prefix, authority, started, grpc, client, stats, offer } = self;
+    pub(crate) fn try_with_body<C, E>(
+        self,
+        change: impl FnOnce(B, &Arc<RouteStats>) -> Result<C, E>,
+    ) -> Result<Counted<D, C>, E> {
+        let Self { request, authority, started, grpc, client, stats, offer, of } = self;
         let (parts, body) = request.into_parts();
-        let request = Request::from_parts(parts, change(body)?);
-        Ok(Outgoing { request, prefix, authority, started, grpc, client, stats, offer })
+        let request = Request::from_parts(parts, change(body, &stats)?);
+        Ok(Counted { request, authority, started, grpc, client, stats, offer, of })
     }
 }
 
@@ -148,8 +254,8 @@ pub(crate) struct Origin {
     pub fate: Option<Fate>,
     /// Why the peer made this answer itself, if it did.
     pub told: Option<Reason>,
-    /// Counts at the endpoint as long as the answer goes on.
-    pub in_flight: InFlight,
+    /// Counts at the endpoint as long as the answer goes on, if somebody balances by that.
+    pub in_flight: Option<InFlight>,
     /// The HTTP/1 connection to give back.
     pub lease: Option<Lease>,
     pub permit: Permit,
@@ -159,6 +265,11 @@ impl Answered {
     /// An answer that this proxy made, because a route says so.
     pub(crate) fn own(response: Response<AnswerBody>) -> Box<Self> {
         Box::new(Self { response, origin: None, until: None, charge: None, tunnel: None })
+    }
+
+    /// What `origin` answered.
+    pub(crate) fn of(response: Response<AnswerBody>, origin: Origin) -> Box<Self> {
+        Box::new(Self { response, origin: Some(origin), until: None, charge: None, tunnel: None })
     }
 
     /// Its body must be complete at `at`, or before.

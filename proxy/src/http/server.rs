@@ -11,7 +11,7 @@ use super::{
     upgrade,
 };
 use crate::{
-    io::{Breakable, Breaker, Connection},
+    io::{Breakable, Breaker, Connection, Patient},
     limits,
     tasks::LocalExec,
     telemetry::{self, Direction, Reason},
@@ -22,6 +22,7 @@ use http::{Method, Request, Response, Version};
 use http_body::Body as _;
 use hyper::{body::Incoming, server::conn, service::service_fn, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
+use metrics::Gauge;
 use remora_runtime::seldom::Seldom;
 use std::{cell::RefCell, convert::Infallible, pin::pin, rc::Rc};
 use tokio::{io::AsyncWriteExt, time::timeout};
@@ -46,9 +47,31 @@ where
     R: Answering,
 {
     let closing = Seldom::new(closing(world, goodbye));
+    let _open = Open::begin(direction, wire);
     match wire {
         Wire::Http1 => http1(world, stream, direction, closing, handle).await,
         Wire::Http2 => http2(world, stream, (direction, share), closing, handle).await,
+    }
+}
+
+/// A connection that counts as open.
+struct Open(Gauge);
+
+impl Open {
+    fn begin(direction: Direction, wire: Wire) -> Self {
+        let version = match wire {
+            Wire::Http1 => "1",
+            Wire::Http2 => "2",
+        };
+        let open = metrics::gauge!("remora_http_connections", "direction" => direction.as_str(), "version" => version);
+        open.increment(1);
+        Self(open)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.decrement(1);
     }
 }
 
@@ -144,7 +167,7 @@ where
         .max_local_error_reset_streams(limits::LOCAL_RESETS_MAX)
         .keep_alive_interval(limits::SERVER_KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(limits::SERVER_KEEP_ALIVE_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Patient::new(stream, world.resources.config.patience.body)), service);
     let mut connection = pin!(connection);
     let done = tokio::select! {
         biased;

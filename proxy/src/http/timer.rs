@@ -40,4 +40,8 @@ impl rt::Timer for Timer {
             sleep.get_mut().0.change().reset(deadline.into());
         }
     }
+
+    fn now(&self) -> Instant {
+        time::Instant::now().into_std()
+    }
 }

@@ -34,7 +34,8 @@ use hyper::{
     upgrade::{OnUpgrade, Upgraded},
 };
 use hyper_util::rt::TokioIo;
-use std::{future::pending, net::SocketAddr, rc::Rc, time::Instant};
+use std::{fmt, future::pending, net::SocketAddr, pin::Pin, rc::Rc};
+use tokio::time::Instant;
 
 /// What was asked of policy.
 #[derive(Debug, Clone)]
@@ -146,30 +147,40 @@ impl Offer {
 }
 
 /// Both ends of a connection that has left HTTP.
-#[derive(Debug)]
 pub(crate) struct Tunnel {
     client: End,
     upstream: End,
     resources: Rc<Resources>,
+    revoked: Pin<Box<dyn Future<Output = Revoked>>>,
+}
+
+impl fmt::Debug for Tunnel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tunnel").finish_non_exhaustive()
+    }
 }
 
 impl Tunnel {
-    /// Of the client whose request was answered so.
-    pub(crate) fn new(client: End, answer: &mut Response<AnswerBody>, resources: &Rc<Resources>) -> Self {
-        Self { client, upstream: End::of_server(answer), resources: resources.clone() }
+    /// Of the client whose request was answered so; it ends when `revoked` does.
+    pub(crate) fn new(
+        client: End,
+        answer: &mut Response<AnswerBody>,
+        resources: &Rc<Resources>,
+        revoked: Pin<Box<dyn Future<Output = Revoked>>>,
+    ) -> Self {
+        Self { client, upstream: End::of_server(answer), resources: resources.clone(), revoked }
     }
 
-    /// Relays bytes from now on, in a task of the worker, until both sides ended or `revoked`. `head` is the answer that says so
-    /// to the client.
+    /// Relays bytes from now on, in a task of the worker, until both sides ended or it is revoked. `head` is the answer that says
+    /// so to the client.
     pub(crate) fn relay(
         self,
         head: Response<()>,
         permit: Permit,
         mut exchange: Exchange,
         in_flight: Option<InFlight>,
-        revoked: impl Future<Output = Revoked> + 'static,
     ) -> Response<ResponseBody> {
-        let Self { client, upstream, resources } = self;
+        let Self { client, upstream, resources, revoked } = self;
         exchange.head(StatusCode::OK, in_flight, None);
         resources.clone().tasks.spawn(async move {
             let (Ok(down), Ok(mut up)) = tokio::join!(client.left(), upstream.left()) else { return };
@@ -291,24 +302,23 @@ pub(crate) async fn tunnel<B: 'static>(
     let peer = pool.identity();
     let stats = plan.counters.bytes(&peer, if peer.is_empty() { Tls::Plain } else { Tls::Mtls });
     let started = Instant::now();
-    stats.request();
+    // It is recorded also if its client does not wait until its end is in sight.
+    let mut begun = Exchange::begin(stats.clone(), started, false);
     let (mut upstream, in_flight, permit) = match connect(&resources, &pool).await {
         Ok(connected) => connected,
         Err(reason) => {
-            stats.failure(reason, started.elapsed());
+            begun.fail(reason);
             return respond::failure(reason, false, "");
         }
     };
     let (pod, client) = (resources.pod.clone(), End::of_client(&mut request));
     resources.tasks.spawn(async move {
-        let Ok(client) = client.left().await else {
-            return stats.cancelled(started.elapsed());
-        };
+        let Ok(client) = client.left().await else { return };
         stats.connection_opened();
         let mut client = Prefixed::charged(client, pod);
         match revoke::bytes(permit, &mut client, &mut upstream, &stats, pending()).await {
-            Ok(()) => stats.success(started.elapsed()),
-            Err(ended) => stats.failure(ended.reason(), started.elapsed()),
+            Ok(()) => begun.ended(None),
+            Err(ended) => begun.fail(ended.reason()),
         }
         stats.connection_closed();
         drop(in_flight);

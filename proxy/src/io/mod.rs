@@ -38,24 +38,23 @@ mod ahead;
 mod breaker;
 mod lent;
 pub(crate) mod pace;
+mod patient;
+mod tcp;
 
 pub(crate) use ahead::Ahead;
 pub(crate) use breaker::{Breakable, Breaker, Handle};
 pub(crate) use lent::{Appetite, Lent, Size};
+pub(crate) use patient::Patient;
+pub(crate) use tcp::{Tcp, TcpStream, accepted};
 
 use crate::account::Holder;
 use bytes::{Buf, BytesMut};
-use socket2::SockRef;
 use std::{
     io,
     pin::Pin,
     task::{Context, Poll},
-    time::Duration,
 };
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 /// A connection that can end so that the other side knows that it broke.
 pub(crate) trait Abort {
@@ -75,13 +74,6 @@ pub(crate) trait Abort {
 pub(crate) trait Connection: AsyncRead + AsyncWrite + Abort + Unpin + Send + 'static {}
 
 impl<S: AsyncRead + AsyncWrite + Abort + Unpin + Send + 'static> Connection for S {}
-
-impl Abort for TcpStream {
-    fn abort(&self) {
-        // A reset instead of an end. One that cannot be set is on a socket that is closed already.
-        let _closed = SockRef::from(self).set_linger(Some(Duration::ZERO)).is_err();
-    }
-}
 
 impl<S: Abort> Abort for Prefixed<S> {
     fn abort(&self) {

@@ -40,6 +40,11 @@ impl<T> Permitted<T> {
         Self { permit: outbound(to), inner }
     }
 
+    /// What the permit was given for.
+    pub(crate) fn of(permit: Permit, inner: T) -> Self {
+        Self { permit, inner }
+    }
+
     /// The proof that dialling and forwarding require, and what it permits.
     pub(crate) fn open(self) -> (Permit, T) {
         (self.permit, self.inner)

@@ -11,8 +11,8 @@ use std::{
     collections::HashSet,
     fmt,
     sync::{Arc, Mutex, PoisonError},
-    time::Instant,
 };
+use tokio::time::Instant;
 
 /// What an audit rule says of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use axum::http::{
     uri::{PathAndQuery, Scheme},
 };
 use bytes::Bytes;
-use http_body_util::Empty;
+use http_body_util::{BodyExt as _, Empty};
 use hyper_util::rt::TokioIo;
 use remora_runtime::tls;
 use std::net::{IpAddr, SocketAddr};
@@ -15,6 +15,11 @@ use tokio_rustls::TlsConnector;
 
 /// As many as Go's HTTP client follows.
 pub(super) const REDIRECTS_MAX: usize = 10;
+/// How much of a body the kubelet reads: one that breaks off within that fails the probe.
+const BODY_BYTES_MAX: usize = 10 * 1024;
+/// Go's client bounds neither count nor name, and the bytes at 10 MiB; this is more than an application sends to a probe.
+const FIELDS_MAX: usize = 1000;
+const HEAD_BYTES_MAX: usize = 1024 * 1024;
 
 /// One request of a probe, which redirects may change.
 struct Asked {
@@ -23,10 +28,17 @@ struct Asked {
     https: bool,
     /// The Host that the probe gave; a redirect to a whole address has its own.
     host: Option<HeaderValue>,
+    /// A probe's answer must be whole, as far as it is read; a hook's need not.
+    whole: bool,
 }
 
 /// The status of the last answer.
-pub(super) async fn get(get: &HttpGet, to: SocketAddr, agent: Option<&HeaderValue>) -> Result<StatusCode, Failed> {
+pub(super) async fn get(
+    get: &HttpGet,
+    to: SocketAddr,
+    agent: Option<&HeaderValue>,
+    whole: bool,
+) -> Result<StatusCode, Failed> {
     let mut headers = HeaderMap::new();
     headers.insert(header::USER_AGENT, agent.cloned().unwrap_or(HeaderValue::from_static("kube-probe/remora")));
     headers.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
@@ -39,7 +51,7 @@ pub(super) async fn get(get: &HttpGet, to: SocketAddr, agent: Option<&HeaderValu
     }
     headers.extend(given);
     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    let mut asked = Asked { to, path: get.path.clone(), https: get.https, host };
+    let mut asked = Asked { to, path: get.path.clone(), https: get.https, host, whole };
     for _ in 0..=REDIRECTS_MAX {
         let answer = ask(&asked, headers.clone()).await?;
         let Some(location) = redirect(&answer) else { return Ok(answer.status()) };
@@ -66,12 +78,14 @@ impl Asked {
         if !location.contains("://") && !location.starts_with("//") {
             let path = if location.starts_with('/') {
                 location.to_owned()
+            } else if location.starts_with('?') {
+                format!("{}{location}", self.path.path())
             } else {
                 let folder = self.path.path().rsplit_once('/').map_or("", |(folder, _)| folder);
                 format!("{folder}/{location}")
             };
-            let path = PathAndQuery::try_from(path.as_str()).map_err(|_| wrong())?;
-            return Ok(Some(Self { to: self.to, path, https: self.https, host: self.host.clone() }));
+            let path = PathAndQuery::try_from(path.replace(' ', "%20")).map_err(|_| wrong())?;
+            return Ok(Some(Self { to: self.to, path, host: self.host.clone(), ..*self }));
         }
         let whole = match location.strip_prefix("//") {
             Some(rest) => format!("{}://{rest}", if self.https { "https" } else { "http" }),
@@ -85,7 +99,7 @@ impl Asked {
         }
         let port = uri.port_u16().unwrap_or(if https { 443 } else { 80 });
         let path = uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
-        Ok(Some(Self { to: SocketAddr::new(self.to.ip(), port), path, https, host: None }))
+        Ok(Some(Self { to: SocketAddr::new(self.to.ip(), port), path, https, host: None, whole: self.whole }))
     }
 }
 
@@ -100,21 +114,33 @@ async fn ask(asked: &Asked, mut headers: HeaderMap) -> Result<Response<()>, Fail
     *request.headers_mut() = headers;
     let tcp = connect(to).await?;
     if !asked.https {
-        return send(to, tcp, request).await;
+        return send(asked, tcp, request).await;
     }
     let failed = |source| Failed::Tls { to, source };
     let config = tls::danger_unverified_client_config().map_err(|error| failed(std::io::Error::other(error)))?;
     let io = TlsConnector::from(config).connect(tls::server_name(), tcp).await.map_err(failed)?;
-    send(to, io, request).await
+    send(asked, io, request).await
 }
 
-/// The head of the response; its body is not read.
-async fn send<S>(to: SocketAddr, io: S, request: Request<Empty<Bytes>>) -> Result<Response<()>, Failed>
+/// The head of the response, once its body is read as far as the kubelet reads it.
+async fn send<S>(asked: &Asked, io: S, request: Request<Empty<Bytes>>) -> Result<Response<()>, Failed>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let failed = |source| Failed::Http { to, source };
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await.map_err(failed)?;
-    let (head, _) = beside(connection, sender.send_request(request)).await.map_err(failed)?.into_parts();
-    Ok(Response::from_parts(head, ()))
+    let failed = |source| Failed::Http { to: asked.to, source };
+    let mut client = hyper::client::conn::http1::Builder::new();
+    client.max_headers(FIELDS_MAX).max_buf_size(HEAD_BYTES_MAX).allow_spaces_after_header_name_in_responses(true);
+    let (mut sender, connection) = client.handshake(TokioIo::new(io)).await.map_err(failed)?;
+    let answer = async {
+        let (head, mut body) = sender.send_request(request).await?.into_parts();
+        let head = Response::from_parts(head, ());
+        let mut read = if asked.whole && redirect(&head).is_none() { 0 } else { BODY_BYTES_MAX };
+        while read < BODY_BYTES_MAX
+            && let Some(frame) = body.frame().await
+        {
+            read += frame?.data_ref().map_or(0, Bytes::len);
+        }
+        Ok(head)
+    };
+    beside(connection, answer).await.map_err(failed)
 }

@@ -191,7 +191,9 @@ fn join(
 async fn run(probe: &Probe, to: SocketAddr, agent: Option<&HeaderValue>) -> Result<Good, Failed> {
     let check = async {
         match &probe.check {
-            Check::Http(get) => http::get(get, to, agent).await.and_then(|status| judged(probe.kind, status)),
+            Check::Http(get) => {
+                http::get(get, to, agent, !probe.kind.is_hook()).await.and_then(|status| judged(probe.kind, status))
+            }
             Check::Tcp(_) => connect(to).await.map(|_| Good::Healthy),
             Check::Grpc { service, .. } => grpc::check(to, service, agent).await.map(|()| Good::Healthy),
         }

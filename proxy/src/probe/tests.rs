@@ -148,6 +148,40 @@ async fn redirects_are_followed_on_the_same_host_and_no_further() {
 }
 
 #[tokio::test]
+async fn an_answer_counts_as_it_does_for_the_kubelet() {
+    let fields: String = (0..300).map(|number| format!("x-{number}: 1\r\n")).collect();
+    let large = "y".repeat(600_000);
+    let empty = "content-length: 0\r\n\r\n";
+    for (answer, expected) in [
+        (format!("HTTP/1.1 200 OK\r\n{fields}{empty}"), 200),
+        (format!("HTTP/1.1 200 OK\r\nx: {large}\r\n{empty}"), 200),
+        (format!("HTTP/1.1 200 OK\r\nx : y\r\n{empty}"), 200),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 200\r\n\r\nsecret".to_owned(), 503),
+        (format!("HTTP/1.1 200 OK\r\ncontent-length: 700000\r\n\r\nsecret{large}"), 200),
+    ] {
+        let shown = answer.chars().take(60).collect::<String>();
+        let (port, _) = app(move |_| answer.clone()).await;
+        let probes = format!(r#"{{"app/liveness":{{"httpGet":{{"port":{port},"path":"/"}},"timeoutSeconds":5}}}}"#);
+        println!("{shown}");
+        check(&ask(&probes, "/probe/app/liveness").await, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_redirect_may_change_the_query_alone_and_have_spaces() {
+    let to = |location: &str| format!("HTTP/1.1 302 x\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n");
+    let (port, asked) = app(move |head| match head.split(' ').nth(1).unwrap() {
+        "/a/b" => to("?c d"),
+        "/a/b?c%20d" => to("/e f"),
+        _ => status(204),
+    })
+    .await;
+    let probes = format!(r#"{{"app/liveness":{{"httpGet":{{"port":{port},"path":"/a/b"}},"timeoutSeconds":5}}}}"#);
+    check(&ask(&probes, "/probe/app/liveness").await, 200);
+    assert!(asked.lock().unwrap()[2].starts_with("GET /e%20f HTTP/1.1\r\n"));
+}
+
+#[tokio::test]
 async fn only_configured_probes_are_answered_and_only_to_get() {
     let (port, asked) = app(|_| status(200)).await;
     let probes = format!(r#"{{"app/liveness":{{"tcpSocket":{{"port":{port}}},"timeoutSeconds":5}}}}"#);

@@ -1,9 +1,8 @@
-//! Whether the other side of a kept connection has ended it. In: a connection, which a library owns and hides from then on. Out: yes
-//! or no, asked of the kernel. Does not: take bytes from the connection, or close it.
+//! Whether the other side of a kept connection has ended it, and what it took before. In: a connection, which a library owns and hides
+//! from then on. Out: yes or no, asked of the kernel. Does not: take bytes from the connection, or close it.
 
 #![allow(unsafe_code, reason = "the connection's owner hides its socket")]
 
-use crate::io::write_through;
 use socket2::SockRef;
 use std::{
     cell::Cell,
@@ -16,15 +15,95 @@ use std::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// The socket of a [`Watched`] connection; nothing once that is dropped.
+/// Who knows of a connection what its owner hides.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Asked {
+    Kernel(RawFd),
+    #[cfg(test)]
+    Pipe(crate::sim::PipeId),
+}
+
+/// A connection of which somebody else can be asked whether it has ended.
+pub(crate) trait Watch {
+    /// Who; it is asked as long as the connection is not dropped.
+    fn asked(&self) -> Asked;
+}
+
+impl<S: AsRawFd> Watch for S {
+    fn asked(&self) -> Asked {
+        Asked::Kernel(self.as_raw_fd())
+    }
+}
+
+/// `tcpi_bytes_acked` of `struct tcp_info` (linux/tcp.h): 8 octets and 24 words of 32 bits, then two words of 64 before it.
+const BYTES_ACKED: std::ops::Range<usize> = 120..128;
+
+impl Asked {
+    /// The bytes that the peer's kernel has acknowledged, if this kernel knows.
+    fn taken(self) -> Option<u64> {
+        let number = match self {
+            Self::Kernel(number) => number,
+            #[cfg(test)]
+            Self::Pipe(_) => return None,
+        };
+        let mut info = [0_u8; BYTES_ACKED.end];
+        let mut length = info.len() as libc::socklen_t;
+        // SAFETY: the kernel writes at most `length` bytes into `info`, which is as long; a descriptor that is not open, or no TCP
+        // connection, is an error.
+        let asked = unsafe {
+            libc::getsockopt(number, libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &raw mut length)
+        };
+        let known = asked == 0 && length as usize == info.len();
+        known.then(|| info[BYTES_ACKED].try_into().ok().map(u64::from_ne_bytes)).flatten()
+    }
+}
+
+/// The socket of a [`Watched`] connection.
 #[derive(Debug, Clone)]
-pub(crate) struct Socket(Rc<Cell<Option<RawFd>>>);
+pub(crate) struct Socket(Rc<State>);
+
+/// What is known of how a peer ended its side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Open,
+    InOrder,
+    /// By a reset, or for another reason that says nothing of what was taken.
+    Broken,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Nothing once the connection was dropped.
+    asked: Cell<Option<Asked>>,
+    /// Whether the peer has ended its side, and how.
+    end: Cell<End>,
+    /// What it had acknowledged when the connection was dropped.
+    taken: Cell<Option<u64>>,
+}
 
 impl Socket {
+    /// The bytes that the peer's kernel has acknowledged, while the connection is there. One system call.
+    pub(crate) fn taken(&self) -> Option<u64> {
+        self.0.asked.get()?.taken()
+    }
+
+    /// Whether the connection is gone, its peer ended it in order, and took nothing since it had taken `before`: then it has not seen what
+    /// was sent since, and never will (RFC 9112 §9.6: a server that closes processes no further request).
+    ///
+    /// Of a peer that resets, the kernel does not say so: a reset may overtake the acknowledgement of what was read.
+    pub(crate) fn took_nothing_since(&self, before: Option<u64>) -> bool {
+        self.0.end.get() == End::InOrder && before.is_some() && self.0.taken.get() == before
+    }
+
     /// Whether nothing can be asked on this connection any more: it was dropped, its peer closed or reset it, or its
     /// peer sent an answer without a request. One system call.
     pub(crate) fn has_ended(&self) -> bool {
-        let Some(number) = self.0.get() else { return true };
+        let Some(asked) = self.0.asked.get() else { return true };
+        let number = match asked {
+            Asked::Kernel(number) => number,
+            #[cfg(test)]
+            Asked::Pipe(id) => return crate::sim::has_ended(id),
+        };
         // SAFETY: the descriptor is open: `Watched` owns the stream that it belongs to and takes the number away before that is
         // dropped, and `Rc` keeps both on this thread, on which nothing closes it during this call.
         let fd = unsafe { BorrowedFd::borrow_raw(number) };
@@ -42,27 +121,87 @@ pub(crate) struct Watched<S> {
     socket: Socket,
 }
 
-impl<S: AsRawFd> Watched<S> {
+impl<S: Watch> Watched<S> {
     /// `inner`, which must be non-blocking, and its socket. The descriptor of `inner` never changes: only this module could.
     pub(crate) fn new(inner: S) -> (Self, Socket) {
-        let socket = Socket(Rc::new(Cell::new(Some(inner.as_raw_fd()))));
+        let asked = Cell::new(Some(inner.asked()));
+        let socket = Socket(Rc::new(State { asked, end: Cell::new(End::Open), taken: Cell::default() }));
         (Self { inner, socket: socket.clone() }, socket)
     }
 }
 
 impl<S> Drop for Watched<S> {
     fn drop(&mut self) {
-        self.socket.0.set(None);
+        let State { asked, end, taken } = &*self.socket.0;
+        let asked = asked.take();
+        if end.get() == End::InOrder {
+            taken.set(asked.and_then(Asked::taken));
+        }
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.inner).poll_read(cx, buf);
+        match &read {
+            Poll::Ready(Ok(())) if buf.filled().len() == before && buf.remaining() > 0 => self.ended(End::InOrder),
+            Poll::Ready(Err(error)) => self.failed(error),
+            _ => {}
+        }
+        read
     }
 }
 
-write_through!(Watched);
+impl<S> Watched<S> {
+    /// The first word counts: the kernel tells a reset once, and of a connection that was reset it says that it has ended.
+    fn ended(&self, how: End) {
+        let end = &self.socket.0.end;
+        if end.get() == End::Open {
+            end.set(how);
+        }
+    }
+
+    fn failed(&self, error: &io::Error) {
+        // What a reset says that comes behind an end in order (Linux: `tcp_reset` in CLOSE_WAIT).
+        self.ended(if error.kind() == io::ErrorKind::BrokenPipe { End::InOrder } else { End::Broken });
+    }
+
+    fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Err(error)) = &written {
+            self.failed(error);
+        }
+        written
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write(cx, buf);
+        self.wrote(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        self.wrote(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -91,5 +230,40 @@ mod tests {
         let ((near, socket), _far) = connect();
         drop(near);
         assert!(socket.has_ended());
+    }
+
+    /// What is sent on a connection that its server has closed already arrives at nobody; what a server read before it closed did.
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_a_server_took_before_it_ended_the_connection_is_known() {
+        use tokio::{
+            io::{AsyncReadExt as _, AsyncWriteExt as _},
+            net::{TcpListener, TcpStream},
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        for (reads, resets) in [(false, false), (true, false), (true, true), (false, true)] {
+            let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let ((mut near, socket), (mut far, _)) = (Watched::new(near), listener.accept().await.unwrap());
+            near.write_all(b"first").await.unwrap();
+            far.read_exact(&mut [0; 5]).await.unwrap();
+            far.write_all(b"answer").await.unwrap();
+            near.read_exact(&mut [0; 6]).await.unwrap();
+            let before = socket.taken();
+            if resets {
+                SockRef::from(&far).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+            }
+            if reads {
+                near.write_all(b"second").await.unwrap();
+                far.read_exact(&mut [0; 6]).await.unwrap();
+                drop(far);
+            } else {
+                drop(far);
+                // May fail: the reset may be here.
+                let _ = near.write_all(b"second").await;
+            }
+            while near.read(&mut [0; 8]).await.is_ok_and(|count| count > 0) {}
+            assert!(!socket.took_nothing_since(before), "it is still there");
+            drop(near);
+            assert_eq!(socket.took_nothing_since(before), !reads && !resets, "{reads} {resets}");
+        }
     }
 }

@@ -84,6 +84,12 @@ const PROCESS: &[Metric] = &[
         "Log lines that were dropped because the reader of standard error was too slow; the proxy never waits for it.",
     ),
     Metric {
+        name: "remora_http_connections",
+        kind: Kind::Gauge,
+        labels: "direction, version",
+        help: "Connections of clients over which HTTP is served: of this pod's own (outbound), of peers and other clients (inbound).",
+    },
+    Metric {
         name: "remora_http2_connections",
         kind: Kind::Gauge,
         labels: "",

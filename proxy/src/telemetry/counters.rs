@@ -9,8 +9,8 @@ use std::{
     collections::HashMap,
     fmt,
     sync::Arc,
-    time::Instant,
 };
+use tokio::time::Instant;
 
 /// The counters of a target or port, resolved once per route and found by index.
 pub(crate) struct Counters {

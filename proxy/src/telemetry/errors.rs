@@ -9,8 +9,9 @@ use serde::Serialize;
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
+use tokio::time::Instant;
 
 /// One failure of the mesh.
 #[derive(Debug, Clone, Serialize)]

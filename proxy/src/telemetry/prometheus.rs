@@ -104,14 +104,14 @@ pub(crate) const FAMILIES: &[Family] = &[
     Family {
         name: "remora_connections",
         kind: Kind::Gauge,
-        help: "Connections that are open.",
+        help: "Byte connections, and tunnels, that are open.",
         label: None,
         write: |series, reading| series.sample("", "", reading.connections),
     },
     Family {
         name: "remora_bytes_total",
         kind: Kind::Counter,
-        help: "Bytes of payload, from the client (in) and to it (out).",
+        help: "Bytes of payload, from the client (in) and to it (out): of HTTP, those of bodies.",
         label: Some("flow"),
         write: |series, reading| {
             series.sample("", "in", reading.bytes_in);

@@ -53,8 +53,6 @@ reasons! {
     QueueFull = "queue_full", SERVICE_UNAVAILABLE, 14;
     /// The route's or the caller's deadline passed.
     Timeout = "timeout", GATEWAY_TIMEOUT, 4;
-    /// A retry was due and the budget was spent.
-    RetryBudget = "retry_budget", SERVICE_UNAVAILABLE, 14;
     /// Policy said no.
     Denied = "denied", FORBIDDEN, 7;
     /// Policy or trust anchors changed, and what was open would not be let in any more.

@@ -12,8 +12,9 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
+use tokio::time::Instant;
 
 /// Requests per second are shown over this many ticks of a second.
 const RATE_TICKS: usize = 10;

@@ -11,7 +11,7 @@ pub(crate) mod turns;
 use crate::{
     account::{self, Account, Holder},
     connect::ConnectError,
-    io::{Abort, Ahead, Prefixed},
+    io::{Abort, Ahead, Prefixed, TcpStream},
     limits,
 };
 use remora_model::SpiffeId;
@@ -32,7 +32,6 @@ use std::{
     time::SystemTime,
 };
 use tokio::{
-    net::TcpStream,
     sync::watch,
     time::{timeout, timeout_at},
 };

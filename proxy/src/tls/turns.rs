@@ -15,9 +15,12 @@ use std::{
     rc::Rc,
     sync::{Arc, Mutex, PoisonError, Weak},
     task::{Context, Poll, Wake, Waker, ready},
-    time::{Duration, Instant},
+    time::Duration,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 
 /// The handshakes of one worker.
 #[derive(Debug)]

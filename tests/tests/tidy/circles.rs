@@ -19,12 +19,16 @@ fn modules(sources: &Path) -> anyhow::Result<BTreeMap<Module, String>> {
     for path in paths {
         let within = path.strip_prefix(sources)?.with_extension("");
         let mut module: Module = within.iter().map(|part| part.to_string_lossy().into_owned()).collect();
-        if module.iter().any(|part| part == "tests" || part.ends_with("_tests")) {
+        if module.iter().any(|part| part == "tests" || part == "sim" || part.ends_with("_tests")) {
             continue;
         }
         module.pop_if(|last| ["mod", "lib", "main"].contains(&last.as_str()));
         let text = fs::read_to_string(&path)?;
-        let code: Vec<_> = production(&text).lines().map(|line| line.split("//").next().unwrap_or_default()).collect();
+        let mut for_tests = false;
+        // A line that is built for tests only imports nothing of what ships.
+        let ships = |line: &&str| !std::mem::replace(&mut for_tests, line.trim() == "#[cfg(test)]");
+        let lines = production(&text).lines().filter(ships);
+        let code: Vec<_> = lines.map(|line| line.split("//").next().unwrap_or_default()).collect();
         modules.insert(module, code.join("\n"));
     }
     Ok(modules)

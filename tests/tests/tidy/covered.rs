@@ -22,7 +22,7 @@ const PATH: [&str; 13] = [
     "route/",
 ];
 /// Without tests beside them: the file, the file of its test, the test.
-const ELSEWHERE: [(&str, &str, &str); 25] = [
+const ELSEWHERE: [(&str, &str, &str); 21] = [
     (
         "backend/endpoint/body.rs",
         "proxy/src/backend/endpoint/http2/tests.rs",
@@ -45,16 +45,6 @@ const ELSEWHERE: [(&str, &str, &str); 25] = [
     ),
     ("backend/pool.rs", "proxy/src/backend/balance/tests.rs", "an_update_keeps_what_is_known_of_those_who_stay"),
     ("backend/zone.rs", "proxy/src/backend/balance/tests.rs", "traffic_stays_in_the_zone_until_it_is_overloaded"),
-    (
-        "http/body/client.rs",
-        "tests/tests/local_slow.rs",
-        "uploads_that_the_application_does_not_read_hold_up_nobody_and_leave_nothing_behind",
-    ),
-    ("http/body/kept.rs", "proxy/src/http/layer/retry.rs", "what_is_sent_again_and_how_often"),
-    ("http/body/mod.rs", "tests/tests/hostile_http2/requests.rs", "trailers_carry_neither_framing_nor_names_of_ours"),
-    ("http/body/replay.rs", "proxy/src/http/layer/retry.rs", "what_is_sent_again_and_how_often"),
-    ("http/body/request.rs", "tests/tests/hostile_http1/conduct.rs", "a_request_that_breaks_off_never_becomes_whole"),
-    ("http/body/response.rs", "tests/tests/local_pair.rs", "a_request_crosses_two_proxies_by_mutual_tls"),
     ("http/destination.rs", "tests/tests/local_routes.rs", "a_service_is_called_by_every_name_that_it_has"),
     ("http/exchange.rs", "proxy/src/http/layer/signals.rs", "a_request_has_one_record_whatever_becomes_of_it"),
     ("http/inbound.rs", "tests/tests/hostile_authz.rs", "no_spelling_of_a_reserved_header_reaches_an_application"),
@@ -64,13 +54,19 @@ const ELSEWHERE: [(&str, &str, &str); 25] = [
     ("http/server.rs", "tests/tests/hostile_http1/conduct.rs", "slow_clients_are_left_and_nobody_else"),
     ("http/timer.rs", "tests/tests/hostile_http2/floods.rs", "floods_end_or_cost_nothing_at_our_inbound"),
     ("http/under_way.rs", "tests/tests/hostile_http1/conduct.rs", "a_client_that_ends_its_side_gets_its_answer"),
-    ("http/layer/", "tests/tests/local_routes.rs", "a_request_that_no_rule_matches_is_not_let_around_the_route"),
+    ("http/layer/mod.rs", "proxy/src/http/layer/signals.rs", "a_request_has_one_record_whatever_becomes_of_it"),
+    (
+        "http/visit.rs",
+        "proxy/src/http/layer/judge.rs",
+        "a_request_comes_in_as_policy_says_and_its_caller_is_told_no_more_than_that",
+    ),
     (
         "inbound.rs",
         "tests/tests/local_policy.rs",
         "what_is_open_ends_when_policy_says_no_and_what_policy_still_lets_goes_on",
     ),
     ("outbound.rs", "tests/tests/local_known.rs", "silence_is_waited_for_then_refused_and_what_is_known_goes_on"),
+    ("io/tcp.rs", "proxy/src/io/breaker.rs", "a_connection_is_reset_if_its_breaker_was_tripped_and_closed_otherwise"),
     ("io/mod.rs", "proxy/src/io/ahead.rs", "a_reader_gets_the_same_bytes_however_little_it_asks_for"),
 ];
 

@@ -162,3 +162,17 @@ fn imports_and_bounds_are_told_apart_from_what_only_looks_like_them() {
         assert_eq!(bound(other), None, "{other}");
     }
 }
+
+/// hyper's own keep-alive timer is asked in the standard library's instants.
+const CLOCK: &str = "proxy/src/http/timer.rs";
+
+#[test]
+fn the_proxy_has_one_clock() -> anyhow::Result<()> {
+    let other = |text: &str| {
+        text.split("use std::").skip(1).any(|import| import.split(';').next().unwrap_or_default().contains("Instant"))
+            || text.contains("std::time::Instant")
+    };
+    let sources = sources()?.into_iter().filter(|(name, text)| name.starts_with("proxy/src/") && other(text));
+    let wrong: Vec<_> = sources.map(|(name, _)| name).filter(|name| name != CLOCK).collect();
+    verdict("take tokio::time::Instant, which tests can move, in place of the standard library's", &wrong, &[])
+}

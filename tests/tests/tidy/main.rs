@@ -72,7 +72,7 @@ fn is_fuzzing(name: &str) -> bool {
 
 /// Whether the file holds nothing but tests.
 fn is_tests(name: &str) -> bool {
-    let part = |part: &str| part == "tests" || part == "tests.rs" || part.ends_with("_tests.rs");
+    let part = |part: &str| ["tests", "tests.rs", "sim"].contains(&part) || part.ends_with("_tests.rs");
     name.split('/').any(part) || name.ends_with("layer/test.rs")
 }
 

@@ -6,7 +6,11 @@ use rcgen::{
     KeyUsagePurpose, SanType,
 };
 use remora_model::{SpiffeId, TrustDomain};
-use rustls::pki_types::CertificateDer;
+use rustls::{
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    sign::{CertifiedKey, SingleCertAndKey},
+};
 use std::{
     sync::Arc,
     time::{Duration, SystemTime},
@@ -188,6 +192,38 @@ async fn a_peer_without_a_common_protocol_is_told_apart_from_one_that_refuses() 
     let client = client_config(&web, api.svid.id(), &[Alpn::Grpc]).unwrap();
     let (client, server) = handshake(client, server_config(&api, &[Alpn::MeshTcp]).unwrap()).await;
     assert_eq!((client, server), (Err(Failure::NoProtocol), Err(Failure::NoProtocol)));
+}
+
+/// A certificate of version 1, as `openssl x509 -req -signkey` makes them, and its key.
+const VERSION_1: &str = "-----BEGIN CERTIFICATE-----
+MIIBGDCBvwIUVDaqby7fzofZnCejg+x1r+o6Xc0wCgYIKoZIzj0EAwIwDjEMMAoG
+A1UEAwwDb2xkMCAXDTI2MTEyOTEyNTQxOFoYDzIxMjYxMTA1MTI1NDE4WjAOMQww
+CgYDVQQDDANvbGQwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAAS073G1PB7f7ZUE
+O4YUUadxcCALc36+dBONwJO21bB/aoJkEF7AzOOBV7djfkdDXaeRvsYQPaLH29NT
+4mczJCBGMAoGCCqGSM49BAMCA0gAMEUCIQCz/2VWEKJ90UVwsGDUsbJ5Yt5BCYho
+IEHDUOb7OAmSOgIgHjhEVE2zmQYyg9J5DZ7m34fD7kvI8rYy8jA68E+MpSg=
+-----END CERTIFICATE-----
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgBmqDTiCdPEbYfx1U
+haMyyChpn9RqllUKbyuDRBI1652hRANCAAS073G1PB7f7ZUEO4YUUadxcCALc36+
+dBONwJO21bB/aoJkEF7AzOOBV7djfkdDXaeRvsYQPaLH29NT4mczJCBG
+-----END PRIVATE KEY-----
+";
+
+#[tokio::test]
+async fn a_probe_reads_no_certificate_so_any_will_do() {
+    let certificate = CertificateDer::from_pem_slice(VERSION_1.as_bytes()).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(VERSION_1.as_bytes()).unwrap();
+    let key = aws_lc_rs::sign::any_supported_type(&key).unwrap();
+    let resolver = Arc::new(SingleCertAndKey::from(CertifiedKey::new(vec![certificate], key)));
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let server = ServerConfig::builder_with_provider(provider::provider()).with_protocol_versions(&[version]);
+        let server = server.unwrap().with_no_client_auth().with_cert_resolver(resolver.clone());
+        let (a, b) = tokio::io::duplex(64 * 1024);
+        let connect = TlsConnector::from(danger_unverified_client_config().unwrap()).connect(server_name(), a);
+        let (client, server) = tokio::join!(connect, TlsAcceptor::from(Arc::new(server)).accept(b));
+        assert!(client.is_ok() && server.is_ok(), "{version:?}: {client:?} {server:?}");
+    }
 }
 
 #[tokio::test]

@@ -8,8 +8,9 @@ use super::Outcome;
 use remora_model::Accrual;
 use std::{
     cell::{Cell, RefCell},
-    time::{Duration, Instant},
+    time::Duration,
 };
+use tokio::time::Instant;
 
 /// Connects in a row that fail before an endpoint leaves: one may be a lost race with a restart.
 const CONNECT_FAILURES: u32 = 2;

@@ -11,10 +11,8 @@
 //! told fades sooner, since the first ones are often slow. And an endpoint that owes answers and gives none counts as
 //! being as slow as its silence is long.
 
-use std::{
-    cell::Cell,
-    time::{Duration, Instant},
-};
+use std::{cell::Cell, time::Duration};
+use tokio::time::Instant;
 
 /// The time in which the mean forgets, or fades, to 1/e, …
 const DECAY_S: f64 = 10.0;

@@ -32,8 +32,9 @@ use std::{
     net::SocketAddr,
     ops::Range,
     rc::Rc,
-    time::{Duration, Instant},
+    time::Duration,
 };
+use tokio::time::Instant;
 
 /// How much more loaded the zone's own endpoint must be before one of another zone is taken.
 const SPILL_FACTOR: f64 = 2.0;

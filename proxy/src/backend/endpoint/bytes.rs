@@ -1,6 +1,9 @@
 //! A byte connection upstream: plain, or mesh TLS.
 
-use crate::{io::Abort, tls};
+use crate::{
+    io::{Abort, TcpStream},
+    tls,
+};
 use std::{
     io,
     pin::Pin,
@@ -11,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// A byte connection upstream.
 #[derive(Debug)]
 pub(crate) enum ByteStream {
-    Plain(tokio::net::TcpStream),
+    Plain(TcpStream),
     Mesh(Box<tls::ClientStream>),
 }
 

@@ -11,8 +11,8 @@ use std::{
     cell::{Cell, RefCell},
     fmt,
     rc::Rc,
-    time::Instant,
 };
+use tokio::time::Instant;
 
 type Sender = http1::SendRequest<crate::http::body::request::RequestBody>;
 pub(super) type Sent = Result<Response<Incoming>, TrySendError<Request>>;
@@ -20,7 +20,8 @@ pub(super) type Sent = Result<Response<Incoming>, TrySendError<Request>>;
 /// Connections that were just given back are looked past, in search of a ready one.
 const NOT_READY_MAX: usize = 8;
 
-/// An HTTP/1 connection, for one request at a time.
+/// An HTTP/1 connection, for one request at a time. Dropped before its answer was read to the end, it closes at once, whatever is
+/// still to be written.
 #[derive(Debug)]
 pub(super) struct Http1 {
     sender: Sender,
@@ -34,16 +35,44 @@ struct Wire {
     socket: Socket,
     /// Whether the server answered as HTTP/1.0. The library would write whatever comes next as 1.0, without its chunked body.
     old: Cell<bool>,
+    /// Whether the last answer was read to its end.
+    done: Cell<bool>,
+    /// What the server had taken before the request under way, where that matters.
+    taken: Cell<Option<u64>>,
+}
+
+impl Drop for Http1 {
+    fn drop(&mut self) {
+        if !self.wire.done.get() {
+            self.wire.allowance.give_up();
+        }
+    }
 }
 
 impl Http1 {
     pub(super) fn new(sender: Sender, allowance: Allowance, socket: Socket) -> Self {
-        Self { sender, wire: Rc::new(Wire { allowance, socket, old: Cell::new(false) }) }
+        Self {
+            sender,
+            wire: Rc::new(Wire {
+                allowance,
+                socket,
+                old: Cell::new(false),
+                done: Cell::new(false),
+                taken: Cell::new(None),
+            }),
+        }
     }
 
     pub(super) fn send(&mut self, request: Request) -> impl Future<Output = Sent> + use<> {
+        self.wire.done.set(false);
         self.wire.allowance.head(request.body().holder());
         self.sender.try_send_request(request)
+    }
+
+    /// Whether the server closed this connection, which was kept, before the request reached it: the request was on its way when the
+    /// server's end came.
+    pub(super) fn missed(&self) -> bool {
+        self.wire.socket.took_nothing_since(self.wire.taken.get())
     }
 
     /// The head of an answer of this version came: its body may be as long as it likes.
@@ -66,6 +95,7 @@ impl fmt::Debug for Idle {
 impl Idle {
     /// Keeps a connection whose last answer was read to its end.
     pub(super) fn keep(&self, connection: Http1, now: Instant) {
+        connection.wire.done.set(true);
         let mut idle = self.0.borrow_mut();
         let usable = !connection.wire.old.get() && !connection.sender.is_closed();
         if usable && idle.len() < limits::IDLE_CONNECTIONS_MAX {
@@ -90,7 +120,9 @@ impl Idle {
             let connection = &idle[at].0;
             let mut ended = connection.sender.is_closed();
             if !ended && connection.sender.is_ready() {
-                if method.is_idempotent() || !connection.wire.socket.has_ended() {
+                let (again, wire) = (method.is_idempotent(), &connection.wire);
+                if again || !wire.socket.has_ended() {
+                    wire.taken.set(if again { None } else { wire.socket.taken() });
                     return Some(idle.remove(at).0);
                 }
                 ended = true;

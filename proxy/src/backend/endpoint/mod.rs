@@ -24,6 +24,7 @@ use crate::{
         body::{client::RequestError, request::RequestBody},
         headers::within_bounds,
     },
+    io::Patient,
     limits,
     policy::Permit,
     resources::Resources,
@@ -37,13 +38,9 @@ use http2::{Dial, Streams};
 use hyper::client::conn::{TrySendError, http1 as hyper_http1};
 use hyper_util::rt::TokioIo;
 use remora_model::Endpoint;
-use std::{
-    fmt, io,
-    net::SocketAddr,
-    rc::Rc,
-    time::{Duration, Instant},
-};
+use std::{borrow::Cow, fmt, io, net::SocketAddr, rc::Rc, time::Duration};
 use table::Connections;
+use tokio::time::Instant;
 
 type Request = http::Request<RequestBody>;
 
@@ -63,7 +60,7 @@ pub(crate) struct Upstream {
 pub(crate) struct Failed {
     pub reason: Reason,
     /// More for the client beside the reason; may be empty.
-    pub detail: &'static str,
+    pub detail: Cow<'static, str>,
     /// The endpoint that another try should pass over.
     pub endpoint: Option<SocketAddr>,
     /// The request, if not a byte of it was sent.
@@ -81,8 +78,8 @@ impl Failed {
     }
 
     /// The request is refused here, and the client gets the reason.
-    pub(crate) fn refused(reason: Reason, detail: &'static str) -> Self {
-        Self { reason, detail, endpoint: None, unsent: None, stale: false, unprocessed: false }
+    pub(crate) fn refused(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { reason, detail: detail.into(), endpoint: None, unsent: None, stale: false, unprocessed: false }
     }
 
     pub(crate) fn unsent(reason: Reason, request: Request) -> Self {
@@ -215,7 +212,7 @@ impl Upstream {
     }
 
     fn answered1(&self, sent: http1::Sent, connection: http1::Http1, reused: bool) -> Result<Answer, Failed> {
-        let mut response = sent.map_err(|error| failed(error, reused))?;
+        let mut response = sent.map_err(|error| failed(error, reused, &connection))?;
         connection.answered(response.version());
         if let Err(error) = answer::check(&mut response) {
             remora_runtime::limited!(info, address = %self.endpoint.address, %error, "answer refused");
@@ -293,6 +290,7 @@ impl Upstream {
             }
             None => {
                 let stream = connect::tcp(permit, address, self.connect_timeout).await?;
+                let stream = Patient::new(stream, self.resources.config.patience.body);
                 streams.add((stream, address), generation, None, &self.resources.background).await
             }
         };
@@ -374,8 +372,11 @@ pub(crate) fn reason(error: &hyper::Error) -> Reason {
 }
 
 /// What became of an HTTP/1 request that has no answer.
-fn failed(mut error: TrySendError<Request>, reused: bool) -> Failed {
+fn failed(mut error: TrySendError<Request>, reused: bool, connection: &http1::Http1) -> Failed {
     let unsent = error.take_message().map(Box::new);
+    if unsent.is_none() && connection.missed() {
+        return Failed::unprocessed(Reason::Draining);
+    }
     let reason = reason(error.error());
     Failed { stale: reused && unsent.is_some(), unsent, ..Failed::new(reason) }
 }

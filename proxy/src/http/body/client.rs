@@ -2,14 +2,18 @@
 
 use crate::{
     account::Holder,
-    http::stall::{Overloaded, Stall},
-    telemetry::Reason,
+    http::{
+        Wire,
+        stall::{Overloaded, Stall},
+    },
+    telemetry::{Reason, RouteStats},
 };
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -18,6 +22,10 @@ use std::{
 pub(crate) enum RequestError {
     #[error("the client broke off")]
     Client(#[from] hyper::Error),
+    #[error("the client reset its request in the middle")]
+    Reset,
+    #[error("another try of the request has its body")]
+    Superseded,
     #[error(transparent)]
     Overloaded(#[from] Overloaded),
 }
@@ -26,7 +34,7 @@ impl RequestError {
     /// The reason for the metrics.
     pub(crate) fn reason(&self) -> Reason {
         match self {
-            Self::Client(_) => Reason::BodyAborted,
+            Self::Client(_) | Self::Reset | Self::Superseded => Reason::BodyAborted,
             Self::Overloaded(_) => Reason::Overloaded,
         }
     }
@@ -40,14 +48,21 @@ impl RequestError {
 pub(crate) struct ClientBody {
     body: Incoming,
     stall: Stall,
+    wire: Wire,
+    stats: Arc<RouteStats>,
 }
 
 impl ClientBody {
-    pub(super) fn new(body: Incoming, holder: &Holder, window: usize) -> Result<Self, Overloaded> {
+    pub(super) fn new(
+        body: Incoming,
+        wire: Wire,
+        (holder, window): (&Holder, usize),
+        stats: Arc<RouteStats>,
+    ) -> Result<Self, Overloaded> {
         let whole = body.size_hint().upper().and_then(|bytes| usize::try_from(bytes).ok());
         let mut stall = Stall::new(holder.clone(), whole.map_or(window, |bytes| bytes.min(window)));
         stall.begin()?;
-        Ok(Self { body, stall })
+        Ok(Self { body, stall, wire, stats })
     }
 
     pub(super) fn stands_still(&mut self) -> Result<(), Overloaded> {
@@ -56,8 +71,19 @@ impl ClientBody {
 
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestError>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(data) = frame.data_ref()
+        {
+            self.stats.bytes_in(data.len() as u64);
+        }
         match &polled {
             Poll::Ready(Some(Ok(_))) if !self.body.is_end_stream() => self.stall.begin()?,
+            // The library takes a reset with CANCEL or NO_ERROR for an end. Whether the end came, the stream knows; over HTTP/1 it does
+            // not, but there nothing else ends a body.
+            Poll::Ready(None) if self.wire == Wire::Http2 && !self.body.is_end_stream() => {
+                self.stall.end();
+                return Poll::Ready(Some(Err(RequestError::Reset)));
+            }
             _ => self.stall.end(),
         }
         polled.map_err(RequestError::Client)

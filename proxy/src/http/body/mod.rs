@@ -20,3 +20,6 @@ fn strip_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
         Err(frame) => frame,
     }
 }
+
+#[cfg(test)]
+mod tests;

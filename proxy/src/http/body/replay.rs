@@ -13,7 +13,7 @@ use std::{
     cell::RefCell,
     collections::VecDeque,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
 };
 
 /// A request body that can be sent again as long as it is small: [`limits::REPLAY_BYTES_MAX`].
@@ -40,6 +40,8 @@ struct Source {
     ended: bool,
     /// The latest try.
     turn: u32,
+    /// Who waits in it for more to come.
+    reader: Option<Waker>,
 }
 
 /// Makes tries of one body.
@@ -58,6 +60,7 @@ impl Replayable {
             overflow: false,
             ended: false,
             turn: 0,
+            reader: None,
         };
         Self(Rc::new(RefCell::new(kept)))
     }
@@ -77,6 +80,8 @@ impl Replayable {
     pub(super) fn body(&self) -> Replay {
         let mut kept = self.0.borrow_mut();
         kept.turn += 1;
+        // It has nothing to wait for any more.
+        kept.reader.take().into_iter().for_each(Waker::wake);
         Replay { shared: self.0.clone(), turn: kept.turn, sent: 0, ended: false }
     }
 }
@@ -112,11 +117,16 @@ impl Replay {
             return Poll::Ready(kept.trailers.clone().map(|trailers| Ok(Frame::trailers(trailers))));
         }
         if self.turn != kept.turn && !kept.source.is_end_stream() {
-            // A later try reads the source now, and would not be woken up if this one took its place. This one's peer has
-            // answered already; to end the body here would make half a body look whole.
-            return Poll::Pending;
+            // A later try reads the source now: nobody wants this one's answer, and half a body must not look whole.
+            return Poll::Ready(Some(Err(RequestError::Superseded)));
         }
-        match futures_util::ready!(kept.source.poll_frame(cx)) {
+        let Poll::Ready(frame) = kept.source.poll_frame(cx) else {
+            if kept.reader.as_ref().is_none_or(|reader| !reader.will_wake(cx.waker())) {
+                kept.reader = Some(cx.waker().clone());
+            }
+            return Poll::Pending;
+        };
+        match frame {
             None => {
                 kept.ended = true;
                 self.ended = true;

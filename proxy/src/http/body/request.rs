@@ -5,12 +5,17 @@ use super::{
     replay::Replay,
     strip_trailers,
 };
-use crate::{account::Holder, http::stall::Overloaded};
+use crate::{
+    account::Holder,
+    http::{Wire, stall::Overloaded},
+    telemetry::RouteStats,
+};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -23,13 +28,18 @@ pub(crate) enum RequestBody {
 }
 
 impl RequestBody {
-    /// What a client sends, of which at most `window` bytes are held while nobody takes them. A body that ended with the head
+    /// What a client sends, counted in `stats`, of which at most `window` bytes are held while nobody takes them. A body that ended with the head
     /// costs nothing.
-    pub(crate) fn new(incoming: Incoming, holder: &Holder, window: usize) -> Result<Self, Overloaded> {
+    pub(crate) fn new(
+        incoming: Incoming,
+        wire: Wire,
+        (holder, window): (&Holder, usize),
+        stats: &Arc<RouteStats>,
+    ) -> Result<Self, Overloaded> {
         if incoming.is_end_stream() {
             Ok(Self::Empty)
         } else {
-            ClientBody::new(incoming, holder, window).map(Self::Stream)
+            ClientBody::new(incoming, wire, (holder, window), stats.clone()).map(Self::Stream)
         }
     }
 

@@ -63,7 +63,8 @@ mod tests {
     };
     use futures_util::FutureExt;
     use http::Request;
-    use std::{future::ready, time::Instant};
+    use std::future::ready;
+    use tokio::time::Instant;
     use tower::service_fn;
 
     #[test]
@@ -74,7 +75,7 @@ mod tests {
             ready(Err::<Box<Answered>, _>(Failed::new(Reason::NoEndpoints)))
         });
         let request = Request::get("http://api/a").body(RequestBody::Empty).unwrap();
-        let client = ClientConnection::new(Wire::Http2, true);
+        let client = ClientConnection::of_application(Wire::Http2, true);
         let attempt = Attempt { request, began: Instant::now(), grpc: false, client, offer: None, tried: Vec::new() };
         let outcome = AuthorizeLayer::egress(&id()).layer(inner).call(attempt).now_or_never().unwrap();
         assert_eq!(outcome.unwrap_err().reason, Reason::NoEndpoints);

@@ -22,13 +22,8 @@ use crate::{
 };
 use futures_util::future::Either;
 use http::Response;
-use std::{
-    net::SocketAddr,
-    pin::Pin,
-    rc::Rc,
-    time::{Duration, Instant},
-};
-use tokio::time::timeout_at;
+use std::{net::SocketAddr, pin::Pin, rc::Rc, time::Duration};
+use tokio::time::{Instant, timeout_at};
 use tower::Service;
 
 /// See the module.
@@ -99,7 +94,7 @@ impl Balance {
             };
             let result = match until {
                 None => sending.await,
-                Some(until) => match timeout_at(until.into(), sending).await {
+                Some(until) => match timeout_at(until, sending).await {
                     Ok(result) => result,
                     Err(_) => Err(Failed::refused(Reason::Timeout, "no endpoint answered within the time of one try")),
                 },
@@ -163,7 +158,7 @@ fn answered(
     };
     in_flight.record(now, now.saturating_duration_since(sent.unwrap_or(began)), outcome);
     let endpoint = upstream.endpoint.address;
-    let origin = Some(Origin { endpoint, mesh, fate, told, in_flight, lease, permit });
+    let origin = Some(Origin { endpoint, mesh, fate, told, in_flight: Some(in_flight), lease, permit });
     Box::new(Answered { response, origin, until, charge: None, tunnel: None })
 }
 
@@ -205,7 +200,7 @@ mod tests {
     fn attempt(tried: Vec<SocketAddr>) -> Permitted<Attempt> {
         let request = Request::get("http://api.shop/a").version(Version::HTTP_2).header(headers::RESTORE, "1.1");
         let request = request.body(RequestBody::Empty).unwrap();
-        let client = ClientConnection::new(Wire::Http1, true);
+        let client = ClientConnection::of_application(Wire::Http1, true);
         let attempt = Attempt { request, began: Instant::now(), grpc: false, client, offer: None, tried };
         Permitted::outbound(To::Backend(&id()), attempt)
     }

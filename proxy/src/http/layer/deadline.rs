@@ -16,9 +16,9 @@ use pin_project_lite::pin_project;
 use std::{
     pin::Pin,
     task::{Context, Poll, ready},
-    time::{Duration, Instant},
+    time::Duration,
 };
-use tokio::time::{Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tower::{Layer, Service};
 
 /// Makes [`Deadline`] of one rule.
@@ -68,7 +68,7 @@ where
             }
             outgoing.started + within
         });
-        let timer = at.map(|at| (at, Box::pin(sleep_until(at.into()))));
+        let timer = at.map(|at| (at, Box::pin(sleep_until(at))));
         Bounded { inner: self.inner.call(outgoing), timer }
     }
 }
@@ -121,7 +121,7 @@ mod tests {
             [(Some(3), None, 3), (None, Some("2S"), 2), (Some(3), Some("2S"), 2), (Some(1), Some("2S"), 1)]
         {
             paused(async {
-                let (world, began) = (World::new(&[]), tokio::time::Instant::now());
+                let (world, began) = (World::new(&[]), Instant::now());
                 let mut request = Request::post("http://api/p.S/M").header("content-type", "application/grpc");
                 if let Some(timeout) = caller {
                     request = request.header("grpc-timeout", timeout);

@@ -5,7 +5,7 @@
 use super::{After, Outcome, Within, always_ready};
 use crate::http::request::{Answered, Failed, Outgoing};
 use http::HeaderValue;
-use std::time::Instant;
+use tokio::time::Instant;
 use tower::{Layer, Service};
 
 /// Makes [`ServerTiming`]. A layer with settings keeps them here: it is made once per plan, not per request.

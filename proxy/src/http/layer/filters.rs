@@ -64,7 +64,7 @@ where
     fn call(&mut self, mut outgoing: Outgoing<B>) -> Self::Future {
         let filters = &self.layer.filters;
         if !filters.is_empty() {
-            let prefix = outgoing.request.uri().path().get(..outgoing.prefix).unwrap_or_default().to_owned();
+            let prefix = outgoing.request.uri().path().get(..outgoing.of.prefix).unwrap_or_default().to_owned();
             let mut redirects =
                 filters.iter().filter_map(|filter| filter::redirect(filter, &prefix, &outgoing.request));
             if let Some(redirect) = redirects.next() {
@@ -107,7 +107,10 @@ mod tests {
         super::test::{Inner, World, address, failed, real, told},
         *,
     };
-    use crate::{http::Wire, telemetry::Reason};
+    use crate::{
+        http::{Wire, request::Outward},
+        telemetry::Reason,
+    };
     use http::{HeaderName, HeaderValue, Request, StatusCode};
     use remora_model::{HeaderEdit, PathRewrite, Redirect};
 
@@ -143,7 +146,8 @@ mod tests {
             let mut service = FiltersLayer::of(&filters).layer(inner.clone());
             for wire in [Wire::Http1, Wire::Http2] {
                 let request = Request::get("/old/a").header("host", "api");
-                let outcome = service.call(Outgoing { prefix: 4, ..world.outgoing(wire, request) }).await;
+                let outcome =
+                    service.call(Outgoing { of: Outward { prefix: 4 }, ..world.outgoing(wire, request) }).await;
                 assert_eq!(told(&outcome), "no_endpoints");
                 let seen = inner.seen.borrow_mut().pop().unwrap();
                 assert_eq!(seen.authority.unwrap(), "other");

@@ -20,7 +20,8 @@ use crate::{
 use http::Request;
 use http_body_util::BodyExt;
 use remora_model::{BackendId, Filter};
-use std::{collections::HashMap, rc::Rc, time::Instant};
+use std::{collections::HashMap, rc::Rc};
+use tokio::time::Instant;
 use tower::{Layer, Service};
 
 /// A backend that gets copies of a share of the requests.

@@ -5,17 +5,22 @@
 //! Futures are concrete, and small, because hyper moves them; only [`Balance`] boxes its own, once per try.
 
 mod admit;
+mod app;
 mod authorize;
 mod balance;
 mod charge;
+mod client_id;
 mod deadline;
 mod discover;
 #[cfg(test)]
 mod example;
 mod filters;
 mod hop;
+mod judge;
+mod leave;
 mod mirror;
 mod retry;
+mod restore;
 mod route;
 mod sanitize;
 mod signals;
@@ -25,18 +30,23 @@ mod tunnel;
 mod upgrade;
 
 pub(crate) use admit::{Admit, AdmitLayer};
+pub(crate) use app::App;
 pub(crate) use authorize::{Authorize, AuthorizeLayer};
 pub(crate) use balance::Balance;
 pub(crate) use charge::{Charge, ChargeLayer};
+pub(crate) use client_id::{ClientId, ClientIdLayer};
 pub(crate) use deadline::{Deadline, DeadlineLayer};
 pub(crate) use discover::{Discover, DiscoverLayer};
 pub(crate) use filters::{Filters, FiltersLayer};
 pub(crate) use hop::{Hop, HopLayer};
+pub(crate) use judge::{Judge, JudgeLayer};
+pub(crate) use leave::{Leave, LeaveLayer};
 pub(crate) use mirror::{Mirror, MirrorLayer, MirrorTarget};
+pub(crate) use restore::{Restore, RestoreLayer};
 pub(crate) use retry::{Retry, RetryLayer};
 pub(crate) use route::Route;
 pub(crate) use sanitize::{Sanitize, SanitizeLayer};
-pub(crate) use signals::{Signals, SignalsLayer};
+pub(crate) use signals::{OfPort, OfRule, Signals, SignalsLayer};
 pub(crate) use tunnel::{Tunnel, TunnelLayer};
 pub(crate) use upgrade::{Upgrade, UpgradeLayer};
 
@@ -48,7 +58,8 @@ use std::{
 };
 
 /// The stack of one backend of one rule, as a type: its listing is [`super::outbound::branch`].
-pub(crate) type Branch = Signals<Filters<Charge<Upgrade<Hop<Admit<Mirror<Deadline<Retry<Authorize<Balance>>>>>>>>>>;
+pub(crate) type Branch =
+    Signals<OfRule, Filters<Charge<Upgrade<Hop<Admit<Mirror<Deadline<Retry<Authorize<Balance>>>>>>>>>>;
 
 /// What comes of a request inside the stack. Boxed once, where it is made: it is handed up through every layer.
 pub(crate) type Outcome = Result<Box<Answered>, Failed>;

@@ -29,8 +29,9 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::{Duration, Instant},
+    time::Duration,
 };
+use tokio::time::Instant;
 use tower::{Layer, Service};
 
 /// Makes [`Retry`] of one backend of one rule.
@@ -411,7 +412,7 @@ mod tests {
         for (first, waits) in [(Unsent(Reason::ConnectRefused), false), (Sent(Reason::UpstreamReset), true)] {
             paused(async {
                 let world = Rc::new(World::new(&[address(1), address(2)]));
-                let (answers, began) = (world.clone(), tokio::time::Instant::now());
+                let (answers, began) = (world.clone(), Instant::now());
                 let tries = [first, Answer(200)];
                 let inner = Inner::<Attempt>::ready(move |number| outcome(&answers, tries[number], number));
                 let mut service = RetryLayer::of(None, &world.pool, &world.resources).layer(inner.clone());
@@ -449,7 +450,7 @@ mod tests {
     fn a_rules_backoff_is_the_least_wait() {
         paused(async {
             let world = Rc::new(World::new(&[address(1)]));
-            let (answers, began) = (world.clone(), tokio::time::Instant::now());
+            let (answers, began) = (world.clone(), Instant::now());
             let rule = Rule { backoff: Duration::from_secs(3), ..rule(2, &[503], false) };
             let inner = Inner::<Attempt>::ready(move |_| answers.answer(503, None));
             let mut service = RetryLayer::of(Some(&rule), &world.pool, &world.resources).layer(inner);

@@ -56,3 +56,64 @@ impl Service<Planned<Plan>> for Route {
         Either::Right(branch.borrow_mut().call(Routed { arrived, prefix }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::test::{address, backend, incoming, paused, plan, proxy, reason, routed},
+        *,
+    };
+    use crate::{
+        http::{
+            Wire,
+            request::{Arrived, ClientConnection},
+        },
+        sim::Proxy,
+    };
+    use remora_model::Target;
+    use tokio::time::Instant;
+
+    /// What is answered to a request for a path, by a target with rules for these paths and no endpoint.
+    async fn answered(rules: &[&str], path: &str) -> (Proxy, Response<ResponseBody>) {
+        let target = Target::Address(address(80));
+        let proxy = proxy([backend(&[]), routed(&target, rules)]);
+        let plan = plan(&proxy, &target).await;
+        let (request, _client) = incoming(format!("GET {path} HTTP/1.1\r\nhost: api\r\n\r\n").as_bytes()).await;
+        let client = ClientConnection::of_application(Wire::Http1, true);
+        let arrived = Arrived { request, started: Instant::now(), grpc: false, authority: None, client };
+        let answer = Route::new(&proxy.world.resources).call(Planned { arrived, plan }).await.unwrap();
+        (proxy, answer)
+    }
+
+    /// The routes under which something was counted.
+    fn counted(proxy: &Proxy) -> Vec<String> {
+        let json = proxy.routes.json();
+        let routes = json["routes"].as_array().unwrap().iter().filter(|route| route["requests"] != 0);
+        routes.map(|route| route["route"].as_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn a_request_goes_to_the_stack_of_the_rule_that_matches() {
+        paused(async {
+            for (path, rule) in [("/a", "rule of /a"), ("/b/c", "rule of /b")] {
+                let (proxy, answer) = answered(&["/a", "/b"], path).await;
+                assert_eq!((reason(&answer), counted(&proxy)), ("no_endpoints", vec![rule.to_owned()]), "{path}");
+            }
+            let (proxy, answer) = answered(&[], "/c").await;
+            assert_eq!(
+                (reason(&answer), counted(&proxy).len()),
+                ("no_endpoints", 1),
+                "without rules all are the Service's"
+            );
+        });
+    }
+
+    #[test]
+    fn a_request_that_no_rule_matches_is_answered_and_counted_under_no_route() {
+        paused(async {
+            let (proxy, answer) = answered(&["/a", "/b"], "/ab").await;
+            assert_eq!((answer.status().as_u16(), reason(&answer)), (404, "no_route"));
+            assert!(counted(&proxy).is_empty());
+        });
+    }
+}

@@ -17,7 +17,8 @@ use crate::{
 };
 use futures_util::future::{Either, Ready, ready};
 use http::{Request, Response};
-use std::{convert::Infallible, rc::Rc, time::Instant};
+use std::{convert::Infallible, rc::Rc};
+use tokio::time::Instant;
 use tower::{Layer, Service};
 
 /// Makes [`Sanitize`] of one client connection.
@@ -94,7 +95,8 @@ mod tests {
             *kept.borrow_mut() = Some(arrived);
             ready(Ok::<_, Infallible>(respond::empty(StatusCode::OK)))
         });
-        let Ok(answer) = SanitizeLayer::outbound(&ClientConnection::new(wire, true)).layer(inner).call(request).await;
+        let Ok(answer) =
+            SanitizeLayer::outbound(&ClientConnection::of_application(wire, true)).layer(inner).call(request).await;
         seen.take().ok_or(answer.status())
     }
 

@@ -1,6 +1,6 @@
 //! Counts a request from here to the last byte of its answer, and turns what failed inside into an answer.
 //!
-//! Stands outermost in a branch: whatever the layers inside decide, the request has exactly one record, under the name that it
+//! Stands outermost in a branch, and into the pod behind [`Judge`](super::Judge) alone: whatever the layers inside decide, the request has exactly one record, under the name that it
 //! came with (filters rewrite paths) and with the reason that its client reads. Gives the inner service the counters, for what
 //! is counted on the way (retries).
 
@@ -10,19 +10,27 @@ use crate::{
     http::{
         body::response::ResponseBody,
         exchange::Exchange,
-        request::{Answered, Arrived, Failed, Outgoing, Routed},
+        request::{
+            Answered, Arrived, Counted, Entering, Failed, Ingoing, Inward, Judged, Outgoing, Outward, Refused,
+            Restored, Routed,
+        },
         respond,
         stall::Overloaded,
+        visit::Visit,
     },
     telemetry::{Counters, Reason, Tls},
 };
 use http::Response;
-use std::{convert::Infallible, future::pending, rc::Rc};
+use std::{convert::Infallible, rc::Rc};
 use tower::{Layer, Service};
 
-/// Makes [`Signals`] of one backend of one rule.
+/// Makes [`Signals`]: [`OfRule`] out of the pod, [`OfPort`] into it.
 #[derive(Debug, Clone)]
-pub(crate) struct SignalsLayer {
+pub(crate) struct SignalsLayer<C>(C);
+
+/// The counters of one backend of one rule.
+#[derive(Debug, Clone)]
+pub(crate) struct OfRule {
     counters: Rc<Counters>,
     /// Index of the rule, whose label the counters have; `None` where no rule speaks for the request.
     rule: Option<usize>,
@@ -30,64 +38,102 @@ pub(crate) struct SignalsLayer {
     pool: Rc<Pool>,
 }
 
-impl SignalsLayer {
+/// The counters of the port that a peer visits.
+#[derive(Debug, Clone)]
+pub(crate) struct OfPort(Rc<Visit>);
+
+impl SignalsLayer<OfRule> {
     /// Counts under the rule's label, or under what the request asks for where it has none.
     pub(crate) fn of(counters: &Rc<Counters>, rule: Option<usize>, pool: &Rc<Pool>) -> Self {
-        Self { counters: counters.clone(), rule, pool: pool.clone() }
+        Self(OfRule { counters: counters.clone(), rule, pool: pool.clone() })
     }
 }
 
-impl<S> Layer<S> for SignalsLayer {
-    type Service = Signals<S>;
+impl SignalsLayer<OfPort> {
+    /// Counts at the port of `visit`, what was refused in a series of its own.
+    pub(crate) fn of_port(visit: &Rc<Visit>) -> Self {
+        Self(OfPort(visit.clone()))
+    }
+}
 
-    fn layer(&self, inner: S) -> Signals<S> {
-        Signals { inner, layer: self.clone() }
+impl<C: Clone, S> Layer<S> for SignalsLayer<C> {
+    type Service = Signals<C, S>;
+
+    fn layer(&self, inner: S) -> Signals<C, S> {
+        Signals { inner, of: self.0.clone() }
     }
 }
 
 /// See the module.
 #[derive(Debug, Clone)]
-pub(crate) struct Signals<S> {
+pub(crate) struct Signals<C, S> {
     inner: S,
-    layer: SignalsLayer,
+    of: C,
 }
 
-impl<B, S> Service<Routed<B>> for Signals<S>
+impl<B, S> Service<Routed<B>> for Signals<OfRule, S>
 where
     S: Service<Outgoing<B>, Response = Box<Answered>, Error = Failed>,
 {
     type Response = Response<ResponseBody>;
     type Error = Infallible;
-    type Future = Within<S::Future, Counted, Result<Self::Response, Infallible>>;
+    type Future = Within<S::Future, Exchange, Result<Self::Response, Infallible>>;
 
     always_ready!();
 
     fn call(&mut self, Routed { arrived, prefix }: Routed<B>) -> Self::Future {
-        let SignalsLayer { counters, rule, pool } = &self.layer;
+        let OfRule { counters, rule, pool } = &self.of;
         let peer = pool.identity();
         let tls = if peer.is_empty() { Tls::Plain } else { Tls::Mtls };
         let stats = counters.request(*rule, &arrived.request, arrived.proto(), &peer, tls, arrived.started);
         let exchange = Exchange::begin(stats.clone(), arrived.started, arrived.grpc);
         let Arrived { request, started, grpc, authority, client } = arrived;
-        let outgoing = Outgoing { request, prefix, authority, started, grpc, client, stats, offer: None };
-        Within::inner(self.inner.call(outgoing), Counted(exchange))
+        let of = Outward { prefix };
+        let outgoing = Counted { request, authority, started, grpc, client, stats, offer: None, of };
+        Within::inner(self.inner.call(outgoing), exchange)
     }
 }
 
-/// A request that is counted. Dropped before its end, it counts as cancelled by the client.
-#[derive(Debug)]
-pub(crate) struct Counted(Exchange);
+impl<B, S> Service<Judged<B>> for Signals<OfPort, S>
+where
+    S: Service<Ingoing<B>, Response = Box<Answered>, Error = Failed>,
+{
+    type Response = Response<ResponseBody>;
+    type Error = Infallible;
+    type Future = Within<S::Future, Exchange, Result<Self::Response, Infallible>>;
 
-impl After for Counted {
+    always_ready!();
+
+    fn call(&mut self, judged: Judged<B>) -> Self::Future {
+        let OfPort(visit) = &self.of;
+        let signals = &visit.port.signals;
+        let (permit, Entering { restored, authority }) = match judged {
+            Ok(permitted) => permitted.open(),
+            Err(Refused { proto, started, grpc, why }) => {
+                let exchange = Exchange::begin(signals.denied(proto, visit.tls), started, grpc);
+                return Within::early(exchange.after(Err(why)));
+            }
+        };
+        let proto = restored.proto();
+        let Restored { request, started, grpc, client, way } = restored;
+        let stats = signals.request(None, &request, proto, &visit.peer_name, visit.tls, started);
+        let exchange = Exchange::begin(stats.clone(), started, grpc);
+        let of = Inward { way, permit };
+        let ingoing = Counted { request, authority, started, grpc, client, stats, offer: None, of };
+        Within::inner(self.inner.call(ingoing), exchange)
+    }
+}
+
+/// Dropped before its end, a request counts as cancelled by the client.
+impl After for Exchange {
     type Output = Result<Response<ResponseBody>, Infallible>;
 
-    fn after(self, outcome: Outcome) -> Self::Output {
-        let Self(mut exchange) = self;
+    fn after(mut self, outcome: Outcome) -> Self::Output {
         Ok(match outcome {
-            Ok(answered) => pass_on(*answered, exchange),
+            Ok(answered) => pass_on(*answered, self),
             Err(Failed { reason, detail, .. }) => {
-                exchange.fail(reason);
-                respond::failure(reason, exchange.is_grpc(), detail)
+                self.fail(reason);
+                respond::failure(reason, self.is_grpc(), &detail)
             }
         })
     }
@@ -101,21 +147,20 @@ fn pass_on(answered: Answered, mut exchange: Exchange) -> Response<ResponseBody>
         exchange.hold(charge);
     }
     let (in_flight, lease, permit, told) = match origin {
-        Some(origin) => (Some(origin.in_flight), origin.lease, Some(origin.permit), origin.told),
+        Some(origin) => (origin.in_flight, origin.lease, Some(origin.permit), origin.told),
         None => (None, None, None, None),
     };
     exchange.told(told);
     if let (Some(tunnel), Some(permit)) = (tunnel, permit) {
-        return tunnel.relay(Response::from_parts(parts, ()), permit, exchange, in_flight, pending());
+        return tunnel.relay(Response::from_parts(parts, ()), permit, exchange, in_flight);
     }
     exchange.head(parts.status, in_flight, lease);
     if http_body::Body::is_end_stream(&body) {
         exchange.ended(Some(&parts.headers));
         return Response::from_parts(parts, ResponseBody::Empty);
     }
-    exchange.bound(until);
     let grpc = exchange.is_grpc();
-    match ResponseBody::upstream(body, exchange) {
+    match ResponseBody::upstream(body, exchange, until) {
         Ok(body) => Response::from_parts(parts, body),
         Err(Overloaded) => respond::failure(Reason::Overloaded, grpc, ""),
     }
@@ -124,19 +169,23 @@ fn pass_on(answered: Answered, mut exchange: Exchange) -> Response<ResponseBody>
 #[cfg(test)]
 mod tests {
     use super::{
-        super::test::{Inner, World, address, arrived, failed, real},
+        super::test::{Inner, Visited, World, address, arrived, failed, open_port, real},
         *,
     };
-    use crate::http::{Wire, body::request::RequestBody};
+    use crate::{
+        http::{Wire, body::request::RequestBody},
+        telemetry::Proto,
+    };
     use http::Request;
     use http_body_util::BodyExt;
+    use tokio::time::Instant;
 
     fn asked() -> Routed<RequestBody> {
         let request = Request::get("http://api.shop/items/7").body(RequestBody::Empty).unwrap();
         Routed { arrived: arrived(Wire::Http1, request), prefix: 0 }
     }
 
-    fn layer(world: &World) -> SignalsLayer {
+    fn layer(world: &World) -> SignalsLayer<OfRule> {
         SignalsLayer::of(&world.counters, None, &world.pool)
     }
 
@@ -157,6 +206,29 @@ mod tests {
             assert_eq!(answer.headers()["x-remora-error"], "queue_full");
             assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "remora: queue_full\n");
             assert_eq!((world.counted("requests"), world.failures().as_str()), (1, r#"{"queue_full":1}"#));
+        });
+    }
+
+    #[test]
+    fn what_is_refused_at_the_port_has_one_record_too_in_one_series_of_all() {
+        real(async {
+            let visited = Visited::new(open_port(), false, address(1));
+            let inner = Inner::<Ingoing<RequestBody>>::silent();
+            let mut service = SignalsLayer::of_port(&visited.visit).layer(inner.clone());
+            for _ in 0..2 {
+                let why = Failed::refused(Reason::Denied, "because");
+                let refused = Refused { proto: Proto::Http1, started: Instant::now(), grpc: false, why };
+                let Ok(answer) = service.call(Err(refused)).await;
+                assert_eq!(
+                    (answer.status().as_u16(), &answer.headers()["x-remora-error"]),
+                    (403, &"denied".parse().unwrap())
+                );
+                assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "remora: denied: because\n");
+            }
+            let json = visited.routes.json();
+            let routes = json["routes"].as_array().unwrap();
+            assert_eq!((inner.asked(), routes.len()), (0, 1), "{json}");
+            assert_eq!((&routes[0]["requests"], &routes[0]["failures"]["denied"]), (&2.into(), &2.into()), "{json}");
         });
     }
 

@@ -4,29 +4,47 @@ use super::Outcome;
 use crate::{
     backend::{
         Pool, Zone,
-        endpoint::{AnswerBody, Table},
+        endpoint::{AnswerBody, Table, Upstream},
     },
     config,
+    discover::{self, Plan, Port},
     http::{
         Wire,
         body::request::RequestBody,
-        request::{Answered, Arrived, ClientConnection, Failed, Fate, Origin, Outgoing},
+        request::{
+            Answered, Arrived, ClientConnection, Counted, Failed, Fate, Ingoing, Inward, Origin, Outgoing, Outward, Way,
+        },
+        visit::Visit,
     },
-    policy::{self, To},
+    policy::{self, Act, Peer, To},
     resources::Resources,
+    sim::Proxy,
     telemetry::{Counters, Direction, Proto, Reason, Routes, Tls},
 };
+use bytes::Bytes;
 use http::{Request, Response, StatusCode, request::Builder};
-use remora_model::{Backend, BackendId, BackendSettings, Endpoint, Protocol};
+use http_body_util::Empty;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use remora_api::sync::Resource;
+use remora_model::{
+    Backend, BackendId, BackendRef, BackendRefState, BackendSettings, Endpoint, Inbound, MtlsMode, Outbound, Parent,
+    PathMatch, Protocol, RouteMatch, Rule, SpiffeId, Target, TrustDomain,
+};
 use std::{
     cell::{Cell, RefCell},
+    convert::Infallible,
     net::SocketAddr,
     pin::Pin,
     rc::Rc,
     sync::Arc,
+};
+use tokio::{
+    io::{AsyncWriteExt as _, DuplexStream},
+    sync::oneshot,
+    task::LocalSet,
     time::Instant,
 };
-use tokio::task::LocalSet;
 use tower::Service;
 
 /// A worker with one backend.
@@ -60,7 +78,7 @@ impl World {
         let (resources, doubts) = (Resources::of_tests(config::tests::least()), Rc::new(Cell::new(0)));
         let (table, asked) = (Rc::<Table>::default(), doubts.clone());
         let doubt = Box::new(move || asked.set(asked.get() + 1));
-        let (kept, _) = tokio::sync::oneshot::channel();
+        let (kept, _) = oneshot::channel();
         let pool = Rc::new(Pool::new(id(), (doubt, Zone::default()), (&resources, &table), kept));
         let routes = Routes::new("shop/web-1".into());
         let counters = Counters::new(routes.clone(), Direction::Outbound, "shop/api:80".into(), vec!["rule".into()]);
@@ -95,7 +113,8 @@ impl World {
             Fate::Undelivered(reason) => reason,
             Fate::BrokenOff => Reason::UpstreamReset,
         });
-        let origin = Origin { endpoint, mesh: fate.is_some(), fate, told, in_flight, lease: None, permit };
+        let origin =
+            Origin { endpoint, mesh: fate.is_some(), fate, told, in_flight: Some(in_flight), lease: None, permit };
         Ok(Box::new(Answered { origin: Some(origin), ..*Answered::own(response) }))
     }
 
@@ -104,9 +123,9 @@ impl World {
         let request = request.body(RequestBody::Empty).unwrap();
         let stats = self.counters.request(Some(0), &request, Proto::Http1, &"".into(), Tls::Plain, Instant::now());
         let grpc = crate::http::grpc::is_grpc(request.headers());
-        let (started, client) = (Instant::now(), ClientConnection::new(wire, true));
+        let (started, client) = (Instant::now(), ClientConnection::of_application(wire, true));
         let authority = request.uri().authority().cloned();
-        Outgoing { request, prefix: 0, authority, started, grpc, client, stats, offer: None }
+        Counted { request, authority, started, grpc, client, stats, offer: None, of: Outward { prefix: 0 } }
     }
 
     /// What the one route of the test has counted under `name`.
@@ -120,11 +139,66 @@ impl World {
     }
 }
 
+/// A port that lets everybody in.
+pub(super) fn open_port() -> Inbound {
+    Inbound {
+        port: 80,
+        parent: "shop/api:80".into(),
+        protocol: Protocol::Detect,
+        mtls: MtlsMode::Permissive,
+        rules: Vec::new(),
+        default_deny: false,
+        ending: false,
+        trust_domain: TrustDomain::new("cluster.local").unwrap(),
+    }
+}
+
+/// A pod with one port, as a peer visits it. Its application is at `app`.
+pub(super) struct Visited {
+    pub visit: Rc<Visit>,
+    pub resources: Rc<Resources>,
+    pub routes: Arc<Routes>,
+}
+
+impl Visited {
+    /// By a proxy of the mesh, or by a client outside of it.
+    pub(super) fn new(inbound: Inbound, mesh: bool, app: SocketAddr) -> Self {
+        let resources = Resources::of_tests(config::tests::least());
+        let routes = Routes::new("shop/api-1".into());
+        let port = Port::of_tests(inbound, Rc::new(Counters::inbound(routes.clone(), "shop/api:80".into())));
+        let identity = mesh.then(|| SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/web").unwrap());
+        let endpoint =
+            Endpoint { address: app, identity: None, proxy: None, weight: 1, zone: "".into(), pod: "".into() };
+        let visit = Visit {
+            holder: resources.pod.clone(),
+            port,
+            peer: Peer { identity, address: [10, 0, 0, 9].into() },
+            trust: None,
+            peer_name: "".into(),
+            client_id: None,
+            tls: if mesh { Tls::Mtls } else { Tls::Plain },
+            goodbye: None,
+            app: Upstream::new(&resources, &Rc::<Table>::default(), endpoint, crate::limits::APP_CONNECT_TIMEOUT),
+        };
+        Self { visit: Rc::new(visit), resources, routes }
+    }
+
+    /// A request as it is inside of signals.
+    pub(super) fn ingoing(&self, wire: Wire, mesh: bool, way: Way, request: Builder) -> Ingoing {
+        let permit = self.visit.judge(Act::Bytes).unwrap();
+        let arrived = arrived(wire, request.body(RequestBody::Empty).unwrap());
+        let stats = self.visit.port.signals.bytes(&"".into(), Tls::Plain);
+        let Arrived { request, started, grpc, authority, .. } = arrived;
+        let client = Rc::new(ClientConnection::of_peer(wire, mesh, 1024));
+        Counted { request, authority, started, grpc, client, stats, offer: None, of: Inward { way, permit } }
+    }
+}
+
 /// A request as it is before it has a route.
 pub(super) fn arrived(wire: Wire, request: Request<RequestBody>) -> Arrived<RequestBody> {
     let grpc = crate::http::grpc::is_grpc(request.headers());
     let authority = request.uri().authority().cloned();
-    Arrived { request, started: Instant::now(), grpc, authority, client: ClientConnection::new(wire, true) }
+    Arrived { request, started: Instant::now(), grpc, authority, client: ClientConnection::of_application(wire, true) }
 }
 
 /// A failure for this reason, after which the request may have been delivered.
@@ -198,4 +272,71 @@ pub(super) fn told(outcome: &Outcome) -> String {
         Ok(answered) => answered.response.status().as_u16().to_string(),
         Err(failed) => failed.reason.as_str().to_owned(),
     }
+}
+
+/// A request as the library gives it, of a client that has sent this much over HTTP/1; with the client's end.
+pub(super) async fn incoming(sent: &[u8]) -> (Request<Incoming>, DuplexStream) {
+    let (mut client, server) = tokio::io::duplex(1 << 16);
+    client.write_all(sent).await.unwrap();
+    let (tell, told) = oneshot::channel();
+    let tell = RefCell::new(Some(tell));
+    let service = service_fn(move |request: Request<Incoming>| {
+        if let Some(tell) = tell.take() {
+            drop(tell.send(request));
+        }
+        std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>()
+    });
+    tokio::task::spawn_local(http1::Builder::new().serve_connection(TokioIo::new(server), service));
+    (told.await.unwrap(), client)
+}
+
+/// What discovery says of a target: a Service, with a rule for each of these paths.
+pub(super) fn routed(target: &Target, paths: &[&str]) -> Resource {
+    let matched = |(rule, path): (usize, &&str)| {
+        let path = Some(PathMatch::Prefix((*path).into()));
+        RouteMatch { path, method: None, headers: Vec::new(), query: Vec::new(), rule }
+    };
+    let backends = vec![BackendRef { backend: id(), weight: 1, state: BackendRefState::Valid, filters: Vec::new() }];
+    let rule = |path: &&str| Rule { backends: backends.clone(), ..Rule::closed(format!("rule of {path}").into()) };
+    Resource::Outbound(Outbound {
+        target: target.clone(),
+        parent: Parent::Backend(id()),
+        protocol: Protocol::Detect,
+        matches: paths.iter().enumerate().map(matched).collect(),
+        rules: paths.iter().map(rule).collect(),
+    })
+}
+
+/// What discovery says of the backend.
+pub(super) fn backend(addresses: &[SocketAddr]) -> Resource {
+    let endpoint = |address: &SocketAddr| Endpoint {
+        address: *address,
+        identity: None,
+        proxy: None,
+        weight: 1,
+        zone: "".into(),
+        pod: "".into(),
+    };
+    let endpoints = addresses.iter().map(endpoint).collect();
+    Resource::Backend(Backend { id: id(), protocol: Protocol::Detect, settings: generous(), endpoints })
+}
+
+/// A proxy that is told so.
+pub(super) fn proxy(told: impl IntoIterator<Item = Resource>) -> Proxy {
+    let proxy = Proxy::new(config::tests::least(), None, 7);
+    told.into_iter().for_each(|resource| proxy.control.say(resource));
+    proxy
+}
+
+/// The plan of a target.
+pub(super) async fn plan(proxy: &Proxy, target: &Target) -> Rc<Plan> {
+    match proxy.world.directory.route(target).await.unwrap() {
+        (_, discover::Way::Mesh(plan)) => plan,
+        (_, other) => panic!("{target} is {other:?}"),
+    }
+}
+
+/// The reason that an answer tells.
+pub(super) fn reason<B>(answer: &Response<B>) -> &str {
+    answer.headers().get("x-remora-error").map_or("", |reason| reason.to_str().unwrap())
 }

@@ -7,24 +7,45 @@
 use super::{After, Outcome, Within, always_ready};
 use crate::{
     http::{
-        request::{Answered, Failed, Outgoing},
-        upgrade::{self, End, Offer, Tunnel},
+        request::{Answered, Counted, Failed},
+        upgrade::{self, Asked, End, Offer, Tunnel},
+        visit::Visit,
     },
+    policy::Act,
     resources::Resources,
+    revoke::Revoked,
 };
-use std::rc::Rc;
+use std::{future::pending, pin::Pin, rc::Rc};
 use tower::{Layer, Service};
 
 /// Makes [`Upgrade`].
 #[derive(Debug, Clone)]
 pub(crate) struct UpgradeLayer {
     resources: Rc<Resources>,
+    /// As whom its client was let in, if policy may say otherwise later.
+    visit: Option<Rc<Visit>>,
 }
 
 impl UpgradeLayer {
-    /// Tunnels run in the tasks of `resources`.
+    /// Tunnels run in the tasks of `resources`, until both sides ended.
     pub(crate) fn on(resources: &Rc<Resources>) -> Self {
-        Self { resources: resources.clone() }
+        Self { resources: resources.clone(), visit: None }
+    }
+
+    /// The same, until the peer of `visit` may no longer do what it was let in for.
+    pub(crate) fn revocable(resources: &Rc<Resources>, visit: &Rc<Visit>) -> Self {
+        Self { visit: Some(visit.clone()), ..Self::on(resources) }
+    }
+
+    fn revoked(&self, asked: Asked) -> Pin<Box<dyn Future<Output = Revoked>>> {
+        match self.visit.clone() {
+            None => Box::pin(pending()),
+            Some(visit) => Box::pin(async move {
+                let why = visit.revoked(Act::Request { method: &asked.method, path: &asked.path }).await;
+                why.note(&visit.peer, &visit.port);
+                why
+            }),
+        }
     }
 }
 
@@ -32,7 +53,7 @@ impl<S> Layer<S> for UpgradeLayer {
     type Service = Upgrade<S>;
 
     fn layer(&self, inner: S) -> Upgrade<S> {
-        Upgrade { inner, resources: self.resources.clone() }
+        Upgrade { inner, layer: self.clone() }
     }
 }
 
@@ -40,12 +61,12 @@ impl<S> Layer<S> for UpgradeLayer {
 #[derive(Debug, Clone)]
 pub(crate) struct Upgrade<S> {
     inner: S,
-    resources: Rc<Resources>,
+    layer: UpgradeLayer,
 }
 
-impl<B, S> Service<Outgoing<B>> for Upgrade<S>
+impl<D, B, S> Service<Counted<D, B>> for Upgrade<S>
 where
-    S: Service<Outgoing<B>, Response = Box<Answered>, Error = Failed>,
+    S: Service<Counted<D, B>, Response = Box<Answered>, Error = Failed>,
 {
     type Response = Box<Answered>;
     type Error = Failed;
@@ -53,12 +74,12 @@ where
 
     always_ready!();
 
-    fn call(&mut self, mut outgoing: Outgoing<B>) -> Self::Future {
-        let asks = upgrade::take(&mut outgoing.request).map(|(offer, client)| {
-            outgoing.offer = Some(offer.clone());
-            Box::new(Asks { offer, client, resources: self.resources.clone() })
+    fn call(&mut self, mut counted: Counted<D, B>) -> Self::Future {
+        let asks = upgrade::take(&mut counted.request).map(|(offer, client)| {
+            counted.offer = Some(offer.clone());
+            Box::new(Asks { offer, client, layer: self.layer.clone() })
         });
-        Within::inner(self.inner.call(outgoing), Leaving(asks))
+        Within::inner(self.inner.call(counted), Leaving(asks))
     }
 }
 
@@ -70,7 +91,7 @@ pub(crate) struct Leaving(Option<Box<Asks>>);
 struct Asks {
     offer: Rc<Offer>,
     client: End,
-    resources: Rc<Resources>,
+    layer: UpgradeLayer,
 }
 
 impl After for Leaving {
@@ -79,8 +100,9 @@ impl After for Leaving {
     fn after(self, outcome: Outcome) -> Outcome {
         let mut answered = outcome?;
         if let Some(asks) = self.0.filter(|asks| asks.offer.is_taken(&answered.response)) {
-            let Asks { client, resources, .. } = *asks;
-            answered.tunnel = Some(Box::new(Tunnel::new(client, &mut answered.response, &resources)));
+            let Asks { offer, client, layer } = *asks;
+            let revoked = layer.revoked(offer.asked().clone());
+            answered.tunnel = Some(Box::new(Tunnel::new(client, &mut answered.response, &layer.resources, revoked)));
         }
         Ok(answered)
     }
@@ -89,11 +111,13 @@ impl After for Leaving {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::test::{Inner, World, address, real},
+        super::test::{Inner, Visited, World, address, open_port, paused, real},
         *,
     };
-    use crate::http::Wire;
+    use crate::http::{Wire, request::Outgoing};
+    use futures_util::FutureExt;
     use http::Request;
+    use remora_model::Inbound;
 
     #[test]
     fn only_what_its_server_agreed_to_leaves_http() {
@@ -120,5 +144,20 @@ mod tests {
                 assert_eq!(seen[0].request.headers().contains_key("upgrade"), offers, "h2c is taken off");
             });
         }
+    }
+
+    #[test]
+    fn a_tunnel_lasts_as_long_as_what_let_its_client_in() {
+        paused(async {
+            let visited = Visited::new(open_port(), false, address(1));
+            let asked = || Asked { method: http::Method::GET, path: "/chat".into() };
+            let layer = UpgradeLayer::revocable(&visited.resources, &visited.visit);
+            let mut revoked = layer.revoked(asked());
+            assert!((&mut revoked).now_or_never().is_none());
+            visited.visit.port.says(Inbound { default_deny: true, ..open_port() });
+            assert!(matches!(revoked.await, Revoked::Denied(_)));
+            let out = UpgradeLayer::on(&visited.resources);
+            assert!(out.revoked(asked()).now_or_never().is_none(), "nothing judges what leaves the pod");
+        });
     }
 }
