@@ -1,60 +1,77 @@
-//! From a directory of manifests to snapshots: reads it when something changes, and reports errors.
+//! From a directory of manifests to the hub: reads it when something changes, and reports errors.
 
 use crate::{
-    index::{Mesh, Snapshot},
+    serve::{Applied, Hub},
     source::directory::{DEBOUNCE, Directory, POLL, Refreshed, SourceError, watch},
 };
 use anyhow::Context as _;
 use remora_runtime::{admin, drain};
-use std::{path::Path, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
+use tokio::time::Instant;
 
-/// A look at the manifests, and what they mean if that may have changed.
+/// The condition of readiness.
+pub(crate) const CONDITION: &str = "manifests";
+
+/// A look at the manifests, and what their changes made of the world.
 struct Look {
     directory: Directory,
     found: Refreshed,
-    snapshot: Option<Result<Snapshot, SourceError>>,
+    applied: Option<Result<Applied, SourceError>>,
 }
 
 /// Reading and indexing blocks, on a thread where it delays no stream.
-async fn look(mut directory: Directory, mesh: Mesh, before: Option<Arc<Snapshot>>) -> anyhow::Result<Look> {
+async fn look(
+    mut directory: Directory,
+    only: Option<BTreeSet<PathBuf>>,
+    hub: Hub,
+    first: bool,
+) -> anyhow::Result<Look> {
     let look = move || {
-        let found = directory.refresh();
-        let build = || directory.objects().map(|objects| Snapshot::build(objects, &mesh, before.as_deref()));
-        let snapshot = ((found.changed || before.is_none()) && !found.missing).then(build);
-        Look { directory, found, snapshot }
+        let found = directory.refresh(only);
+        let take = || {
+            let mut applied = hub.apply(directory.changes()?);
+            applied.reports.extend(hub.settle());
+            Ok(applied)
+        };
+        let applied = ((found.changed || first) && !found.missing).then(take);
+        Look { directory, found, applied }
     };
     tokio::task::spawn_blocking(look).await.context("reading the manifests ended badly")
 }
 
-/// Keeps reading the manifests of a directory and publishing what they mean, until the drain.
+/// Keeps reading the manifests of a directory and telling the hub what changed, until the drain.
 pub(crate) async fn directory(
     manifests: &Path,
-    mesh: Mesh,
-    publish: tokio::sync::watch::Sender<Option<Arc<Snapshot>>>,
+    hub: Hub,
     readiness: &admin::Readiness,
     draining: drain::Watch,
 ) -> anyhow::Result<()> {
-    readiness.waiting("manifests", "not read yet");
-    let (_watcher, changed) = watch(manifests);
+    let (_watcher, told) = watch(manifests);
     let mut directory = Directory::new(manifests);
-    let (mut reported, mut refused) = (Vec::new(), String::new());
+    let (mut first, mut refused, mut polled) = (true, String::new(), Instant::now());
     loop {
-        let before = publish.borrow().clone();
-        let first = before.is_none();
-        let look = look(directory, mesh.clone(), before).await?;
+        // Between two polls only what was told of is looked at.
+        let only = told.files().filter(|_| !first && polled.elapsed() < POLL);
+        if only.is_none() {
+            polled = Instant::now();
+        }
+        let look = look(directory, only, hub.clone(), first).await?;
         directory = look.directory;
         tell(&look.found, directory.broken());
-        match look.snapshot {
-            Some(Ok(snapshot)) => {
-                announce(&snapshot, &mut reported);
-                publish.send_replace(Some(Arc::new(snapshot)));
-                readiness.ready("manifests");
+        match look.applied {
+            Some(Ok(applied)) => {
+                announce(&applied);
+                first = false;
+                readiness.ready(CONDITION);
                 refused.clear();
             }
             Some(Err(error)) => {
                 let why = chain(&error);
                 if first {
-                    readiness.waiting("manifests", why.clone());
+                    readiness.waiting(CONDITION, why.clone());
                 }
                 if why != refused {
                     tracing::error!(error = why, "manifests refused");
@@ -62,14 +79,14 @@ pub(crate) async fn directory(
                 }
             }
             None if first && look.found.missing => {
-                readiness.waiting("manifests", format!("cannot list {}", manifests.display()));
+                readiness.waiting(CONDITION, format!("cannot list {}", manifests.display()));
             }
             None => {}
         }
         tokio::select! {
             () = draining.signaled() => return Ok(()),
             // Writers write more than once: what follows closely is read together.
-            () = changed.notified() => tokio::time::sleep(DEBOUNCE).await,
+            () = told.something() => tokio::time::sleep(DEBOUNCE).await,
             () = tokio::time::sleep(POLL) => {}
         }
     }
@@ -85,24 +102,21 @@ fn tell(found: &Refreshed, broken: usize) {
     metrics::gauge!("remora_discovery_broken_files").set(broken as f64);
 }
 
-fn announce(snapshot: &Snapshot, reported: &mut Vec<String>) {
-    let all: Vec<String> = snapshot.reports.iter().chain(&snapshot.unseen).cloned().collect();
-    for report in all.iter().filter(|report| !reported.contains(report)) {
+fn announce(applied: &Applied) {
+    for report in applied.reports.iter().chain(&applied.unseen) {
         tracing::warn!("{report}");
     }
-    *reported = all;
-    count(snapshot);
-    let (services, pods, backends) = snapshot.counts();
-    tracing::info!(services, pods, backends, "new snapshot");
+    count(applied);
+    let (services, pods, backends) = applied.counts;
+    tracing::info!(services, pods, backends, "changes applied");
 }
 
-/// Counts what a snapshot has.
-pub(crate) fn count(snapshot: &Snapshot) {
-    let (services, pods, backends) = snapshot.counts();
+/// Counts what there is.
+pub(crate) fn count(applied: &Applied) {
+    let (services, pods, backends) = applied.counts;
     metrics::gauge!("remora_discovery_services").set(services as f64);
     metrics::gauge!("remora_discovery_pods").set(pods as f64);
     metrics::gauge!("remora_discovery_backends").set(backends as f64);
-    metrics::counter!("remora_discovery_snapshots_total").increment(1);
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

@@ -3,8 +3,8 @@
 use crate::{
     config::Config,
     feed,
-    index::{Mesh, Snapshot},
-    serve::{Service, Snapshots},
+    index::Mesh,
+    serve::{Hub, Service},
     source::kubernetes,
 };
 use anyhow::{Context as _, anyhow};
@@ -33,6 +33,9 @@ pub fn main() -> ExitCode {
 async fn run(config: Config, log: log::Handle) -> anyhow::Result<()> {
     let metrics = admin::install_metrics().map_err(|error| anyhow!(error))?;
     let readiness = admin::Readiness::new();
+    // Before anybody can ask: without a condition it would be ready.
+    let source = if config.manifests.is_some() { feed::CONDITION } else { kubernetes::CONDITION };
+    readiness.waiting(source, "nothing is read yet");
     let (drain, draining) = drain::channel();
     let listener =
         TcpListener::bind(config.admin).await.with_context(|| format!("cannot listen on {}", config.admin))?;
@@ -41,9 +44,10 @@ async fn run(config: Config, log: log::Handle) -> anyhow::Result<()> {
     let until = draining.clone();
     let admin = on_its_own_thread(listener, move |listener| admin::serve(listener, router, until))?;
 
-    let (publish, snapshots) = tokio::sync::watch::channel(None);
-    let mut reading = std::pin::pin!(read(&config, publish, &readiness, draining.clone()));
-    let mut serving = std::pin::pin!(serve(&config, snapshots, &readiness, draining));
+    let hub = Hub::new(mesh(&config)?);
+    let streams = Streams::start()?;
+    let mut reading = std::pin::pin!(read(&config, hub.clone(), &readiness, draining.clone()));
+    let mut serving = std::pin::pin!(streams.run(serve(config.clone(), hub, readiness.clone(), draining)));
     let early = tokio::select! {
         served = &mut serving => Some(served),
         read = &mut reading => Some(read),
@@ -91,42 +95,64 @@ fn on_its_own_thread<F: Future<Output = ()>>(
     Ok(end)
 }
 
+/// The threads of the streams: as many as there are cores, so that TLS and encoding use them all. Reading and indexing, and the
+/// admin server, are elsewhere.
+struct Streams(Option<tokio::runtime::Runtime>);
+
+impl Streams {
+    fn start() -> anyhow::Result<Self> {
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime.thread_name("streams").enable_all().build();
+        Ok(Self(Some(runtime.context("cannot start the threads of the streams")?)))
+    }
+
+    async fn run(&self, serve: impl Future<Output = anyhow::Result<()>> + Send + 'static) -> anyhow::Result<()> {
+        match &self.0 {
+            Some(runtime) => runtime.spawn(serve).await.context("serving ended badly")?,
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Streams {
+    fn drop(&mut self) {
+        // Whoever drops it may be a task, which must not wait.
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
 /// Without the library's words on each attempt of a watch, which `source::kubernetes` tells of once; unless asked for.
 fn quiet(filter: &str) -> String {
     if filter.contains("kube_runtime") { filter.to_owned() } else { format!("{filter},kube_runtime::watcher=off") }
 }
 
-/// Keeps publishing what the objects mean, wherever they come from, until the drain.
-async fn read(
-    config: &Config,
-    publish: tokio::sync::watch::Sender<Option<Arc<Snapshot>>>,
-    readiness: &admin::Readiness,
-    draining: drain::Watch,
-) -> anyhow::Result<()> {
-    let mesh = Mesh {
+fn mesh(config: &Config) -> anyhow::Result<Mesh> {
+    Ok(Mesh {
         trust_domain: config.trust_domain.clone(),
         namespace: config.namespace.clone(),
         cluster_domain: config.cluster_domain.clone(),
         networks: config.networks().map_err(|error| anyhow!(error))?,
-    };
-    if let Some(manifests) = &config.manifests {
-        return feed::directory(manifests, mesh, publish, readiness, draining).await;
-    }
-    let client = kubernetes::client().await?;
-    kubernetes::run(client, mesh, config.pod.clone(), publish, readiness.clone(), draining).await
+    })
 }
 
-async fn serve(
-    config: &Config,
-    snapshots: Snapshots,
-    readiness: &admin::Readiness,
-    draining: drain::Watch,
-) -> anyhow::Result<()> {
+/// Keeps telling the hub what changed, wherever objects come from, until the drain.
+async fn read(config: &Config, hub: Hub, readiness: &admin::Readiness, draining: drain::Watch) -> anyhow::Result<()> {
+    if let Some(manifests) = &config.manifests {
+        return feed::directory(manifests, hub, readiness, draining).await;
+    }
+    let client = kubernetes::client().await?;
+    let (namespace, pod) = (config.namespace.clone(), config.pod.clone());
+    kubernetes::run(client, hub, namespace, pod, readiness.clone(), draining).await
+}
+
+async fn serve(config: Config, hub: Hub, readiness: admin::Readiness, draining: drain::Watch) -> anyhow::Result<()> {
     let mut server = Server::builder()
         .http2_keepalive_interval(Some(grpc::KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(grpc::KEEP_ALIVE_TIMEOUT))
         .max_concurrent_streams(STREAMS_MAX);
-    let service = Service::new(snapshots, draining.clone());
+    let service = Service::new(hub, draining.clone());
     if let Some(address) = config.insecure_listen {
         let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
         tracing::warn!(listen = %listener.local_addr()?, "serves plaintext to any client; for tests only");
@@ -158,7 +184,7 @@ async fn serve(
     let service = service.into_server();
     let served = tokio::select! {
         served = server.add_service(service).serve_with_incoming_shutdown(incoming, draining.signaled()) => served,
-        () = certify::report(readiness, reported) => return Err(anyhow!("the certificate client ended")),
+        () = certify::report(&readiness, reported) => return Err(anyhow!("the certificate client ended")),
     };
     certifier.abort();
     drop(certifier.await);

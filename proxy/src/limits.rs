@@ -350,6 +350,13 @@ pub(crate) const DISCOVERY_BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// The longest wait while a connection waits for discovery's answer, which is below [`DISCOVERY_WAIT`].
 pub(crate) const DISCOVERY_BACKOFF_WANTED: Duration = Duration::from_secs(1);
 
+/// Messages handed to the connection to discovery and not sent yet.
+pub(crate) const DISCOVERY_QUEUE_MAX: usize = 256;
+/// Messages to discovery that wait; with more, workers' wishes wait too. Acks may exceed it: they are as many as updates.
+pub(crate) const OUTBOX_MAX: usize = 4096;
+/// The largest update: a backend with the most endpoints there may be, with long names.
+pub(crate) const UPDATE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
 /// A stream to discovery that lasted so long was not a failure.
 pub(crate) const DISCOVERY_STEADY: Duration = Duration::from_secs(2);
 

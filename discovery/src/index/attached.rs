@@ -5,9 +5,10 @@
 //! rules. A regular expression, whose place the specification leaves open, comes between exact paths and prefixes.
 //! Host names come nowhere: on a Service they mean nothing (GEP-1426).
 
+use super::ObjectId;
 use crate::objects::{Metadata, routes::GrpcMatch};
 use remora_model::{PathMatch, RouteMatch, Rule};
-use std::cmp::Reverse;
+use std::{cmp::Reverse, collections::BTreeSet};
 
 /// Smaller comes first.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,8 +68,16 @@ impl Kind {
     }
 }
 
+/// What is attached to one Service port.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Ruled {
+    pub(super) attached: Vec<Attached>,
+    /// Routes for which there was no room beside older ones; for the clients of their own namespace alone, or not.
+    pub(super) refused: BTreeSet<(ObjectId, bool)>,
+}
+
 /// One rule of a route, on one Service port.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Attached {
     pub(super) kind: Kind,
     /// Of its part of a message.

@@ -4,34 +4,21 @@
 //! and still serve.
 
 use super::{
-    Key, Snapshot, Versioned, backend_id, is_external,
+    Key, backend_id,
+    derived::Served,
+    facts::Facts,
+    is_external,
     pods::{is_tcp, serving},
-    report,
-    settings::Settings,
-    values,
+    report, values,
 };
-use crate::objects::{
-    Metadata, Object,
-    core::{EndpointSlice, IntOrName, OPAQUE_PORTS, Pod, SERVICE_NAME, Service, ServicePort, SliceEndpoint},
-    policy::BackendPolicy,
-};
+use crate::objects::core::{EndpointSlice, IntOrName, Pod, Service, ServicePort, SliceEndpoint};
 use remora_api::convert::{ENDPOINTS_MAX, check};
-use remora_model::{Backend, BackendId, Endpoint, Protocol, ports};
+use remora_model::{Backend, BackendId, Endpoint, Protocol};
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
-
-/// What is found of Services.
-#[derive(Default)]
-struct Found {
-    backends: BTreeMap<BackendId, Versioned>,
-    served: HashMap<IpAddr, BTreeMap<u16, Vec<BackendId>>>,
-    selecting: HashMap<Key, Vec<(u16, BackendId)>>,
-    named: HashMap<(Key, String), IpAddr>,
-    reports: Vec<String>,
-    unseen: Vec<String>,
-}
 
 /// An address of a Service port, ready or not.
 struct Candidate<'a> {
@@ -43,53 +30,68 @@ struct Candidate<'a> {
     lingering: bool,
 }
 
-impl Snapshot {
-    pub(super) fn index_backends(&mut self, objects: &[Object], before: Option<&Self>) {
-        let mut slices: BTreeMap<Key, Vec<&EndpointSlice>> = BTreeMap::new();
-        let mut policies: Vec<&BackendPolicy> = Vec::new();
-        for object in objects {
-            match object {
-                Object::EndpointSlice(slice) => {
-                    if let Some(service) = slice.metadata.labels.get(SERVICE_NAME) {
-                        slices.entry((slice.metadata.namespace.clone(), service.clone())).or_default().push(slice);
-                    }
-                }
-                Object::BackendPolicy(policy) => policies.push(policy),
-                _ => {}
+impl Facts {
+    /// Of the Service `key`, if there is one.
+    pub(super) fn serve(&self, key: &Key) -> Served {
+        let mut found = Served::default();
+        let Some(service) = self.services.get(key).filter(|service| !is_external(service)) else { return found };
+        let mut settings = self.settings(key);
+        settings.session_affinity = service.spec.session_affinity.as_deref() == Some("ClientIP");
+        let slices: Vec<&EndpointSlice> =
+            self.slices_of.get(key).filter_map(|slice| self.slices.get(slice)).map(|slice| &**slice).collect();
+        let selected: Vec<&Pod> =
+            self.selected.get(key).filter_map(|pod| self.pods.get(pod)).map(|pod| &**pod).collect();
+        found.named.extend(names(&slices, &selected).map(|(name, ip)| ((key.clone(), name), ip)));
+        for port in service.spec.ports.iter().filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP") {
+            let id = backend_id(key, port.port);
+            let endpoints = self.endpoints(service, port, (&slices, &selected), &id, &mut found);
+            let opaque = self.opaque(&service.metadata, port.port);
+            let said = values::protocol(port.app_protocol.as_deref());
+            let protocol = if opaque { Protocol::Opaque } else { said };
+            let backend = Backend { id: id.clone(), protocol, settings: settings.clone(), endpoints };
+            if let Err(error) = check::backend(&backend) {
+                let problem = format!("port {}: {error}; it is left out", port.port);
+                found.reports.push(report(&service.metadata, "Service", problem));
+                continue;
             }
+            found.backends.insert(id, Arc::new(backend));
         }
-        let settings = Settings::new(&policies);
-        self.judge_backend_policies(&policies, &settings);
-        let selected = self.selected();
-        let mut found = Found::default();
-        for (key, service) in self.services.iter().filter(|(_, service)| !is_external(service)) {
-            let mut settings = settings.of(key);
-            settings.session_affinity = service.spec.session_affinity.as_deref() == Some("ClientIP");
-            let own = slices.get(key).map_or(&[][..], Vec::as_slice);
-            let selected = selected.get(key).map_or(&[][..], Vec::as_slice);
-            found.named.extend(names(own, selected).map(|(name, ip)| ((key.clone(), name), ip)));
-            for port in service.spec.ports.iter().filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP") {
-                let id = backend_id(key, port.port);
-                let endpoints = self.endpoints(service, port, (own, selected), &id, &mut found);
-                let opaque = self.opaque(&service.metadata, port.port);
-                let said = values::protocol(port.app_protocol.as_deref());
-                let protocol = if opaque { Protocol::Opaque } else { said };
-                let backend = Backend { id: id.clone(), protocol, settings: settings.clone(), endpoints };
-                if let Err(error) = check::backend(&backend) {
-                    let problem = format!("port {}: {error}; it is left out", port.port);
-                    found.reports.push(report(&service.metadata, "Service", problem));
-                    continue;
-                }
-                let known = before.and_then(|before| before.backends.get(&id));
-                let known = known.filter(|known| *known.backend == backend).cloned();
-                found.backends.insert(id, known.unwrap_or_else(|| Versioned::new(backend)));
-            }
+        found.unseen.dedup();
+        found
+    }
+
+    /// Makes what a Service leads to known, in place of what it led to before. Which endpoints are newly left out.
+    pub(super) fn take_served(&mut self, key: &Key, mut now: Served) -> Vec<String> {
+        let before = self.led.remove(key).unwrap_or_default();
+        for id in before.backends.keys().filter(|id| !now.backends.contains_key(*id)) {
+            self.backends.put(id.clone(), None);
+            self.ports.put(id.clone(), None);
         }
-        let Found { backends, mut reports, mut unseen, served, selecting, named } = found;
-        (self.backends, self.served, self.selecting, self.named) = (backends, served, selecting, named);
-        self.reports.append(&mut reports);
-        unseen.dedup();
-        self.unseen = unseen;
+        for (id, backend) in &now.backends {
+            self.ports.put(id.clone(), Some(backend.protocol));
+            self.backends.put(id.clone(), Some(Arc::clone(backend)));
+        }
+        self.served.replace(&before.served, &now.served);
+        self.selecting.replace(&before.selecting, &now.selecting);
+        for name in before.named.keys().filter(|name| !now.named.contains_key(*name)) {
+            self.named.put(name.clone(), None);
+        }
+        for (name, ip) in &now.named {
+            self.named.put(name.clone(), Some(*ip));
+        }
+        let unseen = now.unseen.iter().filter(|line| !before.unseen.contains(line)).cloned().collect();
+        now.reports = Vec::new();
+        if now != Served::default() {
+            self.led.insert(key.clone(), now);
+        }
+        unseen
+    }
+
+    /// Endpoints that are left out until their pod is known. In a cluster that passes by itself.
+    pub(super) fn unseen(&self) -> Vec<String> {
+        let mut all: Vec<String> = self.led.values().flat_map(|led| &led.unseen).cloned().collect();
+        all.dedup();
+        all
     }
 
     /// The endpoints of a Service's port that take traffic, from its slices, else from the pods that it selects.
@@ -99,14 +101,14 @@ impl Snapshot {
         port: &ServicePort,
         (slices, selected): (&[&EndpointSlice], &[&Pod]),
         id: &BackendId,
-        found: &mut Found,
+        found: &mut Served,
     ) -> Vec<Endpoint> {
         let mut named = false;
         for pod in selected {
             let Some(number) = target_port(pod, port) else { continue };
             named = true;
-            let ids = found.selecting.entry((pod.metadata.namespace.clone(), pod.metadata.name.clone())).or_default();
-            ids.push((number, id.clone()));
+            let pod = (pod.metadata.namespace.clone(), pod.metadata.name.clone());
+            found.selecting.insert((pod, (number, id.clone())));
         }
         if !named && !selected.is_empty() && slices.is_empty() {
             let problem = format!("port {}: no pod has a port named {:?}", port.port, port.target_port);
@@ -117,13 +119,8 @@ impl Snapshot {
         } else {
             slices.iter().flat_map(|slice| self.of_slice(slice, port, &mut found.unseen)).collect()
         };
-        for candidate in &candidates {
-            let at = found.served.entry(candidate.address.ip()).or_default();
-            let ids = at.entry(candidate.address.port()).or_default();
-            if !ids.contains(id) {
-                ids.push(id.clone());
-            }
-        }
+        let served = |candidate: &Candidate<'_>| (candidate.address.ip(), (candidate.address.port(), id.clone()));
+        found.served.extend(candidates.iter().map(served));
         one_address_each(&mut candidates, service);
         let mut endpoints = self.in_use(&candidates);
         if endpoints.len() > ENDPOINTS_MAX {
@@ -133,38 +130,6 @@ impl Snapshot {
             endpoints.truncate(ENDPOINTS_MAX);
         }
         endpoints
-    }
-
-    /// Tells of an annotation of opaque ports that cannot be read, and so makes none opaque.
-    pub(super) fn judge_opaque_ports(&mut self, kind: &str, meta: &Metadata) {
-        if let Some(Err(error)) = meta.annotations.get(OPAQUE_PORTS).map(|list| ports::read(list)) {
-            let problem = format!("metadata.annotations: {OPAQUE_PORTS}: {error}; no port is opaque by it");
-            self.reports.push(report(meta, kind, problem));
-        }
-    }
-
-    /// The pods that each Service selects. Services are found by the first label that they select by, so that a pod is
-    /// held against few of them.
-    fn selected(&self) -> HashMap<&Key, Vec<&Pod>> {
-        /// Namespace, name of the label, its value.
-        type Label<'a> = (&'a str, &'a str, &'a str);
-        let mut by_label: HashMap<Label<'_>, Vec<(&Key, &Service)>> = HashMap::new();
-        for (key, service) in &self.services {
-            if let Some((label, value)) = service.spec.selector.first_key_value() {
-                by_label.entry((&key.0, label, value)).or_default().push((key, service));
-            }
-        }
-        let mut selected: HashMap<&Key, Vec<&Pod>> = HashMap::new();
-        for ((namespace, _), pod) in &self.pods {
-            let labels = &pod.metadata.labels;
-            let services = labels.iter().filter_map(|(label, value)| by_label.get(&(&**namespace, &**label, &**value)));
-            for (key, service) in services.flatten() {
-                if service.spec.selector.iter().all(|(k, v)| labels.get(k) == Some(v)) {
-                    selected.entry(key).or_default().push(pod);
-                }
-            }
-        }
-        selected
     }
 
     fn of_slice<'a>(

@@ -3,32 +3,34 @@
 //! Discovery sends nothing while a pod has no address: Services may target the pod by address alone, and then it is unknown
 //! which of their policies hold. Until then the proxy accepts nothing.
 
-use super::{Key, Snapshot, policies::Authorization, values};
-use crate::objects::{
-    core::Pod,
-    policy::{PolicyTarget, Selector, TargetKind},
+use super::{
+    Key,
+    derived::{Authorization, Place, Read},
+    facts::Facts,
+    values,
 };
+use crate::objects::{core::Pod, policy::Selector};
 use remora_api::convert::LIST_MAX;
 use remora_model::{Action, AuthorizationRule, BackendId, Inbound, InboundDefault, MtlsMode, Protocol};
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 /// Ports of one pod that have a resource of their own: each costs its proxy a subscription.
 pub(super) const DECLARED_MAX: usize = 512;
 
-impl Snapshot {
+impl Facts {
     /// What a proxy must know of `port` of its pod. `None` while the pod is unknown, or has no address.
-    pub fn inbound(&self, namespace: &str, pod: &str, port: u16) -> Option<Inbound> {
+    pub(crate) fn inbound(&self, namespace: &str, pod: &str, port: u16) -> Option<Inbound> {
         let (key, pod) = self.workload(namespace, pod)?;
-        Some(self.inbound_at(key, pod, port))
+        Some(self.inbound_at(&key, pod, port))
     }
 
     /// The policy of all undeclared ports of a pod, and the list of the declared ones. `None` like
     /// [`Self::inbound`].
-    pub fn inbound_default(&self, namespace: &str, pod: &str) -> Option<InboundDefault> {
+    pub(crate) fn inbound_default(&self, namespace: &str, pod: &str) -> Option<InboundDefault> {
         let (key, pod) = self.workload(namespace, pod)?;
-        let mut inbound = self.inbound_at(key, pod, 0);
+        let mut inbound = self.inbound_at(&key, pod, 0);
         inbound.parent = format!("{}/{}:other", key.0, key.1).into();
-        let (declared, left_out) = self.declared(key, pod);
+        let (declared, left_out) = self.declared(&key, pod);
         match left_out {
             // Whatever holds for those that have no place may not be missed.
             LeftOut::Served => inbound.rules = vec![AuthorizationRule::deny_everything("too many ports".into())],
@@ -38,26 +40,29 @@ impl Snapshot {
         Some(InboundDefault { inbound, declared })
     }
 
-    fn workload(&self, namespace: &str, pod: &str) -> Option<(&Key, &Arc<Pod>)> {
-        let workload = self.pods.get_key_value(&(namespace.to_owned(), pod.to_owned()))?;
-        (!values::pod_ips(workload.1).is_empty()).then_some(workload)
+    fn workload(&self, namespace: &str, pod: &str) -> Option<(Key, &Arc<Pod>)> {
+        let key = (namespace.to_owned(), pod.to_owned());
+        let pod = self.pods.get(&key)?;
+        (!values::pod_ips(pod).is_empty()).then_some((key, pod))
     }
 
     fn inbound_at(&self, key: &Key, pod: &Pod, port: u16) -> Inbound {
         let ids = self.served_by(pod, port);
-        let selected = |targets: &[PolicyTarget]| names(targets, &key.1, &ids);
         let (mut rules, mut default_deny) = (Vec::new(), false);
-        let policies = self.authorization.get(&key.0).map_or(&[][..], Vec::as_slice);
-        for policy in policies.iter().filter(|policy| policy.selects(pod, &selected)) {
-            default_deny |= policy.allows;
-            rules.extend(policy.rules.iter().cloned());
+        for read in self.policies_for(key, &ids) {
+            if let Read::Authorization(policy) = &*read
+                && policy.selects(pod)
+            {
+                default_deny |= policy.allows;
+                rules.extend(policy.rules.iter().cloned());
+            }
         }
         let parent = ids.first().map_or_else(|| format!("{}/{}:{port}", key.0, key.1), ToString::to_string);
         Inbound {
             port,
             parent: parent.into(),
             protocol: self.protocol_at(pod, port),
-            mtls: self.mtls(key, &selected),
+            mtls: self.mtls(key, &ids),
             rules: bounded(rules),
             default_deny,
             ending: pod.metadata.deletion_timestamp.is_some(),
@@ -65,33 +70,42 @@ impl Snapshot {
         }
     }
 
+    /// The policies whose targets name a pod, the Services of a port of it, or its namespace: in the order of their names.
+    fn policies_for(&self, key: &Key, ids: &[&BackendId]) -> Vec<Arc<Read>> {
+        let services = ids.iter().map(|id| Place::Service((key.0.clone(), id.name.to_string())));
+        let places = services.chain([Place::Pod(key.clone()), Place::Namespace(key.0.clone())]);
+        let all: BTreeSet<_> = places.flat_map(|place| self.policies_on.get(&place).collect::<Vec<_>>()).collect();
+        all.into_iter().filter_map(|id| self.read_policies.get(id)).cloned().collect()
+    }
+
     /// The most specific policy wins: workload, namespace, mesh; of equals, the strict one.
-    pub(super) fn mtls(&self, key: &Key, selected: &dyn Fn(&[PolicyTarget]) -> bool) -> MtlsMode {
-        let level = |policy: &super::policies::MeshTls| {
-            let (own, targets) = (policy.namespace == key.0, &policy.targets);
-            match (own, targets.is_empty()) {
-                (true, false) if selected(targets) => Some(3),
-                (true, true) => Some(2),
-                (false, true) if policy.namespace == self.mesh.namespace => Some(1),
-                _ => None,
-            }
+    pub(super) fn mtls(&self, key: &Key, ids: &[&BackendId]) -> MtlsMode {
+        let strict = |place: &Place| {
+            let all = self.policies_on.get(place).filter_map(|id| self.read_policies.get(id));
+            let modes = all.filter_map(|read| match &**read {
+                Read::MeshTls { strict } => Some(*strict),
+                Read::Authorization(_) => None,
+            });
+            modes.max()
         };
-        let ranked = self.mesh_tls.iter().filter_map(|policy| Some((level(policy)?, policy.strict)));
-        match ranked.max() {
-            Some((_, true)) => MtlsMode::Strict,
-            _ => MtlsMode::Permissive,
+        let services = ids.iter().map(|id| Place::Service((key.0.clone(), id.name.to_string())));
+        let workload = services.chain([Place::Pod(key.clone())]).filter_map(|place| strict(&place)).max();
+        let wider = || strict(&Place::Namespace(key.0.clone())).or_else(|| strict(&Place::Mesh));
+        match workload.or_else(wider) {
+            Some(true) => MtlsMode::Strict,
+            Some(false) | None => MtlsMode::Permissive,
         }
     }
 
     /// The ports of a pod that have a resource of their own, in order: those that Services lead to, those of its
     /// containers, those that annotations make opaque; and whether [`DECLARED_MAX`] left some out.
     pub(super) fn declared(&self, key: &Key, pod: &Pod) -> (Vec<u16>, LeftOut) {
-        let mut ports: Vec<u16> = self.selecting.get(key).into_iter().flatten().map(|(port, _)| *port).collect();
+        let mut ports: Vec<u16> = self.selecting.get(key).map(|(port, _)| *port).collect();
         for ip in values::pod_ips(pod) {
-            ports.extend(self.served.get(&ip).into_iter().flat_map(|ports| ports.keys()));
+            ports.extend(self.served.get(&ip).map(|(port, _)| *port));
         }
         let mut left_out = LeftOut::Nothing;
-        let mut seen = std::collections::BTreeSet::new();
+        let mut seen = BTreeSet::new();
         ports.sort_unstable();
         for port in ports {
             if !seen.contains(&port) && seen.len() == DECLARED_MAX {
@@ -122,21 +136,12 @@ pub(super) enum LeftOut {
     Served,
 }
 
-/// Whether targets name the pod, or a Service among `ids`.
-pub(super) fn names(targets: &[PolicyTarget], pod: &str, ids: &[&BackendId]) -> bool {
-    targets.iter().any(|target| match target.kind {
-        TargetKind::Pod => target.name == pod,
-        TargetKind::Service => ids.iter().any(|id| *id.name == *target.name),
-    })
-}
-
 impl Authorization {
-    /// Whether it holds for a pod of its own namespace. `selected` says it of targets.
-    pub(super) fn selects(&self, pod: &Pod, selected: &dyn Fn(&[PolicyTarget]) -> bool) -> bool {
+    /// Whether it holds for a pod that its targets name.
+    pub(super) fn selects(&self, pod: &Pod) -> bool {
         let labels =
             |selector: &Selector| selector.match_labels.iter().all(|(k, v)| pod.metadata.labels.get(k) == Some(v));
-        let targets = self.targets.is_empty() || selected(&self.targets);
-        targets && self.selector.as_ref().is_none_or(labels)
+        self.selector.as_ref().is_none_or(labels)
     }
 }
 

@@ -1,14 +1,28 @@
 //! Objects to resources: the configuration of a target, a backend, an inbound port.
 //!
-//! In: all objects. Out: a [`Snapshot`] that answers by name. Pure: no IO, no clock. An object that makes no sense is
-//! reported and does the least harm: a broken rule answers 500, a broken policy denies, a pod whose identity cannot be
-//! told is no endpoint.
+//! In: changes of objects, and what proxies ask for. Out: what became another of that. Pure: no IO, no clock. An object that
+//! makes no sense is reported and does the least harm: a broken rule answers 500, a broken policy denies, a pod whose identity
+//! cannot be told is no endpoint.
+//!
+//! ```text
+//!  Change ─► given ─► facts ◄──── cells: Service, Route, Rules, Policy ─► facts ─► cells: Asked ─► Answer
+//!                    (tables)     each run notes which facts it read, and runs again when one of them is another
+//! ```
+//!
+//! A change costs what it touches, for everything that is derived is a cell of the [`graph`], and its dependencies are the
+//! facts that it did read ([`tables`]). There is one answer for one set of objects, in whatever order they came: `tests/orders`
+//! compares.
 
+mod answers;
 mod attached;
 mod backends;
+mod derived;
+mod facts;
 mod fields;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod given;
+mod graph;
 mod inbound;
 mod matches;
 mod networks;
@@ -20,28 +34,29 @@ mod schema;
 mod settings;
 mod sort;
 pub mod status;
+mod tables;
 mod targets;
 mod values;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
+
+pub use answers::{Answer, Asked, Own};
+pub use given::Change;
+pub use pods::Proof;
 
 use crate::objects::{
-    Metadata, Object,
-    core::{OPAQUE_PORTS, Pod, Service, ZONE},
+    Kind as _, Metadata, Object, Origin,
+    core::Service,
+    policy::{AuthorizationPolicy, BackendPolicy, MeshTlsPolicy},
 };
-use attached::Attached;
+use facts::Facts;
+use given::Taking;
+use graph::Graph;
 use ipnet::IpNet;
-use networks::Networks;
-use pods::Membership;
-pub use pods::Proof;
-use policies::{Authorization, MeshTls};
-use remora_model::{Backend, BackendId, TrustDomain};
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    net::IpAddr,
-    sync::{Arc, OnceLock},
-};
+use remora_model::{BackendId, TrustDomain};
+use std::{collections::BTreeMap, sync::Arc};
+use tables::reading;
 
 /// Namespace and name.
 pub type Key = (String, String);
@@ -73,181 +88,262 @@ impl Default for Mesh {
 /// The domain of a cluster that says nothing else, and the trust domain after it.
 pub const CLUSTER_DOMAIN: &str = "cluster.local";
 
-/// A backend with its version, which is computed once for all proxies that are sent it.
-#[derive(Debug, Clone)]
-pub struct Versioned {
-    pub backend: Arc<Backend>,
-    version: Arc<OnceLock<u64>>,
+/// An object by name; a policy by where it stands as well, for each is kept that is given: what any of them forbids is
+/// forbidden.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct ObjectId {
+    kind: &'static str,
+    key: Key,
+    copy: Origin,
 }
 
-impl Versioned {
-    fn new(backend: Backend) -> Self {
-        Self { backend: Arc::new(backend), version: Arc::default() }
+impl ObjectId {
+    fn new(kind: &'static str, key: Key) -> Self {
+        Self { kind, key, copy: Origin::default() }
     }
 
-    /// The version; computed by `digest` at the first call.
-    pub fn version(&self, digest: impl FnOnce(&Backend) -> u64) -> u64 {
-        *self.version.get_or_init(|| digest(&self.backend))
+    fn of(object: &Object) -> Self {
+        let meta = object.metadata();
+        let id = Self::new(object.kind(), (meta.namespace.clone(), meta.name.clone()));
+        if object.restricts() { Self { copy: meta.origin.clone(), ..id } } else { id }
+    }
+
+    /// Whether objects of a kind are policies of access.
+    fn is_policy(kind: &str) -> bool {
+        matches!(kind, AuthorizationPolicy::KIND | MeshTlsPolicy::KIND)
     }
 }
 
-/// Everything that was read, ready to answer.
+/// Everything that is derived, in the order in which it is: a cell reads nothing that is written by one after it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Cell {
+    /// The cluster's ranges.
+    Networks,
+    /// What a Service leads to: its backends.
+    Service(Key),
+    /// A route, read.
+    Route(ObjectId),
+    /// The routes of a Service port.
+    Rules(BackendId),
+    /// A policy, read.
+    Policy(ObjectId),
+    /// What somebody asked for.
+    Asked(Asked),
+    // From here on: what is to be said to people, which waits until somebody wants to know.
+    Status(ObjectId),
+    PoliciesOf(String),
+    /// Never runs: reports of an object alone are kept under this name.
+    Given(ObjectId),
+}
+
+impl Cell {
+    fn waits(&self) -> bool {
+        matches!(self, Self::Status(_) | Self::PoliciesOf(_) | Self::Given(_))
+    }
+}
+
+/// Everything that is known, and what follows from it.
 #[derive(Debug)]
-pub struct Snapshot {
-    mesh: Mesh,
-    /// The opaque ports of a namespace's pods and Services that name none themselves.
-    opaque: BTreeMap<String, String>,
-    /// The zones of nodes.
-    zones: BTreeMap<String, String>,
-    services: BTreeMap<Key, Arc<Service>>,
-    pods: BTreeMap<Key, Arc<Pod>>,
-    membership: BTreeMap<Key, Membership>,
-    service_by_ip: HashMap<IpAddr, Key>,
-    /// Pods with an address of their own.
-    pod_by_ip: HashMap<IpAddr, Key>,
-    /// Endpoints of headless Services by their own name: (service, pod or host name).
-    named: HashMap<(Key, String), IpAddr>,
-    /// Addresses of nodes, by the pods in their networks.
-    node_ips: HashSet<IpAddr>,
-    networks: Networks,
-    backends: BTreeMap<BackendId, Versioned>,
-    /// Which backends a port of an address serves, or will once it is ready: policies hold for a pod that is not, too.
-    served: HashMap<IpAddr, BTreeMap<u16, Vec<BackendId>>>,
-    /// Which Services' ports select which port of a pod, whether it has an address or not.
-    selecting: HashMap<Key, Vec<(u16, BackendId)>>,
-    routes: HashMap<BackendId, Vec<Attached>>,
-    /// By namespace.
-    authorization: HashMap<String, Vec<Authorization>>,
-    mesh_tls: Vec<MeshTls>,
-    /// What made no sense, for the log.
-    pub reports: Vec<String>,
-    /// Endpoints that are left out until their pod is known. In a cluster that passes by itself.
-    pub unseen: Vec<String>,
-    /// What the statuses of routes and policies should say.
-    pub statuses: Vec<status::ObjectStatus>,
+pub struct World {
+    facts: Facts,
+    graph: Graph<Cell>,
+    /// What makes no sense, by who found it.
+    said: BTreeMap<Cell, Vec<String>>,
+    statuses: BTreeMap<ObjectId, Arc<status::ObjectStatus>>,
+    /// Whether any is another than when this was asked last.
+    statuses_changed: bool,
+    news: News,
 }
 
-impl Snapshot {
-    /// Builds all resources. Unchanged resources are shared with `before` (the same `Arc`), so that a pointer
-    /// comparison shows that a proxy is up to date.
-    pub fn build(objects: Vec<Object>, mesh: &Mesh, before: Option<&Self>) -> Self {
-        let mut snapshot = Self::empty(mesh.clone());
-        let (mut rest, mut authorization, mut mesh_tls) = (Vec::new(), Vec::new(), Vec::new());
-        for object in snapshot.once_each(objects) {
-            let key = || (object.metadata().namespace.clone(), object.metadata().name.clone());
-            match &object {
-                Object::Namespace(namespace) => {
-                    snapshot.judge_opaque_ports(object.kind(), &namespace.metadata);
-                    let ports = namespace.metadata.annotations.get(OPAQUE_PORTS).cloned();
-                    snapshot.opaque.extend(ports.map(|ports| (namespace.metadata.name.clone(), ports)));
-                }
-                Object::Node(node) => {
-                    let zone = node.metadata.labels.get(ZONE).cloned();
-                    snapshot.zones.extend(zone.map(|zone| (node.metadata.name.clone(), zone)));
-                    rest.push(object);
-                }
-                Object::Pod(pod) => {
-                    snapshot.judge_opaque_ports(object.kind(), &pod.metadata);
-                    snapshot.pods.insert(key(), Arc::clone(pod));
-                }
-                Object::Service(service) => {
-                    snapshot.judge_opaque_ports(object.kind(), &service.metadata);
-                    snapshot.services.insert(key(), Arc::clone(service));
-                }
-                Object::AuthorizationPolicy(policy) => authorization.push(Arc::clone(policy)),
-                Object::MeshTlsPolicy(policy) => mesh_tls.push(Arc::clone(policy)),
-                _ => rest.push(object),
-            }
-        }
-        snapshot.index_pods();
-        snapshot.index_services();
-        let known = snapshot.service_by_ip.keys().chain(snapshot.pod_by_ip.keys());
-        snapshot.networks = Networks::of(&rest, mesh, known, &mut snapshot.reports);
-        snapshot.index_backends(&rest, before);
-        snapshot.index_routes(&rest);
-        snapshot.index_policies(&authorization, &mesh_tls);
-        snapshot
+/// Reports that are new, and of these those of endpoints whose pods are not known yet.
+type News = (Vec<String>, Vec<String>);
+
+impl World {
+    /// Without any object.
+    pub fn new(mesh: Mesh) -> Self {
+        let (facts, mut graph) = (Facts::new(mesh), Graph::new());
+        graph.wake(Cell::Networks);
+        let (said, statuses) = (BTreeMap::new(), BTreeMap::new());
+        Self { facts, graph, said, statuses, statuses_changed: false, news: News::default() }
     }
 
-    fn empty(mesh: Mesh) -> Self {
-        Self {
-            mesh,
-            opaque: BTreeMap::new(),
-            zones: BTreeMap::new(),
-            services: BTreeMap::new(),
-            pods: BTreeMap::new(),
-            membership: BTreeMap::new(),
-            service_by_ip: HashMap::new(),
-            pod_by_ip: HashMap::new(),
-            named: HashMap::new(),
-            node_ips: HashSet::new(),
-            networks: Networks::default(),
-            backends: BTreeMap::new(),
-            served: HashMap::new(),
-            selecting: HashMap::new(),
-            routes: HashMap::new(),
-            authorization: HashMap::new(),
-            mesh_tls: Vec::new(),
-            reports: Vec::new(),
-            unseen: Vec::new(),
-            statuses: Vec::new(),
+    /// Takes changes, all at once. Tells what may be another of that which was asked for.
+    pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>, tell: &mut dyn FnMut(&Asked, Answer)) {
+        for change in changes {
+            let Self { facts, graph, .. } = self;
+            let (id, told) = Taking { facts, graph }.take(change);
+            self.say(Cell::Given(id), told);
+        }
+        self.run(Cell::waits, tell);
+    }
+
+    /// Answers, and tells from now on when the answer may be another, until it is [forgotten](Self::forget).
+    pub fn ask(&mut self, asked: &Asked) -> Answer {
+        let (answer, read) = reading(|| self.facts.answer(asked));
+        self.graph.ran(Cell::Asked(asked.clone()), read);
+        answer
+    }
+
+    /// Nobody asks for it any more.
+    pub fn forget(&mut self, asked: &Asked) {
+        self.graph.forget(&Cell::Asked(asked.clone()));
+    }
+
+    /// Brings up to date what is to be said to people. Whether any status is another.
+    pub fn settle(&mut self) -> bool {
+        self.run(|cell| matches!(cell, Cell::Given(_)), &mut |_, _| {});
+        std::mem::take(&mut self.statuses_changed)
+    }
+
+    fn say(&mut self, cell: Cell, told: Vec<String>) {
+        let before = self.said.get(&cell).map_or(&[][..], Vec::as_slice);
+        self.news.0.extend(told.iter().filter(|line| !before.contains(line)).cloned());
+        match told.is_empty() {
+            true => drop(self.said.remove(&cell)),
+            false => drop(self.said.insert(cell, told)),
         }
     }
 
-    /// Of objects that are given twice, the last. A policy is kept each time: what any of them forbids is forbidden.
-    fn once_each(&mut self, objects: Vec<Object>) -> Vec<Object> {
-        let mut last: BTreeMap<(&'static str, String, String), usize> = BTreeMap::new();
-        let mut again = BTreeSet::new();
-        for (at, object) in objects.iter().enumerate() {
-            let meta = object.metadata();
-            let name = (object.kind(), meta.namespace.clone(), meta.name.clone());
-            if let Some(before) = last.insert(name, at)
-                && !object.restricts()
-            {
-                again.insert(before);
-                let origin = &objects[before].metadata().origin;
-                self.reports.push(report(
-                    meta,
-                    object.kind(),
-                    format!("is given twice; the one at {origin} is ignored"),
-                ));
+    fn run(&mut self, end: impl Fn(&Cell) -> bool, tell: &mut dyn FnMut(&Asked, Answer)) {
+        loop {
+            for fact in tables::changed() {
+                self.graph.changed(fact);
             }
+            let Some(cell) = self.graph.next(&end) else { return };
+            self.run_one(cell, tell);
         }
-        let kept = objects.into_iter().enumerate().filter(|(at, _)| !again.contains(at));
-        kept.map(|(_, object)| object).collect()
     }
 
-    fn index_services(&mut self) {
-        for (key, service) in &self.services {
-            let spec = &service.spec;
-            if is_external(service) {
-                let problem = "ExternalName is not supported, ignored".to_owned();
-                self.reports.push(report(&service.metadata, "Service", problem));
+    fn run_one(&mut self, cell: Cell, tell: &mut dyn FnMut(&Asked, Answer)) {
+        let facts = &mut self.facts;
+        let (told, read, there) = match &cell {
+            Cell::Networks => (facts.index_networks(), Box::default(), true),
+            Cell::Service(key) => {
+                let (mut served, read) = reading(|| facts.serve(key));
+                let told = std::mem::take(&mut served.reports);
+                self.news.1.extend(facts.take_served(key, served));
+                (told, read, facts.services.contains_key(key))
             }
-            for ip in spec.cluster_ips.iter().chain(&spec.cluster_ip).filter(|ip| !matches!(ip.as_str(), "None" | "")) {
-                match ip.parse() {
-                    Ok(ip) => drop(self.service_by_ip.insert(ip, key.clone())),
-                    Err(_) => {
-                        let problem = format!("spec.clusterIPs: {ip:?} is no address");
-                        self.reports.push(report(&service.metadata, "Service", problem));
+            Cell::Route(id) => {
+                let (route, read) = reading(|| facts.read_route(id));
+                let there = route.is_some();
+                let (told, ports) = facts.take_route(id, route);
+                ports.into_iter().for_each(|port| self.graph.wake(Cell::Rules(port)));
+                self.graph.wake(Cell::Status(id.clone()));
+                (told, read, there)
+            }
+            Cell::Rules(port) => {
+                let (ruled, read) = reading(|| facts.rule(port));
+                let there = ruled != attached::Ruled::default();
+                facts.ruled.put(port.clone(), there.then(|| Arc::new(ruled)));
+                (Vec::new(), read, there)
+            }
+            Cell::Policy(id) => {
+                let (policy, read) = reading(|| facts.read_policy(id));
+                let there = policy.is_some();
+                facts.take_policy(id, policy);
+                self.graph.wake(Cell::Status(id.clone()));
+                (Vec::new(), read, there)
+            }
+            Cell::Asked(asked) => {
+                let (answer, read) = reading(|| facts.answer(asked));
+                tell(asked, answer);
+                (Vec::new(), read, true)
+            }
+            Cell::Status(id) => {
+                let ((status, told), read) = reading(|| facts.judged(id));
+                let there = facts.is_there(id);
+                if self.statuses.get(id).map(|before| &**before) != status.as_ref() {
+                    self.statuses_changed = true;
+                    match status {
+                        Some(status) => drop(self.statuses.insert(id.clone(), Arc::new(status))),
+                        None => drop(self.statuses.remove(id)),
                     }
                 }
+                (told, read, there)
             }
+            Cell::PoliciesOf(namespace) => {
+                let (told, read) = reading(|| facts.judge_namespace(namespace));
+                (told, read, true)
+            }
+            Cell::Given(_) => return,
+        };
+        if there {
+            self.graph.ran(cell.clone(), read)
+        } else {
+            self.graph.forget(&cell)
         }
-        self.reports.dedup();
+        self.say(cell, told);
     }
 
-    /// A backend by name; a pod's is made when it is asked for.
-    pub fn backend(&self, id: &BackendId) -> Option<Versioned> {
-        match id.name.strip_prefix("pod/") {
-            Some(pod) => self.pod_as_backend(id, pod).map(Versioned::new),
-            None => self.backends.get(id).cloned(),
-        }
+    /// Reports that are new since this was asked last; and of these, those of endpoints that are left out until their pod is
+    /// known, which in a cluster passes by itself.
+    pub fn news(&mut self) -> (Vec<String>, Vec<String>) {
+        std::mem::take(&mut self.news)
+    }
+
+    /// Whether what is said of an object is what should be said, or nothing should be.
+    pub fn is_said(&self, object: &Object) -> bool {
+        let wanted = self.statuses.get(&ObjectId::of(object));
+        wanted.zip(object.said()).is_none_or(|(wanted, said)| wanted.is_said(said))
+    }
+
+    /// What makes no sense, for the log.
+    pub fn reports(&self) -> impl Iterator<Item = &String> {
+        self.said.values().flatten()
+    }
+
+    /// Endpoints that are left out until their pod is known. In a cluster that passes by itself.
+    pub fn unseen(&self) -> Vec<String> {
+        self.facts.unseen()
+    }
+
+    /// What the statuses of routes and policies should say.
+    pub fn statuses(&self) -> impl Iterator<Item = &Arc<status::ObjectStatus>> {
+        self.statuses.values()
     }
 
     /// How many Services, pods and backends there are.
     pub fn counts(&self) -> (usize, usize, usize) {
-        (self.services.len(), self.pods.len(), self.backends.len())
+        let facts = &self.facts;
+        (facts.services.unnoted().len(), facts.pods.unnoted().len(), facts.backends.unnoted().len())
+    }
+
+    /// How many cells there are.
+    pub fn cells(&self) -> usize {
+        self.graph.len()
+    }
+}
+
+impl Facts {
+    /// The status that an object should have, and what makes no sense in it.
+    fn judged(&self, id: &ObjectId) -> (Option<status::ObjectStatus>, Vec<String>) {
+        let policy = |found: Option<status::Findings>, meta: Option<&Metadata>| match (found, meta) {
+            (Some(found), Some(meta)) => {
+                let problems = found.invalid.iter().chain(&found.missing);
+                let told = problems.map(|problem| report(meta, id.kind, problem.clone())).collect();
+                (Some(found.finish()), told)
+            }
+            _ => (None, Vec::new()),
+        };
+        match id.kind {
+            BackendPolicy::KIND => {
+                let meta = self.backend_policies.get(&id.key).map(|policy| &policy.metadata);
+                policy(self.judge_backend_policy(&id.key), meta)
+            }
+            kind if ObjectId::is_policy(kind) => {
+                policy(self.judge_policy(id), self.policies.get(id).map(Object::metadata))
+            }
+            _ => self.judge_route(id).unwrap_or_default(),
+        }
+    }
+
+    fn is_there(&self, id: &ObjectId) -> bool {
+        match id.kind {
+            BackendPolicy::KIND => self.backend_policies.contains_key(&id.key),
+            kind if ObjectId::is_policy(kind) => self.policies.contains_key(id),
+            _ => self.routes.contains_key(id),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Pods: where they are, and whether and as whom they are in the mesh.
 
-use super::{Key, Snapshot, report, values};
+use super::{facts::Facts, values};
 use crate::objects::{
     Metadata,
     core::{Container, ContainerPort, OPAQUE_PORTS, PROXY_ADDRESS, Pod, SKIP_INBOUND, ZONE},
@@ -29,41 +29,20 @@ pub(super) enum Membership {
         identity: SpiffeId,
         proxy: Option<SocketAddr>,
     },
-    /// Meshed, but its identity or proxy address is unknown: never an endpoint, because plaintext would be a downgrade.
-    Unclear,
 }
 
-impl Snapshot {
-    pub(super) fn index_pods(&mut self) {
-        for (key, pod) in &self.pods {
-            // A node's address is not the pod's alone.
-            if pod.spec.host_network {
-                self.node_ips.extend(values::pod_ips(pod));
-            }
-            for ip in values::pod_ips(pod).into_iter().filter(|_| !pod.spec.host_network) {
-                let holder = self.pod_by_ip.entry(ip).or_insert_with(|| key.clone());
-                if self.pods.get(holder).is_none_or(|before| takes_over(pod, before)) {
-                    holder.clone_from(key);
-                }
-            }
-            let membership = membership(pod, &self.mesh.trust_domain).unwrap_or_else(|problem| {
-                self.reports.push(report(&pod.metadata, "Pod", format!("{problem}; it is left out")));
-                Membership::Unclear
-            });
-            self.membership.insert(key.clone(), membership);
-        }
-    }
-
+impl Facts {
     /// The endpoint at `address`, which `pod` has. `None`: the identity that must answer there is unknown.
     pub(super) fn endpoint(&self, address: SocketAddr, pod: Option<&Pod>, zone: Option<&str>) -> Option<Endpoint> {
         let key = pod.map(|pod| (pod.metadata.namespace.clone(), pod.metadata.name.clone()));
-        let (identity, proxy) = match key.as_ref().and_then(|key| self.membership.get(key)) {
+        // As long as a pod's identity or proxy is unclear, it is no endpoint: plaintext would be a downgrade.
+        let membership = pod.map(|pod| membership(pod, &self.mesh.trust_domain)).transpose().ok()?;
+        let (identity, proxy) = match membership {
             None | Some(Membership::Outside) => (None, None),
             Some(Membership::Inside { proxy: None, .. }) if pod.is_some_and(|pod| bypasses(pod, address.port())) => {
                 (None, None)
             }
-            Some(Membership::Inside { identity, proxy }) => (Some(identity.clone()), *proxy),
-            Some(Membership::Unclear) => return None,
+            Some(Membership::Inside { identity, proxy }) => (Some(identity), proxy),
         };
         let own = pod.and_then(|pod| self.zone_of(pod));
         Some(Endpoint {
@@ -78,7 +57,7 @@ impl Snapshot {
 
     /// Whether a caller of the service account `account` at `address` can be the pod. An address that is no pod's proves
     /// nothing (it may be translated on the way), nor do those of manifests by hand.
-    pub fn prove(&self, namespace: &str, pod: &str, account: &str, address: Option<IpAddr>) -> Proof {
+    pub(super) fn prove(&self, namespace: &str, pod: &str, account: &str, address: Option<IpAddr>) -> Proof {
         let key = (namespace.to_owned(), pod.to_owned());
         let Some(pod) = self.pods.get(&key) else { return Proof::Unknown };
         let said = pod.spec.service_account_name.as_deref();
@@ -94,12 +73,12 @@ impl Snapshot {
     }
 
     /// Whether a pod is in the mesh, as whomever.
-    pub(super) fn is_member(&self, key: &Key) -> bool {
-        matches!(self.membership.get(key), Some(Membership::Inside { .. }))
+    pub(super) fn is_member(&self, pod: &Pod) -> bool {
+        matches!(membership(pod, &self.mesh.trust_domain), Ok(Membership::Inside { .. }))
     }
 
     /// The zone of a proxy's own pod.
-    pub fn zone(&self, namespace: &str, pod: &str) -> Option<&str> {
+    pub(super) fn zone(&self, namespace: &str, pod: &str) -> Option<&str> {
         self.zone_of(self.pods.get(&(namespace.to_owned(), pod.to_owned()))?)
     }
 
@@ -134,9 +113,8 @@ impl Snapshot {
     /// The Services' ports that a pod's port serves; one with an address before one without: that is how clients call it.
     pub(super) fn served_by(&self, pod: &Pod, port: u16) -> Vec<&BackendId> {
         let (ips, key) = (values::pod_ips(pod), (pod.metadata.namespace.clone(), pod.metadata.name.clone()));
-        let by_address = ips.iter().filter_map(|ip| self.served.get(ip)?.get(&port)).flatten();
-        let by_selector = self.selecting.get(&key).into_iter().flatten().filter(|(at, _)| *at == port);
-        let ids = by_address.chain(by_selector.map(|(_, id)| id));
+        let all = ips.iter().flat_map(|ip| self.served.get(ip)).chain(self.selecting.get(&key));
+        let ids = all.filter(|(at, _)| *at == port).map(|(_, id)| id);
         let mut ids: Vec<&BackendId> = ids.filter(|id| *id.namespace == *pod.metadata.namespace).collect();
         ids.sort_by_key(|id| (!self.has_address(id), *id));
         ids.dedup();
@@ -148,14 +126,20 @@ impl Snapshot {
         if self.opaque(&pod.metadata, port) {
             return Protocol::Opaque;
         }
-        let said = self.served_by(pod, port).into_iter().filter_map(|id| self.backends.get(id));
-        said.map(|known| known.backend.protocol).find(|said| *said != Protocol::Detect).unwrap_or_default()
+        let mut said = self.served_by(pod, port).into_iter().filter_map(|id| self.ports.get(id).copied());
+        said.find(|said| *said != Protocol::Detect).unwrap_or_default()
     }
 
     fn has_address(&self, id: &BackendId) -> bool {
         let service = self.services.get(&(id.namespace.to_string(), id.name.to_string()));
         service.and_then(|s| s.spec.cluster_ip.as_deref()).is_some_and(|ip| ip != "None")
     }
+}
+
+/// What is wrong with an annotation of opaque ports, which then makes none opaque.
+pub(super) fn opaque_problem(meta: &Metadata) -> Option<String> {
+    let error = ports::read(meta.annotations.get(OPAQUE_PORTS)?).err()?;
+    Some(format!("metadata.annotations: {OPAQUE_PORTS}: {error}; no port is opaque by it"))
 }
 
 /// The TCP ports that a pod's containers declare, those of sidecars included.
@@ -187,7 +171,7 @@ fn bypasses(pod: &Pod, port: u16) -> bool {
 }
 
 /// Whether of two pods that say they have an address it is `new`'s: one that stays before one that goes, then the later.
-fn takes_over(new: &Pod, before: &Pod) -> bool {
+pub(super) fn takes_over(new: &Pod, before: &Pod) -> bool {
     let rank = |pod: &Pod| (pod.metadata.deletion_timestamp.is_none(), pod.metadata.creation_timestamp.clone());
     rank(new) >= rank(before)
 }
@@ -207,7 +191,7 @@ fn says_injected(pod: &Pod) -> bool {
 /// A pod is in the mesh if it has our sidecar; in a manifest by hand it may also say where its proxy is, or that it was
 /// injected. Of a pod of the Kubernetes API neither is believed: a user who may change its labels could make its peers speak
 /// plaintext to it, or stop speaking to it.
-fn membership(pod: &Pod, trust_domain: &TrustDomain) -> Result<Membership, String> {
+pub(super) fn membership(pod: &Pod, trust_domain: &TrustDomain) -> Result<Membership, String> {
     let by_hand = pod.metadata.by_hand();
     // The redirect rules would be the node's, so no pod in its network is ever injected, whatever it says of itself.
     let injected = (has_sidecar(pod) || by_hand && says_injected(pod)) && !pod.spec.host_network;

@@ -4,16 +4,20 @@
 //! the clients of that namespace alone, and there it stands in the place of the producer's.
 
 use super::{
-    Snapshot,
-    attached::{Attached, Kind, Rank},
-    backend_id, is_external, is_headless, report,
+    Key, ObjectId,
+    attached::{Attached, Kind, Rank, Ruled},
+    backend_id,
+    derived::{Named, ReadRoute, ReadRule, Side},
+    facts::Facts,
+    is_external, is_headless, report,
     rules::Reader,
     status::{Judgement, ObjectStatus, Teller},
 };
-use crate::objects::{Kind as _, Metadata, Object, Unknown, core::Service, routes as k8s};
+use crate::objects::{Metadata, Object, Unknown, core::Service, routes as k8s};
 use prost::Message as _;
 use remora_api::{convert::LIST_MAX, v1};
 use remora_model::{BackendId, RouteMatch, Rule};
+use std::{collections::BTreeSet, sync::Arc};
 
 /// The most bytes of the routes of one port, for the same clients: half of what a proxy takes as one message.
 const BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -21,8 +25,8 @@ const BYTES_MAX: usize = 8 * 1024 * 1024;
 /// GEP-1426 would not have such parents at all; without redirection, where requests go by name, they work like others.
 const HEADLESS: &str = "is headless: the route holds for requests by its name, not for those to its pods' addresses";
 
-/// What becomes of a route: its rules, reports for the log, its status.
-type Read = (Vec<(BackendId, Attached)>, Vec<String>, Option<ObjectStatus>);
+/// When a route was made, the oldest first; one that does not say so last.
+pub(super) type Age = (bool, Option<String>);
 
 /// A route of either kind.
 #[derive(Clone, Copy)]
@@ -68,7 +72,7 @@ impl<'a> Route<'a> {
         }
     }
 
-    fn read(self, reader: &Reader<'_>) -> Vec<(Vec<(Rank, RouteMatch)>, Rule)> {
+    fn read(self, reader: &Reader<'_>) -> Vec<ReadRule> {
         if let Some(k8s::Unreadable::Closed(why)) = self.unreadable() {
             return vec![reader.closed(why)];
         }
@@ -81,103 +85,131 @@ impl<'a> Route<'a> {
     }
 }
 
-impl Snapshot {
-    pub(super) fn index_routes(&mut self, objects: &[Object]) {
-        let grants: Vec<&k8s::ReferenceGrant> = objects
-            .iter()
-            .filter_map(|object| if let Object::ReferenceGrant(grant) = object { Some(&**grant) } else { None })
-            .collect();
-        for grant in &grants {
-            let told = mistakes(&grant.spec).map(|problem| report(&grant.metadata, k8s::ReferenceGrant::KIND, problem));
-            self.reports.extend(told);
-        }
-        // The oldest first: where there is no room for all, those that came last find none.
-        let mut routes: Vec<Route<'_>> = objects.iter().filter_map(Route::of).collect();
-        routes.sort_by_cached_key(|route| {
-            let meta = route.parts().0;
-            let created = (meta.creation_timestamp.is_none(), meta.creation_timestamp.clone());
-            (created, meta.namespace.clone(), meta.name.clone())
-        });
-        for route in routes {
-            let (attached, mut reports, status) = self.attach(route, &grants);
-            self.reports.append(&mut reports);
-            self.statuses.extend(status);
-            for (id, one) in attached {
-                self.routes.entry(id).or_default().push(one);
-            }
-        }
-    }
-
-    /// A route's rules on the ports that it names, its errors, and what its status should say.
-    fn attach(&self, route: Route<'_>, grants: &[&k8s::ReferenceGrant]) -> Read {
-        let (meta, parents, hostnames, current) = route.parts();
-        let mut reader = Reader::new(self, grants, meta, route.kind());
+impl Facts {
+    /// Reads a route.
+    pub(super) fn read_route(&self, id: &ObjectId) -> Option<ReadRoute> {
+        let route = Route::of(self.routes.get(id)?)?;
+        let (meta, parents, hostnames, _) = route.parts();
+        let mut reader = Reader::new(self, meta, route.kind());
         // Routes of Gateways alone are others' business.
         let ours = parents.is_empty() || parents.iter().any(is_service);
         for field in route.unknown().names().filter(|_| ours) {
             reader.report(format!("spec.{field}: there is no such field; it is ignored"));
         }
-        let mut teller = Teller::new(meta, current, route.kind());
-        let mut attached = Vec::new();
         let fall_back = match route.unreadable() {
             Some(k8s::Unreadable::Before(why)) => Some(format!("{why}; its last valid content stays in force")),
             Some(k8s::Unreadable::Closed(_)) | None => None,
         };
         fall_back.iter().for_each(|problem| reader.report(problem.clone()));
+        let mut sides = Vec::new();
         for for_consumer in [false, true] {
-            let of_side = |parent: &&k8s::ParentRef| {
-                let namespace = parent.namespace.as_ref().unwrap_or(&meta.namespace);
-                is_service(parent) && (*namespace != meta.namespace) == for_consumer
-            };
-            if !parents.iter().any(|parent| of_side(&parent)) {
+            let namespace =
+                |parent: &k8s::ParentRef| parent.namespace.clone().unwrap_or_else(|| meta.namespace.clone());
+            let of_side =
+                |parent: &k8s::ParentRef| is_service(parent) && (namespace(parent) != meta.namespace) == for_consumer;
+            let named: Vec<_> = parents.iter().enumerate().filter(|(_, parent)| of_side(parent)).collect();
+            if named.is_empty() {
                 continue;
             }
             reader.consumer = for_consumer;
             let rules = route.read(&reader);
             let judgement = Judgement { fall_back: fall_back.clone(), ..reader.judgement() };
-            let mut ids = Vec::new();
-            for (index, parent) in parents.iter().enumerate().filter(|(_, parent)| of_side(parent)) {
-                let found = self.parents(parent.namespace.as_ref().unwrap_or(&meta.namespace), parent);
-                let at = |problem: &str| format!("spec.parentRefs[{index}]: {problem}");
-                let side = (route.kind(), for_consumer.then_some(meta.namespace.as_str()));
-                let taken = match found {
-                    Ok((found, _)) if found.iter().any(|id| !self.has_room(id, side, &rules)) => {
-                        Err(("TooManyRules", format!("{}; it is ignored", no_room())))
-                    }
-                    Ok((found, headless)) => {
-                        ids.extend(found);
-                        if headless { Err(("NoMatchingParent", HEADLESS.to_owned())) } else { Ok(()) }
-                    }
-                    Err(problem) => Err(("NoMatchingParent", format!("{problem}; it is ignored"))),
-                };
-                if let Err((_, problem)) = &taken {
-                    reader.report(at(problem));
-                }
-                teller.parent(parent, &taken, &judgement);
+            let parents = named.into_iter().map(|(at, parent)| (at, self.parents(&namespace(parent), parent)));
+            let side = Side {
+                consumer: for_consumer.then(|| meta.namespace.clone()),
+                rules,
+                judgement,
+                parents: parents.collect(),
+            };
+            for (at, problem) in side.problems() {
+                reader.report(format!("spec.parentRefs[{at}]: {problem}"));
             }
-            ids.sort();
-            ids.dedup();
-            let consumer = for_consumer.then(|| meta.namespace.clone());
-            for id in ids {
-                attached.extend(rules.iter().cloned().map(|(matches, rule)| {
-                    let bytes = bytes(&matches, &rule);
-                    (id.clone(), Attached { kind: route.kind(), bytes, consumer: consumer.clone(), matches, rule })
-                }));
-            }
+            sides.push(side);
         }
         for (index, parent) in parents.iter().enumerate() {
             if let Some(problem) = nobodys(parent) {
                 reader.report(format!("spec.parentRefs[{index}]: {problem}"));
             }
         }
-        if !attached.is_empty() && !hostnames.is_empty() {
+        if sides.iter().any(|side| side.ports().next().is_some()) && !hostnames.is_empty() {
             reader.report("spec.hostnames: have no meaning on a Service; match the header host instead".to_owned());
         }
-        (attached, reader.reports(), teller.finish())
+        Some(ReadRoute { kind: route.kind(), sides, reports: reader.reports() })
+    }
+
+    /// Makes known what a route says, in place of what it said before. What makes no sense, and the ports that it named or names.
+    pub(super) fn take_route(&mut self, id: &ObjectId, now: Option<ReadRoute>) -> (Vec<String>, BTreeSet<BackendId>) {
+        let before = self.read_routes.unnoted().get(id).cloned();
+        let ports = |read: Option<&ReadRoute>| -> BTreeSet<BackendId> {
+            read.into_iter().flat_map(|read| &read.sides).flat_map(Side::ports).cloned().collect()
+        };
+        let (were, are) = (ports(before.as_deref()), ports(now.as_ref()));
+        let at = |ids: &BTreeSet<BackendId>| ids.iter().map(|port| (port.clone(), id.clone())).collect();
+        self.routes_at.replace(&at(&were), &at(&are));
+        let reports = now.as_ref().map_or_else(Vec::new, |read| read.reports.clone());
+        self.read_routes.put(id.clone(), now.map(Arc::new));
+        (reports, were.union(&are).cloned().collect())
+    }
+
+    /// What is attached to a Service port. The oldest route first: where there is no room for all, those that came last find
+    /// none.
+    pub(super) fn rule(&self, port: &BackendId) -> Ruled {
+        let all = self.routes_at.get(port).filter_map(|id| Some((self.age(id)?, id, self.read_routes.get(id)?)));
+        let mut all: Vec<_> = all.collect();
+        all.sort_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
+        let mut ruled = Ruled::default();
+        for (_, id, read) in all {
+            for side in read.sides.iter().filter(|side| side.ports().any(|named| named == port)) {
+                let of = (read.kind, side.consumer.as_deref());
+                if !has_room(&ruled.attached, of, &side.rules) {
+                    ruled.refused.insert((id.clone(), side.consumer.is_some()));
+                    continue;
+                }
+                ruled.attached.extend(side.rules.iter().cloned().map(|(matches, rule)| {
+                    let bytes = bytes(&matches, &rule);
+                    Attached { kind: read.kind, bytes, consumer: side.consumer.clone(), matches, rule }
+                }));
+            }
+        }
+        ruled
+    }
+
+    /// Its age, and then its name.
+    fn age(&self, id: &ObjectId) -> Option<(Age, Key)> {
+        let meta = self.routes.get(id)?.metadata();
+        Some(((meta.creation_timestamp.is_none(), meta.creation_timestamp.clone()), id.key.clone()))
+    }
+
+    /// What is to be said of a route: its status, and reports of ports that have no room for it.
+    pub(super) fn judge_route(&self, id: &ObjectId) -> Option<(Option<ObjectStatus>, Vec<String>)> {
+        let route = Route::of(self.routes.get(id)?)?;
+        let read = self.read_routes.get(id)?;
+        let (meta, parents, _, current) = route.parts();
+        let (mut teller, mut reports) = (Teller::new(meta, current, route.kind()), Vec::new());
+        for side in &read.sides {
+            let refused = (id.clone(), side.consumer.is_some());
+            for (at, found) in &side.parents {
+                let Some(parent) = parents.get(*at) else { continue };
+                let full =
+                    |port: &BackendId| self.ruled.get(port).is_some_and(|ruled| ruled.refused.contains(&refused));
+                let taken = match found {
+                    Ok((ports, _)) if ports.iter().any(full) => {
+                        let problem = format!("{}; it is ignored", no_room());
+                        reports.push(report(meta, route.kind().name(), format!("spec.parentRefs[{at}]: {problem}")));
+                        Err(("TooManyRules", problem))
+                    }
+                    Ok((_, true)) => Err(("NoMatchingParent", HEADLESS.to_owned())),
+                    Ok((_, false)) => Ok(()),
+                    Err(problem) => Err(("NoMatchingParent", format!("{problem}; it is ignored"))),
+                };
+                teller.parent(parent, &taken, &side.judgement);
+            }
+        }
+        Some((teller.finish(), reports))
     }
 
     /// The Service ports that a parent names: one by number or name, or all; and whether the Service is headless.
-    fn parents(&self, namespace: &str, parent: &k8s::ParentRef) -> Result<(Vec<BackendId>, bool), String> {
+    fn parents(&self, namespace: &str, parent: &k8s::ParentRef) -> Result<Named, String> {
         // It might be a `sectionName`, without which all ports would be meant.
         parent.unknown.none()?;
         let key = (namespace.to_owned(), parent.name.clone());
@@ -191,7 +223,7 @@ impl Snapshot {
                 && parent.section_name.as_ref().is_none_or(|name| port.name.as_ref() == Some(name))
         });
         let ids: Vec<BackendId> =
-            named.map(|port| backend_id(&key, port.port)).filter(|id| self.backends.contains_key(id)).collect();
+            named.map(|port| backend_id(&key, port.port)).filter(|id| self.ports.contains_key(id)).collect();
         if ids.is_empty() {
             let wanted = match (&parent.section_name, parent.port) {
                 (Some(name), Some(port)) => format!("{port} named {name:?}"),
@@ -203,20 +235,35 @@ impl Snapshot {
         }
         Ok((ids, is_headless(service)))
     }
+}
 
-    /// Whether a route's rules fit into one message beside those that are attached to the port for the same clients.
-    fn has_room(&self, id: &BackendId, side: (Kind, Option<&str>), more: &[(Vec<(Rank, RouteMatch)>, Rule)]) -> bool {
-        let there = self.routes.get(id).into_iter().flatten();
-        let there = there.filter(|one| (one.kind, one.consumer.as_deref()) == side);
-        let (mut rules, mut matches, mut all) = (more.len(), 0, 0);
-        for (found, rule) in more {
-            (matches, all) = (matches + found.len(), all + bytes(found, rule));
-        }
-        for one in there {
-            (rules, matches, all) = (rules + 1, matches + one.matches.len(), all + one.bytes);
-        }
-        rules <= LIST_MAX && matches <= LIST_MAX && all <= BYTES_MAX
+impl Side {
+    /// The Service ports that its parents name.
+    fn ports(&self) -> impl Iterator<Item = &BackendId> {
+        self.parents.iter().filter_map(|(_, found)| found.as_ref().ok()).flat_map(|(ports, _)| ports)
     }
+
+    /// What is the matter with its parents, by index.
+    fn problems(&self) -> impl Iterator<Item = (usize, String)> {
+        self.parents.iter().filter_map(|(at, found)| match found {
+            Ok((_, true)) => Some((*at, HEADLESS.to_owned())),
+            Ok((_, false)) => None,
+            Err(problem) => Some((*at, format!("{problem}; it is ignored"))),
+        })
+    }
+}
+
+/// Whether a route's rules fit into one message beside those that are attached to the port for the same clients.
+fn has_room(there: &[Attached], side: (Kind, Option<&str>), more: &[ReadRule]) -> bool {
+    let there = there.iter().filter(|one| (one.kind, one.consumer.as_deref()) == side);
+    let (mut rules, mut matches, mut all) = (more.len(), 0, 0);
+    for (found, rule) in more {
+        (matches, all) = (matches + found.len(), all + bytes(found, rule));
+    }
+    for one in there {
+        (rules, matches, all) = (rules + 1, matches + one.matches.len(), all + one.bytes);
+    }
+    rules <= LIST_MAX && matches <= LIST_MAX && all <= BYTES_MAX
 }
 
 fn bytes(matches: &[(Rank, RouteMatch)], rule: &Rule) -> usize {
@@ -231,7 +278,7 @@ fn no_room() -> String {
 }
 
 /// Entries of a ReferenceGrant that grant nothing, because they have an unknown field.
-fn mistakes(spec: &k8s::GrantSpec) -> impl Iterator<Item = String> {
+pub(super) fn mistakes(spec: &k8s::GrantSpec) -> impl Iterator<Item = String> {
     let whole = spec.unknown.none().err().map(|e| format!("spec.{e}; it grants nothing"));
     let told = |field: &str, index: usize, unknown: &Unknown| {
         unknown.none().err().map(|e| format!("spec.{field}[{index}].{e}; the entry grants nothing"))

@@ -2,9 +2,11 @@
 //! then answers 500, as the Gateway API wants of filters that cannot be carried out.
 
 use super::{
-    Key, Snapshot,
+    Key,
     attached::{Kind, Rank},
-    backend_id, fields,
+    backend_id,
+    facts::Facts,
+    fields,
     matches::{self, header_name},
     report, schema,
     status::{Judgement, Unresolved},
@@ -26,8 +28,7 @@ type Read = (Vec<(Rank, RouteMatch)>, Rule);
 
 /// Reads the rules of one route.
 pub(super) struct Reader<'a> {
-    snapshot: &'a Snapshot,
-    grants: &'a [&'a k8s::ReferenceGrant],
+    facts: &'a Facts,
     meta: &'a Metadata,
     kind: Kind,
     /// Whether it is read for the clients of its own namespace alone.
@@ -37,21 +38,9 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(
-        snapshot: &'a Snapshot,
-        grants: &'a [&'a k8s::ReferenceGrant],
-        meta: &'a Metadata,
-        kind: Kind,
-    ) -> Self {
-        Self {
-            snapshot,
-            grants,
-            meta,
-            kind,
-            consumer: false,
-            reports: RefCell::default(),
-            judgement: RefCell::default(),
-        }
+    pub(super) fn new(facts: &'a Facts, meta: &'a Metadata, kind: Kind) -> Self {
+        let (reports, judgement) = (RefCell::default(), RefCell::default());
+        Self { facts, meta, kind, consumer: false, reports, judgement }
     }
 
     /// Reports an error; once, though a route may be read twice.
@@ -244,7 +233,7 @@ impl<'a> Reader<'a> {
             Some(("UnsupportedValue", "port is missing".to_owned()))
         } else if *namespace != self.meta.namespace && !self.consumer && !self.granted(&key) {
             Some(("RefNotPermitted", format!("no ReferenceGrant in {namespace} permits {name}")))
-        } else if !self.snapshot.backends.contains_key(&id) {
+        } else if !self.facts.ports.contains_key(&id) {
             Some(("BackendNotFound", format!("{name} is not there, or has no such TCP port")))
         } else {
             None
@@ -253,7 +242,7 @@ impl<'a> Reader<'a> {
     }
 
     fn granted(&self, (namespace, name): &Key) -> bool {
-        self.grants.iter().filter(|grant| grant.metadata.namespace == *namespace).any(|grant| {
+        self.facts.grants_in.get(namespace).filter_map(|grant| self.facts.grants.get(grant)).any(|grant| {
             // What an unknown field was to restrict is unknown, too: the entry grants nothing.
             let from = |from: &k8s::GrantFrom| {
                 from.unknown.is_empty()

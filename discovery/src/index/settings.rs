@@ -1,72 +1,51 @@
 //! BackendPolicies: how Services are balanced and protected. What cannot be read is reported and left at its default; of two
 //! policies that say the same of one Service, the older one counts (GEP-713).
 
-use super::{Key, Snapshot, policies::targets, status::Findings, values};
+use super::{Key, facts::Facts, policies::targets, status::Findings, values};
 use crate::objects::{
     Kind,
     policy::{AccrualSpec, BackendPolicy, BackendSpec, TargetKind},
 };
 use remora_model::BackendSettings;
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
-/// BackendPolicies by the Service that they name, the oldest last.
-pub(super) struct Settings<'a>(HashMap<(&'a str, &'a str), Vec<&'a BackendPolicy>>);
-
-impl<'a> Settings<'a> {
-    /// Of all policies.
-    pub(super) fn new(policies: &[&'a BackendPolicy]) -> Self {
-        let mut by_service: HashMap<_, Vec<&BackendPolicy>> = HashMap::new();
-        for policy in policies {
-            for target in policy.spec.target_refs.iter().filter(|target| target.kind == TargetKind::Service) {
-                let key = (policy.metadata.namespace.as_str(), target.name.as_str());
-                by_service.entry(key).or_default().push(policy);
-            }
-        }
-        let age = |policy: &&BackendPolicy| {
-            let meta = &policy.metadata;
-            (meta.creation_timestamp.is_none(), meta.creation_timestamp.clone(), meta.name.clone())
-        };
-        for policies in by_service.values_mut() {
-            policies.sort_by_key(age);
-            policies.dedup_by_key(|policy| std::ptr::from_ref(*policy));
-            policies.reverse();
-        }
-        Self(by_service)
-    }
-
-    /// What holds for a Service.
-    pub(super) fn of(&self, key: &Key) -> BackendSettings {
+impl Facts {
+    /// What BackendPolicies say of a Service.
+    pub(super) fn settings(&self, service: &Key) -> BackendSettings {
         let mut settings = BackendSettings::default();
-        for policy in self.0.get(&(key.0.as_str(), key.1.as_str())).into_iter().flatten() {
+        for policy in self.oldest_first(service).iter().rev() {
             apply(&policy.spec, &mut settings);
         }
         settings
     }
 
-    /// The older policy that a policy yields to, and for which Service.
-    fn older(&self, policy: &'a BackendPolicy) -> Option<(&'a str, &'a str)> {
-        policy.spec.target_refs.iter().find_map(|target| {
-            let all = self.0.get(&(policy.metadata.namespace.as_str(), target.name.as_str()))?;
-            let oldest = all.last().filter(|oldest| !std::ptr::eq(**oldest, policy))?;
-            Some((oldest.metadata.name.as_str(), target.name.as_str()))
-        })
+    fn oldest_first(&self, service: &Key) -> Vec<&BackendPolicy> {
+        let all = self.settings_of.get(service).filter_map(|key| self.backend_policies.get(key));
+        let mut all: Vec<&BackendPolicy> = all.map(|policy| &**policy).collect();
+        all.sort_by_key(|policy| {
+            let meta = &policy.metadata;
+            (meta.creation_timestamp.is_none(), meta.creation_timestamp.clone(), meta.name.clone())
+        });
+        all
     }
-}
 
-impl Snapshot {
-    pub(super) fn judge_backend_policies<'a>(&mut self, policies: &[&'a BackendPolicy], settings: &Settings<'a>) {
-        for policy in policies {
-            let mut found = Findings::new(BackendPolicy::KIND, &policy.metadata, &policy.status);
-            found.invalid.extend(policy.unreadable.clone());
-            judge(&policy.spec, &mut found.invalid);
-            self.missing_targets(&policy.metadata, &policy.spec.target_refs, &mut found);
-            if let Some((older, service)) = settings.older(policy) {
-                let problem = format!("BackendPolicy {older} is older, and counts where both say something");
-                found.conflicts.push(format!("Service {service}: {problem}"));
-            }
-            self.tell(BackendPolicy::KIND, &policy.metadata, &found);
-            self.statuses.push(found.finish());
+    /// What is to be said of a BackendPolicy.
+    pub(super) fn judge_backend_policy(&self, key: &Key) -> Option<Findings> {
+        let policy = self.backend_policies.get(key)?;
+        let mut found = Findings::new(BackendPolicy::KIND, &policy.metadata, &policy.status);
+        found.invalid.extend(policy.unreadable.clone());
+        judge(&policy.spec, &mut found.invalid);
+        self.missing_targets(&policy.metadata, &policy.spec.target_refs, &mut found);
+        // The older policy that it yields to, and for which Service.
+        let older = policy.spec.target_refs.iter().find_map(|target| {
+            let oldest = *self.oldest_first(&(key.0.clone(), target.name.clone())).first()?;
+            (oldest.metadata.name != key.1).then_some((&oldest.metadata.name, &target.name))
+        });
+        if let Some((older, service)) = older {
+            let problem = format!("BackendPolicy {older} is older, and counts where both say something");
+            found.conflicts.push(format!("Service {service}: {problem}"));
         }
+        Some(found)
     }
 }
 

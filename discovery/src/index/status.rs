@@ -23,7 +23,7 @@ const MESSAGE_BYTES_MAX: usize = 1024;
 pub(super) type Unresolved = (&'static str, String);
 
 /// What reading a route for one side (producer's or consumer's) found.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub(super) struct Judgement {
     /// How many rules it has.
     pub(super) rules: usize,

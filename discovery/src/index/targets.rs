@@ -1,14 +1,16 @@
 //! What a client's target is: a Service port, a pod, outside of the mesh, or unknown.
 
-use super::{Key, Snapshot, attached::Attached, backend_id, is_external, is_headless, pod_backend, sort};
+use super::{Key, backend_id, facts::Facts, is_external, is_headless, pod_backend, sort};
 use crate::objects::core::IntOrName;
 use ipnet::IpNet;
-use remora_model::{BackendId, BackendRef, BackendRefState, Outbound, Parent, RouteMatch, Rule, Target, Timeouts};
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use remora_model::{
+    Backend, BackendId, BackendRef, BackendRefState, Outbound, Parent, Protocol, RouteMatch, Rule, Target, Timeouts,
+};
+use std::{net::IpAddr, sync::Arc};
 
-impl Snapshot {
+impl Facts {
     /// What `target` is to a client in `namespace`.
-    pub fn outbound(&self, namespace: &str, target: &Target) -> Outbound {
+    pub(crate) fn outbound(&self, namespace: &str, target: &Target) -> Outbound {
         let id = match self.parent(namespace, target) {
             Parent::Backend(id) => id,
             parent => {
@@ -16,8 +18,8 @@ impl Snapshot {
                 return Outbound { target: target.clone(), parent, protocol: Default::default(), matches, rules };
             }
         };
-        let protocol = self.backend(&id).map(|known| known.backend.protocol).unwrap_or_default();
-        let attached: &[Attached] = self.routes.get(&id).map_or(&[], Vec::as_slice);
+        let protocol = self.protocol_of(&id);
+        let attached = self.ruled.get(&id).map_or(&[][..], |ruled| &ruled.attached);
         let (matches, rules) = sort::select(attached, namespace).unwrap_or_else(|| default_rule(&id));
         Outbound { target: target.clone(), parent: Parent::Backend(id), protocol, matches, rules }
     }
@@ -38,7 +40,7 @@ impl Snapshot {
         }
         match self.pod_by_ip.get(&ip) {
             Some(key) => Parent::Backend(pod_backend(key, port)),
-            None if self.networks.contain(ip) && !self.node_ips.contains(&ip) => Parent::Unknown,
+            None if self.is_ranged(ip) && self.node_ips.get(&ip).next().is_none() => Parent::Unknown,
             None => Parent::Outside,
         }
     }
@@ -74,29 +76,44 @@ impl Snapshot {
     }
 
     fn has_namespace(&self, namespace: &str) -> bool {
-        fn first<'a, V>(all: &'a BTreeMap<Key, V>, namespace: &str) -> Option<&'a Key> {
-            all.range((namespace.to_owned(), String::new())..).next().map(|(key, _)| key)
+        self.peopled.contains_key(namespace)
+    }
+
+    /// What is said that a backend speaks.
+    fn protocol_of(&self, id: &BackendId) -> Protocol {
+        match id.name.strip_prefix("pod/") {
+            Some(pod) => {
+                let pod = self.pods.get(&(id.namespace.to_string(), pod.to_owned()));
+                pod.map(|pod| self.protocol_at(pod, id.port)).unwrap_or_default()
+            }
+            None => self.ports.get(id).copied().unwrap_or_default(),
         }
-        let has = |key: Option<&Key>| key.is_some_and(|key| key.0 == namespace);
-        has(first(&self.services, namespace)) || has(first(&self.pods, namespace))
+    }
+
+    /// A backend by name; a pod's is made when it is asked for.
+    pub(super) fn backend(&self, id: &BackendId) -> Option<Arc<Backend>> {
+        match id.name.strip_prefix("pod/") {
+            Some(pod) => self.pod_as_backend(id, pod).map(Arc::new),
+            None => self.backends.get(id).cloned(),
+        }
     }
 
     /// The ranges of the cluster's addresses, for proxies. Empty: not known.
-    pub fn networks(&self) -> &Arc<[IpNet]> {
-        self.networks.told()
+    pub(super) fn networks(&self) -> Arc<[IpNet]> {
+        self.told_networks.get(&()).cloned().unwrap_or_default()
     }
 
     /// The port of a Service that `port` means. The name of a headless one leads to its pods, so that clients may ask for
     /// the pods' own port.
     fn port_of(&self, key: &Key, port: u16) -> Option<BackendId> {
         let id = backend_id(key, port);
-        if self.backends.contains_key(&id) {
+        if self.ports.contains_key(&id) {
             return Some(id);
         }
         let service = self.services.get(key).filter(|service| is_headless(service))?;
         let target = |p: &&crate::objects::core::ServicePort| p.target_port == Some(IntOrName::Number(port));
         let id = backend_id(key, service.spec.ports.iter().find(target)?.port);
-        self.backends.contains_key(&id).then_some(id)
+        self.ports.contains_key(&id).then_some(id)
     }
 }
 

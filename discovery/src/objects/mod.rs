@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 /// Where an object was read, for error messages.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Origin {
     /// As the source names it.
     pub file: Arc<str>,

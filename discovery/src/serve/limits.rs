@@ -32,3 +32,13 @@ pub const UNIT_BYTES: usize = 512;
 pub const LINES_MAX: u32 = 10;
 /// See [`LINES_MAX`].
 pub const LINES_PERIOD: Duration = Duration::from_secs(10);
+/// Messages from earlier versions that a resource remembers: proxies are at most a few versions behind, or far behind.
+pub const DELTAS_MAX: usize = 8;
+/// Streams that are being opened at the same time: from their Hello until they were told all that they asked for at first.
+pub const OPENING_MAX: usize = 512;
+/// How long a stream counts among these.
+pub const OPENING_PATIENCE: Duration = Duration::from_secs(10);
+/// How many of those for whom there is no room may come again in a second: what a core opens in that time, handshakes included.
+pub const RETURNS_PER_SECOND: u32 = 1000;
+/// The longest that any of them is sent away for.
+pub const RETURN_MAX: Duration = Duration::from_secs(10);

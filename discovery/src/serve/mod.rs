@@ -1,57 +1,66 @@
 //! `Discovery.Sync`: one stream per proxy.
 //!
-//! In: snapshots, as a watch of which each stream sees only the latest; before the first of them no stream opens. Out:
-//! what each proxy subscribed to, when it differs from what it holds. A conversation is no task: it is the response stream itself, and goes on when its own
-//! connection has room for a message. So its owner is the server, which awaits its connections; there is no queue; and a
-//! proxy that reads nothing delays no other, and gets the latest when it reads again.
+//! In: the [`Hub`], which tells each stream what of its resources became another; before anything is known no stream opens. Out:
+//! what each proxy subscribed to, when it differs from what it holds. A stream is polled by its connection: it owns no task and
+//! no queue, and a proxy that reads nothing delays no other, and gets the latest when it reads again.
 
 mod budget;
+mod hub;
 pub mod limits;
+mod opening;
 mod peers;
+mod resource;
 mod subscriber;
+mod wire;
 
 #[cfg(test)]
 mod tests;
 
-use crate::index::{Proof, Snapshot};
+pub use hub::{Applied, Hub, Statuses};
+pub use wire::Server;
+
+use crate::index::Proof;
 use budget::{Budget, Lines};
-use futures_util::{FutureExt as _, Stream, stream};
-use limits::{HELLO_TIMEOUT, REQUEST_BYTES_MAX, TURN};
+use futures_util::{FutureExt as _, stream};
+use limits::{HELLO_TIMEOUT, TURN};
+use opening::Opening;
 use peers::{Peers, Place, Unproven};
-use remora_api::v1::{
-    Hello, SyncRequest, SyncResponse,
-    discovery_server::{Discovery, DiscoveryServer},
-    sync_request,
+use remora_api::{
+    sync::RETURN_AFTER_MS,
+    v1::{Hello, SyncRequest, sync_request},
 };
 use remora_model::SpiffeId;
 use remora_runtime::{drain, grpc::Peer};
-use std::{
-    net::IpAddr,
-    pin::Pin,
-    sync::{Arc, Weak},
-};
+use resource::Encoded;
+use std::{net::IpAddr, sync::Arc, time::Duration};
 use subscriber::{Next, Subscriber};
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status, Streaming};
-
-/// What is served.
-pub type Snapshots = watch::Receiver<Option<Arc<Snapshot>>>;
+use wire::Messages;
 
 /// The service.
 #[derive(Debug, Clone)]
 pub struct Service {
-    snapshots: Snapshots,
+    hub: Hub,
     draining: drain::Watch,
     /// Whether peers must be who they say. Only the plaintext listener for tests goes without.
     danger_any_peer: bool,
     peers: Peers,
+    opening: Opening,
     lines: Arc<Lines>,
 }
 
 impl Service {
     /// For the mTLS listener. Streams end when the drain begins.
-    pub fn new(snapshots: Snapshots, draining: drain::Watch) -> Self {
-        Self { snapshots, draining, danger_any_peer: false, peers: Peers::default(), lines: Arc::default() }
+    pub fn new(hub: Hub, draining: drain::Watch) -> Self {
+        Self {
+            hub,
+            draining,
+            danger_any_peer: false,
+            peers: Peers::default(),
+            opening: Opening::default(),
+            lines: Arc::default(),
+        }
     }
 
     /// For a plaintext listener in tests: believes every Hello.
@@ -60,25 +69,21 @@ impl Service {
     }
 
     /// With its bounds, as a server takes it.
-    pub fn into_server(self) -> DiscoveryServer<Self> {
-        DiscoveryServer::new(self).max_decoding_message_size(REQUEST_BYTES_MAX)
+    pub fn into_server(self) -> Server {
+        Server(self)
     }
-}
 
-#[tonic::async_trait]
-impl Discovery for Service {
-    type SyncStream = Pin<Box<dyn Stream<Item = Result<SyncResponse, Status>> + Send>>;
-
-    async fn sync(&self, request: Request<Streaming<SyncRequest>>) -> Result<Response<Self::SyncStream>, Status> {
+    async fn sync(&self, request: Request<Streaming<SyncRequest>>) -> Result<Response<Messages>, Status> {
         let peer = request.extensions().get::<Peer>();
         let (address, peer) = (peer.map(|peer| peer.addr.ip().to_canonical()), peer.and_then(|peer| peer.id.clone()));
         let identity = peer.as_ref().map(SpiffeId::as_str).unwrap_or_default();
         // Until anything is known no stream opens, so that no proxy takes itself for ready on our silence.
-        let mut snapshots = self.snapshots.clone();
         tokio::select! {
-            first = snapshots.wait_for(Option::is_some) => drop(first.map_err(|_| ending())?),
+            () = self.hub.known() => {}
             () = self.draining.signaled() => return Err(ending()),
         }
+        let opening = self.opening.enter(Instant::now()).map_err(come_again);
+        let opening = opening.inspect_err(|status| ended(status, peer.as_ref(), &self.lines))?;
         let unproven = if self.danger_any_peer {
             None
         } else {
@@ -90,12 +95,12 @@ impl Discovery for Service {
         };
         let conversation = Conversation {
             requests: request.into_inner(),
-            snapshots,
             draining: self.draining.clone(),
             peer,
             address,
             service: self.clone(),
             unproven,
+            opening: Some(opening),
             proxy: None,
         };
         let responses = stream::unfold(Some(conversation), |conversation| async move {
@@ -115,13 +120,14 @@ impl Discovery for Service {
 /// One stream.
 struct Conversation {
     requests: Streaming<SyncRequest>,
-    snapshots: Snapshots,
     draining: drain::Watch,
     peer: Option<SpiffeId>,
     address: Option<IpAddr>,
     service: Service,
     /// As long as the pod that it names is unknown.
     unproven: Option<Unproven>,
+    /// Until it was told all that it asked for at first.
+    opening: Option<opening::Place>,
     /// Known after Hello.
     proxy: Option<Connected>,
 }
@@ -129,23 +135,29 @@ struct Conversation {
 /// A proxy that has said who it is.
 struct Connected {
     subscriber: Subscriber,
-    /// The snapshot that was sent last. A weak reference: a proxy that reads nothing must not keep an old snapshot in memory.
-    told: Weak<Snapshot>,
     budget: Budget,
     place: Place,
-    namespace: String,
-    pod: String,
-    account: String,
 }
 
 impl Connected {
-    fn new(hello: Hello, proven: bool, identity: &str, service: &Service) -> Result<Self, Status> {
-        let place = service.peers.settle(identity, &format!("{}/{}", hello.namespace, hello.pod));
-        let (namespace, pod, account) = (hello.namespace.clone(), hello.pod.clone(), hello.service_account.clone());
-        let subscriber = Subscriber::new(hello, proven, Arc::clone(&service.lines))?;
+    fn new(hello: Hello, address: Option<IpAddr>, identity: &str, service: &Service) -> Result<Self, Status> {
+        let pod = format!("{}/{}", hello.namespace, hello.pod);
+        let subscriber = Subscriber::new(hello, service.hub.clone(), address, Arc::clone(&service.lines))?;
+        if !service.danger_any_peer {
+            proof(&subscriber)?;
+        }
+        let place = service.peers.settle(identity, &pod);
         metrics::gauge!("remora_discovery_streams").increment(1.0);
-        let (told, budget) = (Weak::new(), Budget::new(Instant::now()));
-        Ok(Self { subscriber, told, budget, place, namespace, pod, account })
+        Ok(Self { subscriber, budget: Budget::new(Instant::now()), place })
+    }
+}
+
+/// Whether the pod is known to be the caller's; an error if it is known to be another's.
+fn proof(subscriber: &Subscriber) -> Result<bool, Status> {
+    match subscriber.own().map_or(Proof::Unknown, |own| own.proof) {
+        Proof::Unknown => Ok(false),
+        Proof::Proven => Ok(true),
+        Proof::Refuted(why) => Err(Status::permission_denied(format!("pod {} {why}", subscriber.named()))),
     }
 }
 
@@ -160,12 +172,11 @@ impl Conversation {
     ///
     /// What the proxy said is heard before anything more is said to it, so that its acks never pile up; but no more at once
     /// than a turn, so that a client that asks without end delays no other.
-    async fn next(&mut self) -> Result<Option<SyncResponse>, Status> {
+    async fn next(&mut self) -> Result<Option<Encoded>, Status> {
         if self.proxy.is_none() {
             let hello = self.hello().await?;
-            let proven = self.prove(&hello.namespace, &hello.pod, &hello.service_account)?;
             let identity = self.peer.as_ref().map_or(hello.service_account.as_str(), SpiffeId::as_str).to_owned();
-            self.proxy = Some(Connected::new(hello, proven, &identity, &self.service)?);
+            self.proxy = Some(Connected::new(hello, self.address, &identity, &self.service)?);
         }
         loop {
             if !self.hear()? {
@@ -190,10 +201,10 @@ impl Conversation {
                     tokio::task::yield_now().await;
                     continue;
                 }
-                Next::Nothing => {}
+                Next::Nothing => self.opening = None,
             }
             tokio::select! {
-                changed = self.snapshots.changed() => changed.map_err(|_| ending())?,
+                () = proxy.subscriber.mailbox.filled() => {}
                 () = self.draining.signaled() => return Err(ending()),
                 _ = &mut proxy.place.lost => return Err(replaced()),
                 message = self.requests.message() => match message {
@@ -221,38 +232,14 @@ impl Conversation {
         Ok(true)
     }
 
-    /// What there is to say of the latest snapshot.
+    /// What there is to say.
     fn look(&mut self) -> Result<Next, Status> {
-        let Some(latest) = self.snapshots.borrow_and_update().clone() else { return Ok(Next::Nothing) };
-        let news = self.proxy.as_ref().is_some_and(|proxy| !std::ptr::eq(proxy.told.as_ptr(), Arc::as_ptr(&latest)));
-        let who = self.proxy.as_ref().map(|one| (one.namespace.clone(), one.pod.clone(), one.account.clone()));
-        let proven = match who.filter(|_| news) {
-            Some((namespace, pod, account)) => self.prove(&namespace, &pod, &account)?,
-            None => false,
-        };
         let Some(proxy) = &mut self.proxy else { return Ok(Next::Nothing) };
-        if news {
-            proxy.told = Arc::downgrade(&latest);
-            proxy.subscriber.proven |= proven;
-            proxy.subscriber.renew();
+        if self.service.danger_any_peer || proof(&proxy.subscriber)? {
+            proxy.subscriber.prove();
+            self.unproven = None;
         }
-        Ok(proxy.subscriber.next(&latest))
-    }
-
-    /// Whether the pod is known to be the caller's; an error if it is known to be another's.
-    fn prove(&mut self, namespace: &str, pod: &str, account: &str) -> Result<bool, Status> {
-        if self.service.danger_any_peer {
-            return Ok(true);
-        }
-        let latest = self.snapshots.borrow().clone();
-        match latest.map_or(Proof::Unknown, |latest| latest.prove(namespace, pod, account, self.address)) {
-            Proof::Unknown => Ok(false),
-            Proof::Proven => {
-                self.unproven = None;
-                Ok(true)
-            }
-            Proof::Refuted(why) => Err(Status::permission_denied(format!("pod {namespace}/{pod} {why}"))),
-        }
+        Ok(proxy.subscriber.next())
     }
 
     async fn hello(&mut self) -> Result<Hello, Status> {
@@ -279,6 +266,7 @@ fn ended(status: &Status, peer: Option<&SpiffeId>, lines: &Lines) {
         Code::DeadlineExceeded => "hello_timeout",
         Code::ResourceExhausted => "limit",
         Code::Aborted => "replaced",
+        Code::Unavailable if status.metadata().contains_key(RETURN_AFTER_MS) => "overloaded",
         Code::InvalidArgument => "protocol",
         _ => {
             tracing::info!(code = ?status.code(), reason = status.message(), "sync stream ended");
@@ -290,6 +278,14 @@ fn ended(status: &Status, peer: Option<&SpiffeId>, lines: &Lines) {
     if let Some(left_out) = lines.may_say(Instant::now()) {
         tracing::warn!(reason, peer, why = status.message(), left_out, "sync stream refused");
     }
+}
+
+/// There is no room for a stream at the moment. Says when to come again.
+fn come_again(after: Duration) -> Status {
+    let mut status = Status::unavailable(format!("too many streams are being opened; come again in {after:?}"));
+    let after = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+    status.metadata_mut().insert(RETURN_AFTER_MS, after.into());
+    status
 }
 
 fn replaced() -> Status {

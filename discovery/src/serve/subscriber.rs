@@ -1,23 +1,25 @@
-//! What one proxy wants and holds; which message brings it closer to a snapshot. No IO.
+//! What one proxy wants and holds; which message brings it closer to what is known. No IO.
 //!
-//! Work is done only when the proxy reads: [`Subscriber::next`] looks at one due resource at a time, against the
-//! snapshot of that moment. So a proxy that reads slowly skips what it missed, one that asks for a thousand targets
-//! costs a thousand looks and not their square, and one that reads nothing costs nothing.
+//! Work is done only when the proxy reads: [`Subscriber::next`] looks at one due resource at a time, at its version of that
+//! moment. Due is what the proxy asks for, and what its [`Mailbox`] says is another. So a proxy that reads slowly skips what it
+//! missed, one that asks for a thousand targets costs a thousand looks and not their square, and one that reads nothing, or
+//! whom a change does not concern, costs nothing.
 
 use super::{
     budget::Lines,
-    limits::{HELD_MAX, MADE_MAX, RESPONSE_BYTES_MAX, SUBSCRIPTIONS_MAX, TURN, UNIT_BYTES, UNPROVEN_SUBSCRIPTIONS_MAX},
+    hub::{Cell, Hub, Mailbox},
+    limits::{HELD_MAX, MADE_MAX, SUBSCRIPTIONS_MAX, TURN, UNIT_BYTES, UNPROVEN_SUBSCRIPTIONS_MAX},
+    resource::{Encoded, Resource, Says, message},
 };
-use crate::index::{Snapshot, Versioned};
-use ipnet::IpNet;
-use prost::Message as _;
+use crate::index::{Asked, Own, Proof};
 use remora_api::{
-    sync::{Delta, Name},
-    v1::{self, SyncRequest, SyncResponse, sync_request, sync_response::Kind},
+    sync::Name,
+    v1::{self, SyncRequest, sync_request, sync_response::Kind},
 };
-use remora_model::{AuthorizationRule, Backend, BackendId, Inbound, Outbound, Rule};
+use remora_model::BackendId;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    net::IpAddr,
     sync::Arc,
 };
 use tokio::time::Instant;
@@ -27,7 +29,7 @@ use tonic::Status;
 #[derive(Debug)]
 pub(super) enum Next {
     /// Tell it this.
-    Tell(SyncResponse),
+    Tell(Encoded),
     /// Go on after others had their turn.
     Later,
     /// Nothing: it knows all.
@@ -43,52 +45,69 @@ struct Held {
     /// The last message was a delta, which the proxy may be unable to apply.
     delta: bool,
     /// What we sent, to make deltas from.
-    backend: Option<Arc<Backend>>,
+    sent: Option<Arc<Resource>>,
 }
 
 /// One proxy.
 #[derive(Debug)]
 pub(super) struct Subscriber {
+    hub: Hub,
+    pub(super) mailbox: Arc<Mailbox>,
     namespace: String,
     pod: String,
+    /// What is known of its pod, and of the cluster's ranges.
+    own: Arc<Cell>,
+    networks: Arc<Cell>,
     /// Whether it knows in what zone it is.
     zoned: bool,
-    /// The ranges that were sent to it.
-    networks: Option<Arc<[IpNet]>>,
+    /// The version of the ranges that were sent to it.
+    networks_sent: u64,
     /// Whether its pod is known.
-    pub(super) proven: bool,
+    proven: bool,
     /// Work since this was asked last.
     spent: u32,
     lines: Arc<Lines>,
     /// What it subscribed to; for a target also the backends that it leads to.
     wants: BTreeMap<Name, Vec<BackendId>>,
     held: BTreeMap<Name, Held>,
+    /// What it is subscribed to at the hub.
+    cells: BTreeMap<Name, Arc<Cell>>,
     /// What is to be looked at.
     due: BTreeSet<Name>,
     /// Made and not taken yet: at most one target with its backends.
-    made: VecDeque<SyncResponse>,
+    made: VecDeque<Encoded>,
     /// Whether something may be held that nothing leads to any more.
     untidy: bool,
 }
 
 impl Subscriber {
-    /// Takes what it offers to hold. What is more than may be held is not believed, and comes whole when it is wanted.
-    pub(super) fn new(hello: v1::Hello, proven: bool, lines: Arc<Lines>) -> Result<Self, Status> {
+    /// Takes what it offers to hold. What is more than may be held is not believed, and comes whole when it is wanted. `address`
+    /// is where it calls from, if that is to be held against its pod's.
+    pub(super) fn new(hello: v1::Hello, hub: Hub, address: Option<IpAddr>, lines: Arc<Lines>) -> Result<Self, Status> {
         tracing::info!(namespace = hello.namespace, pod = hello.pod, held = hello.held.len(), "proxy connected");
+        let (mailbox, pod) = (Arc::<Mailbox>::default(), (hello.namespace.clone(), hello.pod.clone()));
+        let own = hub.ask(Asked::Own { pod, account: hello.service_account, address }, &mailbox);
+        let networks = hub.ask(Asked::Networks, &mailbox);
         let mut subscriber = Self {
+            hub,
+            mailbox,
+            own,
+            networks,
             zoned: !hello.zone.is_empty(),
-            networks: None,
-            proven,
+            networks_sent: 0,
+            proven: false,
             spent: 0,
             lines,
             namespace: hello.namespace,
             pod: hello.pod,
             wants: BTreeMap::new(),
             held: BTreeMap::new(),
+            cells: BTreeMap::new(),
             due: BTreeSet::new(),
             made: VecDeque::new(),
             untidy: true,
         };
+        subscriber.proven = subscriber.own().is_some_and(|own| own.proof == Proof::Proven);
         for offered in hello.held {
             let name = read(offered.name)?;
             subscriber.spent += 1;
@@ -114,7 +133,7 @@ impl Subscriber {
             if self.made.len() < 2 * MADE_MAX {
                 let reason = format!("more than {max} subscriptions; some of the others must end first");
                 let refused = v1::Refused { name: Some((&name).into()), reason };
-                self.made.push_back(SyncResponse { kind: Some(Kind::Refused(refused)) });
+                self.made.push_back(message(Kind::Refused(refused)));
             }
             return false;
         }
@@ -126,8 +145,13 @@ impl Subscriber {
     /// Says something about the proxy, unless too much was said already.
     fn say(&self, say: impl FnOnce(&str, u64)) {
         if let Some(left_out) = self.lines.may_say(Instant::now()) {
-            say(&format!("{}/{}", self.namespace, self.pod), left_out);
+            say(&self.named(), left_out);
         }
+    }
+
+    /// The pod, for people.
+    pub(super) fn named(&self) -> String {
+        format!("{}/{}", self.namespace, self.pod)
     }
 
     /// Whether it may be heard: what it asks for is not answered faster than it reads.
@@ -221,7 +245,7 @@ impl Subscriber {
             tracing::warn!(pod, %name, reason = nack.reason, left_out, "proxy refused a resource");
         });
         if let Some(held) = self.held.get_mut(&name) {
-            held.backend = None;
+            held.sent = None;
             if std::mem::take(&mut held.delta) {
                 held.version = 0;
                 self.due.insert(name);
@@ -230,42 +254,65 @@ impl Subscriber {
         Ok(())
     }
 
-    /// There is a new snapshot: everything is to be looked at.
-    pub(super) fn renew(&mut self) {
-        self.due.extend(self.wants.keys().cloned());
-        self.untidy = true;
+    /// What is known of its own pod.
+    pub(super) fn own(&self) -> Option<Own> {
+        if let Says::Own(own) = &self.own.latest().says { Some(own.clone()) } else { None }
     }
 
-    /// What brings the proxy closer to `snapshot`. The cluster's ranges and its zone come before all else; a target comes
+    /// Its pod is known to be the caller's from now on.
+    pub(super) fn prove(&mut self) {
+        self.proven = true;
+    }
+
+    /// Finds due what its mailbox says is another.
+    fn collect(&mut self) {
+        for cell in self.mailbox.take() {
+            let name = match &cell.asked {
+                // These are looked at each time.
+                Asked::Networks | Asked::Own { .. } => continue,
+                Asked::Outbound(_, target) => Name::Outbound(target.clone()),
+                Asked::Backend(id) => Name::Backend(id.clone()),
+                Asked::Inbound(_, port) => Name::Inbound(*port),
+                Asked::InboundDefault(_) => Name::InboundDefault,
+            };
+            let wanted = matches!(name, Name::Backend(_)) || self.wants.contains_key(&name);
+            if wanted && self.cells.contains_key(&name) {
+                self.due.insert(name);
+            }
+        }
+    }
+
+    /// What brings the proxy closer to what is known. The cluster's ranges and its zone come before all else; a target comes
     /// after the backends that it leads to.
-    pub(super) fn next(&mut self, snapshot: &Snapshot) -> Next {
-        let next = self.find(snapshot);
+    pub(super) fn next(&mut self) -> Next {
+        self.collect();
+        let next = self.find();
         if let Next::Tell(response) = &next {
-            let units = response.encoded_len() / UNIT_BYTES;
+            let units = response.len() / UNIT_BYTES;
             self.spent = self.spent.saturating_add(u32::try_from(units).unwrap_or(u32::MAX));
         }
         next
     }
 
-    fn find(&mut self, snapshot: &Snapshot) -> Next {
-        let networks = snapshot.networks();
-        if self.networks.as_ref() != Some(networks) {
-            self.networks = Some(Arc::clone(networks));
-            let cidrs = networks.iter().map(ToString::to_string).collect();
-            return Next::Tell(SyncResponse { kind: Some(Kind::Networks(v1::Networks { cidrs })) });
+    fn find(&mut self) -> Next {
+        let networks = self.networks.latest();
+        if self.networks_sent != networks.version {
+            self.networks_sent = networks.version;
+            return Next::Tell(networks.whole.clone());
         }
-        if !self.zoned
-            && let Some(zone) = snapshot.zone(&self.namespace, &self.pod)
-        {
-            self.zoned = true;
-            return Next::Tell(SyncResponse { kind: Some(Kind::Zone(zone.to_owned())) });
+        if !self.zoned {
+            let own = self.own.latest();
+            if let Says::Own(Own { zone: Some(_), .. }) = &own.says {
+                self.zoned = true;
+                return Next::Tell(own.whole.clone());
+            }
         }
         for _ in 0..TURN {
             if let Some(made) = self.made.pop_front() {
                 return Next::Tell(made);
             }
             match self.due.pop_first() {
-                Some(name) => self.look_at(name, snapshot),
+                Some(name) => self.look_at(name),
                 None => {
                     self.tidy();
                     return Next::Nothing;
@@ -275,71 +322,66 @@ impl Subscriber {
         Next::Later
     }
 
-    fn look_at(&mut self, name: Name, snapshot: &Snapshot) {
+    fn look_at(&mut self, name: Name) {
         self.spent += 1;
-        match &name {
-            Name::Outbound(target) => {
-                let outbound = snapshot.outbound(&self.namespace, target);
-                let backends: Vec<BackendId> = outbound.backends().into_iter().cloned().collect();
-                for id in &backends {
-                    self.look_at_backend(id, snapshot);
-                }
-                self.wants.insert(name.clone(), backends);
-                let (message, bytes) = outbound_message(outbound);
-                let version = digest(&bytes);
-                let whole = |_: &Held| Kind::Outbound(v1::OutboundResource { version, outbound: Some(message) });
-                self.turn(&name, version, None, whole);
+        if let Name::Backend(id) = &name {
+            if self.leads_to(id) {
+                self.turn(name);
             }
-            Name::Inbound(port) => {
-                // An unknown pod is most likely a new one: it is answered when it is known.
-                let Some(inbound) = snapshot.inbound(&self.namespace, &self.pod, *port) else { return };
-                let (message, bytes) = inbound_message(inbound);
-                let version = digest(&bytes);
-                let whole = |_: &Held| Kind::Inbound(v1::InboundResource { version, inbound: Some(message) });
-                self.turn(&name, version, None, whole);
-            }
-            Name::InboundDefault => {
-                let Some(default) = snapshot.inbound_default(&self.namespace, &self.pod) else { return };
-                let (inbound, _) = inbound_message(default.inbound);
-                let declared = default.declared.into_iter().map(u32::from).collect();
-                let default = v1::InboundDefault { inbound: Some(inbound), declared };
-                let version = digest(&default.encode_to_vec());
-                let whole = |_: &Held| {
-                    Kind::InboundDefault(v1::InboundDefaultResource { version, inbound_default: Some(default) })
-                };
-                self.turn(&name, version, None, whole);
-            }
-            Name::Backend(id) => {
-                if self.leads_to(id) {
-                    self.look_at_backend(id, snapshot);
-                }
-            }
+            return;
         }
+        let resource = self.latest(&name);
+        if let Says::Outbound(backends) = &resource.says {
+            for id in backends {
+                let name = Name::Backend(id.clone());
+                self.due.remove(&name);
+                self.turn(name);
+            }
+            let before = self.wants.insert(name.clone(), backends.to_vec());
+            self.untidy |= before.is_some_and(|before| before != **backends);
+        }
+        self.turn(name);
     }
 
-    fn look_at_backend(&mut self, id: &BackendId, snapshot: &Snapshot) {
-        let Some(known) = snapshot.backend(id) else { return };
-        let version = known.version(|backend| digest(&v1::Backend::from(backend).encode_to_vec()));
-        let sent = Some(Arc::clone(&known.backend));
-        self.turn(&Name::Backend(id.clone()), version, sent, |held| difference(held, &known, version));
-    }
-
-    /// Makes the message about a name whose right version is `version`, if there is anything to say.
-    fn turn(&mut self, name: &Name, version: u64, backend: Option<Arc<Backend>>, whole: impl FnOnce(&Held) -> Kind) {
-        let held = self.held.entry(name.clone()).or_default();
-        let kind = if held.version == version {
-            let current = v1::Current { name: Some(name.into()), version };
-            held.offered.then_some(Kind::Current(current))
-        } else {
-            Some(whole(held))
+    /// The version of now; subscribes if that was not done before.
+    fn latest(&mut self, name: &Name) -> Arc<Resource> {
+        if let Some(cell) = self.cells.get(name) {
+            return cell.latest();
+        }
+        let pod = || (self.namespace.clone(), self.pod.clone());
+        let asked = match name {
+            Name::Outbound(target) => Asked::Outbound(self.namespace.clone(), target.clone()),
+            Name::Backend(id) => Asked::Backend(id.clone()),
+            Name::Inbound(port) => Asked::Inbound(pod(), *port),
+            Name::InboundDefault => Asked::InboundDefault(pod()),
         };
-        let delta = matches!(kind, Some(Kind::BackendDelta(_)));
-        match &kind {
-            Some(_) => *held = Held { version, offered: false, delta, backend },
-            // The same version keeps what is known of it: a nack has removed `backend` for a good reason.
-            None => held.offered = false,
+        let cell = self.hub.ask(asked, &self.mailbox);
+        let latest = cell.latest();
+        self.cells.insert(name.clone(), cell);
+        latest
+    }
+
+    /// Makes the message about a name, if there is anything to say.
+    fn turn(&mut self, name: Name) {
+        let resource = self.latest(&name);
+        // An unknown pod is most likely a new one: it is answered when it is known.
+        if matches!(resource.says, Says::Nothing) {
+            return;
         }
-        self.made.extend(kind.map(|kind| SyncResponse { kind: Some(kind) }));
+        let held = self.held.entry(name.clone()).or_default();
+        if held.version == resource.version {
+            if std::mem::take(&mut held.offered) {
+                let current = v1::Current { name: Some((&name).into()), version: resource.version };
+                self.made.push_back(message(Kind::Current(current)));
+                // What a nack took away does not come back: only who just offered it holds what we would have sent.
+                held.sent = matches!(resource.says, Says::Backend(..)).then_some(resource);
+            }
+            return;
+        }
+        let (message, delta) = resource.after(held.sent.as_deref().filter(|sent| sent.version == held.version));
+        let sent = matches!(resource.says, Says::Backend(..)).then(|| Arc::clone(&resource));
+        *held = Held { version: resource.version, offered: false, delta, sent };
+        self.made.push_back(message);
     }
 
     /// Lets go of what nothing leads to any more, as the proxy does.
@@ -348,58 +390,26 @@ impl Subscriber {
             return;
         }
         let backends: BTreeSet<&BackendId> = self.wants.values().flatten().collect();
-        self.held.retain(|name, _| match name {
+        let kept = |name: &Name| match name {
             Name::Backend(id) => backends.contains(id),
             name => self.wants.contains_key(name),
-        });
+        };
+        self.held.retain(|name, _| kept(name));
+        let left: Vec<Arc<Cell>> = self.cells.extract_if(.., |name, _| !kept(name)).map(|(_, cell)| cell).collect();
+        if !left.is_empty() {
+            self.hub.leave(left, &self.mailbox);
+        }
     }
 }
 
-/// The message and its bytes. One that is too large for a proxy would end its stream again and again: all rules are closed.
-fn outbound_message(outbound: Outbound) -> (v1::Outbound, Vec<u8>) {
-    let message = v1::Outbound::from(&outbound);
-    let bytes = message.encode_to_vec();
-    if bytes.len() <= RESPONSE_BYTES_MAX {
-        return (message, bytes);
-    }
-    let one = outbound.matches.into_iter().take(0);
-    let outbound = Outbound { matches: one.collect(), rules: vec![Rule::closed("too large".into())], ..outbound };
-    let message = v1::Outbound::from(&outbound);
-    let bytes = message.encode_to_vec();
-    (message, bytes)
-}
-
-/// The same of an inbound port: everything is denied.
-fn inbound_message(inbound: Inbound) -> (v1::Inbound, Vec<u8>) {
-    let message = v1::Inbound::from(&inbound);
-    let bytes = message.encode_to_vec();
-    if bytes.len() <= RESPONSE_BYTES_MAX {
-        return (message, bytes);
-    }
-    let rules = vec![AuthorizationRule::deny_everything("too large".into())];
-    let message = v1::Inbound::from(&Inbound { rules, ..inbound });
-    let bytes = message.encode_to_vec();
-    (message, bytes)
-}
-
-/// What changed since the proxy was last sent the backend, or the whole where that says no more.
-fn difference(held: &Held, known: &Versioned, version: u64) -> Kind {
-    let backend = &*known.backend;
-    let before = held.backend.as_deref().map(|before| (before, held.version));
-    let delta = before.and_then(|before| Delta::between(before, (backend, version)));
-    match delta.filter(|d| 2 * (d.upserted.len() + d.removed.len()) < backend.endpoints.len().max(3)) {
-        Some(delta) => Kind::BackendDelta((&delta).into()),
-        None => Kind::Backend(v1::BackendResource { version, backend: Some(backend.into()) }),
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        let cells = std::mem::take(&mut self.cells).into_values();
+        self.hub.leave(cells.chain([Arc::clone(&self.own), Arc::clone(&self.networks)]), &self.mailbox);
     }
 }
 
 fn read(name: Option<v1::ResourceName>) -> Result<Name, Status> {
     let name = name.ok_or_else(|| Status::invalid_argument("name is missing"))?;
     Name::try_from(name).map_err(|error| Status::invalid_argument(format!("name.{error}")))
-}
-
-/// FNV-1a, which is the same everywhere and for ever; 0 is kept for "nothing".
-fn digest(bytes: &[u8]) -> u64 {
-    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, step).max(1)
 }

@@ -1,15 +1,50 @@
-use super::subscriber::{Next, Subscriber};
+use super::{
+    Hub,
+    subscriber::{Next, Subscriber},
+};
 use crate::{
-    index::{Mesh, Snapshot},
+    index::{Change, Mesh},
+    objects::Object,
     source::parse::parse,
 };
+use prost::Message as _;
 use remora_api::{
     sync::{Name, Resource, Update, request},
-    v1::Hello,
+    v1::{Hello, SyncResponse},
 };
 use remora_model::SpiffeId;
+use std::cell::RefCell;
 
-fn world(pods: u8) -> Snapshot {
+/// A hub, and what it knows.
+struct Known(Hub, RefCell<Vec<Object>>);
+
+impl Known {
+    fn new() -> Self {
+        Self::with(&[])
+    }
+
+    /// In a cluster of these ranges.
+    fn with(ranges: &[&str]) -> Self {
+        let networks = ranges.iter().map(|range| range.parse().unwrap()).collect();
+        Self(Hub::new(Mesh { networks, ..Mesh::default() }), RefCell::default())
+    }
+
+    /// From now on there is this.
+    fn turn_into(&self, objects: Vec<Object>) {
+        let before = self.1.replace(objects.clone());
+        let gone = before.iter().filter(|object| !objects.contains(object)).cloned().map(Change::Gone);
+        let put = objects.iter().filter(|object| !before.contains(object)).cloned().map(Change::Put);
+        self.0.apply(gone.chain(put).collect::<Vec<_>>());
+    }
+
+    fn subscriber(&self, hello: Hello) -> Subscriber {
+        let mut subscriber = Subscriber::new(hello, self.0.clone(), None, Default::default()).unwrap();
+        subscriber.prove();
+        subscriber
+    }
+}
+
+fn world(pods: u8) -> Vec<Object> {
     let mut text = "apiVersion: v1
 kind: Service
 metadata: { name: api, namespace: shop }
@@ -26,40 +61,31 @@ status: {{ podIP: 10.1.0.{pod} }}
 "
         );
     }
-    let mesh = Mesh::default();
-    Snapshot::build(parse(&text, "world").whole().unwrap(), &mesh, None)
+    parse(&text, "world").whole().unwrap()
 }
 
 fn hello() -> Hello {
     Hello { namespace: "shop".into(), pod: "web-1".into(), service_account: "web".into(), ..Hello::default() }
 }
 
-/// All that the proxy is told of a new snapshot.
-fn told(proxy: &mut Subscriber, snapshot: &Snapshot) -> Vec<Update> {
-    proxy.renew();
-    rest(proxy, snapshot)
-}
-
-fn rest(proxy: &mut Subscriber, snapshot: &Snapshot) -> Vec<Update> {
-    let mut told = all(proxy, snapshot);
+/// All that the proxy is told, but for the cluster's ranges, once there is `objects`.
+fn told(proxy: &mut Subscriber, known: &Known, objects: Vec<Object>) -> Vec<Update> {
+    let mut told = all(proxy, known, objects);
     told.retain(|update| !matches!(update, Update::Networks(_)));
     told
 }
 
 /// The same with the cluster's ranges.
-fn all(proxy: &mut Subscriber, snapshot: &Snapshot) -> Vec<Update> {
+fn all(proxy: &mut Subscriber, known: &Known, objects: Vec<Object>) -> Vec<Update> {
+    known.turn_into(objects);
     let mut told = Vec::new();
     loop {
-        match proxy.next(snapshot) {
-            Next::Tell(response) => told.push(response.try_into().unwrap()),
+        match proxy.next() {
+            Next::Tell(response) => told.push(SyncResponse::decode(response).unwrap().try_into().unwrap()),
             Next::Later => {}
             Next::Nothing => return told,
         }
     }
-}
-
-fn subscriber(hello: Hello) -> Subscriber {
-    Subscriber::new(hello, true, Default::default()).unwrap()
 }
 
 fn api() -> Name {
@@ -68,9 +94,10 @@ fn api() -> Name {
 
 #[test]
 fn backends_come_before_the_target_and_then_only_deltas() {
-    let mut proxy = subscriber(hello());
+    let known = Known::new();
+    let mut proxy = known.subscriber(hello());
     proxy.take(request::subscribe(&api())).unwrap();
-    let first = told(&mut proxy, &world(5));
+    let first = told(&mut proxy, &known, world(5));
     let [
         Update::Whole { resource: Resource::Backend(held), version, .. },
         Update::Whole { resource: Resource::Outbound(_), .. },
@@ -78,45 +105,79 @@ fn backends_come_before_the_target_and_then_only_deltas() {
     else {
         panic!("{first:?}")
     };
-    assert!(told(&mut proxy, &world(5)).is_empty(), "nothing changed");
-    let next = told(&mut proxy, &world(6));
+    assert!(told(&mut proxy, &known, world(5)).is_empty(), "nothing changed");
+    let next = told(&mut proxy, &known, world(6));
     let [Update::Delta(delta)] = next.as_slice() else { panic!("{next:?}") };
     assert_eq!(delta.apply(held, *version).unwrap().endpoints.len(), 6);
 
     let name: remora_api::v1::ResourceName = (&Name::Backend(held.id.clone())).into();
     proxy.take(request::nack(name.clone(), delta.version, "no".into())).unwrap();
-    let whole = rest(&mut proxy, &world(6));
+    let whole = told(&mut proxy, &known, world(6));
     let [Update::Whole { resource: Resource::Backend(_), version, .. }] = whole.as_slice() else { panic!("{whole:?}") };
     proxy.take(request::nack(name, *version, "no".into())).unwrap();
-    assert!(rest(&mut proxy, &world(6)).is_empty(), "there is nothing better to send");
-    let changed = told(&mut proxy, &world(7));
+    assert!(told(&mut proxy, &known, world(6)).is_empty(), "there is nothing better to send");
+    let changed = told(&mut proxy, &known, world(7));
     assert!(matches!(changed.as_slice(), [Update::Whole { .. }]), "no delta to what was refused: {changed:?}");
+}
+
+#[test]
+fn a_change_wakes_those_whom_it_concerns_and_is_encoded_once_for_all() {
+    let known = Known::new();
+    let (mut one, mut other, mut nobody) =
+        (known.subscriber(hello()), known.subscriber(hello()), known.subscriber(hello()));
+    for proxy in [&mut one, &mut other] {
+        proxy.take(request::subscribe(&api())).unwrap();
+    }
+    nobody.take(request::subscribe(&Name::Outbound("else:80".parse().unwrap()))).unwrap();
+    for proxy in [&mut one, &mut other, &mut nobody] {
+        all(proxy, &known, world(5));
+    }
+    known.turn_into(world(6));
+    let (Next::Tell(first), Next::Tell(second)) = (one.next(), other.next()) else { panic!("nothing to tell") };
+    assert!(std::ptr::eq(first.as_ptr(), second.as_ptr()), "the same bytes in the same place");
+    assert!(nobody.mailbox.take().next().is_none(), "it is not even woken");
+}
+
+#[test]
+fn who_is_gone_is_forgotten() {
+    let known = Known::new();
+    let mut proxy = known.subscriber(hello());
+    proxy.take(request::subscribe(&api())).unwrap();
+    told(&mut proxy, &known, world(3));
+    assert_eq!(known.0.asked(), 4, "the target, its backend, the ranges, its own pod");
+    proxy.take(request::unsubscribe(&api())).unwrap();
+    told(&mut proxy, &known, world(3));
+    assert_eq!(known.0.asked(), 2);
+    drop(proxy);
+    assert_eq!(known.0.asked(), 0);
 }
 
 #[test]
 fn a_new_subscription_is_looked_at_alone() {
     let snapshot = world(3);
-    let mut proxy = subscriber(hello());
+    let known = Known::new();
+    let mut proxy = known.subscriber(hello());
     proxy.take(request::subscribe(&api())).unwrap();
-    told(&mut proxy, &snapshot);
+    told(&mut proxy, &known, snapshot.clone());
     proxy.take(request::subscribe(&Name::Outbound("api:81".parse().unwrap()))).unwrap();
-    assert_eq!(rest(&mut proxy, &snapshot).len(), 2, "the target and its backend");
+    assert_eq!(told(&mut proxy, &known, snapshot.clone()).len(), 2, "the target and its backend");
 }
 
 #[test]
 fn a_target_asked_for_again_is_told_whole_with_its_backends() {
     let snapshot = world(3);
-    let mut proxy = subscriber(hello());
+    let known = Known::new();
+    let mut proxy = known.subscriber(hello());
     proxy.take(request::subscribe(&api())).unwrap();
-    told(&mut proxy, &snapshot);
+    told(&mut proxy, &known, snapshot.clone());
     proxy.take(request::unsubscribe(&api())).unwrap();
     proxy.take(request::subscribe(&api())).unwrap();
-    let again = rest(&mut proxy, &snapshot);
+    let again = told(&mut proxy, &known, snapshot.clone());
     assert!(again.len() == 2 && again.iter().all(|update| matches!(update, Update::Whole { .. })), "{again:?}");
 }
 
 /// `api:80` with a route of it to another of its ports.
-fn routed(port: u16) -> Snapshot {
+fn routed(port: u16) -> Vec<Object> {
     let text = format!(
         "apiVersion: v1
 kind: Service
@@ -131,12 +192,13 @@ spec:
   rules: [{{ backendRefs: [{{ name: api, port: {port} }}] }}]
 "
     );
-    Snapshot::build(parse(&text, "world").whole().unwrap(), &Mesh::default(), None)
+    parse(&text, "world").whole().unwrap()
 }
 
 #[test]
 fn a_backend_that_is_let_go_of_while_a_route_comes_back_to_it_is_told_again_at_once() {
-    let mut proxy = subscriber(hello());
+    let known = Known::new();
+    let mut proxy = known.subscriber(hello());
     proxy.take(request::subscribe(&api())).unwrap();
     let backend = |update: &Update| match update {
         Update::Whole { resource: Resource::Backend(backend), .. } if backend.id.port == 81 => {
@@ -144,35 +206,31 @@ fn a_backend_that_is_let_go_of_while_a_route_comes_back_to_it_is_told_again_at_o
         }
         _ => None,
     };
-    let first = told(&mut proxy, &routed(81)).iter().find_map(backend).unwrap();
+    let first = told(&mut proxy, &known, routed(81)).iter().find_map(backend).unwrap();
     // Both are told before the proxy's word of the first is heard.
-    for snapshot in [routed(82), routed(81)] {
-        proxy.renew();
-        let next = |proxy: &mut Subscriber| match proxy.next(&snapshot) {
-            Next::Tell(_) => true,
-            Next::Later | Next::Nothing => false,
-        };
-        while next(&mut proxy) {}
+    for objects in [routed(82), routed(81)] {
+        told(&mut proxy, &known, objects);
     }
     proxy.take(request::unsubscribe(&first)).unwrap();
-    let again = rest(&mut proxy, &routed(81));
+    let again = told(&mut proxy, &known, routed(81));
     assert_eq!(again.iter().filter_map(backend).collect::<Vec<_>>(), [first], "{again:?}");
     let other = Name::Backend(remora_model::BackendId { namespace: "shop".into(), name: "api".into(), port: 82 });
     proxy.take(request::unsubscribe(&other)).unwrap();
-    assert!(rest(&mut proxy, &routed(81)).is_empty(), "nothing leads to the other");
+    assert!(told(&mut proxy, &known, routed(81)).is_empty(), "nothing leads to the other");
 }
 
 #[test]
 fn a_slow_proxy_skips_what_it_missed() {
-    let mut proxy = subscriber(hello());
+    let known = Known::new();
+    let mut proxy = known.subscriber(hello());
     for port in [80, 81] {
         proxy.take(request::subscribe(&Name::Outbound(format!("api:{port}").parse().unwrap()))).unwrap();
     }
-    told(&mut proxy, &world(5));
-    proxy.renew();
-    assert!(matches!(proxy.next(&world(6)), Next::Tell(_)), "it takes one message");
+    told(&mut proxy, &known, world(5));
+    known.turn_into(world(6));
+    assert!(matches!(proxy.next(), Next::Tell(_)), "it takes one message");
     // and no other until much later
-    let last = told(&mut proxy, &world(9));
+    let last = told(&mut proxy, &known, world(9));
     let ends: Vec<_> =
         last.iter().map(|update| if let Update::Delta(d) = update { d.upserted.len() } else { 0 }).collect();
     assert_eq!(ends, [3, 4], "one step from what each had: {last:?}");
@@ -180,20 +238,21 @@ fn a_slow_proxy_skips_what_it_missed() {
 
 #[test]
 fn a_proxy_that_offers_what_it_holds_is_only_told_that_it_is_right() {
-    let mut proxy = subscriber(hello());
+    let known = Known::new();
+    let mut proxy = known.subscriber(hello());
     proxy.take(request::subscribe(&api())).unwrap();
-    let versions = told(&mut proxy, &world(3)).into_iter().map(|update| match update {
+    let versions = told(&mut proxy, &known, world(3)).into_iter().map(|update| match update {
         Update::Whole { version, resource, .. } => request::held(&resource.name(), version),
         other => panic!("{other:?}"),
     });
-    let mut again = subscriber(Hello { held: versions.collect(), ..hello() });
-    let told = told(&mut again, &world(3));
+    let mut again = known.subscriber(Hello { held: versions.collect(), ..hello() });
+    let told = told(&mut again, &known, world(3));
     assert_eq!(told.len(), 2);
     assert!(told.iter().all(|update| matches!(update, Update::Current { .. })), "{told:?}");
 }
 
 /// `shop/web-1`, meshed, with an address, and a Service of it.
-fn own_world(more: &str) -> Snapshot {
+fn own_world(more: &str) -> Vec<Object> {
     let text = format!(
         "apiVersion: v1
 kind: Pod
@@ -203,59 +262,60 @@ status: {{ podIP: 10.1.0.9 }}
 ---
 {more}"
     );
-    let mesh = Mesh { networks: vec!["10.0.0.0/8".parse().unwrap()], ..Mesh::default() };
-    Snapshot::build(parse(&text, "world").whole().unwrap(), &mesh, None)
+    parse(&text, "world").whole().unwrap()
 }
 
 #[test]
 fn the_clusters_ranges_come_before_all_else_and_whenever_they_change() {
     let range = |range: &str| Update::Networks(vec![range.parse().unwrap()]);
-    let mut proxy = subscriber(hello());
+    let known = Known::with(&["10.0.0.0/8"]);
+    let mut proxy = known.subscriber(hello());
     proxy.take(request::subscribe(&api())).unwrap();
-    let first = all(&mut proxy, &own_world(""));
+    let first = all(&mut proxy, &known, own_world(""));
     assert_eq!((&first[0], first.len()), (&range("10.0.0.0/8"), 2));
-    proxy.renew();
-    assert!(all(&mut proxy, &own_world("")).is_empty(), "they are the same");
+    assert!(all(&mut proxy, &known, own_world("")).is_empty(), "they are the same");
     let wider = "apiVersion: networking.k8s.io/v1
 kind: ServiceCIDR
 metadata: { name: more }
 spec: { cidrs: [11.0.0.0/8] }
 ";
-    proxy.renew();
-    assert_eq!(all(&mut proxy, &own_world(wider))[0], range("10.0.0.0/7"));
-    let mut proxy = subscriber(hello());
-    assert_eq!(all(&mut proxy, &world(1)), [Update::Networks(vec![])], "nobody knows them");
+    assert_eq!(all(&mut proxy, &known, own_world(wider))[0], range("10.0.0.0/7"));
+    let known = Known::new();
+    let mut proxy = known.subscriber(hello());
+    assert_eq!(all(&mut proxy, &known, world(1)), [Update::Networks(vec![])], "nobody knows them");
 }
 
 #[test]
 fn what_holds_for_undeclared_ports_is_told_and_kept_current() {
-    let mut proxy = subscriber(hello());
+    let known = Known::new();
+    let mut proxy = known.subscriber(hello());
     proxy.take(request::subscribe(&Name::InboundDefault)).unwrap();
-    assert!(told(&mut proxy, &world(1)).is_empty(), "nobody knows the pod");
+    assert!(told(&mut proxy, &known, world(1)).is_empty(), "nobody knows the pod");
     let declared = |updates: &[Update]| match updates {
         [Update::Whole { resource: Resource::InboundDefault(default), .. }] => default.declared.clone(),
         other => panic!("{other:?}"),
     };
-    assert_eq!(declared(&told(&mut proxy, &own_world(""))), [8080]);
-    assert!(told(&mut proxy, &own_world("")).is_empty());
+    assert_eq!(declared(&told(&mut proxy, &known, own_world(""))), [8080]);
+    assert!(told(&mut proxy, &known, own_world("")).is_empty());
     let service = "apiVersion: v1
 kind: Service
 metadata: { name: web, namespace: shop }
 spec: { selector: { app: web }, ports: [{ port: 80, targetPort: 9000 }] }
 ";
-    assert_eq!(declared(&told(&mut proxy, &own_world(service))), [8080, 9000]);
+    assert_eq!(declared(&told(&mut proxy, &known, own_world(service))), [8080, 9000]);
 }
 
 #[test]
 fn who_asks_without_end_and_reads_nothing_is_not_heard_any_more() {
-    let mut proxy = Subscriber::new(hello(), false, Default::default()).unwrap();
+    let known = Known::new();
+    let mut proxy = Subscriber::new(hello(), known.0.clone(), None, Default::default()).unwrap();
     let (mut asked, mut refused) = (0, 0);
     while proxy.hears() {
         asked += 1;
         proxy.take(request::subscribe(&Name::Outbound(format!("s{asked}:80").parse().unwrap()))).unwrap();
     }
     assert!(asked > 1024 && asked < 2000, "{asked}");
-    for update in rest(&mut proxy, &world(1)) {
+    for update in told(&mut proxy, &known, world(1)) {
         refused += usize::from(matches!(update, Update::Refused { .. }));
     }
     assert_eq!(asked - refused, 1024, "a pod that nobody knows has fewer");
@@ -277,13 +337,13 @@ fn a_proxy_is_told_its_zone_once_before_all_else_unless_it_knows() {
 kind: Pod
 metadata: { name: web-1, namespace: shop, labels: { topology.kubernetes.io/zone: a } }
 ";
-    let mesh = Mesh::default();
-    let zoned = Snapshot::build(parse(zoned, "world").whole().unwrap(), &mesh, None);
-    let mut proxy = subscriber(hello());
+    let zoned = parse(zoned, "world").whole().unwrap();
+    let known = Known::new();
+    let mut proxy = known.subscriber(hello());
     proxy.take(request::subscribe(&api())).unwrap();
-    assert_eq!(told(&mut proxy, &world(0)).len(), 2, "nobody knows the pod yet");
-    assert_eq!(told(&mut proxy, &zoned)[0], Update::Zone("a".into()));
-    assert!(told(&mut proxy, &zoned).is_empty());
-    let mut proxy = subscriber(Hello { zone: "b".into(), ..hello() });
-    assert!(told(&mut proxy, &zoned).is_empty());
+    assert_eq!(told(&mut proxy, &known, world(0)).len(), 2, "nobody knows the pod yet");
+    assert_eq!(told(&mut proxy, &known, zoned.clone())[0], Update::Zone("a".into()));
+    assert!(told(&mut proxy, &known, zoned.clone()).is_empty());
+    let mut proxy = known.subscriber(Hello { zone: "b".into(), ..hello() });
+    assert!(told(&mut proxy, &known, zoned.clone()).is_empty());
 }

@@ -1,24 +1,24 @@
 //! A directory of manifests as a source of objects.
 //!
-//! In: every `*.yaml`, `*.yml`, `*.json` right in the directory. Out: all objects, again after each change, and every
+//! In: every `*.yaml`, `*.yml`, `*.json` right in the directory. Out: what changed of their objects, and every
 //! mistake of every file. Watched by the system's notification and by a poll (network file systems and ConfigMap symlinks
 //! tell nothing). It does not judge objects, nor descend into folders.
 //!
 //! **A broken file changes nothing**: what it said when it was last good stays. A file that was never good has nothing
-//! to stay, and what it meant to forbid is unknown; so at the start [`Directory::objects`] gives nothing at all until
+//! to stay, and what it meant to forbid is unknown; so at the start [`Directory::changes`] gives nothing at all until
 //! every file has been good once ([`SourceError::NeverGood`]). A file that comes later and is broken from its beginning
 //! adds nothing, but removes nothing either: as long as it stands, policies of files that are gone stay in force,
 //! for it may be one of them, renamed and spoilt in one step.
 
 use super::parse::{ParseError, parse};
-use crate::objects::Object;
+use crate::{index::Change, objects::Object};
 use notify::Watcher;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 use tokio::sync::Notify;
@@ -94,17 +94,25 @@ pub struct Directory {
     told: BTreeSet<String>,
     /// Why the directory could not be listed when it was looked at last.
     unlisted: Option<io::ErrorKind>,
+    /// What was not taken yet.
+    changes: Vec<Change>,
 }
 
 impl Directory {
     /// Nothing is read yet.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), files: BTreeMap::new(), started: false, told: BTreeSet::new(), unlisted: None }
+        let (files, told, changes) = (BTreeMap::new(), BTreeSet::new(), Vec::new());
+        Self { path: path.into(), files, started: false, told, unlisted: None, changes }
     }
 
-    /// Reads what changed. Blocks on the file system.
-    pub fn refresh(&mut self) -> Refreshed {
+    /// Reads what changed: of these files, or of all. Blocks on the file system.
+    pub fn refresh(&mut self, only: Option<BTreeSet<PathBuf>>) -> Refreshed {
         let mut found = Refreshed::default();
+        if let Some(only) = only.filter(|only| only.iter().all(|path| path.exists())) {
+            only.iter().for_each(|path| self.look_at(path, &mut found));
+            self.started |= self.never_good().is_empty();
+            return found;
+        }
         let names = match list(&self.path) {
             Ok(names) => names,
             Err(source) => {
@@ -141,6 +149,7 @@ impl Directory {
             }
         };
         found.changed |= objects != file.objects || !file.good;
+        self.changes.extend(differences(&file.objects, &objects));
         (file.objects, file.broken, file.good) = (objects, false, true);
         let fresh = unused.into_iter().filter(|(kind, _)| self.told.insert(kind.clone()));
         found.unused.extend(fresh.map(|(kind, count)| (path.to_owned(), kind, count)));
@@ -148,13 +157,16 @@ impl Directory {
 
     /// Drops files that are gone; but not their policies while there is a file that was never valid.
     fn forget(&mut self, names: &[PathBuf], found: &mut Refreshed) {
-        let doubtful = self.files.iter().any(|(path, file)| !file.good && names.contains(path));
+        let there = |path: &PathBuf| names.binary_search(path).is_ok();
+        let doubtful = self.files.iter().any(|(path, file)| !file.good && there(path));
         for (path, file) in &mut self.files {
-            if names.contains(path) {
+            if there(path) {
                 continue;
             }
             let before = file.objects.len();
-            file.objects.retain(|object| doubtful && object.restricts());
+            let stays = |object: &Object| doubtful && object.restricts();
+            self.changes.extend(file.objects.iter().filter(|object| !stays(object)).cloned().map(Change::Gone));
+            file.objects.retain(stays);
             file.gone = true;
             file.seen = None;
             found.changed |= file.objects.len() != before;
@@ -162,13 +174,14 @@ impl Directory {
         self.files.retain(|_, file| !file.gone || !file.objects.is_empty());
     }
 
-    /// All objects, in the order of file names. Nothing as long as, at the start, some file could not be read.
-    pub fn objects(&self) -> Result<Vec<Object>, SourceError> {
+    /// What changed since this was asked last. Nothing as long as, at the start, some file could not be read, or there are too
+    /// many objects; it comes later then.
+    pub fn changes(&mut self) -> Result<Vec<Change>, SourceError> {
         if !self.started {
             return Err(SourceError::NeverGood { files: self.never_good() });
         }
-        let all: Vec<Object> = self.files.values().flat_map(|file| file.objects.iter().cloned()).collect();
-        if all.len() > OBJECTS_MAX { Err(SourceError::TooMany) } else { Ok(all) }
+        let all: usize = self.files.values().map(|file| file.objects.len()).sum();
+        if all > OBJECTS_MAX { Err(SourceError::TooMany) } else { Ok(std::mem::take(&mut self.changes)) }
     }
 
     /// Files that stand as they last were, because they are broken now.
@@ -181,19 +194,36 @@ impl Directory {
     }
 }
 
+/// What leads from what a file said to what it says. An object that stands elsewhere in it is another.
+fn differences(before: &[Object], after: &[Object]) -> Vec<Change> {
+    let name = |object: &Object| {
+        let meta = object.metadata();
+        (object.kind(), meta.namespace.clone(), meta.name.clone(), meta.origin.line)
+    };
+    let known: HashMap<_, &Object> = before.iter().map(|object| (name(object), object)).collect();
+    let kept: HashSet<_> = after.iter().map(name).collect();
+    let gone = before.iter().filter(|object| !kept.contains(&name(object))).cloned().map(Change::Gone);
+    let put = after.iter().filter(|object| known.get(&name(object)) != Some(object)).cloned().map(Change::Put);
+    gone.chain(put).collect()
+}
+
 fn list(path: &Path) -> io::Result<Vec<PathBuf>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(path)? {
         let path = entry?.path();
-        let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
-        let manifest = path.extension().is_some_and(|ext| ext == "yaml" || ext == "yml" || ext == "json");
         // A link that leads nowhere is a manifest that cannot be read, not one that is not there.
-        if manifest && !hidden && !path.is_dir() {
+        if is_manifest(&path) && !path.is_dir() {
             names.push(path);
         }
     }
     names.sort();
     Ok(names)
+}
+
+/// Whether a file of this name is a manifest.
+fn is_manifest(path: &Path) -> bool {
+    let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+    !hidden && path.extension().is_some_and(|ext| ext == "yaml" || ext == "yml" || ext == "json")
 }
 
 type Read = (Vec<Object>, BTreeMap<String, usize>);
@@ -217,15 +247,44 @@ fn read(path: &Path) -> Result<Read, Vec<SourceError>> {
     Ok((parsed.whole().map_err(told)?, unused))
 }
 
-/// Tells of changes in `path` until it is dropped. Without notification (no inotify left) only the poll remains.
-pub fn watch(path: &Path) -> (Option<notify::RecommendedWatcher>, Arc<Notify>) {
-    let changed = Arc::new(Notify::new());
-    let tell = Arc::clone(&changed);
-    let watcher = notify::recommended_watcher(move |event| {
-        if may_change(&event) {
-            tell.notify_one();
+/// What the system told of a directory.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// The manifests that may be others; `None`: any may be.
+    files: Mutex<Option<BTreeSet<PathBuf>>>,
+    something: Notify,
+}
+
+impl Told {
+    /// Resolves when something was told. Cancel-safe.
+    pub async fn something(&self) {
+        self.something.notified().await;
+    }
+
+    /// The manifests that may be others since this was asked last; `None`: any may be.
+    pub fn files(&self) -> Option<BTreeSet<PathBuf>> {
+        self.lock().replace(BTreeSet::new())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<BTreeSet<PathBuf>>> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, event: &notify::Result<notify::Event>) {
+        match concerns(event) {
+            Some(files) if files.is_empty() => return,
+            Some(files) => drop(self.lock().as_mut().map(|known| known.extend(files))),
+            None => *self.lock() = None,
         }
-    });
+        self.something.notify_one();
+    }
+}
+
+/// Tells of changes in `path` until it is dropped. Without notification (no inotify left) only the poll remains.
+pub fn watch(path: &Path) -> (Option<notify::RecommendedWatcher>, Arc<Told>) {
+    let told = Arc::new(Told::default());
+    let tell = Arc::clone(&told);
+    let watcher = notify::recommended_watcher(move |event| tell.tell(&event));
     let watcher = watcher.and_then(|mut watcher| {
         watcher.watch(path, notify::RecursiveMode::NonRecursive)?;
         Ok(watcher)
@@ -233,12 +292,20 @@ pub fn watch(path: &Path) -> (Option<notify::RecommendedWatcher>, Arc<Notify>) {
     if let Err(error) = &watcher {
         tracing::warn!(%error, "cannot watch the manifests; they are polled every {POLL:?}");
     }
-    (watcher.ok(), changed)
+    (watcher.ok(), told)
 }
 
-/// Whether there may be something new. Our own reading makes events of access; to answer those would never end.
-fn may_change(event: &notify::Result<notify::Event>) -> bool {
-    event.as_ref().map_or(true, |event| !event.kind.is_access())
+/// The manifests that an event is of; `None`: any may be others. Our own reading makes events of access; to answer those would
+/// never end. What is hidden by one dot is somebody's way to write; what begins with two is the kubelet's, through which all
+/// files of a ConfigMap change without a word of their own.
+fn concerns(event: &notify::Result<notify::Event>) -> Option<BTreeSet<PathBuf>> {
+    let event = event.as_ref().ok().filter(|event| !event.need_rescan())?;
+    if event.kind.is_access() {
+        return Some(BTreeSet::new());
+    }
+    let name = |path: &PathBuf| path.file_name().map(|name| name.as_encoded_bytes().to_vec()).unwrap_or_default();
+    let any = event.paths.is_empty() || event.paths.iter().any(|path| name(path).starts_with(b".."));
+    (!any).then(|| event.paths.iter().filter(|path| is_manifest(path)).cloned().collect())
 }
 
 #[cfg(test)]
@@ -252,6 +319,13 @@ mod tests {
         "apiVersion: remora.dev/v1alpha1\nkind: MeshTLSPolicy\nmetadata: { name: strict }\nspec: { mode: Strikt }\n";
 
     struct Folder(tempfile::TempDir, Directory);
+
+    impl Directory {
+        fn objects(&self) -> Result<Vec<Object>, SourceError> {
+            let never = || SourceError::NeverGood { files: self.never_good() };
+            self.started.then(|| self.files.values().flat_map(|file| file.objects.clone()).collect()).ok_or_else(never)
+        }
+    }
 
     impl Folder {
         fn new() -> Self {
@@ -269,7 +343,7 @@ mod tests {
         }
 
         fn refresh(&mut self) -> (bool, Vec<String>) {
-            let found = self.1.refresh();
+            let found = self.1.refresh(None);
             (found.changed, found.errors.iter().map(ToString::to_string).collect())
         }
 
@@ -310,6 +384,27 @@ mod tests {
         folder.remove("c.yaml");
         folder.refresh();
         assert_eq!(folder.kinds(), ["Service", "MeshTLSPolicy"]);
+    }
+
+    #[test]
+    fn changes_lead_to_what_the_files_say() {
+        let mut folder = Folder::new();
+        let two = format!("{GOOD}---\n{POLICY}");
+        folder.write("a.yaml", &two);
+        folder.refresh();
+        assert_eq!(folder.1.changes().unwrap().len(), 2);
+        folder.write("a.yaml", &two.replace("port: 80", "port: 81"));
+        folder.refresh();
+        assert!(matches!(folder.1.changes().unwrap()[..], [Change::Put(Object::Service(_))]));
+        // The policy stands elsewhere, and the Service is no more.
+        folder.write("a.yaml", POLICY);
+        folder.refresh();
+        let changes = folder.1.changes().unwrap();
+        let gone = changes.iter().filter(|change| matches!(change, Change::Gone(_))).count();
+        assert_eq!((gone, changes.len()), (2, 3), "{changes:?}");
+        folder.remove("a.yaml");
+        folder.refresh();
+        assert!(matches!(folder.1.changes().unwrap()[..], [Change::Gone(Object::MeshTlsPolicy(_))]));
     }
 
     #[test]
@@ -359,19 +454,45 @@ mod tests {
     }
 
     #[test]
-    fn our_own_reading_is_no_reason_to_read_again() {
+    fn of_all_events_those_of_manifests_count_and_our_own_reading_is_no_reason_to_read_again() {
         use notify::{
             Event, EventKind,
-            event::{AccessKind, AccessMode, CreateKind, ModifyKind, RemoveKind},
+            event::{AccessKind, AccessMode, CreateKind, Flag, ModifyKind, RemoveKind},
         };
+        let of = |kind, path: &str| concerns(&Ok(Event::new(kind).add_path(path.into())));
+        let count = |kind, path| of(kind, path).map(|files| files.len());
         for kind in [AccessKind::Any, AccessKind::Read, AccessKind::Open(AccessMode::Any)] {
-            assert!(!may_change(&Ok(Event::new(EventKind::Access(kind)))), "{kind:?}");
+            assert_eq!(count(EventKind::Access(kind), "/m/a.yaml"), Some(0), "{kind:?}");
         }
         let (create, modify, remove) = (CreateKind::File, ModifyKind::Any, RemoveKind::File);
         for kind in [EventKind::Create(create), EventKind::Modify(modify), EventKind::Remove(remove), EventKind::Any] {
-            assert!(may_change(&Ok(Event::new(kind))), "{kind:?}");
+            let of = |path| count(kind, path);
+            assert_eq!(
+                [of("/m/a.yaml"), of("/m/.a.yaml"), of("/m/..data"), of("/m/a.txt")],
+                [Some(1), Some(0), None, Some(0)]
+            );
         }
-        assert!(may_change(&Err(notify::Error::generic("lost events"))));
+        assert_eq!(concerns(&Err(notify::Error::generic("lost events"))), None);
+        assert_eq!(concerns(&Ok(Event::new(EventKind::Other).set_flag(Flag::Rescan))), None);
+        let told = Told::default();
+        assert_eq!(told.files(), None, "at first nothing was read");
+        told.tell(&Ok(Event::new(EventKind::Any).add_path("/m/a.yaml".into())));
+        assert_eq!(told.files(), Some(["/m/a.yaml".into()].into()));
+        assert_eq!(told.files(), Some(BTreeSet::new()));
+    }
+
+    #[test]
+    fn a_file_that_was_told_of_is_looked_at_alone() {
+        let mut folder = Folder::new();
+        folder.write("a.yaml", GOOD);
+        folder.refresh();
+        folder.write("a.yaml", &GOOD.replace("80", "81"));
+        folder.write("b.yaml", POLICY);
+        let told = |name: &str| Some([folder.0.path().join(name)].into());
+        assert!(folder.1.refresh(told("b.yaml")).changed && folder.1.changes().unwrap().len() == 2);
+        folder.remove("b.yaml");
+        assert!(folder.1.refresh(told("b.yaml")).changed, "one that is gone is a reason to look at all");
+        assert_eq!(folder.1.changes().unwrap().len(), 2);
     }
 
     #[test]
@@ -379,9 +500,9 @@ mod tests {
         let mut folder = Folder::new();
         let deployment = "apiVersion: apps/v1\nkind: Deployment\nmetadata: { name: a }\n";
         folder.write("a.yaml", deployment);
-        let unused = folder.1.refresh().unused;
+        let unused = folder.1.refresh(None).unused;
         assert!(unused.len() == 1 && unused[0].1 == "apps/v1 Deployment" && unused[0].2 == 1, "{unused:?}");
         folder.write("b.yaml", deployment);
-        assert!(folder.1.refresh().unused.is_empty());
+        assert!(folder.1.refresh(None).unused.is_empty());
     }
 }

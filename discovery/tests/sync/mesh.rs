@@ -7,8 +7,9 @@ use remora_api::{
     v1::{Held, Hello, SyncRequest, SyncResponse, discovery_client::DiscoveryClient},
 };
 use remora_discovery::{
-    index::{Mesh, Snapshot},
-    serve::Service,
+    index::{Change, Mesh},
+    objects::Object,
+    serve::{Hub, Service},
     source::parse::parse,
 };
 use remora_model::{Backend, SpiffeId, TrustDomain};
@@ -19,14 +20,10 @@ use remora_runtime::{
 use std::{
     fmt::Write as _,
     net::SocketAddr,
-    sync::Arc,
+    sync::Mutex,
     time::{Duration, SystemTime},
 };
-use tokio::{
-    net::TcpListener,
-    sync::{mpsc, watch},
-    task::JoinHandle,
-};
+use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming, transport::Server};
 
@@ -78,7 +75,7 @@ impl Root {
 }
 
 /// A Service with `ports`, and `pods` behind it; port `odd`, if it is one, says what it speaks.
-fn world(pods: u8, ports: u16, odd: u16) -> Snapshot {
+fn world(pods: u8, ports: u16, odd: u16) -> Vec<Object> {
     let ports: Vec<String> = (1..=ports)
         .map(|port| {
             format!("{{ name: p{port}, port: {port}{} }}", if port == odd { ", appProtocol: http" } else { "" })
@@ -114,14 +111,15 @@ spec: {{ serviceAccountName: web }}
 "
         );
     }
-    Snapshot::build(parse(&text, "world").whole().unwrap(), &Mesh::default(), None)
+    parse(&text, "world").whole().unwrap()
 }
 
 /// A server and what it serves.
 pub(crate) struct Discovery {
     root: Root,
     address: SocketAddr,
-    publish: watch::Sender<Option<Arc<Snapshot>>>,
+    hub: Hub,
+    known: Mutex<Vec<Object>>,
     drain: drain::Signal,
     server: JoinHandle<Result<(), tonic::transport::Error>>,
 }
@@ -140,23 +138,30 @@ impl Discovery {
         let address = listener.local_addr().unwrap();
         let config = tls::server_config(&root.credentials("ns/remora/sa/remora-discovery"), &[Alpn::Grpc]).unwrap();
         let incoming = grpc::tls_incoming(listener, move || config.clone());
-        let (publish, snapshots) = watch::channel(None);
+        let hub = Hub::new(Mesh::default());
         let (drain, draining) = drain::channel();
-        let service = Service::new(snapshots, draining.clone()).into_server();
+        let service = Service::new(hub.clone(), draining.clone()).into_server();
         let server = tokio::spawn(async move {
             let server = Server::builder().add_service(service);
             server.serve_with_incoming_shutdown(incoming, draining.signaled()).await
         });
-        Self { root, address, publish, drain, server }
+        Self { root, address, hub, known: Mutex::default(), drain, server }
     }
 
     pub(crate) fn publish(&self, pods: u8, ports: u16) {
-        self.publish.send_replace(Some(Arc::new(world(pods, ports, 0))));
+        self.turn_into(world(pods, ports, 0));
     }
 
     /// Of three ports with five pods, one changes.
     pub(crate) fn change_one_port(&self, port: u16) {
-        self.publish.send_replace(Some(Arc::new(world(5, 3, port))));
+        self.turn_into(world(5, 3, port));
+    }
+
+    fn turn_into(&self, objects: Vec<Object>) {
+        let before = std::mem::replace(&mut *self.known.lock().unwrap(), objects.clone());
+        let gone = before.iter().filter(|object| !objects.contains(object)).cloned().map(Change::Gone);
+        let put = objects.iter().filter(|object| !before.contains(object)).cloned().map(Change::Put);
+        self.hub.apply(gone.chain(put).collect::<Vec<_>>());
     }
 
     /// Begins the drain and waits until the server has ended by itself.

@@ -13,6 +13,9 @@ use ipnet::IpNet;
 use remora_model::{Backend, BackendId, Endpoint, Inbound, InboundDefault, Outbound};
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
+/// In the metadata of an UNAVAILABLE that refuses a stream: after how many milliseconds the proxy is to come again.
+pub const RETURN_AFTER_MS: &str = "remora-return-after-ms";
+
 /// A resource as the proxy holds it.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Resource {

@@ -3,7 +3,10 @@
 
 use super::{Command, Ends, Link, Wanted, Zone, store::Store};
 use crate::limits;
-use remora_api::v1::{self, discovery_client::DiscoveryClient};
+use remora_api::{
+    sync::RETURN_AFTER_MS,
+    v1::{self, discovery_client::DiscoveryClient},
+};
 use std::{collections::VecDeque, time::Duration};
 use tokio::{
     sync::{mpsc, watch},
@@ -11,13 +14,6 @@ use tokio::{
 };
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{Status, Streaming, transport::Channel};
-
-/// Messages handed to the connection and not sent yet.
-const QUEUE: usize = 256;
-/// Messages to discovery that wait; with more, workers' wishes wait too. Acks may exceed it: they are as many as updates.
-const OUTBOX_MAX: usize = 4096;
-/// The largest update: a backend with the most endpoints there may be, with long names.
-const UPDATE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Who asks.
 #[derive(Debug)]
@@ -77,7 +73,8 @@ pub(crate) async fn run(client: Client, connect: impl Fn() -> Channel) {
             link.send_replace(Link::Lost);
         }
         failures.count(&lost);
-        let wait = failures.wait(fastrand::f64());
+        // A discovery that has no room for us says when it will have: each proxy is told another time.
+        let wait = lost.again.unwrap_or_else(|| failures.wait(fastrand::f64()));
         metrics::counter!("remora_discovery_disconnects_total").increment(1);
         let Lost { error, .. } = lost;
         remora_runtime::limited!(warn, %error, retry_in = ?wait, held = store.len(), "discovery is down; the known configuration stays in force");
@@ -137,6 +134,8 @@ enum End {
 struct Lost {
     lasted: Duration,
     error: String,
+    /// When discovery wants us back.
+    again: Option<Duration>,
 }
 
 /// One stream.
@@ -149,9 +148,9 @@ struct Session<'a> {
 
 impl Session<'_> {
     async fn run(&mut self, channel: Channel, late: impl Future<Output = ()>) -> End {
-        let (send, receive) = mpsc::channel::<v1::SyncRequest>(QUEUE);
+        let (send, receive) = mpsc::channel::<v1::SyncRequest>(limits::DISCOVERY_QUEUE_MAX);
         let outgoing = tokio_stream::iter(std::mem::take(&mut self.opening)).chain(ReceiverStream::new(receive));
-        let mut discovery = DiscoveryClient::new(channel).max_decoding_message_size(UPDATE_BYTES_MAX);
+        let mut discovery = DiscoveryClient::new(channel).max_decoding_message_size(limits::UPDATE_BYTES_MAX);
         let (mut connecting, mut late) = (std::pin::pin!(discovery.sync(outgoing)), std::pin::pin!(late));
         // What is to be said, in order. Discovery hears us only while we listen, so listening never waits for saying.
         let mut outbox: VecDeque<v1::SyncRequest> = VecDeque::new();
@@ -162,7 +161,7 @@ impl Session<'_> {
                     Err(status) => return lost(None, &status),
                 },
                 () = &mut late => return lost(None, &Status::deadline_exceeded("discovery opens no stream")),
-                command = self.commands.recv(), if outbox.len() < OUTBOX_MAX => match command {
+                command = self.commands.recv(), if outbox.len() < limits::OUTBOX_MAX => match command {
                     Some(command) => outbox.extend(self.store.take(command)),
                     None => return End::NoWorkers,
                 },
@@ -185,7 +184,7 @@ impl Session<'_> {
                     (Ok(_), None) => {}
                     (Err(_), _) => return lost(since, &Status::unavailable("discovery takes no more requests")),
                 },
-                command = self.commands.recv(), if outbox.len() < OUTBOX_MAX => match command {
+                command = self.commands.recv(), if outbox.len() < limits::OUTBOX_MAX => match command {
                     Some(command) => outbox.extend(self.store.take(command)),
                     None => return End::NoWorkers,
                 },
@@ -196,7 +195,13 @@ impl Session<'_> {
 
 fn lost(since: Option<Instant>, status: &Status) -> End {
     let lasted = since.map_or(Duration::ZERO, |since| since.elapsed());
-    End::Lost(Lost { lasted, error: status.to_string() })
+    End::Lost(Lost { lasted, error: status.to_string(), again: again(status) })
+}
+
+/// When discovery wants us back, if it says so; what it says is bounded, for it decides how long we know nothing new.
+fn again(status: &Status) -> Option<Duration> {
+    let after = status.metadata().get(RETURN_AFTER_MS)?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_millis(after).min(limits::DISCOVERY_BACKOFF_MAX))
 }
 
 #[cfg(test)]
@@ -218,7 +223,7 @@ mod tests {
     };
 
     fn lost(lasted: Duration) -> Lost {
-        Lost { lasted, error: String::new() }
+        Lost { lasted, error: String::new(), again: None }
     }
 
     /// Takes every connection, and never says a word.
@@ -286,6 +291,18 @@ mod tests {
         assert_eq!(failures.wait(0.0), limits::DISCOVERY_BACKOFF_MAX / 2, "half of it is chance");
         failures.count(&lost(LONG));
         assert!(failures.wait(1.0) <= limits::DISCOVERY_BACKOFF_MIN);
+    }
+
+    #[test]
+    fn a_discovery_that_has_no_room_is_believed_when_it_says_when_but_not_without_bound() {
+        let said = |value: &str| {
+            let mut status = Status::unavailable("too many");
+            status.metadata_mut().insert(RETURN_AFTER_MS, value.parse().unwrap());
+            again(&status)
+        };
+        assert_eq!(said("2500"), Some(Duration::from_millis(2500)));
+        assert_eq!(said("99999999999"), Some(limits::DISCOVERY_BACKOFF_MAX));
+        assert_eq!((said("-1"), said("soon"), again(&Status::unavailable("away"))), (None, None, None));
     }
 
     #[test]

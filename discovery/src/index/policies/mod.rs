@@ -7,113 +7,97 @@
 mod cover;
 mod rule;
 
-use super::{Snapshot, report, status::Findings};
+use super::{
+    ObjectId,
+    derived::{Authorization, Place, Read},
+    facts::Facts,
+    status::Findings,
+};
 use crate::objects::{
-    Kind, Metadata,
+    Kind, Metadata, Object,
     names::is_subdomain,
     policy::{AuthorizationPolicy, MeshTlsPolicy, Mode, Policy, PolicyAction, PolicyTarget, Selector, TargetKind},
 };
 use remora_api::convert::LIST_MAX as RULES_MAX;
 use remora_model::{AuthorizationRule, Unidentified};
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc};
 
 /// Targets of one policy, as in the CRD.
 pub(super) const TARGETS_MAX: usize = 32;
 
-/// An AuthorizationPolicy, read.
-#[derive(Debug)]
-pub(super) struct Authorization {
-    pub(super) targets: Vec<PolicyTarget>,
-    pub(super) selector: Option<Selector>,
-    pub(super) allows: bool,
-    pub(super) rules: Vec<AuthorizationRule>,
-}
-
-/// A MeshTLSPolicy, read.
-#[derive(Debug)]
-pub(super) struct MeshTls {
-    pub(super) namespace: String,
-    pub(super) targets: Vec<PolicyTarget>,
-    pub(super) strict: bool,
-}
-
-impl Snapshot {
-    pub(super) fn index_policies(
-        &mut self,
-        authorization: &[Arc<AuthorizationPolicy>],
-        mesh_tls: &[Arc<MeshTlsPolicy>],
-    ) {
-        let mut findings: Vec<Findings> = Vec::new();
-        let mut by_namespace: HashMap<String, Vec<Authorization>> = HashMap::new();
-        for policy in authorization {
-            let (read, found) = self.read_authorization(policy);
-            by_namespace.entry(policy.metadata.namespace.clone()).or_default().push(read);
-            findings.push(found);
+impl Facts {
+    /// Reads a policy.
+    pub(super) fn read_policy(&self, id: &ObjectId) -> Option<Read> {
+        match self.policies.get(id)? {
+            Object::AuthorizationPolicy(policy) => Some(Read::Authorization(read_authorization(policy).0)),
+            Object::MeshTlsPolicy(policy) => Some(Read::MeshTls { strict: read_mesh_tls(policy).0 }),
+            _ => None,
         }
-        for policy in mesh_tls {
-            let (read, found) = self.read_mesh_tls(policy);
-            self.mesh_tls.push(read);
-            findings.push(found);
-        }
-        for (namespace, policies) in &by_namespace {
-            let rules: usize = policies.iter().map(|policy| policy.rules.len()).sum();
-            if rules > RULES_MAX {
-                let problem = "that select one pod: of those beyond, allow rules allow nothing, a deny rule denies all";
-                self.reports
-                    .push(format!("namespace {namespace}: has {rules} rules, and {RULES_MAX} may be {problem}"));
-            }
-        }
-        self.authorization = by_namespace;
-        self.look_at_effects(authorization, mesh_tls, &mut findings);
-        self.statuses.extend(findings.into_iter().map(Findings::finish));
     }
 
-    fn read_authorization(&mut self, policy: &AuthorizationPolicy) -> (Authorization, Findings) {
-        let (meta, spec) = (&policy.metadata, &policy.spec);
-        let mut found = Findings::of(policy);
-        let outside = spec.unknown.none().map_err(|e| format!("spec.{e}"));
-        let outside = outside.and_then(|()| targets(&spec.target_refs, &[TargetKind::Service, TargetKind::Pod]));
-        let outside = outside.and_then(|()| spec.selector.as_ref().map_or(Ok(()), selector));
-        let mut rules = Vec::new();
-        for (i, rule) in spec.rules.iter().enumerate() {
-            let name: Arc<str> = format!("{}/{} rule {i}", meta.namespace, meta.name).into();
-            let read = match &outside {
-                Err(_) => Err(None),
-                Ok(()) if i >= rule::LIST_MAX => Err(Some(": is one of more than 64".to_owned())),
-                Ok(()) => rule::read(Arc::clone(&name), spec.action, rule).map_err(Some),
-            };
-            match read {
-                Ok(rule) => rules.push(rule),
-                Err(problem) => {
-                    found.invalid.extend(problem.map(|e| format!("spec.rules[{i}]{e}; {}", effect(spec.action))));
-                    rules.extend((spec.action == PolicyAction::Deny).then(|| AuthorizationRule::deny_everything(name)));
-                }
-            }
+    /// Makes known what a policy says and where it is attached.
+    pub(super) fn take_policy(&mut self, id: &ObjectId, now: Option<Read>) {
+        let policy = self.policies.get(id).filter(|_| now.is_some());
+        let are: BTreeSet<Place> = policy.map(|policy| self.places(policy)).unwrap_or_default();
+        let were = self.places_of.remove(id).unwrap_or_default();
+        let at = |places: &BTreeSet<Place>| places.iter().map(|place| (place.clone(), id.clone())).collect();
+        self.policies_on.replace(&at(&were), &at(&are));
+        if !are.is_empty() {
+            self.places_of.insert(id.clone(), are);
         }
-        if let Err(problem) = outside {
-            found.invalid.push(format!("{problem}; {}", effect(spec.action).replace("it ", "every rule ")));
-            // A deny policy without rules denies nothing; with an error, what it would deny is unknown.
-            if spec.action == PolicyAction::Deny && rules.is_empty() {
-                let name = format!("{}/{}", meta.namespace, meta.name);
-                rules.push(AuthorizationRule::deny_everything(name.into()));
-            }
-        }
-        self.missing_targets(meta, &spec.target_refs, &mut found);
-        self.tell(AuthorizationPolicy::KIND, meta, &found);
-        let (targets, selector) = (spec.target_refs.clone(), spec.selector.clone());
-        (Authorization { targets, selector, allows: spec.action == PolicyAction::Allow, rules }, found)
+        self.read_policies.put(id.clone(), now.map(Arc::new));
     }
 
-    fn read_mesh_tls(&mut self, policy: &MeshTlsPolicy) -> (MeshTls, Findings) {
-        let (meta, spec) = (&policy.metadata, &policy.spec);
-        let mut found = Findings::of(policy);
-        let outside = spec.unknown.none().map_err(|e| format!("spec.{e}"));
-        let outside = outside.and_then(|()| targets(&spec.target_refs, &[TargetKind::Service, TargetKind::Pod]));
-        let strict = outside.is_err() || spec.mode == Mode::Strict;
-        found.invalid.extend(outside.err().map(|problem| format!("{problem}; it is Strict for what it names")));
-        self.missing_targets(meta, &spec.target_refs, &mut found);
-        self.tell(MeshTlsPolicy::KIND, meta, &found);
-        (MeshTls { namespace: meta.namespace.clone(), targets: spec.target_refs.clone(), strict }, found)
+    /// What a policy is attached to: its targets, or without any its namespace, which of a MeshTLSPolicy of the control plane
+    /// is the mesh.
+    fn places(&self, policy: &Object) -> BTreeSet<Place> {
+        let namespace = &policy.metadata().namespace;
+        let (targets, wide): (&[PolicyTarget], _) = match policy {
+            Object::AuthorizationPolicy(policy) => (&policy.spec.target_refs, false),
+            Object::MeshTlsPolicy(policy) => (&policy.spec.target_refs, *namespace == self.mesh.namespace),
+            _ => return BTreeSet::new(),
+        };
+        if targets.is_empty() {
+            let own = Place::Namespace(namespace.clone());
+            return [own].into_iter().chain(wide.then_some(Place::Mesh)).collect();
+        }
+        let place = |target: &PolicyTarget| {
+            let key = (namespace.clone(), target.name.clone());
+            match target.kind {
+                TargetKind::Service => Place::Service(key),
+                TargetKind::Pod => Place::Pod(key),
+            }
+        };
+        targets.iter().map(place).collect()
+    }
+
+    /// What is to be said of a policy.
+    pub(super) fn judge_policy(&self, id: &ObjectId) -> Option<Findings> {
+        let (mut found, targets, passes) = match self.policies.get(id)? {
+            Object::AuthorizationPolicy(policy) => {
+                let (read, found) = read_authorization(policy);
+                let passes = read.rules.iter().any(passes_the_unidentified);
+                (found, &policy.spec.target_refs, passes.then_some(read))
+            }
+            Object::MeshTlsPolicy(policy) => (read_mesh_tls(policy).1, &policy.spec.target_refs, None),
+            _ => return None,
+        };
+        let meta = self.policies.get(id)?.metadata();
+        self.missing_targets(meta, targets, &mut found);
+        self.uncovered(&meta.namespace, targets, &mut found);
+        found.ineffective = passes.and_then(|read| self.permissive(&meta.namespace, targets, &read));
+        Some(found)
+    }
+
+    /// What is to be said of the policies of a namespace together.
+    pub(super) fn judge_namespace(&self, namespace: &str) -> Vec<String> {
+        let all = self.policies_in.get(namespace).filter_map(|id| self.read_policies.get(id));
+        let rules: usize =
+            all.map(|read| if let Read::Authorization(one) = &**read { one.rules.len() } else { 0 }).sum();
+        let problem = "that select one pod: of those beyond, allow rules allow nothing, a deny rule denies all";
+        let too_many = rules > RULES_MAX;
+        let told = || format!("namespace {namespace}: has {rules} rules, and {RULES_MAX} may be {problem}");
+        too_many.then(told).into_iter().collect()
     }
 
     pub(super) fn missing_targets(&self, meta: &Metadata, targets: &[PolicyTarget], found: &mut Findings) {
@@ -130,11 +114,50 @@ impl Snapshot {
             }
         }
     }
+}
 
-    pub(super) fn tell(&mut self, kind: &str, meta: &Metadata, found: &Findings) {
-        let problems = found.invalid.iter().chain(&found.missing);
-        self.reports.extend(problems.map(|problem| report(meta, kind, problem.clone())));
+fn read_authorization(policy: &AuthorizationPolicy) -> (Authorization, Findings) {
+    let (meta, spec) = (&policy.metadata, &policy.spec);
+    let mut found = Findings::of(policy);
+    let outside = spec.unknown.none().map_err(|e| format!("spec.{e}"));
+    let outside = outside.and_then(|()| targets(&spec.target_refs, &[TargetKind::Service, TargetKind::Pod]));
+    let outside = outside.and_then(|()| spec.selector.as_ref().map_or(Ok(()), selector));
+    let mut rules = Vec::new();
+    for (i, rule) in spec.rules.iter().enumerate() {
+        let name: Arc<str> = format!("{}/{} rule {i}", meta.namespace, meta.name).into();
+        let read = match &outside {
+            Err(_) => Err(None),
+            Ok(()) if i >= rule::LIST_MAX => Err(Some(": is one of more than 64".to_owned())),
+            Ok(()) => rule::read(Arc::clone(&name), spec.action, rule).map_err(Some),
+        };
+        match read {
+            Ok(rule) => rules.push(rule),
+            Err(problem) => {
+                found.invalid.extend(problem.map(|e| format!("spec.rules[{i}]{e}; {}", effect(spec.action))));
+                rules.extend((spec.action == PolicyAction::Deny).then(|| AuthorizationRule::deny_everything(name)));
+            }
+        }
     }
+    if let Err(problem) = outside {
+        found.invalid.push(format!("{problem}; {}", effect(spec.action).replace("it ", "every rule ")));
+        // A deny policy without rules denies nothing; with an error, what it would deny is unknown.
+        if spec.action == PolicyAction::Deny && rules.is_empty() {
+            let name = format!("{}/{}", meta.namespace, meta.name);
+            rules.push(AuthorizationRule::deny_everything(name.into()));
+        }
+    }
+    let (selector, allows) = (spec.selector.clone(), spec.action == PolicyAction::Allow);
+    (Authorization { selector, allows, rules }, found)
+}
+
+fn read_mesh_tls(policy: &MeshTlsPolicy) -> (bool, Findings) {
+    let spec = &policy.spec;
+    let mut found = Findings::of(policy);
+    let outside = spec.unknown.none().map_err(|e| format!("spec.{e}"));
+    let outside = outside.and_then(|()| targets(&spec.target_refs, &[TargetKind::Service, TargetKind::Pod]));
+    let strict = outside.is_err() || spec.mode == Mode::Strict;
+    found.invalid.extend(outside.err().map(|problem| format!("{problem}; it is Strict for what it names")));
+    (strict, found)
 }
 
 impl Findings {

@@ -67,7 +67,7 @@ fn whatever_stands_in_any_field_what_is_sent_can_be_read() {
         for value in odd {
             replaced += 1;
             let parsed = parse(&format!("{}{value}{}", &text[..at], &rest[length..]), "test.yaml");
-            let world = Snapshot::build(parsed.objects, &mesh(), None);
+            let world = Snapshot::build(parsed.objects, &mesh());
             assert_eq!(unreadable(&world), Vec::<String>::new(), "{value} at {at}: {}", &rest[..length]);
         }
         at += length;

@@ -5,7 +5,7 @@ use remora_model::{Endpoint, Protocol};
 
 fn endpoints(snapshot: &Snapshot, target: &str) -> Vec<Endpoint> {
     let parent = outbound(snapshot, "shop", target).parent.into_backend().unwrap();
-    snapshot.backend(&parent).unwrap().backend.endpoints.clone()
+    snapshot.backend(&parent).unwrap().endpoints.clone()
 }
 
 fn slice(endpoints: &str) -> String {
@@ -61,7 +61,7 @@ status: { podIP: 10.1.0.3 }
     let world = with(pod);
     let meshed = |port: u16| {
         let parent = outbound(&world, "shop", &format!("10.1.0.3:{port}")).parent.into_backend().unwrap();
-        world.backend(&parent).unwrap().backend.endpoints[0].identity.is_some()
+        world.backend(&parent).unwrap().endpoints[0].identity.is_some()
     };
     assert!(meshed(8000) && meshed(5011) && meshed(80));
     assert!(!meshed(25) && !meshed(5005));
@@ -185,24 +185,32 @@ spec: {{ mode: Strict }}
 "
         );
         let mesh = Mesh { namespace: "elsewhere".to_owned(), ..mesh() };
-        let world = Snapshot::build(parse(&text, "").whole().unwrap(), &mesh, None);
+        let world = Snapshot::build(parse(&text, "").whole().unwrap(), &mesh);
         world.inbound("shop", "api-1", 8000).unwrap().mtls == remora_model::MtlsMode::Strict
     };
     assert!(strict("elsewhere") && !strict("remora"));
 }
 
 #[test]
-fn what_did_not_change_is_shared_with_the_snapshot_before() {
-    let before = with("");
-    let text = WORLD.replace("containerPort: 8000", "containerPort: 8001");
-    let after = Snapshot::build(parse(&text, "test.yaml").whole().unwrap(), &mesh(), Some(&before));
-    let same = |target: &str| {
-        let of = |world: &Snapshot| {
-            world.backend(&outbound(world, "shop", target).parent.into_backend().unwrap()).unwrap().backend
-        };
-        Arc::ptr_eq(&of(&before), &of(&after))
+fn what_did_not_change_is_the_same_value_and_is_not_told_again() {
+    let mut world = with("").world;
+    let backend = |world: &World, target: &str| {
+        let parent = world.facts.outbound("shop", &target.parse().unwrap()).parent.into_backend().unwrap();
+        world.facts.backend(&parent).unwrap()
     };
-    assert!(same("api:80") && !same("api:90"));
+    for target in ["api:80", "api:90", "api.shop:80"] {
+        world.ask(&Asked::Outbound("shop".to_owned(), target.parse().unwrap()));
+    }
+    let asked = [80, 90].map(|port| Asked::Backend(backend_id(&("shop".to_owned(), "api".to_owned()), port)));
+    asked.iter().for_each(|asked| drop(world.ask(asked)));
+    let before = ["api:80", "api:90"].map(|target| backend(&world, target));
+    let text = WORLD.replace("containerPort: 8000", "containerPort: 8001");
+    let mut told = Vec::new();
+    let changes = parse(&text, "test.yaml").whole().unwrap().into_iter().map(Change::Put);
+    world.apply(changes, &mut |asked, _| told.push(asked.clone()));
+    let same = |at: usize, target: &str| Arc::ptr_eq(&before[at], &backend(&world, target));
+    assert!(same(0, "api:80") && !same(1, "api:90"));
+    assert_eq!(told, [asked[1].clone()]);
 }
 
 /// Not a bound but a look: `cargo test -- --nocapture`.
@@ -234,12 +242,18 @@ status: {{ podIP: 10.1.{}.{} }}
         }
     }
     let objects = parse(&text, "").whole().unwrap();
-    let took = |before: Option<&Snapshot>| {
-        let began = std::time::Instant::now();
-        (Snapshot::build(objects.clone(), &mesh(), before), began.elapsed())
-    };
-    let (first, took_first) = took(None);
-    let (_, took_again) = took(Some(&first));
-    println!("500 Services with 2 000 pods: {took_first:?} at first, {took_again:?} again");
-    assert_eq!(first.counts(), (500, 2000, 500));
+    let began = std::time::Instant::now();
+    let mut world = World::new(mesh());
+    world.apply(objects.iter().cloned().map(Change::Put), &mut |_, _| {});
+    let (first, began) = (began.elapsed(), std::time::Instant::now());
+    for object in &objects {
+        world.apply([Change::Gone(object.clone())], &mut |_, _| {});
+        world.apply([Change::Put(object.clone())], &mut |_, _| {});
+    }
+    let each = began.elapsed() / u32::try_from(2 * objects.len()).unwrap();
+    println!(
+        "500 Services with 2 000 pods: {first:?} at first, {each:?} for each change of one; {} cells",
+        world.cells()
+    );
+    assert_eq!(world.counts(), (500, 2000, 500));
 }

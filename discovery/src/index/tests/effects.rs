@@ -17,7 +17,7 @@ spec: {{ {spec} }}
 
 fn snapshot_of_api(text: &str) -> Snapshot {
     // Objects of the API stand in no file.
-    Snapshot::build(parse(text, "").whole().unwrap(), &mesh(), None)
+    Snapshot::build(parse(text, "").whole().unwrap(), &mesh())
 }
 
 #[test]
@@ -33,7 +33,7 @@ status: {{ podIP: 10.1.0.9 }}
         );
         let world = source(&text);
         let parent = outbound(&world, "shop", "10.1.0.9:80").parent.into_backend().unwrap();
-        world.backend(&parent).unwrap().backend.endpoints[0].identity.is_some()
+        world.backend(&parent).unwrap().endpoints[0].identity.is_some()
     };
     let proxy = "name: remora-proxy, restartPolicy: Always, env: [{ name: REMORA_PROXY_LOG, value: info }]";
     let injected = format!("initContainers: [{{ {proxy} }}]");
@@ -66,7 +66,7 @@ status: { podIP: 10.1.0.9 }
 ";
     let proxy = |world: &Snapshot| {
         let parent = outbound(world, "shop", "10.1.0.9:80").parent.into_backend().unwrap();
-        let endpoint = world.backend(&parent).unwrap().backend.endpoints[0].clone();
+        let endpoint = world.backend(&parent).unwrap().endpoints[0].clone();
         assert!(endpoint.identity.is_some());
         endpoint.proxy
     };
@@ -209,7 +209,7 @@ spec: {{ targetRefs: [{{ kind: Service, name: api }}], {spec} }}
         + &of("b", "2026-01-01T00:00:00Z", "connectTimeout: 2s");
     let world = with(text.trim_start_matches("---\n"));
     let parent = outbound(&world, "shop", "api:80").parent.into_backend().unwrap();
-    let settings = world.backend(&parent).unwrap().backend.settings.clone();
+    let settings = world.backend(&parent).unwrap().settings.clone();
     assert_eq!((settings.connect_timeout.as_secs(), settings.pending_max), (2, 5));
     assert!(
         conditions(&world, "BackendPolicy")[0].starts_with("Accepted=False/Conflicted: Service api: BackendPolicy b")

@@ -4,10 +4,10 @@ use super::*;
 fn only_a_meshed_pod_has_an_identity() {
     let world = with("");
     let known = world.backend(&outbound(&world, "shop", "api:80").parent.into_backend().unwrap()).unwrap();
-    let ids: Vec<_> = known.backend.endpoints.iter().map(|e| e.identity.as_ref().map(ToString::to_string)).collect();
+    let ids: Vec<_> = known.endpoints.iter().map(|e| e.identity.as_ref().map(ToString::to_string)).collect();
     assert_eq!(ids, [Some("spiffe://cluster.local/ns/shop/sa/api".to_owned()), None]);
-    assert_eq!(known.backend.endpoints[0].proxy, "10.1.0.1:4143".parse().ok());
-    assert_eq!(known.backend.protocol, remora_model::Protocol::Http2);
+    assert_eq!(known.endpoints[0].proxy, "10.1.0.1:4143".parse().ok());
+    assert_eq!(known.protocol, remora_model::Protocol::Http2);
 }
 
 #[test]
@@ -112,7 +112,7 @@ spec: { targetRefs: [{ kind: Service, name: api }], accrual: { consecutive: 3, b
 ",
     );
     let known = world.backend(&outbound(&world, "shop", "api:80").parent.into_backend().unwrap()).unwrap();
-    let settings = &known.backend.settings;
+    let settings = &known.settings;
     assert_eq!((settings.accrual.consecutive, settings.retry_ratio), (3, 0.5));
     assert_eq!(settings.accrual.backoff_max, remora_model::BackendSettings::default().accrual.backoff_max);
     assert!(world.reports[0].contains("spec.accrual.backoffMax: \"1 hour\" is no duration"), "{:?}", world.reports);
@@ -135,7 +135,7 @@ spec: {{ targetRefs: [{{ kind: Service, name: api }}], {spec} }}
 "
         ));
         let known = world.backend(&outbound(&world, "shop", "api:80").parent.into_backend().unwrap()).unwrap();
-        assert_eq!(known.backend.settings, default, "{spec}");
+        assert_eq!(known.settings, default, "{spec}");
         let told = |report: &String| report.contains(field) && report.contains("is zero, which cannot be meant");
         assert!(world.reports.iter().any(told), "{spec}: {:?}", world.reports);
         let status = world.statuses[0].to_write("").unwrap();
@@ -154,7 +154,7 @@ spec: { clusterIP: 10.1.0.77, sessionAffinity: ClientIP, selector: { app: api },
     );
     let settings = |target| {
         let parent = outbound(&world, "shop", target).parent.into_backend().unwrap();
-        world.backend(&parent).unwrap().backend.settings.clone()
+        world.backend(&parent).unwrap().settings.clone()
     };
     assert!(settings("carts:80").session_affinity);
     assert!(!settings("api:80").session_affinity);

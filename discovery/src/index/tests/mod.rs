@@ -4,6 +4,7 @@ mod closed;
 mod cluster;
 mod effects;
 mod endpoints;
+mod orders;
 mod policies;
 mod routes;
 mod schema;
@@ -13,6 +14,38 @@ mod targets;
 use super::*;
 use crate::source::parse::parse;
 use remora_model::{BackendRef, BackendRefState, Outbound, Parent};
+use std::ops::Deref;
+
+/// A world that was built from nothing, and all that is to be said of it.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) world: World,
+    pub(crate) reports: Vec<String>,
+    unseen: Vec<String>,
+    pub(crate) statuses: Vec<Arc<status::ObjectStatus>>,
+}
+
+impl Snapshot {
+    pub(crate) fn build(objects: Vec<Object>, mesh: &Mesh) -> Self {
+        let mut world = World::new(mesh.clone());
+        world.apply(objects.into_iter().map(Change::Put), &mut |_, _| {});
+        Self::of(world)
+    }
+
+    fn of(mut world: World) -> Self {
+        world.settle();
+        let (reports, statuses) = (world.reports().cloned().collect(), world.statuses().cloned().collect());
+        Self { reports, unseen: world.unseen(), statuses, world }
+    }
+}
+
+impl Deref for Snapshot {
+    type Target = Facts;
+
+    fn deref(&self) -> &Facts {
+        &self.world.facts
+    }
+}
 
 /// A Service `shop/api` (10.0.0.1:80) with a meshed and a bare pod.
 const WORLD: &str = r#"
@@ -41,7 +74,7 @@ fn mesh() -> Mesh {
 }
 
 fn snapshot(text: &str) -> Snapshot {
-    Snapshot::build(parse(text, "test.yaml").whole().unwrap(), &mesh(), None)
+    Snapshot::build(parse(text, "test.yaml").whole().unwrap(), &mesh())
 }
 
 /// The world and more.
@@ -57,7 +90,7 @@ fn outbound(snapshot: &Snapshot, client: &str, target: &str) -> Outbound {
 fn addresses(snapshot: &Snapshot, client: &str, target: &str) -> String {
     let Some(parent) = outbound(snapshot, client, target).parent.into_backend() else { return "unknown".to_owned() };
     let known = snapshot.backend(&parent).unwrap();
-    known.backend.endpoints.iter().map(|e| e.address.to_string()).collect::<Vec<_>>().join(" ")
+    known.endpoints.iter().map(|e| e.address.to_string()).collect::<Vec<_>>().join(" ")
 }
 
 /// All kinds of objects, with all kinds of values.
@@ -100,7 +133,7 @@ fn no_change_of_a_byte_panics_or_loses_an_object_without_a_word() {
             let (objects, mistakes) = (parsed.objects.len(), parsed.mistakes.len());
             let unused: usize = parsed.unused.values().sum();
             assert!(objects + unused >= whole || mistakes > 0, "byte {at}: something was lost without a word");
-            let world = Snapshot::build(parsed.objects, &mesh(), None);
+            let world = Snapshot::build(parsed.objects, &mesh());
             outbound(&world, "shop", "api:80");
             world.inbound("shop", "api-1", 8000);
         }

@@ -117,7 +117,7 @@ fn ties_go_to_the_oldest_route_then_by_alphabet_then_to_the_first_rule() {
     assert_eq!(order(&world, "shop"), ["older", "younger", "undated-a", "undated-b-first", "undated-b-second"]);
     // "a-b/r" comes before "a/r": the alphabet is that of the whole text.
     let text = tie("a/r", "", "slash") + &tie("a-b/r", "", "dash");
-    let attached: Vec<_> = with(&text).routes.into_values().flatten().collect();
+    let attached: Vec<_> = with(&text).ruled.unnoted().values().flat_map(|ruled| ruled.attached.clone()).collect();
     let mut ranks: Vec<_> = attached.iter().map(|one| (&one.matches[0].0, &*one.rule.label)).collect();
     ranks.sort();
     assert!(ranks[0].1.ends_with("dash"), "{ranks:?}");
@@ -151,7 +151,7 @@ metadata: {{ name: r, namespace: shop }}
 spec: {{ parentRefs: [{{ {parent} }}], rules: [{{ backendRefs: [{{ name: api, port: 80 }}] }}] }}
 "
     ));
-    let mut ports: Vec<u16> = world.routes.keys().map(|id| id.port).collect();
+    let mut ports: Vec<u16> = world.ruled.unnoted().keys().map(|id| id.port).collect();
     ports.sort_unstable();
     (ports, world.reports)
 }
@@ -272,7 +272,7 @@ spec: {{ parentRefs: [{parents}], rules: [{{ backendRefs: [] }}]{more} }}
     };
     let attached = |text: &str| {
         let world = with(text);
-        let to = |port: u16| world.routes.contains_key(&backend_id(&("shop".to_owned(), "api".to_owned()), port));
+        let to = |port: u16| world.ruled.contains_key(&backend_id(&("shop".to_owned(), "api".to_owned()), port));
         (to(80), to(90), world.reports.join("; "))
     };
     let misspelt = "{ group: '', kind: Service, name: api, sectionname: main }";

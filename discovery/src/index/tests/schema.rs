@@ -11,7 +11,7 @@ const GOOD: &str = include_str!("../../../../charts/tests/good-policies.yaml");
 fn told(manifest: &str) -> Vec<String> {
     let parsed = parse(manifest, "test.yaml");
     let mut told: Vec<String> = parsed.mistakes.iter().map(ToString::to_string).collect();
-    told.extend(Snapshot::build(parsed.objects, &mesh(), None).reports);
+    told.extend(Snapshot::build(parsed.objects, &mesh()).reports);
     told.retain(|line| !line.contains("is not there"));
     told
 }

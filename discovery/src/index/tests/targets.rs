@@ -91,7 +91,7 @@ spec: { clusterIP: 10.0.0.1, ports: [{ port: PORT }] }
 /// The world in a cluster whose Services are in 10.0.0.0/16 and pods in 10.1.0.0/16.
 fn ranged(more: &str) -> Snapshot {
     let mesh = Mesh { networks: vec!["10.0.0.0/15".parse().unwrap()], ..mesh() };
-    Snapshot::build(parse(&format!("{WORLD}---\n{more}"), "test.yaml").whole().unwrap(), &mesh, None)
+    Snapshot::build(parse(&format!("{WORLD}---\n{more}"), "test.yaml").whole().unwrap(), &mesh)
 }
 
 #[test]
@@ -161,7 +161,7 @@ spec: { type: ExternalName }
 #[test]
 fn another_cluster_domain_is_the_clusters_own() {
     let mesh = Mesh { cluster_domain: "k8s.example".to_owned(), ..mesh() };
-    let world = Snapshot::build(parse(WORLD, "test.yaml").whole().unwrap(), &mesh, None);
+    let world = Snapshot::build(parse(WORLD, "test.yaml").whole().unwrap(), &mesh);
     assert!(outbound(&world, "shop", "api.shop.svc.k8s.example:80").parent.backend().is_some());
     assert_eq!(outbound(&world, "shop", "api.shop.svc.cluster.local:80").parent, Parent::Outside);
 }

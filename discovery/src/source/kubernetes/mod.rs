@@ -1,9 +1,8 @@
 //! The Kubernetes API as a source of objects.
 //!
-//! In: watches of every kind that matters ([`watch`]), read right into what is kept ([`watched`]). Out: snapshots, when
-//! something changed. One task owns everything that is known ([`store`]), so there is nothing to lock. Changes that come
-//! closely together are indexed together. After an indexing that took t the next begins 9 t later, so that indexing takes a
-//! tenth of the time, but no later than [`TURN_MAX`]: one that takes longer than a ninth of that takes more.
+//! In: watches of every kind that matters ([`watch`]), read right into what is kept ([`watched`]). Out: changes for the hub. One
+//! task owns everything that was read ([`store`]), so there is nothing to lock. Changes that come closely together are applied
+//! together; what is to be said to people waits longer ([`SETTLE`]).
 //!
 //! **Losing the API server changes nothing**: its last valid content stays in force, and the readiness with it.
 
@@ -13,8 +12,8 @@ mod watch;
 mod watched;
 
 use crate::{
-    index::{Mesh, Snapshot},
-    objects::{Kind, Object, core, policy, routes},
+    objects::{Kind, core, policy, routes},
+    serve::{Applied, Hub, Statuses},
 };
 use kube::{Client, config::KubeConfigOptions};
 use remora_kube::{
@@ -23,26 +22,18 @@ use remora_kube::{
     names,
 };
 use remora_runtime::{admin, drain};
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 use store::{Change, Store};
-use tokio::{
-    sync::{mpsc, watch as latest},
-    task::JoinSet,
-    time::Instant,
-};
+use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 
-/// Changes this close together are indexed together.
-const DEBOUNCE: Duration = Duration::from_millis(50);
-/// The longest that a change waits for its turn after one that took long to index.
-const TURN_MAX: Duration = Duration::from_millis(500);
+/// Changes this close together are applied together.
+const DEBOUNCE: Duration = Duration::from_millis(20);
+/// How often statuses and reports are brought up to date while objects change.
+const SETTLE: Duration = Duration::from_secs(1);
 /// Changes that watches may be ahead by.
 const CHANGES_MAX: usize = 256;
 /// The condition of readiness.
-const CONDITION: &str = "kubernetes";
+pub(crate) const CONDITION: &str = "kubernetes";
 
 /// A read that takes longer than this is on a dead connection: the server ends each watch before.
 const READ_TIMEOUT: Duration = Duration::from_secs(70);
@@ -57,19 +48,17 @@ pub(crate) async fn client() -> Result<Client, ClientError> {
 /// Watches the API and publishes what its objects mean, until the drain.
 pub(crate) async fn run(
     client: Client,
-    mesh: Mesh,
+    hub: Hub,
+    namespace: String,
     pod: Option<String>,
-    publish: latest::Sender<Option<Arc<Snapshot>>>,
     readiness: admin::Readiness,
     draining: drain::Watch,
 ) -> anyhow::Result<()> {
-    readiness.waiting(CONDITION, "nothing is listed yet");
-    let telling = tell_statuses(client.clone(), mesh.namespace.clone(), pod, publish.subscribe(), draining.clone());
+    let telling = tell_statuses(client.clone(), namespace, pod, hub.statuses(), draining.clone());
     let (tell, changes) = mpsc::channel(CHANGES_MAX);
     let mut watches = JoinSet::new();
     let kinds = start(&client, &tell, &mut watches);
-    let mut feed =
-        Feed { store: Store::new(kinds), mesh, publish, readiness, told: Told::default(), wanted: Wanted::default() };
+    let mut feed = Feed { store: Store::new(kinds), hub, readiness, told: Told::default() };
     // Only the drain ends either, and the lease is given back then.
     let (fed, ()) = tokio::join!(feed.run(changes, draining), telling);
     watches.shutdown().await;
@@ -81,7 +70,7 @@ async fn tell_statuses(
     client: Client,
     namespace: String,
     pod: Option<String>,
-    snapshots: crate::serve::Snapshots,
+    wanted: Statuses,
     draining: drain::Watch,
 ) {
     let Some(me) = pod else { return };
@@ -89,7 +78,7 @@ async fn tell_statuses(
     let (leads, election) = elect(client.clone(), candidate, draining);
     tokio::select! {
         () = election => {}
-        () = statuses::write(client, snapshots, leads) => {}
+        () = statuses::write(client, wanted, leads) => {}
     }
 }
 
@@ -117,40 +106,17 @@ fn start(client: &Client, tell: &watch::Changes, watches: &mut JoinSet<()>) -> V
     ]
 }
 
-/// From changes to snapshots.
+/// From the store to the hub.
 struct Feed {
     store: Store,
-    mesh: Mesh,
-    publish: latest::Sender<Option<Arc<Snapshot>>>,
+    hub: Hub,
     readiness: admin::Readiness,
     told: Told,
-    wanted: Wanted,
-}
-
-/// Where the statuses that the last snapshot wants stand in it, by kind, namespace and name.
-#[derive(Default)]
-struct Wanted(HashMap<(&'static str, String, String), usize>);
-
-impl Wanted {
-    fn of(snapshot: &Snapshot) -> Self {
-        let statuses = snapshot.statuses.iter().enumerate();
-        Self(statuses.map(|(at, one)| ((one.kind, one.namespace.clone(), one.name.clone()), at)).collect())
-    }
-
-    /// Whether the status of `object` differs from the one in `snapshot`: another writer removed it, or ours is out of
-    /// date. The writer of statuses sees snapshots only, so a new one must show the difference.
-    fn is_missing(&self, snapshot: &Snapshot, object: &Object) -> bool {
-        let meta = object.metadata();
-        let wanted = self.0.get(&(object.kind(), meta.namespace.clone(), meta.name.clone()));
-        let wanted = wanted.and_then(|at| snapshot.statuses.get(*at));
-        wanted.zip(object.said()).is_some_and(|(wanted, said)| !wanted.is_said(said))
-    }
 }
 
 /// What was said in the log, so that it is said once.
 #[derive(Default)]
 struct Told {
-    reports: BTreeSet<String>,
     unreadable: BTreeSet<String>,
     too_many: bool,
 }
@@ -161,8 +127,8 @@ impl Feed {
         mut changes: mpsc::Receiver<(&'static str, Change)>,
         draining: drain::Watch,
     ) -> anyhow::Result<()> {
-        // When the objects, which are others than those that were indexed, are to be indexed.
-        let (mut due, mut earliest) = (None::<Instant>, Instant::now());
+        // When changes are to be applied, and when what is to be said to people is to follow.
+        let (mut due, mut settle) = (None::<Instant>, None::<Instant>);
         loop {
             tokio::select! {
                 () = draining.signaled() => return Ok(()),
@@ -173,15 +139,19 @@ impl Feed {
                         changed |= self.take(change);
                     }
                     if changed && due.is_none() {
-                        due = Some(earliest.max(Instant::now() + DEBOUNCE));
+                        due = Some(Instant::now() + DEBOUNCE);
                     }
                 }
                 () = sleep_until(due) => {
                     due = None;
                     if self.whole() {
-                        let took = self.index().await?;
-                        earliest = Instant::now() + (took * 9).min(TURN_MAX);
+                        self.apply().await?;
+                        settle = settle.or(Some(Instant::now() + SETTLE));
                     }
+                }
+                () = sleep_until(settle) => {
+                    settle = None;
+                    self.settle().await?;
                 }
             }
         }
@@ -195,9 +165,8 @@ impl Feed {
             tracing::warn!(kind, why, "cannot be watched; its known objects stay in force");
         }
         let mut changed = self.store.take(kind, change);
-        if let (Some(object), Some(snapshot)) = (self.store.resaid(), &*self.publish.borrow()) {
-            changed |= self.wanted.is_missing(snapshot, object);
-        }
+        // Another writer removed what we said, or it is out of date.
+        changed |= self.store.resaid().is_some_and(|object| !self.hub.is_said(object));
         let after = self.store.in_trouble(kind);
         if before && !after {
             tracing::info!(kind, "is watched again");
@@ -218,47 +187,42 @@ impl Feed {
         missing.is_empty()
     }
 
-    /// Indexing blocks, on a thread where it delays no stream. Gives how long it took.
-    async fn index(&mut self) -> anyhow::Result<Duration> {
+    /// Indexing blocks, on a thread where it delays nobody else.
+    async fn apply(&mut self) -> anyhow::Result<()> {
         let began = Instant::now();
-        self.tell_unreadable();
-        let objects = self.store.objects();
-        if objects.is_none() != self.told.too_many {
-            self.told.too_many = objects.is_none();
+        let changes = self.store.changes();
+        if changes.is_none() != self.told.too_many {
+            self.told.too_many = changes.is_none();
             let max = store::OBJECTS_MAX;
             metrics::gauge!("remora_discovery_too_many_objects").set(f64::from(u8::from(self.told.too_many)));
             if self.told.too_many {
-                tracing::error!(max, "there are too many objects; serving the last snapshot, changes are not applied");
+                tracing::error!(max, "there are too many objects; what was known is served, changes are not applied");
             } else {
                 tracing::info!(max, "there are no longer too many objects; changes are applied again");
             }
         }
-        let Some(objects) = objects else { return Ok(began.elapsed()) };
-        let (mesh, before) = (self.mesh.clone(), self.publish.borrow().clone());
-        let build = move || Snapshot::build(objects, &mesh, before.as_deref());
-        let snapshot = tokio::task::spawn_blocking(build).await?;
+        let Some(changes) = changes else { return Ok(()) };
+        let (hub, count) = (self.hub.clone(), changes.len());
+        let applied = tokio::task::spawn_blocking(move || hub.apply(changes)).await?;
         let took = began.elapsed();
         metrics::histogram!("remora_discovery_index_seconds").record(took.as_secs_f64());
-        self.tell(&snapshot, took);
-        self.wanted = Wanted::of(&snapshot);
-        self.publish.send_replace(Some(Arc::new(snapshot)));
+        tracing::debug!(changes = count, took_ms = took.as_secs_f64() * 1000.0, "changes applied");
+        tell(&applied);
         self.readiness.ready(CONDITION);
-        Ok(took)
+        Ok(())
     }
 
-    fn tell(&mut self, snapshot: &Snapshot, took: Duration) {
-        for report in snapshot.reports.iter().filter(|report| !self.told.reports.contains(*report)) {
-            tracing::warn!("{report}");
-        }
-        self.told.reports = snapshot.reports.iter().cloned().collect();
-        for report in &snapshot.unseen {
-            tracing::debug!("{report}");
-        }
-        crate::feed::count(snapshot);
+    /// Brings statuses and reports up to date.
+    async fn settle(&mut self) -> anyhow::Result<()> {
+        self.tell_unreadable();
         for (kind, count) in self.store.counts() {
             metrics::gauge!("remora_discovery_objects", "kind" => kind).set(count as f64);
         }
-        tracing::debug!(took_ms = took.as_secs_f64() * 1000.0, "new snapshot");
+        let hub = self.hub.clone();
+        for report in tokio::task::spawn_blocking(move || hub.settle()).await? {
+            tracing::warn!("{report}");
+        }
+        Ok(())
     }
 
     fn tell_unreadable(&mut self) {
@@ -273,6 +237,16 @@ impl Feed {
     }
 }
 
+fn tell(applied: &Applied) {
+    for report in &applied.reports {
+        tracing::warn!("{report}");
+    }
+    for report in &applied.unseen {
+        tracing::debug!("{report}");
+    }
+    crate::feed::count(applied);
+}
+
 async fn sleep_until(due: Option<Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due).await,
@@ -282,8 +256,12 @@ async fn sleep_until(due: Option<Instant>) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::source::parse::parse;
+    use crate::{
+        index::{Change, Mesh},
+        objects::Object,
+        serve::Hub,
+        source::parse::parse,
+    };
 
     fn policy(status: &str) -> Object {
         let text = format!(
@@ -299,11 +277,12 @@ status: {status}
 
     #[test]
     fn a_status_that_somebody_took_away_is_news_and_one_that_we_wrote_is_none() {
-        let snapshot = Snapshot::build(vec![policy("{}")], &Mesh::default(), None);
-        let wanted = Wanted::of(&snapshot);
-        assert!(wanted.is_missing(&snapshot, &policy("{ conditions: [] }")));
-        let written = snapshot.statuses[0].to_write("2026-11-28T00:00:00Z").unwrap();
-        assert!(!wanted.is_missing(&snapshot, &policy(&written.to_string())));
-        assert!(!Wanted::default().is_missing(&snapshot, &policy("{}")), "nobody wants anything of it");
+        let hub = Hub::new(Mesh::default());
+        assert!(hub.is_said(&policy("{}")), "nobody wants anything of it");
+        hub.apply([Change::Put(policy("{}"))]);
+        hub.settle();
+        assert!(!hub.is_said(&policy("{ conditions: [] }")));
+        let written = hub.statuses().borrow()[0].to_write("2026-11-28T00:00:00Z").unwrap();
+        assert!(hub.is_said(&policy(&written.to_string())));
     }
 }

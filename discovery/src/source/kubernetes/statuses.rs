@@ -1,6 +1,6 @@
 //! Writes the statuses of routes and policies, where they do not say what they should.
 //!
-//! In: snapshots, and whether we lead. Out: patches of `status`. Each says which version of the object it was made from, so
+//! In: what should be said, and whether we lead. Out: patches of `status`. Each says which version of the object it was made from, so
 //! the API server refuses it if another writer was faster; then the object is read once more, and the patch made anew. What fails comes
 //! again with a backoff of its own. What was written is not written again over the same version, unless something else is to be
 //! said by now. Two writers at once do no harm: they want the same.
@@ -8,7 +8,7 @@
 use crate::{
     index::status::ObjectStatus,
     objects::{Kind, policy, routes},
-    serve::Snapshots,
+    serve::Statuses,
 };
 use futures_util::stream::{self, StreamExt as _};
 use k8s_openapi::jiff::Timestamp;
@@ -23,6 +23,7 @@ use remora_kube::{
 use serde_json::Value;
 use std::{
     collections::{HashMap, HashSet},
+    sync::Arc,
     time::Duration,
 };
 use tokio::{sync::watch, time::Instant};
@@ -47,13 +48,14 @@ enum Written {
 }
 
 /// Writes as long as `leads` says so. Ends when the senders are dropped; cancel-safe.
-pub(super) async fn write(client: Client, mut snapshots: Snapshots, mut leads: watch::Receiver<bool>) {
+pub(super) async fn write(client: Client, mut wanted: Statuses, mut leads: watch::Receiver<bool>) {
     let mut written: HashMap<Name, Written> = HashMap::new();
     loop {
-        let latest = snapshots.borrow_and_update().clone();
-        let due = match latest.filter(|_| *leads.borrow_and_update()) {
-            Some(snapshot) => write_all(&client, &snapshot.statuses, &leads, &mut written).await,
-            None => None,
+        let latest = wanted.borrow_and_update().clone();
+        let lead = *leads.borrow_and_update();
+        let due = match lead {
+            true => write_all(&client, &latest, &leads, &mut written).await,
+            false => None,
         };
         let again = async {
             match due {
@@ -62,7 +64,7 @@ pub(super) async fn write(client: Client, mut snapshots: Snapshots, mut leads: w
             }
         };
         tokio::select! {
-            changed = snapshots.changed() => if changed.is_err() { return },
+            changed = wanted.changed() => if changed.is_err() { return },
             changed = leads.changed() => if changed.is_err() { return },
             () = again => {}
         }
@@ -73,14 +75,14 @@ fn name(status: &ObjectStatus) -> Name {
     (status.kind, status.namespace.clone(), status.name.clone())
 }
 
-/// Writes what one snapshot asks for. Gives when something is to be tried again.
+/// Writes what is not said yet. Gives when something is to be tried again.
 async fn write_all(
     client: &Client,
-    statuses: &[ObjectStatus],
+    statuses: &[Arc<ObjectStatus>],
     leads: &watch::Receiver<bool>,
     written: &mut HashMap<Name, Written>,
 ) -> Option<Instant> {
-    let there: HashSet<Name> = statuses.iter().map(name).collect();
+    let there: HashSet<Name> = statuses.iter().map(|status| name(status)).collect();
     written.retain(|name, _| there.contains(name));
     let due = statuses.iter().filter(|status| is_due(status, written, Instant::now()));
     let writing = due.filter_map(|status| Some((status, status.to_write(&now())?)));
@@ -128,7 +130,7 @@ async fn write_all(
 }
 
 /// Whether a status may be written: not before its pause is over, nor what was written over the same version, since then the
-/// snapshot has not seen it yet. Something else over that version is due: our own write is no news to snapshots, so that nothing
+/// index has not seen it yet. Something else over that version is due: our own write is no news, so that nothing
 /// else might come after this one.
 fn is_due(status: &ObjectStatus, written: &HashMap<Name, Written>, now: Instant) -> bool {
     let Some(version) = &status.resource_version else { return false };
@@ -192,7 +194,7 @@ fn now() -> String {
 mod tests {
     use super::*;
     use crate::{
-        index::{Mesh, Snapshot},
+        index::{Change, Mesh, World},
         source::parse::parse,
     };
     use serde_json::json;
@@ -205,7 +207,10 @@ metadata: {{ name: p, namespace: shop, resourceVersion: '{version}' }}
 spec: {{ mode: Strict }}
 "
         );
-        Snapshot::build(parse(&text, "").whole().unwrap(), &Mesh::default(), None).statuses.remove(0)
+        let mut world = World::new(Mesh::default());
+        world.apply(parse(&text, "").whole().unwrap().into_iter().map(Change::Put), &mut |_, _| {});
+        world.settle();
+        world.statuses().next().map(|status| ObjectStatus::clone(status)).unwrap()
     }
 
     #[test]
@@ -215,7 +220,7 @@ spec: {{ mode: Strict }}
         assert!(is_due(&status("7"), &written, now));
         let over = |said: &[Value]| Written::Over { version: "7".to_owned(), said: said.to_vec() };
         written.insert(name(&status("7")), over(status("7").ours()));
-        assert!(!is_due(&status("7"), &written, now), "the snapshot has not seen it yet");
+        assert!(!is_due(&status("7"), &written, now), "the index has not seen it yet");
         assert!(is_due(&status("8"), &written, now));
         written.insert(name(&status("7")), over(&[json!({ "type": "Accepted", "status": "False" })]));
         assert!(is_due(&status("7"), &written, now), "something else is to be said by now");

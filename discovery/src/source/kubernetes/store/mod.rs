@@ -8,7 +8,7 @@ mod tests;
 
 use super::watched::Unreadable;
 use crate::{
-    index::Key,
+    index::{self, Key},
     objects::{
         Kind, Object, Unknown,
         core::ServiceCidr,
@@ -60,12 +60,12 @@ struct Held {
 }
 
 /// What an object is, to what was held in its place.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 enum Applied {
     Same,
     /// Only what is said of it is other: its status or version.
-    Resaid(Key),
-    News,
+    Resaid(Object),
+    News(Object),
 }
 
 /// All objects.
@@ -74,34 +74,44 @@ pub(super) struct Store {
     kinds: BTreeMap<&'static str, Held>,
     /// Of which only what is said changed. At most one, which the last change was of.
     resaid: Option<Object>,
+    /// What the index was not told yet.
+    untold: Vec<index::Change>,
 }
 
 impl Store {
     /// Nothing is known of `kinds` yet.
     pub(super) fn new(kinds: impl IntoIterator<Item = &'static str>) -> Self {
-        Self { kinds: kinds.into_iter().map(|kind| (kind, Held::default())).collect(), resaid: None }
+        let kinds = kinds.into_iter().map(|kind| (kind, Held::default())).collect();
+        Self { kinds, resaid: None, untold: Vec::new() }
     }
 
     /// Takes what a watch of `kind` tells. Whether the objects are others now.
     pub(super) fn take(&mut self, kind: &'static str, change: Change) -> bool {
         let held = self.kinds.entry(kind).or_default();
         self.resaid = None;
+        let before = self.untold.len();
         match change {
             Change::Applied(entry) => match held.apply(kind, entry) {
                 Applied::Same => false,
-                Applied::Resaid(key) => {
-                    self.resaid = held.objects.get(&key).cloned();
+                // Who writes a status next must know it, but there is no hurry.
+                Applied::Resaid(object) => {
+                    self.untold.push(index::Change::Put(object.clone()));
+                    self.resaid = Some(object);
                     false
                 }
-                Applied::News => true,
+                Applied::News(object) => {
+                    self.untold.push(index::Change::Put(object));
+                    true
+                }
             },
             Change::Deleted(key) => {
                 held.unreadable.remove(&key);
                 held.stand_ins.remove(&key);
-                held.objects.remove(&key).is_some()
+                self.untold.extend(held.objects.remove(&key).map(index::Change::Gone));
+                self.untold.len() > before
             }
-            Change::Listed(all) => held.listed(|key| all.contains(key)),
-            Change::Absent => held.listed(|_| false),
+            Change::Listed(all) => held.listed(|key| all.contains(key), &mut self.untold),
+            Change::Absent => held.listed(|_| false, &mut self.untold),
             Change::Trouble(why) => {
                 held.trouble = Some(why);
                 false
@@ -145,10 +155,10 @@ impl Store {
         })
     }
 
-    /// All objects, in the order of kinds and names. `None` if they are too many.
-    pub(super) fn objects(&self) -> Option<Vec<Object>> {
-        let all: Vec<Object> = self.kinds.values().flat_map(|held| held.objects.values().cloned()).collect();
-        (all.len() <= OBJECTS_MAX).then_some(all)
+    /// What changed since this was asked last. `None` while there are too many objects; it comes later then.
+    pub(super) fn changes(&mut self) -> Option<Vec<index::Change>> {
+        let all: usize = self.counts().map(|(_, count)| count).sum();
+        (all <= OBJECTS_MAX).then(|| std::mem::take(&mut self.untold))
     }
 }
 
@@ -180,22 +190,22 @@ impl Held {
     }
 
     fn put(&mut self, key: Key, object: Object) -> Applied {
-        match self.objects.insert(key.clone(), object) {
-            Some(before) if before == self.objects[&key] => Applied::Same,
-            // Who writes a status next must know it, but nothing is to be indexed for it.
-            Some(before) if before.means_the_same(&self.objects[&key]) => Applied::Resaid(key),
-            _ => Applied::News,
+        match self.objects.insert(key, object.clone()) {
+            Some(before) if before == object => Applied::Same,
+            Some(before) if before.means_the_same(&object) => Applied::Resaid(object),
+            _ => Applied::News(object),
         }
     }
 
-    fn listed(&mut self, there: impl Fn(&Key) -> bool) -> bool {
-        let before = self.objects.len();
-        self.objects.retain(|key, _| there(key));
+    fn listed(&mut self, there: impl Fn(&Key) -> bool, untold: &mut Vec<index::Change>) -> bool {
+        let before = untold.len();
+        let gone = self.objects.extract_if(.., |key, _| !there(key));
+        untold.extend(gone.map(|(_, object)| index::Change::Gone(object)));
         self.unreadable.retain(|key, _| there(key));
         self.stand_ins.retain(|key| there(key));
         self.trouble = None;
         self.forbidden = false;
-        !std::mem::replace(&mut self.listed, true) || self.objects.len() != before
+        !std::mem::replace(&mut self.listed, true) || untold.len() > before
     }
 }
 

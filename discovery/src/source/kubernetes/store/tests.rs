@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    index::{Mesh, Snapshot},
+    index::{Mesh, tests::Snapshot},
     objects::{Metadata, core::Service},
     source::parse::parse,
 };
@@ -68,6 +68,13 @@ spec: { rules: [{ from: [] }] }
 ",
 ];
 
+impl Store {
+    /// All objects, in the order of kinds and names.
+    fn objects(&self) -> Option<Vec<Object>> {
+        Some(self.kinds.values().flat_map(|held| held.objects.values().cloned()).collect())
+    }
+}
+
 fn allowed() -> Store {
     let mut store = Store::new([]);
     for text in ALLOWED {
@@ -78,7 +85,7 @@ fn allowed() -> Store {
 }
 
 fn snapshot(store: &Store) -> Snapshot {
-    Snapshot::build(store.objects().unwrap(), &Mesh::default(), None)
+    Snapshot::build(store.objects().unwrap(), &Mesh::default())
 }
 
 #[test]

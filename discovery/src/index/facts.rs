@@ -1,0 +1,141 @@
+//! Everything that is known of the cluster, by what it is about. Cells read it; [`super::given`] and cells write it.
+
+use super::{
+    Key, Mesh, ObjectId,
+    attached::Ruled,
+    derived::{Place, Ranges, Read, ReadRoute, Served},
+    tables::{Relation, Table},
+};
+use crate::objects::{
+    Object,
+    core::{EndpointSlice, Pod, Service},
+    policy::BackendPolicy,
+    routes::ReferenceGrant,
+};
+use ipnet::IpNet;
+use remora_model::{Backend, BackendId, Protocol};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
+
+/// A label that a Service selects by: its namespace, its name, its value.
+pub(super) type Label = (String, String, String);
+
+/// All tables. Those after the line are written by cells.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    pub(super) mesh: Mesh,
+    /// Objects that are given more than once, in the order of where they stand. The last counts.
+    pub(super) copies: BTreeMap<ObjectId, Vec<Object>>,
+    pub(super) namespaces: BTreeMap<Key, Object>,
+    /// The opaque ports of a namespace's pods and Services that name none themselves.
+    pub(super) opaque: Table<String, String>,
+    /// The zones of nodes.
+    pub(super) zones: Table<String, String>,
+    pub(super) services: Table<Key, Arc<Service>>,
+    pub(super) pods: Table<Key, Arc<Pod>>,
+    pub(super) slices: Table<Key, Arc<EndpointSlice>>,
+    pub(super) grants: Table<Key, Arc<ReferenceGrant>>,
+    /// HTTPRoutes and GRPCRoutes.
+    pub(super) routes: Table<ObjectId, Object>,
+    /// AuthorizationPolicies and MeshTLSPolicies.
+    pub(super) policies: Table<ObjectId, Object>,
+    pub(super) backend_policies: Table<Key, Arc<BackendPolicy>>,
+    /// Nodes and ServiceCIDRs, which name ranges of addresses.
+    pub(super) ranged: BTreeMap<ObjectId, Object>,
+    pub(super) ranges: Table<(), Ranges>,
+    /// Addresses of Services and pods in none of the ranges.
+    pub(super) strays: BTreeSet<IpAddr>,
+    /// Which namespaces have a pod or Service.
+    pub(super) peopled: Table<String, ()>,
+    /// How many pods and Services a namespace has, and how often pods came and went.
+    pub(super) population: HashMap<String, usize>,
+    pub(super) pods_moved: Table<String, u64>,
+    pub(super) services_at: Relation<IpAddr, Key>,
+    pub(super) service_by_ip: Table<IpAddr, Key>,
+    /// Pods that say they have an address of their own; and of these, whose it is.
+    pub(super) pods_at: Relation<IpAddr, Key>,
+    pub(super) pod_by_ip: Table<IpAddr, Key>,
+    /// Addresses of nodes, by the pods in their networks.
+    pub(super) node_ips: Relation<IpAddr, Key>,
+    /// Services by the first label that they select by, so that a pod is held against few of them.
+    pub(super) by_label: HashMap<Label, BTreeSet<Key>>,
+    /// The pods that a Service selects; its EndpointSlices; its BackendPolicies.
+    pub(super) selected: Relation<Key, Key>,
+    pub(super) slices_of: Relation<Key, Key>,
+    pub(super) settings_of: Relation<Key, Key>,
+    pub(super) grants_in: Relation<String, Key>,
+    // ----
+    /// What each Service leads to, which the next five are made of.
+    pub(super) led: BTreeMap<Key, Served>,
+    pub(super) backends: Table<BackendId, Arc<Backend>>,
+    /// Which backends there are and what they speak, for those whom no endpoint concerns.
+    pub(super) ports: Table<BackendId, Protocol>,
+    /// Which backends a port of an address serves, or will once it is ready: policies hold for a pod that is not, too.
+    pub(super) served: Relation<IpAddr, (u16, BackendId)>,
+    /// Which Services' ports select which port of a pod, whether it has an address or not.
+    pub(super) selecting: Relation<Key, (u16, BackendId)>,
+    /// Endpoints of Services by their own name: (service, pod or host name).
+    pub(super) named: Table<(Key, String), IpAddr>,
+    pub(super) read_routes: Table<ObjectId, Arc<ReadRoute>>,
+    /// The routes that name a Service port.
+    pub(super) routes_at: Relation<BackendId, ObjectId>,
+    pub(super) ruled: Table<BackendId, Arc<Ruled>>,
+    pub(super) read_policies: Table<ObjectId, Arc<Read>>,
+    /// What each policy is attached to, and the other way round; and the policies of a namespace.
+    pub(super) places_of: BTreeMap<ObjectId, BTreeSet<Place>>,
+    pub(super) policies_on: Relation<Place, ObjectId>,
+    pub(super) policies_in: Relation<String, ObjectId>,
+    pub(super) told_networks: Table<(), Arc<[IpNet]>>,
+}
+
+impl Facts {
+    pub(super) fn new(mesh: Mesh) -> Self {
+        Self {
+            mesh,
+            copies: BTreeMap::new(),
+            namespaces: BTreeMap::new(),
+            opaque: Table::new("opaque"),
+            zones: Table::new("zones"),
+            services: Table::new("services"),
+            pods: Table::new("pods"),
+            slices: Table::new("slices"),
+            grants: Table::new("grants"),
+            routes: Table::new("routes"),
+            policies: Table::new("policies"),
+            backend_policies: Table::new("backend_policies"),
+            ranged: BTreeMap::new(),
+            ranges: Table::new("ranges"),
+            strays: BTreeSet::new(),
+            peopled: Table::new("peopled"),
+            population: HashMap::new(),
+            pods_moved: Table::new("pods_moved"),
+            services_at: Relation::new("services_at"),
+            service_by_ip: Table::new("service_by_ip"),
+            pods_at: Relation::new("pods_at"),
+            pod_by_ip: Table::new("pod_by_ip"),
+            node_ips: Relation::new("node_ips"),
+            by_label: HashMap::new(),
+            selected: Relation::new("selected"),
+            slices_of: Relation::new("slices_of"),
+            settings_of: Relation::new("settings_of"),
+            grants_in: Relation::new("grants_in"),
+            led: BTreeMap::new(),
+            backends: Table::new("backends"),
+            ports: Table::new("ports"),
+            served: Relation::new("served"),
+            selecting: Relation::new("selecting"),
+            named: Table::new("named"),
+            read_routes: Table::new("read_routes"),
+            routes_at: Relation::new("routes_at"),
+            ruled: Table::new("ruled"),
+            read_policies: Table::new("read_policies"),
+            places_of: BTreeMap::new(),
+            policies_on: Relation::new("policies_on"),
+            policies_in: Relation::new("policies_in"),
+            told_networks: Table::new("told_networks"),
+        }
+    }
+}

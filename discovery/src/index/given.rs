@@ -1,0 +1,336 @@
+//! One object comes, changes or goes: what that makes of the facts that need no cell. Pure.
+//!
+//! Everything here costs what the object touches: its own addresses, labels, names. Two things look further, and happen
+//! seldom: a Service with another selector is held against the pods of its namespace, and other ranges of the cluster's
+//! addresses against all addresses.
+
+use super::{
+    Cell, Key, ObjectId,
+    facts::{Facts, Label},
+    graph::Graph,
+    is_external, networks, pods, report, routes, values,
+};
+use crate::objects::{
+    Kind as _, Object,
+    core::{self, EndpointSlice, OPAQUE_PORTS, Pod, SERVICE_NAME, Service, ZONE},
+    policy::{BackendPolicy, TargetKind},
+    routes::ReferenceGrant,
+};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+
+/// A change of the objects.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    /// It is new, or another than before.
+    Put(Object),
+    /// It is no longer where it stood.
+    Gone(Object),
+}
+
+/// What a change is made of.
+pub(super) struct Taking<'a> {
+    pub(super) facts: &'a mut Facts,
+    pub(super) graph: &'a mut Graph<Cell>,
+}
+
+impl Taking<'_> {
+    /// Takes a change. Of objects that are given more than once, the last counts. What makes no sense in the object.
+    pub(super) fn take(mut self, change: Change) -> (ObjectId, Vec<String>) {
+        let (object, put) = match change {
+            Change::Put(object) => (object, true),
+            Change::Gone(object) => (object, false),
+        };
+        let id = ObjectId::of(&object);
+        let same_place = |other: &Object| other.metadata().origin == object.metadata().origin;
+        let current = self.facts.object(&id);
+        let mut copies = self.facts.copies.remove(&id).unwrap_or_else(|| current.into_iter().collect());
+        copies.retain(|copy| !same_place(copy));
+        if put {
+            copies.push(object);
+            copies.sort_by(|a, b| a.metadata().origin.cmp(&b.metadata().origin));
+        }
+        let counts = copies.last().cloned();
+        let again = |copy: &Object| {
+            let last = counts.as_ref().map(Object::metadata)?;
+            let problem = format!("is given twice; the one at {} is ignored", copy.metadata().origin);
+            Some(report(last, copy.kind(), problem))
+        };
+        let ignored = copies.len().saturating_sub(1);
+        let mut told: Vec<String> = copies.iter().take(ignored).filter_map(again).collect();
+        if copies.len() > 1 {
+            self.facts.copies.insert(id.clone(), copies);
+        }
+        told.extend(counts.as_ref().map_or_else(Vec::new, |object| self.judge(object)));
+        self.set(id.clone(), counts);
+        (id, told)
+    }
+
+    /// What makes no sense in an object, whatever else there is.
+    fn judge(&self, object: &Object) -> Vec<String> {
+        let meta = object.metadata();
+        let said = |problem: String| report(meta, object.kind(), problem);
+        let opaque = || pods::opaque_problem(meta).map(said);
+        match object {
+            Object::Namespace(_) => opaque().into_iter().collect(),
+            Object::Pod(pod) => {
+                let unclear = pods::membership(pod, &self.facts.mesh.trust_domain).err();
+                opaque().into_iter().chain(unclear.map(|problem| said(format!("{problem}; it is left out")))).collect()
+            }
+            Object::Service(service) => {
+                let external = is_external(service).then(|| said("ExternalName is not supported, ignored".to_owned()));
+                let mut told: Vec<String> = opaque().into_iter().chain(external).collect();
+                let wrong = cluster_ips(service).filter_map(|(text, ip)| ip.is_none().then_some(text));
+                told.extend(wrong.map(|ip| said(format!("spec.clusterIPs: {ip:?} is no address"))));
+                told.dedup();
+                told
+            }
+            Object::ReferenceGrant(grant) => routes::mistakes(&grant.spec).map(said).collect(),
+            Object::Node(_) | Object::ServiceCidr(_) => networks::read(object).1.into_iter().map(said).collect(),
+            Object::EndpointSlice(_)
+            | Object::HttpRoute(_)
+            | Object::GrpcRoute(_)
+            | Object::AuthorizationPolicy(_)
+            | Object::MeshTlsPolicy(_)
+            | Object::BackendPolicy(_) => Vec::new(),
+        }
+    }
+
+    fn set(&mut self, id: ObjectId, object: Option<Object>) {
+        let key = id.key.clone();
+        match (id.kind, object) {
+            (Pod::KIND, Some(Object::Pod(pod))) => self.pod(key, Some(pod)),
+            (Pod::KIND, _) => self.pod(key, None),
+            (Service::KIND, Some(Object::Service(service))) => self.service(key, Some(service)),
+            (Service::KIND, _) => self.service(key, None),
+            (EndpointSlice::KIND, Some(Object::EndpointSlice(slice))) => self.slice(key, Some(slice)),
+            (EndpointSlice::KIND, _) => self.slice(key, None),
+            (ReferenceGrant::KIND, Some(Object::ReferenceGrant(grant))) => self.grant(key, Some(grant)),
+            (ReferenceGrant::KIND, _) => self.grant(key, None),
+            (BackendPolicy::KIND, Some(Object::BackendPolicy(policy))) => self.backend_policy(key, Some(policy)),
+            (BackendPolicy::KIND, _) => self.backend_policy(key, None),
+            (core::Namespace::KIND, object) => {
+                let said = object.as_ref().and_then(|object| object.metadata().annotations.get(OPAQUE_PORTS).cloned());
+                self.facts.opaque.put(key.1.clone(), said);
+                match object {
+                    Some(object) => drop(self.facts.namespaces.insert(key, object)),
+                    None => drop(self.facts.namespaces.remove(&key)),
+                }
+            }
+            (core::Node::KIND, object) => {
+                let zone = object.as_ref().and_then(|object| object.metadata().labels.get(ZONE).cloned());
+                self.facts.zones.put(key.1, zone);
+                self.ranged(id, object);
+            }
+            (core::ServiceCidr::KIND, object) => self.ranged(id, object),
+            (kind, object) if ObjectId::is_policy(kind) => {
+                match object.is_some() {
+                    true => self.facts.policies_in.add(&id.key.0, &id),
+                    false => self.facts.policies_in.remove(&id.key.0, &id),
+                }
+                self.facts.policies.put(id.clone(), object);
+                self.graph.wake(Cell::PoliciesOf(id.key.0.clone()));
+                self.graph.wake(Cell::Policy(id));
+            }
+            (_, object) => {
+                self.facts.routes.put(id.clone(), object);
+                self.graph.wake(Cell::Route(id));
+            }
+        }
+    }
+
+    fn pod(&mut self, key: Key, pod: Option<Arc<Pod>>) {
+        let before = self.facts.pods.unnoted().get(&key).cloned();
+        self.people(&key.0, before.is_some(), pod.is_some());
+        if before.is_some() != pod.is_some() {
+            let moved = self.facts.pods_moved.unnoted().get(&key.0).copied().unwrap_or_default();
+            self.facts.pods_moved.put(key.0.clone(), Some(moved + 1));
+        }
+        let [were, are] = [&before, &pod].map(|pod| addresses(&key, pod.as_deref()));
+        self.facts.node_ips.replace(&were.1, &are.1);
+        self.facts.pods_at.replace(&were.0, &are.0);
+        let [were_in, are_in] =
+            [&before, &pod].map(|pod| pod.as_deref().map_or_else(BTreeSet::new, |pod| self.selectors_of(pod)));
+        self.facts.selected.replace(&were_in, &are_in);
+        self.facts.pods.put(key, pod);
+        for ip in were.0.union(&are.0).map(|(ip, _)| *ip).collect::<BTreeSet<_>>() {
+            let holder = self.facts.holder(ip);
+            self.facts.pod_by_ip.put(ip, holder);
+            self.stray(ip);
+        }
+    }
+
+    /// The Services that select a pod, each with it.
+    fn selectors_of(&self, pod: &Pod) -> BTreeSet<(Key, Key)> {
+        let (namespace, labels) = (&pod.metadata.namespace, &pod.metadata.labels);
+        let key = (namespace.clone(), pod.metadata.name.clone());
+        let label = |(label, value): (&String, &String)| (namespace.clone(), label.clone(), value.clone());
+        let services = labels.iter().filter_map(|entry| self.facts.by_label.get(&label(entry))).flatten();
+        let services = services
+            .filter(|service| self.facts.services.unnoted().get(*service).is_some_and(|service| selects(service, pod)));
+        services.map(|service| (service.clone(), key.clone())).collect()
+    }
+
+    fn service(&mut self, key: Key, service: Option<Arc<Service>>) {
+        let before = self.facts.services.unnoted().get(&key).cloned();
+        self.people(&key.0, before.is_some(), service.is_some());
+        let selector = |service: &Option<Arc<Service>>| service.as_ref().map(|service| service.spec.selector.clone());
+        if selector(&before) != selector(&service) {
+            self.select(&key, before.as_deref(), service.as_deref());
+        }
+        let ips = |service: &Option<Arc<Service>>| -> BTreeSet<(IpAddr, Key)> {
+            let ips = service.iter().flat_map(|service| cluster_ips(service).filter_map(|(_, ip)| ip));
+            ips.map(|ip| (ip, key.clone())).collect()
+        };
+        let (were, are) = (ips(&before), ips(&service));
+        self.facts.services_at.replace(&were, &are);
+        self.facts.services.put(key.clone(), service);
+        self.graph.wake(Cell::Service(key));
+        for (ip, _) in were.union(&are) {
+            let holder = self.facts.services_at.get(ip).next_back().cloned();
+            self.facts.service_by_ip.put(*ip, holder);
+            self.stray(*ip);
+        }
+    }
+
+    fn select(&mut self, key: &Key, before: Option<&Service>, service: Option<&Service>) {
+        let label = |service: Option<&Service>| -> Option<Label> {
+            let (label, value) = service?.spec.selector.first_key_value()?;
+            Some((key.0.clone(), label.clone(), value.clone()))
+        };
+        if let Some(label) = label(before)
+            && let Some(services) = self.facts.by_label.get_mut(&label)
+        {
+            services.remove(key);
+            if services.is_empty() {
+                self.facts.by_label.remove(&label);
+            }
+        }
+        if let Some(label) = label(service) {
+            self.facts.by_label.entry(label).or_default().insert(key.clone());
+        }
+        let were: BTreeSet<(Key, Key)> = self.facts.selected.get(key).map(|pod| (key.clone(), pod.clone())).collect();
+        let are = service.filter(|service| !service.spec.selector.is_empty()).map(|service| {
+            let pods = self.facts.pods_in(&key.0).filter(|(_, pod)| selects(service, pod));
+            pods.map(|(pod, _)| (key.clone(), pod.clone())).collect()
+        });
+        self.facts.selected.replace(&were, &are.unwrap_or_default());
+    }
+
+    fn slice(&mut self, key: Key, slice: Option<Arc<EndpointSlice>>) {
+        let of = |slice: Option<&Arc<EndpointSlice>>| -> BTreeSet<(Key, Key)> {
+            let service = slice.and_then(|slice| slice.metadata.labels.get(SERVICE_NAME));
+            service.map(|service| ((key.0.clone(), service.clone()), key.clone())).into_iter().collect()
+        };
+        let (were, are) = (of(self.facts.slices.unnoted().get(&key)), of(slice.as_ref()));
+        self.facts.slices_of.replace(&were, &are);
+        self.facts.slices.put(key, slice);
+    }
+
+    fn grant(&mut self, key: Key, grant: Option<Arc<ReferenceGrant>>) {
+        match grant.is_some() {
+            true => self.facts.grants_in.add(&key.0, &key),
+            false => self.facts.grants_in.remove(&key.0, &key),
+        }
+        self.facts.grants.put(key, grant);
+    }
+
+    fn backend_policy(&mut self, key: Key, policy: Option<Arc<BackendPolicy>>) {
+        let of = |policy: Option<&Arc<BackendPolicy>>| -> BTreeSet<(Key, Key)> {
+            let targets = policy.into_iter().flat_map(|policy| &policy.spec.target_refs);
+            let services = targets.filter(|target| target.kind == TargetKind::Service);
+            services.map(|target| ((key.0.clone(), target.name.clone()), key.clone())).collect()
+        };
+        let (were, are) = (of(self.facts.backend_policies.unnoted().get(&key)), of(policy.as_ref()));
+        self.facts.settings_of.replace(&were, &are);
+        self.facts.backend_policies.put(key.clone(), policy);
+        self.graph.wake(Cell::Status(ObjectId::new(BackendPolicy::KIND, key)));
+    }
+
+    /// A pod or Service was, and is, in a namespace.
+    fn people(&mut self, namespace: &str, was: bool, is: bool) {
+        if was == is {
+            return;
+        }
+        let there = self.facts.population.entry(namespace.to_owned()).or_default();
+        *there = if is { *there + 1 } else { there.saturating_sub(1) };
+        let there = *there > 0;
+        if !there {
+            self.facts.population.remove(namespace);
+        }
+        self.facts.peopled.put(namespace.to_owned(), there.then_some(()));
+    }
+
+    fn ranged(&mut self, id: ObjectId, object: Option<Object>) {
+        match object {
+            Some(object) => drop(self.facts.ranged.insert(id, object)),
+            None => drop(self.facts.ranged.remove(&id)),
+        }
+        self.graph.wake(Cell::Networks);
+    }
+
+    /// An address may have begun or ceased to be outside of the ranges.
+    fn stray(&mut self, ip: IpAddr) {
+        let stray = self.facts.is_known(ip) && !self.facts.is_ranged(ip);
+        let changed = if stray { self.facts.strays.insert(ip) } else { self.facts.strays.remove(&ip) };
+        if changed {
+            self.graph.wake(Cell::Networks);
+        }
+    }
+}
+
+impl Facts {
+    /// The object that counts of those with a name.
+    fn object(&self, id: &ObjectId) -> Option<Object> {
+        let key = &id.key;
+        match id.kind {
+            Pod::KIND => self.pods.unnoted().get(key).cloned().map(Object::Pod),
+            Service::KIND => self.services.unnoted().get(key).cloned().map(Object::Service),
+            EndpointSlice::KIND => self.slices.unnoted().get(key).cloned().map(Object::EndpointSlice),
+            ReferenceGrant::KIND => self.grants.unnoted().get(key).cloned().map(Object::ReferenceGrant),
+            BackendPolicy::KIND => self.backend_policies.unnoted().get(key).cloned().map(Object::BackendPolicy),
+            core::Namespace::KIND => self.namespaces.get(key).cloned(),
+            core::Node::KIND | core::ServiceCidr::KIND => self.ranged.get(id).cloned(),
+            kind if ObjectId::is_policy(kind) => self.policies.unnoted().get(id).cloned(),
+            _ => self.routes.unnoted().get(id).cloned(),
+        }
+    }
+
+    /// The pods of a namespace. Who depends on which there are reads `pods_moved` as well.
+    pub(super) fn pods_in(&self, namespace: &str) -> impl Iterator<Item = (&Key, &Arc<Pod>)> {
+        let all = self.pods.unnoted().range((namespace.to_owned(), String::new())..);
+        all.take_while(move |(key, _)| key.0 == *namespace)
+    }
+
+    /// Whose address it is, of the pods that say they have it.
+    fn holder(&self, ip: IpAddr) -> Option<Key> {
+        let mut holder: Option<(&Key, &Pod)> = None;
+        for key in self.pods_at.get(&ip) {
+            let Some(pod) = self.pods.unnoted().get(key) else { continue };
+            if holder.is_none_or(|(_, before)| pods::takes_over(pod, before)) {
+                holder = Some((key, pod));
+            }
+        }
+        holder.map(|(key, _)| key.clone())
+    }
+}
+
+fn selects(service: &Service, pod: &Pod) -> bool {
+    service.spec.selector.iter().all(|(label, value)| pod.metadata.labels.get(label) == Some(value))
+}
+
+/// Addresses and who has them.
+type Held = BTreeSet<(IpAddr, Key)>;
+
+/// The addresses of a pod: its own, or its node's.
+fn addresses(key: &Key, pod: Option<&Pod>) -> (Held, Held) {
+    let Some(pod) = pod else { return Default::default() };
+    let ips = values::pod_ips(pod).into_iter().map(|ip| (ip, key.clone())).collect();
+    // A node's address is not the pod's alone.
+    if pod.spec.host_network { (BTreeSet::new(), ips) } else { (ips, BTreeSet::new()) }
+}
+
+/// The addresses of a Service as they are written, and as they are read.
+fn cluster_ips(service: &Service) -> impl Iterator<Item = (&str, Option<IpAddr>)> {
+    let all = service.spec.cluster_ips.iter().chain(&service.spec.cluster_ip).map(String::as_str);
+    all.filter(|ip| !matches!(*ip, "None" | "")).map(|ip| (ip, ip.parse().ok()))
+}

@@ -1,0 +1,183 @@
+//! The world, and the resources that somebody asked for: the one place where the index and the streams meet.
+//!
+//! In: changes of objects from the source, subscriptions from the streams. Out: to each stream, which of *its* resources are
+//! others, in its [`Mailbox`]. Streams read resources without the world's lock; they take it to subscribe, and then wait for at
+//! most one set of changes. Nothing is sent under it.
+
+use super::resource::Resource;
+use crate::index::{Asked, Change, Mesh, World, status::ObjectStatus};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
+use tokio::sync::{Notify, watch};
+
+/// What the statuses of routes and policies should say.
+pub type Statuses = watch::Receiver<Arc<[Arc<ObjectStatus>]>>;
+
+/// The world, shared.
+#[derive(Debug, Clone)]
+pub struct Hub(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// Whether anything is known.
+    known: watch::Sender<bool>,
+    statuses: watch::Sender<Arc<[Arc<ObjectStatus>]>>,
+}
+
+#[derive(Debug)]
+struct State {
+    world: World,
+    cells: HashMap<Asked, Weak<Cell>>,
+}
+
+/// What changes made of the world, for the log.
+#[derive(Debug)]
+pub struct Applied {
+    /// Reports that are new.
+    pub reports: Vec<String>,
+    /// Endpoints that are left out until their pod is known.
+    pub unseen: Vec<String>,
+    /// Services, pods, backends.
+    pub counts: (usize, usize, usize),
+}
+
+/// A resource that somebody asked for.
+#[derive(Debug)]
+pub(super) struct Cell {
+    pub(super) asked: Asked,
+    latest: Mutex<Arc<Resource>>,
+    /// Whom a new version wakes.
+    readers: Mutex<BTreeMap<usize, Arc<Mailbox>>>,
+}
+
+/// Which of a stream's resources are others. Bounded by what it asked for.
+#[derive(Debug, Default)]
+pub(super) struct Mailbox {
+    due: Mutex<BTreeMap<usize, Arc<Cell>>>,
+    filled: Notify,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Hub {
+    /// Nothing is known yet.
+    pub fn new(mesh: Mesh) -> Self {
+        let state = Mutex::new(State { world: World::new(mesh), cells: HashMap::new() });
+        let (known, statuses) = (watch::Sender::new(false), watch::Sender::new(Arc::default()));
+        Self(Arc::new(Shared { state, known, statuses }))
+    }
+
+    /// Takes changes, all at once, and wakes the streams whom they concern.
+    pub fn apply(&self, changes: impl IntoIterator<Item = Change>) -> Applied {
+        let mut state = lock(&self.0.state);
+        let State { world, cells } = &mut *state;
+        world.apply(changes, &mut |asked, answer| {
+            if let Some(cell) = cells.get(asked).and_then(Weak::upgrade) {
+                cell.renew(Resource::of(answer));
+            }
+        });
+        let (reports, unseen) = world.news();
+        let applied = Applied { reports, unseen, counts: world.counts() };
+        drop(state);
+        metrics::counter!("remora_discovery_snapshots_total").increment(1);
+        self.0.known.send_replace(true);
+        applied
+    }
+
+    /// Brings up to date what is to be said to people. New reports.
+    pub fn settle(&self) -> Vec<String> {
+        let mut state = lock(&self.0.state);
+        let statuses: Option<Arc<[_]>> = state.world.settle().then(|| state.world.statuses().cloned().collect());
+        let (reports, _) = state.world.news();
+        drop(state);
+        if let Some(statuses) = statuses {
+            self.0.statuses.send_replace(statuses);
+        }
+        reports
+    }
+
+    /// Resolves once anything is known.
+    pub(super) async fn known(&self) {
+        // The sender lives as long as we do.
+        drop(self.0.known.subscribe().wait_for(|known| *known).await);
+    }
+
+    /// What the statuses of routes and policies should say, as of the last [`Self::settle`].
+    pub fn statuses(&self) -> Statuses {
+        self.0.statuses.subscribe()
+    }
+
+    /// Whether what is said of an object is what should be said, or nothing should be.
+    pub(crate) fn is_said(&self, object: &crate::objects::Object) -> bool {
+        lock(&self.0.state).world.is_said(object)
+    }
+
+    /// Subscribes: from now on the mailbox is told of new versions.
+    pub(super) fn ask(&self, asked: Asked, mailbox: &Arc<Mailbox>) -> Arc<Cell> {
+        let mut state = lock(&self.0.state);
+        let known = state.cells.get(&asked).and_then(Weak::upgrade);
+        let cell = known.unwrap_or_else(|| {
+            let latest = Mutex::new(Arc::new(Resource::of(state.world.ask(&asked))));
+            let cell = Arc::new(Cell { asked: asked.clone(), latest, readers: Mutex::default() });
+            state.cells.insert(asked, Arc::downgrade(&cell));
+            cell
+        });
+        lock(&cell.readers).insert(Arc::as_ptr(mailbox).addr(), Arc::clone(mailbox));
+        cell
+    }
+
+    /// How many resources somebody asks for.
+    #[cfg(test)]
+    pub(super) fn asked(&self) -> usize {
+        lock(&self.0.state).cells.len()
+    }
+
+    /// Unsubscribes. What nobody asks for any more is forgotten.
+    pub(super) fn leave(&self, cells: impl IntoIterator<Item = Arc<Cell>>, mailbox: &Arc<Mailbox>) {
+        let mut state = lock(&self.0.state);
+        for cell in cells {
+            let mut readers = lock(&cell.readers);
+            readers.remove(&Arc::as_ptr(mailbox).addr());
+            // Only under the lock does anybody join.
+            if readers.is_empty() {
+                state.cells.remove(&cell.asked);
+                state.world.forget(&cell.asked);
+            }
+        }
+    }
+}
+
+impl Cell {
+    /// The version of now.
+    pub(super) fn latest(&self) -> Arc<Resource> {
+        Arc::clone(&lock(&self.latest))
+    }
+
+    fn renew(self: &Arc<Self>, resource: Resource) {
+        if self.latest().version == resource.version {
+            return;
+        }
+        *lock(&self.latest) = Arc::new(resource);
+        for reader in lock(&self.readers).values() {
+            lock(&reader.due).insert(Arc::as_ptr(self).addr(), Arc::clone(self));
+            reader.filled.notify_one();
+        }
+    }
+}
+
+impl Mailbox {
+    /// What came since this was asked last.
+    pub(super) fn take(&self) -> impl Iterator<Item = Arc<Cell>> {
+        std::mem::take(&mut *lock(&self.due)).into_values()
+    }
+
+    /// Resolves when something comes, or came since this was awaited last. Cancel-safe.
+    pub(super) async fn filled(&self) {
+        self.filled.notified().await;
+    }
+}

@@ -1,0 +1,145 @@
+//! One version of a resource: made once, encoded once, shared by all who are sent it.
+//!
+//! In: an [`Answer`] of the index. Out: the bytes of the message that carries it whole, and of the messages that lead to it from
+//! versions before. Its version is a digest of what it says. Immutable, but for the deltas that it remembers.
+
+use super::limits::{DELTAS_MAX, RESPONSE_BYTES_MAX};
+use crate::index::{Answer, Own};
+use prost::Message as _;
+use remora_api::{
+    sync::Delta,
+    v1::{self, SyncResponse, sync_response::Kind},
+};
+use remora_model::{AuthorizationRule, Backend, BackendId, Inbound, InboundDefault, Outbound, Rule};
+use std::sync::{Arc, Mutex, PoisonError};
+use tonic::codegen::Bytes;
+
+/// A message as it goes out.
+pub(super) type Encoded = Bytes;
+
+/// A version of what was asked for.
+#[derive(Debug)]
+pub(super) struct Resource {
+    /// A digest; 0 as long as nobody knows an answer.
+    pub(super) version: u64,
+    /// The message that carries it whole.
+    pub(super) whole: Encoded,
+    pub(super) says: Says,
+}
+
+/// What of a resource matters to who sends it.
+#[derive(Debug)]
+pub(super) enum Says {
+    /// Nobody knows yet.
+    Nothing,
+    Inbound,
+    /// The backends that a target leads to.
+    Outbound(Box<[BackendId]>),
+    Backend(Arc<Backend>, Deltas),
+    Own(Own),
+}
+
+/// Messages from earlier versions: none where the whole says no more.
+#[derive(Debug, Default)]
+pub(super) struct Deltas(Mutex<Vec<(u64, Option<Encoded>)>>);
+
+impl Resource {
+    pub(super) fn of(answer: Answer) -> Self {
+        match answer {
+            Answer::Networks(networks) => {
+                let cidrs = networks.iter().map(ToString::to_string).collect();
+                Self::made(v1::Networks { cidrs }, Says::Inbound, |_, networks| Kind::Networks(networks))
+            }
+            Answer::Own(own) => {
+                let zone = own.zone.clone().unwrap_or_default();
+                let version = digest(format!("{own:?}").as_bytes());
+                Self { version, whole: message(Kind::Zone(zone)), says: Says::Own(own) }
+            }
+            Answer::Outbound(outbound) => {
+                let (outbound, message) = outbound_message(outbound);
+                let backends = outbound.backends().into_iter().cloned().collect();
+                let kind =
+                    |version, outbound| Kind::Outbound(v1::OutboundResource { version, outbound: Some(outbound) });
+                Self::made(message, Says::Outbound(backends), kind)
+            }
+            Answer::Backend(Some(backend)) => {
+                let message = v1::Backend::from(&*backend);
+                let kind = |version, backend| Kind::Backend(v1::BackendResource { version, backend: Some(backend) });
+                Self::made(message, Says::Backend(backend, Deltas::default()), kind)
+            }
+            Answer::Inbound(Some(inbound)) => {
+                let kind = |version, inbound| Kind::Inbound(v1::InboundResource { version, inbound: Some(inbound) });
+                Self::made(inbound_message(inbound), Says::Inbound, kind)
+            }
+            Answer::InboundDefault(Some(InboundDefault { inbound, declared })) => {
+                let (inbound, declared) = (inbound_message(inbound), declared.into_iter().map(u32::from).collect());
+                let message = v1::InboundDefault { inbound: Some(inbound), declared };
+                let kind = |version, default| {
+                    Kind::InboundDefault(v1::InboundDefaultResource { version, inbound_default: Some(default) })
+                };
+                Self::made(message, Says::Inbound, kind)
+            }
+            Answer::Backend(None) | Answer::Inbound(None) | Answer::InboundDefault(None) => {
+                Self { version: 0, whole: Encoded::new(), says: Says::Nothing }
+            }
+        }
+    }
+
+    fn made<M: prost::Message>(inner: M, says: Says, kind: impl FnOnce(u64, M) -> Kind) -> Self {
+        let version = digest(&inner.encode_to_vec());
+        Self { version, whole: message(kind(version, inner)), says }
+    }
+
+    /// The message that leads here from `before`, which the proxy holds: a delta, or the whole where that says no more.
+    pub(super) fn after(&self, before: Option<&Self>) -> (Encoded, bool) {
+        let whole = || (self.whole.clone(), false);
+        let (Says::Backend(backend, deltas), Some(before)) = (&self.says, before) else { return whole() };
+        let Says::Backend(old, _) = &before.says else { return whole() };
+        let mut known = deltas.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let delta = known.iter().find(|(from, _)| *from == before.version).map(|(_, delta)| delta.clone());
+        let delta = delta.unwrap_or_else(|| {
+            let delta = Delta::between((old, before.version), (backend, self.version));
+            let delta = delta.filter(|d| 2 * (d.upserted.len() + d.removed.len()) < backend.endpoints.len().max(3));
+            let delta = delta.map(|delta| message(Kind::BackendDelta((&delta).into())));
+            if known.len() == DELTAS_MAX {
+                known.remove(0);
+            }
+            known.push((before.version, delta.clone()));
+            delta
+        });
+        delta.map_or_else(whole, |delta| (delta, true))
+    }
+}
+
+pub(super) fn message(kind: Kind) -> Encoded {
+    SyncResponse { kind: Some(kind) }.encode_to_vec().into()
+}
+
+/// What a target is, and as a message. One that is too large for a proxy would end its stream again and again: all rules are
+/// closed.
+fn outbound_message(outbound: Outbound) -> (Outbound, v1::Outbound) {
+    let message = v1::Outbound::from(&outbound);
+    if message.encoded_len() <= RESPONSE_BYTES_MAX {
+        return (outbound, message);
+    }
+    let one = outbound.matches.into_iter().take(0);
+    let outbound = Outbound { matches: one.collect(), rules: vec![Rule::closed("too large".into())], ..outbound };
+    let message = v1::Outbound::from(&outbound);
+    (outbound, message)
+}
+
+/// The same of an inbound port: everything is denied.
+fn inbound_message(inbound: Inbound) -> v1::Inbound {
+    let message = v1::Inbound::from(&inbound);
+    if message.encoded_len() <= RESPONSE_BYTES_MAX {
+        return message;
+    }
+    let rules = vec![AuthorizationRule::deny_everything("too large".into())];
+    v1::Inbound::from(&Inbound { rules, ..inbound })
+}
+
+/// FNV-1a, which is the same everywhere and for ever; 0 is kept for "nothing".
+fn digest(bytes: &[u8]) -> u64 {
+    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, step).max(1)
+}
