@@ -6,6 +6,7 @@ use super::{
     mesh::Mesh,
     proxy::Proxy,
 };
+use crate::telemetry::Reason;
 use std::{rc::Rc, time::Duration};
 use tokio::time::sleep;
 
@@ -37,21 +38,26 @@ pub(super) async fn deadlines(shared: Rc<Shared>, mesh: Rc<Mesh>) {
 
 /// When all clients have what they get.
 pub(super) async fn at_the_end(shared: &Shared, mesh: &Mesh) {
-    outcomes(shared);
+    outcomes(shared, mesh);
     nothing_stays(shared, mesh).await;
     records(shared, mesh);
 }
 
-fn outcomes(shared: &Shared) {
+fn outcomes(shared: &Shared, mesh: &Mesh) {
     let (plan, ledger, trace) = (&shared.plan, &shared.ledger, &shared.trace);
     let mut repeated = 0;
+    // What a GOAWAY leaves over is sent again, if the rule has a second try and the budget pays for it; that it does not is counted.
+    let mut unpaid = mesh.outbound.counted("retry_overflow");
     for (client, ask) in plan.asks() {
         let (id, rule) = (ask.id, &plan.rules[ask.rule]);
         let Some(outcome) = ledger.outcome_of(id) else {
             trace.wrong(format_args!("request {id} has no outcome"));
             continue;
         };
-        if plan.quiet && !matches!(outcome, Outcome::Answered { .. }) {
+        let left_over = matches!(&outcome, Outcome::Told { reason, .. } if reason == Reason::Draining.as_str());
+        if plan.quiet && left_over && (rule.attempts() == 0 || unpaid > 0) {
+            unpaid = unpaid.saturating_sub(u64::from(rule.attempts() > 0));
+        } else if plan.quiet && !matches!(outcome, Outcome::Answered { .. }) {
             trace.wrong(format_args!("nothing broke, but request {id} came to {outcome:?}"));
         }
         if let Outcome::Answered { status, execution } = outcome {

@@ -67,6 +67,11 @@ pub(super) fn address(last: u16) -> SocketAddr {
     ([127, 0, 0, 1], last).into()
 }
 
+/// An endpoint outside the mesh.
+fn endpoint(address: SocketAddr) -> Endpoint {
+    Endpoint { address, identity: None, proxy: None, weight: 1, zone: "".into(), pod: "".into() }
+}
+
 /// The settings under which nothing but the request itself bounds its tries.
 pub(super) fn generous() -> BackendSettings {
     BackendSettings { retries_per_second: 1000, ..BackendSettings::default() }
@@ -89,15 +94,7 @@ impl World {
 
     /// Another state of the backend.
     pub(super) fn settings(&self, settings: BackendSettings, addresses: &[SocketAddr]) {
-        let endpoint = |address: &SocketAddr| Endpoint {
-            address: *address,
-            identity: None,
-            proxy: None,
-            weight: 1,
-            zone: "".into(),
-            pod: "".into(),
-        };
-        let endpoints = addresses.iter().map(endpoint).collect();
+        let endpoints = addresses.iter().copied().map(endpoint).collect();
         self.pool.update(&Backend { id: id(), protocol: Protocol::Detect, settings, endpoints });
     }
 
@@ -167,8 +164,6 @@ impl Visited {
         let routes = Routes::new("shop/api-1".into());
         let port = Port::of_tests(inbound, Rc::new(Counters::inbound(routes.clone(), "shop/api:80".into())));
         let identity = mesh.then(|| SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/web").unwrap());
-        let endpoint =
-            Endpoint { address: app, identity: None, proxy: None, weight: 1, zone: "".into(), pod: "".into() };
         let visit = Visit {
             holder: resources.pod.clone(),
             port,
@@ -178,7 +173,7 @@ impl Visited {
             client_id: None,
             tls: if mesh { Tls::Mtls } else { Tls::Plain },
             goodbye: None,
-            app: Upstream::new(&resources, &Rc::<Table>::default(), endpoint, crate::limits::APP_CONNECT_TIMEOUT),
+            app: Upstream::new(&resources, &Rc::<Table>::default(), endpoint(app), crate::limits::APP_CONNECT_TIMEOUT),
         };
         Self { visit: Rc::new(visit), resources, routes }
     }
@@ -309,15 +304,7 @@ pub(super) fn routed(target: &Target, paths: &[&str]) -> Resource {
 
 /// What discovery says of the backend.
 pub(super) fn backend(addresses: &[SocketAddr]) -> Resource {
-    let endpoint = |address: &SocketAddr| Endpoint {
-        address: *address,
-        identity: None,
-        proxy: None,
-        weight: 1,
-        zone: "".into(),
-        pod: "".into(),
-    };
-    let endpoints = addresses.iter().map(endpoint).collect();
+    let endpoints = addresses.iter().copied().map(endpoint).collect();
     Resource::Backend(Backend { id: id(), protocol: Protocol::Detect, settings: generous(), endpoints })
 }
 
