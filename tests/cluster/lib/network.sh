@@ -23,16 +23,28 @@ nodes() {
 
 in_node() { local node=$1; shift; nsenter --net="/run/netns/$(netns "$node")" -- "$@"; }
 
+# A node's namespace of some cluster, in which no process is left: its state was removed without it.
+abandoned() { # NODE
+  local name; name=$(netns "$1")
+  [[ -e /run/netns/$name ]] && [[ -z $(ip netns pids "$name") ]] \
+    && ip -n "$name" -4 -brief address show dev nodes 2>/dev/null | grep -qwF "$(address "$1")/24"
+}
+
 make_network() { # NODES
   local n other
   for n in $(seq "$1"); do
     mkdir -p "$D/node-$n"
+    if [[ ! -e $D/node-$n/netns ]] && abandoned "$n"; then
+      say "the network namespace $(netns "$n") was left by a cluster that is gone: it is made anew"
+      ip netns delete "$(netns "$n")"
+    fi
     if [[ ! -e /run/netns/$(netns "$n") ]]; then
+      echo "$NETNS" >"$D/network"
       make_node_network "$n"
       touch "$D/node-$n/netns" # ours to remove
     elif [[ ! -e $D/node-$n/netns ]]; then
       rmdir "$D/node-$n" 2>/dev/null || true
-      fail "the network namespace $(netns "$n") is another cluster's; choose another: REMORA_CLUSTER_NETNS=$NETNS-b"
+      fail "the network namespace $(netns "$n") is in use, and not by this cluster; choose another: REMORA_CLUSTER_NETNS=$NETNS-b"
     fi
   done
   for n in $(nodes); do
