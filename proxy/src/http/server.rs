@@ -18,7 +18,7 @@ use crate::{
     world::World,
 };
 use futures_util::TryFutureExt;
-use http::{Method, Request, Response, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::{body::Incoming, server::conn, service::service_fn, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
@@ -107,7 +107,11 @@ where
             if upgrade::leaves(&response) {
                 token.leave_http();
             }
-            response.map(|body| Tracked::new(body, token, ends_with_it))
+            let described = response.status() == StatusCode::NOT_MODIFIED;
+            response.map(|body| {
+                let body = Tracked::new(body, token, ends_with_it);
+                if described { body.described() } else { body }
+            })
         };
         handle(request).map_ok(track)
     });

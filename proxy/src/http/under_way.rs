@@ -87,6 +87,7 @@ pin_project_lite::pin_project! {
         body: B,
         token: Token,
         breaker: Option<Breaker>,
+        described: bool,
     }
 }
 
@@ -94,7 +95,14 @@ impl<B> Tracked<B> {
     /// `body`, which answers the request of `token`. Where the end of its connection may be all that tells that it is whole
     /// (RFC 9112 §6.3), there is a `breaker`: it is tripped if the body breaks off.
     pub(super) fn new(body: B, token: Token, breaker: Option<Breaker>) -> Self {
-        Self { body, token, breaker }
+        Self { body, token, breaker, described: false }
+    }
+
+    /// The body of a 304, whose fields describe one that is not sent (RFC 9110 §15.4.5): hyper takes the `Content-Length` off an answer
+    /// whose body is known to be empty.
+    pub(super) fn described(mut self) -> Self {
+        self.described = true;
+        self
     }
 }
 
@@ -112,10 +120,10 @@ impl<B: Body> Body for Tracked<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        !self.described && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        if self.described { SizeHint::default() } else { self.body.size_hint() }
     }
 }

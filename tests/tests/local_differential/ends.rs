@@ -84,6 +84,19 @@ pub fn reset(exchange: &Exchange, direct: &mut Side, through: &mut Side) {
     }
 }
 
+pub fn cut(exchange: &Exchange, direct: &mut Side, _: &mut Side) {
+    for ((call, arrived), heard) in exchange.calls.iter().zip(&mut direct.arrived).zip(&mut direct.heard) {
+        if matches!(call.request.ending, Ending::ResetAt(_)) {
+            arrived.iter_mut().for_each(|message| message.end = End::Fin);
+        }
+        if let (Ending::ResetAt(_), Protocol::Http1, "HTTP/1.1", Some(message)) =
+            (call.answer.ending, exchange.protocol, call.request.version, heard.messages.last_mut())
+        {
+            message.end = End::Fin;
+        }
+    }
+}
+
 /// Whether the server says that it has not looked at a request.
 fn unprocessed(answer: &Answer) -> bool {
     const REFUSED_STREAM: u32 = 7;
