@@ -22,6 +22,11 @@ pub(crate) fn failure(reason: Reason, is_grpc: bool, detail: &str) -> Response<R
     response
 }
 
+/// Stands in the extensions of an answer to a request that its server has not looked at, and that may be sent again whatever its
+/// method.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Unprocessed;
+
 /// The same for a request that no route counts, because it was refused before it had one.
 pub(crate) fn refusal(direction: Direction, reason: Reason, grpc: bool, detail: &str) -> Response<ResponseBody> {
     crate::telemetry::refused(direction, reason, reason.as_str());

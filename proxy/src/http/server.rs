@@ -4,7 +4,7 @@ use super::{
     Wire,
     body::response::ResponseBody,
     guard::Guarded,
-    headers,
+    headers, respond,
     share::Share,
     timer::Timer,
     under_way::{Tracked, UnderWay},
@@ -17,7 +17,7 @@ use crate::{
     telemetry::{self, Direction, Reason},
     world::World,
 };
-use futures_util::TryFutureExt;
+use futures_util::{FutureExt, TryFutureExt};
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::{body::Incoming, server::conn, service::service_fn, upgrade::OnUpgrade};
@@ -158,7 +158,12 @@ where
     // Over HTTP/1 the library does it.
     let service = service_fn(move |request: Request<Incoming>| {
         let head = request.method() == Method::HEAD;
-        handle(request).map_ok(move |it| if head { it.map(ResponseBody::of_head) } else { it })
+        handle(request).map(move |Ok(it)| match it.extensions().get() {
+            // The library resets the stream with it.
+            Some(respond::Unprocessed) if !share.mesh => Err(h2::Error::from(h2::Reason::REFUSED_STREAM)),
+            _ if head => Ok(it.map(ResponseBody::of_head)),
+            _ => Ok(it),
+        })
     });
     let connection = conn::http2::Builder::new(LocalExec(world.resources.tasks.clone()))
         .timer(Timer)

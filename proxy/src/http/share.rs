@@ -13,6 +13,9 @@ pub(crate) struct Share {
     pub connection_window: u32,
     /// Streams that it may have reset before they were looked at.
     pub pending_resets: usize,
+    /// Whether it is a proxy, which reads the reason of a failure from an answer. Others have requests to repeat refused, as a server
+    /// refuses them (RFC 9113 §8.7).
+    pub mesh: bool,
 }
 
 impl Share {
@@ -20,7 +23,7 @@ impl Share {
     pub(crate) const fn client(first: bool) -> Self {
         let (streams, (_, window)) = (limits::STREAMS_MAX, limits::stream_share(first));
         let connection_window = limits::connection_window(streams, window);
-        Self { streams, window, connection_window, pending_resets: limits::PENDING_RESETS_MAX }
+        Self { streams, window, connection_window, pending_resets: limits::PENDING_RESETS_MAX, mesh: false }
     }
 
     /// Of a proxy.
@@ -29,7 +32,7 @@ impl Share {
         // Many clients share it. h2 ends a connection whose unread frames take more than half of its window beyond their
         // bytes, and hyper has no setting for that.
         let connection_window = 2 * limits::DATA_FRAME_BUDGET_BYTES as u32;
-        Self { streams, window, connection_window, pending_resets: limits::MESH_PENDING_RESETS_MAX }
+        Self { streams, window, connection_window, pending_resets: limits::MESH_PENDING_RESETS_MAX, mesh: true }
     }
 }
 

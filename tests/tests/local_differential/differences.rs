@@ -37,8 +37,15 @@ pub const ALLOWED: &[Difference] = &[
     Difference { text: "An answer that its connection ends is in chunks", apply: ends::in_chunks },
     Difference { text: "A request that is cut off is answered 400", apply: ends::cut_request },
     Difference { text: "An answer that never begins is a 502 or 503", apply: ends::no_answer },
+    Difference {
+        text: "A server's GOAWAY reaches the requests that it leaves out as REFUSED_STREAM",
+        apply: ends::left_out,
+    },
     Difference { text: "An answer that is cut off ends in a reset for HTTP/1.0 and in a tunnel", apply: ends::reset },
-    Difference { text: "A reset in the middle of an HTTP/1.1 message arrives as the end of its connection", apply: ends::cut },
+    Difference {
+        text: "A reset in the middle of an HTTP/1.1 message arrives as the end of its connection",
+        apply: ends::cut,
+    },
     Difference { text: "A request without an answer is sent again where that is safe", apply: ends::again },
     Difference { text: "A stream that its client resets is reset with CANCEL", apply: ends::cancelled },
     Difference { text: "The end of an HTTP/2 connection resets its streams", apply: ends::connection },

@@ -17,6 +17,8 @@ fn pairs<'a>(
     exchange.calls.iter().zip(both).map(|(call, (direct, through))| (call, direct, through))
 }
 
+const REFUSED_STREAM: u32 = 7;
+
 /// The reason that a proxy gives with an answer of its own.
 fn refusal(message: &Message) -> Option<&str> {
     message.values("x-remora-error").next()
@@ -72,6 +74,17 @@ pub fn no_answer(exchange: &Exchange, direct: &mut Side, through: &mut Side) {
     }
 }
 
+pub fn left_out(exchange: &Exchange, direct: &mut Side, through: &mut Side) {
+    for (call, direct, _) in pairs(exchange, direct, through) {
+        if let Some(message) = direct.messages.last_mut()
+            && call.answer.ending == Ending::AwayBefore
+            && matches!(message.end, End::Away(_))
+        {
+            message.end = End::Stream(REFUSED_STREAM);
+        }
+    }
+}
+
 pub fn reset(exchange: &Exchange, direct: &mut Side, through: &mut Side) {
     for (call, direct, _) in pairs(exchange, direct, through) {
         if let Some(message) = direct.messages.last_mut()
@@ -99,7 +112,6 @@ pub fn cut(exchange: &Exchange, direct: &mut Side, _: &mut Side) {
 
 /// Whether the server says that it has not looked at a request.
 fn unprocessed(answer: &Answer) -> bool {
-    const REFUSED_STREAM: u32 = 7;
     matches!(answer.ending, Ending::StreamBefore(REFUSED_STREAM) | Ending::AwayBefore)
 }
 

@@ -11,7 +11,7 @@ use crate::{
         body::response::ResponseBody,
         exchange::Exchange,
         request::{
-            Answered, Arrived, Counted, Entering, Failed, Ingoing, Inward, Judged, Outgoing, Outward, Refused,
+            Answered, Arrived, Counted, Entering, Failed, Fate, Ingoing, Inward, Judged, Outgoing, Outward, Refused,
             Restored, Routed,
         },
         respond,
@@ -131,9 +131,13 @@ impl After for Exchange {
     fn after(mut self, outcome: Outcome) -> Self::Output {
         Ok(match outcome {
             Ok(answered) => pass_on(*answered, self),
-            Err(Failed { reason, detail, .. }) => {
+            Err(Failed { reason, detail, unprocessed, .. }) => {
                 self.fail(reason);
-                respond::failure(reason, self.is_grpc(), &detail)
+                let mut answer = respond::failure(reason, self.is_grpc(), &detail);
+                if unprocessed {
+                    answer.extensions_mut().insert(respond::Unprocessed);
+                }
+                answer
             }
         })
     }
@@ -141,7 +145,12 @@ impl After for Exchange {
 
 /// The answer as the client gets it, counted to its end.
 fn pass_on(answered: Answered, mut exchange: Exchange) -> Response<ResponseBody> {
-    let Answered { response, origin, until, charge, tunnel } = answered;
+    let Answered { mut response, origin, until, charge, tunnel } = answered;
+    if let Some(Fate::Undelivered(Reason::Draining | Reason::QueueFull)) =
+        origin.as_ref().and_then(|origin| origin.fate)
+    {
+        response.extensions_mut().insert(respond::Unprocessed);
+    }
     let (parts, body) = response.into_parts();
     if let Some(charge) = charge {
         exchange.hold(charge);
