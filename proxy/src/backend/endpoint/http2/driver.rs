@@ -44,7 +44,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// Asks the peer whether it is there while streams are open. Proxies only: gRPC servers take PING this often for abuse
     /// and close the connection (ENHANCE_YOUR_CALM).
     pub(super) fn keep_alive(mut self) -> Self {
-        self.keep_alive = self.h2.ping_pong().map(KeepAlive::new);
+        let read = self.read.clone();
+        self.keep_alive = self.h2.ping_pong().map(|pings| KeepAlive::new(pings, read));
         self
     }
 
@@ -88,9 +89,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Driver<S> {
 }
 
 /// Whether the peer is still there: a PING every [`limits::KEEP_ALIVE_INTERVAL`] while there are streams. A connection
-/// without any costs no timer.
+/// without any costs no timer. On a slow link the answer stands behind an answer's bytes, or the PING behind those of an upload, whose peer says
+/// that it takes them (WINDOW_UPDATE): whatever is read shows that the peer is there, and gives it [`limits::KEEP_ALIVE_TIMEOUT`] more.
 struct KeepAlive {
     pings: PingPong,
+    /// Bytes that were read from the peer.
+    read: Rc<Cell<u64>>,
     state: State,
     timer: Option<Seldom<Sleep>>,
 }
@@ -100,13 +104,13 @@ enum State {
     Off,
     /// The next PING is due when the timer says so.
     Quiet,
-    /// A PING is under way, its answer is due when the timer says so.
-    Asked,
+    /// A PING is under way; its answer, or more bytes than had been read, are due when the timer says so.
+    Asked { read: u64 },
 }
 
 impl KeepAlive {
-    fn new(pings: PingPong) -> Self {
-        Self { pings, state: State::Off, timer: None }
+    fn new(pings: PingPong, read: Rc<Cell<u64>>) -> Self {
+        Self { pings, read, state: State::Off, timer: None }
     }
 
     /// Ready once the peer is lost.
@@ -118,17 +122,24 @@ impl KeepAlive {
                 State::Quiet => {
                     ready!(self.poll_timer(cx));
                     if busy && self.pings.send_ping(Ping::opaque()).is_ok() {
-                        self.arm(State::Asked, limits::KEEP_ALIVE_TIMEOUT);
+                        self.arm(State::Asked { read: self.read.get() }, limits::KEEP_ALIVE_TIMEOUT);
                     } else {
                         self.state = State::Off;
                         return Poll::Pending;
                     }
                 }
-                State::Asked => match self.pings.poll_pong(cx) {
+                State::Asked { read: before } => match self.pings.poll_pong(cx) {
                     Poll::Ready(Ok(_)) => self.arm(State::Quiet, limits::KEEP_ALIVE_INTERVAL),
                     // The connection has ended, which its own future tells.
                     Poll::Ready(Err(_)) => return Poll::Pending,
-                    Poll::Pending => return self.poll_timer(cx),
+                    Poll::Pending => {
+                        ready!(self.poll_timer(cx));
+                        let read = self.read.get();
+                        if read == before {
+                            return Poll::Ready(());
+                        }
+                        self.arm(State::Asked { read }, limits::KEEP_ALIVE_TIMEOUT);
+                    }
                 },
             }
         }

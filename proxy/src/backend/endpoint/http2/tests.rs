@@ -491,6 +491,28 @@ async fn a_peer_that_answers_no_ping_is_given_up_and_one_without_streams_is_not_
     .await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_peer_whose_bytes_come_slowly_is_there_although_its_answer_to_a_ping_stands_behind_them() {
+    run(async {
+        let (net, streams) = (Net::default(), Streams::new(Kind::Mesh));
+        let (body, (mut server, stream)) = tokio::join!(answered(&streams, &net), async {
+            let mut server = net.accept(None).await;
+            let stream = server.next(HEADERS).await.stream;
+            server.send(HEADERS, END_HEADERS, stream, OK).await;
+            (server, stream)
+        });
+        for _ in 0..20 {
+            pass(limits::KEEP_ALIVE_TIMEOUT / 2).await;
+            server.send(DATA, 0, stream, b"slow").await;
+        }
+        server.send(DATA, END_STREAM, stream, b"").await;
+        let whole = body.collect().await.expect("the connection was given up").to_bytes();
+        assert_eq!(whole, b"slow".repeat(20));
+        assert!(!streams.is_away());
+    })
+    .await;
+}
+
 /// A body of which nothing more comes.
 #[tokio::test(start_paused = true)]
 async fn a_pipe_that_breaks_says_so_to_every_stream() {
