@@ -11,7 +11,7 @@ use crate::{
     io::{Abort, Prefixed, Tcp, TcpStream},
     limits,
     policy::{self, To},
-    telemetry::{Direction, Reason, Tls},
+    telemetry::{Blame, Direction, Reason, Tls},
     world::World,
 };
 use remora_model::{Protocol, Target};
@@ -189,6 +189,8 @@ fn failed(client: &impl Abort, plan: &Plan, reason: Reason) {
     client.abort();
     let stats = plan.counters.bytes(&"".into(), Tls::Plain);
     stats.request();
-    stats.failure(reason, std::time::Duration::ZERO);
+    let why = Blame::from(reason);
+    let at_peer = !plan.parent.identity().is_empty();
+    stats.failure(if at_peer { why.at_peer() } else { why }, std::time::Duration::ZERO);
     remora_runtime::limited!(info by reason.as_str(), target = %plan.outbound.target, reason = reason.as_str(), "connection failed");
 }

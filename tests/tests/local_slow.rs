@@ -10,11 +10,12 @@ use remora_tests::{
 };
 use socket2::{Domain, SockRef, Socket, Type};
 use std::{
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
+        mpsc,
     },
     thread,
     time::Duration,
@@ -55,17 +56,23 @@ impl Scene {
 
 /// An HTTP/1 application: `/big` answers without end, `/sink` reads nothing of what is sent, anything else says hello.
 fn http1_app(ip: IpAddr) -> anyhow::Result<SocketAddr> {
+    telling_app(ip, mpsc::channel().0)
+}
+
+/// The same, which tells of each `/sink` when its connection has an error.
+fn telling_app(ip: IpAddr, tell: mpsc::Sender<io::Error>) -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind((ip, 0))?;
     let address = listener.local_addr()?;
     thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
-            thread::spawn(move || serve_http1(&mut stream));
+            let tell = tell.clone();
+            thread::spawn(move || serve_http1(&mut stream, &tell));
         }
     });
     Ok(address)
 }
 
-fn serve_http1(stream: &mut TcpStream) -> std::io::Result<()> {
+fn serve_http1(stream: &mut TcpStream, tell: &mpsc::Sender<io::Error>) -> io::Result<()> {
     let (mut bytes, mut buffer) = (Vec::new(), [0; 4096]);
     loop {
         while !bytes.windows(4).any(|end| end == b"\r\n\r\n") {
@@ -82,9 +89,14 @@ fn serve_http1(stream: &mut TcpStream) -> std::io::Result<()> {
         }
         if bytes.starts_with(b"POST /sink") {
             // Until the other side goes.
-            while stream.take_error()?.is_none() {
-                thread::park_timeout(Duration::from_millis(20));
-            }
+            let error = loop {
+                match stream.take_error()? {
+                    Some(error) => break error,
+                    None => thread::park_timeout(Duration::from_millis(20)),
+                }
+            };
+            // Most tests do not ask.
+            let _ = tell.send(error);
             return Ok(());
         }
         stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello")?;
@@ -133,6 +145,22 @@ fn bystander(web: &Proxy) -> anyhow::Result<()> {
 
 fn known(web: &Proxy) -> anyhow::Result<()> {
     until("api is known", || bystander(web).map(Some))
+}
+
+/// The application reads nothing, and so cannot hear of it from the bytes.
+#[test]
+fn an_upload_that_its_client_resets_ends_at_an_application_that_reads_nothing() -> anyhow::Result<()> {
+    let (tell, told) = mpsc::channel();
+    let scene = Scene::start(None, |ip| telling_app(ip, tell))?;
+    known(&scene.web)?;
+    let upload = stalled_upload(&scene.web)?;
+    ensure!(told.try_recv().is_err(), "its client waits");
+    SockRef::from(&upload).set_linger(Some(Duration::ZERO))?;
+    drop(upload);
+    let error = told.recv_timeout(PATIENCE).context("the application's connection is still open")?;
+    ensure!(error.kind() == io::ErrorKind::ConnectionReset, "{error}");
+    ensure!(scene.web.metric("remora_cancelled_total", &[])? == 1.0, "{}", scene.web.metrics()?);
+    Ok(())
 }
 
 #[test]

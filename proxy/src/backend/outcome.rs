@@ -7,7 +7,11 @@ use crate::telemetry::Reason;
 /// merely busy, or where its answer is larger than this proxy takes.
 pub(crate) fn of(reason: Reason) -> Option<Outcome> {
     match reason {
-        Reason::Overloaded | Reason::BodyAborted | Reason::QueueFull | Reason::ResponseHeaderTooLarge => None,
+        Reason::Overloaded
+        | Reason::BodyAborted
+        | Reason::QueueFull
+        | Reason::RefusedStream
+        | Reason::ResponseHeaderTooLarge => None,
         Reason::IdentityMismatch => Some(Outcome::WrongIdentity),
         Reason::ConnectRefused | Reason::ConnectTimeout | Reason::ConnectFailed | Reason::TlsRefused => {
             Some(Outcome::Unreachable)

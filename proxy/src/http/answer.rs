@@ -8,6 +8,7 @@
 use super::stall::Stall;
 use crate::{
     account::{Account, Holder},
+    io::Abort,
     limits,
 };
 use http::{
@@ -200,10 +201,22 @@ impl<S: AsyncRead + Unpin> AsyncRead for Frugal<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Frugal<S> {
+impl<S: Abort> Frugal<S> {
+    /// What was written and is not read stands before an orderly end, which the server would see only behind it: one that is given up
+    /// is reset.
+    fn written(&self, cx: &Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        let result = self.allowance.written(cx, result);
+        if matches!(&result, Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::ConnectionAborted) {
+            self.stream.abort();
+        }
+        result
+    }
+}
+
+impl<S: AsyncWrite + Abort + Unpin> AsyncWrite for Frugal<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.allowance.written(cx, result)
+        self.written(cx, result)
     }
 
     fn poll_write_vectored(
@@ -212,7 +225,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Frugal<S> {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
-        self.allowance.written(cx, result)
+        self.written(cx, result)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -231,6 +244,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Frugal<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Abort for tokio::io::DuplexStream {
+        fn abort(&self) {}
+    }
 
     fn verdict(status: u16, fields: &[(&'static str, &'static str)]) -> Result<Vec<String>, BadAnswer> {
         let mut response = Response::builder().status(status);

@@ -7,7 +7,7 @@ use super::{
 use crate::{
     account::{Charge, Holder},
     backend::{InFlight, endpoint::Lease},
-    telemetry::{Reason, RouteStats},
+    telemetry::{Blame, Reason, RouteStats},
 };
 use http::HeaderMap;
 use std::{fmt, sync::Arc};
@@ -140,10 +140,10 @@ impl Exchange {
         self.fail(Reason::UpstreamReset);
     }
 
-    /// The request failed for `reason`.
-    pub(crate) fn fail(&mut self, reason: Reason) {
+    /// The request failed.
+    pub(crate) fn fail(&mut self, why: impl Into<Blame>) {
         if !std::mem::replace(&mut self.done, true) {
-            self.stats.failure(reason, self.started.elapsed());
+            self.stats.failure(why, self.started.elapsed());
         }
         self.in_flight = None;
     }

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     io::{Breakable, Breaker, Connection, Patient},
     limits,
+    sys::Asked,
     tasks::LocalExec,
     telemetry::{self, Direction, Reason},
     world::World,
@@ -25,7 +26,10 @@ use hyper_util::rt::TokioIo;
 use metrics::Gauge;
 use remora_runtime::seldom::Seldom;
 use std::{cell::RefCell, convert::Infallible, pin::pin, rc::Rc};
-use tokio::{io::AsyncWriteExt, time::timeout};
+use tokio::{
+    io::AsyncWriteExt,
+    time::{sleep, timeout},
+};
 
 /// What becomes of a request: an answer, whatever goes wrong.
 pub(crate) trait Answering: Future<Output = Result<Response<ResponseBody>, Infallible>> + 'static {}
@@ -87,6 +91,7 @@ where
     R: Answering,
 {
     let (under_way, holder, breaker) = (UnderWay::default(), stream.holder().cloned(), Breaker::default());
+    let abandoned = Seldom::new(abandoned(under_way.clone(), stream.asked()));
     let stream = Breakable::new(stream, breaker.clone());
     let guarded = Guarded::new(stream, direction, world.resources.config.patience, under_way.clone(), holder);
     let (last_offer, left) = (Rc::new(RefCell::new(None::<OnUpgrade>)), under_way.clone());
@@ -126,6 +131,8 @@ where
     let done = tokio::select! {
         biased;
         done = connection.as_mut() => done,
+        // With the connection its requests end, wherever they are.
+        () = abandoned => return Ok(()),
         () = closing => {
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -142,6 +149,19 @@ where
         let _stalled = timeout(limits::ENDING_IDLE, ending).await.is_err();
     }
     done
+}
+
+/// Returns once the client has reset its connection while a request is under way. Where the request's body is not read, because the application
+/// takes none of it, nothing else would tell.
+async fn abandoned(under_way: UnderWay, asked: Option<Asked>) {
+    let Some(asked) = asked else { return std::future::pending().await };
+    loop {
+        under_way.begun().await;
+        sleep(limits::ABANDONED_LOOK).await;
+        if under_way.any() && asked.was_reset() {
+            return;
+        }
+    }
 }
 
 async fn http2<H, R>(

@@ -6,6 +6,7 @@ use crate::io::Breaker;
 use futures_util::task::AtomicWaker;
 use http_body::{Body, Frame, SizeHint};
 use std::{
+    future::poll_fn,
     pin::Pin,
     sync::{
         Arc,
@@ -26,13 +27,33 @@ struct Shared {
     /// Set only while a half-closed client is waited for; lets all other requests skip the waker.
     waits: AtomicBool,
     waker: AtomicWaker,
+    /// Set only while the beginning of a request is waited for.
+    rests: AtomicBool,
+    begun: AtomicWaker,
 }
 
 impl UnderWay {
     /// A request begins.
     pub(crate) fn begin(&self) -> Token {
         self.0.count.fetch_add(1, Relaxed);
+        if self.0.rests.load(Relaxed) {
+            self.0.rests.store(false, Relaxed);
+            self.0.begun.wake();
+        }
         Token(self.clone())
+    }
+
+    /// Returns once a request is under way. Cancel safe; for one task.
+    pub(crate) async fn begun(&self) {
+        poll_fn(|cx| {
+            if self.any() {
+                return Poll::Ready(());
+            }
+            self.0.begun.register(cx.waker());
+            self.0.rests.store(true, Relaxed);
+            Poll::Pending
+        })
+        .await;
     }
 
     /// Whether an answer is owed.

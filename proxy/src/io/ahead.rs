@@ -4,7 +4,10 @@
 //! large pieces into a buffer that is lent for as long as it holds something.
 
 use super::{Abort, Appetite, Lent, pace};
-use crate::account::{Charge, Holder};
+use crate::{
+    account::{Charge, Holder},
+    sys::Asked,
+};
 use std::{
     fmt, io,
     pin::Pin,
@@ -58,6 +61,10 @@ impl<S: Abort> Abort for Ahead<S> {
 
     fn holder(&self) -> Option<&Holder> {
         self.holder.as_ref()
+    }
+
+    fn asked(&self) -> Option<Asked> {
+        self.inner.asked()
     }
 }
 

@@ -4,6 +4,7 @@
 //! connection is reset when the library drops it, if the breaker was tripped.
 
 use super::Abort;
+use crate::sys::Asked;
 use std::{
     io,
     pin::Pin,
@@ -40,6 +41,16 @@ pub(crate) struct Breakable<S: Abort> {
 impl<S: Abort> Breakable<S> {
     pub(crate) fn new(inner: S, breaker: Breaker) -> Self {
         Self { inner, breaker }
+    }
+}
+
+impl<S: Abort> Abort for Breakable<S> {
+    fn abort(&self) {
+        self.inner.abort();
+    }
+
+    fn asked(&self) -> Option<Asked> {
+        self.inner.asked()
     }
 }
 

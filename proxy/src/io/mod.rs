@@ -47,7 +47,10 @@ pub(crate) use lent::{Appetite, Lent, Size};
 pub(crate) use patient::Patient;
 pub(crate) use tcp::{Tcp, TcpStream, accepted};
 
-use crate::account::Holder;
+use crate::{
+    account::Holder,
+    sys::{Asked, Watched},
+};
 use bytes::{Buf, BytesMut};
 use std::{
     io,
@@ -66,6 +69,11 @@ pub(crate) trait Abort {
         None
     }
 
+    /// Whom to ask whether its other side has reset it, while nothing is read from it.
+    fn asked(&self) -> Option<Asked> {
+        None
+    }
+
     /// Has it keep about so many written bytes to itself, at most, while its socket takes none.
     fn queue_at_most(&mut self, _bytes: usize) {}
 }
@@ -75,6 +83,12 @@ pub(crate) trait Connection: AsyncRead + AsyncWrite + Abort + Unpin + Send + 'st
 
 impl<S: AsyncRead + AsyncWrite + Abort + Unpin + Send + 'static> Connection for S {}
 
+impl<S: Abort> Abort for Watched<S> {
+    fn abort(&self) {
+        self.inner().abort();
+    }
+}
+
 impl<S: Abort> Abort for Prefixed<S> {
     fn abort(&self) {
         self.inner.abort();
@@ -82,6 +96,10 @@ impl<S: Abort> Abort for Prefixed<S> {
 
     fn holder(&self) -> Option<&Holder> {
         self.holder.as_ref().or_else(|| self.inner.holder())
+    }
+
+    fn asked(&self) -> Option<Asked> {
+        self.inner.asked()
     }
 
     fn queue_at_most(&mut self, bytes: usize) {

@@ -2,7 +2,10 @@
 //! its place (`sim/`), under the same name. So nothing of the data path has a branch, a box or a type parameter for them.
 
 use super::Abort;
-use crate::{accept, sys};
+use crate::{
+    accept,
+    sys::{self, Asked, Watch},
+};
 use socket2::SockRef;
 use std::{io, net::SocketAddr, time::Duration};
 use tokio::net::TcpStream as Kernel;
@@ -25,6 +28,10 @@ impl Abort for Kernel {
     fn abort(&self) {
         // A reset instead of an end. One that cannot be set is on a socket that is closed already.
         let _closed = SockRef::from(self).set_linger(Some(Duration::ZERO)).is_err();
+    }
+
+    fn asked(&self) -> Option<Asked> {
+        Some(Watch::asked(self))
     }
 }
 

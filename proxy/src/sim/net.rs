@@ -238,6 +238,10 @@ impl Abort for TcpStream {
             Self::Pipe(end) => end.pipe.abort(),
         }
     }
+
+    fn asked(&self) -> Option<Asked> {
+        Some(Watch::asked(self))
+    }
 }
 
 impl Tcp for TcpStream {
@@ -258,7 +262,7 @@ impl Tcp for TcpStream {
 impl Watch for TcpStream {
     fn asked(&self) -> Asked {
         match self {
-            Self::Real(stream) => stream.asked(),
+            Self::Real(stream) => Watch::asked(stream),
             Self::Pipe(end) => Asked::Pipe(end.id),
         }
     }

@@ -35,6 +35,9 @@ impl<S: AsRawFd> Watch for S {
     }
 }
 
+/// `tcpi_state` of `struct tcp_info`, and its value for a connection that was reset (`TCP_CLOSE`, net/tcp_states.h).
+const STATE: usize = 0;
+const CLOSED: u8 = 7;
 /// `tcpi_bytes_acked` of `struct tcp_info` (linux/tcp.h): 8 octets and 24 words of 32 bits, then two words of 64 before it.
 const BYTES_ACKED: std::ops::Range<usize> = 120..128;
 
@@ -49,6 +52,16 @@ impl Asked {
 
     /// The bytes that the peer's kernel has acknowledged, if this kernel knows.
     fn taken(self) -> Option<u64> {
+        self.info()?[BYTES_ACKED].try_into().ok().map(u64::from_ne_bytes)
+    }
+
+    /// Whether the other side has reset the connection, also while what came before waits to be read. One system call.
+    pub(crate) fn was_reset(self) -> bool {
+        self.info().is_some_and(|info| info[STATE] == CLOSED)
+    }
+
+    /// What this kernel knows of it.
+    fn info(self) -> Option<[u8; BYTES_ACKED.end]> {
         let number = self.descriptor()?;
         let mut info = [0_u8; BYTES_ACKED.end];
         let mut length = info.len() as libc::socklen_t;
@@ -58,7 +71,7 @@ impl Asked {
             libc::getsockopt(number, libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &raw mut length)
         };
         let known = asked == 0 && length as usize == info.len();
-        known.then(|| info[BYTES_ACKED].try_into().ok().map(u64::from_ne_bytes)).flatten()
+        known.then_some(info)
     }
 }
 
@@ -131,6 +144,13 @@ impl<S: Watch> Watched<S> {
         let asked = Cell::new(Some(inner.asked()));
         let socket = Socket(Rc::new(State { asked, end: Cell::new(End::Open), taken: Cell::default() }));
         (Self { inner, socket: socket.clone() }, socket)
+    }
+}
+
+impl<S> Watched<S> {
+    /// The connection itself.
+    pub(crate) fn inner(&self) -> &S {
+        &self.inner
     }
 }
 
@@ -234,6 +254,22 @@ mod tests {
         let ((near, socket), _far) = connect();
         drop(near);
         assert!(socket.has_ended());
+    }
+
+    #[test]
+    fn a_reset_is_known_although_what_came_before_it_was_not_read() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        for resets in [false, true] {
+            let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (mut far, _) = listener.accept().unwrap();
+            far.write_all(b"unread").unwrap();
+            if resets {
+                SockRef::from(&far).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+            }
+            assert!(!near.asked().was_reset());
+            drop(far);
+            assert_eq!(near.asked().was_reset(), resets, "an end in order leaves the other way open");
+        }
     }
 
     /// What is sent on a connection that its server has closed already arrives at nobody; what a server read before it closed did.

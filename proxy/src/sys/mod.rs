@@ -7,7 +7,5 @@ mod ended;
 mod orig_dst;
 
 pub use descriptors::raise_limit;
-#[cfg(test)]
-pub(crate) use ended::{Asked, Watch};
-pub(crate) use ended::{Socket, Watched};
+pub(crate) use ended::{Asked, Socket, Watch, Watched};
 pub use orig_dst::original_destination;

@@ -4,7 +4,7 @@
 //! test finds those that are missing here.
 
 use super::{
-    Reason,
+    Blame, Fault, Reason,
     prometheus::{FAMILIES, Kind, LABELS},
 };
 use crate::tls;
@@ -163,6 +163,19 @@ const PROCESS: &[Metric] = &[
     ),
 ];
 
+/// Every fault, and what it says.
+const FAULTS: [(Fault, &str); 6] = [
+    (
+        Fault::Client,
+        "who asked: it broke a rule of the protocol, left in the middle of its request, or may not do what it asked for",
+    ),
+    (Fault::Proxy, "this proxy: a bound of it was reached, it was about to end, or has a bug"),
+    (Fault::Network, "what lies between: nothing came back in time"),
+    (Fault::Peer, "the proxy at the other end: it is not there, ended in the middle, or is not who it should be"),
+    (Fault::Application, "who was asked: it is not there, takes no more, broke off, or answered with an error"),
+    (Fault::Configuration, "what was applied to the cluster, or discovery, which did not tell of it"),
+];
+
 /// The text of `docs/metrics.md`.
 pub(crate) fn page() -> String {
     let mut page = String::from(
@@ -179,7 +192,7 @@ pub(crate) fn page() -> String {
          is removed and makes room for another.\n\n");
     head(&mut page);
     for family in FAMILIES {
-        let label = family.label.map_or_else(String::new, |label| format!(", `{label}`"));
+        let label: String = family.labels.iter().map(|label| format!(", `{label}`")).collect();
         row(&mut page, family.name, family.kind, &format!("those above{label}"), family.help);
     }
     page.push_str("\n## Per process\n\n");
@@ -192,11 +205,23 @@ pub(crate) fn page() -> String {
         "\n## Reasons\n\n\
          The label `reason` of `remora_failures_total`, the response header `x-remora-error` and the log field `reason` \
          say the same words. `status_5xx` is the application's own failure and has no header.\n\n\
-         | reason | HTTP status | gRPC code |\n|--|--|--|\n",
+         | reason | HTTP status | gRPC code | fault |\n|--|--|--|--|\n",
     );
     for reason in Reason::ALL {
-        let (status, grpc) = (reason.http_status().as_u16(), reason.grpc_code());
-        line(&mut page, format_args!("| `{}` | {status} | {grpc} |", reason.as_str()));
+        let (status, grpc, fault) = (reason.http_status().as_u16(), reason.grpc_code(), reason.fault().as_str());
+        let peer = Blame::from(*reason).at_peer().fault;
+        let or =
+            if peer == reason.fault() { String::new() } else { format!(", between two proxies `{}`", peer.as_str()) };
+        line(&mut page, format_args!("| `{}` | {status} | {grpc} | `{fault}`{or} |", reason.as_str()));
+    }
+    page.push_str(
+        "\n## Faults\n\n\
+         Whose fault a failure is, as far as the proxy that counts it can know: the label `fault` of `remora_failures_total`, `faults` in `/routes` and \
+         `fault` in `/errors`. The proxies at both ends of a request count the same.\n\n\
+         | fault | |\n|--|--|\n",
+    );
+    for (fault, meaning) in FAULTS {
+        line(&mut page, format_args!("| `{}` | {meaning} |", fault.as_str()));
     }
     page.push_str(
         "\n## Reasons of refused handshakes\n\n\

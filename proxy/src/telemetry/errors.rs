@@ -3,7 +3,7 @@
 //! In: each failure as it is counted. Out: the last [`limits::ERRORS_KEPT`], the latest first. Bounded in memory, and in time: of a storm
 //! one failure in [`limits::ERRORS_PAUSE`] is kept, and no worker waits for a reader.
 
-use super::{Direction, Reason, RouteKey};
+use super::{Blame, Direction, RouteKey};
 use crate::limits;
 use serde::Serialize;
 use std::{
@@ -28,6 +28,8 @@ pub(crate) struct RecentError {
     pub peer: Arc<str>,
     /// The reason, as counted.
     pub reason: &'static str,
+    /// Whose fault it was.
+    pub fault: &'static str,
     /// How long after the request's arrival it failed, in milliseconds.
     pub after_ms: f64,
 }
@@ -44,11 +46,11 @@ struct Kept {
 
 impl Errors {
     /// Keeps a failure of this moment, `after` the request's arrival.
-    pub(super) fn note(&self, key: &RouteKey, reason: Reason, after: Duration) {
-        self.note_at(key, reason, after, Instant::now());
+    pub(super) fn note(&self, key: &RouteKey, why: Blame, after: Duration) {
+        self.note_at(key, why, after, Instant::now());
     }
 
-    fn note_at(&self, key: &RouteKey, reason: Reason, after: Duration, now: Instant) {
+    fn note_at(&self, key: &RouteKey, why: Blame, after: Duration, now: Instant) {
         // The lock is held by a reader, or for another failure of this moment.
         let Ok(mut kept) = self.0.try_lock() else { return };
         if kept.latest.is_some_and(|latest| now.saturating_duration_since(latest) < limits::ERRORS_PAUSE) {
@@ -64,7 +66,8 @@ impl Errors {
             parent: key.parent.clone(),
             route: key.route.clone(),
             peer: key.peer.clone(),
-            reason: reason.as_str(),
+            reason: why.reason.as_str(),
+            fault: why.fault.as_str(),
             after_ms: (after.as_secs_f64() * 1e6).round() / 1e3,
         });
     }
@@ -79,7 +82,7 @@ impl Errors {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::{Proto, Tls};
+    use crate::telemetry::{Proto, Reason, Tls};
 
     fn key(route: &str) -> RouteKey {
         RouteKey {
@@ -98,8 +101,8 @@ mod tests {
         let kept = u32::try_from(limits::ERRORS_KEPT).unwrap();
         for number in 0..kept + 5 {
             let now = start + limits::ERRORS_PAUSE * number;
-            errors.note_at(&key(&number.to_string()), Reason::Timeout, Duration::from_millis(1500), now);
-            errors.note_at(&key("storm"), Reason::Denied, Duration::ZERO, now + limits::ERRORS_PAUSE / 2);
+            errors.note_at(&key(&number.to_string()), Reason::Timeout.into(), Duration::from_millis(1500), now);
+            errors.note_at(&key("storm"), Reason::Denied.into(), Duration::ZERO, now + limits::ERRORS_PAUSE / 2);
         }
         let latest = errors.latest();
         assert_eq!(latest.len(), limits::ERRORS_KEPT);
@@ -109,8 +112,8 @@ mod tests {
         );
         let json = serde_json::to_value(&latest[0]).unwrap();
         assert_eq!(
-            (&json["reason"], &json["after_ms"], &json["direction"]),
-            (&"timeout".into(), &1500.0.into(), &"outbound".into())
+            (&json["reason"], &json["fault"], &json["after_ms"], &json["direction"]),
+            (&"timeout".into(), &"application".into(), &1500.0.into(), &"outbound".into())
         );
     }
 }

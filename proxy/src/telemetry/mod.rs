@@ -18,7 +18,7 @@ mod stats;
 mod template;
 
 pub(crate) use counters::Counters;
-pub(crate) use reason::Reason;
+pub(crate) use reason::{Blame, Fault, Reason};
 use routes::Found;
 pub(crate) use routes::{Direction, Proto, RouteKey, Routes, Tls};
 pub(crate) use stats::RouteStats;

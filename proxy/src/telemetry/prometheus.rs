@@ -1,7 +1,11 @@
 //! The routes' counters in Prometheus' text format 0.0.4. Every family has the same labels and every label is always
 //! there; a failure's reason appears with its first failure.
 
-use super::{RouteKey, histogram::BOUNDS, stats::Reading};
+use super::{
+    RouteKey,
+    histogram::BOUNDS,
+    stats::{Failures, Reading},
+};
 use std::fmt::{Display, Write as _};
 
 /// The type of a family.
@@ -35,8 +39,8 @@ pub(crate) struct Family {
     pub kind: Kind,
     /// What it says.
     pub help: &'static str,
-    /// The label it has beside [`LABELS`], if any.
-    pub label: Option<&'static str>,
+    /// The labels that it has beside [`LABELS`].
+    pub labels: &'static [&'static str],
     write: fn(&mut Series<'_>, &Reading),
 }
 
@@ -59,24 +63,24 @@ pub(crate) const FAMILIES: &[Family] = &[
         name: "remora_requests_total",
         kind: Kind::Counter,
         help: "Requests, and opaque connections, that began.",
-        label: None,
-        write: |series, reading| series.sample("", "", reading.requests),
+        labels: &[],
+        write: |series, reading| series.sample("", &[], reading.requests),
     },
     Family {
         name: "remora_request_duration_seconds",
         kind: Kind::Histogram,
         help: "Time from a request to the end of its response, failures included.",
-        label: None,
+        labels: &[],
         write: write_histogram,
     },
     Family {
         name: "remora_failures_total",
         kind: Kind::Counter,
-        help: "Requests that failed, by reason; status_5xx is the application's own.",
-        label: Some("reason"),
+        help: "Requests that failed, by reason and by whose fault it is; status_5xx is the application's own.",
+        labels: &["reason", "fault"],
         write: |series, reading| {
-            for (reason, count) in &reading.failures {
-                series.sample("", reason, count);
+            for Failures { reason, fault, count } in &reading.failures {
+                series.sample("", &[reason, fault.as_str()], count);
             }
         },
     },
@@ -84,38 +88,38 @@ pub(crate) const FAMILIES: &[Family] = &[
         name: "remora_cancelled_total",
         kind: Kind::Counter,
         help: "Requests that their client cancelled before the response.",
-        label: None,
-        write: |series, reading| series.sample("", "", reading.cancelled),
+        labels: &[],
+        write: |series, reading| series.sample("", &[], reading.cancelled),
     },
     Family {
         name: "remora_retries_total",
         kind: Kind::Counter,
         help: "Requests sent again: within the retry budget, or to the next endpoint because one was unreachable.",
-        label: None,
-        write: |series, reading| series.sample("", "", reading.retries),
+        labels: &[],
+        write: |series, reading| series.sample("", &[], reading.retries),
     },
     Family {
         name: "remora_retry_overflow_total",
         kind: Kind::Counter,
         help: "Retries that were not made because the retry budget was spent.",
-        label: None,
-        write: |series, reading| series.sample("", "", reading.retry_overflow),
+        labels: &[],
+        write: |series, reading| series.sample("", &[], reading.retry_overflow),
     },
     Family {
         name: "remora_connections",
         kind: Kind::Gauge,
         help: "Byte connections, and tunnels, that are open.",
-        label: None,
-        write: |series, reading| series.sample("", "", reading.connections),
+        labels: &[],
+        write: |series, reading| series.sample("", &[], reading.connections),
     },
     Family {
         name: "remora_bytes_total",
         kind: Kind::Counter,
         help: "Bytes of payload, from the client (in) and to it (out): of HTTP, those of bodies.",
-        label: Some("flow"),
+        labels: &["flow"],
         write: |series, reading| {
-            series.sample("", "in", reading.bytes_in);
-            series.sample("", "out", reading.bytes_out);
+            series.sample("", &["in"], reading.bytes_in);
+            series.sample("", &["out"], reading.bytes_out);
         },
     },
 ];
@@ -127,7 +131,7 @@ pub(super) fn render(routes: &[(RouteKey, Reading)], out: &mut String) {
         line(out, format_args!("# HELP {} {}", family.name, family.help));
         line(out, format_args!("# TYPE {} {}", family.name, family.kind.as_str()));
         for (labels, reading) in &routes {
-            (family.write)(&mut Series { out, name: family.name, labels, label: family.label }, reading);
+            (family.write)(&mut Series { out, name: family.name, labels, own: family.labels }, reading);
         }
     }
 }
@@ -137,29 +141,26 @@ struct Series<'a> {
     out: &'a mut String,
     name: &'static str,
     labels: &'a str,
-    label: Option<&'static str>,
+    own: &'static [&'static str],
 }
 
 impl Series<'_> {
-    /// Appends one sample, with the value of the label that the family has beside the common ones.
-    fn sample(&mut self, suffix: &str, value: &str, number: impl Display) {
-        let (name, labels) = (self.name, self.labels);
-        match self.label {
-            Some(label) => line(self.out, format_args!("{name}{suffix}{{{labels},{label}=\"{value}\"}} {number}")),
-            None => line(self.out, format_args!("{name}{suffix}{{{labels}}} {number}")),
-        }
+    /// Appends one sample, with the values of the labels that the family has beside the common ones.
+    fn sample(&mut self, suffix: &str, values: &[&str], number: impl Display) {
+        let own: String = self.own.iter().zip(values).map(|(label, value)| format!(",{label}=\"{value}\"")).collect();
+        line(self.out, format_args!("{}{suffix}{{{}{own}}} {number}", self.name, self.labels));
     }
 }
 
 fn write_histogram(series: &mut Series<'_>, reading: &Reading) {
-    series.label = Some("le");
+    series.own = &["le"];
     for (bound, count) in BOUNDS.iter().zip(reading.latency.cumulative()) {
-        series.sample("_bucket", &bound.as_secs_f64().to_string(), count);
+        series.sample("_bucket", &[&bound.as_secs_f64().to_string()], count);
     }
-    series.sample("_bucket", "+Inf", reading.latency.count());
-    series.label = None;
-    series.sample("_sum", "", reading.latency.sum().as_secs_f64());
-    series.sample("_count", "", reading.latency.count());
+    series.sample("_bucket", &["+Inf"], reading.latency.count());
+    series.own = &[];
+    series.sample("_sum", &[], reading.latency.sum().as_secs_f64());
+    series.sample("_count", &[], reading.latency.count());
 }
 
 fn labels(key: &RouteKey) -> String {
@@ -254,7 +255,7 @@ mod tests {
             format!("remora_request_duration_seconds_bucket{{{labels},le=\"+Inf\"}} 1"),
             format!("remora_request_duration_seconds_sum{{{labels}}} 0.007"),
             format!("remora_request_duration_seconds_count{{{labels}}} 1"),
-            format!("remora_failures_total{{{labels},reason=\"denied\"}} 1"),
+            format!("remora_failures_total{{{labels},reason=\"denied\",fault=\"client\"}} 1"),
             format!("remora_bytes_total{{{labels},flow=\"out\"}} 9"),
         ] {
             assert!(text.lines().any(|line| line == wanted), "no {wanted} in\n{text}");

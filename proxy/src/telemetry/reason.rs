@@ -1,10 +1,10 @@
 //! The closed set of reasons why a request or connection failed: one word in the response header `x-remora-error`, in
-//! the log and in the metric label.
+//! the log and in the metric label. And whose fault that is, for who has to mend it.
 
 use http::StatusCode;
 
 macro_rules! reasons {
-    ($($(#[$doc:meta])* $name:ident = $text:literal, $status:ident, $grpc:literal;)*) => {
+    ($($(#[$doc:meta])* $name:ident = $text:literal, $status:ident, $grpc:literal, $fault:ident;)*) => {
         /// Why a request or connection failed.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub(crate) enum Reason { $($(#[$doc])* $name,)* }
@@ -28,6 +28,11 @@ macro_rules! reasons {
                 match self { $(Self::$name => $grpc,)* }
             }
 
+            /// Whose fault it is where nothing more is known.
+            pub(crate) const fn fault(self) -> Fault {
+                match self { $(Self::$name => Fault::$fault,)* }
+            }
+
             /// The reason of this word.
             pub(crate) fn from_bytes(text: &[u8]) -> Option<Self> {
                 Self::ALL.iter().copied().find(|reason| reason.as_str().as_bytes() == text)
@@ -41,52 +46,110 @@ macro_rules! reasons {
     };
 }
 
+/// Whose fault a failure is, as far as the proxy that counts it can know. Both proxies of a request count the same, but that the client's
+/// alone can say of the server's that it failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Who asked: it broke a rule of the protocol, or may not do what it asked for.
+    Client,
+    /// This proxy: a bound that it has, its end, or a bug.
+    Proxy,
+    /// Nothing came from the other side.
+    Network,
+    /// The proxy at the other side is not there, or not who it should be.
+    Peer,
+    /// Who was asked: it is not there, takes nothing, or broke off.
+    Application,
+    /// What was applied to the cluster, or discovery, which has to tell of it.
+    Configuration,
+}
+
+impl Fault {
+    /// The word for it.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Proxy => "proxy",
+            Self::Network => "network",
+            Self::Peer => "peer",
+            Self::Application => "application",
+            Self::Configuration => "configuration",
+        }
+    }
+}
+
+/// Why something failed, and whose fault that is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Blame {
+    pub reason: Reason,
+    pub fault: Fault,
+}
+
+impl From<Reason> for Blame {
+    fn from(reason: Reason) -> Self {
+        Self { reason, fault: reason.fault() }
+    }
+}
+
+impl Blame {
+    /// The same of a failure between two proxies, of which the peer has said nothing: where an application would not be there or have broken off,
+    /// that is the peer.
+    pub(crate) fn at_peer(self) -> Self {
+        match self.reason {
+            Reason::ConnectRefused | Reason::UpstreamReset => Self { fault: Fault::Peer, ..self },
+            _ => self,
+        }
+    }
+}
+
 reasons! {
     /// The backend has no endpoints at all.
-    NoEndpoints = "no_endpoints", SERVICE_UNAVAILABLE, 14;
+    NoEndpoints = "no_endpoints", SERVICE_UNAVAILABLE, 14, Application;
     /// Every endpoint is out of rotation or was tried.
-    AllEjected = "all_ejected", SERVICE_UNAVAILABLE, 14;
-    ConnectRefused = "connect_refused", BAD_GATEWAY, 14;
-    ConnectTimeout = "connect_timeout", GATEWAY_TIMEOUT, 14;
-    ConnectFailed = "connect_failed", BAD_GATEWAY, 14;
-    /// As many requests as allowed were waiting, here or at the server, which refused the stream.
-    QueueFull = "queue_full", SERVICE_UNAVAILABLE, 14;
+    AllEjected = "all_ejected", SERVICE_UNAVAILABLE, 14, Application;
+    ConnectRefused = "connect_refused", BAD_GATEWAY, 14, Application;
+    ConnectTimeout = "connect_timeout", GATEWAY_TIMEOUT, 14, Network;
+    ConnectFailed = "connect_failed", BAD_GATEWAY, 14, Network;
+    /// As many requests as allowed were waiting for the backend, or for one of its streams.
+    QueueFull = "queue_full", SERVICE_UNAVAILABLE, 14, Application;
+    /// The server refused the stream, without looking at the request (RFC 9113 §8.7).
+    RefusedStream = "refused_stream", SERVICE_UNAVAILABLE, 14, Application;
     /// The route's or the caller's deadline passed.
-    Timeout = "timeout", GATEWAY_TIMEOUT, 4;
+    Timeout = "timeout", GATEWAY_TIMEOUT, 4, Application;
     /// Policy said no.
-    Denied = "denied", FORBIDDEN, 7;
+    Denied = "denied", FORBIDDEN, 7, Client;
     /// Policy or trust anchors changed, and what was open would not be let in any more.
-    PolicyChanged = "policy_changed", FORBIDDEN, 7;
+    PolicyChanged = "policy_changed", FORBIDDEN, 7, Configuration;
     /// The Service has routes and none matches.
-    NoRoute = "no_route", NOT_FOUND, 12;
+    NoRoute = "no_route", NOT_FOUND, 12, Configuration;
     /// The route names a backend that does not exist or is not permitted.
-    InvalidBackend = "invalid_backend", INTERNAL_SERVER_ERROR, 14;
+    InvalidBackend = "invalid_backend", INTERNAL_SERVER_ERROR, 14, Configuration;
     /// The client broke the protocol.
-    ProtocolError = "protocol_error", BAD_REQUEST, 13;
+    ProtocolError = "protocol_error", BAD_REQUEST, 13, Client;
     /// More header bytes or fields than allowed.
-    HeaderTooLarge = "header_too_large", REQUEST_HEADER_FIELDS_TOO_LARGE, 8;
+    HeaderTooLarge = "header_too_large", REQUEST_HEADER_FIELDS_TOO_LARGE, 8, Client;
     /// The same of an answer, before whose end the server may have sent any number of interim answers.
-    ResponseHeaderTooLarge = "response_header_too_large", BAD_GATEWAY, 8;
+    ResponseHeaderTooLarge = "response_header_too_large", BAD_GATEWAY, 8, Application;
     /// The client stopped sending its body.
-    BodyAborted = "body_aborted", BAD_REQUEST, 1;
+    BodyAborted = "body_aborted", BAD_REQUEST, 1, Client;
     /// The upstream closed or reset before its answer ended.
-    UpstreamReset = "upstream_reset", BAD_GATEWAY, 14;
+    UpstreamReset = "upstream_reset", BAD_GATEWAY, 14, Application;
     /// The peer refused mesh TLS, or we have no certificate.
-    TlsRefused = "tls_refused", BAD_GATEWAY, 14;
+    TlsRefused = "tls_refused", BAD_GATEWAY, 14, Peer;
     /// The peer is not who discovery said it is.
-    IdentityMismatch = "identity_mismatch", BAD_GATEWAY, 14;
+    IdentityMismatch = "identity_mismatch", BAD_GATEWAY, 14, Peer;
     /// The request came back to a proxy that had it, or names the proxy itself.
-    Loop = "loop", LOOP_DETECTED, 13;
-    /// This proxy is shutting down, or the server, which had not looked at the request yet.
-    Draining = "draining", SERVICE_UNAVAILABLE, 14;
+    Loop = "loop", LOOP_DETECTED, 13, Configuration;
+    /// The server shuts down, and had not looked at the request yet.
+    Draining = "draining", SERVICE_UNAVAILABLE, 14, Application;
     /// A bound of this proxy was reached, or it has no descriptors or memory left.
-    Overloaded = "overloaded", SERVICE_UNAVAILABLE, 8;
+    Overloaded = "overloaded", SERVICE_UNAVAILABLE, 8, Proxy;
     /// Discovery has not said what the destination is, and it may be in the cluster. Discovery is late, down or busy.
-    DiscoverySilent = "discovery_silent", SERVICE_UNAVAILABLE, 14;
+    DiscoverySilent = "discovery_silent", SERVICE_UNAVAILABLE, 14, Configuration;
     /// Discovery knows nothing there, or it is outside the mesh and this pod denies that.
-    UnknownTarget = "unknown_target", BAD_GATEWAY, 14;
+    UnknownTarget = "unknown_target", BAD_GATEWAY, 14, Configuration;
     /// This proxy could not use what discovery said of the destination, or discovery refused to say.
-    UnusableConfig = "unusable_config", SERVICE_UNAVAILABLE, 14;
+    UnusableConfig = "unusable_config", SERVICE_UNAVAILABLE, 14, Configuration;
     /// A bug in the proxy.
-    Internal = "internal", INTERNAL_SERVER_ERROR, 13;
+    Internal = "internal", INTERNAL_SERVER_ERROR, 13, Proxy;
 }

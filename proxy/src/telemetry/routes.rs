@@ -14,9 +14,9 @@ use super::{
 };
 use crate::limits;
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
@@ -244,8 +244,11 @@ impl Routes {
 }
 
 fn route_json(key: &RouteKey, reading: &Reading) -> Value {
-    let failures: Map<String, Value> =
-        reading.failures.iter().map(|(reason, count)| ((*reason).to_owned(), (*count).into())).collect();
+    let (mut failures, mut faults) = (BTreeMap::new(), BTreeMap::new());
+    for failed in &reading.failures {
+        *failures.entry(failed.reason).or_insert(0) += failed.count;
+        *faults.entry(failed.fault.as_str()).or_insert(0) += failed.count;
+    }
     json!({
         "direction": key.direction,
         "parent": key.parent,
@@ -256,6 +259,7 @@ fn route_json(key: &RouteKey, reading: &Reading) -> Value {
         "requests": reading.requests,
         "success": reading.success,
         "failures": failures,
+        "faults": faults,
         "cancelled": reading.cancelled,
         "rps": rounded(reading.rps),
         "p50_ms": quantile_ms(&reading.recent, 0.50),
@@ -358,7 +362,7 @@ pub(super) mod tests {
                 "routes": [{
                     "direction": "outbound", "parent": "shop/api:8080", "route": "GET /users/:id",
                     "peer": "spiffe://cluster.local/ns/shop/sa/api", "tls": "mtls", "protocol": "http1",
-                    "requests": 4, "success": 1, "failures": {"timeout": 1, "status_5xx": 1}, "cancelled": 1,
+                    "requests": 4, "success": 1, "failures": {"timeout": 1, "status_5xx": 1}, "faults": {"application": 2}, "cancelled": 1,
                     "rps": true, "p50_ms": null, "p95_ms": null, "p99_ms": null,
                     "retries": 1, "retry_overflow": 1, "connections": 1, "bytes_in": 5, "bytes_out": 7,
                 }],

@@ -2,7 +2,7 @@
 //! the sampler and the readers touch.
 
 use super::{
-    Reason, RouteKey,
+    Blame, Fault, Reason, RouteKey,
     errors::Errors,
     histogram::{Histogram, Snapshot},
 };
@@ -31,6 +31,8 @@ pub(crate) struct RouteStats {
     cancelled: AtomicU64,
     server_errors: AtomicU64,
     failures: [AtomicU64; Reason::ALL.len()],
+    /// Those that are the peer's fault, while others of the same reason are not.
+    peer_failures: [AtomicU64; Reason::ALL.len()],
     retries: AtomicU64,
     retry_overflow: AtomicU64,
     opened: AtomicU64,
@@ -55,6 +57,7 @@ impl RouteStats {
             cancelled: AtomicU64::new(0),
             server_errors: AtomicU64::new(0),
             failures: [const { AtomicU64::new(0) }; Reason::ALL.len()],
+            peer_failures: [const { AtomicU64::new(0) }; Reason::ALL.len()],
             retries: AtomicU64::new(0),
             retry_overflow: AtomicU64::new(0),
             opened: AtomicU64::new(0),
@@ -76,7 +79,10 @@ impl RouteStats {
 
     /// Gives it up, if nothing began here for `idle`, as of the last tick, and nothing is under way.
     pub(super) fn retire(&self, now: Instant, idle: Duration) -> bool {
-        let ended = [&self.success, &self.cancelled, &self.server_errors].into_iter().chain(&self.failures);
+        let ended = [&self.success, &self.cancelled, &self.server_errors]
+            .into_iter()
+            .chain(&self.failures)
+            .chain(&self.peer_failures);
         let ended: u64 = ended.map(|count| count.load(Relaxed)).sum();
         let requests = self.requests.load(Relaxed);
         let open = self.opened.load(Relaxed) > self.closed.load(Relaxed);
@@ -100,10 +106,12 @@ impl RouteStats {
     }
 
     /// The mesh could not serve it.
-    pub(crate) fn failure(&self, reason: Reason, latency: Duration) {
-        add(&self.failures[reason.index()], 1);
+    pub(crate) fn failure(&self, why: impl Into<Blame>, latency: Duration) {
+        let why = why.into();
+        let failures = if why.fault == why.reason.fault() { &self.failures } else { &self.peer_failures };
+        add(&failures[why.reason.index()], 1);
         self.latency.record(latency);
-        self.errors.note(&self.key, reason, latency);
+        self.errors.note(&self.key, why, latency);
     }
 
     /// The application answered that it failed: a 5xx, or a gRPC status that means the same.
@@ -160,9 +168,16 @@ impl RouteStats {
         let cancelled = self.cancelled.load(Relaxed);
         let closed = self.closed.load(Relaxed);
         let latency = self.latency.snapshot();
-        let failures = Reason::ALL.iter().map(|reason| (reason.as_str(), self.failures[reason.index()].load(Relaxed)));
-        let failures =
-            failures.chain([(STATUS_5XX, self.server_errors.load(Relaxed))]).filter(|(_, count)| *count > 0).collect();
+        let failed = Reason::ALL.iter().flat_map(|reason| {
+            let count = |counts: &[AtomicU64; Reason::ALL.len()]| counts[reason.index()].load(Relaxed);
+            let other = Blame::from(*reason).at_peer().fault;
+            [
+                Failures { reason: reason.as_str(), fault: reason.fault(), count: count(&self.failures) },
+                Failures { reason: reason.as_str(), fault: other, count: count(&self.peer_failures) },
+            ]
+        });
+        let own = Failures { reason: STATUS_5XX, fault: Fault::Application, count: self.server_errors.load(Relaxed) };
+        let failures = failed.chain([own]).filter(|failures| failures.count > 0).collect();
         let requests = self.requests.load(Relaxed);
         let window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         Reading {
@@ -182,6 +197,14 @@ impl RouteStats {
     }
 }
 
+/// How often a request failed for one reason by one fault.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Failures {
+    pub(super) reason: &'static str,
+    pub(super) fault: Fault,
+    pub(super) count: u64,
+}
+
 /// The values of a [`RouteStats`] at one moment.
 #[derive(Debug)]
 pub(super) struct Reading {
@@ -189,7 +212,7 @@ pub(super) struct Reading {
     pub(super) success: u64,
     pub(super) cancelled: u64,
     /// Only what happened.
-    pub(super) failures: Vec<(&'static str, u64)>,
+    pub(super) failures: Vec<Failures>,
     pub(super) rps: f64,
     /// Since the start.
     pub(super) latency: Snapshot,
@@ -316,6 +339,24 @@ mod tests {
             stats.tick(start + second * SECOND);
         }
         assert!(stats.read(start + 60 * SECOND).recent.quantile(0.5).unwrap() > SECOND / 2);
+    }
+
+    #[test]
+    fn a_failure_is_counted_by_its_reason_and_by_whose_fault_it_is() {
+        let stats = counters(Instant::now());
+        stats.failure(Reason::UpstreamReset, SECOND);
+        stats.failure(Blame::from(Reason::UpstreamReset).at_peer(), SECOND);
+        stats.failure(Blame::from(Reason::Timeout).at_peer(), SECOND);
+        stats.server_error(SECOND);
+        let shown = stats.read(Instant::now()).failures;
+        let shown: Vec<_> = shown.iter().map(|it| (it.reason, it.fault.as_str(), it.count)).collect();
+        let expected = [
+            ("timeout", "application", 1),
+            ("upstream_reset", "application", 1),
+            ("upstream_reset", "peer", 1),
+            ("status_5xx", "application", 1),
+        ];
+        assert_eq!(shown, expected);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::{
     connect::ConnectError,
     io::{Abort, Ahead, Prefixed, TcpStream},
     limits,
+    sys::Asked,
 };
 use remora_model::SpiffeId;
 pub(crate) use remora_runtime::{dated::is_over, tls::Alpn};
@@ -62,6 +63,10 @@ impl Abort for ClientStream {
         self.get_ref().get_ref().0.holder()
     }
 
+    fn asked(&self) -> Option<Asked> {
+        self.get_ref().get_ref().0.asked()
+    }
+
     fn queue_at_most(&mut self, bytes: usize) {
         self.get_mut().get_mut().1.set_buffer_limit(Some(bytes + limits::TLS_OVERHEAD_BYTES));
     }
@@ -72,6 +77,10 @@ impl Abort for ServerStream {
 
     fn holder(&self) -> Option<&Holder> {
         self.get_ref().get_ref().0.holder()
+    }
+
+    fn asked(&self) -> Option<Asked> {
+        self.get_ref().get_ref().0.asked()
     }
 
     fn queue_at_most(&mut self, bytes: usize) {

@@ -68,7 +68,7 @@ const MENDED: [(&str, Script); 2] = [
 
 /// What a server says of a request that it has not looked at (RFC 9113 §6.8, §8.7).
 const NOT_PROCESSED: [(&str, Script, &str); 2] = [
-    ("a refused stream", |s| frame(kind::RST_STREAM, 0, s, &7_u32.to_be_bytes()), "queue_full"),
+    ("a refused stream", |s| frame(kind::RST_STREAM, 0, s, &7_u32.to_be_bytes()), "refused_stream"),
     ("a goodbye that leaves the request out", |_| frame(kind::GOAWAY, 0, 0, &[0; 8]), "draining"),
 ];
 

@@ -69,7 +69,7 @@ pub fn cut_request(exchange: &Exchange, direct: &mut Side, through: &mut Side) {
 pub fn no_answer(exchange: &Exchange, direct: &mut Side, through: &mut Side) {
     for (call, direct, through) in pairs(exchange, direct, through) {
         if call.answer.ending.is_before() {
-            told(direct, through, &[502, 503], &["upstream_reset", "queue_full", "draining"]);
+            told(direct, through, &[502, 503], &["upstream_reset", "refused_stream", "draining"]);
         }
     }
 }

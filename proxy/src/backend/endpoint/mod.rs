@@ -30,7 +30,7 @@ use crate::{
     resources::Resources,
     sys::Watched,
     tasks::Tasks,
-    telemetry::Reason,
+    telemetry::{Blame, Reason},
     tls,
 };
 use futures_util::{FutureExt, future::Either};
@@ -69,6 +69,8 @@ pub(crate) struct Failed {
     pub stale: bool,
     /// The server says that it has not looked at the request: safe to send again whatever its method (RFC 9113 §8.7).
     pub unprocessed: bool,
+    /// It failed between this proxy and a peer's, which has said nothing of it.
+    pub at_peer: bool,
 }
 
 impl Failed {
@@ -79,7 +81,21 @@ impl Failed {
 
     /// The request is refused here, and the client gets the reason.
     pub(crate) fn refused(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { reason, detail: detail.into(), endpoint: None, unsent: None, stale: false, unprocessed: false }
+        Self {
+            reason,
+            detail: detail.into(),
+            endpoint: None,
+            unsent: None,
+            stale: false,
+            unprocessed: false,
+            at_peer: false,
+        }
+    }
+
+    /// The reason, and whose fault it is.
+    pub(crate) fn blame(&self) -> Blame {
+        let blame = Blame::from(self.reason);
+        if self.at_peer { blame.at_peer() } else { blame }
     }
 
     pub(crate) fn unsent(reason: Reason, request: Request) -> Self {

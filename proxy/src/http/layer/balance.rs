@@ -122,6 +122,7 @@ impl Balance {
     /// Tells the endpoint's statistics of a try that has no answer, and the next try to pass it over.
     fn blame(&self, failed: Failed, began: Instant, upstream: &Upstream, in_flight: InFlight) -> Failed {
         let endpoint = Some(upstream.endpoint.address);
+        let failed = Failed { at_peer: upstream.endpoint.identity.is_some(), ..failed };
         if failed.unprocessed {
             // No word about the endpoint's health: it is busy, or goes in order.
             return Failed { endpoint, ..failed };
@@ -175,7 +176,8 @@ fn fate(reason: Reason) -> Option<Fate> {
         | Reason::ConnectFailed
         | Reason::Draining
         | Reason::Overloaded
-        | Reason::QueueFull => Some(Fate::Undelivered(reason)),
+        | Reason::QueueFull
+        | Reason::RefusedStream => Some(Fate::Undelivered(reason)),
         Reason::UpstreamReset => Some(Fate::BrokenOff),
         _ => None,
     }

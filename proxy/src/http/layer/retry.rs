@@ -387,14 +387,14 @@ mod tests {
             ("PUT", None, &[BROKEN_OFF, Answer(200)], 2, "200"),
             // It was not.
             ("POST", None, &[Unsent(Reason::TlsRefused), Answer(200)], 2, "200"),
-            ("POST", None, &[Unprocessed(Reason::QueueFull), Answer(200)], 2, "200"),
+            ("POST", None, &[Unprocessed(Reason::RefusedStream), Answer(200)], 2, "200"),
             ("POST", None, &[Unprocessed(Reason::Draining), Answer(200)], 2, "200"),
             ("POST", None, &[UNDELIVERED, Answer(200)], 2, "200"),
             // Endpoints that are not there are passed over, once each, then tried within the attempts.
             ("POST", None, &[Unsent(Reason::ConnectRefused), Unsent(Reason::ConnectRefused), Answer(200)], 3, "200"),
             // A rule without a second try means every kind of second try.
             ("GET", Some(&none), &[Unsent(Reason::ConnectRefused)], 1, "connect_refused"),
-            ("GET", Some(&none), &[Unprocessed(Reason::QueueFull)], 1, "queue_full"),
+            ("GET", Some(&none), &[Unprocessed(Reason::RefusedStream)], 1, "refused_stream"),
             ("GET", Some(&none), &[Answer(503)], 1, "503"),
             // That there is nobody is no news after the first word of it; what put them away says more.
             ("GET", None, &[Sent(Reason::NoEndpoints)], 1, "no_endpoints"),

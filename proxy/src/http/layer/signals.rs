@@ -131,10 +131,10 @@ impl After for Exchange {
     fn after(mut self, outcome: Outcome) -> Self::Output {
         Ok(match outcome {
             Ok(answered) => pass_on(*answered, self),
-            Err(Failed { reason, detail, unprocessed, .. }) => {
-                self.fail(reason);
-                let mut answer = respond::failure(reason, self.is_grpc(), &detail);
-                if unprocessed {
+            Err(failed) => {
+                self.fail(failed.blame());
+                let mut answer = respond::failure(failed.reason, self.is_grpc(), &failed.detail);
+                if failed.unprocessed {
                     answer.extensions_mut().insert(respond::Unprocessed);
                 }
                 answer
@@ -146,7 +146,7 @@ impl After for Exchange {
 /// The answer as the client gets it, counted to its end.
 fn pass_on(answered: Answered, mut exchange: Exchange) -> Response<ResponseBody> {
     let Answered { mut response, origin, until, charge, tunnel } = answered;
-    if let Some(Fate::Undelivered(Reason::Draining | Reason::QueueFull)) =
+    if let Some(Fate::Undelivered(Reason::Draining | Reason::RefusedStream)) =
         origin.as_ref().and_then(|origin| origin.fate)
     {
         response.extensions_mut().insert(respond::Unprocessed);

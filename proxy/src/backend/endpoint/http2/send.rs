@@ -124,7 +124,7 @@ fn failed(error: &h2::Error, half: &Half) -> Failed {
     let failed = match said {
         _ if half.connection().timed_out.get() => Failed::new(Reason::ConnectTimeout),
         // RFC 9113 §8.7.
-        Some(h2::Reason::REFUSED_STREAM) if error.is_reset() => Failed::unprocessed(Reason::QueueFull),
+        Some(h2::Reason::REFUSED_STREAM) if error.is_reset() => Failed::unprocessed(Reason::RefusedStream),
         // RFC 9113 §6.8: of a server that shuts down in order, only the streams behind the last one that it looks at end so;
         // with any other code the others end so as well.
         Some(h2::Reason::NO_ERROR) if error.is_go_away() => Failed::unprocessed(Reason::Draining),
