@@ -1,4 +1,4 @@
-//! One object comes, changes or goes: what that makes of the facts that need no cell. Pure.
+//! What an object that came, changed or went makes of the facts that need no cell. Pure.
 //!
 //! Everything here costs what the object touches: its own addresses, labels, names. Two things look further, and happen
 //! seldom: a Service with another selector is held against the pods of its namespace, and other ranges of the cluster's
@@ -8,7 +8,7 @@ use super::{
     Cell, Key, ObjectId,
     facts::{Facts, Label},
     graph::Graph,
-    kinds, pods, report, values,
+    pods, values,
 };
 use crate::objects::{
     Kind as _, Object,
@@ -18,15 +18,6 @@ use crate::objects::{
 };
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-/// A change of the objects.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Change {
-    /// It is new, or another than before.
-    Put(Object),
-    /// It is no longer where it stood.
-    Gone(Object),
-}
-
 /// What a change is made of.
 pub(super) struct Taking<'a> {
     pub(super) facts: &'a mut Facts,
@@ -34,37 +25,6 @@ pub(super) struct Taking<'a> {
 }
 
 impl Taking<'_> {
-    /// Takes a change. Of objects that are given more than once, the last counts. What makes no sense in the object.
-    pub(super) fn take(mut self, change: Change) -> (ObjectId, Vec<String>) {
-        let (object, put) = match change {
-            Change::Put(object) => (object, true),
-            Change::Gone(object) => (object, false),
-        };
-        let id = ObjectId::of(&object);
-        let same_place = |other: &Object| other.metadata().origin == object.metadata().origin;
-        let current = kinds::counts(self.facts, &id);
-        let mut copies = self.facts.copies.remove(&id).unwrap_or_else(|| current.into_iter().collect());
-        copies.retain(|copy| !same_place(copy));
-        if put {
-            copies.push(object);
-            copies.sort_by(|a, b| a.metadata().origin.cmp(&b.metadata().origin));
-        }
-        let counts = copies.last().cloned();
-        let again = |copy: &Object| {
-            let last = counts.as_ref().map(Object::metadata)?;
-            let problem = format!("is given twice; the one at {} is ignored", copy.metadata().origin);
-            Some(report(last, copy.kind(), problem))
-        };
-        let ignored = copies.len().saturating_sub(1);
-        let mut told: Vec<String> = copies.iter().take(ignored).filter_map(again).collect();
-        if copies.len() > 1 {
-            self.facts.copies.insert(id.clone(), copies);
-        }
-        told.extend(counts.as_ref().map_or_else(Vec::new, |object| kinds::problems(object, self.facts)));
-        kinds::set(&mut self, id.clone(), counts);
-        (id, told)
-    }
-
     pub(super) fn pod(&mut self, key: Key, pod: Option<Arc<Pod>>) {
         let before = self.facts.pods.unnoted().get(&key).cloned();
         self.people(&key.0, before.is_some(), pod.is_some());

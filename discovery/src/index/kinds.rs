@@ -5,7 +5,8 @@ use super::{
     Cell, ObjectId,
     facts::Facts,
     given::{Taking, cluster_ips},
-    is_external, networks, pods, report, routes, status,
+    is_external, networks, pods, report, routes,
+    status::Judged,
 };
 use crate::objects::{
     Kind, Object,
@@ -15,9 +16,6 @@ use crate::objects::{
     routes::{ReferenceGrant, Route, RouteRule},
 };
 use std::sync::Arc;
-
-/// The status that an object should have, and what makes no sense in it.
-pub(super) type Judged = (Option<status::ObjectStatus>, Vec<String>);
 
 /// A kind, to the index.
 pub(super) trait Means: Kind {

@@ -16,6 +16,7 @@
 mod answers;
 mod attached;
 mod backends;
+mod change;
 mod derived;
 mod facts;
 mod fields;
@@ -43,7 +44,7 @@ mod values;
 pub(crate) mod tests;
 
 pub use answers::{Answer, Asked, Own};
-pub use given::Change;
+pub use change::Change;
 pub use pods::Proof;
 
 use crate::objects::{Metadata, Object, Origin, core::Service};

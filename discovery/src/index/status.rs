@@ -5,7 +5,7 @@
 //! that stands there. Words of other controllers stay as they are, and where they are. Pure: who writes, and when, is the
 //! source's affair.
 
-use super::{kinds::Judged, report};
+use super::report;
 use crate::objects::{
     Metadata, Object,
     kind::{Registered, StatusList},
@@ -125,6 +125,9 @@ fn condition(kind: &str, holds: bool, reason: &str, message: &str, generation: i
         "observedGeneration": generation,
     })
 }
+
+/// The status that an object should have, and what makes no sense in it.
+pub(super) type Judged = (Option<ObjectStatus>, Vec<String>);
 
 /// Gathers what is to be said of one route.
 #[derive(Debug)]
