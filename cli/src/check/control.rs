@@ -24,6 +24,7 @@ use kube::{
     Api, ResourceExt as _,
     api::{ListParams, PostParams},
 };
+use remora_discovery::objects::{kind::OUR_GROUP, registry::kinds};
 use remora_kube::{
     client::{self, CallError},
     names,
@@ -39,8 +40,6 @@ const INJECTION: &str = "injection";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The first API server with ValidatingAdmissionPolicy.
 const SERVER_MIN: (u32, u32) = (1, 30);
-const CRDS: [&str; 3] =
-    ["authorizationpolicies.remora.dev", "meshtlspolicies.remora.dev", "backendpolicies.remora.dev"];
 const INSTALL: &str = "install it: remora install | kubectl apply --server-side -f -";
 /// An issuer with less than this left wants renewing.
 const ISSUER_LEFT_MIN: Duration = Duration::from_secs(30 * 86_400);
@@ -85,11 +84,16 @@ pub(super) async fn server(cluster: &Cluster) -> Check {
 async fn crds(cluster: &Cluster) -> Check {
     const NAME: &str = "CRDs of remora.dev";
     let api: Api<CustomResourceDefinition> = Api::all(cluster.client.clone());
-    let found = join_all(CRDS.map(|name| {
-        let api = api.clone();
-        async move { (name, client::call(api.get_metadata_opt(name)).await) }
+    let ours = kinds().filter(|kind| kind.group == OUR_GROUP);
+    let found = join_all(ours.map(|kind| {
+        let (api, name) = (api.clone(), format!("{}.{OUR_GROUP}", kind.plural));
+        async move {
+            let found = client::call(api.get_metadata_opt(&name)).await;
+            (name, found)
+        }
     }))
     .await;
+    let count = found.len();
     for (name, answer) in found {
         match answer {
             Err(error) => return unanswered(GROUP, NAME, &error),
@@ -104,7 +108,7 @@ async fn crds(cluster: &Cluster) -> Check {
             },
         }
     }
-    Check::ok(GROUP, NAME, format!("all {} of {VERSION}", CRDS.len()))
+    Check::ok(GROUP, NAME, format!("all {count} of {VERSION}"))
 }
 
 /// A part's Deployment and its pods.

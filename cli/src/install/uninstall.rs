@@ -14,18 +14,12 @@ use kube::{
     Api, ResourceExt as _,
     api::{ApiResource, DynamicObject, ListParams},
 };
+use remora_discovery::objects::{kind::OUR_GROUP, registry::kinds};
 use remora_kube::{
     client::{self, CallError},
     names,
 };
 use std::collections::BTreeMap;
-
-/// The kinds of remora.dev: kind and plural.
-const POLICIES: [(&str, &str); 3] = [
-    ("AuthorizationPolicy", "authorizationpolicies"),
-    ("MeshTLSPolicy", "meshtlspolicies"),
-    ("BackendPolicy", "backendpolicies"),
-];
 
 /// Why nothing is listed.
 #[derive(Debug, thiserror::Error)]
@@ -107,13 +101,15 @@ async fn meshed_pods(cluster: &Cluster) -> Result<BTreeMap<String, usize>, CallE
 
 /// Every policy that a user wrote: `AuthorizationPolicy shop/web`.
 async fn policies(cluster: &Cluster) -> Result<Vec<String>, CallError> {
-    let lists = POLICIES.map(|(kind, plural)| async move {
+    let ours = kinds().filter(|kind| kind.group == OUR_GROUP);
+    let lists = ours.map(|registered| async move {
+        let kind = registered.kind;
         let resource = ApiResource {
-            group: "remora.dev".to_owned(),
-            version: "v1alpha1".to_owned(),
-            api_version: "remora.dev/v1alpha1".to_owned(),
+            group: registered.group.to_owned(),
+            version: registered.version.to_owned(),
+            api_version: format!("{}/{}", registered.group, registered.version),
             kind: kind.to_owned(),
-            plural: plural.to_owned(),
+            plural: registered.plural.to_owned(),
         };
         let api: Api<DynamicObject> = Api::all_with(cluster.client.clone(), &resource);
         match client::call(api.list_metadata(&ListParams::default())).await {

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::objects::{
     Object,
-    core::{EndpointSlice, Pod, Service},
+    core::{EndpointSlice, Namespace, Pod, Service},
     policy::BackendPolicy,
     routes::ReferenceGrant,
 };
@@ -29,7 +29,7 @@ pub(crate) struct Facts {
     pub(super) mesh: Mesh,
     /// Objects that are given more than once, in the order of where they stand. The last counts.
     pub(super) copies: BTreeMap<ObjectId, Vec<Object>>,
-    pub(super) namespaces: BTreeMap<Key, Object>,
+    pub(super) namespaces: BTreeMap<Key, Arc<Namespace>>,
     /// The opaque ports of a namespace's pods and Services that name none themselves.
     pub(super) opaque: Table<String, String>,
     /// The zones of nodes.

@@ -1,4 +1,4 @@
-//! One object comes, changes or goes: what that makes of the facts that need no cell. Pure.
+//! What an object that came, changed or went makes of the facts that need no cell. Pure.
 //!
 //! Everything here costs what the object touches: its own addresses, labels, names. Two things look further, and happen
 //! seldom: a Service with another selector is held against the pods of its namespace, and other ranges of the cluster's
@@ -8,24 +8,15 @@ use super::{
     Cell, Key, ObjectId,
     facts::{Facts, Label},
     graph::Graph,
-    is_external, networks, pods, report, routes, values,
+    pods, values,
 };
 use crate::objects::{
     Kind as _, Object,
-    core::{self, EndpointSlice, OPAQUE_PORTS, Pod, SERVICE_NAME, Service, ZONE},
+    core::{EndpointSlice, Pod, SERVICE_NAME, Service},
     policy::{BackendPolicy, TargetKind},
     routes::ReferenceGrant,
 };
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
-
-/// A change of the objects.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Change {
-    /// It is new, or another than before.
-    Put(Object),
-    /// It is no longer where it stood.
-    Gone(Object),
-}
 
 /// What a change is made of.
 pub(super) struct Taking<'a> {
@@ -34,111 +25,7 @@ pub(super) struct Taking<'a> {
 }
 
 impl Taking<'_> {
-    /// Takes a change. Of objects that are given more than once, the last counts. What makes no sense in the object.
-    pub(super) fn take(mut self, change: Change) -> (ObjectId, Vec<String>) {
-        let (object, put) = match change {
-            Change::Put(object) => (object, true),
-            Change::Gone(object) => (object, false),
-        };
-        let id = ObjectId::of(&object);
-        let same_place = |other: &Object| other.metadata().origin == object.metadata().origin;
-        let current = self.facts.object(&id);
-        let mut copies = self.facts.copies.remove(&id).unwrap_or_else(|| current.into_iter().collect());
-        copies.retain(|copy| !same_place(copy));
-        if put {
-            copies.push(object);
-            copies.sort_by(|a, b| a.metadata().origin.cmp(&b.metadata().origin));
-        }
-        let counts = copies.last().cloned();
-        let again = |copy: &Object| {
-            let last = counts.as_ref().map(Object::metadata)?;
-            let problem = format!("is given twice; the one at {} is ignored", copy.metadata().origin);
-            Some(report(last, copy.kind(), problem))
-        };
-        let ignored = copies.len().saturating_sub(1);
-        let mut told: Vec<String> = copies.iter().take(ignored).filter_map(again).collect();
-        if copies.len() > 1 {
-            self.facts.copies.insert(id.clone(), copies);
-        }
-        told.extend(counts.as_ref().map_or_else(Vec::new, |object| self.judge(object)));
-        self.set(id.clone(), counts);
-        (id, told)
-    }
-
-    /// What makes no sense in an object, whatever else there is.
-    fn judge(&self, object: &Object) -> Vec<String> {
-        let meta = object.metadata();
-        let said = |problem: String| report(meta, object.kind(), problem);
-        let opaque = || pods::opaque_problem(meta).map(said);
-        match object {
-            Object::Namespace(_) => opaque().into_iter().collect(),
-            Object::Pod(pod) => {
-                let unclear = pods::membership(pod, &self.facts.mesh.trust_domain).err();
-                opaque().into_iter().chain(unclear.map(|problem| said(format!("{problem}; it is left out")))).collect()
-            }
-            Object::Service(service) => {
-                let external = is_external(service).then(|| said("ExternalName is not supported, ignored".to_owned()));
-                let mut told: Vec<String> = opaque().into_iter().chain(external).collect();
-                let wrong = cluster_ips(service).filter_map(|(text, ip)| ip.is_none().then_some(text));
-                told.extend(wrong.map(|ip| said(format!("spec.clusterIPs: {ip:?} is no address"))));
-                told.dedup();
-                told
-            }
-            Object::ReferenceGrant(grant) => routes::mistakes(&grant.spec).map(said).collect(),
-            Object::Node(_) | Object::ServiceCidr(_) => networks::read(object).1.into_iter().map(said).collect(),
-            Object::EndpointSlice(_)
-            | Object::HttpRoute(_)
-            | Object::GrpcRoute(_)
-            | Object::AuthorizationPolicy(_)
-            | Object::MeshTlsPolicy(_)
-            | Object::BackendPolicy(_) => Vec::new(),
-        }
-    }
-
-    fn set(&mut self, id: ObjectId, object: Option<Object>) {
-        let key = id.key.clone();
-        match (id.kind, object) {
-            (Pod::KIND, Some(Object::Pod(pod))) => self.pod(key, Some(pod)),
-            (Pod::KIND, _) => self.pod(key, None),
-            (Service::KIND, Some(Object::Service(service))) => self.service(key, Some(service)),
-            (Service::KIND, _) => self.service(key, None),
-            (EndpointSlice::KIND, Some(Object::EndpointSlice(slice))) => self.slice(key, Some(slice)),
-            (EndpointSlice::KIND, _) => self.slice(key, None),
-            (ReferenceGrant::KIND, Some(Object::ReferenceGrant(grant))) => self.grant(key, Some(grant)),
-            (ReferenceGrant::KIND, _) => self.grant(key, None),
-            (BackendPolicy::KIND, Some(Object::BackendPolicy(policy))) => self.backend_policy(key, Some(policy)),
-            (BackendPolicy::KIND, _) => self.backend_policy(key, None),
-            (core::Namespace::KIND, object) => {
-                let said = object.as_ref().and_then(|object| object.metadata().annotations.get(OPAQUE_PORTS).cloned());
-                self.facts.opaque.put(key.1.clone(), said);
-                match object {
-                    Some(object) => drop(self.facts.namespaces.insert(key, object)),
-                    None => drop(self.facts.namespaces.remove(&key)),
-                }
-            }
-            (core::Node::KIND, object) => {
-                let zone = object.as_ref().and_then(|object| object.metadata().labels.get(ZONE).cloned());
-                self.facts.zones.put(key.1, zone);
-                self.ranged(id, object);
-            }
-            (core::ServiceCidr::KIND, object) => self.ranged(id, object),
-            (kind, object) if ObjectId::is_policy(kind) => {
-                match object.is_some() {
-                    true => self.facts.policies_in.add(&id.key.0, &id),
-                    false => self.facts.policies_in.remove(&id.key.0, &id),
-                }
-                self.facts.policies.put(id.clone(), object);
-                self.graph.wake(Cell::PoliciesOf(id.key.0.clone()));
-                self.graph.wake(Cell::Policy(id));
-            }
-            (_, object) => {
-                self.facts.routes.put(id.clone(), object);
-                self.graph.wake(Cell::Route(id));
-            }
-        }
-    }
-
-    fn pod(&mut self, key: Key, pod: Option<Arc<Pod>>) {
+    pub(super) fn pod(&mut self, key: Key, pod: Option<Arc<Pod>>) {
         let before = self.facts.pods.unnoted().get(&key).cloned();
         self.people(&key.0, before.is_some(), pod.is_some());
         if before.is_some() != pod.is_some() {
@@ -170,7 +57,7 @@ impl Taking<'_> {
         services.map(|service| (service.clone(), key.clone())).collect()
     }
 
-    fn service(&mut self, key: Key, service: Option<Arc<Service>>) {
+    pub(super) fn service(&mut self, key: Key, service: Option<Arc<Service>>) {
         let before = self.facts.services.unnoted().get(&key).cloned();
         self.people(&key.0, before.is_some(), service.is_some());
         let selector = |service: &Option<Arc<Service>>| service.as_ref().map(|service| service.spec.selector.clone());
@@ -216,7 +103,7 @@ impl Taking<'_> {
         self.facts.selected.replace(&were, &are.unwrap_or_default());
     }
 
-    fn slice(&mut self, key: Key, slice: Option<Arc<EndpointSlice>>) {
+    pub(super) fn slice(&mut self, key: Key, slice: Option<Arc<EndpointSlice>>) {
         let of = |slice: Option<&Arc<EndpointSlice>>| -> BTreeSet<(Key, Key)> {
             let service = slice.and_then(|slice| slice.metadata.labels.get(SERVICE_NAME));
             service.map(|service| ((key.0.clone(), service.clone()), key.clone())).into_iter().collect()
@@ -226,7 +113,7 @@ impl Taking<'_> {
         self.facts.slices.put(key, slice);
     }
 
-    fn grant(&mut self, key: Key, grant: Option<Arc<ReferenceGrant>>) {
+    pub(super) fn grant(&mut self, key: Key, grant: Option<Arc<ReferenceGrant>>) {
         match grant.is_some() {
             true => self.facts.grants_in.add(&key.0, &key),
             false => self.facts.grants_in.remove(&key.0, &key),
@@ -234,7 +121,7 @@ impl Taking<'_> {
         self.facts.grants.put(key, grant);
     }
 
-    fn backend_policy(&mut self, key: Key, policy: Option<Arc<BackendPolicy>>) {
+    pub(super) fn backend_policy(&mut self, key: Key, policy: Option<Arc<BackendPolicy>>) {
         let of = |policy: Option<&Arc<BackendPolicy>>| -> BTreeSet<(Key, Key)> {
             let targets = policy.into_iter().flat_map(|policy| &policy.spec.target_refs);
             let services = targets.filter(|target| target.kind == TargetKind::Service);
@@ -244,6 +131,17 @@ impl Taking<'_> {
         self.facts.settings_of.replace(&were, &are);
         self.facts.backend_policies.put(key.clone(), policy);
         self.graph.wake(Cell::Status(ObjectId::new(BackendPolicy::KIND, key)));
+    }
+
+    /// Of any kind that restricts.
+    pub(super) fn access_policy(&mut self, id: ObjectId, policy: Option<Object>) {
+        match policy.is_some() {
+            true => self.facts.policies_in.add(&id.key.0, &id),
+            false => self.facts.policies_in.remove(&id.key.0, &id),
+        }
+        self.facts.policies.put(id.clone(), policy);
+        self.graph.wake(Cell::PoliciesOf(id.key.0.clone()));
+        self.graph.wake(Cell::Policy(id));
     }
 
     /// A pod or Service was, and is, in a namespace.
@@ -260,7 +158,7 @@ impl Taking<'_> {
         self.facts.peopled.put(namespace.to_owned(), there.then_some(()));
     }
 
-    fn ranged(&mut self, id: ObjectId, object: Option<Object>) {
+    pub(super) fn ranged(&mut self, id: ObjectId, object: Option<Object>) {
         match object {
             Some(object) => drop(self.facts.ranged.insert(id, object)),
             None => drop(self.facts.ranged.remove(&id)),
@@ -279,22 +177,6 @@ impl Taking<'_> {
 }
 
 impl Facts {
-    /// The object that counts of those with a name.
-    fn object(&self, id: &ObjectId) -> Option<Object> {
-        let key = &id.key;
-        match id.kind {
-            Pod::KIND => self.pods.unnoted().get(key).cloned().map(Object::Pod),
-            Service::KIND => self.services.unnoted().get(key).cloned().map(Object::Service),
-            EndpointSlice::KIND => self.slices.unnoted().get(key).cloned().map(Object::EndpointSlice),
-            ReferenceGrant::KIND => self.grants.unnoted().get(key).cloned().map(Object::ReferenceGrant),
-            BackendPolicy::KIND => self.backend_policies.unnoted().get(key).cloned().map(Object::BackendPolicy),
-            core::Namespace::KIND => self.namespaces.get(key).cloned(),
-            core::Node::KIND | core::ServiceCidr::KIND => self.ranged.get(id).cloned(),
-            kind if ObjectId::is_policy(kind) => self.policies.unnoted().get(id).cloned(),
-            _ => self.routes.unnoted().get(id).cloned(),
-        }
-    }
-
     /// The pods of a namespace. Who depends on which there are reads `pods_moved` as well.
     pub(super) fn pods_in(&self, namespace: &str) -> impl Iterator<Item = (&Key, &Arc<Pod>)> {
         let all = self.pods.unnoted().range((namespace.to_owned(), String::new())..);
@@ -330,7 +212,7 @@ fn addresses(key: &Key, pod: Option<&Pod>) -> (Held, Held) {
 }
 
 /// The addresses of a Service as they are written, and as they are read.
-fn cluster_ips(service: &Service) -> impl Iterator<Item = (&str, Option<IpAddr>)> {
+pub(super) fn cluster_ips(service: &Service) -> impl Iterator<Item = (&str, Option<IpAddr>)> {
     let all = service.spec.cluster_ips.iter().chain(&service.spec.cluster_ip).map(String::as_str);
     all.filter(|ip| !matches!(*ip, "None" | "")).map(|ip| (ip, ip.parse().ok()))
 }

@@ -16,6 +16,7 @@
 mod answers;
 mod attached;
 mod backends;
+mod change;
 mod derived;
 mod facts;
 mod fields;
@@ -24,6 +25,7 @@ pub(crate) mod fuzzing;
 mod given;
 mod graph;
 mod inbound;
+mod kinds;
 mod matches;
 mod networks;
 mod pods;
@@ -42,14 +44,10 @@ mod values;
 pub(crate) mod tests;
 
 pub use answers::{Answer, Asked, Own};
-pub use given::Change;
+pub use change::Change;
 pub use pods::Proof;
 
-use crate::objects::{
-    Kind as _, Metadata, Object, Origin,
-    core::Service,
-    policy::{AuthorizationPolicy, BackendPolicy, MeshTlsPolicy},
-};
+use crate::objects::{Metadata, Object, Origin, core::Service};
 use facts::Facts;
 use given::Taking;
 use graph::Graph;
@@ -106,11 +104,6 @@ impl ObjectId {
         let meta = object.metadata();
         let id = Self::new(object.kind(), (meta.namespace.clone(), meta.name.clone()));
         if object.restricts() { Self { copy: meta.origin.clone(), ..id } } else { id }
-    }
-
-    /// Whether objects of a kind are policies of access.
-    fn is_policy(kind: &str) -> bool {
-        matches!(kind, AuthorizationPolicy::KIND | MeshTlsPolicy::KIND)
     }
 }
 
@@ -251,8 +244,9 @@ impl World {
                 (Vec::new(), read, true)
             }
             Cell::Status(id) => {
-                let ((status, told), read) = reading(|| facts.judged(id));
-                let there = facts.is_there(id);
+                let (judged, read) = reading(|| kinds::judge(facts, id));
+                let there = judged.is_some();
+                let (status, told) = judged.unwrap_or_default();
                 if self.statuses.get(id).map(|before| &**before) != status.as_ref() {
                     self.statuses_changed = true;
                     match status {
@@ -312,38 +306,6 @@ impl World {
     /// How many cells there are.
     pub fn cells(&self) -> usize {
         self.graph.len()
-    }
-}
-
-impl Facts {
-    /// The status that an object should have, and what makes no sense in it.
-    fn judged(&self, id: &ObjectId) -> (Option<status::ObjectStatus>, Vec<String>) {
-        let policy = |found: Option<status::Findings>, meta: Option<&Metadata>| match (found, meta) {
-            (Some(found), Some(meta)) => {
-                let problems = found.invalid.iter().chain(&found.missing);
-                let told = problems.map(|problem| report(meta, id.kind, problem.clone())).collect();
-                (Some(found.finish()), told)
-            }
-            _ => (None, Vec::new()),
-        };
-        match id.kind {
-            BackendPolicy::KIND => {
-                let meta = self.backend_policies.get(&id.key).map(|policy| &policy.metadata);
-                policy(self.judge_backend_policy(&id.key), meta)
-            }
-            kind if ObjectId::is_policy(kind) => {
-                policy(self.judge_policy(id), self.policies.get(id).map(Object::metadata))
-            }
-            _ => self.judge_route(id).unwrap_or_default(),
-        }
-    }
-
-    fn is_there(&self, id: &ObjectId) -> bool {
-        match id.kind {
-            BackendPolicy::KIND => self.backend_policies.contains_key(&id.key),
-            kind if ObjectId::is_policy(kind) => self.policies.contains_key(id),
-            _ => self.routes.contains_key(id),
-        }
     }
 }
 

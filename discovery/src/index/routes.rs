@@ -182,10 +182,11 @@ impl Facts {
 
     /// What is to be said of a route: its status, and reports of ports that have no room for it.
     pub(super) fn judge_route(&self, id: &ObjectId) -> Option<(Option<ObjectStatus>, Vec<String>)> {
-        let route = Route::of(self.routes.get(id)?)?;
+        let object = self.routes.get(id)?;
+        let route = Route::of(object)?;
         let read = self.read_routes.get(id)?;
         let (meta, parents, _, current) = route.parts();
-        let (mut teller, mut reports) = (Teller::new(meta, current, route.kind()), Vec::new());
+        let (mut teller, mut reports) = (Teller::new(meta, current, object.registered()), Vec::new());
         for side in &read.sides {
             let refused = (id.clone(), side.consumer.is_some());
             for (at, found) in &side.parents {

@@ -32,7 +32,7 @@ impl Facts {
     /// What is to be said of a BackendPolicy.
     pub(super) fn judge_backend_policy(&self, key: &Key) -> Option<Findings> {
         let policy = self.backend_policies.get(key)?;
-        let mut found = Findings::new(BackendPolicy::KIND, &policy.metadata, &policy.status);
+        let mut found = Findings::new(BackendPolicy::registered(), &policy.metadata, &policy.status);
         found.invalid.extend(policy.unreadable.clone());
         judge(&policy.spec, &mut found.invalid);
         self.missing_targets(&policy.metadata, &policy.spec.target_refs, &mut found);

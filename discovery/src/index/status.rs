@@ -5,9 +5,10 @@
 //! that stands there. Words of other controllers stay as they are, and where they are. Pure: who writes, and when, is the
 //! source's affair.
 
-use super::attached::Kind;
+use super::report;
 use crate::objects::{
-    Metadata,
+    Metadata, Object,
+    kind::{Registered, StatusList},
     policy::PolicyStatus,
     routes::{ParentRef, RouteStatus as Current},
 };
@@ -37,33 +38,13 @@ pub(super) struct Judgement {
 /// An object and what is to be said of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ObjectStatus {
-    /// As manifests spell it.
-    pub kind: &'static str,
+    pub kind: Registered,
     pub namespace: String,
     pub name: String,
     /// The version that was read; a write must be based on the latest.
     pub resource_version: Option<String>,
     current: Vec<Value>,
     ours: Vec<Value>,
-    list: List,
-}
-
-/// What a status is a list of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum List {
-    /// `parents`, each with a controller and its conditions.
-    Parents,
-    /// `conditions`, which are all ours.
-    Conditions,
-}
-
-impl List {
-    fn field(self) -> &'static str {
-        match self {
-            Self::Parents => "parents",
-            Self::Conditions => "conditions",
-        }
-    }
 }
 
 /// What reading a policy found.
@@ -85,7 +66,7 @@ pub(super) struct Findings {
 
 impl Findings {
     /// Nothing is found yet.
-    pub(super) fn new(kind: &'static str, meta: &Metadata, current: &PolicyStatus) -> Self {
+    pub(super) fn new(kind: Registered, meta: &Metadata, current: &PolicyStatus) -> Self {
         let status = ObjectStatus {
             kind,
             namespace: meta.namespace.clone(),
@@ -93,7 +74,6 @@ impl Findings {
             resource_version: meta.resource_version.clone(),
             current: current.conditions.clone(),
             ours: Vec::new(),
-            list: List::Conditions,
         };
         let none = Vec::new;
         let generation = meta.generation.unwrap_or_default();
@@ -108,8 +88,16 @@ impl Findings {
         }
     }
 
+    /// The status of the policy, and what makes no sense in it.
+    pub(super) fn judged(self, policy: Option<&Object>) -> Judged {
+        let problems = self.invalid.iter().chain(&self.missing);
+        let line = |problem: &String| Some(report(policy?.metadata(), self.status.kind.kind, problem.clone()));
+        let told = problems.filter_map(line).collect();
+        (Some(self.finish()), told)
+    }
+
     /// The conditions of GEP-713.
-    pub(super) fn finish(mut self) -> ObjectStatus {
+    fn finish(mut self) -> ObjectStatus {
         let refused = [("Invalid", &self.invalid), ("TargetNotFound", &self.missing), ("Conflicted", &self.conflicts)];
         let first = refused.iter().find(|(_, problems)| !problems.is_empty());
         let accepted = match first {
@@ -138,17 +126,20 @@ fn condition(kind: &str, holds: bool, reason: &str, message: &str, generation: i
     })
 }
 
+/// The status that an object should have, and what makes no sense in it.
+pub(super) type Judged = (Option<ObjectStatus>, Vec<String>);
+
 /// Gathers what is to be said of one route.
 #[derive(Debug)]
 pub(super) struct Teller<'a> {
     meta: &'a Metadata,
     current: &'a Current,
-    kind: Kind,
+    kind: Registered,
     ours: Vec<Value>,
 }
 
 impl<'a> Teller<'a> {
-    pub(super) fn new(meta: &'a Metadata, current: &'a Current, kind: Kind) -> Self {
+    pub(super) fn new(meta: &'a Metadata, current: &'a Current, kind: Registered) -> Self {
         Self { meta, current, kind, ours: Vec::new() }
     }
 
@@ -194,13 +185,12 @@ impl<'a> Teller<'a> {
             return None;
         }
         Some(ObjectStatus {
-            kind: self.kind.name(),
+            kind: self.kind,
             namespace: self.meta.namespace.clone(),
             name: self.meta.name.clone(),
             resource_version: self.meta.resource_version.clone(),
             current,
             ours: self.ours,
-            list: List::Parents,
         })
     }
 }
@@ -208,17 +198,18 @@ impl<'a> Teller<'a> {
 impl ObjectStatus {
     /// The `status` to write at `now` (RFC 3339), as a merge patch. `None` if what stands there says the same.
     pub fn to_write(&self, now: &str) -> Option<Value> {
-        let list = match self.list {
-            List::Parents => self.parents(now),
-            List::Conditions => self.conditions(now),
+        let list = match self.kind.status? {
+            list @ StatusList::Parents => (list, self.parents(now)?),
+            list @ StatusList::Conditions => (list, self.conditions(now)?),
         };
-        list.map(|list| json!({ self.list.field(): list }))
+        Some(json!({ list.0.field(): list.1 }))
     }
 
     /// The same for an object whose status is now `current`, and its version `resource_version`.
     #[must_use]
     pub fn over(&self, current: &Value, resource_version: Option<String>) -> Self {
-        let current = current[self.list.field()].as_array().cloned().unwrap_or_default();
+        let field = self.kind.status.map(StatusList::field).unwrap_or_default();
+        let current = current[field].as_array().cloned().unwrap_or_default();
         Self { current, resource_version, ..self.clone() }
     }
 

@@ -1,6 +1,11 @@
 //! Namespace, Node, Pod, Service, EndpointSlice.
 
-use super::{Metadata, Resource, nullable};
+use super::{
+    Metadata, Resource,
+    kind::{Defined, Kind},
+    nullable, trim_labels,
+};
+use remora_kube::names::{INIT_CONTAINER, PROXY_CONTAINER};
 use serde::{
     Deserialize, Deserializer,
     de::{Error, Unexpected, Visitor},
@@ -29,12 +34,52 @@ pub struct Namespace {
     pub metadata: Metadata,
 }
 
+impl Kind for Namespace {
+    const KIND: &'static str = "Namespace";
+    const GROUP: &'static str = "";
+    const VERSION: &'static str = "v1";
+    const PLURAL: &'static str = "namespaces";
+    const METADATA_ALONE: bool = true;
+
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    fn metadata_mut(&mut self) -> &mut Metadata {
+        &mut self.metadata
+    }
+
+    fn trim(&mut self) {
+        trim_labels(&mut self.metadata);
+    }
+}
+
 /// A node, for its zone and the addresses of its pods.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Node {
     pub metadata: Metadata,
     #[serde(default)]
     pub spec: NodeSpec,
+}
+
+impl Kind for Node {
+    const KIND: &'static str = "Node";
+    const GROUP: &'static str = "";
+    const VERSION: &'static str = "v1";
+    const PLURAL: &'static str = "nodes";
+
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    fn metadata_mut(&mut self) -> &mut Metadata {
+        &mut self.metadata
+    }
+
+    fn trim(&mut self) {
+        self.metadata.labels.retain(|name, _| name == ZONE);
+        self.metadata.annotations = BTreeMap::new();
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -55,6 +100,26 @@ pub struct ServiceCidrSpec {
     pub cidrs: Vec<String>,
 }
 
+impl Kind for ServiceCidr {
+    const KIND: &'static str = "ServiceCIDR";
+    const GROUP: &'static str = "networking.k8s.io";
+    const VERSION: &'static str = "v1";
+    const PLURAL: &'static str = "servicecidrs";
+    const DEFINED: Defined = Defined::Later;
+
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    fn metadata_mut(&mut self) -> &mut Metadata {
+        &mut self.metadata
+    }
+
+    fn trim(&mut self) {
+        trim_labels(&mut self.metadata);
+    }
+}
+
 /// A pod.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Pod {
@@ -63,6 +128,31 @@ pub struct Pod {
     pub spec: PodSpec,
     #[serde(default)]
     pub status: PodStatus,
+}
+
+impl Kind for Pod {
+    const KIND: &'static str = "Pod";
+    const GROUP: &'static str = "";
+    const VERSION: &'static str = "v1";
+    const PLURAL: &'static str = "pods";
+
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    fn metadata_mut(&mut self) -> &mut Metadata {
+        &mut self.metadata
+    }
+
+    fn trim(&mut self) {
+        for containers in [&mut self.spec.containers, &mut self.spec.init_containers] {
+            containers.iter_mut().for_each(Container::trim);
+            containers.retain(|container| !container.ports.is_empty() || !container.name.is_empty());
+            containers.shrink_to_fit();
+        }
+        self.status.conditions.retain(|condition| condition.kind == "Ready");
+        self.status.conditions.shrink_to_fit();
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -95,6 +185,20 @@ pub struct Container {
     pub restart_policy: Option<String>,
     #[serde(default, deserialize_with = "nullable")]
     pub ports: Vec<ContainerPort>,
+}
+
+impl Container {
+    fn trim(&mut self) {
+        let (init, proxy) = (self.name == INIT_CONTAINER, self.name == PROXY_CONTAINER);
+        self.ports.retain(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP");
+        self.args.retain(|arg| init && arg.starts_with(SKIP_INBOUND));
+        self.env.retain(|env| proxy && env.is_ours());
+        self.env.truncate(1);
+        self.env.shrink_to_fit();
+        if !init && !proxy {
+            self.name = String::new();
+        }
+    }
 }
 
 /// An environment variable, by name.
@@ -167,6 +271,25 @@ pub struct ServiceSpec {
     pub ports: Vec<ServicePort>,
 }
 
+impl Kind for Service {
+    const KIND: &'static str = "Service";
+    const GROUP: &'static str = "";
+    const VERSION: &'static str = "v1";
+    const PLURAL: &'static str = "services";
+
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    fn metadata_mut(&mut self) -> &mut Metadata {
+        &mut self.metadata
+    }
+
+    fn trim(&mut self) {
+        trim_labels(&mut self.metadata);
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServicePort {
@@ -226,6 +349,26 @@ pub struct EndpointSlice {
     pub ports: Vec<SlicePort>,
     #[serde(default, deserialize_with = "nullable")]
     pub endpoints: Vec<SliceEndpoint>,
+}
+
+impl Kind for EndpointSlice {
+    const KIND: &'static str = "EndpointSlice";
+    const GROUP: &'static str = "discovery.k8s.io";
+    const VERSION: &'static str = "v1";
+    const PLURAL: &'static str = "endpointslices";
+
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    fn metadata_mut(&mut self) -> &mut Metadata {
+        &mut self.metadata
+    }
+
+    fn trim(&mut self) {
+        self.metadata.labels.retain(|name, _| name == SERVICE_NAME);
+        self.metadata.annotations = BTreeMap::new();
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]

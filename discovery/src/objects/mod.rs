@@ -5,11 +5,15 @@
 //! change what a route or policy does, unknown fields are kept by name ([`Unknown`]), so that `index` can refuse them.
 
 pub mod core;
+pub mod kind;
 pub mod names;
 pub mod policy;
+pub mod registry;
 pub mod routes;
 
-use remora_kube::names::{INIT_CONTAINER, PROXY_CONTAINER};
+pub use kind::{Kind, Unreadable};
+pub use registry::Object;
+
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -122,222 +126,9 @@ pub struct Resource<S> {
     pub spec: S,
 }
 
-/// A kind of objects: its name, and how the Kubernetes API is asked for it.
-pub trait Kind: Sized {
-    /// As manifests spell it.
-    const KIND: &'static str;
-    const GROUP: &'static str;
-    const VERSION: &'static str;
-    const PLURAL: &'static str;
-
-    /// Whether the kind is ours.
-    fn is_ours() -> bool {
-        Self::GROUP == "remora.dev"
-    }
-
-    /// Its metadata, to set its origin.
-    fn metadata_mut(&mut self) -> &mut Metadata;
-
-    /// Drops the parts that the API server adds to a manifest and that discovery does not read.
-    fn trim(&mut self) {}
-
-    /// Whether it means the same as `other`, of which something is different: only what is said of it, not what it says.
-    fn means_the_same(&self, _other: &Self) -> bool {
-        false
-    }
-}
-
-impl<S> policy::Policy<S> {
-    fn same_but_status(&self, other: &Self) -> bool {
-        self.unreadable == other.unreadable && self.metadata.means_the_same(&other.metadata)
-    }
-}
-
-impl<R> routes::Route<R> {
-    fn same_but_status(&self, other: &Self) -> bool {
-        self.unreadable == other.unreadable && self.metadata.means_the_same(&other.metadata)
-    }
-}
-
-/// What of an object [`Kind::trim`] keeps, where that is less than its struct holds; and whether it has a status of its own.
-macro_rules! trim {
-    () => {};
-    ($of:ident) => {
-        fn trim(&mut self) {
-            $of(self);
-        }
-    };
-    ($of:ident with_status) => {
-        trim!($of);
-
-        fn means_the_same(&self, other: &Self) -> bool {
-            self.spec == other.spec && self.same_but_status(other)
-        }
-    };
-}
-
-macro_rules! kinds {
-    ($($name:ident($of:ty) = $kind:literal, $plural:literal, $group:literal, $version:literal $(, $($trim:ident)+)?;)*) => {
-        /// One object of a kind that matters. Shared, never changed: every snapshot holds the same.
-        #[derive(Debug, Clone, PartialEq)]
-        pub enum Object {
-            $($name(Arc<$of>),)*
-        }
-
-        $(
-            impl Kind for $of {
-                const KIND: &'static str = $kind;
-                const GROUP: &'static str = $group;
-                const VERSION: &'static str = $version;
-                const PLURAL: &'static str = $plural;
-
-                fn metadata_mut(&mut self) -> &mut Metadata {
-                    &mut self.metadata
-                }
-
-                trim!($($($trim)+)?);
-            }
-
-            impl From<$of> for Object {
-                fn from(object: $of) -> Self {
-                    Self::$name(Arc::new(object))
-                }
-            }
-        )*
-
-        impl Object {
-            /// Its metadata.
-            pub fn metadata(&self) -> &Metadata {
-                match self {
-                    $(Self::$name(object) => &object.metadata,)*
-                }
-            }
-
-            /// Whether only what is said of it differs: its version and status.
-            pub fn means_the_same(&self, other: &Self) -> bool {
-                match (self, other) {
-                    $((Self::$name(one), Self::$name(other)) => one.means_the_same(other),)*
-                    _ => false,
-                }
-            }
-
-            /// Its kind, as manifests spell it.
-            pub fn kind(&self) -> &'static str {
-                match self {
-                    $(Self::$name(_) => <$of>::KIND,)*
-                }
-            }
-        }
-    };
-}
-
-kinds! {
-    Namespace(core::Namespace) = "Namespace", "namespaces", "", "v1", trim_namespace;
-    Node(core::Node) = "Node", "nodes", "", "v1", trim_node;
-    Pod(core::Pod) = "Pod", "pods", "", "v1", trim_pod;
-    Service(core::Service) = "Service", "services", "", "v1", trim_labels;
-    ServiceCidr(core::ServiceCidr) = "ServiceCIDR", "servicecidrs", "networking.k8s.io", "v1", trim_labels;
-    EndpointSlice(core::EndpointSlice) = "EndpointSlice", "endpointslices", "discovery.k8s.io", "v1", trim_slice;
-    HttpRoute(routes::HttpRoute) = "HTTPRoute", "httproutes", "gateway.networking.k8s.io", "v1", trim_labels with_status;
-    GrpcRoute(routes::GrpcRoute) = "GRPCRoute", "grpcroutes", "gateway.networking.k8s.io", "v1", trim_labels with_status;
-    ReferenceGrant(routes::ReferenceGrant) =
-        "ReferenceGrant", "referencegrants", "gateway.networking.k8s.io", "v1beta1", trim_labels;
-    AuthorizationPolicy(policy::AuthorizationPolicy) =
-        "AuthorizationPolicy", "authorizationpolicies", "remora.dev", "v1alpha1", trim_labels with_status;
-    MeshTlsPolicy(policy::MeshTlsPolicy) = "MeshTLSPolicy", "meshtlspolicies", "remora.dev", "v1alpha1", trim_labels with_status;
-    BackendPolicy(policy::BackendPolicy) = "BackendPolicy", "backendpolicies", "remora.dev", "v1alpha1", trim_labels with_status;
-}
-
-/// Metadata and status of a version that cannot be read, and why not.
-type Newer<'a> = (&'a Metadata, &'a serde_json::Value, &'a str);
-
-impl Object {
-    /// The same policy or route, of which the newest version, with this metadata and status, cannot be read, and why. `None`:
-    /// it is neither.
-    pub fn unreadable(&self, metadata: &Metadata, status: &serde_json::Value, why: &str) -> Option<Self> {
-        fn policy<S: Clone>(kept: &policy::Policy<S>, (metadata, status, why): Newer<'_>) -> policy::Policy<S> {
-            let unreadable = Some(format!("{why}; its last valid content stays in force"));
-            policy::Policy {
-                metadata: metadata.clone(),
-                status: policy::PolicyStatus::of(status),
-                unreadable,
-                ..kept.clone()
-            }
-        }
-        fn route<R: Clone>(kept: &routes::Route<R>, (metadata, status, why): Newer<'_>) -> routes::Route<R> {
-            let unreadable = Some(routes::Unreadable::Before(why.to_owned()));
-            routes::Route {
-                metadata: metadata.clone(),
-                status: routes::RouteStatus::of(status),
-                unreadable,
-                ..kept.clone()
-            }
-        }
-        let newer = (metadata, status, why);
-        match self {
-            Self::AuthorizationPolicy(kept) => Some(policy(kept, newer).into()),
-            Self::MeshTlsPolicy(kept) => Some(policy(kept, newer).into()),
-            Self::BackendPolicy(kept) => Some(policy(kept, newer).into()),
-            Self::HttpRoute(kept) => Some(route(kept, newer).into()),
-            Self::GrpcRoute(kept) => Some(route(kept, newer).into()),
-            _ => None,
-        }
-    }
-
-    /// What its status is a list of: the conditions of a policy, the parents of a route. `None`: we say nothing of its kind.
-    pub fn said(&self) -> Option<&[serde_json::Value]> {
-        match self {
-            Self::AuthorizationPolicy(policy) => Some(&policy.status.conditions),
-            Self::MeshTlsPolicy(policy) => Some(&policy.status.conditions),
-            Self::BackendPolicy(policy) => Some(&policy.status.conditions),
-            Self::HttpRoute(route) => Some(&route.status.parents),
-            Self::GrpcRoute(route) => Some(&route.status.parents),
-            _ => None,
-        }
-    }
-
-    /// Whether it is an access policy, which an error elsewhere must never remove.
-    pub fn restricts(&self) -> bool {
-        matches!(self, Self::AuthorizationPolicy(_) | Self::MeshTlsPolicy(_))
-    }
-}
-
-fn trim_labels(object: &mut impl Kind) {
-    object.metadata_mut().labels = BTreeMap::new();
-}
-
-fn trim_namespace(namespace: &mut core::Namespace) {
-    trim_labels(namespace);
-}
-
-fn trim_node(node: &mut core::Node) {
-    node.metadata.labels.retain(|name, _| name == core::ZONE);
-    node.metadata.annotations = BTreeMap::new();
-}
-
-fn trim_slice(slice: &mut core::EndpointSlice) {
-    slice.metadata.labels.retain(|name, _| name == core::SERVICE_NAME);
-    slice.metadata.annotations = BTreeMap::new();
-}
-
-fn trim_pod(pod: &mut core::Pod) {
-    for containers in [&mut pod.spec.containers, &mut pod.spec.init_containers] {
-        for container in containers.iter_mut() {
-            let (init, proxy) = (container.name == INIT_CONTAINER, container.name == PROXY_CONTAINER);
-            container.ports.retain(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP");
-            container.args.retain(|arg| init && arg.starts_with(core::SKIP_INBOUND));
-            container.env.retain(|env| proxy && env.is_ours());
-            container.env.truncate(1);
-            container.env.shrink_to_fit();
-            if !init && !proxy {
-                container.name = String::new();
-            }
-        }
-        containers.retain(|container| !container.ports.is_empty() || !container.name.is_empty());
-        containers.shrink_to_fit();
-    }
-    pod.status.conditions.retain(|condition| condition.kind == "Ready");
-    pod.status.conditions.shrink_to_fit();
+/// For kinds whose labels nobody selects by.
+fn trim_labels(metadata: &mut Metadata) {
+    metadata.labels = BTreeMap::new();
 }
 
 /// A list or map that Kubernetes writes as `null` when it is empty.

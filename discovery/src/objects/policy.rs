@@ -3,9 +3,14 @@
 //! Unknown fields are kept by name at every level: a misspelt condition must not widen what a policy allows, so whoever
 //! reads them closes what they stand in. Lists that may not be empty are kept apart from lists that are not there.
 
-use super::{Metadata, Unknown};
-use serde::Deserialize;
-use std::collections::BTreeMap;
+use super::{
+    Metadata, Unknown,
+    kind::{Defined, Kind, OUR_GROUP, StatusList, Unreadable},
+    trim_labels,
+};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
+use std::{collections::BTreeMap, fmt::Debug};
 
 /// Who may do what with the workloads that it selects.
 pub type AuthorizationPolicy = Policy<AuthorizationSpec>;
@@ -27,16 +32,77 @@ pub struct Policy<S> {
     pub unreadable: Option<String>,
 }
 
+/// What a kind of policies says.
+pub trait PolicySpec: Clone + Debug + PartialEq + DeserializeOwned + Send + Sync + 'static {
+    /// The kind of the policies that say it, and how the API is asked for it.
+    const KIND: &'static str;
+    const PLURAL: &'static str;
+    /// Whether it forbids something.
+    const RESTRICTS: bool;
+
+    /// What holds in place of one that never could be read, and in words.
+    fn closed() -> (Self, &'static str);
+}
+
+impl<S: PolicySpec> Kind for Policy<S> {
+    const KIND: &'static str = S::KIND;
+    const GROUP: &'static str = OUR_GROUP;
+    const VERSION: &'static str = "v1alpha1";
+    const PLURAL: &'static str = S::PLURAL;
+    const DEFINED: Defined = Defined::Custom;
+    const STATUS: Option<StatusList> = Some(StatusList::Conditions);
+    const RESTRICTS: bool = S::RESTRICTS;
+
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    fn metadata_mut(&mut self) -> &mut Metadata {
+        &mut self.metadata
+    }
+
+    fn trim(&mut self) {
+        trim_labels(&mut self.metadata);
+    }
+
+    fn means_the_same(&self, other: &Self) -> bool {
+        self.spec == other.spec && self.unreadable == other.unreadable && self.metadata.means_the_same(&other.metadata)
+    }
+
+    fn said(&self) -> &[Value] {
+        &self.status.conditions
+    }
+
+    fn kept(&self, newest: &Unreadable) -> Option<Self> {
+        Some(Self {
+            metadata: newest.metadata.clone(),
+            status: PolicyStatus::of(&newest.status),
+            unreadable: Some(format!("{}; its last valid content stays in force", newest.problem)),
+            ..self.clone()
+        })
+    }
+
+    fn stand_in(newest: &Unreadable) -> Option<Self> {
+        let (spec, holds) = S::closed();
+        Some(Self {
+            metadata: newest.metadata.clone(),
+            spec,
+            status: PolicyStatus::of(&newest.status),
+            unreadable: Some(format!("{}; {holds}", newest.problem)),
+        })
+    }
+}
+
 /// What is said of a policy, as it was read.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 pub struct PolicyStatus {
     #[serde(default)]
-    pub conditions: Vec<serde_json::Value>,
+    pub conditions: Vec<Value>,
 }
 
 impl PolicyStatus {
     /// As it stands in the API.
-    pub fn of(status: &serde_json::Value) -> Self {
+    pub fn of(status: &Value) -> Self {
         Self { conditions: status["conditions"].as_array().cloned().unwrap_or_default() }
     }
 }
@@ -55,6 +121,20 @@ pub struct AuthorizationSpec {
     pub rules: Vec<PolicyRule>,
     #[serde(flatten)]
     pub unknown: Unknown,
+}
+
+impl PolicySpec for AuthorizationSpec {
+    const KIND: &'static str = "AuthorizationPolicy";
+    const PLURAL: &'static str = "authorizationpolicies";
+    const RESTRICTS: bool = true;
+
+    fn closed() -> (Self, &'static str) {
+        // Another policy may allow what this one meant to deny, so that to allow nothing is not enough.
+        let everything = PolicyRule { from: Some(Vec::new()), to: Some(Vec::new()), ..PolicyRule::default() };
+        let (target_refs, selector, unknown) = (Vec::new(), None, Unknown::default());
+        let spec = Self { target_refs, selector, action: PolicyAction::Deny, rules: vec![everything], unknown };
+        (spec, "it denies everything in its namespace")
+    }
 }
 
 /// An object in the policy's own namespace.
@@ -147,6 +227,17 @@ pub struct MeshTlsSpec {
     pub unknown: Unknown,
 }
 
+impl PolicySpec for MeshTlsSpec {
+    const KIND: &'static str = "MeshTLSPolicy";
+    const PLURAL: &'static str = "meshtlspolicies";
+    const RESTRICTS: bool = true;
+
+    fn closed() -> (Self, &'static str) {
+        let spec = Self { target_refs: Vec::new(), mode: Mode::Strict, unknown: Unknown::default() };
+        (spec, "its namespace takes no plaintext")
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub enum Mode {
     Permissive,
@@ -169,6 +260,16 @@ pub struct BackendSpec {
     pub connect_timeout: Option<String>,
     #[serde(flatten)]
     pub unknown: Unknown,
+}
+
+impl PolicySpec for BackendSpec {
+    const KIND: &'static str = "BackendPolicy";
+    const PLURAL: &'static str = "backendpolicies";
+    const RESTRICTS: bool = false;
+
+    fn closed() -> (Self, &'static str) {
+        (Self::default(), "it holds for nothing")
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]

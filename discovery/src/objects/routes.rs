@@ -1,7 +1,16 @@
 //! HTTPRoute, GRPCRoute, ReferenceGrant of the Gateway API.
 
-use super::{Metadata, Resource, Unknown};
-use serde::Deserialize;
+use super::{
+    Metadata, Resource, Unknown,
+    kind::{self, Defined, Kind, StatusList},
+    trim_labels,
+};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
+use std::fmt::Debug;
+
+/// The group of the Gateway API's kinds.
+const GROUP: &str = "gateway.networking.k8s.io";
 
 /// An HTTPRoute.
 pub type HttpRoute = Route<HttpRule>;
@@ -23,6 +32,76 @@ pub struct Route<R> {
     pub unreadable: Option<Unreadable>,
 }
 
+/// The rules of a kind of routes.
+pub trait RouteRule: Clone + Debug + PartialEq + DeserializeOwned + Send + Sync + 'static {
+    /// The kind of the routes that have them, and how the API is asked for it.
+    const KIND: &'static str;
+    const VERSION: &'static str;
+    const PLURAL: &'static str;
+}
+
+impl RouteRule for HttpRule {
+    const KIND: &'static str = "HTTPRoute";
+    const VERSION: &'static str = "v1";
+    const PLURAL: &'static str = "httproutes";
+}
+
+impl RouteRule for GrpcRule {
+    const KIND: &'static str = "GRPCRoute";
+    const VERSION: &'static str = "v1";
+    const PLURAL: &'static str = "grpcroutes";
+}
+
+impl<R: RouteRule> Kind for Route<R> {
+    const KIND: &'static str = R::KIND;
+    const GROUP: &'static str = GROUP;
+    const VERSION: &'static str = R::VERSION;
+    const PLURAL: &'static str = R::PLURAL;
+    const DEFINED: Defined = Defined::Custom;
+    const STATUS: Option<StatusList> = Some(StatusList::Parents);
+
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    fn metadata_mut(&mut self) -> &mut Metadata {
+        &mut self.metadata
+    }
+
+    fn trim(&mut self) {
+        trim_labels(&mut self.metadata);
+    }
+
+    fn means_the_same(&self, other: &Self) -> bool {
+        self.spec == other.spec && self.unreadable == other.unreadable && self.metadata.means_the_same(&other.metadata)
+    }
+
+    fn said(&self) -> &[Value] {
+        &self.status.parents
+    }
+
+    fn kept(&self, newest: &kind::Unreadable) -> Option<Self> {
+        Some(Self {
+            metadata: newest.metadata.clone(),
+            status: RouteStatus::of(&newest.status),
+            unreadable: Some(Unreadable::Before(newest.problem.clone())),
+            ..self.clone()
+        })
+    }
+
+    /// It answers 500 in the place of the parents that can be read.
+    fn stand_in(newest: &kind::Unreadable) -> Option<Self> {
+        let parents = newest.spec["parentRefs"].as_array().into_iter().flatten();
+        let parent_refs = parents.filter_map(|parent| ParentRef::deserialize(parent).ok()).collect();
+        Some(Self {
+            metadata: newest.metadata.clone(),
+            spec: RouteSpec { parent_refs, hostnames: Vec::new(), rules: Vec::new(), unknown: Unknown::default() },
+            status: RouteStatus::of(&newest.status),
+            unreadable: Some(Unreadable::Closed(newest.problem.clone())),
+        })
+    }
+}
+
 /// Why the newest version of a route cannot be read, and what holds instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unreadable {
@@ -36,12 +115,12 @@ pub enum Unreadable {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 pub struct RouteStatus {
     #[serde(default)]
-    pub parents: Vec<serde_json::Value>,
+    pub parents: Vec<Value>,
 }
 
 impl RouteStatus {
     /// As it stands in the API.
-    pub fn of(status: &serde_json::Value) -> Self {
+    pub fn of(status: &Value) -> Self {
         Self { parents: status["parents"].as_array().cloned().unwrap_or_default() }
     }
 }
@@ -338,6 +417,26 @@ pub struct GrantSpec {
     pub to: Vec<GrantTo>,
     #[serde(flatten)]
     pub unknown: Unknown,
+}
+
+impl Kind for ReferenceGrant {
+    const KIND: &'static str = "ReferenceGrant";
+    const GROUP: &'static str = GROUP;
+    const VERSION: &'static str = "v1beta1";
+    const PLURAL: &'static str = "referencegrants";
+    const DEFINED: Defined = Defined::Custom;
+
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    fn metadata_mut(&mut self) -> &mut Metadata {
+        &mut self.metadata
+    }
+
+    fn trim(&mut self) {
+        trim_labels(&mut self.metadata);
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]

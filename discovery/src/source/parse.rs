@@ -5,12 +5,12 @@
 
 use super::tree::{self, Node, Value};
 use crate::objects::{
-    Kind, Object, Origin, core,
+    Kind, Object, Origin,
+    kind::OUR_GROUP,
     names::{is_label, is_subdomain},
-    policy, routes,
+    registry::{Visitor, visit},
 };
 use remora_kube::yaml;
-use serde::de::DeserializeOwned;
 use std::{collections::BTreeMap, sync::Arc};
 
 /// One error of a file.
@@ -99,25 +99,15 @@ impl Parser {
         };
         let group = version.rsplit_once('/').map_or("", |(group, _)| group);
         let origin = Origin { file: self.file.clone(), line: node.line };
-        let read = match (group, kind) {
-            ("", "Namespace") => read::<core::Namespace>(node, origin),
-            ("", "Node") => read::<core::Node>(node, origin),
-            ("", "Pod") => read::<core::Pod>(node, origin),
-            ("", "Service") => read::<core::Service>(node, origin),
-            ("networking.k8s.io", "ServiceCIDR") => read::<core::ServiceCidr>(node, origin),
-            ("discovery.k8s.io", "EndpointSlice") => read::<core::EndpointSlice>(node, origin),
-            ("gateway.networking.k8s.io", "HTTPRoute") => read::<routes::HttpRoute>(node, origin),
-            ("gateway.networking.k8s.io", "GRPCRoute") => read::<routes::GrpcRoute>(node, origin),
-            ("gateway.networking.k8s.io", "ReferenceGrant") => read::<routes::ReferenceGrant>(node, origin),
-            ("remora.dev", "AuthorizationPolicy") => read::<policy::AuthorizationPolicy>(node, origin),
-            ("remora.dev", "MeshTLSPolicy") => read::<policy::MeshTlsPolicy>(node, origin),
-            ("remora.dev", "BackendPolicy") => read::<policy::BackendPolicy>(node, origin),
+        let mut reading = Reading { node, group, kind, origin, read: None };
+        visit(&mut reading);
+        let Some(read) = reading.read else {
             // A policy whose kind is misspelt must not pass for something that is none of our business.
-            ("remora.dev", _) => return self.wrong(node, "kind", format!("remora.dev has no kind {kind:?}")),
-            _ => {
-                *self.parsed.unused.entry(format!("{version} {kind}")).or_default() += 1;
-                return;
+            if group == OUR_GROUP {
+                return self.wrong(node, "kind", format!("{OUR_GROUP} has no kind {kind:?}"));
             }
+            *self.parsed.unused.entry(format!("{version} {kind}")).or_default() += 1;
+            return;
         };
         match read {
             Ok(object) => self.parsed.objects.push(object),
@@ -126,7 +116,24 @@ impl Parser {
     }
 }
 
-fn read<T: DeserializeOwned + Kind + Into<Object>>(node: &Node, origin: Origin) -> Result<Object, Vec<tree::Mistake>> {
+/// A document, until its kind is met.
+struct Reading<'a> {
+    node: &'a Node,
+    group: &'a str,
+    kind: &'a str,
+    origin: Origin,
+    read: Option<Result<Object, Vec<tree::Mistake>>>,
+}
+
+impl Visitor for Reading<'_> {
+    fn kind<T: Kind + Into<Object>>(&mut self) {
+        if (self.group, self.kind) == (T::GROUP, T::KIND) {
+            self.read = Some(read::<T>(self.node, self.origin.clone()));
+        }
+    }
+}
+
+fn read<T: Kind + Into<Object>>(node: &Node, origin: Origin) -> Result<Object, Vec<tree::Mistake>> {
     let mut object: T = if T::is_ours() { node.with_nulls_named().decode()? } else { node.decode()? };
     let metadata = object.metadata_mut();
     let wrong = |field: &str, problem: String| tree::Mistake { line: node.line, field: field.to_owned(), problem };

@@ -166,7 +166,7 @@ impl Findings {
     where
         Policy<S>: Kind,
     {
-        let mut found = Self::new(<Policy<S>>::KIND, &policy.metadata, &policy.status);
+        let mut found = Self::new(<Policy<S>>::registered(), &policy.metadata, &policy.status);
         found.invalid.extend(policy.unreadable.clone());
         found
     }

@@ -141,7 +141,7 @@ spec: {{ selector: {{ app: api }}, ports: [{}] }}
 
 /// The conditions of the first status of this kind, as `Accepted=True/Accepted: message`.
 fn conditions(world: &Snapshot, kind: &str) -> Vec<String> {
-    let status = world.statuses.iter().find(|status| status.kind == kind).unwrap();
+    let status = world.statuses.iter().find(|status| status.kind.kind == kind).unwrap();
     let status = status.to_write("2026-11-28T00:00:00Z").unwrap();
     let word = |one: &Value, field: &str| one[field].as_str().unwrap().to_owned();
     let shown = |c: &Value| {

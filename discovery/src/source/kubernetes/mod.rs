@@ -12,7 +12,10 @@ mod watch;
 mod watched;
 
 use crate::{
-    objects::{Kind, core, policy, routes},
+    objects::{
+        Kind, Object,
+        registry::{Visitor, visit},
+    },
     serve::{Applied, Hub, Statuses},
 };
 use kube::{Client, config::KubeConfigOptions};
@@ -84,26 +87,16 @@ async fn tell_statuses(
 
 /// Starts a watch of each kind.
 fn start(client: &Client, tell: &watch::Changes, watches: &mut JoinSet<()>) -> Vec<&'static str> {
-    macro_rules! each {
-        ($($kind:ty),* $(,)?) => {{
-            $(watches.spawn(watch::watch::<$kind>(client.clone(), tell.clone()));)*
-            vec![$(<$kind>::KIND),*]
-        }};
+    struct Start<'a>(&'a Client, &'a watch::Changes, &'a mut JoinSet<()>, Vec<&'static str>);
+    impl Visitor for Start<'_> {
+        fn kind<T: Kind + Into<Object>>(&mut self) {
+            self.2.spawn(watch::watch::<T>(self.0.clone(), self.1.clone()));
+            self.3.push(T::KIND);
+        }
     }
-    each![
-        core::Namespace,
-        core::Node,
-        core::Pod,
-        core::Service,
-        core::ServiceCidr,
-        core::EndpointSlice,
-        routes::HttpRoute,
-        routes::GrpcRoute,
-        routes::ReferenceGrant,
-        policy::AuthorizationPolicy,
-        policy::MeshTlsPolicy,
-        policy::BackendPolicy,
-    ]
+    let mut start = Start(client, tell, watches, Vec::new());
+    visit(&mut start);
+    start.3
 }
 
 /// From the store to the hub.

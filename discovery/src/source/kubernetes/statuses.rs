@@ -5,11 +5,7 @@
 //! again with a backoff of its own. What was written is not written again over the same version, unless something else is to be
 //! said by now. Two writers at once do no harm: they want the same.
 
-use crate::{
-    index::status::ObjectStatus,
-    objects::{Kind, policy, routes},
-    serve::Statuses,
-};
+use crate::{index::status::ObjectStatus, objects::kind::Registered, serve::Statuses};
 use futures_util::stream::{self, StreamExt as _};
 use k8s_openapi::jiff::Timestamp;
 use kube::{
@@ -72,7 +68,7 @@ pub(super) async fn write(client: Client, mut wanted: Statuses, mut leads: watch
 }
 
 fn name(status: &ObjectStatus) -> Name {
-    (status.kind, status.namespace.clone(), status.name.clone())
+    (status.kind.kind, status.namespace.clone(), status.name.clone())
 }
 
 /// Writes what is not said yet. Gives when something is to be tried again.
@@ -119,7 +115,7 @@ async fn write_all(
     }
     metrics::gauge!("remora_discovery_statuses_failing").set(failed as f64);
     if let Some((status, error)) = last {
-        let (kind, namespace, name) = (status.kind, &status.namespace, &status.name);
+        let (kind, namespace, name) = (status.kind.kind, &status.namespace, &status.name);
         tracing::warn!(failed, kind, namespace, name, %error, "statuses are not written; this is the last of them");
     }
     let again = written.values().filter_map(|written| match written {
@@ -167,22 +163,13 @@ async fn patch(api: &Api<DynamicObject>, status: &ObjectStatus, wanted: Value) -
     call(api.patch_status(&status.name, &params, &Patch::Merge(patch))).await.map(drop)
 }
 
-fn resource(kind: &str) -> ApiResource {
-    fn of<T: Kind>() -> ApiResource {
-        ApiResource {
-            group: T::GROUP.to_owned(),
-            version: T::VERSION.to_owned(),
-            api_version: format!("{}/{}", T::GROUP, T::VERSION),
-            kind: T::KIND.to_owned(),
-            plural: T::PLURAL.to_owned(),
-        }
-    }
-    match kind {
-        routes::GrpcRoute::KIND => of::<routes::GrpcRoute>(),
-        policy::AuthorizationPolicy::KIND => of::<policy::AuthorizationPolicy>(),
-        policy::MeshTlsPolicy::KIND => of::<policy::MeshTlsPolicy>(),
-        policy::BackendPolicy::KIND => of::<policy::BackendPolicy>(),
-        _ => of::<routes::HttpRoute>(),
+fn resource(kind: Registered) -> ApiResource {
+    ApiResource {
+        group: kind.group.to_owned(),
+        version: kind.version.to_owned(),
+        api_version: format!("{}/{}", kind.group, kind.version),
+        kind: kind.kind.to_owned(),
+        plural: kind.plural.to_owned(),
     }
 }
 

@@ -9,11 +9,11 @@
 
 use super::{
     store::{Change, Entry},
-    watched::{Watched, built_in},
+    watched::Watched,
 };
 use crate::{
     index::Key,
-    objects::{Kind, Object, core::ServiceCidr},
+    objects::{Kind, Object, kind::Defined},
 };
 use futures_util::StreamExt as _;
 use kube::{
@@ -22,8 +22,7 @@ use kube::{
     runtime::watcher::{self, Event, watcher},
 };
 use remora_kube::client::{CallError, call, chain, watching};
-use serde::de::DeserializeOwned;
-use std::{collections::BTreeSet, fmt::Debug, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 use tokio::sync::mpsc;
 
 /// How often an API without a CRD is asked for it.
@@ -85,10 +84,7 @@ fn refusal(error: &watcher::Error) -> Option<&Status> {
 }
 
 /// Watches one kind. Ends when the receiver is dropped; cancel-safe.
-pub(super) async fn watch<T>(client: Client, changes: Changes)
-where
-    T: Kind + Into<Object> + DeserializeOwned + Clone + Debug + Send + Sync + 'static,
-{
+pub(super) async fn watch<T: Kind + Into<Object>>(client: Client, changes: Changes) {
     let (mut pause, mut streaming) = (PAUSE_MIN, true);
     loop {
         let mut attempt = Attempt { changes: &changes, kind: T::KIND, listing: None, listed: false };
@@ -103,7 +99,7 @@ where
                 streaming = false;
                 continue;
             }
-            Failure::Unknown if may_be_absent::<T>() => match unknown::<T>(&client).await {
+            Failure::Unknown if T::DEFINED != Defined::BuiltIn => match unknown::<T>(&client).await {
                 Ok(true) => {
                     if changes.send((T::KIND, Change::Absent)).await.is_err() {
                         return;
@@ -128,11 +124,6 @@ where
     }
 }
 
-/// Whether an API may lack the kind: it is described by a CRD, or newer than the oldest API that we run on.
-fn may_be_absent<T: Kind>() -> bool {
-    !built_in::<T>() || T::KIND == ServiceCidr::KIND
-}
-
 /// Whether the API's own list of kinds says that it has none of this name.
 async fn unknown<T: Kind>(client: &Client) -> Result<bool, CallError> {
     let version = format!("{}/{}", T::GROUP, T::VERSION);
@@ -154,10 +145,7 @@ struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    async fn follow<T>(&mut self, client: Client, streaming: bool) -> Failure
-    where
-        T: Kind + Into<Object> + DeserializeOwned + Clone + Debug + Send + Sync + 'static,
-    {
+    async fn follow<T: Kind + Into<Object>>(&mut self, client: Client, streaming: bool) -> Failure {
         let config = if streaming { watching().streaming_lists() } else { watching().page_size(PAGE) };
         let mut events = std::pin::pin!(watcher(Api::<Watched<T>>::all(client), config));
         while let Some(event) = events.next().await {

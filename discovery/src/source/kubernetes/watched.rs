@@ -5,10 +5,10 @@
 
 use crate::{
     index::Key,
-    objects::{IS_NULL, Kind, Metadata, Object, routes::ParentRef},
+    objects::{IS_NULL, Kind, Metadata, Object, Unreadable, kind::Defined},
 };
 use kube::{Resource, api::ObjectMeta, core::DynamicResourceScope};
-use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _};
+use serde::de::{Deserialize, Deserializer, Error as _};
 use std::borrow::Cow;
 
 /// An object of a kind, or why it cannot be read.
@@ -17,18 +17,6 @@ pub(super) struct Watched<T> {
     pub(super) read: Result<T, Box<Unreadable>>,
     /// Only the resource version, which the watcher goes on from.
     meta: ObjectMeta,
-}
-
-/// An object that is there, but says what we do not understand.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Unreadable {
-    pub metadata: Metadata,
-    /// Which field, and what is the matter with it.
-    pub problem: String,
-    /// What is said of it.
-    pub status: serde_json::Value,
-    /// Of a route: the parents that can be read.
-    pub parents: Vec<ParentRef>,
 }
 
 impl<T: Kind + Into<Object>> Watched<T> {
@@ -47,23 +35,13 @@ impl<T: Kind + Into<Object>> Watched<T> {
     }
 }
 
-/// Whether the API server itself knows the kind, and checks its objects.
-pub(super) fn built_in<T: Kind>() -> bool {
-    matches!(T::GROUP, "" | "discovery.k8s.io")
-}
-
-/// Whether we say what became of the kind's objects.
-fn has_status<T: Kind>() -> bool {
-    T::is_ours() || T::PLURAL.ends_with("routes")
-}
-
 impl<T: Kind> Watched<T> {
     fn of(mut object: T) -> Self {
         object.trim();
         let metadata = object.metadata_mut();
         let mut meta = ObjectMeta { resource_version: metadata.resource_version.take(), ..ObjectMeta::default() };
         // A write of a status must name the version that was read.
-        if has_status::<T>() {
+        if T::STATUS.is_some() {
             metadata.resource_version.clone_from(&meta.resource_version);
         }
         meta.name = Some(metadata.name.clone());
@@ -71,9 +49,9 @@ impl<T: Kind> Watched<T> {
     }
 }
 
-impl<'de, T: Kind + DeserializeOwned> Deserialize<'de> for Watched<T> {
+impl<'de, T: Kind> Deserialize<'de> for Watched<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        if built_in::<T>() {
+        if T::DEFINED == Defined::BuiltIn {
             return T::deserialize(deserializer).map(Self::of);
         }
         let mut value = serde_json::Value::deserialize(deserializer)?;
@@ -90,10 +68,8 @@ impl<'de, T: Kind + DeserializeOwned> Deserialize<'de> for Watched<T> {
         let metadata = Metadata::deserialize(metadata).map_err(D::Error::custom)?;
         let resource_version = metadata.resource_version.clone();
         let meta = ObjectMeta { resource_version, name: Some(metadata.name.clone()), ..ObjectMeta::default() };
-        let parents = value["spec"]["parentRefs"].as_array().into_iter().flatten();
-        let parents = parents.filter_map(|parent| ParentRef::deserialize(parent).ok()).collect();
-        let status = value["status"].clone();
-        Ok(Self { read: Err(Box::new(Unreadable { metadata, problem, status, parents })), meta })
+        let (spec, status) = (value["spec"].clone(), value["status"].clone());
+        Ok(Self { read: Err(Box::new(Unreadable { metadata, problem, spec, status })), meta })
     }
 }
 
@@ -144,9 +120,8 @@ impl<T: Kind> Resource for Watched<T> {
         T::PLURAL.into()
     }
 
-    /// Of namespaces nothing but the metadata is asked for.
     fn metadata_api() -> bool {
-        T::KIND == "Namespace"
+        T::METADATA_ALONE
     }
 
     fn meta(&self) -> &ObjectMeta {
@@ -210,7 +185,9 @@ mod tests {
             "parentRefs":[{"name":"api","kind":"Service","group":""},{"name":1}]},"status":{"parents":[{"x":"y"}]}}"#;
         let unreadable = serde_json::from_str::<Watched<HttpRoute>>(json).unwrap().read.unwrap_err();
         assert!(unreadable.problem.starts_with("spec.parentRefs[1].name: invalid type"), "{}", unreadable.problem);
-        assert_eq!((unreadable.parents.len(), unreadable.parents[0].name.as_str()), (1, "api"));
+        let closed = HttpRoute::stand_in(&unreadable).unwrap();
+        let parents: Vec<&str> = closed.spec.parent_refs.iter().map(|parent| parent.name.as_str()).collect();
+        assert_eq!(parents, ["api"]);
         assert_eq!(unreadable.status["parents"][0]["x"], "y");
     }
 

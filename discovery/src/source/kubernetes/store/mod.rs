@@ -6,26 +6,19 @@
 #[cfg(test)]
 mod tests;
 
-use super::watched::Unreadable;
 use crate::{
     index::{self, Key},
-    objects::{
-        Kind, Object, Unknown,
-        core::ServiceCidr,
-        policy::{
-            AuthorizationPolicy, AuthorizationSpec, BackendPolicy, MeshTlsPolicy, MeshTlsSpec, Mode, PolicyAction,
-            PolicyRule, PolicyStatus,
-        },
-        routes::{self, GrpcRoute, GrpcRule, HttpRoute, HttpRule, Route, RouteSpec, RouteStatus},
-    },
+    objects::{Metadata, Object, Unreadable, kind::Defined, registry::kinds},
 };
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The most objects of all kinds together.
 pub(super) const OBJECTS_MAX: usize = 200_000;
-/// Kinds without which the picture is whole: an installation may lack the right to read them. Any other trouble with them is as
+/// Whether the picture is whole without a kind: an installation may lack the right to read it. Any other trouble with it is as
 /// with the others: without the ranges of Services, proxies would take their addresses for outside.
-const OPTIONAL: [&str; 1] = [ServiceCidr::KIND];
+fn is_optional(kind: &str) -> bool {
+    kinds().any(|known| known.kind == kind && known.defined == Defined::Later)
+}
 
 /// An object that is there, readable or not.
 pub(super) type Entry = Result<Object, Box<Unreadable>>;
@@ -119,7 +112,7 @@ impl Store {
             Change::Forbidden(why) => {
                 held.trouble = Some(why);
                 // The first snapshot may have waited for this alone.
-                !std::mem::replace(&mut held.forbidden, true) && OPTIONAL.contains(&kind)
+                !std::mem::replace(&mut held.forbidden, true) && is_optional(kind)
             }
         }
     }
@@ -131,7 +124,7 @@ impl Store {
 
     /// Of what kinds not everything is known yet, and why.
     pub(super) fn missing(&self) -> Vec<String> {
-        let optional = |kind: &str, held: &Held| held.forbidden && OPTIONAL.contains(&kind);
+        let optional = |kind: &str, held: &Held| held.forbidden && is_optional(kind);
         let missing = self.kinds.iter().filter(|(kind, held)| !held.listed && !optional(kind, held));
         missing.map(|(kind, held)| format!("{kind}: {}", held.trouble.as_deref().unwrap_or("not listed yet"))).collect()
     }
@@ -164,7 +157,7 @@ impl Store {
 
 impl Held {
     fn apply(&mut self, kind: &str, entry: Entry) -> Applied {
-        let key = |metadata: &crate::objects::Metadata| (metadata.namespace.clone(), metadata.name.clone());
+        let key = |metadata: &Metadata| (metadata.namespace.clone(), metadata.name.clone());
         match entry {
             Ok(object) => {
                 let key = key(object.metadata());
@@ -177,8 +170,8 @@ impl Held {
                 self.unreadable.insert(key.clone(), unreadable.problem.clone());
                 let last = self.objects.get(&key).filter(|_| !self.stand_ins.contains(&key));
                 let instead = match last {
-                    Some(last) => last.unreadable(&unreadable.metadata, &unreadable.status, &unreadable.problem),
-                    None => stand_in(kind, &unreadable),
+                    Some(last) => last.kept(&unreadable),
+                    None => Object::stand_in(kind, &unreadable),
                 };
                 let Some(instead) = instead else { return Applied::Same };
                 if last.is_none() {
@@ -206,46 +199,5 @@ impl Held {
         self.trouble = None;
         self.forbidden = false;
         !std::mem::replace(&mut self.listed, true) || untold.len() > before
-    }
-}
-
-/// What holds in place of an object that cannot be read, and never could be: a policy denies, in its whole
-/// namespace; a route answers 500 in the place of its parents.
-fn stand_in(kind: &str, unreadable: &Unreadable) -> Option<Object> {
-    let (metadata, unknown) = (unreadable.metadata.clone(), Unknown::default());
-    let status = PolicyStatus::of(&unreadable.status);
-    let (target_refs, selector) = (Vec::new(), None);
-    let why = |holds: &str| Some(format!("{}; {holds}", unreadable.problem));
-    match kind {
-        AuthorizationPolicy::KIND => {
-            // Another policy may allow what this one meant to deny, so that to allow nothing is not enough.
-            let everything = PolicyRule { from: Some(Vec::new()), to: Some(Vec::new()), ..PolicyRule::default() };
-            let (action, rules) = (PolicyAction::Deny, vec![everything]);
-            let spec = AuthorizationSpec { target_refs, selector, action, rules, unknown };
-            let unreadable = why("it denies everything in its namespace");
-            Some(AuthorizationPolicy { metadata, spec, status, unreadable }.into())
-        }
-        MeshTlsPolicy::KIND => {
-            let spec = MeshTlsSpec { target_refs, mode: Mode::Strict, unknown };
-            let unreadable = why("its namespace takes no plaintext");
-            Some(MeshTlsPolicy { metadata, spec, status, unreadable }.into())
-        }
-        BackendPolicy::KIND => {
-            let unreadable = why("it holds for nothing");
-            Some(BackendPolicy { metadata, spec: Default::default(), status, unreadable }.into())
-        }
-        HttpRoute::KIND => Some(closed_route::<HttpRule>(unreadable).into()),
-        GrpcRoute::KIND => Some(closed_route::<GrpcRule>(unreadable).into()),
-        _ => None,
-    }
-}
-
-fn closed_route<R>(unreadable: &Unreadable) -> Route<R> {
-    let parent_refs = unreadable.parents.clone();
-    Route {
-        metadata: unreadable.metadata.clone(),
-        spec: RouteSpec { parent_refs, hostnames: Vec::new(), rules: Vec::new(), unknown: Unknown::default() },
-        status: RouteStatus::of(&unreadable.status),
-        unreadable: Some(routes::Unreadable::Closed(unreadable.problem.clone())),
     }
 }

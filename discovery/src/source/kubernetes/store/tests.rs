@@ -1,7 +1,12 @@
 use super::*;
 use crate::{
     index::{Mesh, tests::Snapshot},
-    objects::{Metadata, core::Service},
+    objects::{
+        Kind, Metadata,
+        core::{Service, ServiceCidr},
+        policy::{AuthorizationPolicy, MeshTlsPolicy, PolicyAction},
+        routes::{GrpcRoute, HttpRoute},
+    },
     source::parse::parse,
 };
 use remora_model::{Action, AuthorizationRule, BackendRefState};
@@ -28,11 +33,9 @@ fn unreadable_at(name: &str, version: &str) -> Change {
         resource_version: Some(version.to_owned()),
         ..Metadata::default()
     };
-    let parent = "{ group: '', kind: Service, name: api }";
-    let Object::HttpRoute(route) = object(&route(parent)) else { panic!("a route") };
     let status = serde_json::json!({ "conditions": [version], "parents": [version] });
-    let parents = route.spec.parent_refs.clone();
-    Change::Applied(Err(Box::new(Unreadable { metadata, problem: "spec: new".to_owned(), status, parents })))
+    let spec = serde_json::json!({ "parentRefs": [{ "group": "", "kind": "Service", "name": "api" }] });
+    Change::Applied(Err(Box::new(Unreadable { metadata, problem: "spec: new".to_owned(), spec, status })))
 }
 
 fn route(parent: &str) -> String {
