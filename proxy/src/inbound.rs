@@ -115,8 +115,10 @@ async fn mesh(world: Rc<World>, client: Prefixed<TcpStream>, from: SocketAddr, t
     };
     let trust = Some(Rc::new(terminated.trust));
     let caller = Visit { goodbye, trust, ..visit(&world, port, from, to, Some(terminated.peer)) };
-    if terminated.alpn == Alpn::MeshHttp {
-        return Box::pin(serve_requests(world, stream, Wire::Http2, true, caller)).await;
+    match terminated.alpn {
+        Alpn::MeshHttp => return Box::pin(serve_requests(world, stream, Wire::Http2, true, caller)).await,
+        Alpn::MeshHttp1 => return Box::pin(serve_requests(world, stream, Wire::Http1, false, caller)).await,
+        Alpn::MeshTcp | Alpn::Grpc => {}
     }
     // The peer has waited for its client already.
     let wait = wait(&world, &caller, Duration::ZERO, Duration::ZERO);

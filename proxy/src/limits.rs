@@ -396,6 +396,9 @@ pub(crate) const PROXY_HEADER_BYTES_MAX: usize = 256;
 /// How often the kernel is asked whether the client of an HTTP/1 request under way has reset its connection.
 pub(crate) const ABANDONED_LOOK: Duration = Duration::from_secs(1);
 
+/// How long an HTTP/2 server has to say that it takes extended CONNECT, which it says first of all or never (RFC 8441 §3).
+pub(crate) const SETTINGS_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// PING to clients of an HTTP/2 listener, so that one that vanished does not hold its streams.
 pub(crate) const SERVER_KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// See [`SERVER_KEEP_ALIVE_INTERVAL`].

@@ -11,7 +11,7 @@ use crate::{
 use remora_model::Protocol;
 
 /// What other proxies offer in their ClientHello.
-const MESH: [Alpn; 2] = [Alpn::MeshHttp, Alpn::MeshTcp];
+const MESH: [Alpn; 3] = [Alpn::MeshHttp, Alpn::MeshHttp1, Alpn::MeshTcp];
 
 /// What the bytes so far are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

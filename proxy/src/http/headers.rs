@@ -18,6 +18,8 @@ pub(crate) const ERROR: HeaderName = HeaderName::from_static("x-remora-error");
 pub(crate) const RESTORE: HeaderName = HeaderName::from_static("x-remora-http");
 /// Between proxies: which of the sender's HTTP/2 clients asks, as a number.
 pub(crate) const CALLER: HeaderName = HeaderName::from_static("x-remora-caller");
+/// Between proxies: the scheme of an upgrade that its client wrote as extended CONNECT ([`super::extended`]).
+pub(crate) const EXTENDED: HeaderName = HeaderName::from_static("x-remora-extended-connect");
 
 /// Between proxies: what an answer of 426 offers to upgrade to (RFC 9110 §15.5.22), which is a field of one hop.
 pub(crate) const OFFERS: HeaderName = HeaderName::from_static("x-remora-upgrade");

@@ -4,6 +4,7 @@
 pub(crate) mod answer;
 pub(crate) mod body;
 pub(crate) mod exchange;
+pub(crate) mod extended;
 pub(crate) mod destination;
 mod filter;
 pub(crate) mod form;

@@ -3,6 +3,7 @@
 use super::{
     Wire,
     body::response::ResponseBody,
+    extended,
     guard::Guarded,
     headers, respond,
     share::Share,
@@ -176,16 +177,24 @@ where
     R: Answering,
 {
     // Over HTTP/1 the library does it.
-    let service = service_fn(move |request: Request<Incoming>| {
-        let head = request.method() == Method::HEAD;
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        let (head, extended) = (request.method() == Method::HEAD, extended::arrive(&mut request));
         handle(request).map(move |Ok(it)| match it.extensions().get() {
             // The library resets the stream with it.
             Some(respond::Unprocessed) if !share.mesh => Err(h2::Error::from(h2::Reason::REFUSED_STREAM)),
             _ if head => Ok(it.map(ResponseBody::of_head)),
+            _ if extended => {
+                let leaves = upgrade::leaves(&it);
+                Ok(extended::answer(it, leaves))
+            }
             _ => Ok(it),
         })
     });
-    let connection = conn::http2::Builder::new(LocalExec(world.resources.tasks.clone()))
+    let mut builder = conn::http2::Builder::new(LocalExec(world.resources.tasks.clone()));
+    if !share.mesh {
+        builder.enable_connect_protocol();
+    }
+    let connection = builder
         .timer(Timer)
         .max_concurrent_streams(share.streams)
         .initial_stream_window_size(share.window)

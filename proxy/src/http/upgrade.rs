@@ -6,6 +6,7 @@ use super::{
     answer::{self, Allowance, BadAnswer, Frugal},
     body::{request::RequestBody, response::ResponseBody},
     exchange::Exchange,
+    extended::{self, Extended},
     form::Form,
     headers, respond,
 };
@@ -50,6 +51,8 @@ pub(crate) struct Offer {
     asked: Asked,
     /// The protocols that an upgrade offers; a CONNECT offers none.
     protocols: Vec<Box<[u8]>>,
+    /// Whether its client wrote it as extended CONNECT.
+    extended: Option<Extended>,
 }
 
 /// Marks an answer after which the client's connection is no longer HTTP. Made here only, when that is so.
@@ -102,7 +105,8 @@ pub(crate) fn take<B>(request: &mut Request<B>) -> Option<(Rc<Offer>, End)> {
     let asked = Asked { method: request.method().clone(), path: request.uri().path().into() };
     let connect = asked.method == Method::CONNECT;
     let protocols = headers::offers(request.headers()).filter(|_| !connect).map(Into::into).collect();
-    Some((Rc::new(Offer { asked, protocols }), End::of_client(request)))
+    let extended = request.extensions_mut().remove();
+    Some((Rc::new(Offer { asked, protocols, extended }), End::of_client(request)))
 }
 
 impl Offer {
@@ -211,29 +215,25 @@ pub(crate) async fn send(
     upstream: &Upstream,
     permit: &Permit,
     offer: &Offer,
-    request: Request<RequestBody>,
+    mut request: Request<RequestBody>,
 ) -> Result<Answer, Failed> {
-    let stream = match upstream.bytes(permit).await {
+    let stream = match upstream.upgradable(permit).await {
         Ok(stream) => stream,
         Err(error) => {
             log(upstream, &error);
             return Err(Failed::unsent(error.reason(), request));
         }
     };
-    let allowance = Allowance::default();
-    allowance.head(request.body().holder());
-    let breaker = Breaker::default();
-    let stream = TokioIo::new(Frugal::new(Breakable::new(stream, breaker.clone()), allowance.clone()));
-    let handshake = http1::Builder::new().max_headers(limits::HEADER_COUNT_MAX).handshake(stream).await;
-    let Ok((mut sender, connection)) = handshake else { return Err(Failed::unsent(Reason::UpstreamReset, request)) };
-    tasks.spawn(async move { drop(connection.with_upgrades().await) });
     let sent = Some(Instant::now());
-    let mut response = sender.try_send_request(request).await.map_err(|mut error: TrySendError<_>| {
-        tracing::debug!(error = %error.error(), "a request that may leave HTTP failed");
-        let unsent = error.take_message().map(Box::new);
-        Failed { unsent, ..Failed::new(endpoint::reason(error.error())) }
-    })?;
-    allowance.body();
+    let (mut response, breaker) = match &offer.extended {
+        Some(extended) if upstream.endpoint.identity.is_none() => {
+            (extended::send(tasks, stream, extended, request).await?, Breaker::default())
+        }
+        extended => {
+            request.headers_mut().extend(extended.as_ref().map(|extended| (headers::EXTENDED, extended.value())));
+            over_http1(tasks, stream, request).await?
+        }
+    };
     if let Err(error) = offer.check(&mut response) {
         remora_runtime::limited!(info, address = %upstream.endpoint.address, %error, "answer refused");
         return Err(Failed::new(Reason::UpstreamReset));
@@ -244,7 +244,29 @@ pub(crate) async fn send(
     if offer.is_taken(&response) {
         response.extensions_mut().insert(breaker);
     }
-    Ok(Answer { response: response.map(AnswerBody::from), lease: None, sent })
+    Ok(Answer { response, lease: None, sent })
+}
+
+/// The answer to `request`, which is the first and may be the last on `stream`, and what breaks that off.
+async fn over_http1(
+    tasks: &Tasks,
+    stream: ByteStream,
+    request: Request<RequestBody>,
+) -> Result<(Response<AnswerBody>, Breaker), Failed> {
+    let allowance = Allowance::default();
+    allowance.head(request.body().holder());
+    let breaker = Breaker::default();
+    let stream = TokioIo::new(Frugal::new(Breakable::new(stream, breaker.clone()), allowance.clone()));
+    let handshake = http1::Builder::new().max_headers(limits::HEADER_COUNT_MAX).handshake(stream).await;
+    let Ok((mut sender, connection)) = handshake else { return Err(Failed::unsent(Reason::UpstreamReset, request)) };
+    tasks.spawn(async move { drop(connection.with_upgrades().await) });
+    let response = sender.try_send_request(request).await.map_err(|mut error: TrySendError<_>| {
+        tracing::debug!(error = %error.error(), "a request that may leave HTTP failed");
+        let unsent = error.take_message().map(Box::new);
+        Failed { unsent, ..Failed::new(endpoint::reason(error.error())) }
+    })?;
+    allowance.body();
+    Ok((response.map(AnswerBody::from), breaker))
 }
 
 /// A byte connection to an endpoint of `pool`, with the permit to use it; endpoints that cannot be reached are passed over,

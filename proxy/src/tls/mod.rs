@@ -224,7 +224,7 @@ impl Store {
         let handshake = self.gate.outbound(TlsConnector::from(config).connect(server_name(), stream));
         let (reason, error) = match timeout(limits::HANDSHAKE_TIMEOUT, handshake).await {
             Ok(Ok(mut stream)) => match stream.get_ref().1.alpn_protocol().and_then(Alpn::from_bytes) {
-                Some(agreed) if agreed == alpn => {
+                Some(agreed) if offered(alpn).contains(&agreed) => {
                     stream.get_mut().1.set_buffer_limit(Some(buffer_limit(alpn)));
                     let peer = peer(stream.get_ref().1);
                     return Ok(Dated::new(stream, span(&credentials, peer.as_ref(), alpn), outlived));
@@ -257,7 +257,7 @@ impl Store {
         if let Some(config) = self.seen.borrow().clients.get(&key) {
             return Ok(config.clone());
         }
-        let config = client_config(credentials, expected, &[alpn]).map_err(|_| ConnectError::NoCertificate)?;
+        let config = client_config(credentials, expected, offered(alpn)).map_err(|_| ConnectError::NoCertificate)?;
         let clients = &mut self.seen.borrow_mut().clients;
         if clients.len() >= CONFIGS_MAX {
             clients.clear();
@@ -311,16 +311,30 @@ impl Store {
         if let Some(config) = &self.seen.borrow().server {
             return Some(config.clone());
         }
-        let config = server_config(credentials, &[Alpn::MeshHttp, Alpn::MeshTcp]).ok()?;
+        let config = server_config(credentials, &[Alpn::MeshHttp, Alpn::MeshHttp1, Alpn::MeshTcp]).ok()?;
         self.seen.borrow_mut().server = Some(config.clone());
         Some(config)
+    }
+}
+
+/// What a peer is offered for `alpn`. Of one that does not know HTTP/1 by name the first bytes tell.
+const fn offered(alpn: Alpn) -> &'static [Alpn] {
+    match alpn {
+        Alpn::MeshHttp => &[Alpn::MeshHttp],
+        Alpn::MeshHttp1 => &[Alpn::MeshHttp1, Alpn::MeshTcp],
+        Alpn::MeshTcp => &[Alpn::MeshTcp],
+        Alpn::Grpc => &[Alpn::Grpc],
     }
 }
 
 /// What may wait for the socket in the form of ciphertext: the library's own bound; or the least, where a relay asks for more
 /// as its share allows ([`Abort::queue_at_most`]).
 fn buffer_limit(alpn: Alpn) -> usize {
-    if alpn == Alpn::MeshTcp { limits::RELAY_BYTES_MIN + limits::TLS_OVERHEAD_BYTES } else { 64 * 1024 }
+    if matches!(alpn, Alpn::MeshTcp | Alpn::MeshHttp1) {
+        limits::RELAY_BYTES_MIN + limits::TLS_OVERHEAD_BYTES
+    } else {
+        64 * 1024
+    }
 }
 
 /// How long a connection made now may be used.

@@ -26,6 +26,8 @@ pub struct TlsError(#[source] pub(super) rustls::Error);
 pub enum Alpn {
     /// HTTP between proxies, as HTTP/2: `remora/h2`.
     MeshHttp,
+    /// One request between proxies that may leave HTTP, as HTTP/1.1: `remora/http1`.
+    MeshHttp1,
     /// Bytes between proxies: `remora/tcp`.
     MeshTcp,
     /// gRPC to the control plane: `h2`.
@@ -38,6 +40,7 @@ impl Alpn {
     pub fn as_bytes(self) -> &'static [u8] {
         match self {
             Self::MeshHttp => b"remora/h2",
+            Self::MeshHttp1 => b"remora/http1",
             Self::MeshTcp => b"remora/tcp",
             Self::Grpc => b"h2",
         }
@@ -46,7 +49,7 @@ impl Alpn {
     /// The protocol with this name, if it is one of ours.
     #[must_use]
     pub fn from_bytes(name: &[u8]) -> Option<Self> {
-        [Self::MeshHttp, Self::MeshTcp, Self::Grpc].into_iter().find(|alpn| alpn.as_bytes() == name)
+        [Self::MeshHttp, Self::MeshHttp1, Self::MeshTcp, Self::Grpc].into_iter().find(|alpn| alpn.as_bytes() == name)
     }
 }
 

@@ -335,7 +335,17 @@ impl Upstream {
 
     /// Bytes to the endpoint, through its proxy if it has one.
     pub(crate) async fn bytes(&self, permit: &Permit) -> Result<ByteStream, ConnectError> {
-        match self.mesh(permit, tls::Alpn::MeshTcp).await? {
+        self.stream(permit, tls::Alpn::MeshTcp).await
+    }
+
+    /// A connection for one request that may leave HTTP, through its proxy if it has one: which need not wait to see what it is, nor ask
+    /// the server whether it speaks first.
+    pub(crate) async fn upgradable(&self, permit: &Permit) -> Result<ByteStream, ConnectError> {
+        self.stream(permit, tls::Alpn::MeshHttp1).await
+    }
+
+    async fn stream(&self, permit: &Permit, alpn: tls::Alpn) -> Result<ByteStream, ConnectError> {
+        match self.mesh(permit, alpn).await? {
             Some(stream) => Ok(ByteStream::Mesh(Box::new(stream))),
             None => Ok(ByteStream::Plain(connect::tcp(permit, self.endpoint.address, self.connect_timeout).await?)),
         }

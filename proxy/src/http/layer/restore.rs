@@ -1,13 +1,15 @@
 //! Reads what the peer's proxy says of how a request came to it, and takes off all fields that only proxies may write.
 //!
 //! Stands outside of everything that looks at the request: nothing behind it sees a field that a client made up. Proxies add fields
-//! to requests over HTTP/2 only; a request over HTTP/1 came through a tunnel, as its client wrote it.
+//! to requests over HTTP/2; a request over HTTP/1 came on a connection of its own, as its client wrote it, or with a word that it was an extended
+//! CONNECT.
 
 use super::always_ready;
 use crate::{
     backend::endpoint::Callers,
     http::{
         Wire,
+        extended::Extended,
         form::Form,
         grpc, headers,
         request::{ClientConnection, Restored, Way},
@@ -67,8 +69,12 @@ where
                 None => Way::Same { caller: Callers::number(fields.get(headers::CALLER)) },
             },
         };
+        let extended = fields.remove(headers::EXTENDED).filter(|_| self.client.mesh && self.client.wire == Wire::Http1);
         headers::strip_reserved(fields);
         let grpc = grpc::is_grpc(fields);
+        if let Some(extended) = extended {
+            request.extensions_mut().insert(Extended::read(&extended));
+        }
         self.inner.call(Restored { request, started, grpc, client: self.client.clone(), way })
     }
 }
@@ -94,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_proxies_add_is_believed_of_a_proxy_over_http2_alone() {
+    fn what_proxies_add_is_believed_of_a_proxy_on_the_wire_on_which_it_is_added() {
         let fields = [("x-remora-http", "1.0"), ("x-remora-caller", "3"), ("x_remora_client_id", "x"), ("x-kept", "1")];
         for (wire, mesh, proto, restored) in [
             (Wire::Http2, true, Proto::Http1, true),
@@ -108,6 +114,17 @@ mod tests {
                 Way::Changed(form) => assert!(restored && form.version() == Version::HTTP_10),
                 Way::Same { caller } => assert!(!restored && caller == 0, "{wire:?} {mesh}"),
             }
+        }
+        for (wire, mesh, believed) in
+            [(Wire::Http1, true, true), (Wire::Http1, false, false), (Wire::Http2, true, false)]
+        {
+            let client = Rc::new(ClientConnection::of_peer(wire, mesh, 1024));
+            let inner = service_fn(|restored: Restored<RequestBody>| ready(Ok::<_, Infallible>(restored)));
+            let request = Request::get("/chat").header("x-remora-extended-connect", "https");
+            let request = request.body(RequestBody::Empty).unwrap();
+            let Ok(restored) = RestoreLayer::of(&client).layer(inner).call(request).now_or_never().unwrap();
+            assert_eq!(restored.request.extensions().get::<Extended>().is_some(), believed, "{wire:?} {mesh}");
+            assert!(restored.request.headers().is_empty());
         }
         let (_, way, _) = came(Wire::Http2, true, &fields[1..]);
         assert_eq!(way, Way::Same { caller: 3 });
