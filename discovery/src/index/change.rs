@@ -22,7 +22,7 @@ impl Taking<'_> {
         let id = ObjectId::of(&object);
         let same_place = |other: &Object| other.metadata().origin == object.metadata().origin;
         let current = kinds::counts(self.facts, &id);
-        let mut copies = self.facts.copies.remove(&id).unwrap_or_else(|| current.into_iter().collect());
+        let mut copies = self.facts.copies.remove(&id).unwrap_or_else(|| current.clone().into_iter().collect());
         copies.retain(|copy| !same_place(copy));
         if put {
             copies.push(object);
@@ -40,7 +40,11 @@ impl Taking<'_> {
             self.facts.copies.insert(id.clone(), copies);
         }
         told.extend(counts.as_ref().map_or_else(Vec::new, |object| kinds::problems(object, self.facts)));
-        kinds::set(&mut self, id.clone(), counts);
+        let same = |now: &Object| current.as_ref().is_some_and(|before| before.means_the_same(now));
+        match counts {
+            Some(now) if same(&now) => kinds::resay(&mut self, id.clone(), now),
+            counts => kinds::set(&mut self, id.clone(), counts),
+        }
         (id, told)
     }
 }

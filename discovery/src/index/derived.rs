@@ -5,9 +5,9 @@ use super::{
     attached::{Kind, Rank},
     status::Judgement,
 };
-use crate::objects::policy::Selector;
+use crate::objects::policy::{BackendPolicy, Selector};
 use ipnet::IpNet;
-use remora_model::{AuthorizationRule, Backend, BackendId, RouteMatch, Rule};
+use remora_model::{Action, AuthorizationRule, Backend, BackendId, RouteMatch, Rule};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -64,27 +64,57 @@ pub(super) struct Side {
     pub(super) parents: Vec<(usize, Result<Named, String>)>,
 }
 
-/// What a policy is attached to.
+/// Where a policy is attached.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Place {
-    /// The whole mesh: of MeshTLSPolicies alone.
     Mesh,
     Namespace(String),
     Service(Key),
+    /// Of a Service.
+    Port(BackendId),
     Pod(Key),
+}
+
+/// How specific that is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Level {
+    Mesh,
+    Namespace,
+    /// A Service, a pod, pods with labels.
+    Workload,
+    /// Of a Service.
+    Port,
+}
+
+/// What of a policy holds at a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Hold {
+    /// What it says.
+    Said,
+    /// What it forbids, and nothing that it allows.
+    Closed,
 }
 
 /// A policy, read.
 #[derive(Debug, PartialEq)]
-pub(super) enum Read {
-    Authorization(Authorization),
-    MeshTls { strict: bool },
+pub(super) struct ReadPolicy {
+    pub(super) places: BTreeMap<Place, Hold>,
+    /// The pods for which it holds, of those at its places; without one, all.
+    pub(super) selector: Option<Selector>,
+    pub(super) says: Says,
 }
 
-/// An AuthorizationPolicy, read.
+/// What a policy says.
+#[derive(Debug, PartialEq)]
+pub(super) enum Says {
+    Authorization(Authorization),
+    MeshTls { strict: bool },
+    Backend(Arc<BackendPolicy>),
+}
+
+/// What an AuthorizationPolicy says.
 #[derive(Debug, PartialEq)]
 pub(super) struct Authorization {
-    pub(super) selector: Option<Selector>,
-    pub(super) allows: bool,
+    pub(super) action: Action,
     pub(super) rules: Vec<AuthorizationRule>,
 }

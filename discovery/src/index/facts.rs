@@ -3,13 +3,12 @@
 use super::{
     Key, Mesh, ObjectId,
     attached::Ruled,
-    derived::{Place, Ranges, Read, ReadRoute, Served},
+    derived::{Place, Ranges, ReadPolicy, ReadRoute, Served},
     tables::{Relation, Table},
 };
 use crate::objects::{
     Object,
     core::{EndpointSlice, Namespace, Pod, Service},
-    policy::BackendPolicy,
     routes::ReferenceGrant,
 };
 use ipnet::IpNet;
@@ -40,9 +39,8 @@ pub(crate) struct Facts {
     pub(super) grants: Table<Key, Arc<ReferenceGrant>>,
     /// HTTPRoutes and GRPCRoutes.
     pub(super) routes: Table<ObjectId, Object>,
-    /// AuthorizationPolicies and MeshTLSPolicies.
+    /// Policies of all kinds.
     pub(super) policies: Table<ObjectId, Object>,
-    pub(super) backend_policies: Table<Key, Arc<BackendPolicy>>,
     /// Nodes and ServiceCIDRs, which name ranges of addresses.
     pub(super) ranged: BTreeMap<ObjectId, Object>,
     pub(super) ranges: Table<(), Ranges>,
@@ -62,10 +60,9 @@ pub(crate) struct Facts {
     pub(super) node_ips: Relation<IpAddr, Key>,
     /// Services by the first label that they select by, so that a pod is held against few of them.
     pub(super) by_label: HashMap<Label, BTreeSet<Key>>,
-    /// The pods that a Service selects; its EndpointSlices; its BackendPolicies.
+    /// The pods that a Service selects; its EndpointSlices.
     pub(super) selected: Relation<Key, Key>,
     pub(super) slices_of: Relation<Key, Key>,
-    pub(super) settings_of: Relation<Key, Key>,
     pub(super) grants_in: Relation<String, Key>,
     // ----
     /// What each Service leads to, which the next five are made of.
@@ -83,11 +80,11 @@ pub(crate) struct Facts {
     /// The routes that name a Service port.
     pub(super) routes_at: Relation<BackendId, ObjectId>,
     pub(super) ruled: Table<BackendId, Arc<Ruled>>,
-    pub(super) read_policies: Table<ObjectId, Arc<Read>>,
-    /// What each policy is attached to, and the other way round; and the policies of a namespace.
-    pub(super) places_of: BTreeMap<ObjectId, BTreeSet<Place>>,
-    pub(super) policies_on: Relation<Place, ObjectId>,
-    pub(super) policies_in: Relation<String, ObjectId>,
+    pub(super) read_policies: Table<ObjectId, Arc<ReadPolicy>>,
+    /// The policies of a kind at a place; those in a namespace; all.
+    pub(super) policies_on: Relation<(&'static str, Place), ObjectId>,
+    pub(super) policies_in: Relation<(&'static str, String), ObjectId>,
+    pub(super) policies_of: Relation<&'static str, ObjectId>,
     pub(super) told_networks: Table<(), Arc<[IpNet]>>,
 }
 
@@ -105,7 +102,6 @@ impl Facts {
             grants: Table::new("grants"),
             routes: Table::new("routes"),
             policies: Table::new("policies"),
-            backend_policies: Table::new("backend_policies"),
             ranged: BTreeMap::new(),
             ranges: Table::new("ranges"),
             strays: BTreeSet::new(),
@@ -120,7 +116,6 @@ impl Facts {
             by_label: HashMap::new(),
             selected: Relation::new("selected"),
             slices_of: Relation::new("slices_of"),
-            settings_of: Relation::new("settings_of"),
             grants_in: Relation::new("grants_in"),
             led: BTreeMap::new(),
             backends: Table::new("backends"),
@@ -132,9 +127,9 @@ impl Facts {
             routes_at: Relation::new("routes_at"),
             ruled: Table::new("ruled"),
             read_policies: Table::new("read_policies"),
-            places_of: BTreeMap::new(),
             policies_on: Relation::new("policies_on"),
             policies_in: Relation::new("policies_in"),
+            policies_of: Relation::new("policies_of"),
             told_networks: Table::new("told_networks"),
         }
     }

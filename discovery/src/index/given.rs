@@ -11,9 +11,8 @@ use super::{
     pods, values,
 };
 use crate::objects::{
-    Kind as _, Object,
+    Object,
     core::{EndpointSlice, Pod, SERVICE_NAME, Service},
-    policy::{BackendPolicy, TargetKind},
     routes::ReferenceGrant,
 };
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
@@ -121,23 +120,15 @@ impl Taking<'_> {
         self.facts.grants.put(key, grant);
     }
 
-    pub(super) fn backend_policy(&mut self, key: Key, policy: Option<Arc<BackendPolicy>>) {
-        let of = |policy: Option<&Arc<BackendPolicy>>| -> BTreeSet<(Key, Key)> {
-            let targets = policy.into_iter().flat_map(|policy| &policy.spec.target_refs);
-            let services = targets.filter(|target| target.kind == TargetKind::Service);
-            services.map(|target| ((key.0.clone(), target.name.clone()), key.clone())).collect()
-        };
-        let (were, are) = (of(self.facts.backend_policies.unnoted().get(&key)), of(policy.as_ref()));
-        self.facts.settings_of.replace(&were, &are);
-        self.facts.backend_policies.put(key.clone(), policy);
-        self.graph.wake(Cell::Status(ObjectId::new(BackendPolicy::KIND, key)));
-    }
-
-    /// Of any kind that restricts.
-    pub(super) fn access_policy(&mut self, id: ObjectId, policy: Option<Object>) {
-        match policy.is_some() {
-            true => self.facts.policies_in.add(&id.key.0, &id),
-            false => self.facts.policies_in.remove(&id.key.0, &id),
+    /// Of any kind.
+    pub(super) fn policy(&mut self, id: ObjectId, policy: Option<Object>) {
+        let namespace = (id.kind, id.key.0.clone());
+        if policy.is_some() {
+            self.facts.policies_in.add(&namespace, &id);
+            self.facts.policies_of.add(&id.kind, &id);
+        } else {
+            self.facts.policies_in.remove(&namespace, &id);
+            self.facts.policies_of.remove(&id.kind, &id);
         }
         self.facts.policies.put(id.clone(), policy);
         self.graph.wake(Cell::PoliciesOf(id.key.0.clone()));

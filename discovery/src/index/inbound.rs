@@ -4,15 +4,22 @@
 //! which of their policies hold. Until then the proxy accepts nothing.
 
 use super::{
-    Key,
-    derived::{Authorization, Place, Read},
+    Key, ObjectId,
+    derived::{Hold, Level, ReadPolicy, Says},
     facts::Facts,
     values,
 };
-use crate::objects::{core::Pod, policy::Selector};
+use crate::objects::{
+    Kind as _,
+    core::Pod,
+    policy::{AuthorizationPolicy, MeshTlsPolicy, Selector},
+};
 use remora_api::convert::LIST_MAX;
 use remora_model::{Action, AuthorizationRule, BackendId, Inbound, InboundDefault, MtlsMode, Protocol};
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// Ports of one pod that have a resource of their own: each costs its proxy a subscription.
 pub(super) const DECLARED_MAX: usize = 512;
@@ -49,12 +56,12 @@ impl Facts {
     fn inbound_at(&self, key: &Key, pod: &Pod, port: u16) -> Inbound {
         let ids = self.served_by(pod, port);
         let (mut rules, mut default_deny) = (Vec::new(), false);
-        for read in self.policies_for(key, &ids) {
-            if let Read::Authorization(policy) = &*read
-                && policy.selects(pod)
-            {
-                default_deny |= policy.allows;
-                rules.extend(policy.rules.iter().cloned());
+        for (policy, hold) in self.access_rules(key, pod, &ids) {
+            if let Says::Authorization(policy) = &policy.says {
+                default_deny |= policy.denies_the_rest();
+                // Where it is closed, only what it forbids holds.
+                let kept = policy.rules.iter().filter(|rule| hold == Hold::Said || rule.action == Action::Deny);
+                rules.extend(kept.cloned());
             }
         }
         let parent = ids.first().map_or_else(|| format!("{}/{}:{port}", key.0, key.1), ToString::to_string);
@@ -62,7 +69,7 @@ impl Facts {
             port,
             parent: parent.into(),
             protocol: self.protocol_at(pod, port),
-            mtls: self.mtls(key, &ids),
+            mtls: self.mtls(key, pod, &ids),
             rules: bounded(rules),
             default_deny,
             ending: pod.metadata.deletion_timestamp.is_some(),
@@ -70,30 +77,34 @@ impl Facts {
         }
     }
 
-    /// The policies whose targets name a pod, the Services of a port of it, or its namespace: in the order of their names.
-    fn policies_for(&self, key: &Key, ids: &[&BackendId]) -> Vec<Arc<Read>> {
-        let services = ids.iter().map(|id| Place::Service((key.0.clone(), id.name.to_string())));
-        let places = services.chain([Place::Pod(key.clone()), Place::Namespace(key.0.clone())]);
-        let all: BTreeSet<_> = places.flat_map(|place| self.policies_on.get(&place).collect::<Vec<_>>()).collect();
-        all.into_iter().filter_map(|id| self.read_policies.get(id)).cloned().collect()
+    /// The AuthorizationPolicies that select a port of a pod, in the order of their names, and what of each holds there.
+    fn access_rules(&self, key: &Key, pod: &Pod, ids: &[&BackendId]) -> Vec<(Arc<ReadPolicy>, Hold)> {
+        let mut all: BTreeMap<ObjectId, Hold> = BTreeMap::new();
+        for place in self.places_over(Some(key), ids) {
+            for id in self.policies_on.get(&(AuthorizationPolicy::KIND, place.clone())) {
+                let hold = self.read_policies.get(id).and_then(|read| read.places.get(&place).copied());
+                let Some(hold) = hold else { continue };
+                all.entry(id.clone()).and_modify(|before| *before = hold.min(*before)).or_insert(hold);
+            }
+        }
+        let read = all.into_iter().filter_map(|(id, hold)| Some((Arc::clone(self.read_policies.get(&id)?), hold)));
+        read.filter(|(policy, _)| policy.selects(pod)).collect()
     }
 
-    /// The most specific policy wins: workload, namespace, mesh; of equals, the strict one.
-    pub(super) fn mtls(&self, key: &Key, ids: &[&BackendId]) -> MtlsMode {
-        let strict = |place: &Place| {
-            let all = self.policies_on.get(place).filter_map(|id| self.read_policies.get(id));
-            let modes = all.filter_map(|read| match &**read {
-                Read::MeshTls { strict } => Some(*strict),
-                Read::Authorization(_) => None,
-            });
-            modes.max()
-        };
-        let services = ids.iter().map(|id| Place::Service((key.0.clone(), id.name.to_string())));
-        let workload = services.chain([Place::Pod(key.clone())]).filter_map(|place| strict(&place)).max();
-        let wider = || strict(&Place::Namespace(key.0.clone())).or_else(|| strict(&Place::Mesh));
-        match workload.or_else(wider) {
-            Some(true) => MtlsMode::Strict,
-            Some(false) | None => MtlsMode::Permissive,
+    /// The most specific policy wins: port, workload, namespace, mesh; of equals, the strict one.
+    pub(super) fn mtls(&self, key: &Key, pod: &Pod, ids: &[&BackendId]) -> MtlsMode {
+        let mut most: Option<(Level, bool)> = None;
+        for place in self.places_over(Some(key), ids) {
+            for id in self.policies_on.get(&(MeshTlsPolicy::KIND, place.clone())) {
+                let Some(read) = self.read_policies.get(id).filter(|read| read.selects(pod)) else { continue };
+                let Says::MeshTls { strict } = read.says else { continue };
+                let strict = strict || read.places.get(&place) == Some(&Hold::Closed);
+                most = most.max(Some((place.level(read.selector.as_ref()), strict)));
+            }
+        }
+        match most {
+            Some((_, true)) => MtlsMode::Strict,
+            Some((_, false)) | None => MtlsMode::Permissive,
         }
     }
 
@@ -136,12 +147,17 @@ pub(super) enum LeftOut {
     Served,
 }
 
-impl Authorization {
-    /// Whether it holds for a pod that its targets name.
+impl ReadPolicy {
+    /// Whether it holds for a pod at one of its places.
     pub(super) fn selects(&self, pod: &Pod) -> bool {
-        let labels =
-            |selector: &Selector| selector.match_labels.iter().all(|(k, v)| pod.metadata.labels.get(k) == Some(v));
-        self.selector.as_ref().is_none_or(labels)
+        self.selector.as_ref().is_none_or(|selector| selector.selects(pod))
+    }
+}
+
+impl Selector {
+    /// Whether it selects the pod.
+    pub(super) fn selects(&self, pod: &Pod) -> bool {
+        self.match_labels.iter().all(|(label, value)| pod.metadata.labels.get(label) == Some(value))
     }
 }
 

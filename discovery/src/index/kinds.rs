@@ -11,7 +11,7 @@ use super::{
 use crate::objects::{
     Kind, Object,
     core::{EndpointSlice, Namespace, Node, OPAQUE_PORTS, Pod, Service, ServiceCidr, ZONE},
-    policy::{AuthorizationPolicy, BackendPolicy, MeshTlsPolicy},
+    policy::{Policy, PolicySpec},
     registry::all_kinds,
     routes::{ReferenceGrant, Route, RouteRule},
 };
@@ -26,6 +26,11 @@ pub(super) trait Means: Kind {
 
     /// The object of this name is another now, or none.
     fn set(taking: &mut Taking<'_>, id: ObjectId, object: Option<Arc<Self>>);
+
+    /// Only what is said of the object of this name is another.
+    fn resay(taking: &mut Taking<'_>, id: ObjectId, object: Arc<Self>) {
+        Self::set(taking, id, Some(object));
+    }
 
     /// The object of this name that counts, without noting that it was looked for.
     fn counts(facts: &Facts, id: &ObjectId) -> Option<Object>;
@@ -54,6 +59,13 @@ macro_rules! meanings {
                     (<$of>::KIND, None) => <$of>::set(taking, id, None),
                 )*
                 _ => {}
+            }
+        }
+
+        /// Only what is said of the object of this name is another.
+        pub(super) fn resay(taking: &mut Taking<'_>, id: ObjectId, object: Object) {
+            match object {
+                $(Object::$name(object) => <$of>::resay(taking, id, object),)*
             }
         }
 
@@ -194,6 +206,11 @@ where
         taking.graph.wake(Cell::Route(id));
     }
 
+    fn resay(taking: &mut Taking<'_>, id: ObjectId, object: Arc<Self>) {
+        taking.facts.routes.resay(id.clone(), object.into());
+        taking.graph.wake(Cell::Status(id));
+    }
+
     fn counts(facts: &Facts, id: &ObjectId) -> Option<Object> {
         facts.routes.unnoted().get(id).cloned()
     }
@@ -203,9 +220,17 @@ where
     }
 }
 
-impl Means for AuthorizationPolicy {
+impl<S: PolicySpec> Means for Policy<S>
+where
+    Arc<Self>: Into<Object>,
+{
     fn set(taking: &mut Taking<'_>, id: ObjectId, object: Option<Arc<Self>>) {
-        taking.access_policy(id, object.map(Object::AuthorizationPolicy));
+        taking.policy(id, object.map(Into::into));
+    }
+
+    fn resay(taking: &mut Taking<'_>, id: ObjectId, object: Arc<Self>) {
+        taking.facts.policies.resay(id.clone(), object.into());
+        taking.graph.wake(Cell::Status(id));
     }
 
     fn counts(facts: &Facts, id: &ObjectId) -> Option<Object> {
@@ -213,35 +238,6 @@ impl Means for AuthorizationPolicy {
     }
 
     fn judge(facts: &Facts, id: &ObjectId) -> Option<Judged> {
-        facts.judge_policy(id).map(|found| found.judged(facts.policies.get(id)))
-    }
-}
-
-impl Means for MeshTlsPolicy {
-    fn set(taking: &mut Taking<'_>, id: ObjectId, object: Option<Arc<Self>>) {
-        taking.access_policy(id, object.map(Object::MeshTlsPolicy));
-    }
-
-    fn counts(facts: &Facts, id: &ObjectId) -> Option<Object> {
-        facts.policies.unnoted().get(id).cloned()
-    }
-
-    fn judge(facts: &Facts, id: &ObjectId) -> Option<Judged> {
-        facts.judge_policy(id).map(|found| found.judged(facts.policies.get(id)))
-    }
-}
-
-impl Means for BackendPolicy {
-    fn set(taking: &mut Taking<'_>, id: ObjectId, object: Option<Arc<Self>>) {
-        taking.backend_policy(id.key, object);
-    }
-
-    fn counts(facts: &Facts, id: &ObjectId) -> Option<Object> {
-        facts.backend_policies.unnoted().get(&id.key).cloned().map(Object::BackendPolicy)
-    }
-
-    fn judge(facts: &Facts, id: &ObjectId) -> Option<Judged> {
-        let policy = facts.backend_policies.get(&id.key).cloned().map(Object::BackendPolicy);
-        facts.judge_backend_policy(&id.key).map(|found| found.judged(policy.as_ref()))
+        facts.judge_policy(id)
     }
 }

@@ -5,7 +5,7 @@
 //! cannot be told is no endpoint.
 //!
 //! ```text
-//!  Change ─► given ─► facts ◄──── cells: Service, Route, Rules, Policy ─► facts ─► cells: Asked ─► Answer
+//!  Change ─► given ─► facts ◄──── cells: Policy, Service, Route, Rules ─► facts ─► cells: Asked ─► Answer
 //!                    (tables)     each run notes which facts it read, and runs again when one of them is another
 //! ```
 //!
@@ -63,7 +63,7 @@ pub type Key = (String, String);
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mesh {
     pub trust_domain: TrustDomain,
-    /// The control plane's namespace: MeshTLSPolicies there without a target hold for the whole mesh.
+    /// The control plane's namespace: policies that are attached to it hold for the whole mesh.
     pub namespace: String,
     /// The cluster's DNS domain.
     pub cluster_domain: String,
@@ -112,14 +112,14 @@ impl ObjectId {
 enum Cell {
     /// The cluster's ranges.
     Networks,
+    /// A policy, read.
+    Policy(ObjectId),
     /// What a Service leads to: its backends.
     Service(Key),
     /// A route, read.
     Route(ObjectId),
     /// The routes of a Service port.
     Rules(BackendId),
-    /// A policy, read.
-    Policy(ObjectId),
     /// What somebody asked for.
     Asked(Asked),
     // From here on: what is to be said to people, which waits until somebody wants to know.
@@ -279,7 +279,7 @@ impl World {
     /// Whether what is said of an object is what should be said, or nothing should be.
     pub fn is_said(&self, object: &Object) -> bool {
         let wanted = self.statuses.get(&ObjectId::of(object));
-        wanted.zip(object.said()).is_none_or(|(wanted, said)| wanted.is_said(said))
+        wanted.is_none_or(|wanted| wanted.is_said(&object.said()))
     }
 
     /// What makes no sense, for the log.

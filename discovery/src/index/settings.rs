@@ -1,51 +1,36 @@
 //! BackendPolicies: how Services are balanced and protected. What cannot be read is reported and left at its default; of two
-//! policies that say the same of one Service, the older one counts (GEP-713).
+//! policies that say the same of one Service port, the more specific one counts, and of equals the older one (GEP-713).
 
-use super::{Key, facts::Facts, policies::targets, status::Findings, values};
-use crate::objects::{
-    Kind,
-    policy::{AccrualSpec, BackendPolicy, BackendSpec, TargetKind},
+use super::{
+    derived::Says,
+    facts::Facts,
+    policies::attach::{check, order},
+    status::Findings,
+    values,
 };
-use remora_model::BackendSettings;
-use std::time::Duration;
+use crate::objects::{
+    Kind as _,
+    policy::{AccrualSpec, BackendPolicy, BackendSpec, PolicySpec as _, Targets},
+};
+use remora_model::{BackendId, BackendSettings};
+use std::{collections::BTreeSet, time::Duration};
 
 impl Facts {
-    /// What BackendPolicies say of a Service.
-    pub(super) fn settings(&self, service: &Key) -> BackendSettings {
+    /// What BackendPolicies say of a Service port.
+    pub(super) fn settings(&self, port: &BackendId) -> BackendSettings {
+        let mut all = Vec::new();
+        for place in self.places_over(None, &[port]) {
+            for id in self.policies_on.get(&(BackendPolicy::KIND, place.clone())) {
+                if let Some(read) = self.read_policies.get(id)
+                    && let Says::Backend(policy) = &read.says
+                {
+                    all.push((place.level(None), self.seniority(id), policy));
+                }
+            }
+        }
         let mut settings = BackendSettings::default();
-        for policy in self.oldest_first(service).iter().rev() {
-            apply(&policy.spec, &mut settings);
-        }
+        order(all).for_each(|policy| apply(&policy.spec, &mut settings));
         settings
-    }
-
-    fn oldest_first(&self, service: &Key) -> Vec<&BackendPolicy> {
-        let all = self.settings_of.get(service).filter_map(|key| self.backend_policies.get(key));
-        let mut all: Vec<&BackendPolicy> = all.map(|policy| &**policy).collect();
-        all.sort_by_key(|policy| {
-            let meta = &policy.metadata;
-            (meta.creation_timestamp.is_none(), meta.creation_timestamp.clone(), meta.name.clone())
-        });
-        all
-    }
-
-    /// What is to be said of a BackendPolicy.
-    pub(super) fn judge_backend_policy(&self, key: &Key) -> Option<Findings> {
-        let policy = self.backend_policies.get(key)?;
-        let mut found = Findings::new(BackendPolicy::registered(), &policy.metadata, &policy.status);
-        found.invalid.extend(policy.unreadable.clone());
-        judge(&policy.spec, &mut found.invalid);
-        self.missing_targets(&policy.metadata, &policy.spec.target_refs, &mut found);
-        // The older policy that it yields to, and for which Service.
-        let older = policy.spec.target_refs.iter().find_map(|target| {
-            let oldest = *self.oldest_first(&(key.0.clone(), target.name.clone())).first()?;
-            (oldest.metadata.name != key.1).then_some((&oldest.metadata.name, &target.name))
-        });
-        if let Some((older, service)) = older {
-            let problem = format!("BackendPolicy {older} is older, and counts where both say something");
-            found.conflicts.push(format!("Service {service}: {problem}"));
-        }
-        Some(found)
     }
 }
 
@@ -95,17 +80,38 @@ fn apply(spec: &BackendSpec, settings: &mut BackendSettings) {
     settings.pending_max = spec.pending_max.unwrap_or(settings.pending_max);
 }
 
+/// Which settings a policy says, of those that can be read.
+pub(super) fn said(spec: &BackendSpec) -> BTreeSet<&'static str> {
+    let times = |text: &Option<String>| time(text.as_ref()).is_some();
+    let (accrual, budget) = (spec.accrual.as_ref(), spec.retry_budget.as_ref());
+    let pauses = accrual.is_some_and(|accrual| pauses(accrual, &BackendSettings::default()).is_ok());
+    [
+        ("accrual.consecutive", accrual.is_some_and(|accrual| accrual.consecutive.is_some())),
+        ("accrual.successRate", accrual.is_some_and(|accrual| percent(accrual.success_rate).is_some())),
+        ("accrual.minimumRequests", accrual.is_some_and(|accrual| accrual.minimum_requests.is_some())),
+        ("accrual.backoffMin", pauses && accrual.is_some_and(|accrual| times(&accrual.backoff_min))),
+        ("accrual.backoffMax", pauses && accrual.is_some_and(|accrual| times(&accrual.backoff_max))),
+        ("retryBudget.percent", budget.is_some_and(|budget| percent(budget.percent).is_some())),
+        ("retryBudget.minPerSecond", budget.is_some_and(|budget| budget.min_per_second.is_some())),
+        ("pendingMax", spec.pending_max.is_some()),
+        ("connectTimeout", times(&spec.connect_timeout)),
+    ]
+    .into_iter()
+    .filter_map(|(field, is_said)| is_said.then_some(field))
+    .collect()
+}
+
 /// Everything that is wrong with a policy.
-fn judge(spec: &BackendSpec, problems: &mut Vec<String>) {
-    let said = |e: String| format!("{e}; the default stays");
-    problems.extend(spec.unknown.none().err().map(|e| said(format!("spec.{e}"))));
-    problems.extend(targets(&spec.target_refs, &[TargetKind::Service]).err());
-    if spec.target_refs.is_empty() {
-        problems.push("spec.targetRefs: is empty; it holds for nothing".to_owned());
-    }
+pub(super) fn judge(namespace: &str, spec: &BackendSpec, found: &mut Findings) {
+    let said_of = |e: String| format!("{e}; the default stays");
+    let mut problems: Vec<String> =
+        spec.unknown.none().err().map(|e| said_of(format!("spec.{e}"))).into_iter().collect();
+    let targets = spec.targets();
+    // A field that does not exist is another matter than the targets, which are named all the same.
+    found.invalid.extend(check(namespace, Targets { unknown: &Default::default(), ..targets }).err());
     let mut judge_time = |field: &str, text: Option<&String>| {
         let wrong = text.and_then(|text| duration(text).err());
-        problems.extend(wrong.map(|e| said(format!("{field}: {e}"))));
+        problems.extend(wrong.map(|e| said_of(format!("{field}: {e}"))));
     };
     let accrual = spec.accrual.as_ref();
     judge_time("spec.accrual.backoffMin", accrual.and_then(|accrual| accrual.backoff_min.as_ref()));
@@ -113,21 +119,22 @@ fn judge(spec: &BackendSpec, problems: &mut Vec<String>) {
     judge_time("spec.connectTimeout", spec.connect_timeout.as_ref());
     let above = |field: &str, percent: Option<u8>| {
         let above = percent.filter(|percent| *percent > 100);
-        above.map(|percent| said(format!("{field}: {percent} is more than 100 percent")))
+        above.map(|percent| said_of(format!("{field}: {percent} is more than 100 percent")))
     };
     if let Some(accrual) = accrual {
-        problems.extend(accrual.unknown.none().err().map(|e| said(format!("spec.accrual.{e}"))));
+        problems.extend(accrual.unknown.none().err().map(|e| said_of(format!("spec.accrual.{e}"))));
         problems.extend(above("spec.accrual.successRate", accrual.success_rate));
-        problems.extend(pauses(accrual, &BackendSettings::default()).err().map(said));
+        problems.extend(pauses(accrual, &BackendSettings::default()).err().map(said_of));
         if *accrual == AccrualSpec::default() {
             problems.push("spec.accrual: is empty".to_owned());
         }
     }
     if let Some(budget) = &spec.retry_budget {
-        problems.extend(budget.unknown.none().err().map(|e| said(format!("spec.retryBudget.{e}"))));
+        problems.extend(budget.unknown.none().err().map(|e| said_of(format!("spec.retryBudget.{e}"))));
         problems.extend(above("spec.retryBudget.percent", budget.percent));
         if *budget == Default::default() {
             problems.push("spec.retryBudget: is empty".to_owned());
         }
     }
+    if said(spec).is_empty() { found.invalid.extend(problems) } else { found.partly.extend(problems) }
 }

@@ -1,18 +1,16 @@
 //! What is to be said of routes and policies on their statuses: of a route for each Service that it names, whether it was
-//! taken, and why not; of a policy whether it holds as it was meant.
+//! taken, and why not; of a policy for each of its targets whether it holds there as it was meant, and for all of them together.
 //!
 //! In: what reading the object found. Out: [`ObjectStatus`], and from it the `status` to write, if it is another than the one
 //! that stands there. Words of other controllers stay as they are, and where they are. Pure: who writes, and when, is the
 //! source's affair.
 
-use super::report;
 use crate::objects::{
-    Metadata, Object,
-    kind::{Registered, StatusList},
-    policy::PolicyStatus,
+    Metadata,
+    kind::Registered,
     routes::{ParentRef, RouteStatus as Current},
 };
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
 /// Our name as a controller.
@@ -35,95 +33,80 @@ pub(super) struct Judgement {
     pub(super) unresolved: Vec<Unresolved>,
 }
 
-/// An object and what is to be said of it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ObjectStatus {
-    pub kind: Registered,
-    pub namespace: String,
-    pub name: String,
-    /// The version that was read; a write must be based on the latest.
-    pub resource_version: Option<String>,
-    current: Vec<Value>,
-    ours: Vec<Value>,
-}
-
-/// What reading a policy found.
-#[derive(Debug)]
+/// What reading a policy found, whatever its targets.
+#[derive(Debug, Default)]
 pub(super) struct Findings {
-    status: ObjectStatus,
-    generation: i64,
-    /// What cannot be read, and what holds instead.
+    /// Why nothing of it holds as it was meant, and what holds instead.
     pub(super) invalid: Vec<String>,
-    /// Targets that are not there.
-    pub(super) missing: Vec<String>,
-    /// Older policies that say the same.
-    pub(super) conflicts: Vec<String>,
+    /// The same of parts, beside which others hold.
+    pub(super) partly: Vec<String>,
     /// What else its user should know.
     pub(super) notes: Vec<String>,
     /// Why it does not do what it says.
     pub(super) ineffective: Option<String>,
 }
 
-impl Findings {
-    /// Nothing is found yet.
-    pub(super) fn new(kind: Registered, meta: &Metadata, current: &PolicyStatus) -> Self {
-        let status = ObjectStatus {
-            kind,
-            namespace: meta.namespace.clone(),
-            name: meta.name.clone(),
-            resource_version: meta.resource_version.clone(),
-            current: current.conditions.clone(),
-            ours: Vec::new(),
-        };
-        let none = Vec::new;
-        let generation = meta.generation.unwrap_or_default();
-        Self {
-            status,
-            generation,
-            invalid: none(),
-            missing: none(),
-            conflicts: none(),
-            notes: none(),
-            ineffective: None,
+/// An object and what is to be said of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ObjectStatus {
+    pub kind: Registered,
+    pub namespace: String,
+    pub name: String,
+    pub uid: Option<String>,
+    /// The version that was read; a write must be based on the latest.
+    pub resource_version: Option<String>,
+    generation: i64,
+    current: Value,
+    /// Fields of the status: lists of conditions, of entries with a controller and conditions, and texts.
+    ours: Value,
+    /// What a person should hear of when it changes.
+    verdict: Vec<Condition>,
+}
+
+/// One of the conditions of a status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition {
+    pub kind: &'static str,
+    pub holds: bool,
+    /// In PascalCase.
+    pub reason: &'static str,
+    pub message: String,
+}
+
+impl Condition {
+    /// Of which the message is cut to what people read.
+    pub(super) fn new(kind: &'static str, holds: bool, reason: &'static str, mut message: String) -> Self {
+        let mut end = message.len().min(MESSAGE_BYTES_MAX);
+        while !message.is_char_boundary(end) {
+            end -= 1;
         }
+        message.truncate(end);
+        Self { kind, holds, reason, message }
     }
 
-    /// The status of the policy, and what makes no sense in it.
-    pub(super) fn judged(self, policy: Option<&Object>) -> Judged {
-        let problems = self.invalid.iter().chain(&self.missing);
-        let line = |problem: &String| Some(report(policy?.metadata(), self.status.kind.kind, problem.clone()));
-        let told = problems.filter_map(line).collect();
-        (Some(self.finish()), told)
+    /// Whether somebody should do something about it.
+    pub fn is_a_problem(&self) -> bool {
+        // The others say what is wrong.
+        self.holds != matches!(self.kind, "Accepted" | "Programmed" | "ResolvedRefs")
     }
 
-    /// The conditions of GEP-713.
-    fn finish(mut self) -> ObjectStatus {
-        let refused = [("Invalid", &self.invalid), ("TargetNotFound", &self.missing), ("Conflicted", &self.conflicts)];
-        let first = refused.iter().find(|(_, problems)| !problems.is_empty());
-        let accepted = match first {
-            Some((reason, problems)) => ("Accepted", false, *reason, problems.join("; ")),
-            None => ("Accepted", true, "Accepted", self.notes.join("; ")),
-        };
-        let ineffective = self.ineffective.take().map(|why| ("Ineffective", true, "PlaintextCallers", why));
-        let all = std::iter::once(accepted).chain(ineffective);
-        let made = all.map(|(kind, holds, reason, message)| condition(kind, holds, reason, &message, self.generation));
-        self.status.ours = made.collect();
-        self.status
+    fn status(&self) -> &'static str {
+        if self.holds { "True" } else { "False" }
+    }
+
+    fn json(&self, generation: i64) -> Value {
+        json!({
+            "type": self.kind,
+            "status": self.status(),
+            "reason": self.reason,
+            "message": self.message,
+            "observedGeneration": generation,
+        })
     }
 }
 
-fn condition(kind: &str, holds: bool, reason: &str, message: &str, generation: i64) -> Value {
-    let mut end = message.len().min(MESSAGE_BYTES_MAX);
-    while !message.is_char_boundary(end) {
-        end -= 1;
-    }
-    json!({
-        "type": kind,
-        "status": if holds { "True" } else { "False" },
-        "reason": reason,
-        "message": &message[..end],
-        "observedGeneration": generation,
-    })
+fn json(conditions: &[Condition], generation: i64) -> Value {
+    conditions.iter().map(|condition| condition.json(generation)).collect()
 }
 
 /// The status that an object should have, and what makes no sense in it.
@@ -136,35 +119,33 @@ pub(super) struct Teller<'a> {
     current: &'a Current,
     kind: Registered,
     ours: Vec<Value>,
+    verdict: Vec<Condition>,
 }
 
 impl<'a> Teller<'a> {
     pub(super) fn new(meta: &'a Metadata, current: &'a Current, kind: Registered) -> Self {
-        Self { meta, current, kind, ours: Vec::new() }
+        Self { meta, current, kind, ours: Vec::new(), verdict: Vec::new() }
     }
 
     /// A parent was taken, or why not.
     pub(super) fn parent(&mut self, parent: &ParentRef, taken: &Result<(), Unresolved>, judgement: &Judgement) {
-        let generation = self.meta.generation.unwrap_or_default();
-        let condition =
-            |kind: &str, holds: bool, reason: &str, message: &str| condition(kind, holds, reason, message, generation);
         let invalid = judgement.invalid.values().map(|problem| format!("Dropped Rule: {problem}"));
         let invalid = invalid.collect::<Vec<_>>().join("; ");
         let all = judgement.rules > 0 && judgement.invalid.len() == judgement.rules;
         let mut conditions = vec![match taken {
-            Err((reason, problem)) => condition("Accepted", false, reason, problem),
-            Ok(()) if all => condition("Accepted", false, "UnsupportedValue", &invalid),
-            Ok(()) => condition("Accepted", true, "Accepted", ""),
+            Err((reason, problem)) => Condition::new("Accepted", false, reason, problem.clone()),
+            Ok(()) if all => Condition::new("Accepted", false, "UnsupportedValue", invalid.clone()),
+            Ok(()) => Condition::new("Accepted", true, "Accepted", String::new()),
         }];
         let problems = judgement.unresolved.iter().map(|(_, problem)| problem.as_str()).collect::<Vec<_>>().join("; ");
         conditions.push(match judgement.unresolved.first() {
-            Some((reason, _)) => condition("ResolvedRefs", false, reason, &problems),
-            None => condition("ResolvedRefs", true, "ResolvedRefs", ""),
+            Some((reason, _)) => Condition::new("ResolvedRefs", false, reason, problems),
+            None => Condition::new("ResolvedRefs", true, "ResolvedRefs", String::new()),
         });
         let fall_back = judgement.fall_back.iter().map(|problem| format!("Fall Back: {problem}"));
         let partly: Vec<String> = fall_back.chain((!invalid.is_empty() && !all).then_some(invalid)).collect();
         if !partly.is_empty() {
-            conditions.push(condition("PartiallyInvalid", true, "UnsupportedValue", &partly.join("; ")));
+            conditions.push(Condition::new("PartiallyInvalid", true, "UnsupportedValue", partly.join("; ")));
         }
         let reference = json!({
             "group": parent.group.as_deref().unwrap_or(""),
@@ -174,8 +155,9 @@ impl<'a> Teller<'a> {
             "sectionName": parent.section_name,
             "port": parent.port,
         });
-        let reference = without_nulls(reference);
-        self.ours.push(json!({"parentRef": reference, "controllerName": CONTROLLER, "conditions": conditions}));
+        let (reference, listed) = (without_nulls(reference), json(&conditions, generation(self.meta)));
+        self.ours.push(json!({"parentRef": reference, "controllerName": CONTROLLER, "conditions": listed}));
+        self.verdict.extend(conditions);
     }
 
     /// All that is to be said. `None` if the route is none of our business, and never was.
@@ -184,78 +166,165 @@ impl<'a> Teller<'a> {
         if self.ours.is_empty() && !current.iter().any(is_ours) {
             return None;
         }
-        Some(ObjectStatus {
-            kind: self.kind,
-            namespace: self.meta.namespace.clone(),
-            name: self.meta.name.clone(),
-            resource_version: self.meta.resource_version.clone(),
-            current,
-            ours: self.ours,
-        })
+        let (current, ours) = (json!({ "parents": current }), json!({ "parents": self.ours }));
+        Some(ObjectStatus::new(self.kind, self.meta, current, ours, self.verdict))
     }
 }
 
+fn generation(meta: &Metadata) -> i64 {
+    meta.generation.unwrap_or_default()
+}
+
+/// What is to be said of a policy for one of its targets.
+#[derive(Debug)]
+pub(super) struct Ancestor {
+    /// The target, as a reference.
+    pub(super) reference: Value,
+    pub(super) conditions: Vec<Condition>,
+}
+
 impl ObjectStatus {
-    /// The `status` to write at `now` (RFC 3339), as a merge patch. `None` if what stands there says the same.
-    pub fn to_write(&self, now: &str) -> Option<Value> {
-        let list = match self.kind.status? {
-            list @ StatusList::Parents => (list, self.parents(now)?),
-            list @ StatusList::Conditions => (list, self.conditions(now)?),
+    fn new(kind: Registered, meta: &Metadata, current: Value, ours: Value, verdict: Vec<Condition>) -> Self {
+        Self {
+            kind,
+            namespace: meta.namespace.clone(),
+            name: meta.name.clone(),
+            uid: meta.uid.clone(),
+            resource_version: meta.resource_version.clone(),
+            generation: generation(meta),
+            current,
+            ours,
+            verdict,
+        }
+    }
+
+    /// Of a policy: for all targets together, for each, and the targets in few words.
+    pub(super) fn of_policy(
+        kind: Registered,
+        meta: &Metadata,
+        current: Value,
+        all: Vec<Condition>,
+        (ancestors, target): (Vec<Ancestor>, String),
+    ) -> Self {
+        let generation = generation(meta);
+        let entry = |Ancestor { reference, conditions }: Ancestor| {
+            let conditions = json(&conditions, generation);
+            json!({ "ancestorRef": without_nulls(reference), "controllerName": CONTROLLER, "conditions": conditions })
         };
-        Some(json!({ list.0.field(): list.1 }))
+        let ancestors: Vec<Value> = ancestors.into_iter().map(entry).collect();
+        let ours = json!({ "conditions": json(&all, generation), "ancestors": ancestors, "target": target });
+        Self::new(kind, meta, current, ours, all)
+    }
+
+    /// The `status` to write at `now` (RFC 3339), as a merge patch. `None` if what stands there says the same, or is of a
+    /// generation that we have not read yet.
+    pub fn to_write(&self, now: &str) -> Option<Value> {
+        let mut patch = Map::new();
+        for (field, ours) in self.ours.as_object()? {
+            let none = Vec::new();
+            let current = self.current[field].as_array().unwrap_or(&none);
+            let wanted = match (field.as_str(), ours.as_array()) {
+                ("conditions", Some(ours)) => dated(ours.clone(), current, now).into(),
+                (_, Some(ours)) => entries(ours, current, now).into(),
+                (_, None) => ours.clone(),
+            };
+            let is_said =
+                if ours.is_array() { wanted.as_array() == Some(current) } else { wanted == self.current[field] };
+            if !is_said {
+                patch.insert(field.clone(), wanted);
+            }
+        }
+        (!patch.is_empty() && !self.is_behind()).then_some(Value::Object(patch))
+    }
+
+    /// Whether what stands there was made of a generation after ours.
+    fn is_behind(&self) -> bool {
+        let seen = said_by_us(&self.current).filter_map(|condition| condition["observedGeneration"].as_i64());
+        seen.max().is_some_and(|seen| seen > self.generation)
     }
 
     /// The same for an object whose status is now `current`, and its version `resource_version`.
     #[must_use]
     pub fn over(&self, current: &Value, resource_version: Option<String>) -> Self {
-        let field = self.kind.status.map(StatusList::field).unwrap_or_default();
-        let current = current[field].as_array().cloned().unwrap_or_default();
-        Self { current, resource_version, ..self.clone() }
+        Self { current: current.clone(), resource_version, ..self.clone() }
     }
 
     /// What we say, without times.
-    pub fn ours(&self) -> &[Value] {
+    pub fn ours(&self) -> &Value {
         &self.ours
     }
 
-    /// Whether `current` says what it should.
-    pub fn is_said(&self, current: &[Value]) -> bool {
-        Self { current: current.to_vec(), ..self.clone() }.to_write("").is_none()
+    /// Whether `current`, a status, says what it should.
+    pub fn is_said(&self, current: &Value) -> bool {
+        self.over(current, None).to_write("").is_none()
     }
 
-    fn conditions(&self, now: &str) -> Option<Vec<Value>> {
-        let wanted = dated(self.ours.clone(), Some(&self.current), now);
-        (wanted != self.current).then_some(wanted)
-    }
-
-    fn parents(&self, now: &str) -> Option<Vec<Value>> {
-        let before: Vec<&Value> = self.current.iter().filter(|parent| is_ours(parent)).collect();
-        let wanted = self.ours.iter().map(|parent| {
-            let known = before.iter().find(|before| before["parentRef"] == parent["parentRef"]);
-            let known = known.and_then(|known| known["conditions"].as_array());
-            let mut parent = parent.clone();
-            let conditions = parent["conditions"].as_array().cloned().unwrap_or_default();
-            parent["conditions"] = dated(conditions, known, now).into();
-            parent
-        });
-        let wanted: Vec<Value> = wanted.collect();
-        if wanted.iter().eq(before.iter().copied()) {
-            return None;
+    /// Conditions that became others than what stands there, so far as a person should hear of it: problems, and those that ended.
+    pub fn news(&self) -> Vec<Condition> {
+        let known: Vec<&Value> = said_by_us(&self.current).collect();
+        let stands = |one: &Condition| {
+            let same = |known: &&&Value| known["type"] == one.kind;
+            known
+                .iter()
+                .filter(same)
+                .map(|known| (known["status"] == one.status(), known["reason"] == one.reason))
+                .max()
+        };
+        let mut news: Vec<Condition> = Vec::new();
+        for one in &self.verdict {
+            let fresh = match stands(one) {
+                Some((true, true)) => false,
+                Some(_) => true,
+                None => one.is_a_problem(),
+            };
+            if fresh && !news.contains(one) {
+                news.push(one.clone());
+            }
         }
-        let others = self.current.iter().filter(|parent| !is_ours(parent)).cloned();
-        Some(others.chain(wanted).collect())
+        news
     }
 }
 
-fn is_ours(parent: &Value) -> bool {
-    parent["controllerName"] == CONTROLLER
+/// A list of entries with a controller: ours as they should be, behind those of others.
+fn entries(ours: &[Value], current: &[Value], now: &str) -> Vec<Value> {
+    let before: Vec<&Value> = current.iter().filter(|entry| is_ours(entry)).collect();
+    let wanted = ours.iter().map(|entry| {
+        let same = |before: &&&Value| {
+            ["parentRef", "ancestorRef"].iter().all(|reference| before[*reference] == entry[*reference])
+        };
+        let known = before.iter().find(same).and_then(|known| known["conditions"].as_array());
+        let mut entry = entry.clone();
+        let conditions = entry["conditions"].as_array().cloned().unwrap_or_default();
+        entry["conditions"] = dated(conditions, known.map_or(&[], Vec::as_slice), now).into();
+        entry
+    });
+    let wanted: Vec<Value> = wanted.collect();
+    if wanted.iter().eq(before.iter().copied()) {
+        return current.to_vec();
+    }
+    let others = current.iter().filter(|entry| !is_ours(entry)).cloned();
+    others.chain(wanted).collect()
+}
+
+/// Our conditions of a status, of whatever list.
+fn said_by_us(status: &Value) -> impl Iterator<Item = &Value> {
+    let lists = status.as_object().into_iter().flatten().filter_map(|(_, list)| list.as_array());
+    lists.flatten().flat_map(|one| match one["conditions"].as_array() {
+        Some(conditions) if is_ours(one) => conditions.iter().collect::<Vec<_>>(),
+        Some(_) => Vec::new(),
+        None => vec![one],
+    })
+}
+
+fn is_ours(entry: &Value) -> bool {
+    entry["controllerName"] == CONTROLLER
 }
 
 /// With the time of each condition's last change of its `status`: what stood there, if it is the same, else now.
-fn dated(mut conditions: Vec<Value>, known: Option<&Vec<Value>>, now: &str) -> Vec<Value> {
+fn dated(mut conditions: Vec<Value>, known: &[Value], now: &str) -> Vec<Value> {
     for condition in &mut conditions {
         let same = |before: &&Value| before["type"] == condition["type"] && before["status"] == condition["status"];
-        let before = known.and_then(|known| known.iter().find(same));
+        let before = known.iter().find(same);
         let since = before.and_then(|before| before["lastTransitionTime"].as_str()).unwrap_or(now);
         condition["lastTransitionTime"] = since.into();
     }

@@ -94,6 +94,11 @@ impl<K: Ord + Hash, V: PartialEq> Table<K, V> {
         true
     }
 
+    /// Sets a value that says nothing else to whoever reads it.
+    pub(super) fn resay(&mut self, key: K, value: V) {
+        self.held.insert(key, value);
+    }
+
     /// All of it, for those whom no change of it concerns.
     pub(super) fn unnoted(&self) -> &BTreeMap<K, V> {
         &self.held
@@ -113,7 +118,10 @@ impl<K: Ord + Hash + Clone, V: Ord + Clone> Relation<K, V> {
     }
 
     /// The values, in their order.
-    pub(super) fn get<Q: Ord + Hash + ?Sized>(&self, key: &Q) -> impl DoubleEndedIterator<Item = &V>
+    pub(super) fn get<'a, Q: Ord + Hash + ?Sized>(
+        &'a self,
+        key: &Q,
+    ) -> impl DoubleEndedIterator<Item = &'a V> + use<'a, K, V, Q>
     where
         K: Borrow<Q>,
     {

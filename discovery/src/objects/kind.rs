@@ -1,7 +1,7 @@
 //! What a kind of objects is to those who read, keep and answer for them: one implementation of [`Kind`] for each, beside the
 //! structs of its fields. [`super::registry`] lists them.
 
-use super::Metadata;
+use super::{Metadata, attachment::AnyPolicy};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::fmt::Debug;
@@ -36,9 +36,14 @@ pub trait Kind: Clone + Debug + PartialEq + DeserializeOwned + Send + Sync + 'st
         false
     }
 
-    /// What is said of it, as it was read.
-    fn said(&self) -> &[Value] {
-        &[]
+    /// Its status as it was read, as far as we say something there.
+    fn said(&self) -> Value {
+        Value::Null
+    }
+
+    /// The same as a policy, if it is one.
+    fn as_policy(&self) -> Option<&dyn AnyPolicy> {
+        None
     }
 
     /// What holds while its newest version cannot be read: this, with the newest metadata and status. `None`: this as it is.
@@ -83,23 +88,13 @@ pub enum Defined {
     Custom,
 }
 
-/// What a status is a list of.
+/// What a status is a list of: entries for a controller and another object each, with conditions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StatusList {
-    /// `parents`, each with a controller and its conditions.
+    /// `parents` of a route.
     Parents,
-    /// `conditions`, which are all ours.
-    Conditions,
-}
-
-impl StatusList {
-    /// The field of the status.
-    pub fn field(self) -> &'static str {
-        match self {
-            Self::Parents => "parents",
-            Self::Conditions => "conditions",
-        }
-    }
+    /// `ancestors` of a policy, and beside them `conditions`, which are all ours.
+    Ancestors,
 }
 
 /// A kind as a value.

@@ -4,6 +4,7 @@
 //! written, unjudged: what it means, and whether it makes sense, is `index`'s business. Where a field that is left out would
 //! change what a route or policy does, unknown fields are kept by name ([`Unknown`]), so that `index` can refuse them.
 
+pub mod attachment;
 pub mod core;
 pub mod kind;
 pub mod names;

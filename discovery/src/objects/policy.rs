@@ -3,24 +3,26 @@
 //! Unknown fields are kept by name at every level: a misspelt condition must not widen what a policy allows, so whoever
 //! reads them closes what they stand in. Lists that may not be empty are kept apart from lists that are not there.
 
+pub use super::attachment::{AnyPolicy, PolicyStatus, PolicyTarget, Selector, TargetKind, Targets};
+
 use super::{
     Metadata, Unknown,
     kind::{Defined, Kind, OUR_GROUP, StatusList, Unreadable},
     trim_labels,
 };
 use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::Value;
-use std::{collections::BTreeMap, fmt::Debug};
+use serde_json::{Value, json};
+use std::fmt::Debug;
 
 /// Who may do what with the workloads that it selects.
 pub type AuthorizationPolicy = Policy<AuthorizationSpec>;
-/// Whether plaintext is taken. Without targets it holds for its namespace; in the namespace of the control plane, for
-/// the mesh.
+/// Whether plaintext is taken.
 pub type MeshTlsPolicy = Policy<MeshTlsSpec>;
 /// How Services are balanced and protected.
 pub type BackendPolicy = Policy<BackendSpec>;
 
-/// A policy of any kind.
+/// A policy of any kind (GEP-713). Without targets it is attached to its namespace; and what is attached to the namespace of the
+/// control plane, to the mesh.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Policy<S> {
     pub metadata: Metadata,
@@ -39,9 +41,30 @@ pub trait PolicySpec: Clone + Debug + PartialEq + DeserializeOwned + Send + Sync
     const PLURAL: &'static str;
     /// Whether it forbids something.
     const RESTRICTS: bool;
+    /// What it may name as a target.
+    const TARGETS: &'static [TargetKind];
+    /// Whether it must name one.
+    const NAMES_TARGETS: bool = false;
 
-    /// What holds in place of one that never could be read, and in words.
-    fn closed() -> (Self, &'static str);
+    /// What it names.
+    fn targets(&self) -> Targets<'_>;
+
+    /// What holds in place of one that never could be read but for these targets, and in words.
+    fn closed(target_refs: Vec<PolicyTarget>, selector: Option<Selector>) -> (Self, &'static str);
+}
+
+impl<S: PolicySpec> AnyPolicy for Policy<S> {
+    fn targets(&self) -> Targets<'_> {
+        self.spec.targets()
+    }
+
+    fn status(&self) -> &PolicyStatus {
+        &self.status
+    }
+
+    fn unreadable(&self) -> Option<&str> {
+        self.unreadable.as_deref()
+    }
 }
 
 impl<S: PolicySpec> Kind for Policy<S> {
@@ -50,7 +73,7 @@ impl<S: PolicySpec> Kind for Policy<S> {
     const VERSION: &'static str = "v1alpha1";
     const PLURAL: &'static str = S::PLURAL;
     const DEFINED: Defined = Defined::Custom;
-    const STATUS: Option<StatusList> = Some(StatusList::Conditions);
+    const STATUS: Option<StatusList> = Some(StatusList::Ancestors);
     const RESTRICTS: bool = S::RESTRICTS;
 
     fn metadata(&self) -> &Metadata {
@@ -69,8 +92,13 @@ impl<S: PolicySpec> Kind for Policy<S> {
         self.spec == other.spec && self.unreadable == other.unreadable && self.metadata.means_the_same(&other.metadata)
     }
 
-    fn said(&self) -> &[Value] {
-        &self.status.conditions
+    fn said(&self) -> Value {
+        let PolicyStatus { conditions, ancestors, target } = &self.status;
+        json!({ "conditions": conditions, "ancestors": ancestors, "target": target })
+    }
+
+    fn as_policy(&self) -> Option<&dyn AnyPolicy> {
+        Some(self)
     }
 
     fn kept(&self, newest: &Unreadable) -> Option<Self> {
@@ -83,7 +111,10 @@ impl<S: PolicySpec> Kind for Policy<S> {
     }
 
     fn stand_in(newest: &Unreadable) -> Option<Self> {
-        let (spec, holds) = S::closed();
+        let (targets, selector) = readable_targets(&newest.spec);
+        let wide = S::RESTRICTS && targets.is_empty() && selector.is_none();
+        let (spec, holds) = S::closed(targets, selector);
+        let holds = format!("{holds}{}", if wide { " in its namespace" } else { "" });
         Some(Self {
             metadata: newest.metadata.clone(),
             spec,
@@ -93,17 +124,14 @@ impl<S: PolicySpec> Kind for Policy<S> {
     }
 }
 
-/// What is said of a policy, as it was read.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-pub struct PolicyStatus {
-    #[serde(default)]
-    pub conditions: Vec<Value>,
-}
-
-impl PolicyStatus {
-    /// As it stands in the API.
-    pub fn of(status: &Value) -> Self {
-        Self { conditions: status["conditions"].as_array().cloned().unwrap_or_default() }
+/// The targets of a policy that cannot be read, if all of these can be: what it means for others is then not theirs. Otherwise none,
+/// which is the whole namespace.
+fn readable_targets(spec: &Value) -> (Vec<PolicyTarget>, Option<Selector>) {
+    let refs = Option::<Vec<PolicyTarget>>::deserialize(&spec["targetRefs"]);
+    let selector = Option::<Selector>::deserialize(&spec["selector"]);
+    match (refs, selector) {
+        (Ok(refs), Ok(selector)) => (refs.unwrap_or_default(), selector),
+        _ => (Vec::new(), None),
     }
 }
 
@@ -127,42 +155,19 @@ impl PolicySpec for AuthorizationSpec {
     const KIND: &'static str = "AuthorizationPolicy";
     const PLURAL: &'static str = "authorizationpolicies";
     const RESTRICTS: bool = true;
+    const TARGETS: &'static [TargetKind] = &[TargetKind::Service, TargetKind::Pod, TargetKind::Namespace];
 
-    fn closed() -> (Self, &'static str) {
+    fn targets(&self) -> Targets<'_> {
+        let Self { target_refs: refs, selector, unknown, .. } = self;
+        Targets { refs, selector: selector.as_ref(), unknown, kinds: Self::TARGETS, required: Self::NAMES_TARGETS }
+    }
+
+    fn closed(target_refs: Vec<PolicyTarget>, selector: Option<Selector>) -> (Self, &'static str) {
         // Another policy may allow what this one meant to deny, so that to allow nothing is not enough.
         let everything = PolicyRule { from: Some(Vec::new()), to: Some(Vec::new()), ..PolicyRule::default() };
-        let (target_refs, selector, unknown) = (Vec::new(), None, Unknown::default());
-        let spec = Self { target_refs, selector, action: PolicyAction::Deny, rules: vec![everything], unknown };
-        (spec, "it denies everything in its namespace")
+        let (action, rules, unknown) = (PolicyAction::Deny, vec![everything], Unknown::default());
+        (Self { target_refs, selector, action, rules, unknown }, "it denies everything")
     }
-}
-
-/// An object in the policy's own namespace.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct PolicyTarget {
-    /// Must be empty: the core group.
-    #[serde(default)]
-    pub group: String,
-    pub kind: TargetKind,
-    pub name: String,
-    #[serde(flatten)]
-    pub unknown: Unknown,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-pub enum TargetKind {
-    Service,
-    Pod,
-}
-
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Selector {
-    /// Must not be empty.
-    #[serde(default)]
-    pub match_labels: BTreeMap<String, String>,
-    #[serde(flatten)]
-    pub unknown: Unknown,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -222,6 +227,8 @@ pub struct PolicyOperation {
 pub struct MeshTlsSpec {
     #[serde(default)]
     pub target_refs: Vec<PolicyTarget>,
+    #[serde(default)]
+    pub selector: Option<Selector>,
     pub mode: Mode,
     #[serde(flatten)]
     pub unknown: Unknown,
@@ -231,10 +238,15 @@ impl PolicySpec for MeshTlsSpec {
     const KIND: &'static str = "MeshTLSPolicy";
     const PLURAL: &'static str = "meshtlspolicies";
     const RESTRICTS: bool = true;
+    const TARGETS: &'static [TargetKind] = &[TargetKind::Service, TargetKind::Pod, TargetKind::Namespace];
 
-    fn closed() -> (Self, &'static str) {
-        let spec = Self { target_refs: Vec::new(), mode: Mode::Strict, unknown: Unknown::default() };
-        (spec, "its namespace takes no plaintext")
+    fn targets(&self) -> Targets<'_> {
+        let Self { target_refs: refs, selector, unknown, .. } = self;
+        Targets { refs, selector: selector.as_ref(), unknown, kinds: Self::TARGETS, required: Self::NAMES_TARGETS }
+    }
+
+    fn closed(target_refs: Vec<PolicyTarget>, selector: Option<Selector>) -> (Self, &'static str) {
+        (Self { target_refs, selector, mode: Mode::Strict, unknown: Unknown::default() }, "it is Strict")
     }
 }
 
@@ -247,7 +259,7 @@ pub enum Mode {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BackendSpec {
-    /// Must not be empty, and Services only.
+    /// Must not be empty.
     #[serde(default)]
     pub target_refs: Vec<PolicyTarget>,
     #[serde(default)]
@@ -266,9 +278,16 @@ impl PolicySpec for BackendSpec {
     const KIND: &'static str = "BackendPolicy";
     const PLURAL: &'static str = "backendpolicies";
     const RESTRICTS: bool = false;
+    const TARGETS: &'static [TargetKind] = &[TargetKind::Service, TargetKind::Namespace];
+    const NAMES_TARGETS: bool = true;
 
-    fn closed() -> (Self, &'static str) {
-        (Self::default(), "it holds for nothing")
+    fn targets(&self) -> Targets<'_> {
+        let Self { target_refs: refs, unknown, .. } = self;
+        Targets { refs, selector: None, unknown, kinds: Self::TARGETS, required: Self::NAMES_TARGETS }
+    }
+
+    fn closed(target_refs: Vec<PolicyTarget>, _selector: Option<Selector>) -> (Self, &'static str) {
+        (Self { target_refs, ..Self::default() }, "the defaults hold")
     }
 }
 

@@ -3,6 +3,7 @@
 
 use super::{
     Metadata,
+    attachment::AnyPolicy,
     kind::{Kind, Registered, Unreadable},
 };
 use std::sync::Arc;
@@ -91,11 +92,17 @@ macro_rules! objects {
                 }
             }
 
-            /// What is said of it. `None`: we say nothing of its kind.
-            pub fn said(&self) -> Option<&[serde_json::Value]> {
-                self.registered().status?;
+            /// Its status as it was read, as far as we say something there.
+            pub fn said(&self) -> serde_json::Value {
                 match self {
-                    $(Self::$name(object) => Some(object.said()),)*
+                    $(Self::$name(object) => object.said(),)*
+                }
+            }
+
+            /// The same as a policy, if it is one.
+            pub fn as_policy(&self) -> Option<&dyn AnyPolicy> {
+                match self {
+                    $(Self::$name(object) => object.as_policy(),)*
                 }
             }
 
@@ -176,7 +183,9 @@ mod tests {
             }
             rights
         });
-        assert_eq!(given, needed.collect());
+        // What it tells of their objects.
+        let events = ["create", "patch"].map(|verb| ["events.k8s.io", "events", verb].map(str::to_owned).into());
+        assert_eq!(given, needed.chain(events).collect());
     }
 
     #[test]

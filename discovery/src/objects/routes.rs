@@ -6,7 +6,7 @@ use super::{
     trim_labels,
 };
 use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fmt::Debug;
 
 /// The group of the Gateway API's kinds.
@@ -76,8 +76,8 @@ impl<R: RouteRule> Kind for Route<R> {
         self.spec == other.spec && self.unreadable == other.unreadable && self.metadata.means_the_same(&other.metadata)
     }
 
-    fn said(&self) -> &[Value] {
-        &self.status.parents
+    fn said(&self) -> Value {
+        json!({ "parents": self.status.parents })
     }
 
     fn kept(&self, newest: &kind::Unreadable) -> Option<Self> {

@@ -1,9 +1,10 @@
 //! What a policy does not do, though its user may think so: ports that a Service target leaves open, callers whom a deny
 //! rule by identity lets pass. Said in the policy's status.
 
+use super::attach::Target;
 use crate::{
-    index::{Key, derived::Authorization, facts::Facts, pods, status::Findings},
-    objects::policy::{PolicyTarget, TargetKind},
+    index::{Key, derived::Place, facts::Facts, pods},
+    objects::{Metadata, policy::Selector},
 };
 use remora_model::{BackendId, MtlsMode};
 use std::collections::BTreeSet;
@@ -19,15 +20,16 @@ struct Ports {
 
 impl Facts {
     /// Notes which declared ports of a target Service's pods a policy leaves out.
-    pub(super) fn uncovered(&self, namespace: &str, targets: &[PolicyTarget], found: &mut Findings) {
-        for target in targets.iter().filter(|target| target.kind == TargetKind::Service) {
-            let ports = self.ports_of(&(namespace.to_owned(), target.name.clone()));
+    pub(super) fn uncovered(&self, targets: &[Target], notes: &mut Vec<String>) {
+        for target in targets {
+            let Place::Service(service) = &target.place else { continue };
+            let ports = self.ports_of(service);
             let open: Vec<String> = ports.declared.difference(&ports.covered).map(ToString::to_string).collect();
             if !open.is_empty() {
                 let covered: Vec<String> = ports.covered.iter().map(ToString::to_string).collect();
-                let (name, covered, open) = (&target.name, covered.join(", "), open.join(", "));
+                let (name, covered, open) = (&service.1, covered.join(", "), open.join(", "));
                 let said = format!("pod ports {covered}, not {open}, which its pods have too; a selector covers all");
-                found.notes.push(format!("Service {name}: {said}"));
+                notes.push(format!("Service {name}: {said}"));
             }
         }
     }
@@ -45,20 +47,25 @@ impl Facts {
         ports
     }
 
-    /// Why a deny rule that ignores callers without identity does not hold: some workload that it selects takes plaintext.
+    /// Why a deny rule that ignores callers without identity does not hold: some workload that it selects takes plaintext. Of
+    /// a policy of the whole mesh only the pods of its own namespace are looked at.
     pub(super) fn permissive(
         &self,
-        namespace: &str,
-        targets: &[PolicyTarget],
-        policy: &Authorization,
+        meta: &Metadata,
+        targets: &[Target],
+        selector: Option<&Selector>,
     ) -> Option<String> {
-        self.pods_moved.get(namespace);
-        for (key, _) in self.pods_in(namespace) {
+        self.pods_moved.get(&meta.namespace);
+        for (key, _) in self.pods_in(&meta.namespace) {
             let Some(pod) = self.pods.get(key).filter(|pod| self.is_member(pod)) else { continue };
+            if !selector.is_none_or(|selector| selector.selects(pod)) {
+                continue;
+            }
             for port in self.declared(key, pod).0.into_iter().chain([0]) {
                 let ids = self.served_by(pod, port);
-                let named = targets.is_empty() || names(targets, &key.1, &ids);
-                if named && policy.selects(pod) && self.mtls(key, &ids) == MtlsMode::Permissive {
+                let over = self.places_over(Some(key), &ids);
+                let named = targets.iter().any(|target| over.contains(&target.place));
+                if named && self.mtls(key, pod, &ids) == MtlsMode::Permissive {
                     let takes = "takes plaintext, whose callers have no identity and so pass rules that ignore them";
                     return Some(format!(
                         "Pod {}/{} {takes}: make it Strict, or leave `unidentified` out",
@@ -69,12 +76,4 @@ impl Facts {
         }
         None
     }
-}
-
-/// Whether targets name the pod, or a Service among `ids`.
-fn names(targets: &[PolicyTarget], pod: &str, ids: &[&BackendId]) -> bool {
-    targets.iter().any(|target| match target.kind {
-        TargetKind::Pod => target.name == pod,
-        TargetKind::Service => ids.iter().any(|id| *id.name == *target.name),
-    })
 }

@@ -1,128 +1,221 @@
-//! AuthorizationPolicies and MeshTLSPolicies, read: what of them holds for whom, and what is to be said of them.
+//! Policies of all kinds, read: what of them holds where, and what is to be said of them.
 //!
 //! **An error never widens.** The unit of refusal is the rule: a deny rule that cannot be read denies everything, an allow
 //! rule allows nothing. An error outside of the rules (a misspelt `targetRefs`) makes every rule unreadable, for whatever
-//! the policy still names; a MeshTLSPolicy is strict then.
+//! the policy still names; a MeshTLSPolicy is strict then. A port that its Service does not have closes the Service.
 
+pub(super) mod attach;
 mod cover;
+mod precedence;
 mod rule;
 
 use super::{
     ObjectId,
-    derived::{Authorization, Place, Read},
+    derived::{Authorization, Hold, Place, ReadPolicy, Says},
     facts::Facts,
-    status::Findings,
+    report, settings,
+    status::{Ancestor, Condition, Findings, Judged, ObjectStatus},
 };
 use crate::objects::{
-    Kind, Metadata, Object,
-    names::is_subdomain,
-    policy::{AuthorizationPolicy, MeshTlsPolicy, Mode, Policy, PolicyAction, PolicyTarget, Selector, TargetKind},
+    Metadata, Object,
+    kind::Kind as _,
+    policy::{AnyPolicy, AuthorizationPolicy, MeshTlsPolicy, Mode, PolicyAction},
 };
+use attach::{Target, check};
+use precedence::Beaten;
 use remora_api::convert::LIST_MAX as RULES_MAX;
-use remora_model::{AuthorizationRule, Unidentified};
+use remora_model::{Action, AuthorizationRule, Unidentified};
 use std::{collections::BTreeSet, sync::Arc};
-
-/// Targets of one policy, as in the CRD.
-pub(super) const TARGETS_MAX: usize = 32;
 
 impl Facts {
     /// Reads a policy.
-    pub(super) fn read_policy(&self, id: &ObjectId) -> Option<Read> {
-        match self.policies.get(id)? {
-            Object::AuthorizationPolicy(policy) => Some(Read::Authorization(read_authorization(policy).0)),
-            Object::MeshTlsPolicy(policy) => Some(Read::MeshTls { strict: read_mesh_tls(policy).0 }),
-            _ => None,
-        }
+    pub(super) fn read_policy(&self, id: &ObjectId) -> Option<ReadPolicy> {
+        let object = self.policies.get(id)?;
+        let policy = object.as_policy()?;
+        let mut places = self.places(object.metadata(), policy);
+        let says = match object {
+            Object::AuthorizationPolicy(policy) => {
+                Says::Authorization(read_authorization(policy, &mut Findings::default()))
+            }
+            Object::MeshTlsPolicy(policy) => Says::MeshTls { strict: read_mesh_tls(policy, &mut Findings::default()) },
+            Object::BackendPolicy(policy) => {
+                // It forbids nothing that could be closed.
+                places.retain(|_, hold| *hold == Hold::Said);
+                Says::Backend(Arc::clone(policy))
+            }
+            _ => return None,
+        };
+        Some(ReadPolicy { places, selector: policy.targets().selector.cloned(), says })
     }
 
     /// Makes known what a policy says and where it is attached.
-    pub(super) fn take_policy(&mut self, id: &ObjectId, now: Option<Read>) {
-        let policy = self.policies.get(id).filter(|_| now.is_some());
-        let are: BTreeSet<Place> = policy.map(|policy| self.places(policy)).unwrap_or_default();
-        let were = self.places_of.remove(id).unwrap_or_default();
-        let at = |places: &BTreeSet<Place>| places.iter().map(|place| (place.clone(), id.clone())).collect();
-        self.policies_on.replace(&at(&were), &at(&are));
-        if !are.is_empty() {
-            self.places_of.insert(id.clone(), are);
-        }
+    pub(super) fn take_policy(&mut self, id: &ObjectId, now: Option<ReadPolicy>) {
+        let before = self.read_policies.unnoted().get(id).cloned();
+        let at = |read: Option<&ReadPolicy>| -> BTreeSet<((&'static str, Place), ObjectId)> {
+            let places = read.into_iter().flat_map(|read| read.places.keys());
+            places.map(|place| ((id.kind, place.clone()), id.clone())).collect()
+        };
+        self.policies_on.replace(&at(before.as_deref()), &at(now.as_ref()));
         self.read_policies.put(id.clone(), now.map(Arc::new));
     }
 
-    /// What a policy is attached to: its targets, or without any its namespace, which of a MeshTLSPolicy of the control plane
-    /// is the mesh.
-    fn places(&self, policy: &Object) -> BTreeSet<Place> {
-        let namespace = &policy.metadata().namespace;
-        let (targets, wide): (&[PolicyTarget], _) = match policy {
-            Object::AuthorizationPolicy(policy) => (&policy.spec.target_refs, false),
-            Object::MeshTlsPolicy(policy) => (&policy.spec.target_refs, *namespace == self.mesh.namespace),
-            _ => return BTreeSet::new(),
-        };
-        if targets.is_empty() {
-            let own = Place::Namespace(namespace.clone());
-            return [own].into_iter().chain(wide.then_some(Place::Mesh)).collect();
-        }
-        let place = |target: &PolicyTarget| {
-            let key = (namespace.clone(), target.name.clone());
-            match target.kind {
-                TargetKind::Service => Place::Service(key),
-                TargetKind::Pod => Place::Pod(key),
+    /// What is to be said of a policy.
+    pub(super) fn judge_policy(&self, id: &ObjectId) -> Option<Judged> {
+        let object = self.policies.get(id)?;
+        let (policy, meta) = (object.as_policy()?, object.metadata());
+        let mut found = Findings::default();
+        found.invalid.extend(policy.unreadable().map(str::to_owned));
+        let mut targets = self.targets_of(meta, policy.targets());
+        targets.iter_mut().for_each(|target| self.find_pod(target));
+        match object {
+            Object::AuthorizationPolicy(policy) => {
+                let read = read_authorization(policy, &mut found);
+                self.uncovered(&targets, &mut found.notes);
+                let passes = read.rules.iter().any(passes_the_unidentified);
+                found.ineffective =
+                    passes.then(|| self.permissive(meta, &targets, policy.spec.selector.as_ref())).flatten();
             }
-        };
-        targets.iter().map(place).collect()
+            Object::MeshTlsPolicy(policy) => {
+                read_mesh_tls(policy, &mut found);
+                self.uncovered(&targets, &mut found.notes);
+            }
+            Object::BackendPolicy(policy) => settings::judge(&meta.namespace, &policy.spec, &mut found),
+            _ => return None,
+        }
+        let seen: Vec<Seen> = targets.into_iter().map(|target| self.see(id, object, target)).collect();
+        let problems = found.invalid.iter().chain(&found.partly);
+        let missing = seen.iter().filter(|seen| seen.target.missing.is_some()).filter_map(Seen::refusal);
+        let told = problems.cloned().chain(missing.map(|(_, problem)| problem));
+        let told = told.map(|problem| report(meta, id.kind, problem)).collect();
+        Some((Some(status(object, meta, policy, &found, seen)), told))
     }
 
-    /// What is to be said of a policy.
-    pub(super) fn judge_policy(&self, id: &ObjectId) -> Option<Findings> {
-        let (mut found, targets, passes) = match self.policies.get(id)? {
-            Object::AuthorizationPolicy(policy) => {
-                let (read, found) = read_authorization(policy);
-                let passes = read.rules.iter().any(passes_the_unidentified);
-                (found, &policy.spec.target_refs, passes.then_some(read))
-            }
-            Object::MeshTlsPolicy(policy) => (read_mesh_tls(policy).1, &policy.spec.target_refs, None),
-            _ => return None,
-        };
-        let meta = self.policies.get(id)?.metadata();
-        self.missing_targets(meta, targets, &mut found);
-        self.uncovered(&meta.namespace, targets, &mut found);
-        found.ineffective = passes.and_then(|read| self.permissive(&meta.namespace, targets, &read));
-        Some(found)
+    fn see(&self, id: &ObjectId, object: &Object, mut target: Target) -> Seen {
+        if let Some(missing) = &mut target.missing
+            && target.section.is_some()
+            && self.services.contains_key(&target.key)
+        {
+            *missing = format!("{missing}; {}", closed(object));
+        }
+        Seen { beaten: self.beaten(id, object, &target), target }
     }
 
     /// What is to be said of the policies of a namespace together.
     pub(super) fn judge_namespace(&self, namespace: &str) -> Vec<String> {
-        let all = self.policies_in.get(namespace).filter_map(|id| self.read_policies.get(id));
+        let all = self.policies_in.get(&(AuthorizationPolicy::KIND, namespace.to_owned()));
+        let all = all.filter_map(|id| self.read_policies.get(id));
         let rules: usize =
-            all.map(|read| if let Read::Authorization(one) = &**read { one.rules.len() } else { 0 }).sum();
+            all.map(|read| if let Says::Authorization(one) = &read.says { one.rules.len() } else { 0 }).sum();
         let problem = "that select one pod: of those beyond, allow rules allow nothing, a deny rule denies all";
         let too_many = rules > RULES_MAX;
         let told = || format!("namespace {namespace}: has {rules} rules, and {RULES_MAX} may be {problem}");
         too_many.then(told).into_iter().collect()
     }
+}
 
-    pub(super) fn missing_targets(&self, meta: &Metadata, targets: &[PolicyTarget], found: &mut Findings) {
-        for (i, target) in targets.iter().enumerate() {
-            let key = (meta.namespace.clone(), target.name.clone());
-            let there = match target.kind {
-                TargetKind::Service => self.services.contains_key(&key),
-                TargetKind::Pod => self.pods.contains_key(&key),
-            };
-            if !there {
-                let (kind, name, namespace) = (target.kind, &target.name, &meta.namespace);
-                let problem = format!("{kind:?} {namespace}/{name} is not there; it holds once it is");
-                found.missing.push(format!("spec.targetRefs[{i}]: {problem}"));
-            }
-        }
+/// A target, and what others take from a policy there.
+#[derive(Debug)]
+struct Seen {
+    target: Target,
+    beaten: Beaten,
+}
+
+impl Seen {
+    /// Why the policy is not accepted there: a reason of GEP-713, and in words.
+    fn refusal(&self) -> Option<(&'static str, String)> {
+        let missing =
+            || Some(("TargetNotFound", format!("{}: {}", self.target.field(), self.target.missing.as_ref()?)));
+        let conflict = || Some(("Conflicted", format!("{}: {}", self.target.field(), self.beaten.conflict.as_ref()?)));
+        missing().or_else(conflict)
     }
 }
 
-fn read_authorization(policy: &AuthorizationPolicy) -> (Authorization, Findings) {
+/// The status of a policy: for each target, and for all together.
+fn status(object: &Object, meta: &Metadata, policy: &dyn AnyPolicy, found: &Findings, seen: Vec<Seen>) -> ObjectStatus {
+    let refusals: Vec<_> = seen.iter().filter_map(Seen::refusal).collect();
+    let texts = refusals.iter().map(|(_, problem)| problem.as_str()).collect::<Vec<_>>().join("; ");
+    let refusal = refusals.first().map(|(reason, _)| (*reason, texts));
+    let mut by: Vec<String> = Vec::new();
+    for one in seen.iter().flat_map(|seen| &seen.beaten.by).filter(|one| !one.is_empty()) {
+        if !by.contains(one) {
+            by.push(one.clone());
+        }
+    }
+    let wholly = !seen.is_empty() && seen.iter().all(|seen| seen.beaten.wholly);
+    let all = conditions(found, refusal, &Beaten { conflict: None, by, wholly });
+    let short: Vec<String> = seen.iter().map(|seen| seen.target.short()).collect();
+    let target = match &short[..] {
+        [first, _, rest @ ..] => format!("{first} and {} more", rest.len() + 1),
+        [first] => first.clone(),
+        [] => String::new(),
+    };
+    let ancestors = seen.into_iter().map(|seen| {
+        let conditions = conditions(found, seen.refusal(), &seen.beaten);
+        Ancestor { reference: seen.target.reference(), conditions }
+    });
+    let written = policy.status();
+    ObjectStatus::of_policy(
+        object.registered(),
+        meta,
+        serde_json::json!({
+            "conditions": written.conditions,
+            "ancestors": written.ancestors,
+            "target": written.target,
+        }),
+        all,
+        (ancestors.collect(), target),
+    )
+}
+
+/// The conditions of GEP-713.
+fn conditions(found: &Findings, refusal: Option<(&'static str, String)>, beaten: &Beaten) -> Vec<Condition> {
+    let refused = match (&found.invalid[..], refusal) {
+        ([], None) => None,
+        ([], refusal) => refusal,
+        (invalid, _) => Some(("Invalid", invalid.join("; "))),
+    };
+    let partly = found.partly.join("; ");
+    let is_partly = || Condition::new("PartiallyInvalid", true, "Invalid", partly.clone());
+    if let Some((reason, problem)) = refused {
+        let refused = Condition::new("Accepted", false, reason, problem);
+        return std::iter::once(refused).chain((!partly.is_empty()).then(is_partly)).collect();
+    }
+    let by = beaten.by.join("; ");
+    let (holds, reason) = match (beaten.wholly, by.is_empty() && partly.is_empty()) {
+        (true, _) => (false, "Overridden"),
+        (false, true) => (true, "Programmed"),
+        (false, false) => (true, "PartiallyProgrammed"),
+    };
+    let why: Vec<&str> = [by.as_str(), partly.as_str()].into_iter().filter(|why| !why.is_empty()).collect();
+    let mut all = vec![
+        Condition::new("Accepted", true, "Accepted", found.notes.join("; ")),
+        Condition::new("Programmed", holds, reason, why.join("; ")),
+    ];
+    all.extend((!partly.is_empty()).then(is_partly));
+    all.extend((!by.is_empty()).then(|| Condition::new("Overridden", true, "Overridden", by.clone())));
+    all.extend(
+        found.ineffective.iter().map(|why| Condition::new("Ineffective", true, "PlaintextCallers", why.clone())),
+    );
+    all
+}
+
+/// What a policy does while its Service has no port of the name that it gives.
+fn closed(object: &Object) -> &'static str {
+    match object {
+        Object::AuthorizationPolicy(policy) => match policy.spec.action {
+            PolicyAction::Allow => "until it has, it allows nothing on any of its ports",
+            PolicyAction::Deny => "until it has, it denies on all of its ports",
+            PolicyAction::Audit => "until it has, it audits nothing",
+        },
+        Object::MeshTlsPolicy(_) => "until it has, it is Strict for all of its ports",
+        _ => "until it has, it holds for nothing",
+    }
+}
+
+fn read_authorization(policy: &AuthorizationPolicy, found: &mut Findings) -> Authorization {
     let (meta, spec) = (&policy.metadata, &policy.spec);
-    let mut found = Findings::of(policy);
-    let outside = spec.unknown.none().map_err(|e| format!("spec.{e}"));
-    let outside = outside.and_then(|()| targets(&spec.target_refs, &[TargetKind::Service, TargetKind::Pod]));
-    let outside = outside.and_then(|()| spec.selector.as_ref().map_or(Ok(()), selector));
-    let mut rules = Vec::new();
+    let outside = check(&meta.namespace, policy.targets());
+    let (mut rules, mut problems) = (Vec::new(), Vec::new());
     for (i, rule) in spec.rules.iter().enumerate() {
         let name: Arc<str> = format!("{}/{} rule {i}", meta.namespace, meta.name).into();
         let read = match &outside {
@@ -133,10 +226,16 @@ fn read_authorization(policy: &AuthorizationPolicy) -> (Authorization, Findings)
         match read {
             Ok(rule) => rules.push(rule),
             Err(problem) => {
-                found.invalid.extend(problem.map(|e| format!("spec.rules[{i}]{e}; {}", effect(spec.action))));
+                problems.extend(problem.map(|e| format!("spec.rules[{i}]{e}; {}", effect(spec.action))));
                 rules.extend((spec.action == PolicyAction::Deny).then(|| AuthorizationRule::deny_everything(name)));
             }
         }
+    }
+    let all = !problems.is_empty() && problems.len() == spec.rules.len();
+    if all {
+        found.invalid.extend(problems)
+    } else {
+        found.partly.extend(problems)
     }
     if let Err(problem) = outside {
         found.invalid.push(format!("{problem}; {}", effect(spec.action).replace("it ", "every rule ")));
@@ -146,30 +245,14 @@ fn read_authorization(policy: &AuthorizationPolicy) -> (Authorization, Findings)
             rules.push(AuthorizationRule::deny_everything(name.into()));
         }
     }
-    let (selector, allows) = (spec.selector.clone(), spec.action == PolicyAction::Allow);
-    (Authorization { selector, allows, rules }, found)
+    Authorization { action: rule::model(spec.action), rules }
 }
 
-fn read_mesh_tls(policy: &MeshTlsPolicy) -> (bool, Findings) {
-    let spec = &policy.spec;
-    let mut found = Findings::of(policy);
-    let outside = spec.unknown.none().map_err(|e| format!("spec.{e}"));
-    let outside = outside.and_then(|()| targets(&spec.target_refs, &[TargetKind::Service, TargetKind::Pod]));
-    let strict = outside.is_err() || spec.mode == Mode::Strict;
+fn read_mesh_tls(policy: &MeshTlsPolicy, found: &mut Findings) -> bool {
+    let outside = check(&policy.metadata.namespace, policy.targets());
+    let strict = outside.is_err() || policy.spec.mode == Mode::Strict;
     found.invalid.extend(outside.err().map(|problem| format!("{problem}; it is Strict for what it names")));
-    (strict, found)
-}
-
-impl Findings {
-    /// Nothing is found yet, but that it could not be read.
-    fn of<S>(policy: &Policy<S>) -> Self
-    where
-        Policy<S>: Kind,
-    {
-        let mut found = Self::new(<Policy<S>>::registered(), &policy.metadata, &policy.status);
-        found.invalid.extend(policy.unreadable.clone());
-        found
-    }
+    strict
 }
 
 fn effect(action: PolicyAction) -> &'static str {
@@ -180,38 +263,15 @@ fn effect(action: PolicyAction) -> &'static str {
     }
 }
 
-/// What the CRD asks of targets.
-pub(super) fn targets(targets: &[PolicyTarget], kinds: &[TargetKind]) -> Result<(), String> {
-    if targets.len() > TARGETS_MAX {
-        return Err(format!("spec.targetRefs: has {} entries, more than the {TARGETS_MAX} allowed", targets.len()));
-    }
-    for (i, target) in targets.iter().enumerate() {
-        let at = |e: String| format!("spec.targetRefs[{i}].{e}");
-        target.unknown.none().map_err(at)?;
-        if !target.group.is_empty() {
-            return Err(at(format!("group: {:?} is not the core group, which is empty", target.group)));
-        }
-        if !kinds.contains(&target.kind) {
-            return Err(at(format!("kind: {:?} cannot be meant here", target.kind)));
-        }
-        if !is_subdomain(&target.name) {
-            return Err(at(format!("name: {:?} is no name", target.name)));
-        }
-    }
-    Ok(())
-}
-
-fn selector(selector: &Selector) -> Result<(), String> {
-    selector.unknown.none().map_err(|e| format!("spec.selector.{e}"))?;
-    match selector.match_labels.len() {
-        0 => Err("spec.selector.matchLabels: is empty, which would select every pod".to_owned()),
-        1..=TARGETS_MAX => Ok(()),
-        more => Err(format!("spec.selector.matchLabels: has {more} entries, more than the {TARGETS_MAX} allowed")),
-    }
-}
-
 /// Whether the rule denies by identity and lets callers without one pass.
 fn passes_the_unidentified(rule: &AuthorizationRule) -> bool {
     let names = |source: &remora_model::Source| !source.identities.is_empty() || !source.namespaces.is_empty();
     rule.unidentified == Unidentified::Ignore && rule.from.iter().any(names)
+}
+
+impl Authorization {
+    /// Whether callers that no allow rule names are denied.
+    pub(super) fn denies_the_rest(&self) -> bool {
+        self.action == Action::Allow
+    }
 }

@@ -43,7 +43,7 @@ pub(super) fn read(name: Arc<str>, action: PolicyAction, rule: &PolicyRule) -> R
     Ok(rule)
 }
 
-fn model(action: PolicyAction) -> Action {
+pub(super) fn model(action: PolicyAction) -> Action {
     match action {
         PolicyAction::Allow => Action::Allow,
         PolicyAction::Deny => Action::Deny,

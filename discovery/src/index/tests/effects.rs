@@ -160,7 +160,8 @@ fn a_policys_status_says_whether_it_holds_as_it_was_meant() {
             found.len() == expected.len() && found.iter().zip(expected).all(|(one, start)| one.starts_with(start));
         assert!(all, "{found:#?} {expected:#?}");
     };
-    starts(of("AuthorizationPolicy", "rules: [{ from: [] }]"), &["Accepted=True/Accepted: "]);
+    const HOLDS: [&str; 2] = ["Accepted=True/Accepted: ", "Programmed=True/Programmed: "];
+    starts(of("AuthorizationPolicy", "rules: [{ from: [] }]"), &HOLDS);
     starts(of("AuthorizationPolicy", "rules: [{}]"), &["Accepted=False/Invalid: spec.rules[0]: is empty"]);
     starts(of("AuthorizationPolicy", "targetRef: { name: a }"), &["Accepted=False/Invalid: spec.targetRef: there is"]);
     let missing = "targetRefs: [{ kind: Service, name: apy }]";
@@ -171,16 +172,31 @@ fn a_policys_status_says_whether_it_holds_as_it_was_meant() {
     starts(of("MeshTLSPolicy", &format!("mode: Strict, {missing}")), &["Accepted=False/TargetNotFound"]);
     starts(
         of("BackendPolicy", "targetRefs: [{ kind: Service, name: api }], connectTimeout: 1 h"),
-        &["Accepted=False/Invalid"],
+        &["Accepted=False/Invalid: spec.connectTimeout"],
     );
+    let partly = [
+        HOLDS[0],
+        "Programmed=True/PartiallyProgrammed: spec.connectTimeout",
+        "PartiallyInvalid=True/Invalid: spec.co",
+    ];
+    starts(
+        of("BackendPolicy", "targetRefs: [{ kind: Service, name: api }], connectTimeout: 1 h, pendingMax: 3"),
+        &partly,
+    );
+    let partly = [
+        HOLDS[0],
+        "Programmed=True/PartiallyProgrammed: spec.rules[1]",
+        "PartiallyInvalid=True/Invalid: spec.rules[1]",
+    ];
+    starts(of("AuthorizationPolicy", "rules: [{ from: [] }, {}]"), &partly);
     let deny = "action: Deny, rules: [{ from: [{ namespaces: [evil] }]";
-    starts(of("AuthorizationPolicy", &format!("{deny} }}]")), &["Accepted=True/Accepted"]);
+    starts(of("AuthorizationPolicy", &format!("{deny} }}]")), &HOLDS);
     let ignore = format!("{deny}, unidentified: Ignore }}]");
     let plaintext = "Ineffective=True/PlaintextCallers: Pod shop/api-1 takes plaintext";
-    starts(of("AuthorizationPolicy", &ignore), &["Accepted=True/Accepted", plaintext]);
+    starts(of("AuthorizationPolicy", &ignore), &[HOLDS[0], HOLDS[1], plaintext]);
     let strict = policy("AuthorizationPolicy", &ignore) + &policy("MeshTLSPolicy", "mode: Strict");
     let strict = with(strict.trim_start_matches("---\n"));
-    starts(conditions(&strict, "AuthorizationPolicy"), &["Accepted=True/Accepted"]);
+    starts(conditions(&strict, "AuthorizationPolicy"), &HOLDS);
 }
 
 #[test]
@@ -211,9 +227,16 @@ spec: {{ targetRefs: [{{ kind: Service, name: api }}], {spec} }}
     let parent = outbound(&world, "shop", "api:80").parent.into_backend().unwrap();
     let settings = world.backend(&parent).unwrap().settings.clone();
     assert_eq!((settings.connect_timeout.as_secs(), settings.pending_max), (2, 5));
-    assert!(
-        conditions(&world, "BackendPolicy")[0].starts_with("Accepted=False/Conflicted: Service api: BackendPolicy b")
-    );
+    let younger = "BackendPolicy shop/b is older, and says connectTimeout";
+    let expected = [
+        "Accepted=True/Accepted: ".to_owned(),
+        format!("Programmed=True/PartiallyProgrammed: {younger}"),
+        format!("Overridden=True/Overridden: {younger}"),
+    ];
+    assert_eq!(conditions(&world, "BackendPolicy"), expected);
+    let text = text.replace(", pendingMax: 5", "");
+    let world = with(text.trim_start_matches("---\n"));
+    assert_eq!(conditions(&world, "BackendPolicy")[1], format!("Programmed=False/Overridden: {younger}"), "all of it");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What objects mean, by the Gateway API, by Kubernetes, and by our own promises.
 
+mod attachment;
 mod closed;
 mod cluster;
 mod effects;

@@ -126,13 +126,17 @@ fn targets(chance: &mut Chance) -> &'static str {
         "",
         "targetRefs: [{ kind: Service, name: s1 }], ",
         "targetRefs: [{ kind: Pod, name: p1 }, { kind: Service, name: s2 }], ",
+        "targetRefs: [{ kind: Service, name: s1, sectionName: main }, { kind: Service, name: s2, sectionName: other }], ",
+        "targetRefs: [{ kind: Namespace, name: shop }], ",
+        "selector: { matchLabels: { app: a } }, ",
     ])
 }
 
 fn policy(chance: &mut Chance) -> String {
     let meta = meta(chance, &["a1", "a2"], "");
     let targets = targets(chance);
-    let selector = chance.of(&["", "selector: { matchLabels: { app: a } }, "]);
+    let selector =
+        if targets.contains("selector") { "" } else { chance.of(&["", "selector: { matchLabels: { app: b } }, "]) };
     let rule = chance.of(&[
         "action: Allow, rules: [{ from: [{ namespaces: [shop] }] }]",
         "action: Deny, rules: [{ from: [{ namespaces: [shop] }], unidentified: Ignore }]",
@@ -156,8 +160,14 @@ fn settings(chance: &mut Chance) -> String {
     let made = chance.of(&["", ", creationTimestamp: '2026-01-01T00:00:00Z'"]);
     let meta = meta(chance, &["b1", "b2"], made);
     format!(
-        "apiVersion: remora.dev/v1alpha1\nkind: BackendPolicy\n{meta}\nspec: {{ targetRefs: [{{ kind: Service, name: {} }}], pendingMax: {} }}\n",
-        chance.of(&["s1", "s2"]),
+        "apiVersion: remora.dev/v1alpha1\nkind: BackendPolicy\n{meta}\nspec: {{ targetRefs: [{{ {} }}], pendingMax: {} }}\n",
+        chance.of(&[
+            "kind: Service, name: s1",
+            "kind: Service, name: s2",
+            "kind: Service, name: s1, sectionName: main",
+            "kind: Namespace, name: shop",
+            "kind: Namespace, name: remora",
+        ]),
         chance.of(&["1", "2"])
     )
 }

@@ -21,6 +21,7 @@ use crate::{
 use kube::{Client, config::KubeConfigOptions};
 use remora_kube::{
     client::ClientError,
+    events::Events,
     lease::{Candidate, elect},
     names,
 };
@@ -68,7 +69,7 @@ pub(crate) async fn run(
     fed
 }
 
-/// Stands for election, and writes the statuses of routes and policies while it leads, until the drain.
+/// Stands for election, and writes the statuses of routes and policies, and Events of them, while it leads, until the drain.
 async fn tell_statuses(
     client: Client,
     namespace: String,
@@ -77,11 +78,14 @@ async fn tell_statuses(
     draining: drain::Watch,
 ) {
     let Some(me) = pod else { return };
+    let (events, telling) = Events::new(client.clone(), names::DISCOVERY, &me, draining.clone());
     let candidate = Candidate { namespace, name: names::DISCOVERY.to_owned(), me };
     let (leads, election) = elect(client.clone(), candidate, draining);
+    // Both end with the drain, and the lease is given back then.
+    let leading = async { tokio::join!(election, telling) };
     tokio::select! {
-        () = election => {}
-        () = statuses::write(client, wanted, leads) => {}
+        _ = leading => {}
+        () = statuses::write(client, wanted, leads, events) => {}
     }
 }
 

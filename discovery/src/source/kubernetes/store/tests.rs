@@ -190,6 +190,28 @@ fn a_policy_that_never_could_be_read_denies_what_another_allows() {
 }
 
 #[test]
+fn a_policy_that_never_could_be_read_but_for_its_targets_closes_these_alone() {
+    let never = |spec: serde_json::Value| {
+        let mut store = allowed();
+        let metadata = Metadata { name: "p".to_owned(), namespace: "shop".to_owned(), ..Metadata::default() };
+        let unreadable = Unreadable { metadata, problem: "new".to_owned(), spec, ..Unreadable::default() };
+        store.take(AuthorizationPolicy::KIND, Change::Applied(Err(Box::new(unreadable))));
+        let inbound = |port| snapshot(&store).inbound("shop", "api-1", port).unwrap();
+        [80, 9000].map(|port| inbound(port).rules.iter().any(|rule| rule.action == Action::Deny))
+    };
+    let api = serde_json::json!({ "kind": "Service", "name": "api" });
+    assert_eq!(never(serde_json::json!({ "targetRefs": [api], "rules": 7 })), [true, false]);
+    assert_eq!(never(serde_json::json!({ "selector": { "matchLabels": { "app": "web" } }, "rules": 7 })), [false; 2]);
+    for whole in [
+        serde_json::json!({ "targetRefs": [api, 7] }),
+        serde_json::json!({ "targetRefs": [api], "selector": 7 }),
+        serde_json::json!(7),
+    ] {
+        assert_eq!(never(whole.clone()), [true; 2], "{whole}");
+    }
+}
+
+#[test]
 fn a_route_that_never_could_be_read_answers_500_and_one_that_could_stays() {
     let mut store = allowed();
     let rules = |store: &Store| snapshot(store).outbound("shop", &"api:80".parse().unwrap()).rules;

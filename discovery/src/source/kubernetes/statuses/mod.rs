@@ -1,19 +1,28 @@
-//! Writes the statuses of routes and policies, where they do not say what they should.
+//! Writes the statuses of routes and policies, where they do not say what they should, and tells as an Event on the object what became
+//! a problem with it, and what ceased to be one.
 //!
 //! In: what should be said, and whether we lead. Out: patches of `status`. Each says which version of the object it was made from, so
 //! the API server refuses it if another writer was faster; then the object is read once more, and the patch made anew. What fails comes
 //! again with a backoff of its own. What was written is not written again over the same version, unless something else is to be
 //! said by now. Two writers at once do no harm: they want the same.
 
-use crate::{index::status::ObjectStatus, objects::kind::Registered, serve::Statuses};
+#[cfg(test)]
+mod tests;
+
+use crate::{
+    index::status::{Condition, ObjectStatus},
+    objects::kind::Registered,
+    serve::Statuses,
+};
 use futures_util::stream::{self, StreamExt as _};
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::{api::core::v1::ObjectReference, jiff::Timestamp};
 use kube::{
     Api, Client,
     api::{ApiResource, DynamicObject, Patch, PatchParams},
 };
 use remora_kube::{
     client::{CallError, call},
+    events::{EventType, Events, Fact},
     names,
 };
 use serde_json::Value;
@@ -38,19 +47,19 @@ type Name = (&'static str, String, String);
 #[derive(Debug, Clone, PartialEq)]
 enum Written {
     /// Over this version it went through, and said this.
-    Over { version: String, said: Vec<Value> },
+    Over { version: String, said: Value },
     /// It failed, and comes again then.
     Failed { again: Instant, pause: Duration },
 }
 
 /// Writes as long as `leads` says so. Ends when the senders are dropped; cancel-safe.
-pub(super) async fn write(client: Client, mut wanted: Statuses, mut leads: watch::Receiver<bool>) {
+pub(super) async fn write(client: Client, mut wanted: Statuses, mut leads: watch::Receiver<bool>, events: Events) {
     let mut written: HashMap<Name, Written> = HashMap::new();
     loop {
         let latest = wanted.borrow_and_update().clone();
         let lead = *leads.borrow_and_update();
         let due = match lead {
-            true => write_all(&client, &latest, &leads, &mut written).await,
+            true => write_all((&client, &events), &latest, &leads, &mut written).await,
             false => None,
         };
         let again = async {
@@ -73,7 +82,7 @@ fn name(status: &ObjectStatus) -> Name {
 
 /// Writes what is not said yet. Gives when something is to be tried again.
 async fn write_all(
-    client: &Client,
+    (client, events): (&Client, &Events),
     statuses: &[Arc<ObjectStatus>],
     leads: &watch::Receiver<bool>,
     written: &mut HashMap<Name, Written>,
@@ -101,10 +110,11 @@ async fn write_all(
         };
         match wrote {
             None => {}
-            Some(Ok(())) => {
-                metrics::counter!("remora_discovery_statuses_written_total").increment(1);
+            Some(Ok(news)) => {
+                metrics::counter!("remora_discovery_statuses_written_total").increment(u64::from(news.is_some()));
+                news.into_iter().flatten().for_each(|condition| events.tell(fact(status, condition)));
                 let version = status.resource_version.clone().unwrap_or_default();
-                written.insert(name, Written::Over { version, said: status.ours().to_vec() });
+                written.insert(name, Written::Over { version, said: status.ours().clone() });
             }
             Some(Err(error)) => {
                 let pause = before.map_or(PAUSE_MIN, |pause| (pause * 2).min(PAUSE_MAX));
@@ -137,22 +147,41 @@ fn is_due(status: &ObjectStatus, written: &HashMap<Name, Written>, now: Instant)
     }
 }
 
-async fn write_one(client: &Client, status: &ObjectStatus, wanted: Value) -> Result<(), CallError> {
+/// What a person should hear of the status that was written. `None`: nothing was left to write.
+async fn write_one(client: &Client, status: &ObjectStatus, wanted: Value) -> Result<Option<Vec<Condition>>, CallError> {
     let api = Api::<DynamicObject>::namespaced_with(client.clone(), &status.namespace, &resource(status.kind));
     match patch(&api, status, wanted).await {
         Err(error) if error.is_conflict() => {}
         // The object was deleted: no status to write.
-        Err(error) if error.is_not_found() => return Ok(()),
-        done => return done,
+        Err(error) if error.is_not_found() => return Ok(None),
+        done => return done.map(|()| Some(status.news())),
     }
     let object = match call(api.get(&status.name)).await {
-        Err(error) if error.is_not_found() => return Ok(()),
+        Err(error) if error.is_not_found() => return Ok(None),
         object => object?,
     };
     let current = status.over(&object.data["status"], object.metadata.resource_version);
     match current.to_write(&now()) {
-        Some(wanted) => patch(&api, &current, wanted).await,
-        None => Ok(()),
+        Some(wanted) => patch(&api, &current, wanted).await.map(|()| Some(current.news())),
+        None => Ok(None),
+    }
+}
+
+fn fact(status: &ObjectStatus, condition: Condition) -> Fact {
+    let said = if condition.message.is_empty() { String::new() } else { format!(": {}", condition.message) };
+    Fact {
+        about: ObjectReference {
+            api_version: Some(format!("{}/{}", status.kind.group, status.kind.version)),
+            kind: Some(status.kind.kind.to_owned()),
+            namespace: Some(status.namespace.clone()),
+            name: Some(status.name.clone()),
+            uid: status.uid.clone(),
+            ..ObjectReference::default()
+        },
+        kind: if condition.is_a_problem() { EventType::Warning } else { EventType::Normal },
+        reason: condition.reason,
+        action: "Judge",
+        note: format!("{} is {}{said}", condition.kind, if condition.holds { "True" } else { "False" }),
     }
 }
 
@@ -175,54 +204,4 @@ fn resource(kind: Registered) -> ApiResource {
 
 fn now() -> String {
     Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        index::{Change, Mesh, World},
-        source::parse::parse,
-    };
-    use serde_json::json;
-
-    fn status(version: &str) -> ObjectStatus {
-        let text = format!(
-            "apiVersion: remora.dev/v1alpha1
-kind: MeshTLSPolicy
-metadata: {{ name: p, namespace: shop, resourceVersion: '{version}' }}
-spec: {{ mode: Strict }}
-"
-        );
-        let mut world = World::new(Mesh::default());
-        world.apply(parse(&text, "").whole().unwrap().into_iter().map(Change::Put), &mut |_, _| {});
-        world.settle();
-        world.statuses().next().map(|status| ObjectStatus::clone(status)).unwrap()
-    }
-
-    #[test]
-    fn a_status_is_written_once_for_each_version_and_what_failed_not_before_its_pause_is_over() {
-        let now = Instant::now();
-        let mut written = HashMap::new();
-        assert!(is_due(&status("7"), &written, now));
-        let over = |said: &[Value]| Written::Over { version: "7".to_owned(), said: said.to_vec() };
-        written.insert(name(&status("7")), over(status("7").ours()));
-        assert!(!is_due(&status("7"), &written, now), "the index has not seen it yet");
-        assert!(is_due(&status("8"), &written, now));
-        written.insert(name(&status("7")), over(&[json!({ "type": "Accepted", "status": "False" })]));
-        assert!(is_due(&status("7"), &written, now), "something else is to be said by now");
-        let again = now + PAUSE_MIN;
-        written.insert(name(&status("7")), Written::Failed { again, pause: PAUSE_MIN });
-        assert!(!is_due(&status("8"), &written, now) && is_due(&status("8"), &written, again));
-    }
-
-    #[test]
-    fn what_somebody_wrote_in_the_meantime_is_looked_at_before_it_is_written_over() {
-        let stale = status("7");
-        let wanted = stale.to_write("2026-11-28T00:00:00Z").unwrap();
-        let fresh = stale.over(&wanted, Some("9".to_owned()));
-        assert_eq!((fresh.to_write("2026-11-29T00:00:00Z"), fresh.resource_version.as_deref()), (None, Some("9")));
-        let other = stale.over(&json!({ "conditions": [] }), Some("9".to_owned()));
-        assert!(other.to_write("2026-11-29T00:00:00Z").is_some());
-    }
 }
