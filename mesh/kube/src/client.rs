@@ -21,7 +21,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// A watch is asked anew this often. It resumes where it was, which costs one request; what it buys is that a
 /// connection that died without a word (kube finds it 5 s after this) hides changes for a minute at most, not for five.
-const WATCH_SECONDS: u32 = 55;
+pub const WATCH_SECONDS: u32 = 55;
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]

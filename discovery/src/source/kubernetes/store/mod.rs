@@ -30,6 +30,8 @@ pub(super) enum Change {
     Deleted(Key),
     /// The list is complete: objects that are not in it were deleted.
     Listed(BTreeSet<Key>),
+    /// A watch goes on after a trouble, from where it was.
+    Resumed,
     /// The API server does not know the kind: its CRD is not installed.
     Absent,
     /// It cannot be listed or watched, and why. What is known of it stays.
@@ -105,6 +107,10 @@ impl Store {
             }
             Change::Listed(all) => held.listed(|key| all.contains(key), &mut self.untold),
             Change::Absent => held.listed(|_| false, &mut self.untold),
+            Change::Resumed => {
+                (held.trouble, held.forbidden) = (None, false);
+                false
+            }
             Change::Trouble(why) => {
                 held.trouble = Some(why);
                 false
