@@ -1,7 +1,7 @@
 //! Does the control plane work: its parts, what they make, and an injection tried out as a dry run.
 
 use super::{
-    networks, pre,
+    networks, policies, pre,
     report::{Check, Status},
     unanswered,
 };
@@ -46,18 +46,19 @@ const ISSUER_LEFT_MIN: Duration = Duration::from_secs(30 * 86_400);
 
 /// All of them.
 pub(super) async fn checks(cluster: &Cluster, own: &str) -> Vec<Check> {
-    let (crds, parts, issuer, anchors, networks, admission, tried) = join!(
+    let (crds, parts, issuer, anchors, networks, policies, admission, tried) = join!(
         crds(cluster),
         join_all([names::IDENTITY, names::DISCOVERY, names::INJECTOR].map(|part| deployed(cluster, own, part))),
         issuer(cluster, own),
         anchors(cluster, own),
         networks::check(cluster, own),
+        policies::check(cluster),
         admission(cluster),
         dry_run(cluster),
     );
     let mut all = vec![crds];
     all.extend(parts);
-    all.extend([issuer, anchors, networks]);
+    all.extend([issuer, anchors, networks, policies]);
     all.extend(admission);
     all.push(tried);
     all

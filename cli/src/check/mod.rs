@@ -9,12 +9,14 @@
 //! | [`pre`] | can it be installed here |
 //! | [`control`] | does the control plane work |
 //! | [`networks`] | are the cluster's networks known |
+//! | [`policies`] | does every policy hold as it was meant |
 //! | [`namespace`] | is a namespace meshed, and if not, why |
 //! | [`proxies`] | sidecars one by one: readiness, version, certificate |
 
 mod control;
 mod namespace;
 mod networks;
+mod policies;
 mod pre;
 mod proxies;
 mod report;

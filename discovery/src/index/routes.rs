@@ -58,10 +58,10 @@ impl<'a> Route<'a> {
         }
     }
 
-    fn parts(self) -> (&'a Metadata, &'a [k8s::ParentRef], &'a [String], &'a k8s::RouteStatus) {
+    fn parts(self) -> (&'a Metadata, &'a [k8s::ParentRef], &'a [String]) {
         match self {
-            Self::Http(route) => (&route.metadata, &route.spec.parent_refs, &route.spec.hostnames, &route.status),
-            Self::Grpc(route) => (&route.metadata, &route.spec.parent_refs, &route.spec.hostnames, &route.status),
+            Self::Http(route) => (&route.metadata, &route.spec.parent_refs, &route.spec.hostnames),
+            Self::Grpc(route) => (&route.metadata, &route.spec.parent_refs, &route.spec.hostnames),
         }
     }
 
@@ -89,7 +89,7 @@ impl Facts {
     /// Reads a route.
     pub(super) fn read_route(&self, id: &ObjectId) -> Option<ReadRoute> {
         let route = Route::of(self.routes.get(id)?)?;
-        let (meta, parents, hostnames, _) = route.parts();
+        let (meta, parents, hostnames) = route.parts();
         let mut reader = Reader::new(self, meta, route.kind());
         // Routes of Gateways alone are others' business.
         let ours = parents.is_empty() || parents.iter().any(is_service);
@@ -185,8 +185,8 @@ impl Facts {
         let object = self.routes.get(id)?;
         let route = Route::of(object)?;
         let read = self.read_routes.get(id)?;
-        let (meta, parents, _, current) = route.parts();
-        let (mut teller, mut reports) = (Teller::new(meta, current, object.registered()), Vec::new());
+        let (meta, parents, _) = route.parts();
+        let (mut teller, mut reports) = (Teller::new(object), Vec::new());
         for side in &read.sides {
             let refused = (id.clone(), side.consumer.is_some());
             for (at, found) in &side.parents {

@@ -5,11 +5,7 @@
 //! that stands there. Words of other controllers stay as they are, and where they are. Pure: who writes, and when, is the
 //! source's affair.
 
-use crate::objects::{
-    Metadata,
-    kind::Registered,
-    routes::{ParentRef, RouteStatus as Current},
-};
+use crate::objects::{Metadata, Object, kind::Registered, routes::ParentRef};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -56,11 +52,19 @@ pub struct ObjectStatus {
     /// The version that was read; a write must be based on the latest.
     pub resource_version: Option<String>,
     generation: i64,
-    current: Value,
+    current: Current,
     /// Fields of the status: lists of conditions, of entries with a controller and conditions, and texts.
     ours: Value,
     /// What a person should hear of when it changes.
     verdict: Vec<Condition>,
+}
+
+/// The status that stands there.
+#[derive(Debug, Clone, PartialEq)]
+enum Current {
+    /// As it was read with the object, which holds it.
+    Of(Object),
+    Read(Value),
 }
 
 /// One of the conditions of a status.
@@ -115,16 +119,14 @@ pub(super) type Judged = (Option<ObjectStatus>, Vec<String>);
 /// Gathers what is to be said of one route.
 #[derive(Debug)]
 pub(super) struct Teller<'a> {
-    meta: &'a Metadata,
-    current: &'a Current,
-    kind: Registered,
+    route: &'a Object,
     ours: Vec<Value>,
     verdict: Vec<Condition>,
 }
 
 impl<'a> Teller<'a> {
-    pub(super) fn new(meta: &'a Metadata, current: &'a Current, kind: Registered) -> Self {
-        Self { meta, current, kind, ours: Vec::new(), verdict: Vec::new() }
+    pub(super) fn new(route: &'a Object) -> Self {
+        Self { route, ours: Vec::new(), verdict: Vec::new() }
     }
 
     /// A parent was taken, or why not.
@@ -147,27 +149,26 @@ impl<'a> Teller<'a> {
         if !partly.is_empty() {
             conditions.push(Condition::new("PartiallyInvalid", true, "UnsupportedValue", partly.join("; ")));
         }
+        let meta = self.route.metadata();
         let reference = json!({
             "group": parent.group.as_deref().unwrap_or(""),
             "kind": "Service",
-            "namespace": parent.namespace.as_ref().unwrap_or(&self.meta.namespace),
+            "namespace": parent.namespace.as_ref().unwrap_or(&meta.namespace),
             "name": parent.name,
             "sectionName": parent.section_name,
             "port": parent.port,
         });
-        let (reference, listed) = (without_nulls(reference), json(&conditions, generation(self.meta)));
+        let (reference, listed) = (without_nulls(reference), json(&conditions, generation(meta)));
         self.ours.push(json!({"parentRef": reference, "controllerName": CONTROLLER, "conditions": listed}));
         self.verdict.extend(conditions);
     }
 
     /// All that is to be said. `None` if the route is none of our business, and never was.
     pub(super) fn finish(self) -> Option<ObjectStatus> {
-        let current = self.current.parents.clone();
-        if self.ours.is_empty() && !current.iter().any(is_ours) {
-            return None;
-        }
-        let (current, ours) = (json!({ "parents": current }), json!({ "parents": self.ours }));
-        Some(ObjectStatus::new(self.kind, self.meta, current, ours, self.verdict))
+        let said = self.route.said();
+        let before = said["parents"].as_array().is_some_and(|parents| parents.iter().any(is_ours));
+        let ours = || json!({ "parents": self.ours });
+        (before || !self.ours.is_empty()).then(|| ObjectStatus::new(self.route, ours(), self.verdict.clone()))
     }
 }
 
@@ -184,69 +185,70 @@ pub(super) struct Ancestor {
 }
 
 impl ObjectStatus {
-    fn new(kind: Registered, meta: &Metadata, current: Value, ours: Value, verdict: Vec<Condition>) -> Self {
+    fn new(object: &Object, ours: Value, verdict: Vec<Condition>) -> Self {
+        let meta = object.metadata();
         Self {
-            kind,
+            kind: object.registered(),
             namespace: meta.namespace.clone(),
             name: meta.name.clone(),
             uid: meta.uid.clone(),
             resource_version: meta.resource_version.clone(),
             generation: generation(meta),
-            current,
+            current: Current::Of(object.clone()),
             ours,
             verdict,
         }
     }
 
     /// Of a policy: for all targets together, for each, and the targets in few words.
-    pub(super) fn of_policy(
-        kind: Registered,
-        meta: &Metadata,
-        current: Value,
-        all: Vec<Condition>,
-        (ancestors, target): (Vec<Ancestor>, String),
-    ) -> Self {
-        let generation = generation(meta);
+    pub(super) fn of_policy(policy: &Object, all: Vec<Condition>, ancestors: Vec<Ancestor>, target: &str) -> Self {
+        let generation = generation(policy.metadata());
         let entry = |Ancestor { reference, conditions }: Ancestor| {
             let conditions = json(&conditions, generation);
             json!({ "ancestorRef": without_nulls(reference), "controllerName": CONTROLLER, "conditions": conditions })
         };
         let ancestors: Vec<Value> = ancestors.into_iter().map(entry).collect();
         let ours = json!({ "conditions": json(&all, generation), "ancestors": ancestors, "target": target });
-        Self::new(kind, meta, current, ours, all)
+        Self::new(policy, ours, all)
+    }
+
+    fn current(&self) -> Value {
+        match &self.current {
+            Current::Of(object) => object.said(),
+            Current::Read(status) => status.clone(),
+        }
     }
 
     /// The `status` to write at `now` (RFC 3339), as a merge patch. `None` if what stands there says the same, or is of a
     /// generation that we have not read yet.
     pub fn to_write(&self, now: &str) -> Option<Value> {
-        let mut patch = Map::new();
+        let (mut patch, said) = (Map::new(), self.current());
         for (field, ours) in self.ours.as_object()? {
             let none = Vec::new();
-            let current = self.current[field].as_array().unwrap_or(&none);
+            let current = said[field].as_array().unwrap_or(&none);
             let wanted = match (field.as_str(), ours.as_array()) {
                 ("conditions", Some(ours)) => dated(ours.clone(), current, now).into(),
                 (_, Some(ours)) => entries(ours, current, now).into(),
                 (_, None) => ours.clone(),
             };
-            let is_said =
-                if ours.is_array() { wanted.as_array() == Some(current) } else { wanted == self.current[field] };
+            let is_said = if ours.is_array() { wanted.as_array() == Some(current) } else { wanted == said[field] };
             if !is_said {
                 patch.insert(field.clone(), wanted);
             }
         }
-        (!patch.is_empty() && !self.is_behind()).then_some(Value::Object(patch))
+        (!patch.is_empty() && !self.is_behind(&said)).then_some(Value::Object(patch))
     }
 
     /// Whether what stands there was made of a generation after ours.
-    fn is_behind(&self) -> bool {
-        let seen = said_by_us(&self.current).filter_map(|condition| condition["observedGeneration"].as_i64());
+    fn is_behind(&self, current: &Value) -> bool {
+        let seen = said_by_us(current).filter_map(|condition| condition["observedGeneration"].as_i64());
         seen.max().is_some_and(|seen| seen > self.generation)
     }
 
     /// The same for an object whose status is now `current`, and its version `resource_version`.
     #[must_use]
     pub fn over(&self, current: &Value, resource_version: Option<String>) -> Self {
-        Self { current: current.clone(), resource_version, ..self.clone() }
+        Self { current: Current::Read(current.clone()), resource_version, ..self.clone() }
     }
 
     /// What we say, without times.
@@ -261,7 +263,8 @@ impl ObjectStatus {
 
     /// Conditions that became others than what stands there, so far as a person should hear of it: problems, and those that ended.
     pub fn news(&self) -> Vec<Condition> {
-        let known: Vec<&Value> = said_by_us(&self.current).collect();
+        let said = self.current();
+        let known: Vec<&Value> = said_by_us(&said).collect();
         let stands = |one: &Condition| {
             let same = |known: &&&Value| known["type"] == one.kind;
             known

@@ -24,9 +24,6 @@ pub trait AnyPolicy {
     /// What it is attached to.
     fn targets(&self) -> Targets<'_>;
 
-    /// What is said of it.
-    fn status(&self) -> &PolicyStatus;
-
     /// What is the matter with its newest version, if that cannot be read.
     fn unreadable(&self) -> Option<&str>;
 }

@@ -58,10 +58,6 @@ impl<S: PolicySpec> AnyPolicy for Policy<S> {
         self.spec.targets()
     }
 
-    fn status(&self) -> &PolicyStatus {
-        &self.status
-    }
-
     fn unreadable(&self) -> Option<&str> {
         self.unreadable.as_deref()
     }

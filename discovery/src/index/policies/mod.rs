@@ -17,9 +17,9 @@ use super::{
     status::{Ancestor, Condition, Findings, Judged, ObjectStatus},
 };
 use crate::objects::{
-    Metadata, Object,
+    Object,
     kind::Kind as _,
-    policy::{AnyPolicy, AuthorizationPolicy, MeshTlsPolicy, Mode, PolicyAction},
+    policy::{AnyPolicy as _, AuthorizationPolicy, MeshTlsPolicy, Mode, PolicyAction},
 };
 use attach::{Target, check};
 use precedence::Beaten;
@@ -87,7 +87,7 @@ impl Facts {
         let missing = seen.iter().filter(|seen| seen.target.missing.is_some()).filter_map(Seen::refusal);
         let told = problems.cloned().chain(missing.map(|(_, problem)| problem));
         let told = told.map(|problem| report(meta, id.kind, problem)).collect();
-        Some((Some(status(object, meta, policy, &found, seen)), told))
+        Some((Some(status(object, &found, seen)), told))
     }
 
     fn see(&self, id: &ObjectId, object: &Object, mut target: Target) -> Seen {
@@ -131,7 +131,7 @@ impl Seen {
 }
 
 /// The status of a policy: for each target, and for all together.
-fn status(object: &Object, meta: &Metadata, policy: &dyn AnyPolicy, found: &Findings, seen: Vec<Seen>) -> ObjectStatus {
+fn status(object: &Object, found: &Findings, seen: Vec<Seen>) -> ObjectStatus {
     let refusals: Vec<_> = seen.iter().filter_map(Seen::refusal).collect();
     let texts = refusals.iter().map(|(_, problem)| problem.as_str()).collect::<Vec<_>>().join("; ");
     let refusal = refusals.first().map(|(reason, _)| (*reason, texts));
@@ -153,18 +153,7 @@ fn status(object: &Object, meta: &Metadata, policy: &dyn AnyPolicy, found: &Find
         let conditions = conditions(found, seen.refusal(), &seen.beaten);
         Ancestor { reference: seen.target.reference(), conditions }
     });
-    let written = policy.status();
-    ObjectStatus::of_policy(
-        object.registered(),
-        meta,
-        serde_json::json!({
-            "conditions": written.conditions,
-            "ancestors": written.ancestors,
-            "target": written.target,
-        }),
-        all,
-        (ancestors.collect(), target),
-    )
+    ObjectStatus::of_policy(object, all, ancestors.collect(), &target)
 }
 
 /// The conditions of GEP-713.

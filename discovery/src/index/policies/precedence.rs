@@ -10,17 +10,20 @@
 use super::attach::Target;
 use crate::{
     index::{
-        ObjectId, backend_id,
+        Key, ObjectId, backend_id,
         derived::{Level, Place, ReadPolicy, Says},
         facts::Facts,
         settings,
     },
     objects::Object,
 };
+use remora_model::{BackendId, MtlsMode};
 use std::{collections::BTreeSet, sync::Arc};
 
 /// So many other policies are named.
 const NAMES_MAX: usize = 4;
+/// So many pods of a Service are looked at.
+const PODS_MAX: usize = 64;
 
 /// What other policies take from one, at a target.
 #[derive(Debug, Default)]
@@ -52,7 +55,35 @@ impl Facts {
         let more = self.more_specific(id, target).into_iter().filter(|(_, other)| differs(other));
         let mode = if strict { "Permissive" } else { "Strict" };
         let by = more.map(|(other, _)| format!("{} is more specific, and {mode}", name(&other)));
-        Beaten { conflict, by: few(by), wholly: false }
+        let mut by = few(by);
+        if !strict && conflict.is_none() && by.is_empty() {
+            by.extend(self.stricter(target));
+        }
+        Beaten { conflict, by, wholly: false }
+    }
+
+    /// A pod of the target that takes no plaintext all the same: another policy is as specific, by another way to the pod. Of many
+    /// pods some are looked at.
+    fn stricter(&self, target: &Target) -> Option<String> {
+        let service = |id: &BackendId| (id.namespace.to_string(), id.name.to_string());
+        let pods: Vec<Key> = match &target.place {
+            Place::Pod(pod) => vec![pod.clone()],
+            Place::Service(key) => self.selected.get(key).take(PODS_MAX).cloned().collect(),
+            Place::Port(id) => self.selected.get(&service(id)).take(PODS_MAX).cloned().collect(),
+            Place::Namespace(_) | Place::Mesh => return None,
+        };
+        pods.iter().find_map(|key| {
+            let pod = self.pods.get(key)?;
+            let is_strict = |port: &&u16| {
+                let ids = self.served_by(pod, **port);
+                let concerned = self.places_over(Some(key), &ids).contains(&target.place);
+                concerned && self.mtls(key, pod, &ids) == MtlsMode::Strict
+            };
+            let said = |port: &u16| {
+                format!("port {port} of Pod {}/{} is Strict by another policy that is as specific", key.0, key.1)
+            };
+            self.declared(key, pod).0.iter().find(is_strict).map(said)
+        })
     }
 
     fn other_settings(

@@ -145,7 +145,9 @@ fn the_more_specific_mode_counts_and_of_equals_the_strict_one() {
         assert!(!mode(&[("shop/ns", "", "Strict"), ("shop/w", workload, "Permissive")]).0);
         assert!(!mode(&[("shop/w", workload, "Strict"), ("shop/p", &port, "Permissive")]).0);
     }
-    assert!(mode(&[("shop/a", &service, "Permissive"), ("shop/b", &pod, "Strict")]).0, "of equals");
+    let (strict, both) = mode(&[("shop/a", &service, "Permissive"), ("shop/b", &pod, "Strict")]);
+    assert!(strict, "of equals");
+    assert_eq!(said(&both, "a", "Service/api"), told, "it is told");
     let (strict, both) = mode(&[("shop/old@1", &service, "Permissive"), ("shop/new@2", &service, "Strict")]);
     assert!(strict, "a conflict opens nothing, whoever is older");
     assert_eq!(said(&both, "old", "Service/api"), ["Accepted=False/Conflicted"]);

@@ -11,19 +11,28 @@ use std::{
 
 /// What an API server answers, in this order; and what it was asked. It is silent when it has no answer left.
 #[derive(Clone, Default)]
-struct Server(Arc<Mutex<(VecDeque<(StatusCode, String)>, Vec<String>)>>);
+struct Server(Arc<Mutex<Script>>);
+
+#[derive(Default)]
+struct Script {
+    answers: VecDeque<Answer>,
+    /// The queries of what was asked.
+    asked: Vec<String>,
+}
+
+type Answer = (StatusCode, String);
 
 impl Server {
-    fn new(answers: impl IntoIterator<Item = (StatusCode, String)>) -> Self {
-        Self(Arc::new(Mutex::new((answers.into_iter().collect(), Vec::new()))))
+    fn new(answers: impl IntoIterator<Item = Answer>) -> Self {
+        Self(Arc::new(Mutex::new(Script { answers: answers.into_iter().collect(), asked: Vec::new() })))
     }
 
     fn client(&self) -> Client {
         let server = self.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
             let mut server = server.0.lock().unwrap();
-            server.1.push(request.uri().query().unwrap_or_default().to_owned());
-            let answer = server.0.pop_front();
+            server.asked.push(request.uri().query().unwrap_or_default().to_owned());
+            let answer = server.answers.pop_front();
             async move {
                 let Some((code, text)) = answer else { return std::future::pending().await };
                 Ok::<_, Infallible>(Response::builder().status(code).body(Body::from(text.into_bytes())).unwrap())
@@ -33,7 +42,7 @@ impl Server {
     }
 
     fn asked(&self) -> Vec<String> {
-        self.0.lock().unwrap().1.clone()
+        self.0.lock().unwrap().asked.clone()
     }
 }
 
@@ -42,7 +51,7 @@ fn service(name: &str, version: u32) -> Value {
 }
 
 /// A watch that says this and ends.
-fn events(all: &[(&str, Value)]) -> (StatusCode, String) {
+fn events(all: &[(&str, Value)]) -> Answer {
     let line = |(kind, object): &(&str, Value)| format!("{}\n", json!({ "type": kind, "object": object }));
     (StatusCode::OK, all.iter().map(line).collect())
 }
@@ -53,7 +62,7 @@ fn bookmark(version: u32, ends_list: bool) -> (&'static str, Value) {
     ("BOOKMARK", json!({ "apiVersion": "v1", "kind": "Service", "metadata": metadata }))
 }
 
-fn list(version: u32, items: Vec<Value>, more: &str) -> (StatusCode, String) {
+fn list(version: u32, items: Vec<Value>, more: &str) -> Answer {
     let metadata = json!({ "resourceVersion": version.to_string(), "continue": more });
     (
         StatusCode::OK,
@@ -61,7 +70,7 @@ fn list(version: u32, items: Vec<Value>, more: &str) -> (StatusCode, String) {
     )
 }
 
-fn refusal(code: u16) -> (StatusCode, String) {
+fn refusal(code: u16) -> Answer {
     let status = json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "no", "message": "no", "code": code });
     (StatusCode::from_u16(code).unwrap(), status.to_string())
 }
