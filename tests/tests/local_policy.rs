@@ -152,6 +152,34 @@ fn each_request_and_each_connection_leaves_one_record_of_an_audit_rule_and_is_no
     Ok(())
 }
 
+#[test]
+fn a_policy_on_a_port_by_name_holds_there_alone_and_one_on_a_port_that_is_not_there_closes_its_service()
+-> anyhow::Result<()> {
+    const MALLORY: &str =
+        "action: Deny, rules: [{ from: [{ identities: [spiffe://cluster.local/ns/test/sa/mallory] }] }]";
+    let scene = Scene::start()?;
+    let on = |port: &str, rest: &str| {
+        scene.policy(&format!("{{ targetRefs: [{{ kind: Service, name: api, sectionName: {port} }}], {rest} }}"))
+    };
+    let answers = |of: &Workload, status: u16| Ok((scene.get(of, "/x")? == status).then_some(()));
+    let echoes = |of: &Workload| -> anyhow::Result<bool> { Ok(scene.echoes(&mut scene.tunnel(of)?)) };
+    on("main", MALLORY)?;
+    until("it is in force", || answers(&scene.mallory, 403))?;
+    ensure!(scene.get(&scene.alice, "/x")? == 200 && echoes(&scene.mallory)?, "it holds for more than its port");
+    // Attached to nothing, an Allow policy would leave its Service open to everybody.
+    on("mian", "rules: [{ from: [{ identities: [spiffe://cluster.local/ns/test/sa/alice] }] }]")?;
+    until("its Service is closed", || answers(&scene.alice, 403))?;
+    ensure!(scene.get(&scene.mallory, "/x")? == 403 && echoes(&scene.mallory)?, "the pod's other Service");
+    on("main", "rules: [{ from: [{ identities: [spiffe://cluster.local/ns/test/sa/alice] }] }]")?;
+    until("it is in force", || answers(&scene.alice, 200))?;
+    // What stands in the control plane's namespace holds for the whole mesh.
+    let head = "apiVersion: remora.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: { name: p, namespace: remora }\n";
+    scene.mesh.manifest("mesh-wide", &format!("{head}spec: {{ {MALLORY} }}\n"))?;
+    until("bytes are not let in", || Ok((!echoes(&scene.mallory)?).then_some(())))?;
+    ensure!(echoes(&scene.alice)? && scene.get(&scene.alice, "/x")? == 200);
+    Ok(())
+}
+
 /// What a client says first, waits for an answer to, and could still be the beginning of a request.
 const WORDS: [&[u8]; 7] = [b"JDWP-Handshake", b"ruok", b"HZC", b"\r\n", b"PING ", b"\x16", b"G"];
 

@@ -90,13 +90,14 @@ impl Facts {
             return (Place::Service(key.clone()), Some(format!("{} is not there; it holds once it is", name())));
         };
         let Some(section) = &target.section_name else { return (Place::Service(key.clone()), None) };
-        let named = |port: &&ServicePort| port.name.as_ref() == Some(section) && port.port != 0;
-        match service.spec.ports.iter().find(named) {
+        let is_tcp = |port: &&ServicePort| port.protocol.as_deref().unwrap_or("TCP") == "TCP" && port.port != 0;
+        let ports = || service.spec.ports.iter().filter(is_tcp);
+        match ports().find(|port| port.name.as_ref() == Some(section)) {
             Some(port) => (Place::Port(backend_id(key, port.port)), None),
             None => {
-                let names = service.spec.ports.iter().map(|port| port.name.as_deref().unwrap_or("(without a name)"));
+                let names = ports().map(|port| port.name.as_deref().unwrap_or("(without a name)"));
                 let names = names.collect::<Vec<_>>().join(", ");
-                let problem = format!("{} has no port of the name {section:?}, only {names}", name());
+                let problem = format!("{} has no TCP port of the name {section:?}, only {names}", name());
                 (Place::Service(key.clone()), Some(problem))
             }
         }

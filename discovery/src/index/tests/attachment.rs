@@ -84,7 +84,7 @@ fn a_port_that_its_service_does_not_have_closes_the_service_and_is_told() {
         let web = policy("AuthorizationPolicy", "shop/web", "rules: [{ from: [{ namespaces: [web] }] }]");
         let world = world(&[web, policy("AuthorizationPolicy", "shop/p", &format!("{TYPO}, {spec}"))]);
         let expected =
-            "spec.targetRefs[0].sectionName: Service shop/api has no port of the name \"mian\", only main, extra";
+            "spec.targetRefs[0].sectionName: Service shop/api has no TCP port of the name \"mian\", only main, extra";
         assert!(world.reports.iter().any(|line| line.contains(expected)), "{:?}", world.reports);
         assert_eq!(said(&world, "p", "Service/api:mian"), ["Accepted=False/TargetNotFound"]);
         world.inbound("shop", "api-1", 8000).unwrap()
@@ -97,6 +97,16 @@ fn a_port_that_its_service_does_not_have_closes_the_service_and_is_told() {
     assert_eq!(strict.inbound("shop", "api-1", 8000).unwrap().mtls, MtlsMode::Strict);
     let settings = world(&[policy("BackendPolicy", "shop/p", &format!("{TYPO}, pendingMax: 3"))]);
     assert_ne!(settings.backend(&backend_id(&("shop".into(), "api".into()), 80)).unwrap().settings.pending_max, 3);
+}
+
+#[test]
+fn a_port_of_another_protocol_is_none_that_a_policy_could_hold_for() {
+    let udp =
+        WORLD.replace("{ name: main, port: 80,", "{ name: dns, port: 53, protocol: UDP }, { name: main, port: 80,");
+    let policy = policy("AuthorizationPolicy", "shop/p", &format!("{}, rules: []", PORT.replace("main", "dns")));
+    let world = snapshot(&format!("{udp}{policy}"));
+    assert_eq!(said(&world, "p", "Service/api:dns"), ["Accepted=False/TargetNotFound"]);
+    assert!(world.inbound("shop", "api-1", 8000).unwrap().default_deny, "the Service is closed");
 }
 
 #[test]

@@ -224,6 +224,7 @@ impl Watch<'_> {
             None => {
                 *is_well = false;
                 self.listing = BTreeSet::new();
+                metrics::counter!("remora_discovery_lists_total", "kind" => T::KIND).increment(1);
                 if streaming {
                     let events = call(api.watch(&params.initial_events(), "0")).await.map_err(no_streaming)?;
                     return self.listen(events, is_well).await;
