@@ -52,7 +52,7 @@ use facts::Facts;
 use given::Taking;
 use graph::Graph;
 use ipnet::IpNet;
-use remora_model::{BackendId, TrustDomain};
+use remora_model::{BackendId, Feature, TrustDomain};
 use std::{collections::BTreeMap, sync::Arc};
 use tables::reading;
 
@@ -180,6 +180,15 @@ impl World {
     /// Nobody asks for it any more.
     pub fn forget(&mut self, asked: &Asked) {
         self.graph.forget(&Cell::Asked(asked.clone()));
+    }
+
+    /// Whether there is a proxy that lacks a feature.
+    pub fn lack(&mut self, feature: Feature, there: bool) {
+        self.facts.lacking.put(feature, there.then_some(()));
+        // What was noted of tables is noted by thread, and the next may be another.
+        for fact in tables::changed() {
+            self.graph.changed(fact);
+        }
     }
 
     /// Brings up to date what is to be said to people. Whether any status is another.

@@ -4,6 +4,7 @@
 //! the proxy acts on them.
 
 pub mod backend;
+pub mod feature;
 pub mod identity;
 pub mod network;
 pub mod path;
@@ -17,6 +18,7 @@ pub mod target;
 pub mod fuzzing;
 
 pub use backend::{Accrual, Backend, BackendId, BackendSettings, Endpoint, Protocol};
+pub use feature::{Closed, Feature, Features};
 pub use identity::{SpiffeId, TrustDomain};
 pub use path::PathPattern;
 pub use policy::{Action, AuthorizationRule, Inbound, InboundDefault, MtlsMode, Operation, Source, Unidentified};
