@@ -295,7 +295,7 @@ fn whole(resource: Resource) -> Kind {
 
 /// Of a Service of this name: one endpoint, which must be who `identity` says; and in `proxy`, if nothing redirects to it.
 pub fn service(target: &Target, name: &str, to: SocketAddr, identity: &str, proxy: Option<SocketAddr>) -> Vec<Kind> {
-    let id = BackendId { namespace: "test".into(), name: name.into(), port: 80 };
+    let id = BackendId::service("test", name, 80);
     let identity = remora_model::SpiffeId::parse(identity).ok();
     let pod = "test/server".into();
     let endpoints = vec![Endpoint { address: to, identity, proxy, weight: 1, zone: "".into(), pod }];

@@ -334,9 +334,9 @@ fn is_external(service: &Service) -> bool {
 }
 
 fn backend_id(key: &Key, port: u16) -> BackendId {
-    BackendId { namespace: key.0.as_str().into(), name: key.1.as_str().into(), port }
+    BackendId::service(&key.0, &key.1, port)
 }
 
 fn pod_backend(key: &Key, port: u16) -> BackendId {
-    BackendId { namespace: key.0.as_str().into(), name: format!("pod/{}", key.1).into(), port }
+    BackendId::pod(&key.0, &key.1, port)
 }

@@ -216,7 +216,7 @@ fn a_backend_that_is_let_go_of_while_a_route_comes_back_to_it_is_told_again_at_o
     proxy.take(request::unsubscribe(&first)).unwrap();
     let again = told(&mut proxy, &known, routed(81));
     assert_eq!(again.iter().filter_map(backend).collect::<Vec<_>>(), [first], "{again:?}");
-    let other = Name::Backend(remora_model::BackendId { namespace: "shop".into(), name: "api".into(), port: 82 });
+    let other = Name::Backend(remora_model::BackendId::service("shop", "api", 82));
     proxy.take(request::unsubscribe(&other)).unwrap();
     assert!(told(&mut proxy, &known, routed(81)).is_empty(), "nothing leads to the other");
 }

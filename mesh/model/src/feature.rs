@@ -4,7 +4,9 @@
 //! In: rules and ports. Out: which features each needs, and what of it holds for a proxy that has fewer. A feature is added
 //! with the first thing that needs it, and never taken away: proxies outlive the discovery that they started with.
 
-use crate::{Action, AuthorizationRule, Filter, Inbound, InboundDefault, Outbound, Rule};
+use crate::{
+    Action, AuthorizationRule, BackendKind, Filter, Inbound, InboundDefault, Outbound, Parent, Protocol, Rule,
+};
 use std::{fmt, sync::Arc};
 
 /// Something that not every proxy can carry out.
@@ -26,11 +28,13 @@ pub enum Feature {
     Operations,
     /// Authorization rules that name address ranges.
     SourceRanges,
+    /// Targets and backends that are no Services. Older proxies would take them for Services of the same name.
+    BackendKinds,
 }
 
 impl Feature {
     /// All that there are, in their order.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::HeaderFilters,
         Self::Redirects,
         Self::Rewrites,
@@ -39,6 +43,7 @@ impl Feature {
         Self::Retries,
         Self::Operations,
         Self::SourceRanges,
+        Self::BackendKinds,
     ];
 
     /// Its name in logs, metrics and statuses.
@@ -52,6 +57,7 @@ impl Feature {
             Self::Retries => "retries",
             Self::Operations => "operations",
             Self::SourceRanges => "source-ranges",
+            Self::BackendKinds => "backend-kinds",
         }
     }
 
@@ -72,7 +78,7 @@ impl Features {
 
     /// What a proxy has that names none at all: it is older than their names.
     pub fn unnamed() -> Self {
-        Self::all()
+        Feature::ALL.into_iter().take_while(|feature| *feature <= Feature::SourceRanges).collect()
     }
 
     /// Whether there is none.
@@ -132,7 +138,9 @@ impl Rule {
     pub fn needs(&self) -> Features {
         let filters = self.filters.iter().chain(self.backends.iter().flat_map(|backend| &backend.filters));
         let timeouts = self.timeouts.request.or(self.timeouts.backend_request).map(|_| Feature::Timeouts);
-        filters.map(of_filter).chain(timeouts).chain(self.retry.as_ref().map(|_| Feature::Retries)).collect()
+        let retries = self.retry.as_ref().map(|_| Feature::Retries);
+        let kinds = self.named().any(|id| id.kind != BackendKind::Service).then_some(Feature::BackendKinds);
+        filters.map(of_filter).chain(timeouts).chain(retries).chain(kinds).collect()
     }
 
     /// What of it holds for a proxy that can carry out `known`: it, or its closed form.
@@ -176,9 +184,23 @@ impl AuthorizationRule {
 }
 
 impl Outbound {
-    /// What of it holds for a proxy that can carry out `known`, and which rules are closed for that.
+    /// What a proxy needs to know what it is, beside its rules.
+    fn needs(&self) -> Features {
+        let other = self.parent.backend().is_some_and(|id| id.kind != BackendKind::Service);
+        other.then_some(Feature::BackendKinds).into_iter().collect()
+    }
+
+    /// What of it holds for a proxy that can carry out `known`, and which rules are closed for that. A target that the proxy
+    /// would take for another is unknown to it.
     pub fn within(self, known: Features) -> (Self, Vec<Closed>) {
         let mut closed = Vec::new();
+        let lacks = self.needs().beyond(known);
+        if !lacks.is_empty() {
+            let closed = Closed { rule: self.target.to_string().into(), lacks };
+            let (parent, protocol) = (Parent::Unknown, Protocol::Detect);
+            let target = self.target;
+            return (Self { target, parent, protocol, matches: Vec::new(), rules: Vec::new() }, vec![closed]);
+        }
         let rules = self.rules.into_iter().map(|rule| rule.within(known, &mut closed)).collect();
         (Self { rules, ..self }, closed)
     }
@@ -205,7 +227,7 @@ impl InboundDefault {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{MtlsMode, Operation, Protocol, Source, TrustDomain, Unidentified};
+    use crate::{BackendId, MtlsMode, Operation, Source, TrustDomain, Unidentified};
 
     fn without(feature: Feature) -> Features {
         Features::all().beyond([feature].into_iter().collect())
@@ -278,5 +300,21 @@ mod tests {
         let (less, closed) = outbound.within(without(Feature::Retries));
         assert_eq!(less.rules, [plain, Rule::closed("b".into())]);
         assert_eq!(closed, [Closed { rule: "b".into(), lacks: [Feature::Retries].into_iter().collect() }]);
+    }
+
+    #[test]
+    fn a_pod_is_unknown_to_a_proxy_that_would_take_it_for_a_service() {
+        let outbound = Outbound {
+            target: crate::Target::parse("10.1.0.7:80", 80).unwrap(),
+            parent: Parent::Backend(BackendId::pod("shop", "api", 80)),
+            protocol: Protocol::Http1,
+            matches: Vec::new(),
+            rules: Vec::new(),
+        };
+        assert_eq!(outbound.clone().within(Features::all()).0, outbound);
+        let (less, closed) = outbound.within(Features::unnamed());
+        assert_eq!((less.parent, closed.len()), (Parent::Unknown, 1));
+        let kinds = Features::all().beyond(Features::unnamed());
+        assert_eq!((kinds.to_string(), closed[0].lacks), ("backend-kinds".to_owned(), kinds));
     }
 }

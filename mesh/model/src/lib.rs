@@ -17,7 +17,7 @@ pub mod target;
 #[doc(hidden)]
 pub mod fuzzing;
 
-pub use backend::{Accrual, Backend, BackendId, BackendSettings, Endpoint, Protocol};
+pub use backend::{Accrual, Backend, BackendId, BackendKind, BackendSettings, Endpoint, Protocol};
 pub use feature::{Closed, Feature, Features};
 pub use identity::{SpiffeId, TrustDomain};
 pub use path::PathPattern;

@@ -23,6 +23,10 @@ pub fn outbound(message: v1::Outbound) -> Result<Read<Outbound>, InvalidMessage>
     if v1::Protocol::try_from(message.protocol).is_err() {
         return unknown_outbound(&message, Problem::UnknownVariant.at("protocol"));
     }
+    if message.parent.as_ref().is_some_and(|parent| v1::BackendKind::try_from(parent.kind).is_err()) {
+        let problem = Problem::UnknownVariant.at("kind").within("parent", None);
+        return unknown_outbound(&message, problem);
+    }
     bounded("rules", message.rules.len())?;
     bounded("matches", message.matches.len())?;
     let mut problems = Vec::new();

@@ -14,6 +14,7 @@ impl From<Feature> for v1::Feature {
             Feature::Retries => Self::Retries,
             Feature::Operations => Self::Operations,
             Feature::SourceRanges => Self::SourceRanges,
+            Feature::BackendKinds => Self::BackendKinds,
         }
     }
 }

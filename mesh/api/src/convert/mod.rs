@@ -52,6 +52,8 @@ pub enum Problem {
     TooLong,
     #[error("has fields that this version does not know")]
     UnknownFields,
+    #[error("has a slash, which no name of an object has")]
+    Slash,
     #[error("is out of range")]
     OutOfRange,
     #[error("is not an address of the form ip:port")]

@@ -100,6 +100,12 @@ fn this_proxy_reads_what_the_previous_discovery_says() {
         // What is new has no forerunner.
         let Some(bytes) = kept.remove(sample.name) else { continue };
         let received = Received::decode(&*bytes).unwrap();
+        if sample.name == "outbound-pod" {
+            // It said `pod/NAME` where a Service's name stands.
+            let told = Update::try_from(received).map_err(|problem| problem.to_string());
+            assert_eq!(told, Err("outbound.parent.name: has a slash, which no name of an object has".to_owned()));
+            continue;
+        }
         assert!(received.known, "{}", sample.name);
         let (then, now) = (Update::try_from(received), Update::try_from(Received::decode(&*sample.bytes).unwrap()));
         assert_eq!(then, now, "{}", sample.name);

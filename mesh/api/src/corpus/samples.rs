@@ -8,7 +8,7 @@ use crate::{
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use prost::Message as _;
 use remora_model::{
-    Action, AuthorizationRule, Backend, BackendId, BackendRef, BackendRefState, BackendSettings, Endpoint, Features,
+    Action, AuthorizationRule, Backend, BackendId, BackendKind, BackendRef, BackendRefState, BackendSettings, Endpoint, Features,
     Filter, HeaderEdit, HeaderMatch, Inbound, InboundDefault, MtlsMode, Operation, Outbound, Parent, PathMatch,
     PathPattern, PathRewrite, Pattern, Protocol, QueryMatch, Redirect, Retry, RouteMatch, Rule, Source, SpiffeId,
     Target, Timeouts, TrustDomain, Unidentified, ValueMatch,
@@ -36,7 +36,7 @@ pub(super) fn all() -> Vec<Sample> {
 }
 
 fn id(name: &str) -> BackendId {
-    BackendId { namespace: "shop".into(), name: name.into(), port: 8080 }
+    BackendId::service("shop", name, 8080)
 }
 
 fn share(name: &str, weight: u32) -> BackendRef {
@@ -92,10 +92,12 @@ fn targets() -> Vec<Sample> {
     };
     let timeouts =
         Timeouts { request: Some(Duration::from_secs(10)), backend_request: Some(Duration::from_millis(250)) };
-    let pod = BackendId { name: "pod/api-1".into(), ..id("api") };
+    let pod = BackendId::pod("shop", "api-1", 8080);
+    let external = BackendId { kind: BackendKind::External, ..id("api.example.com") };
     vec![
         said("outbound-service", outbound(service(), vec![any()], vec![Rule { label: "".into(), ..rule(Vec::new()) }])),
         said("outbound-pod", outbound(Parent::Backend(pod), Vec::new(), Vec::new())),
+        said("outbound-external", outbound(Parent::Backend(external), Vec::new(), Vec::new())),
         said("outbound-outside", outbound(Parent::Outside, Vec::new(), Vec::new())),
         said("outbound-unknown", outbound(Parent::Unknown, Vec::new(), Vec::new())),
         said("outbound-matches", outbound(service(), matches, vec![rule(Vec::new())])),

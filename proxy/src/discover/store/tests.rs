@@ -16,7 +16,7 @@ fn target(number: usize) -> Name {
 }
 
 fn id(name: &str) -> BackendId {
-    BackendId { namespace: "shop".into(), name: name.into(), port: 80 }
+    BackendId::service("shop", name, 80)
 }
 
 /// Watches: what is said of it, and where to read.
