@@ -4,7 +4,8 @@ use super::{Key, backend_id, facts::Facts, is_external, is_headless, pod_backend
 use crate::objects::core::IntOrName;
 use ipnet::IpNet;
 use remora_model::{
-    Backend, BackendId, BackendKind, BackendRef, BackendRefState, Outbound, Parent, Protocol, RouteMatch, Rule, Target, Timeouts,
+    Backend, BackendId, BackendKind, BackendRef, BackendRefState, Outbound, Parent, Protocol, RouteMatch, Rule, Target,
+    Timeouts,
 };
 use std::{net::IpAddr, sync::Arc};
 

@@ -291,7 +291,7 @@ mod tests {
         let retries = Rule { retry: Some(retry), ..Rule::closed("b".into()) };
         let outbound = Outbound {
             target: crate::Target::parse("api", 80).unwrap(),
-            parent: crate::Parent::Unknown,
+            parent: Parent::Unknown,
             protocol: Protocol::Detect,
             matches: Vec::new(),
             rules: vec![plain.clone(), retries],

@@ -8,10 +8,10 @@ use crate::{
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use prost::Message as _;
 use remora_model::{
-    Action, AuthorizationRule, Backend, BackendId, BackendKind, BackendRef, BackendRefState, BackendSettings, Endpoint, Features,
-    Filter, HeaderEdit, HeaderMatch, Inbound, InboundDefault, MtlsMode, Operation, Outbound, Parent, PathMatch,
-    PathPattern, PathRewrite, Pattern, Protocol, QueryMatch, Redirect, Retry, RouteMatch, Rule, Source, SpiffeId,
-    Target, Timeouts, TrustDomain, Unidentified, ValueMatch,
+    Action, AuthorizationRule, Backend, BackendId, BackendKind, BackendRef, BackendRefState, BackendSettings, Endpoint,
+    Features, Filter, HeaderEdit, HeaderMatch, Inbound, InboundDefault, MtlsMode, Operation, Outbound, Parent,
+    PathMatch, PathPattern, PathRewrite, Pattern, Protocol, QueryMatch, Redirect, Retry, RouteMatch, Rule, Source,
+    SpiffeId, Target, Timeouts, TrustDomain, Unidentified, ValueMatch,
 };
 use std::time::Duration;
 

@@ -202,6 +202,7 @@ fn what_a_newer_discovery_says_closes_its_target_whatever_was_held() {
     let (mut store, _) = store();
     let (_, known) = watch(&mut store, target(1));
     let known = known.unwrap();
+    store.apply(says_backend("api", 1));
     store.apply(says_target(&target(1), 1, &["api"]));
     assert!(is_held(&known));
     let said = store.apply(Received { message: says_target(&target(1), 2, &["api"]), known: false });
