@@ -15,8 +15,8 @@ use crate::{
 };
 use anyhow::Context;
 use futures_util::future::BoxFuture;
-use remora_api::v1;
-use remora_model::SpiffeId;
+use remora_api::{convert, v1};
+use remora_model::{Features, SpiffeId};
 use remora_runtime::{
     EX_USAGE,
     admin::{Admin, Readiness, install_metrics},
@@ -228,6 +228,7 @@ fn discovery(
         zone: config.zone.to_string(),
         proxy_version: env!("CARGO_PKG_VERSION").to_owned(),
         held: Vec::new(),
+        features: convert::to_features(Features::all()),
     };
     Ok(tokio::spawn(async move {
         if source.wait_for(Option::is_some).await.is_ok() {

@@ -295,7 +295,7 @@ fn whole(resource: Resource) -> Kind {
 
 /// Of a Service of this name: one endpoint, which must be who `identity` says; and in `proxy`, if nothing redirects to it.
 pub fn service(target: &Target, name: &str, to: SocketAddr, identity: &str, proxy: Option<SocketAddr>) -> Vec<Kind> {
-    let id = BackendId { namespace: "test".into(), name: name.into(), port: 80 };
+    let id = BackendId::service("test", name, 80);
     let identity = remora_model::SpiffeId::parse(identity).ok();
     let pod = "test/server".into();
     let endpoints = vec![Endpoint { address: to, identity, proxy, weight: 1, zone: "".into(), pod }];
@@ -327,11 +327,20 @@ pub fn nothing(target: &Target, parent: Parent) -> Vec<Kind> {
     vec![whole(Resource::Outbound(Outbound { target: target.clone(), parent, protocol, matches, rules }))]
 }
 
-/// The same answer as a later version might give it, which no proxy of this one can read.
-pub fn unreadable(mut answer: Vec<Kind>) -> Vec<Kind> {
+/// The same answer with a mistake, which no proxy can read: its Service has no port.
+pub fn unreadable(answer: Vec<Kind>) -> Vec<Kind> {
+    with(answer, |outbound| outbound.parent.iter_mut().for_each(|parent| parent.port = 0))
+}
+
+/// The same answer as a later version might give it: its protocol is one that no proxy of this version knows.
+pub fn newer(answer: Vec<Kind>) -> Vec<Kind> {
+    with(answer, |outbound| outbound.protocol = 99)
+}
+
+fn with(mut answer: Vec<Kind>, change: fn(&mut v1::Outbound)) -> Vec<Kind> {
     for kind in &mut answer {
         if let Kind::Outbound(v1::OutboundResource { outbound: Some(outbound), .. }) = kind {
-            outbound.protocol = 99;
+            change(outbound);
         }
     }
     answer

@@ -164,12 +164,29 @@ fn an_answer_that_cannot_be_read_closes_its_target_alone_and_says_which() -> any
     let answer = shop.get("s1:80")?;
     let why = answer.header("x-remora-error").unwrap_or_default();
     ensure!(answer.status == 503 && why == "unusable_config", "{}", answer.head);
-    ensure!(answer.text().contains("outbound s1:80: outbound.protocol"), "{}", answer.text());
-    until("it is logged", || Ok(shop.web.log().contains("outbound.protocol").then_some(())))?;
+    ensure!(answer.text().contains("outbound s1:80: outbound.parent.port"), "{}", answer.text());
+    until("it is logged", || Ok(shop.web.log().contains("outbound.parent.port").then_some(())))?;
     shop.served("s2:80")?;
     shop.says(bad(&["s0:80"]));
     until("the right answer is taken up", || Ok((shop.get("s1:80")?.status == 200).then_some(())))?;
     shop.served("s0:80").context("the last good stays").map(drop)
+}
+
+#[test]
+fn what_a_newer_discovery_says_closes_its_target_alone_even_where_it_was_known() -> anyhow::Result<()> {
+    let shop = Shop::open(&[])?;
+    shop.served("s0:80")?;
+    shop.says(Arc::new(|target, answer| match target.to_string().as_str() {
+        "s0:80" => discovery::newer(answer),
+        _ => answer,
+    }));
+    until("nothing goes there", || Ok((shop.get("s0:80")?.status == 503).then_some(())))?;
+    let answer = shop.get("s0:80")?;
+    ensure!(answer.header("x-remora-error") == Some("unusable_config"), "{}", answer.head);
+    ensure!(answer.text().contains("outbound.protocol: is unknown to this version"), "{}", answer.text());
+    shop.served("s1:80")?;
+    shop.says(Arc::new(|_, answer| answer));
+    until("it is known again", || Ok((shop.get("s0:80")?.status == 200).then_some(())))
 }
 
 #[test]

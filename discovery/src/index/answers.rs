@@ -22,6 +22,13 @@ pub enum Asked {
     InboundDefault(Key),
 }
 
+impl Asked {
+    /// Whether its answer has rules, which not every proxy can carry out.
+    pub fn has_rules(&self) -> bool {
+        matches!(self, Self::Outbound(..) | Self::Inbound(..) | Self::InboundDefault(_))
+    }
+}
+
 /// What is known of the caller's own pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Own {

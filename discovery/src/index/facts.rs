@@ -12,7 +12,7 @@ use crate::objects::{
     routes::ReferenceGrant,
 };
 use ipnet::IpNet;
-use remora_model::{Backend, BackendId, Protocol};
+use remora_model::{Backend, BackendId, Feature, Features, Protocol};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
@@ -64,6 +64,8 @@ pub(crate) struct Facts {
     pub(super) selected: Relation<Key, Key>,
     pub(super) slices_of: Relation<Key, Key>,
     pub(super) grants_in: Relation<String, Key>,
+    /// What some proxy cannot carry out.
+    pub(super) lacking: Table<Feature, ()>,
     // ----
     /// What each Service leads to, which the next five are made of.
     pub(super) led: BTreeMap<Key, Served>,
@@ -117,6 +119,7 @@ impl Facts {
             selected: Relation::new("selected"),
             slices_of: Relation::new("slices_of"),
             grants_in: Relation::new("grants_in"),
+            lacking: Table::new("lacking"),
             led: BTreeMap::new(),
             backends: Table::new("backends"),
             ports: Table::new("ports"),
@@ -132,5 +135,14 @@ impl Facts {
             policies_of: Relation::new("policies_of"),
             told_networks: Table::new("told_networks"),
         }
+    }
+}
+
+impl Facts {
+    /// What of `needed` some proxy lacks, and what holds there instead, in words.
+    pub(super) fn lacked(&self, needed: Features, instead: &str) -> Option<String> {
+        let lacking: Features = needed.iter().filter(|feature| self.lacking.contains_key(feature)).collect();
+        (!lacking.is_empty())
+            .then(|| format!("needs what some connected proxies are too old for ({lacking}); there {instead}"))
     }
 }

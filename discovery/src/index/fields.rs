@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn a_field_of_the_wire_is_told_as_the_users_own() {
-        let id = |name: &str, port| BackendId { namespace: "shop".into(), name: name.into(), port };
+        let id = |name: &str, port| BackendId::service("shop", name, port);
         let rewrite = |path| Filter::Rewrite { hostname: None, path: Some(path) };
         let rule = |change: fn(&mut Rule)| {
             let mut rule = Rule::closed("r".into());

@@ -52,7 +52,7 @@ use facts::Facts;
 use given::Taking;
 use graph::Graph;
 use ipnet::IpNet;
-use remora_model::{BackendId, TrustDomain};
+use remora_model::{BackendId, Feature, TrustDomain};
 use std::{collections::BTreeMap, sync::Arc};
 use tables::reading;
 
@@ -180,6 +180,15 @@ impl World {
     /// Nobody asks for it any more.
     pub fn forget(&mut self, asked: &Asked) {
         self.graph.forget(&Cell::Asked(asked.clone()));
+    }
+
+    /// Whether there is a proxy that lacks a feature.
+    pub fn lack(&mut self, feature: Feature, there: bool) {
+        self.facts.lacking.put(feature, there.then_some(()));
+        // What was noted of tables is noted by thread, and the next may be another.
+        for fact in tables::changed() {
+            self.graph.changed(fact);
+        }
     }
 
     /// Brings up to date what is to be said to people. Whether any status is another.
@@ -325,9 +334,9 @@ fn is_external(service: &Service) -> bool {
 }
 
 fn backend_id(key: &Key, port: u16) -> BackendId {
-    BackendId { namespace: key.0.as_str().into(), name: key.1.as_str().into(), port }
+    BackendId::service(&key.0, &key.1, port)
 }
 
 fn pod_backend(key: &Key, port: u16) -> BackendId {
-    BackendId { namespace: key.0.as_str().into(), name: format!("pod/{}", key.1).into(), port }
+    BackendId::pod(&key.0, &key.1, port)
 }

@@ -102,8 +102,8 @@ impl Facts {
     }
 
     /// A pod reached by its own address. What it speaks is what the Services say that it serves.
-    pub(super) fn pod_as_backend(&self, id: &BackendId, name: &str) -> Option<Backend> {
-        let pod = self.pods.get(&(id.namespace.to_string(), name.to_owned()))?;
+    pub(super) fn pod_as_backend(&self, id: &BackendId) -> Option<Backend> {
+        let pod = self.pods.get(&(id.namespace.to_string(), id.name.to_string()))?;
         let addresses = values::pod_ips(pod).into_iter().map(|ip| SocketAddr::new(ip, id.port));
         let endpoints = addresses.filter_map(|address| self.endpoint(address, Some(pod), None)).collect();
         let protocol = self.protocol_at(pod, id.port);

@@ -11,7 +11,7 @@ use super::{
     facts::Facts,
     is_external, is_headless, report,
     rules::Reader,
-    status::{Judgement, ObjectStatus, Teller},
+    status::{Judgement, Lacked, ObjectStatus, Teller},
 };
 use crate::objects::{Metadata, Object, Unknown, core::Service, routes as k8s};
 use prost::Message as _;
@@ -189,6 +189,7 @@ impl Facts {
         let (mut teller, mut reports) = (Teller::new(object), Vec::new());
         for side in &read.sides {
             let refused = (id.clone(), side.consumer.is_some());
+            let lacked = self.lacked_of(side);
             for (at, found) in &side.parents {
                 let Some(parent) = parents.get(*at) else { continue };
                 let full =
@@ -203,10 +204,19 @@ impl Facts {
                     Ok((_, false)) => Ok(()),
                     Err(problem) => Err(("NoMatchingParent", format!("{problem}; it is ignored"))),
                 };
-                teller.parent(parent, &taken, &side.judgement);
+                teller.parent(parent, &taken, (&side.judgement, &lacked));
             }
         }
         Some((teller.finish(), reports))
+    }
+
+    /// The rules that some proxy is too old for.
+    fn lacked_of(&self, side: &Side) -> Lacked {
+        let lacked = |(_, rule): &ReadRule| {
+            let problem = self.lacked(rule.needs(), "it answers 500")?;
+            Some(format!("{}: {problem}", rule.label))
+        };
+        side.rules.iter().filter_map(lacked).collect()
     }
 
     /// The Service ports that a parent names: one by number or name, or all; and whether the Service is headless.

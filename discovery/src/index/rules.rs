@@ -169,7 +169,7 @@ impl<'a> Reader<'a> {
     }
 
     fn nothing(&self) -> BackendRef {
-        let backend = BackendId { namespace: self.meta.namespace.as_str().into(), name: "invalid".into(), port: 1 };
+        let backend = BackendId::service(&self.meta.namespace, "invalid", 1);
         BackendRef { backend, weight: 1, state: BackendRefState::Invalid, filters: Vec::new() }
     }
 

@@ -29,6 +29,9 @@ pub(super) struct Judgement {
     pub(super) unresolved: Vec<Unresolved>,
 }
 
+/// Rules that some proxy is too old for, and what holds there.
+pub(super) type Lacked = Vec<String>;
+
 /// What reading a policy found, whatever its targets.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
@@ -130,7 +133,12 @@ impl<'a> Teller<'a> {
     }
 
     /// A parent was taken, or why not.
-    pub(super) fn parent(&mut self, parent: &ParentRef, taken: &Result<(), Unresolved>, judgement: &Judgement) {
+    pub(super) fn parent(
+        &mut self,
+        parent: &ParentRef,
+        taken: &Result<(), Unresolved>,
+        (judgement, lacked): (&Judgement, &Lacked),
+    ) {
         let invalid = judgement.invalid.values().map(|problem| format!("Dropped Rule: {problem}"));
         let invalid = invalid.collect::<Vec<_>>().join("; ");
         let all = judgement.rules > 0 && judgement.invalid.len() == judgement.rules;
@@ -145,7 +153,8 @@ impl<'a> Teller<'a> {
             None => Condition::new("ResolvedRefs", true, "ResolvedRefs", String::new()),
         });
         let fall_back = judgement.fall_back.iter().map(|problem| format!("Fall Back: {problem}"));
-        let partly: Vec<String> = fall_back.chain((!invalid.is_empty() && !all).then_some(invalid)).collect();
+        let partly = fall_back.chain((!invalid.is_empty() && !all).then_some(invalid));
+        let partly: Vec<String> = partly.chain(lacked.iter().cloned()).collect();
         if !partly.is_empty() {
             conditions.push(Condition::new("PartiallyInvalid", true, "UnsupportedValue", partly.join("; ")));
         }

@@ -4,7 +4,8 @@ use super::{Key, backend_id, facts::Facts, is_external, is_headless, pod_backend
 use crate::objects::core::IntOrName;
 use ipnet::IpNet;
 use remora_model::{
-    Backend, BackendId, BackendRef, BackendRefState, Outbound, Parent, Protocol, RouteMatch, Rule, Target, Timeouts,
+    Backend, BackendId, BackendKind, BackendRef, BackendRefState, Outbound, Parent, Protocol, RouteMatch, Rule, Target,
+    Timeouts,
 };
 use std::{net::IpAddr, sync::Arc};
 
@@ -81,20 +82,20 @@ impl Facts {
 
     /// What is said that a backend speaks.
     fn protocol_of(&self, id: &BackendId) -> Protocol {
-        match id.name.strip_prefix("pod/") {
-            Some(pod) => {
-                let pod = self.pods.get(&(id.namespace.to_string(), pod.to_owned()));
+        match id.kind {
+            BackendKind::Pod => {
+                let pod = self.pods.get(&(id.namespace.to_string(), id.name.to_string()));
                 pod.map(|pod| self.protocol_at(pod, id.port)).unwrap_or_default()
             }
-            None => self.ports.get(id).copied().unwrap_or_default(),
+            BackendKind::Service | BackendKind::External => self.ports.get(id).copied().unwrap_or_default(),
         }
     }
 
     /// A backend by name; a pod's is made when it is asked for.
     pub(super) fn backend(&self, id: &BackendId) -> Option<Arc<Backend>> {
-        match id.name.strip_prefix("pod/") {
-            Some(pod) => self.pod_as_backend(id, pod).map(Arc::new),
-            None => self.backends.get(id).cloned(),
+        match id.kind {
+            BackendKind::Pod => self.pod_as_backend(id).map(Arc::new),
+            BackendKind::Service | BackendKind::External => self.backends.get(id).cloned(),
         }
     }
 

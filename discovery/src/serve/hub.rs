@@ -6,6 +6,7 @@
 
 use super::resource::Resource;
 use crate::index::{Asked, Change, Mesh, World, status::ObjectStatus};
+use remora_model::{Feature, Features};
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
@@ -25,12 +26,17 @@ struct Shared {
     /// Whether anything is known.
     known: watch::Sender<bool>,
     statuses: watch::Sender<Arc<[Arc<ObjectStatus>]>>,
+    /// Told when [`Hub::settle`] would say something else, though no object changed.
+    unsettled: Notify,
 }
 
 #[derive(Debug)]
 struct State {
     world: World,
-    cells: HashMap<Asked, Weak<Cell>>,
+    /// For those who can carry out all that there is, and apart from them for those who cannot.
+    cells: HashMap<Asked, BTreeMap<Features, Weak<Cell>>>,
+    /// How many proxies lack a feature.
+    lacking: BTreeMap<Feature, usize>,
 }
 
 /// What changes made of the world, for the log.
@@ -48,6 +54,8 @@ pub struct Applied {
 #[derive(Debug)]
 pub(super) struct Cell {
     pub(super) asked: Asked,
+    /// What its readers can carry out.
+    features: Features,
     latest: Mutex<Arc<Resource>>,
     /// Whom a new version wakes.
     readers: Mutex<BTreeMap<usize, Arc<Mailbox>>>,
@@ -67,18 +75,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Hub {
     /// Nothing is known yet.
     pub fn new(mesh: Mesh) -> Self {
-        let state = Mutex::new(State { world: World::new(mesh), cells: HashMap::new() });
+        let state = State { world: World::new(mesh), cells: HashMap::new(), lacking: BTreeMap::new() };
         let (known, statuses) = (watch::Sender::new(false), watch::Sender::new(Arc::default()));
-        Self(Arc::new(Shared { state, known, statuses }))
+        Self(Arc::new(Shared { state: Mutex::new(state), known, statuses, unsettled: Notify::new() }))
     }
 
     /// Takes changes, all at once, and wakes the streams whom they concern.
     pub fn apply(&self, changes: impl IntoIterator<Item = Change>) -> Applied {
         let mut state = lock(&self.0.state);
-        let State { world, cells } = &mut *state;
+        let State { world, cells, .. } = &mut *state;
         world.apply(changes, &mut |asked, answer| {
-            if let Some(cell) = cells.get(asked).and_then(Weak::upgrade) {
-                cell.renew(Resource::of(answer));
+            for cell in cells.get(asked).into_iter().flat_map(BTreeMap::values).filter_map(Weak::upgrade) {
+                cell.renew(Resource::of(answer.clone(), cell.features));
             }
         });
         let (reports, unseen) = world.news();
@@ -117,24 +125,46 @@ impl Hub {
         lock(&self.0.state).world.is_said(object)
     }
 
-    /// Subscribes: from now on the mailbox is told of new versions.
-    pub(super) fn ask(&self, asked: Asked, mailbox: &Arc<Mailbox>) -> Arc<Cell> {
+    /// Subscribes: from now on the mailbox is told of new versions, as far as `features` can carry them out.
+    pub(super) fn ask(&self, asked: Asked, features: Features, mailbox: &Arc<Mailbox>) -> Arc<Cell> {
+        let features = if asked.has_rules() { features } else { Features::all() };
         let mut state = lock(&self.0.state);
-        let known = state.cells.get(&asked).and_then(Weak::upgrade);
+        let known = state.cells.get(&asked).and_then(|all| all.get(&features)?.upgrade());
         let cell = known.unwrap_or_else(|| {
-            let latest = Mutex::new(Arc::new(Resource::of(state.world.ask(&asked))));
-            let cell = Arc::new(Cell { asked: asked.clone(), latest, readers: Mutex::default() });
-            state.cells.insert(asked, Arc::downgrade(&cell));
+            let latest = Mutex::new(Arc::new(Resource::of(state.world.ask(&asked), features)));
+            let cell = Arc::new(Cell { asked: asked.clone(), features, latest, readers: Mutex::default() });
+            state.cells.entry(asked).or_default().insert(features, Arc::downgrade(&cell));
             cell
         });
         lock(&cell.readers).insert(Arc::as_ptr(mailbox).addr(), Arc::clone(mailbox));
         cell
     }
 
+    /// A proxy is there that lacks features, or is there no more: whose rules are closed for anybody, statuses say.
+    pub(super) fn lack(&self, features: Features, there: bool) {
+        let mut state = lock(&self.0.state);
+        let State { world, lacking, .. } = &mut *state;
+        for feature in features.iter() {
+            let proxies = lacking.entry(feature).or_default();
+            *proxies = if there { *proxies + 1 } else { proxies.saturating_sub(1) };
+            metrics::gauge!("remora_discovery_proxies_lacking", "feature" => feature.name()).set(*proxies as f64);
+            world.lack(feature, *proxies > 0);
+        }
+        drop(state);
+        if !features.is_empty() {
+            self.0.unsettled.notify_one();
+        }
+    }
+
+    /// Resolves when [`Self::settle`] has something to say, though no object changed. Cancel-safe.
+    pub(crate) async fn unsettled(&self) {
+        self.0.unsettled.notified().await;
+    }
+
     /// How many resources somebody asks for.
     #[cfg(test)]
     pub(super) fn asked(&self) -> usize {
-        lock(&self.0.state).cells.len()
+        lock(&self.0.state).cells.values().map(BTreeMap::len).sum()
     }
 
     /// Unsubscribes. What nobody asks for any more is forgotten.
@@ -144,9 +174,16 @@ impl Hub {
             let mut readers = lock(&cell.readers);
             readers.remove(&Arc::as_ptr(mailbox).addr());
             // Only under the lock does anybody join.
-            if readers.is_empty() {
-                state.cells.remove(&cell.asked);
-                state.world.forget(&cell.asked);
+            if !readers.is_empty() {
+                continue;
+            }
+            let State { world, cells, .. } = &mut *state;
+            if let Some(all) = cells.get_mut(&cell.asked) {
+                all.remove(&cell.features);
+                if all.is_empty() {
+                    cells.remove(&cell.asked);
+                    world.forget(&cell.asked);
+                }
             }
         }
     }

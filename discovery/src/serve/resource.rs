@@ -10,7 +10,7 @@ use remora_api::{
     sync::Delta,
     v1::{self, SyncResponse, sync_response::Kind},
 };
-use remora_model::{AuthorizationRule, Backend, BackendId, Inbound, InboundDefault, Outbound, Rule};
+use remora_model::{AuthorizationRule, Backend, BackendId, Closed, Features, Inbound, InboundDefault, Outbound, Rule};
 use std::sync::{Arc, Mutex, PoisonError};
 use tonic::codegen::Bytes;
 
@@ -25,6 +25,8 @@ pub(super) struct Resource {
     /// The message that carries it whole.
     pub(super) whole: Encoded,
     pub(super) says: Says,
+    /// Rules that its readers cannot carry out, and that are sent in their closed form.
+    pub(super) closed: Box<[Closed]>,
 }
 
 /// What of a resource matters to who sends it.
@@ -44,7 +46,8 @@ pub(super) enum Says {
 pub(super) struct Deltas(Mutex<Vec<(u64, Option<Encoded>)>>);
 
 impl Resource {
-    pub(super) fn of(answer: Answer) -> Self {
+    /// As far as `known` can carry it out.
+    pub(super) fn of(answer: Answer, known: Features) -> Self {
         match answer {
             Answer::Networks(networks) => {
                 let cidrs = networks.iter().map(ToString::to_string).collect();
@@ -53,14 +56,15 @@ impl Resource {
             Answer::Own(own) => {
                 let zone = own.zone.clone().unwrap_or_default();
                 let version = digest(format!("{own:?}").as_bytes());
-                Self { version, whole: message(Kind::Zone(zone)), says: Says::Own(own) }
+                Self { version, whole: message(Kind::Zone(zone)), says: Says::Own(own), closed: Box::default() }
             }
             Answer::Outbound(outbound) => {
+                let (outbound, closed) = outbound.within(known);
                 let (outbound, message) = outbound_message(outbound);
                 let backends = outbound.backends().into_iter().cloned().collect();
                 let kind =
                     |version, outbound| Kind::Outbound(v1::OutboundResource { version, outbound: Some(outbound) });
-                Self::made(message, Says::Outbound(backends), kind)
+                Self { closed: closed.into(), ..Self::made(message, Says::Outbound(backends), kind) }
             }
             Answer::Backend(Some(backend)) => {
                 let message = v1::Backend::from(&*backend);
@@ -68,26 +72,28 @@ impl Resource {
                 Self::made(message, Says::Backend(backend, Deltas::default()), kind)
             }
             Answer::Inbound(Some(inbound)) => {
+                let (inbound, closed) = inbound.within(known);
                 let kind = |version, inbound| Kind::Inbound(v1::InboundResource { version, inbound: Some(inbound) });
-                Self::made(inbound_message(inbound), Says::Inbound, kind)
+                Self { closed: closed.into(), ..Self::made(inbound_message(inbound), Says::Inbound, kind) }
             }
-            Answer::InboundDefault(Some(InboundDefault { inbound, declared })) => {
+            Answer::InboundDefault(Some(default)) => {
+                let (InboundDefault { inbound, declared }, closed) = default.within(known);
                 let (inbound, declared) = (inbound_message(inbound), declared.into_iter().map(u32::from).collect());
                 let message = v1::InboundDefault { inbound: Some(inbound), declared };
                 let kind = |version, default| {
                     Kind::InboundDefault(v1::InboundDefaultResource { version, inbound_default: Some(default) })
                 };
-                Self::made(message, Says::Inbound, kind)
+                Self { closed: closed.into(), ..Self::made(message, Says::Inbound, kind) }
             }
             Answer::Backend(None) | Answer::Inbound(None) | Answer::InboundDefault(None) => {
-                Self { version: 0, whole: Encoded::new(), says: Says::Nothing }
+                Self { version: 0, whole: Encoded::new(), says: Says::Nothing, closed: Box::default() }
             }
         }
     }
 
     fn made<M: prost::Message>(inner: M, says: Says, kind: impl FnOnce(u64, M) -> Kind) -> Self {
         let version = digest(&inner.encode_to_vec());
-        Self { version, whole: message(kind(version, inner)), says }
+        Self { version, whole: message(kind(version, inner)), says, closed: Box::default() }
     }
 
     /// The message that leads here from `before`, which the proxy holds: a delta, or the whole where that says no more.

@@ -13,10 +13,11 @@ use super::{
 };
 use crate::index::{Asked, Own, Proof};
 use remora_api::{
+    convert,
     sync::Name,
     v1::{self, SyncRequest, sync_request, sync_response::Kind},
 };
-use remora_model::BackendId;
+use remora_model::{BackendId, Features};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::IpAddr,
@@ -55,6 +56,8 @@ pub(super) struct Subscriber {
     pub(super) mailbox: Arc<Mailbox>,
     namespace: String,
     pod: String,
+    /// What it can carry out.
+    features: Features,
     /// What is known of its pod, and of the cluster's ranges.
     own: Arc<Cell>,
     networks: Arc<Cell>,
@@ -84,10 +87,15 @@ impl Subscriber {
     /// Takes what it offers to hold. What is more than may be held is not believed, and comes whole when it is wanted. `address`
     /// is where it calls from, if that is to be held against its pod's.
     pub(super) fn new(hello: v1::Hello, hub: Hub, address: Option<IpAddr>, lines: Arc<Lines>) -> Result<Self, Status> {
-        tracing::info!(namespace = hello.namespace, pod = hello.pod, held = hello.held.len(), "proxy connected");
+        let v1::Hello { namespace, pod, proxy_version: version, .. } = &hello;
+        tracing::info!(namespace, pod, version, held = hello.held.len(), "proxy connected");
+        let features = convert::features(&hello.features);
+        let lacks = Features::all().beyond(features);
         let (mailbox, pod) = (Arc::<Mailbox>::default(), (hello.namespace.clone(), hello.pod.clone()));
-        let own = hub.ask(Asked::Own { pod, account: hello.service_account, address }, &mailbox);
-        let networks = hub.ask(Asked::Networks, &mailbox);
+        let own = Asked::Own { pod, account: hello.service_account, address };
+        let own = hub.ask(own, features, &mailbox);
+        let networks = hub.ask(Asked::Networks, features, &mailbox);
+        hub.lack(lacks, true);
         let mut subscriber = Self {
             hub,
             mailbox,
@@ -100,6 +108,7 @@ impl Subscriber {
             lines,
             namespace: hello.namespace,
             pod: hello.pod,
+            features,
             wants: BTreeMap::new(),
             held: BTreeMap::new(),
             cells: BTreeMap::new(),
@@ -108,6 +117,11 @@ impl Subscriber {
             untidy: true,
         };
         subscriber.proven = subscriber.own().is_some_and(|own| own.proof == Proof::Proven);
+        if !lacks.is_empty() {
+            subscriber.say(|pod, left_out| {
+                tracing::warn!(pod, version = hello.proxy_version, %lacks, left_out, "proxy is too old for some features; rules that need them are closed there");
+            });
+        }
         for offered in hello.held {
             let name = read(offered.name)?;
             subscriber.spent += 1;
@@ -355,7 +369,7 @@ impl Subscriber {
             Name::Inbound(port) => Asked::Inbound(pod(), *port),
             Name::InboundDefault => Asked::InboundDefault(pod()),
         };
-        let cell = self.hub.ask(asked, &self.mailbox);
+        let cell = self.hub.ask(asked, self.features, &self.mailbox);
         let latest = cell.latest();
         self.cells.insert(name.clone(), cell);
         latest
@@ -378,6 +392,16 @@ impl Subscriber {
             }
             return;
         }
+        for feature in resource.closed.iter().flat_map(|closed| closed.lacks.iter()) {
+            metrics::counter!("remora_discovery_degraded_rules_total", "feature" => feature.name()).increment(1);
+        }
+        if let Some(first) = resource.closed.first() {
+            let (rules, first, lacks) = (resource.closed.len(), &first.rule, first.lacks);
+            self.say(|pod, left_out| {
+                tracing::warn!(pod, %name, rules, %first, %lacks, left_out, "rules are sent in their closed form: the proxy is too old for them");
+            });
+        }
+        let held = self.held.entry(name.clone()).or_default();
         let (message, delta) = resource.after(held.sent.as_deref().filter(|sent| sent.version == held.version));
         let sent = matches!(resource.says, Says::Backend(..)).then(|| Arc::clone(&resource));
         *held = Held { version: resource.version, offered: false, delta, sent };
@@ -406,6 +430,7 @@ impl Drop for Subscriber {
     fn drop(&mut self) {
         let cells = std::mem::take(&mut self.cells).into_values();
         self.hub.leave(cells.chain([Arc::clone(&self.own), Arc::clone(&self.networks)]), &self.mailbox);
+        self.hub.lack(Features::all().beyond(self.features), false);
     }
 }
 

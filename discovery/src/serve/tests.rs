@@ -7,12 +7,14 @@ use crate::{
     objects::Object,
     source::parse::parse,
 };
+use futures_util::FutureExt as _;
 use prost::Message as _;
 use remora_api::{
+    convert,
     sync::{Name, Resource, Update, request},
     v1::{Hello, SyncResponse},
 };
-use remora_model::SpiffeId;
+use remora_model::{AuthorizationRule, Feature, Features, Rule, SpiffeId};
 use std::cell::RefCell;
 
 /// A hub, and what it knows.
@@ -214,7 +216,7 @@ fn a_backend_that_is_let_go_of_while_a_route_comes_back_to_it_is_told_again_at_o
     proxy.take(request::unsubscribe(&first)).unwrap();
     let again = told(&mut proxy, &known, routed(81));
     assert_eq!(again.iter().filter_map(backend).collect::<Vec<_>>(), [first], "{again:?}");
-    let other = Name::Backend(remora_model::BackendId { namespace: "shop".into(), name: "api".into(), port: 82 });
+    let other = Name::Backend(remora_model::BackendId::service("shop", "api", 82));
     proxy.take(request::unsubscribe(&other)).unwrap();
     assert!(told(&mut proxy, &known, routed(81)).is_empty(), "nothing leads to the other");
 }
@@ -346,4 +348,87 @@ metadata: { name: web-1, namespace: shop, labels: { topology.kubernetes.io/zone:
     assert!(told(&mut proxy, &known, zoned.clone()).is_empty());
     let mut proxy = known.subscriber(Hello { zone: "b".into(), ..hello() });
     assert!(told(&mut proxy, &known, zoned.clone()).is_empty());
+}
+
+/// A Service with a route that mirrors, and a policy that names a method.
+fn ruled() -> Vec<Object> {
+    let text = "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: { name: api, namespace: shop }
+spec:
+  parentRefs: [{ group: '', kind: Service, name: api, port: 80 }]
+  rules:
+    - matches: [{ path: { value: /copied } }]
+      filters: [{ type: RequestMirror, requestMirror: { backendRef: { name: api, port: 81 } } }]
+      backendRefs: [{ name: api, port: 80 }]
+    - backendRefs: [{ name: api, port: 80 }]
+---
+apiVersion: remora.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: { name: p, namespace: shop }
+spec: { action: Deny, rules: [{ to: [{ methods: [DELETE] }] }] }
+---
+apiVersion: v1
+kind: Pod
+metadata: { name: web-1, namespace: shop }
+status: { podIP: 10.1.0.99 }
+";
+    let more = parse(text, "ruled").whole().unwrap();
+    world(1).into_iter().chain(more).collect()
+}
+
+/// What `features` make of a target, and of a port.
+fn told_with(known: &Known, features: &[i32]) -> (remora_model::Outbound, remora_model::Inbound) {
+    let mut proxy = known.subscriber(Hello { features: features.to_vec(), ..hello() });
+    proxy.take(request::subscribe(&api())).unwrap();
+    proxy.take(request::subscribe(&Name::Inbound(8080))).unwrap();
+    let (mut target, mut port) = (None, None);
+    for update in told(&mut proxy, known, ruled()) {
+        match update {
+            Update::Whole { resource: Resource::Outbound(outbound), .. } => target = Some(outbound),
+            Update::Whole { resource: Resource::Inbound(inbound), .. } => port = Some(inbound),
+            _ => {}
+        }
+    }
+    (target.unwrap(), port.unwrap())
+}
+
+#[test]
+fn a_proxy_that_lacks_a_feature_is_sent_the_rule_closed_and_others_are_sent_it_whole() {
+    let known = Known::new();
+    let all = convert::to_features(Features::all());
+    let (whole, port) = told_with(&known, &all);
+    assert!(!whole.rules[0].filters.is_empty() && port.rules[0].to[0].methods == ["DELETE"]);
+    assert_eq!(told_with(&known, &[]).0, whole, "one that is older than the names has what there was");
+    let without = |feature: Feature| {
+        let lacks = [feature].into_iter().collect();
+        convert::to_features(Features::all().beyond(lacks))
+    };
+    let (less, same) = told_with(&known, &without(Feature::Mirrors));
+    assert_eq!((&less.rules[0], &less.rules[1]), (&Rule::closed(whole.rules[0].label.clone()), &whole.rules[1]));
+    assert_eq!(less.matches, whole.matches);
+    assert_eq!(same, port);
+    let (same, less) = told_with(&known, &without(Feature::Operations));
+    assert_eq!(same, whole);
+    assert_eq!(less.rules, [AuthorizationRule::deny_everything(port.rules[0].name.clone())]);
+    assert_eq!(known.0.asked(), 0, "whatever they were, nobody asks any more");
+}
+
+#[test]
+fn that_rules_are_closed_for_a_proxy_is_said_in_their_status_as_long_as_it_is_there() {
+    let known = Known::new();
+    let said = || {
+        known.0.settle();
+        let all = known.0.statuses().borrow().iter().map(|status| format!("{:?}", status.ours())).collect::<String>();
+        (all.contains("HTTPRoute/shop/api rule 0: needs"), all.contains("shop/p rule 0: needs"))
+    };
+    known.turn_into(ruled());
+    assert_eq!(said(), (false, false));
+    let old = known.subscriber(Hello { features: vec![1], ..hello() });
+    assert_eq!(known.0.unsettled().now_or_never(), Some(()), "there is something to say");
+    assert_eq!(said(), (true, true));
+    let one = known.subscriber(Hello { features: convert::to_features(Features::all()), ..hello() });
+    assert_eq!(said(), (true, true));
+    drop((old, one));
+    assert_eq!(said(), (false, false));
 }

@@ -3,11 +3,12 @@
 //! of it, and for `cargo fuzz` (which sets `cfg(fuzzing)`) alone.
 
 use crate::{
+    Received,
     sync::{Delta, Name, Resource, Update},
     v1::{self, sync_request, sync_response::Kind},
 };
 use prost::Message as _;
-use remora_model::{Action, AuthorizationRule, Backend, Inbound, InboundDefault, Outbound};
+use remora_model::{Action, AuthorizationRule, Backend, Inbound, InboundDefault, Outbound, Parent};
 
 #[cfg(test)]
 remora_replay::replays! {
@@ -18,8 +19,11 @@ remora_replay::replays! {
 /// What is read is written so that it is read as the same, with nothing left to close; a rule that cannot be read is never
 /// lost; and reading in the closed form is reading strictly where strict reading goes through.
 pub fn discovery_updates(data: &[u8]) {
-    let Ok(message) = v1::SyncResponse::decode(data) else { return };
+    let Ok(Received { message, known }) = Received::decode(data) else { return };
     let envelope = crate::sync::envelope(&message);
+    if !known {
+        no_rule_is_left(message.clone());
+    }
     match Update::try_from(message.clone()) {
         Err(mistake) => assert!(!mistake.path.to_string().is_empty() && !mistake.to_string().is_empty()),
         Ok(Update::Whole { resource, closed, version }) => {
@@ -46,6 +50,22 @@ pub fn discovery_updates(data: &[u8]) {
         Ok(Update::Current { name, .. } | Update::Refused { name, .. }) => read_back(&name),
         Ok(Update::Zone(_) | Update::Networks(_)) => assert_eq!(envelope, None),
     }
+}
+
+/// Of what has fields that nobody knows, nothing holds.
+fn no_rule_is_left(message: v1::SyncResponse) {
+    let Ok(Update::Whole { resource, closed, .. }) = Update::try_from(Received { message, known: false }) else {
+        return;
+    };
+    let denied =
+        |inbound: &Inbound| inbound.rules.iter().all(|rule| rule.action == Action::Deny) && inbound.default_deny;
+    assert!(match &resource {
+        Resource::Outbound(outbound) => outbound.parent == Parent::Unknown && outbound.rules.is_empty(),
+        Resource::Backend(backend) => backend.endpoints.is_empty(),
+        Resource::Inbound(inbound) => denied(inbound),
+        Resource::InboundDefault(default) => denied(&default.inbound),
+    });
+    assert_eq!(closed.len(), 1);
 }
 
 /// A rule that denies stays one that denies, and an outbound rule that cannot be read keeps its place.
@@ -95,7 +115,7 @@ fn strictly(message: v1::SyncResponse, read: &Resource) -> Option<Resource> {
 }
 
 /// On its way through bytes.
-fn written(resource: &Resource, version: u64) -> v1::SyncResponse {
+pub(crate) fn written(resource: &Resource, version: u64) -> v1::SyncResponse {
     let kind = match resource {
         Resource::Outbound(one) => Kind::Outbound(v1::OutboundResource { version, outbound: Some(one.into()) }),
         Resource::Backend(one) => Kind::Backend(v1::BackendResource { version, backend: Some(one.into()) }),

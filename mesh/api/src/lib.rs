@@ -21,7 +21,10 @@ pub mod v1 {
 }
 
 pub mod convert;
+#[cfg(test)]
+mod corpus;
 mod name;
+pub mod receive;
 pub mod sync;
 // for tests and cargo-fuzz alone
 #[cfg(any(test, fuzzing))]
@@ -29,3 +32,4 @@ pub mod sync;
 pub mod fuzzing;
 
 pub use convert::InvalidMessage;
+pub use receive::Received;

@@ -7,6 +7,7 @@ pub use crate::name::Name;
 
 use crate::{
     convert::{At, InvalidMessage, Problem, addresses, closed, endpoints, networks, optional_text, required},
+    receive::Received,
     v1,
 };
 use ipnet::IpNet;
@@ -154,8 +155,10 @@ impl TryFrom<v1::SyncResponse> for Update {
                 Ok(Self::Whole { version: m.version, resource: Resource::Outbound(outbound), closed })
             }
             Kind::Backend(m) => {
-                let resource = Resource::Backend(required("backend", m.backend)?);
-                Ok(Self::Whole { version: m.version, resource, closed: Vec::new() })
+                let message = m.backend.ok_or_else(|| Problem::Missing.at("backend"))?;
+                let (backend, problems) = closed::backend(message).at("backend")?;
+                let closed = within("backend", problems);
+                Ok(Self::Whole { version: m.version, resource: Resource::Backend(backend), closed })
             }
             Kind::Inbound(m) => {
                 let message = m.inbound.ok_or_else(|| Problem::Missing.at("inbound"))?;
@@ -177,6 +180,51 @@ impl TryFrom<v1::SyncResponse> for Update {
                 Ok(Self::Refused { name: required("name", m.name)?, reason: optional_text("reason", m.reason)? })
             }
         }
+    }
+}
+
+/// What has fields that this version does not know is closed as a whole: what is left of it may hold for more than was meant.
+impl TryFrom<Received> for Update {
+    type Error = InvalidMessage;
+
+    fn try_from(Received { message, known }: Received) -> Result<Self, InvalidMessage> {
+        use v1::sync_response::Kind;
+        if known {
+            return message.try_into();
+        }
+        let unknown = |field| Problem::UnknownFields.at(field);
+        let missing = |field| move || Problem::Missing.at(field);
+        let (version, resource, closed) = match message.kind.ok_or_else(|| Problem::UnknownVariant.at("kind"))? {
+            Kind::Outbound(m) => {
+                let message = m.outbound.ok_or_else(missing("outbound"))?;
+                let read = closed::unknown_outbound(&message, unknown("outbound")).at("outbound")?;
+                (m.version, Resource::Outbound(read.0), read.1)
+            }
+            Kind::Backend(m) => {
+                let message = m.backend.ok_or_else(missing("backend"))?;
+                let read = closed::unknown_backend(message, unknown("backend")).at("backend")?;
+                (m.version, Resource::Backend(read.0), read.1)
+            }
+            Kind::Inbound(m) => {
+                let message = m.inbound.ok_or_else(missing("inbound"))?;
+                let read = closed::unknown_inbound(message, unknown("inbound")).at("inbound")?;
+                (m.version, Resource::Inbound(read.0), read.1)
+            }
+            Kind::InboundDefault(m) => {
+                let message = m.inbound_default.ok_or_else(missing("inbound_default"))?;
+                let read = closed::unknown_inbound_default(message, unknown("inbound_default"));
+                let read = read.at("inbound_default")?;
+                (m.version, Resource::InboundDefault(read.0), read.1)
+            }
+            // None is known, which is to be taken for everything.
+            Kind::Networks(_) => return Ok(Self::Networks(Vec::new())),
+            Kind::BackendDelta(_) => return Err(unknown("backend_delta")),
+            Kind::Current(_) => return Err(unknown("current")),
+            Kind::Zone(_) => return Err(unknown("zone")),
+            // Whatever else it says, it is refused.
+            kind @ Kind::Refused(_) => return v1::SyncResponse { kind: Some(kind) }.try_into(),
+        };
+        Ok(Self::Whole { version, resource, closed })
     }
 }
 

@@ -1,20 +1,60 @@
-//! Where a request can go: a backend (one port of one Service, or one pod), its endpoints, and how to treat them.
+//! Where a request can go: a backend (one port of a Service, a pod, or something outside), its endpoints, and how to treat them.
 
 use crate::SpiffeId;
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
-/// The name of a backend: a Service port, or a pod port for targets that name a pod itself.
+/// What kind of thing a backend is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
+pub enum BackendKind {
+    #[default]
+    Service,
+    /// A pod, reached by its own address.
+    Pod,
+    /// What is outside of the cluster, declared by an object of a namespace.
+    External,
+}
+
+impl BackendKind {
+    /// Its word in a backend's name, which is API: labels of metrics and output of the CLI have it. A Service needs none.
+    pub fn word(self) -> Option<&'static str> {
+        match self {
+            Self::Service => None,
+            Self::Pod => Some("pod"),
+            Self::External => Some("external"),
+        }
+    }
+}
+
+/// The name of a backend: a port of a Service, of a pod, or of something outside.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct BackendId {
+    pub kind: BackendKind,
     pub namespace: Arc<str>,
-    /// A Service's name, or `pod/NAME` for a pod reached by its own address.
+    /// Of the object; it has no slash.
     pub name: Arc<str>,
     pub port: u16,
 }
 
+impl BackendId {
+    /// A Service's port.
+    pub fn service(namespace: &str, name: &str, port: u16) -> Self {
+        Self { kind: BackendKind::Service, namespace: namespace.into(), name: name.into(), port }
+    }
+
+    /// A pod's port.
+    pub fn pod(namespace: &str, name: &str, port: u16) -> Self {
+        Self { kind: BackendKind::Pod, ..Self::service(namespace, name, port) }
+    }
+}
+
+/// `shop/api:8080`, `shop/pod/api-1:8080`, `shop/external/api.example.com:443`.
 impl fmt::Display for BackendId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}:{}", self.namespace, self.name, self.port)
+        write!(f, "{}/", self.namespace)?;
+        if let Some(word) = self.kind.word() {
+            write!(f, "{word}/")?;
+        }
+        write!(f, "{}:{}", self.name, self.port)
     }
 }
 
@@ -109,4 +149,19 @@ pub struct Backend {
     pub protocol: Protocol,
     pub settings: BackendSettings,
     pub endpoints: Vec<Endpoint>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backends_name_says_its_kind_and_no_two_have_the_same() {
+        let service = BackendId::service("shop", "api", 80);
+        let external = BackendId { kind: BackendKind::External, ..BackendId::service("shop", "api.example", 443) };
+        assert_eq!(service.to_string(), "shop/api:80");
+        assert_eq!(BackendId::pod("shop", "api", 80).to_string(), "shop/pod/api:80");
+        assert_eq!(external.to_string(), "shop/external/api.example:443");
+        assert_ne!(BackendId::pod("shop", "api", 80), service);
+    }
 }

@@ -4,6 +4,7 @@
 //! the proxy acts on them.
 
 pub mod backend;
+pub mod feature;
 pub mod identity;
 pub mod network;
 pub mod path;
@@ -16,7 +17,8 @@ pub mod target;
 #[doc(hidden)]
 pub mod fuzzing;
 
-pub use backend::{Accrual, Backend, BackendId, BackendSettings, Endpoint, Protocol};
+pub use backend::{Accrual, Backend, BackendId, BackendKind, BackendSettings, Endpoint, Protocol};
+pub use feature::{Closed, Feature, Features};
 pub use identity::{SpiffeId, TrustDomain};
 pub use path::PathPattern;
 pub use policy::{Action, AuthorizationRule, Inbound, InboundDefault, MtlsMode, Operation, Source, Unidentified};

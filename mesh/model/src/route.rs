@@ -195,6 +195,13 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// Every backend that it names and that can be used.
+    pub fn named(&self) -> impl Iterator<Item = &BackendId> {
+        let filters = self.filters.iter().chain(self.backends.iter().flat_map(|backend| &backend.filters));
+        let valid = self.backends.iter().filter(|backend| backend.state == BackendRefState::Valid);
+        valid.map(|backend| &backend.backend).chain(filters.filter_map(mirror_backend))
+    }
+
     /// What stands in for a rule that cannot be read: it answers 500, as for a backend that is not there.
     pub fn closed(label: Arc<str>) -> Self {
         Self { label, filters: Vec::new(), backends: Vec::new(), timeouts: Timeouts::default(), retry: None }
@@ -247,15 +254,7 @@ impl Outbound {
     /// Every backend that the rules and the parent name, without repetition.
     pub fn backends(&self) -> Vec<&BackendId> {
         let mut all: Vec<&BackendId> = self.parent.backend().into_iter().collect();
-        for rule in &self.rules {
-            all.extend(rule.filters.iter().filter_map(mirror_backend));
-            for backend in &rule.backends {
-                if backend.state == BackendRefState::Valid {
-                    all.push(&backend.backend);
-                }
-                all.extend(backend.filters.iter().filter_map(mirror_backend));
-            }
-        }
+        all.extend(self.rules.iter().flat_map(Rule::named));
         all.sort();
         all.dedup();
         all

@@ -4,8 +4,9 @@
 use super::{Command, Ends, Link, Wanted, Zone, store::Store};
 use crate::limits;
 use remora_api::{
+    receive::{self, Received},
     sync::RETURN_AFTER_MS,
-    v1::{self, discovery_client::DiscoveryClient},
+    v1,
 };
 use std::{collections::VecDeque, time::Duration};
 use tokio::{
@@ -150,11 +151,11 @@ impl Session<'_> {
     async fn run(&mut self, channel: Channel, late: impl Future<Output = ()>) -> End {
         let (send, receive) = mpsc::channel::<v1::SyncRequest>(limits::DISCOVERY_QUEUE_MAX);
         let outgoing = tokio_stream::iter(std::mem::take(&mut self.opening)).chain(ReceiverStream::new(receive));
-        let mut discovery = DiscoveryClient::new(channel).max_decoding_message_size(limits::UPDATE_BYTES_MAX);
-        let (mut connecting, mut late) = (std::pin::pin!(discovery.sync(outgoing)), std::pin::pin!(late));
+        let opening = receive::sync(channel, limits::UPDATE_BYTES_MAX, outgoing);
+        let (mut connecting, mut late) = (std::pin::pin!(opening), std::pin::pin!(late));
         // What is to be said, in order. Discovery hears us only while we listen, so listening never waits for saying.
         let mut outbox: VecDeque<v1::SyncRequest> = VecDeque::new();
-        let mut updates: Streaming<v1::SyncResponse> = loop {
+        let mut updates: Streaming<Received> = loop {
             tokio::select! {
                 answer = &mut connecting => match answer {
                     Ok(response) => break response.into_inner(),

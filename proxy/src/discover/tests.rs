@@ -116,7 +116,7 @@ fn address(number: usize) -> Target {
 }
 
 fn id(name: &str) -> BackendId {
-    BackendId { namespace: "shop".into(), name: name.into(), port: 80 }
+    BackendId::service("shop", name, 80)
 }
 
 fn outbound(target: &Target, parent: Parent) -> Resource {

@@ -58,7 +58,7 @@ fn identity(name: &str) -> SpiffeId {
 }
 
 fn backend(name: &str) -> BackendId {
-    BackendId { namespace: "shop".into(), name: name.into(), port: 80 }
+    BackendId::service("shop", name, 80)
 }
 
 /// The certificates of both proxies. Ed25519, whose signatures have one length, and serials that have one too: two runs of a seed

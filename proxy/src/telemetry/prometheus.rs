@@ -47,7 +47,10 @@ pub(crate) struct Family {
 /// The labels that every family of routes has, and what they say.
 pub(crate) const LABELS: &[(&str, &str)] = &[
     ("direction", "`inbound` (to the application of this pod) or `outbound` (from it)"),
-    ("parent", "the Service, port or authority that was called"),
+    (
+        "parent",
+        "what was called: a Service (`shop/api:8080`), a pod by its own address (`shop/pod/api-1:8080`), something outside (`shop/external/NAME:443`), or `unknown`",
+    ),
     (
         "route",
         "the route rule, gRPC method or learned path template; `tcp` for opaque bytes; `denied` for every request that policy refused; `other` beyond the bound",

@@ -5,12 +5,11 @@ use anyhow::{Context as _, ensure};
 use std::{fs, path::Path};
 
 /// Dependencies that no source names, and why they are there: package, dependency, reason.
-const UNNAMED: [(&str, &str, &str); 5] = [
+const UNNAMED: [(&str, &str, &str); 4] = [
     ("cli", "prost", "what tonic-prost-build generates names it"),
     ("cli", "tonic-prost", "what tonic-prost-build generates names it"),
     ("examples/02-shop/app", "prost", "what tonic-prost-build generates names it"),
     ("examples/02-shop/app", "tonic-prost", "what tonic-prost-build generates names it"),
-    ("mesh/api", "tonic-prost", "what tonic-prost-build generates names it"),
 ];
 
 #[test]

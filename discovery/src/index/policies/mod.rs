@@ -70,6 +70,10 @@ impl Facts {
         match object {
             Object::AuthorizationPolicy(policy) => {
                 let read = read_authorization(policy, &mut found);
+                found.partly.extend(read.rules.iter().filter_map(|rule| {
+                    let problem = self.lacked(rule.needs(), effect(policy.spec.action))?;
+                    Some(format!("{}: {problem}", rule.name))
+                }));
                 self.uncovered(&targets, &mut found.notes);
                 let passes = read.rules.iter().any(passes_the_unidentified);
                 found.ineffective =

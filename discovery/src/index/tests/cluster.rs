@@ -97,10 +97,10 @@ status: {{ podIP: 10.1.0.9 }}
         outbound(&world, "shop", "10.1.0.9:80").parent.into_backend().unwrap().name.to_string()
     };
     let (early, late) = ("creationTimestamp: '2026-01-01T00:00:00Z'", "creationTimestamp: '2026-01-02T00:00:00Z'");
-    assert_eq!(holder(early, late), "pod/b");
-    assert_eq!(holder(late, early), "pod/a");
+    assert_eq!(holder(early, late), "b");
+    assert_eq!(holder(late, early), "a");
     let going = format!("{late}, deletionTimestamp: '2026-01-03T00:00:00Z'");
-    assert_eq!(holder(&going, early), "pod/b", "one that goes before one that stays");
+    assert_eq!(holder(&going, early), "b", "one that goes before one that stays");
 }
 
 #[test]

@@ -146,6 +146,7 @@ impl Feed {
                         settle = settle.or(Some(Instant::now() + SETTLE));
                     }
                 }
+                () = self.hub.unsettled() => settle = settle.or(Some(Instant::now() + SETTLE)),
                 () = sleep_until(settle) => {
                     settle = None;
                     self.settle().await?;

@@ -1,21 +1,32 @@
 //! Reading what may be newer or worse than its reader: the unit of refusal is the rule.
 //!
 //! In: a message. Out: the value, with every rule that cannot be read replaced by its closed form, and what was wrong with
-//! each. Only what has no rules around it (a target, a port, a mode) refuses the message. The proxy reads with this; discovery
-//! runs the same checks before it sends, so that in one release nothing is ever replaced here.
+//! each. What a rule is not around (a protocol, a mode, a field of the resource itself) closes the resource: a target is unknown,
+//! a port denies everything, a backend has no endpoint. Only what says what it is about refuses the message. The proxy reads with
+//! this; discovery runs the same checks before it sends, so that in one release nothing is ever replaced here.
 
 use super::{
     At, IntoInvalid, InvalidMessage, LIST_MAX, Problem, inbound::without_rules as inbound_without_rules,
-    outbound::without_rules as outbound_without_rules,
+    name::target as read_target, outbound::without_rules as outbound_without_rules, required,
 };
 use crate::v1;
-use remora_model::{Action, AuthorizationRule, Inbound, InboundDefault, Outbound, RouteMatch, Rule};
+use remora_model::{
+    Action, AuthorizationRule, Backend, BackendSettings, Inbound, InboundDefault, MtlsMode, Outbound, Parent, Protocol,
+    RouteMatch, Rule,
+};
 
 /// A value, and what of the message could not be read.
 pub type Read<T> = (T, Vec<InvalidMessage>);
 
 /// Reads an outbound target. A rule that cannot be read answers 500; a match that cannot be read matches nothing.
 pub fn outbound(message: v1::Outbound) -> Result<Read<Outbound>, InvalidMessage> {
+    if v1::Protocol::try_from(message.protocol).is_err() {
+        return unknown_outbound(&message, Problem::UnknownVariant.at("protocol"));
+    }
+    if message.parent.as_ref().is_some_and(|parent| v1::BackendKind::try_from(parent.kind).is_err()) {
+        let problem = Problem::UnknownVariant.at("kind").within("parent", None);
+        return unknown_outbound(&message, problem);
+    }
     bounded("rules", message.rules.len())?;
     bounded("matches", message.matches.len())?;
     let mut problems = Vec::new();
@@ -39,6 +50,14 @@ pub fn outbound(message: v1::Outbound) -> Result<Read<Outbound>, InvalidMessage>
     Ok((Outbound { matches, rules, ..rest }, problems))
 }
 
+/// Reads a backend.
+pub fn backend(message: v1::Backend) -> Result<Read<Backend>, InvalidMessage> {
+    match v1::Protocol::try_from(message.protocol) {
+        Ok(_) => Ok((message.try_into()?, Vec::new())),
+        Err(_) => unknown_backend(message, Problem::UnknownVariant.at("protocol")),
+    }
+}
+
 /// Reads an inbound port. A deny rule that cannot be read denies everything, an allow rule allows nothing.
 pub fn inbound(message: v1::Inbound) -> Result<Read<Inbound>, InvalidMessage> {
     let read = any_port(message)?;
@@ -55,7 +74,47 @@ pub fn inbound_default(message: v1::InboundDefault) -> Result<Read<InboundDefaul
     Ok((InboundDefault { inbound, declared: checked.declared }, problems.into_iter().map(within).collect()))
 }
 
+/// A target of which something is said that this version does not know: it may go nowhere.
+pub fn unknown_outbound(message: &v1::Outbound, problem: InvalidMessage) -> Result<Read<Outbound>, InvalidMessage> {
+    let target = read_target(&message.target).at("target")?;
+    let (parent, protocol) = (Parent::Unknown, Protocol::Detect);
+    Ok((Outbound { target, parent, protocol, matches: Vec::new(), rules: Vec::new() }, vec![problem]))
+}
+
+/// A backend of which something is said that this version does not know: it has no endpoint.
+pub fn unknown_backend(message: v1::Backend, problem: InvalidMessage) -> Result<Read<Backend>, InvalidMessage> {
+    let (protocol, settings) = (Protocol::Detect, BackendSettings::default());
+    Ok((Backend { id: required("id", message.id)?, protocol, settings, endpoints: Vec::new() }, vec![problem]))
+}
+
+/// A port of which something is said that this version does not know: it denies everything.
+pub fn unknown_inbound(message: v1::Inbound, problem: InvalidMessage) -> Result<Read<Inbound>, InvalidMessage> {
+    let mtls = v1::MtlsMode::Strict.into();
+    let rest = v1::Inbound { rules: Vec::new(), mtls, protocol: v1::Protocol::Unspecified.into(), ..message };
+    let rules = vec![AuthorizationRule::deny_everything("unknown to this version".into())];
+    let inbound = Inbound { rules, default_deny: true, mtls: MtlsMode::Strict, ..inbound_without_rules(rest)? };
+    Ok((inbound, vec![problem]))
+}
+
+/// The other ports, likewise.
+pub fn unknown_inbound_default(
+    message: v1::InboundDefault,
+    problem: InvalidMessage,
+) -> Result<Read<InboundDefault>, InvalidMessage> {
+    let inbound = message.inbound.ok_or_else(|| Problem::Missing.at("inbound"))?;
+    let (inbound, problems) = unknown_inbound(inbound, problem).at("inbound")?;
+    let bare = v1::Inbound { rules: Vec::new(), ..(&inbound).into() };
+    let checked = InboundDefault::try_from(v1::InboundDefault { inbound: Some(bare), declared: message.declared })?;
+    Ok((InboundDefault { inbound, ..checked }, problems))
+}
+
 fn any_port(mut message: v1::Inbound) -> Result<Read<Inbound>, InvalidMessage> {
+    if v1::MtlsMode::try_from(message.mtls).is_err() {
+        return unknown_inbound(message, Problem::UnknownVariant.at("mtls"));
+    }
+    if v1::Protocol::try_from(message.protocol).is_err() {
+        return unknown_inbound(message, Problem::UnknownVariant.at("protocol"));
+    }
     let rules = std::mem::take(&mut message.rules);
     bounded("rules", rules.len())?;
     let mut inbound = inbound_without_rules(message)?;

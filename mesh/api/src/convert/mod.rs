@@ -5,10 +5,12 @@
 //! that a nack tells the operator where to look. They deliberately do not fill in defaults for what must be said.
 
 pub(crate) use backend::{addresses, endpoints};
+pub use feature::{features, to_features};
 
 mod backend;
 pub mod check;
 pub mod closed;
+mod feature;
 mod inbound;
 mod name;
 mod outbound;
@@ -48,6 +50,10 @@ pub enum Problem {
     TooMany(usize, usize),
     #[error("is longer than {TEXT_BYTES_MAX} bytes")]
     TooLong,
+    #[error("has fields that this version does not know")]
+    UnknownFields,
+    #[error("has a slash, which no name of an object has")]
+    Slash,
     #[error("is out of range")]
     OutOfRange,
     #[error("is not an address of the form ip:port")]

@@ -2,11 +2,17 @@
 
 use super::{At, InvalidMessage, Problem, name, port};
 use crate::{name::Name, v1};
-use remora_model::{BackendId, Protocol, Target};
+use remora_model::{BackendId, BackendKind, Protocol, Target};
 
 impl From<&BackendId> for v1::BackendId {
     fn from(id: &BackendId) -> Self {
-        Self { namespace: id.namespace.to_string(), name: id.name.to_string(), port: id.port.into() }
+        let kind = match id.kind {
+            BackendKind::Service => v1::BackendKind::Service,
+            BackendKind::Pod => v1::BackendKind::Pod,
+            BackendKind::External => v1::BackendKind::External,
+        };
+        let (namespace, name) = (id.namespace.to_string(), id.name.to_string());
+        Self { namespace, name, port: id.port.into(), kind: kind.into() }
     }
 }
 
@@ -14,7 +20,16 @@ impl TryFrom<v1::BackendId> for BackendId {
     type Error = InvalidMessage;
 
     fn try_from(message: v1::BackendId) -> Result<Self, InvalidMessage> {
+        let kind = match v1::BackendKind::try_from(message.kind).map_err(|_| Problem::UnknownVariant).at("kind")? {
+            v1::BackendKind::Service => BackendKind::Service,
+            v1::BackendKind::Pod => BackendKind::Pod,
+            v1::BackendKind::External => BackendKind::External,
+        };
+        if message.name.contains('/') {
+            return Err(Problem::Slash.at("name"));
+        }
         Ok(Self {
+            kind,
             namespace: name(message.namespace).at("namespace")?,
             name: name(message.name).at("name")?,
             port: port(message.port).at("port")?,

@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use remora_model::*;
 
 fn id(name: &str) -> BackendId {
-    BackendId { namespace: "shop".into(), name: name.into(), port: 8080 }
+    BackendId::service("shop", name, 8080)
 }
 
 fn endpoint(address: &str) -> Endpoint {

@@ -7,11 +7,12 @@
 use super::{Command, Full, Known, Networks, State, Zone};
 use crate::limits;
 use remora_api::{
+    Received,
     convert::InvalidMessage,
     sync::{Delta, Name, Resource, Update, envelope, request},
     v1,
 };
-use remora_model::{BackendId, Outbound};
+use remora_model::{BackendId, Outbound, Parent};
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
@@ -242,9 +243,10 @@ impl Store {
     }
 
     /// Takes an update in; the ack or nack for it. A bad one leaves what is held.
-    pub(super) fn apply(&mut self, message: v1::SyncResponse) -> Vec<v1::SyncRequest> {
-        let envelope = envelope(&message);
-        match Update::try_from(message) {
+    pub(super) fn apply(&mut self, received: impl Into<Received>) -> Vec<v1::SyncRequest> {
+        let received = received.into();
+        let envelope = envelope(&received.message);
+        match Update::try_from(received) {
             Err(error) => self.refuse(envelope, &error.to_string(), true),
             Ok(Update::Whole { version, resource, closed }) => {
                 self.refused.remove(&resource.name());
@@ -303,8 +305,25 @@ impl Store {
             remora_runtime::limited!(warn, %name, %rules, "rules could not be read; their closed form is in force");
         }
         say.push(request::ack_closed(&name, version, closed));
-        say.extend(self.set(&name, version, resource));
+        match (&resource, closed.first()) {
+            (Resource::Outbound(Outbound { parent: Parent::Unknown, .. }), Some(first)) => {
+                say.extend(self.close(&name, version, format!("{name}: {first}").into()));
+            }
+            _ => say.extend(self.set(&name, version, resource)),
+        }
         say
+    }
+
+    /// Lets go of what is held: discovery says something else by now, which this version cannot read.
+    fn close(&mut self, name: &Name, version: u64, why: Arc<str>) -> Vec<v1::SyncRequest> {
+        let held = self.insert(name.clone());
+        let before = held.resource();
+        held.version = version;
+        held.state.send_replace(State::Unusable(why));
+        match before.as_deref() {
+            Some(Resource::Outbound(outbound)) => self.unname(outbound),
+            _ => Vec::new(),
+        }
     }
 
     /// Takes it into use, and forgets the backends that nothing leads to any more.

@@ -16,7 +16,7 @@ fn target(number: usize) -> Name {
 }
 
 fn id(name: &str) -> BackendId {
-    BackendId { namespace: "shop".into(), name: name.into(), port: 80 }
+    BackendId::service("shop", name, 80)
 }
 
 /// Watches: what is said of it, and where to read.
@@ -66,9 +66,10 @@ fn says_backend(name: &str, version: u64) -> v1::SyncResponse {
     said(v1::sync_response::Kind::Backend(v1::BackendResource { version, backend: Some((&backend).into()) }))
 }
 
-/// A target that no reader can take: its protocol is one of a later version.
+/// A target that no reader can take: its parent has no port.
 fn says_unusable(name: &Name) -> v1::SyncResponse {
-    let outbound = Some(v1::Outbound { protocol: 99, ..outbound(name, &["api"]) });
+    let parent = Some(v1::BackendId { port: 0, ..(&id("api")).into() });
+    let outbound = Some(v1::Outbound { parent, ..outbound(name, &["api"]) });
     said(v1::sync_response::Kind::Outbound(v1::OutboundResource { version: 9, outbound }))
 }
 
@@ -186,7 +187,7 @@ fn an_unusable_answer_leaves_what_is_held_and_is_told_where_nothing_is() {
     let said = store.apply(says_unusable(&target(1)));
     let [v1::SyncRequest { kind: Some(v1::sync_request::Kind::Nack(_)) }] = &said[..] else { panic!("{said:?}") };
     match &*known.borrow() {
-        State::Unusable(detail) => assert!(detail.starts_with("outbound t1:80: outbound.protocol"), "{detail}"),
+        State::Unusable(detail) => assert!(detail.starts_with("outbound t1:80: outbound.parent.port"), "{detail}"),
         other => panic!("{other:?}"),
     }
     assert!(store.opening(&v1::Hello::default()).contains(&request::subscribe(&target(1))), "asked for again");
@@ -197,9 +198,32 @@ fn an_unusable_answer_leaves_what_is_held_and_is_told_where_nothing_is() {
 }
 
 #[test]
+fn what_a_newer_discovery_says_closes_its_target_whatever_was_held() {
+    let (mut store, _) = store();
+    let (_, known) = watch(&mut store, target(1));
+    let known = known.unwrap();
+    store.apply(says_backend("api", 1));
+    store.apply(says_target(&target(1), 1, &["api"]));
+    assert!(is_held(&known));
+    let said = store.apply(Received { message: says_target(&target(1), 2, &["api"]), known: false });
+    let why = "outbound: has fields that this version does not know";
+    match &*known.borrow() {
+        State::Unusable(detail) => assert_eq!(**detail, format!("outbound t1:80: {why}")),
+        other => panic!("{other:?}"),
+    }
+    let Some(v1::sync_request::Kind::Ack(ack)) = said.first().and_then(|said| said.kind.clone()) else {
+        panic!("{said:?}")
+    };
+    assert_eq!((ack.version, &ack.closed[..]), (2, &[why.to_owned()][..]));
+    assert!(said.contains(&request::unsubscribe(&Name::Backend(id("api")))), "nothing leads to it");
+    store.apply(says_target(&target(1), 3, &["api"]));
+    assert!(is_held(&known));
+}
+
+#[test]
 fn an_unusable_backend_is_told_to_those_who_come_for_it_later() {
     let (mut store, _) = store();
-    let bad = v1::Backend { id: Some((&id("api")).into()), protocol: 99, ..v1::Backend::default() };
+    let bad = v1::Backend { id: Some((&id("api")).into()), ..v1::Backend::default() };
     store.apply(said(v1::sync_response::Kind::Backend(v1::BackendResource { version: 1, backend: Some(bad) })));
     let (_, known) = watch(&mut store, Name::Backend(id("api")));
     assert!(matches!(&*known.unwrap().borrow(), State::Unusable(_)));

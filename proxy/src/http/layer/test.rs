@@ -59,7 +59,7 @@ pub(super) struct World {
 
 /// A backend of the tests.
 pub(super) fn id() -> BackendId {
-    BackendId { namespace: "shop".into(), name: "api".into(), port: 80 }
+    BackendId::service("shop", "api", 80)
 }
 
 /// An address that nobody listens on.

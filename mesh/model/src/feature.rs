@@ -1,0 +1,320 @@
+//! What a proxy can carry out, by name: the closed set of which it tells discovery. What a proxy cannot carry out is
+//! replaced by its closed form before it is sent, rule by rule.
+//!
+//! In: rules and ports. Out: which features each needs, and what of it holds for a proxy that has fewer. A feature is added
+//! with the first thing that needs it, and never taken away: proxies outlive the discovery that they started with.
+
+use crate::{
+    Action, AuthorizationRule, BackendKind, Filter, Inbound, InboundDefault, Outbound, Parent, Protocol, Rule,
+};
+use std::{fmt, sync::Arc};
+
+/// Something that not every proxy can carry out.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Feature {
+    /// A route's rules that change header fields.
+    HeaderFilters,
+    /// A route's rules that redirect.
+    Redirects,
+    /// A route's rules that rewrite the host or the path.
+    Rewrites,
+    /// A route's rules that mirror.
+    Mirrors,
+    /// A route's rules with timeouts.
+    Timeouts,
+    /// A route's rules that say when to retry.
+    Retries,
+    /// Authorization rules that name methods or paths.
+    Operations,
+    /// Authorization rules that name address ranges.
+    SourceRanges,
+    /// Targets and backends that are no Services. Older proxies would take them for Services of the same name.
+    BackendKinds,
+}
+
+impl Feature {
+    /// All that there are, in their order.
+    pub const ALL: [Self; 9] = [
+        Self::HeaderFilters,
+        Self::Redirects,
+        Self::Rewrites,
+        Self::Mirrors,
+        Self::Timeouts,
+        Self::Retries,
+        Self::Operations,
+        Self::SourceRanges,
+        Self::BackendKinds,
+    ];
+
+    /// Its name in logs, metrics and statuses.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::HeaderFilters => "header-filters",
+            Self::Redirects => "redirects",
+            Self::Rewrites => "rewrites",
+            Self::Mirrors => "mirrors",
+            Self::Timeouts => "timeouts",
+            Self::Retries => "retries",
+            Self::Operations => "operations",
+            Self::SourceRanges => "source-ranges",
+            Self::BackendKinds => "backend-kinds",
+        }
+    }
+
+    fn bit(self) -> u32 {
+        1 << self as u32
+    }
+}
+
+/// A set of features.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Features(u32);
+
+impl Features {
+    /// All that this version has.
+    pub fn all() -> Self {
+        Feature::ALL.into_iter().collect()
+    }
+
+    /// What a proxy has that names none at all: it is older than their names.
+    pub fn unnamed() -> Self {
+        Feature::ALL.into_iter().take_while(|feature| *feature <= Feature::SourceRanges).collect()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether `feature` is one of them.
+    pub fn contain(self, feature: Feature) -> bool {
+        self.0 & feature.bit() != 0
+    }
+
+    /// Those that `others` lack.
+    #[must_use]
+    pub fn beyond(self, others: Self) -> Self {
+        Self(self.0 & !others.0)
+    }
+
+    /// One after the other.
+    pub fn iter(self) -> impl Iterator<Item = Feature> {
+        Feature::ALL.into_iter().filter(move |feature| self.contain(*feature))
+    }
+}
+
+impl FromIterator<Feature> for Features {
+    fn from_iter<I: IntoIterator<Item = Feature>>(all: I) -> Self {
+        Self(all.into_iter().fold(0, |set, feature| set | feature.bit()))
+    }
+}
+
+impl fmt::Display for Features {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, feature) in self.iter().enumerate() {
+            write!(f, "{}{}", if i == 0 { "" } else { ", " }, feature.name())?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Features {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter()).finish()
+    }
+}
+
+/// A rule that stands in its closed form, and which features a proxy would need for it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Closed {
+    /// The rule's label or name.
+    pub rule: Arc<str>,
+    /// Never empty.
+    pub lacks: Features,
+}
+
+impl Rule {
+    /// What a proxy needs to carry it out.
+    pub fn needs(&self) -> Features {
+        let filters = self.filters.iter().chain(self.backends.iter().flat_map(|backend| &backend.filters));
+        let timeouts = self.timeouts.request.or(self.timeouts.backend_request).map(|_| Feature::Timeouts);
+        let retries = self.retry.as_ref().map(|_| Feature::Retries);
+        let kinds = self.named().any(|id| id.kind != BackendKind::Service).then_some(Feature::BackendKinds);
+        filters.map(of_filter).chain(timeouts).chain(retries).chain(kinds).collect()
+    }
+
+    /// What of it holds for a proxy that can carry out `known`: it, or its closed form.
+    fn within(self, known: Features, closed: &mut Vec<Closed>) -> Self {
+        let lacks = self.needs().beyond(known);
+        if lacks.is_empty() {
+            return self;
+        }
+        closed.push(Closed { rule: self.label.clone(), lacks });
+        Self::closed(self.label)
+    }
+}
+
+fn of_filter(filter: &Filter) -> Feature {
+    match filter {
+        Filter::RequestHeaders(_) | Filter::ResponseHeaders(_) => Feature::HeaderFilters,
+        Filter::Redirect(_) => Feature::Redirects,
+        Filter::Rewrite { .. } => Feature::Rewrites,
+        Filter::Mirror { .. } => Feature::Mirrors,
+    }
+}
+
+impl AuthorizationRule {
+    /// What a proxy needs to carry it out.
+    pub fn needs(&self) -> Features {
+        let ranges = self.from.iter().any(|source| !source.cidrs.is_empty()).then_some(Feature::SourceRanges);
+        let named = self.to.iter().any(|to| !to.methods.is_empty() || !to.paths.is_empty());
+        ranges.into_iter().chain(named.then_some(Feature::Operations)).collect()
+    }
+
+    /// What of it holds for a proxy that can carry out `known`: it, or its closed form. That of a deny rule denies
+    /// everything; that of an allow rule allows nothing, and so there is none.
+    fn within(self, known: Features, closed: &mut Vec<Closed>) -> Option<Self> {
+        let lacks = self.needs().beyond(known);
+        if lacks.is_empty() {
+            return Some(self);
+        }
+        closed.push(Closed { rule: self.name.clone(), lacks });
+        (self.action == Action::Deny).then(|| Self::deny_everything(self.name))
+    }
+}
+
+impl Outbound {
+    /// What a proxy needs to know what it is, beside its rules.
+    fn needs(&self) -> Features {
+        let other = self.parent.backend().is_some_and(|id| id.kind != BackendKind::Service);
+        other.then_some(Feature::BackendKinds).into_iter().collect()
+    }
+
+    /// What of it holds for a proxy that can carry out `known`, and which rules are closed for that. A target that the proxy
+    /// would take for another is unknown to it.
+    pub fn within(self, known: Features) -> (Self, Vec<Closed>) {
+        let mut closed = Vec::new();
+        let lacks = self.needs().beyond(known);
+        if !lacks.is_empty() {
+            let closed = Closed { rule: self.target.to_string().into(), lacks };
+            let (parent, protocol) = (Parent::Unknown, Protocol::Detect);
+            let target = self.target;
+            return (Self { target, parent, protocol, matches: Vec::new(), rules: Vec::new() }, vec![closed]);
+        }
+        let rules = self.rules.into_iter().map(|rule| rule.within(known, &mut closed)).collect();
+        (Self { rules, ..self }, closed)
+    }
+}
+
+impl Inbound {
+    /// As of [`Outbound::within`]. An allow rule that is gone still denies the rest.
+    pub fn within(self, known: Features) -> (Self, Vec<Closed>) {
+        let mut closed = Vec::new();
+        let default_deny = self.default_deny || self.rules.iter().any(|rule| rule.action == Action::Allow);
+        let rules = self.rules.into_iter().filter_map(|rule| rule.within(known, &mut closed)).collect();
+        (Self { rules, default_deny, ..self }, closed)
+    }
+}
+
+impl InboundDefault {
+    /// As of [`Inbound::within`].
+    pub fn within(self, known: Features) -> (Self, Vec<Closed>) {
+        let (inbound, closed) = self.inbound.within(known);
+        (Self { inbound, ..self }, closed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{BackendId, MtlsMode, Operation, Source, TrustDomain, Unidentified};
+
+    fn without(feature: Feature) -> Features {
+        Features::all().beyond([feature].into_iter().collect())
+    }
+
+    #[test]
+    fn a_set_is_what_was_put_into_it() {
+        assert_eq!(Features::all().iter().collect::<Vec<_>>(), Feature::ALL);
+        let one = without(Feature::Mirrors);
+        assert!(!one.contain(Feature::Mirrors) && one.contain(Feature::Retries));
+        assert_eq!(Features::all().beyond(one).to_string(), "mirrors");
+        let names: std::collections::BTreeSet<_> = Feature::ALL.iter().map(|feature| feature.name()).collect();
+        assert_eq!(names.len(), Feature::ALL.len(), "each has a name of its own");
+    }
+
+    fn deny(action: Action, from: Source, to: Operation) -> AuthorizationRule {
+        let unidentified = Unidentified::Match;
+        AuthorizationRule { name: "p".into(), action, from: vec![from], to: vec![to], unidentified }
+    }
+
+    fn inbound(rules: Vec<AuthorizationRule>) -> Inbound {
+        Inbound {
+            port: 80,
+            parent: "shop/api:80".into(),
+            protocol: Protocol::Detect,
+            mtls: MtlsMode::Permissive,
+            rules,
+            default_deny: false,
+            ending: false,
+            trust_domain: TrustDomain::new("cluster.local").unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_policy_that_a_proxy_lacks_a_feature_for_denies() {
+        let ranges = Source { cidrs: vec!["10.0.0.0/8".parse().unwrap()], ..Source::default() };
+        let get = Operation { methods: vec![http::Method::GET], paths: Vec::new() };
+        for (action, rules, default_deny) in [
+            (Action::Allow, Vec::new(), true),
+            (Action::Deny, vec![AuthorizationRule::deny_everything("p".into())], false),
+            (Action::Audit, Vec::new(), false),
+        ] {
+            for (from, to, feature) in [
+                (ranges.clone(), Operation::default(), Feature::SourceRanges),
+                (Source::default(), get.clone(), Feature::Operations),
+            ] {
+                let whole = inbound(vec![deny(action, from, to)]);
+                let (same, closed) = whole.clone().within(Features::all());
+                assert_eq!((same.rules, closed.len()), (whole.rules.clone(), 0));
+                let (less, closed) = whole.within(without(feature));
+                assert_eq!((less.rules, less.default_deny), (rules.clone(), default_deny), "{action:?} {feature:?}");
+                assert_eq!(closed, [Closed { rule: "p".into(), lacks: [feature].into_iter().collect() }]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_route_rule_that_a_proxy_lacks_a_feature_for_answers_500_and_leaves_the_others_alone() {
+        let plain = Rule::closed("a".into());
+        let retry = crate::Retry { attempts: 1, codes: Vec::new(), backoff: Default::default(), any_method: false };
+        let retries = Rule { retry: Some(retry), ..Rule::closed("b".into()) };
+        let outbound = Outbound {
+            target: crate::Target::parse("api", 80).unwrap(),
+            parent: Parent::Unknown,
+            protocol: Protocol::Detect,
+            matches: Vec::new(),
+            rules: vec![plain.clone(), retries],
+        };
+        assert_eq!(outbound.clone().within(Features::all()), (outbound.clone(), Vec::new()));
+        let (less, closed) = outbound.within(without(Feature::Retries));
+        assert_eq!(less.rules, [plain, Rule::closed("b".into())]);
+        assert_eq!(closed, [Closed { rule: "b".into(), lacks: [Feature::Retries].into_iter().collect() }]);
+    }
+
+    #[test]
+    fn a_pod_is_unknown_to_a_proxy_that_would_take_it_for_a_service() {
+        let outbound = Outbound {
+            target: crate::Target::parse("10.1.0.7:80", 80).unwrap(),
+            parent: Parent::Backend(BackendId::pod("shop", "api", 80)),
+            protocol: Protocol::Http1,
+            matches: Vec::new(),
+            rules: Vec::new(),
+        };
+        assert_eq!(outbound.clone().within(Features::all()).0, outbound);
+        let (less, closed) = outbound.within(Features::unnamed());
+        assert_eq!((less.parent, closed.len()), (Parent::Unknown, 1));
+        let kinds = Features::all().beyond(Features::unnamed());
+        assert_eq!((kinds.to_string(), closed[0].lacks), ("backend-kinds".to_owned(), kinds));
+    }
+}
