@@ -124,8 +124,8 @@ async fn bytes(world: &Rc<World>, mut client: Prefixed<TcpStream>, opened: Optio
             Err(reason) => return failed(&client, plan, reason),
         },
     };
-    let peer = plan.parent.identity();
-    let stats = plan.counters.bytes(&peer, if peer.is_empty() { Tls::Plain } else { Tls::Mtls });
+    let (peer, tls) = plan.parent.peers();
+    let stats = plan.counters.bytes(&peer, tls);
     stats.request();
     stats.connection_opened();
     match forward::bytes(policy::outbound(To::Target(&plan.outbound.target)), &mut client, &mut upstream, &stats).await
@@ -187,10 +187,10 @@ async fn refused(world: Rc<World>, mut client: Prefixed<TcpStream>, target: Sock
 /// The client is told by a reset, as where nobody listens: an orderly end would pass for an answer without a byte.
 fn failed(client: &impl Abort, plan: &Plan, reason: Reason) {
     client.abort();
-    let stats = plan.counters.bytes(&"".into(), Tls::Plain);
+    let (peer, tls) = plan.parent.peers();
+    let stats = plan.counters.bytes(&peer, tls);
     stats.request();
     let why = Blame::from(reason);
-    let at_peer = !plan.parent.identity().is_empty();
-    stats.failure(if at_peer { why.at_peer() } else { why }, std::time::Duration::ZERO);
+    stats.failure(if tls == Tls::Mtls { why.at_peer() } else { why }, std::time::Duration::ZERO);
     remora_runtime::limited!(info by reason.as_str(), target = %plan.outbound.target, reason = reason.as_str(), "connection failed");
 }

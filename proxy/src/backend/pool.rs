@@ -6,8 +6,12 @@ use super::{
     endpoint::{Table, Upstream},
     zone::Zone,
 };
-use crate::{limits, resources::Resources, telemetry::Reason};
-use remora_model::{Backend, BackendId, BackendSettings, Protocol};
+use crate::{
+    limits,
+    resources::Resources,
+    telemetry::{Reason, Tls},
+};
+use remora_model::{Backend, BackendId, BackendSettings, Endpoint, Protocol, SpiffeId};
 use std::{
     cell::{Cell, RefCell},
     convert::Infallible,
@@ -33,8 +37,8 @@ pub(crate) struct Pool {
     doubt: Doubt,
     zone: Zone,
     protocol: Cell<Protocol>,
-    /// Who answers, for signals; empty where endpoints have several identities or none.
-    identity: RefCell<Arc<str>>,
+    /// Who answers, for signals.
+    peers: RefCell<(Arc<str>, Tls)>,
     in_flight: Rc<Cell<u32>>,
     /// Why nothing is known of its endpoints, if nothing is.
     blocked: Cell<Option<Reason>>,
@@ -70,7 +74,7 @@ impl Pool {
             doubt,
             zone,
             protocol: Cell::new(Protocol::Detect),
-            identity: RefCell::new("".into()),
+            peers: RefCell::new(("".into(), Tls::Plain)),
             in_flight: Rc::default(),
             blocked: Cell::new(Some(Reason::DiscoverySilent)),
             doubted: Cell::default(),
@@ -96,13 +100,9 @@ impl Pool {
             balancer.set_affinity(settings.session_affinity.then_some(self.client));
         }
         self.protocol.set(backend.protocol);
-        // The metrics name a peer only if all endpoints have the same one.
-        let mut identities: Vec<_> = backend.endpoints.iter().map(|endpoint| endpoint.identity.as_ref()).collect();
-        identities.dedup();
-        *self.identity.borrow_mut() = match &identities[..] {
-            [Some(one)] => one.as_str().into(),
-            _ => "".into(),
-        };
+        if let Some(peers) = peers(&backend.endpoints) {
+            *self.peers.borrow_mut() = peers;
+        }
         let connect_timeout = backend.settings.connect_timeout;
         let mut balancer = self.balancer.borrow_mut();
         let members = backend
@@ -180,9 +180,9 @@ impl Pool {
         self.budget.borrow_mut().withdraw(now)
     }
 
-    /// The identity that its endpoints share.
-    pub(crate) fn identity(&self) -> Arc<str> {
-        self.identity.borrow().clone()
+    /// Who answers and how it is reached, as far as that is the same for all of its endpoints.
+    pub(crate) fn peers(&self) -> (Arc<str>, Tls) {
+        self.peers.borrow().clone()
     }
 
     /// The declared protocol of the backend, if there is one.
@@ -191,10 +191,31 @@ impl Pool {
     }
 }
 
+/// How signals name these endpoints, if there are any.
+fn peers(endpoints: &[Endpoint]) -> Option<(Arc<str>, Tls)> {
+    let mut identities = endpoints.iter().map(|endpoint| endpoint.identity.as_ref());
+    let first = identities.next()?;
+    let (mut same, mut meshed) = (true, usize::from(first.is_some()));
+    for identity in identities {
+        same &= identity == first;
+        meshed += usize::from(identity.is_some());
+    }
+    let tls = match meshed {
+        0 => Tls::Plain,
+        all if all == endpoints.len() => Tls::Mtls,
+        _ => Tls::Mixed,
+    };
+    let name = if same { first.map(SpiffeId::as_str).unwrap_or_default() } else { SEVERAL };
+    Some((name.into(), tls))
+}
+
 /// One worker's part of the backend's retry budget.
 fn budget(settings: &BackendSettings, workers: usize) -> Budget {
     Budget::new(settings.retry_ratio, f64::from(settings.retries_per_second) / workers.max(1) as f64)
 }
+
+/// In place of a peer's name where endpoints have several.
+const SEVERAL: &str = "several";
 
 /// A request counted against its backend's bound.
 #[derive(Debug)]
@@ -203,5 +224,33 @@ pub(crate) struct Entered(Rc<Cell<u32>>);
 impl Drop for Entered {
     fn drop(&mut self) {
         self.0.set(self.0.get() - 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_say_of_a_backend_what_holds_for_all_of_its_endpoints() {
+        let endpoint = |name: &str| Endpoint {
+            address: "192.0.2.1:80".parse().unwrap(),
+            identity: (!name.is_empty()).then(|| format!("spiffe://cluster.local/ns/shop/sa/{name}").parse().unwrap()),
+            proxy: None,
+            weight: 1,
+            zone: "".into(),
+            pod: "".into(),
+        };
+        for (names, peer, tls) in [
+            (&["api", "api"][..], "spiffe://cluster.local/ns/shop/sa/api", Tls::Mtls),
+            (&["", ""], "", Tls::Plain),
+            (&["api", "canary", "api"], "several", Tls::Mtls),
+            (&["api", ""], "several", Tls::Mixed),
+            (&["", "api", "api"], "several", Tls::Mixed),
+        ] {
+            let endpoints: Vec<_> = names.iter().map(|name| endpoint(name)).collect();
+            assert_eq!(peers(&endpoints), Some((peer.into(), tls)), "{names:?}");
+        }
+        assert_eq!(peers(&[]), None, "what was known of those who were there stays");
     }
 }

@@ -124,7 +124,6 @@ where
     let connection = conn::http1::Builder::new()
         // The gate has a timer of its own, once per connection; hyper's costs an allocation per request.
         .header_read_timeout(None)
-        .max_headers(limits::HEADER_COUNT_MAX)
         .max_buf_size(limits::HTTP1_BUFFER_BYTES)
         .serve_connection(TokioIo::new(guarded), service)
         .with_upgrades();

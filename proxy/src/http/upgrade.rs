@@ -24,7 +24,7 @@ use crate::{
     resources::Resources,
     revoke::{self, Revoked},
     tasks::Tasks,
-    telemetry::{Reason, Tls},
+    telemetry::Reason,
 };
 use http::{
     Method, Request, Response, StatusCode, Version,
@@ -257,7 +257,7 @@ async fn over_http1(
     allowance.head(request.body().holder());
     let breaker = Breaker::default();
     let stream = TokioIo::new(Frugal::new(Breakable::new(stream, breaker.clone()), allowance.clone()));
-    let handshake = http1::Builder::new().max_headers(limits::HEADER_COUNT_MAX).handshake(stream).await;
+    let handshake = http1::Builder::new().handshake(stream).await;
     let Ok((mut sender, connection)) = handshake else { return Err(Failed::unsent(Reason::UpstreamReset, request)) };
     tasks.spawn(async move { drop(connection.with_upgrades().await) });
     let response = sender.try_send_request(request).await.map_err(|mut error: TrySendError<_>| {
@@ -321,8 +321,8 @@ pub(crate) async fn tunnel<B: 'static>(
     mut request: Request<B>,
 ) -> Response<ResponseBody> {
     let pool = plan.parent.clone();
-    let peer = pool.identity();
-    let stats = plan.counters.bytes(&peer, if peer.is_empty() { Tls::Plain } else { Tls::Mtls });
+    let (peer, tls) = pool.peers();
+    let stats = plan.counters.bytes(&peer, tls);
     let started = Instant::now();
     // It is recorded also if its client does not wait until its end is in sight.
     let mut begun = Exchange::begin(stats.clone(), started, false);

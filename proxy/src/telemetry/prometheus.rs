@@ -55,8 +55,14 @@ pub(crate) const LABELS: &[(&str, &str)] = &[
         "route",
         "the route rule, gRPC method or learned path template; `tcp` for opaque bytes; `denied` for every request that policy refused; `other` beyond the bound",
     ),
-    ("peer", "the SPIFFE ID at the other end; empty if it has none"),
-    ("tls", "`mtls`, `plain` or `passthrough` (the application's own TLS)"),
+    (
+        "peer",
+        "the SPIFFE ID at the other end; empty if it has none, `several` if the endpoints of the backend have several",
+    ),
+    (
+        "tls",
+        "`mtls`, `plain`, `mixed` (some endpoints are outside the mesh) or `passthrough` (the application's own TLS)",
+    ),
     ("protocol", "`http1`, `http2`, `grpc` or `tcp`"),
 ];
 

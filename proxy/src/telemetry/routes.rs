@@ -60,6 +60,8 @@ label! {
         Plain = "plain",
         /// TLS of the application's own, not opened.
         Passthrough = "passthrough",
+        /// Mesh TLS to some endpoints of the backend, and plaintext to others, which are outside the mesh.
+        Mixed = "mixed",
     }
 }
 

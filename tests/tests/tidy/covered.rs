@@ -22,7 +22,7 @@ const PATH: [&str; 13] = [
     "route/",
 ];
 /// Without tests beside them: the file, the file of its test, the test.
-const ELSEWHERE: [(&str, &str, &str); 21] = [
+const ELSEWHERE: [(&str, &str, &str); 20] = [
     (
         "backend/endpoint/body.rs",
         "proxy/src/backend/endpoint/http2/tests.rs",
@@ -43,7 +43,6 @@ const ELSEWHERE: [(&str, &str, &str); 21] = [
         "proxy/src/http/layer/balance.rs",
         "a_try_goes_past_the_endpoints_that_failed_and_back_to_them_where_all_did",
     ),
-    ("backend/pool.rs", "proxy/src/backend/balance/tests.rs", "an_update_keeps_what_is_known_of_those_who_stay"),
     ("backend/zone.rs", "proxy/src/backend/balance/tests.rs", "traffic_stays_in_the_zone_until_it_is_overloaded"),
     ("http/destination.rs", "tests/tests/local_routes.rs", "a_service_is_called_by_every_name_that_it_has"),
     ("http/exchange.rs", "proxy/src/http/layer/signals.rs", "a_request_has_one_record_whatever_becomes_of_it"),

@@ -247,7 +247,6 @@ impl Upstream {
         let ((stream, socket), allowance) = (Watched::new(stream), Allowance::default());
         let (sender, connection) = hyper_http1::Builder::new()
             .max_buf_size(limits::HTTP1_BUFFER_BYTES)
-            .max_headers(limits::HEADER_COUNT_MAX)
             .handshake(TokioIo::new(Frugal::new(stream, allowance.clone()).sparing(self.resources.account.clone())))
             .await
             .map_err(|source| ConnectError::Io { address, source: io::Error::other(source) })?;

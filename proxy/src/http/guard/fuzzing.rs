@@ -139,7 +139,6 @@ fn hyper(data: &[u8]) -> (Vec<Message>, Option<hyper::Result<()>>) {
     });
     let connection = http1::Builder::new()
         .header_read_timeout(None)
-        .max_headers(limits::HEADER_COUNT_MAX)
         .max_buf_size(limits::HTTP1_BUFFER_BYTES)
         .serve_connection(TokioIo::new(tokio::io::join(Sends(Cursor::new(data.to_vec())), tokio::io::sink())), service)
         .with_upgrades();

@@ -18,7 +18,7 @@ use crate::{
         stall::Overloaded,
         visit::Visit,
     },
-    telemetry::{Counters, Reason, Tls},
+    telemetry::{Counters, Reason},
 };
 use http::Response;
 use std::{convert::Infallible, rc::Rc};
@@ -83,8 +83,7 @@ where
 
     fn call(&mut self, Routed { arrived, prefix }: Routed<B>) -> Self::Future {
         let OfRule { counters, rule, pool } = &self.of;
-        let peer = pool.identity();
-        let tls = if peer.is_empty() { Tls::Plain } else { Tls::Mtls };
+        let (peer, tls) = pool.peers();
         let stats = counters.request(*rule, &arrived.request, arrived.proto(), &peer, tls, arrived.started);
         let exchange = Exchange::begin(stats.clone(), arrived.started, arrived.grpc);
         let Arrived { request, started, grpc, authority, client } = arrived;
