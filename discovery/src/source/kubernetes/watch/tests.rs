@@ -1,5 +1,5 @@
 use super::*;
-use crate::objects::core::Service;
+use crate::objects::{core::Service, policy::BackendPolicy};
 use http::{Request, Response, StatusCode};
 use kube::client::Body;
 use serde_json::{Value, json};
@@ -81,9 +81,9 @@ fn listed() -> [(&'static str, Value); 2] {
 }
 
 /// What the watch tells, in few words, for as many changes.
-async fn told(server: &Server, count: usize) -> Vec<String> {
+async fn told<T: Kind + Into<Object>>(server: &Server, count: usize) -> Vec<String> {
     let (changes, mut told) = mpsc::channel(64);
-    let watching = tokio::spawn(watch::<Service>(server.client(), changes));
+    let watching = tokio::spawn(watch::<T>(server.client(), changes));
     let mut words = Vec::new();
     while words.len() < count {
         let (_, change) = told.recv().await.unwrap();
@@ -111,7 +111,7 @@ async fn a_watch_that_breaks_goes_on_from_the_last_version_and_lists_nothing() {
     first.extend([("MODIFIED", service("a", 9)), bookmark(12, false)]);
     let then = events(&[("DELETED", service("a", 14)), ("ADDED", service("b", 15))]);
     let server = Server::new([events(&first), refusal(503), list(13, Vec::new(), ""), then]);
-    let words = told(&server, 8).await;
+    let words = told::<Service>(&server, 8).await;
     let expected = ["applied a", "listed 1", "applied a", MUTE, "trouble: no", "resumed", "deleted a", "applied b"];
     assert_eq!(words, expected);
     let asked = server.asked();
@@ -128,7 +128,7 @@ async fn what_the_server_no_longer_knows_is_listed_anew_whether_it_says_so_in_th
     )]);
     for gone in [in_watch, refusal(410)] {
         let server = Server::new([events(&listed()), list(7, Vec::new(), ""), gone, events(&[bookmark(20, true)])]);
-        let mut words = told(&server, 6).await;
+        let mut words = told::<Service>(&server, 6).await;
         // In the answer itself it is no watch that went on.
         words.retain(|word| word != "resumed");
         assert_eq!(words[..5], ["applied a", "listed 1", MUTE, GONE, "listed 0"]);
@@ -139,7 +139,7 @@ async fn what_the_server_no_longer_knows_is_listed_anew_whether_it_says_so_in_th
 async fn a_server_that_is_behind_what_it_said_has_another_past_and_is_asked_for_everything() {
     for behind in [list(6, Vec::new(), ""), list(0, Vec::new(), "")] {
         let server = Server::new([events(&listed()), behind, events(&[("ADDED", service("b", 3)), bookmark(4, true)])]);
-        let words = told(&server, 6).await;
+        let words = told::<Service>(&server, 6).await;
         let other = "trouble: the API server is behind what it said before; it is listed anew";
         assert_eq!(words, ["applied a", "listed 1", MUTE, other, "applied b", "listed 1"]);
     }
@@ -167,7 +167,7 @@ async fn a_server_that_streams_no_lists_is_read_page_by_page() {
         list(7, vec![service("b", 2)], ""),
         events(&[("ADDED", service("c", 8))]),
     ]);
-    let words = told(&server, 4).await;
+    let words = told::<Service>(&server, 4).await;
     assert_eq!(words, ["applied a", "applied b", "listed 2", "applied c"]);
     let asked = server.asked();
     assert!(asked[2].contains("continue=next") && asked[3].contains("resourceVersion=7"), "{asked:?}");
@@ -177,7 +177,7 @@ async fn a_server_that_streams_no_lists_is_read_page_by_page() {
 async fn what_was_listed_counts_only_if_the_list_went_through() {
     let broken = events(&[("ADDED", service("a", 5))]);
     let server = Server::new([broken, events(&listed())]);
-    let words = told(&server, 4).await;
+    let words = told::<Service>(&server, 4).await;
     assert_eq!(words, ["applied a", "trouble: the list was not whole", "applied a", "listed 1"]);
 }
 
@@ -198,4 +198,20 @@ fn what_the_server_says_decides_how_it_is_asked_next() {
     assert!(matches!(streams(422), Failure::NoStreaming) && matches!(streams(400), Failure::NoStreaming));
     let forbidden = Failure::from(Box::new(Status::failure("pods is forbidden", "Forbidden").with_code(403)));
     assert_eq!(forbidden.to_string(), "pods is forbidden", "in its own words, once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_is_absent_only_if_the_list_of_kinds_says_so_and_is_listed_once_it_is_there() {
+    let kinds = |names: &[&str]| {
+        let resource =
+            |name: &&str| json!({ "name": name, "singularName": "", "namespaced": true, "kind": "X", "verbs": [] });
+        let resources: Vec<Value> = names.iter().map(resource).collect();
+        let list = json!({ "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "remora.dev/v1alpha1", "resources": resources });
+        (StatusCode::OK, list.to_string())
+    };
+    let plural = BackendPolicy::PLURAL;
+    let then = events(&[bookmark(4, true)]);
+    let server = Server::new([refusal(404), kinds(&[plural]), refusal(404), kinds(&["other"]), then]);
+    let words = told::<BackendPolicy>(&server, 3).await;
+    assert_eq!(words, ["trouble: the API server does not know it", "absent", "listed 0"]);
 }
