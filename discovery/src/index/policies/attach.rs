@@ -38,6 +38,8 @@ pub(super) struct Target {
     pub(super) place: Place,
     /// What of it is not there.
     pub(super) missing: Option<String>,
+    /// Whether that is the port, not the Service.
+    pub(super) lacks_port: bool,
 }
 
 impl Facts {
@@ -50,7 +52,7 @@ impl Facts {
                 places.insert(Place::Mesh, Hold::Said);
             }
             // A port that its Service does not have: until it has, nothing of that Service is left open.
-            let hold = if target.section.is_some() && target.missing.is_some() { Hold::Closed } else { Hold::Said };
+            let hold = if target.lacks_port { Hold::Closed } else { Hold::Said };
             places.entry(target.place).and_modify(|before| *before = hold.min(*before)).or_insert(hold);
         }
         places
@@ -66,6 +68,7 @@ impl Facts {
             section: None,
             place: Place::Namespace(namespace.clone()),
             missing: None,
+            lacks_port: false,
         };
         if targets.refs.is_empty() {
             return if targets.required { Vec::new() } else { vec![own()] };
@@ -79,7 +82,9 @@ impl Facts {
                 TargetKind::Pod => (Place::Pod(key.clone()), None),
                 TargetKind::Service => self.service_place(&key, target),
             };
-            Target { field, kind: target.kind, key, section: target.section_name.clone(), place, missing }
+            let section = target.section_name.clone();
+            let lacks_port = section.is_some() && missing.is_some() && self.services.contains_key(&key);
+            Target { field, kind: target.kind, key, section, place, missing, lacks_port }
         });
         named.collect()
     }
@@ -152,10 +157,7 @@ impl Target {
     /// The field of the policy that is to blame for what is missing.
     pub(super) fn field(&self) -> String {
         let field = self.field.as_deref().unwrap_or("spec");
-        if self.section.is_some() && !matches!(self.place, Place::Port(_)) {
-            return format!("{field}.sectionName");
-        }
-        field.to_owned()
+        if self.lacks_port { format!("{field}.sectionName") } else { field.to_owned() }
     }
 }
 

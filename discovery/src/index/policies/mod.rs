@@ -96,8 +96,7 @@ impl Facts {
 
     fn see(&self, id: &ObjectId, object: &Object, mut target: Target) -> Seen {
         if let Some(missing) = &mut target.missing
-            && target.section.is_some()
-            && self.services.contains_key(&target.key)
+            && target.lacks_port
         {
             *missing = format!("{missing}; {}", closed(object));
         }

@@ -105,7 +105,9 @@ impl Facts {
             if fields.is_empty() || self.seniority(&other) > mine {
                 continue;
             }
-            by.push(format!("BackendPolicy {}/{} is older, and says {}", other.key.0, other.key.1, words(&fields)));
+            let first =
+                if self.seniority(&other).1 == mine.1 { "is as old and comes first by name" } else { "is older" };
+            by.push(format!("BackendPolicy {}/{} {first}, and says {}", other.key.0, other.key.1, words(&fields)));
             lost.extend(fields);
         }
         for (other, read) in self.more_specific(id, target) {

@@ -100,6 +100,16 @@ fn a_port_that_its_service_does_not_have_closes_the_service_and_is_told() {
 }
 
 #[test]
+fn a_port_of_a_service_that_is_not_there_is_not_what_is_to_blame() {
+    let targets = PORT.replace("name: api", "name: apy");
+    for kind in ["AuthorizationPolicy", "BackendPolicy"] {
+        let world = world(&[policy(kind, "shop/p", &targets)]);
+        let told = format!("{kind} shop/p: spec.targetRefs[0]: Service shop/apy is not there; it holds once it is");
+        assert!(world.reports.len() == 1 && world.reports[0].ends_with(&told), "{:?}", world.reports);
+    }
+}
+
+#[test]
 fn a_port_of_another_protocol_is_none_that_a_policy_could_hold_for() {
     let udp =
         WORLD.replace("{ name: main, port: 80,", "{ name: dns, port: 53, protocol: UDP }, { name: main, port: 80,");

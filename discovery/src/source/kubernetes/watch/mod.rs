@@ -235,6 +235,8 @@ impl Watch<'_> {
             }
         };
         let events = call(api.watch(&params, &at)).await.map_err(refused)?;
+        // It knows what changed since.
+        self.heard = Instant::now();
         if !*is_well {
             self.send(Change::Resumed).await?;
             *is_well = true;

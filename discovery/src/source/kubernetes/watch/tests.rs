@@ -215,3 +215,14 @@ async fn a_kind_is_absent_only_if_the_list_of_kinds_says_so_and_is_listed_once_i
     let words = told::<BackendPolicy>(&server, 3).await;
     assert_eq!(words, ["trouble: the API server does not know it", "absent", "listed 0"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_that_never_changes_is_as_fresh_as_its_last_watch() {
+    let server = Server::new([events(&[])]);
+    let (changes, _told) = mpsc::channel(8);
+    let (at, heard) = (Some("7".to_owned()), Instant::now());
+    let mut watch = Watch { changes: &changes, kind: Service::KIND, at, heard, proven: true, listing: BTreeSet::new() };
+    tokio::time::advance(2 * RESUME_MAX).await;
+    watch.follow::<Service>(server.client(), true, &mut true).await.unwrap();
+    assert_eq!((watch.heard.elapsed(), watch.at.as_deref()), (Duration::ZERO, Some("7")));
+}
