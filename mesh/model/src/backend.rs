@@ -122,7 +122,8 @@ pub struct BackendSettings {
     pub retry_ratio: f32,
     /// Retries per second allowed whatever the traffic.
     pub retries_per_second: u32,
-    /// Requests that may wait for an endpoint or a connection.
+    /// Requests of one proxy that may wait for the beginning of their answers (circuit breaking), as far as that is less than the proxy's own
+    /// bound.
     pub pending_max: u32,
     pub connect_timeout: Duration,
     /// Whether each client keeps to one endpoint, as `sessionAffinity: ClientIP` of a Service asks.
@@ -135,7 +136,7 @@ impl Default for BackendSettings {
             accrual: Accrual::default(),
             retry_ratio: 0.2,
             retries_per_second: 10,
-            pending_max: 1024,
+            pending_max: u32::MAX,
             connect_timeout: Duration::from_secs(1),
             session_affinity: false,
         }

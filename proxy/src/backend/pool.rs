@@ -161,13 +161,22 @@ impl Pool {
         reason
     }
 
-    /// Whether one more request may wait here; counts it until the guard is dropped.
+    /// Whether one more request may wait here; counts it until the guard is dropped. The bound is the proxy's, of which each worker has its
+    /// part.
     pub(crate) fn enter(&self) -> Option<Entered> {
-        if self.in_flight.get() >= self.settings.borrow().pending_max.max(limits::REQUESTS_PER_BACKEND_MAX) {
+        let workers = u32::try_from(self.resources.config.workers.max(1)).unwrap_or(u32::MAX);
+        let part = self.settings.borrow().pending_max.div_ceil(workers);
+        if self.in_flight.get() >= part.min(limits::REQUESTS_PER_BACKEND_MAX) {
             return None;
         }
         self.in_flight.set(self.in_flight.get() + 1);
         Some(Entered(self.in_flight.clone()))
+    }
+
+    /// The requests that have entered and not left.
+    #[cfg(test)]
+    pub(crate) fn under_way(&self) -> u32 {
+        self.in_flight.get()
     }
 
     /// A request came: the budget grows.

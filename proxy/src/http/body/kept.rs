@@ -1,14 +1,43 @@
 //! A request that can be sent more than once: its head, and its body as long as that is small.
 
 use super::{replay::Replayable, request::RequestBody};
-use http::{Request, request::Parts};
+use http::{HeaderName, HeaderValue, Method, Request, Uri, Version, request::Parts};
 
 /// A request that is kept: what it takes to send it another time.
 #[derive(Debug)]
 pub(crate) struct Kept {
-    head: Parts,
+    head: Head,
     /// `None`: the request has no body.
     body: Option<Replayable>,
+}
+
+/// A head that is nearly never sent: its fields in a row, since what a map costs to be looked into would be paid by every request. Without
+/// extensions, which are of one connection.
+#[derive(Debug)]
+struct Head {
+    method: Method,
+    uri: Uri,
+    version: Version,
+    fields: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Head {
+    fn of(parts: &Parts) -> Self {
+        let Parts { method, uri, version, headers, .. } = parts;
+        let fields = headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+        Self { method: method.clone(), uri: uri.clone(), version: *version, fields }
+    }
+
+    fn request(&self, body: RequestBody) -> Request<RequestBody> {
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.uri.clone();
+        *request.version_mut() = self.version;
+        for (name, value) in &self.fields {
+            request.headers_mut().append(name.clone(), value.clone());
+        }
+        request
+    }
 }
 
 impl Kept {
@@ -25,7 +54,7 @@ impl Kept {
             }
             RequestBody::Replay(replay) => (Some(replay.again()), RequestBody::Replay(replay)),
         };
-        (Self { head: head.clone(), body: kept }, Request::from_parts(head, body))
+        (Self { head: Head::of(&head), body: kept }, Request::from_parts(head, body))
     }
 
     /// Whether another try would send the whole of it.
@@ -41,6 +70,32 @@ impl Kept {
     /// Another one.
     pub(crate) fn request(&self) -> Request<RequestBody> {
         let body = self.body.as_ref().map_or(RequestBody::Empty, |body| RequestBody::Replay(body.body()));
-        Request::from_parts(self.head.clone(), body)
+        self.head.request(body)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kept_head_is_sent_as_it_was() {
+        let asked = Request::builder()
+            .method("PURGE")
+            .uri("http://api.shop/a?b=c")
+            .version(Version::HTTP_2)
+            .header("x-several", "1")
+            .header("x-other", "a")
+            .header("x-several", "2");
+        let (kept, sent) = Kept::of(asked.body(RequestBody::Empty).unwrap());
+        for again in [kept.request(), kept.request()] {
+            let (expected, again) = (&sent, &again);
+            assert_eq!(
+                (again.method(), again.uri(), again.version()),
+                (expected.method(), expected.uri(), expected.version())
+            );
+            assert_eq!(again.headers(), expected.headers());
+        }
+        assert!(kept.is_whole() && kept.is_complete());
     }
 }

@@ -78,11 +78,12 @@ impl After for Admitted {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::test::{Inner, World, address, real, told},
+        super::test::{Inner, World, address, generous, real, told},
         *,
     };
     use crate::{http::Wire, limits};
     use http::Request;
+    use remora_model::BackendSettings;
 
     #[test]
     fn what_finds_no_place_is_refused_at_once_and_a_place_is_given_up_with_its_request() {
@@ -99,6 +100,22 @@ mod tests {
             // Its own place is free again as soon as the head of its answer is there.
             let answered = service.call(ask()).await;
             assert_eq!((told(&answered), told(&service.call(ask()).await)), ("200".into(), "200".into()));
+        });
+    }
+
+    #[test]
+    fn a_policys_bound_holds_below_the_proxys_own() {
+        real(async {
+            let world = World::new(&[address(1)]);
+            let layer = AdmitLayer::of(Some(&world.pool));
+            for (bound, places) in [(0, 0), (1, 1), (3, 3)] {
+                world.settings(BackendSettings { pending_max: bound, ..generous() }, &[address(1)]);
+                let ask = || world.outgoing(Wire::Http1, Request::get("/"));
+                let held: Vec<_> = (0..places).map(|_| layer.layer(Inner::silent()).call(ask())).collect();
+                assert_eq!(world.pool.under_way(), places, "{bound}");
+                assert_eq!(told(&layer.layer(Inner::silent()).call(ask()).await), "queue_full", "{bound}");
+                drop(held);
+            }
         });
     }
 

@@ -26,6 +26,8 @@ mod sanitize;
 mod signals;
 #[cfg(test)]
 mod test;
+#[cfg(test)]
+mod together;
 mod tunnel;
 mod upgrade;
 

@@ -69,7 +69,8 @@ where
                 None => Way::Same { caller: Callers::number(fields.get(headers::CALLER)) },
             },
         };
-        let extended = fields.remove(headers::EXTENDED).filter(|_| self.client.mesh && self.client.wire == Wire::Http1);
+        let tunnel = self.client.mesh && self.client.wire == Wire::Http1;
+        let extended = if tunnel { fields.remove(headers::EXTENDED) } else { None };
         headers::strip_reserved(fields);
         let grpc = grpc::is_grpc(fields);
         if let Some(extended) = extended {

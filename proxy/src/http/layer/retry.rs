@@ -193,11 +193,7 @@ impl<S> Again<S> {
             },
             _ => return false,
         };
-        let passes = self.rule().attempts > 0 && self.pool().passes_over(tried, reason);
-        if passes {
-            self.stats.retry();
-        }
-        passes
+        self.rule().attempts > 0 && self.pool().passes_over(tried, reason)
     }
 
     /// Whether there is another try after `made` of them, which is paid for then.
@@ -220,10 +216,8 @@ impl<S> Again<S> {
             return false;
         }
         let paid = self.pool().withdraw(Instant::now());
-        if paid {
-            self.stats.retry()
-        } else {
-            self.stats.retry_overflow()
+        if !paid {
+            self.stats.retry_overflow();
         }
         paid
     }
@@ -272,6 +266,8 @@ where
             if !passes_over {
                 self.pause(made).await;
             }
+            // Counted now: the client may have left, or the deadline passed, while this waited.
+            self.stats.retry();
             outcome = self.attempt(request, tried.clone()).await;
         }
     }
