@@ -84,6 +84,7 @@ async fn direct(world: Rc<World>, mut client: Prefixed<TcpStream>, from: SocketA
     let wait = Wait {
         grace: limits::HANDSHAKE_TIMEOUT,
         mesh: true,
+        by_name: false,
         said: Protocol::Detect,
         undecided: Undecided::Closed(limits::DETECT_TIMEOUT),
         idle: limits::HANDSHAKE_TIMEOUT,
@@ -162,10 +163,11 @@ fn wait(world: &World, caller: &Visit, grace: Duration, undecided: Duration) -> 
     let said = said(world, &caller.port);
     let idle = world.resources.config.patience.idle;
     match policy.allows(&caller.peer, Act::Bytes) {
-        Ok(()) => Wait { grace, mesh: false, said, undecided: Undecided::Bytes(undecided), idle },
+        Ok(()) => Wait { grace, mesh: false, by_name: false, said, undecided: Undecided::Bytes(undecided), idle },
         Err(_) => Wait {
             grace: limits::DETECT_TIMEOUT,
             mesh: false,
+            by_name: false,
             said,
             undecided: Undecided::Closed(limits::DETECT_TIMEOUT),
             idle,

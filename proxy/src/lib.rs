@@ -19,6 +19,7 @@ mod io;
 mod discover;
 mod detect;
 mod first;
+mod leads;
 mod named;
 mod tls;
 mod policy;

@@ -1,7 +1,7 @@
 //! A connection on its way out of the pod, from accept to its end.
 
 use crate::{
-    backend::endpoint::ByteStream,
+    backend::{Pool, endpoint::ByteStream},
     config::Mode,
     connect,
     discover::{Plan, Refusal, Route, Way},
@@ -9,6 +9,7 @@ use crate::{
     forward,
     http::{Wire, destination::Destination, outbound::connection, server, share::Share, upgrade},
     io::{Abort, Prefixed, Tcp, TcpStream},
+    leads::{self, Lead},
     limits,
     policy::{self, To},
     telemetry::{Blame, Direction, Reason, Tls},
@@ -51,21 +52,22 @@ async fn redirected(world: Rc<World>, mut client: Prefixed<TcpStream>, route: Rc
     } else {
         plan.outbound.protocol
     };
-    let first = match said {
-        Protocol::Opaque => Ok(First::Opaque),
-        said => {
+    let rng = &world.resources.rng;
+    let lead = match leads::said(&plan, said, rng) {
+        Some(lead) => Ok(lead),
+        None => {
             let idle = world.resources.config.patience.idle;
             let wait = Wait { grace: route.habit.grace(), said, ..Wait::outbound(idle) };
-            let first = Box::pin(first::protocol(&mut client, &wait, async || open(&world, &plan).await)).await;
-            first.inspect(|first| route.habit.learn(first))
+            let open = async |pool: &Pool| open(&world, pool).await;
+            let learn = |first: &First<_>| route.habit.learn(first);
+            Box::pin(leads::find(&mut client, (&plan, rng), wait, open, learn)).await
         }
     };
-    let wire = match first {
-        Ok(First::Http1) => Wire::Http1,
-        Ok(First::Http2) => Wire::Http2,
-        Ok(First::Opaque | First::Tls | First::Mesh) => return Box::pin(bytes(&world, client, None, &plan)).await,
-        Ok(First::Opened(upstream)) => return Box::pin(bytes(&world, client, Some(upstream), &plan)).await,
-        Ok(First::Closed | First::Undecided) => return,
+    let wire = match lead {
+        Ok(Lead::Http1) => Wire::Http1,
+        Ok(Lead::Http2) => Wire::Http2,
+        Ok(Lead::Bytes(pool, opened)) => return Box::pin(bytes(&world, client, (pool, opened), &plan)).await,
+        Ok(Lead::Nowhere) => return,
         Err(FirstError::Client(error)) => return tracing::debug!(%error, "client closed before its first bytes"),
         Err(FirstError::Upstream(reason)) => return failed(&client, &plan, reason),
     };
@@ -108,23 +110,31 @@ async fn serve_http(world: Rc<World>, client: Prefixed<TcpStream>, wire: Wire, d
     }
 }
 
-/// Opens a byte connection to the plan's backend.
-async fn open(world: &Rc<World>, plan: &Plan) -> Result<ByteStream, Reason> {
-    let (stream, _, _) = upgrade::connect(&world.resources, &plan.parent).await?;
+/// Opens a byte connection to a backend.
+async fn open(world: &World, pool: &Pool) -> Result<ByteStream, Reason> {
+    let (stream, _, _) = upgrade::connect(&world.resources, pool).await?;
     Ok(stream)
 }
 
+/// Where bytes go, or why nowhere; and the connection that detection opened to there.
+type Found = (Result<Rc<Pool>, Reason>, Option<Prefixed<ByteStream>>);
+
 /// Bytes both ways, over the connection that detection opened or a new one.
-async fn bytes(world: &Rc<World>, mut client: Prefixed<TcpStream>, opened: Option<Prefixed<ByteStream>>, plan: &Plan) {
+async fn bytes(world: &Rc<World>, mut client: Prefixed<TcpStream>, (pool, opened): Found, plan: &Plan) {
     let started = Instant::now();
-    let mut upstream = match opened {
-        Some(upstream) => upstream,
-        None => match open(world, plan).await {
-            Ok(stream) => Prefixed::new(stream),
-            Err(reason) => return failed(&client, plan, reason),
-        },
+    let opened = async {
+        let pool = pool?;
+        let upstream = match opened {
+            Some(upstream) => upstream,
+            None => Prefixed::new(open(world, &pool).await?),
+        };
+        Ok((pool, upstream))
     };
-    let (peer, tls) = plan.parent.peers();
+    let (pool, mut upstream) = match opened.await {
+        Ok(opened) => opened,
+        Err(reason) => return failed(&client, plan, reason),
+    };
+    let (peer, tls) = pool.peers();
     let stats = plan.counters.bytes(&peer, tls);
     stats.request();
     stats.connection_opened();

@@ -310,21 +310,14 @@ pub fn service(target: &Target, name: &str, to: SocketAddr, identity: &str, prox
         retry: None,
     };
     let any = remora_model::RouteMatch { path: None, method: None, headers: Vec::new(), query: Vec::new(), rule: 0 };
-    let outbound = Outbound {
-        target: target.clone(),
-        parent: Parent::Backend(id),
-        protocol: Protocol::Detect,
-        matches: vec![any],
-        rules: vec![rule],
-    };
+    let bare = Outbound::bare(target.clone(), Parent::Backend(id));
+    let outbound = Outbound { matches: vec![any], rules: vec![rule], ..bare };
     vec![whole(Resource::Backend(backend)), whole(Resource::Outbound(outbound))]
 }
 
 /// Of a target that is in no Service.
 pub fn nothing(target: &Target, parent: Parent) -> Vec<Kind> {
-    let (matches, rules) = (Vec::new(), Vec::new());
-    let protocol = Protocol::Detect;
-    vec![whole(Resource::Outbound(Outbound { target: target.clone(), parent, protocol, matches, rules }))]
+    vec![whole(Resource::Outbound(Outbound::bare(target.clone(), parent)))]
 }
 
 /// The same answer with a mistake, which no proxy can read: its Service has no port.

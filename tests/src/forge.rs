@@ -214,10 +214,19 @@ pub fn dial(to: SocketAddr, certificate: Option<Forged>, alpn: &[&str]) -> anyho
 
 /// What somebody says first who offers these protocols: a whole ClientHello.
 pub fn hello(alpn: &[&str]) -> anyhow::Result<Vec<u8>> {
+    first_words(nobody(), alpn)
+}
+
+/// What somebody says first who asks for a server of this name.
+pub fn asking_for(name: &str) -> anyhow::Result<Vec<u8>> {
+    first_words(ServerName::try_from(name.to_owned())?, &[])
+}
+
+fn first_words(name: ServerName<'static>, alpn: &[&str]) -> anyhow::Result<Vec<u8>> {
     let config = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13])?;
     let mut config = config.dangerous().with_custom_certificate_verifier(Arc::new(Gullible)).with_no_client_auth();
     config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-    let (mut session, mut hello) = (ClientConnection::new(Arc::new(config), nobody())?, Vec::new());
+    let (mut session, mut hello) = (ClientConnection::new(Arc::new(config), name)?, Vec::new());
     session.write_tls(&mut hello)?;
     Ok(hello)
 }

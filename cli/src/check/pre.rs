@@ -115,9 +115,11 @@ fn judge_nodes(nodes: &[Node]) -> Check {
 async fn gateway(cluster: &Cluster) -> Check {
     const NAME: &str = "Gateway API";
     match client::call(cluster.client.list_api_groups()).await {
-        Ok(list) if list.groups.iter().any(|group| group.name == "gateway.networking.k8s.io") => {
-            Check::ok(GROUP, NAME, "its CRDs are there: HTTPRoutes and GRPCRoutes on Services are carried out")
-        }
+        Ok(list) if list.groups.iter().any(|group| group.name == "gateway.networking.k8s.io") => Check::ok(
+            GROUP,
+            NAME,
+            "its CRDs are there: HTTPRoutes, GRPCRoutes, TLSRoutes and TCPRoutes on Services are carried out",
+        ),
         Ok(_) => Check::ok(GROUP, NAME, "no CRDs; the mesh works without routes, and takes them up when they come"),
         Err(error) => unanswered(GROUP, NAME, &error),
     }

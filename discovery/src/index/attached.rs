@@ -3,12 +3,12 @@
 //! HTTPRoute: exact path, longest prefix, method, number of headers, number of query parameters. GRPCRoute: characters of
 //! the service, of the method, number of headers. Ties: oldest route, then `namespace/name` by alphabet, then order of
 //! rules. A regular expression, whose place the specification leaves open, comes between exact paths and prefixes.
-//! Host names come nowhere: on a Service they mean nothing (GEP-1426).
+//! Host names come nowhere: on a Service they mean nothing (GEP-1426), but for those of a TLSRoute, whose most specific one wins.
 
 use super::ObjectId;
 use crate::objects::{Metadata, routes::GrpcMatch};
-use remora_model::{PathMatch, RouteMatch, Rule};
-use std::{cmp::Reverse, collections::BTreeSet};
+use remora_model::{HostPattern, PathMatch, RouteMatch, Rule};
+use std::{cmp::Reverse, collections::BTreeSet, sync::Arc};
 
 /// Smaller comes first.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,6 +37,11 @@ impl Rank {
         Self::new(class, counts, meta, rule, index)
     }
 
+    /// All rules of connections match alike: the oldest comes first.
+    pub(super) fn bytes(meta: &Metadata, rule: usize) -> Self {
+        Self::new(0, [0; 4], meta, rule, 0)
+    }
+
     pub(super) fn grpc(one: &GrpcMatch, headers: usize, meta: &Metadata, rule: usize, index: usize) -> Self {
         let length = |text: Option<&String>| text.map_or(0, String::len);
         let (service, method) =
@@ -57,13 +62,22 @@ impl Rank {
 pub(super) enum Kind {
     Grpc,
     Http,
+    Tls,
+    Tcp,
 }
 
 impl Kind {
+    /// Whether it is of requests, and not of connections.
+    pub(super) fn is_of_requests(self) -> bool {
+        matches!(self, Self::Grpc | Self::Http)
+    }
+
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Grpc => "GRPCRoute",
             Self::Http => "HTTPRoute",
+            Self::Tls => "TLSRoute",
+            Self::Tcp => "TCPRoute",
         }
     }
 }
@@ -79,6 +93,8 @@ pub(super) struct Ruled {
 /// One rule of a route, on one Service port.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Attached {
+    /// The route that it is of.
+    pub(super) route: ObjectId,
     pub(super) kind: Kind,
     /// Of its part of a message.
     pub(super) bytes: usize,
@@ -86,4 +102,16 @@ pub(super) struct Attached {
     pub(super) consumer: Option<String>,
     pub(super) matches: Vec<(Rank, RouteMatch)>,
     pub(super) rule: Rule,
+    /// The server names that a TLSRoute is for.
+    pub(super) hostnames: Arc<[HostPattern]>,
+}
+
+impl Ruled {
+    /// What stands in the place of a route of `kind`, for the same clients: only the most specific kind counts (GEP-1294), and of
+    /// TCPRoutes, which all take every connection, only the oldest.
+    pub(super) fn overrules(&self, route: &ObjectId, kind: Kind, consumer: Option<&str>) -> Option<&Attached> {
+        let ours = || self.attached.iter().filter(|one| one.consumer.as_deref() == consumer);
+        let first = ours().min_by_key(|one| one.kind)?;
+        (first.kind < kind || (kind == Kind::Tcp && first.route != *route)).then_some(first)
+    }
 }

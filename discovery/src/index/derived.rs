@@ -7,7 +7,7 @@ use super::{
 };
 use crate::objects::policy::{BackendPolicy, Selector};
 use ipnet::IpNet;
-use remora_model::{Action, AuthorizationRule, Backend, BackendId, RouteMatch, Rule};
+use remora_model::{Action, AuthorizationRule, Backend, BackendId, HostPattern, RouteMatch, Rule};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -59,6 +59,8 @@ pub(super) struct Side {
     /// The namespace whose clients it is for; `None` for all.
     pub(super) consumer: Option<String>,
     pub(super) rules: Vec<ReadRule>,
+    /// The server names that a TLSRoute is for.
+    pub(super) hostnames: Arc<[HostPattern]>,
     pub(super) judgement: Judgement,
     /// The parents by their index, and which Service ports each names, or why none.
     pub(super) parents: Vec<(usize, Result<Named, String>)>,

@@ -1,4 +1,4 @@
-//! HTTPRoutes and GRPCRoutes, attached to the Service ports that they name (GAMMA, GEP-1426).
+//! HTTPRoutes, GRPCRoutes, TLSRoutes and TCPRoutes, attached to the Service ports that they name (GAMMA, GEP-1426).
 //!
 //! A route in its Service's own namespace (a producer's) holds for all clients; one in another namespace (a consumer's) is for
 //! the clients of that namespace alone, and there it stands in the place of the producer's.
@@ -16,11 +16,14 @@ use super::{
 use crate::objects::{Metadata, Object, Unknown, core::Service, routes as k8s};
 use prost::Message as _;
 use remora_api::{convert::LIST_MAX, v1};
-use remora_model::{BackendId, RouteMatch, Rule};
+use remora_model::{BackendId, Feature, HostPattern, RouteMatch, Rule};
 use std::{collections::BTreeSet, sync::Arc};
 
 /// The most bytes of the routes of one port, for the same clients: half of what a proxy takes as one message.
 const BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// What the CRD allows.
+const HOSTNAMES_MAX: usize = 1024;
 
 /// GEP-1426 would not have such parents at all; without redirection, where requests go by name, they work like others.
 const HEADLESS: &str = "is headless: the route holds for requests by its name, not for those to its pods' addresses";
@@ -28,11 +31,13 @@ const HEADLESS: &str = "is headless: the route holds for requests by its name, n
 /// When a route was made, the oldest first; one that does not say so last.
 pub(super) type Age = (bool, Option<String>);
 
-/// A route of either kind.
+/// A route of any kind.
 #[derive(Clone, Copy)]
 enum Route<'a> {
     Http(&'a k8s::HttpRoute),
     Grpc(&'a k8s::GrpcRoute),
+    Tls(&'a k8s::TlsRoute),
+    Tcp(&'a k8s::TcpRoute),
 }
 
 impl<'a> Route<'a> {
@@ -40,6 +45,8 @@ impl<'a> Route<'a> {
         match object {
             Object::HttpRoute(route) => Some(Self::Http(route)),
             Object::GrpcRoute(route) => Some(Self::Grpc(route)),
+            Object::TlsRoute(route) => Some(Self::Tls(route)),
+            Object::TcpRoute(route) => Some(Self::Tcp(route)),
             _ => None,
         }
     }
@@ -48,6 +55,8 @@ impl<'a> Route<'a> {
         match self {
             Self::Http(_) => Kind::Http,
             Self::Grpc(_) => Kind::Grpc,
+            Self::Tls(_) => Kind::Tls,
+            Self::Tcp(_) => Kind::Tcp,
         }
     }
 
@@ -55,13 +64,20 @@ impl<'a> Route<'a> {
         match self {
             Self::Http(route) => &route.spec.unknown,
             Self::Grpc(route) => &route.spec.unknown,
+            Self::Tls(route) => &route.spec.unknown,
+            Self::Tcp(route) => &route.spec.unknown,
         }
     }
 
     fn parts(self) -> (&'a Metadata, &'a [k8s::ParentRef], &'a [String]) {
+        fn parts<R>(route: &k8s::Route<R>) -> (&Metadata, &[k8s::ParentRef], &[String]) {
+            (&route.metadata, &route.spec.parent_refs, &route.spec.hostnames)
+        }
         match self {
-            Self::Http(route) => (&route.metadata, &route.spec.parent_refs, &route.spec.hostnames),
-            Self::Grpc(route) => (&route.metadata, &route.spec.parent_refs, &route.spec.hostnames),
+            Self::Http(route) => parts(route),
+            Self::Grpc(route) => parts(route),
+            Self::Tls(route) => parts(route),
+            Self::Tcp(route) => parts(route),
         }
     }
 
@@ -69,6 +85,8 @@ impl<'a> Route<'a> {
         match self {
             Self::Http(route) => route.unreadable.as_ref(),
             Self::Grpc(route) => route.unreadable.as_ref(),
+            Self::Tls(route) => route.unreadable.as_ref(),
+            Self::Tcp(route) => route.unreadable.as_ref(),
         }
     }
 
@@ -81,8 +99,45 @@ impl<'a> Route<'a> {
             Self::Http(route) if route.spec.rules.is_empty() => vec![reader.http(0, &k8s::HttpRule::default())],
             Self::Http(route) => route.spec.rules.iter().enumerate().map(|(i, rule)| reader.http(i, rule)).collect(),
             Self::Grpc(route) => route.spec.rules.iter().enumerate().map(|(i, rule)| reader.grpc(i, rule)).collect(),
+            Self::Tls(route) => {
+                let rules: Vec<_> = route.spec.rules.iter().map(|rule| &rule.0).collect();
+                vec![connections(reader, &rules, names(&route.spec.hostnames).1)]
+            }
+            Self::Tcp(route) => {
+                let rules: Vec<_> = route.spec.rules.iter().map(|rule| &rule.0).collect();
+                vec![connections(reader, &rules, None)]
+            }
         }
     }
+
+    /// The server names that it is for, those that can be read.
+    fn hostnames(self) -> Arc<[HostPattern]> {
+        match self {
+            Self::Tls(route) => names(&route.spec.hostnames).0.into(),
+            Self::Http(_) | Self::Grpc(_) | Self::Tcp(_) => Arc::default(),
+        }
+    }
+}
+
+/// The one rule of a route of connections, which is closed if there is a problem around it.
+fn connections(reader: &Reader<'_>, rules: &[&k8s::BytesRule], problem: Option<String>) -> ReadRule {
+    let count = (rules.len() != 1).then(|| format!("spec.rules: has {} entries, and must have one", rules.len()));
+    let none = k8s::BytesRule::default();
+    reader.bytes(0, rules.first().copied().unwrap_or(&none), problem.or(count))
+}
+
+/// Server names, and what is the matter with them.
+fn names(texts: &[String]) -> (Vec<HostPattern>, Option<String>) {
+    let read = |(at, text): (usize, &String)| {
+        HostPattern::parse(text).map_err(|problem| format!("spec.hostnames[{at}]: {text:?} {problem}"))
+    };
+    let (read, wrong): (Vec<_>, Vec<_>) = texts.iter().enumerate().map(read).partition(Result::is_ok);
+    let problem = match texts.len() {
+        0 => Some("spec.hostnames: is empty".to_owned()),
+        1..=HOSTNAMES_MAX => wrong.into_iter().find_map(Result::err),
+        more => Some(format!("spec.hostnames: has {more} entries, more than the {HOSTNAMES_MAX} allowed")),
+    };
+    (read.into_iter().flatten().take(HOSTNAMES_MAX).collect(), problem)
 }
 
 impl Facts {
@@ -118,6 +173,7 @@ impl Facts {
             let side = Side {
                 consumer: for_consumer.then(|| meta.namespace.clone()),
                 rules,
+                hostnames: route.hostnames(),
                 judgement,
                 parents: parents.collect(),
             };
@@ -131,7 +187,8 @@ impl Facts {
                 reader.report(format!("spec.parentRefs[{index}]: {problem}"));
             }
         }
-        if sides.iter().any(|side| side.ports().next().is_some()) && !hostnames.is_empty() {
+        let attached = sides.iter().any(|side| side.ports().next().is_some());
+        if attached && !hostnames.is_empty() && route.kind() != Kind::Tls {
             reader.report("spec.hostnames: have no meaning on a Service; match the header host instead".to_owned());
         }
         Some(ReadRoute { kind: route.kind(), sides, reports: reader.reports() })
@@ -166,8 +223,11 @@ impl Facts {
                     continue;
                 }
                 ruled.attached.extend(side.rules.iter().cloned().map(|(matches, rule)| {
-                    let bytes = bytes(&matches, &rule);
-                    Attached { kind: read.kind, bytes, consumer: side.consumer.clone(), matches, rule }
+                    let hostnames = Arc::clone(&side.hostnames);
+                    let bytes =
+                        bytes(&matches, &rule) + hostnames.iter().map(|host| host.as_str().len() + 2).sum::<usize>();
+                    let (route, consumer) = (id.clone(), side.consumer.clone());
+                    Attached { route, kind: read.kind, bytes, consumer, matches, rule, hostnames }
                 }));
             }
         }
@@ -189,12 +249,22 @@ impl Facts {
         let (mut teller, mut reports) = (Teller::new(object), Vec::new());
         for side in &read.sides {
             let refused = (id.clone(), side.consumer.is_some());
-            let lacked = self.lacked_of(side);
+            let lacked = self.lacked_of(side, route.kind());
             for (at, found) in &side.parents {
                 let Some(parent) = parents.get(*at) else { continue };
                 let full =
                     |port: &BackendId| self.ruled.get(port).is_some_and(|ruled| ruled.refused.contains(&refused));
+                let overruled = |port: &BackendId| {
+                    let by = self.ruled.get(port)?.overrules(id, route.kind(), side.consumer.as_deref())?;
+                    let (kind, (namespace, name)) = (by.kind.name(), &by.route.key);
+                    Some(format!("{kind} {namespace}/{name} has port {} of the Service", port.port))
+                };
+                let overruled: Vec<String> = found.iter().flat_map(|(ports, _)| ports).filter_map(overruled).collect();
                 let taken = match found {
+                    Ok((ports, _)) if !ports.is_empty() && overruled.len() == ports.len() => Err((
+                        "Conflicted",
+                        format!("{}; only one kind of routes counts; it is ignored", overruled.join("; ")),
+                    )),
                     Ok((ports, _)) if ports.iter().any(full) => {
                         let problem = format!("{}; it is ignored", no_room());
                         reports.push(report(meta, route.kind().name(), format!("spec.parentRefs[{at}]: {problem}")));
@@ -204,16 +274,22 @@ impl Facts {
                     Ok((_, false)) => Ok(()),
                     Err(problem) => Err(("NoMatchingParent", format!("{problem}; it is ignored"))),
                 };
-                teller.parent(parent, &taken, (&side.judgement, &lacked));
+                let partly = lacked.iter().cloned().chain(overruled.into_iter().filter(|_| taken.is_ok())).collect();
+                teller.parent(parent, &taken, (&side.judgement, &partly));
             }
         }
         Some((teller.finish(), reports))
     }
 
     /// The rules that some proxy is too old for.
-    fn lacked_of(&self, side: &Side) -> Lacked {
+    fn lacked_of(&self, side: &Side, kind: Kind) -> Lacked {
+        let (needed, instead) = match kind {
+            Kind::Grpc | Kind::Http => (None, "it answers 500"),
+            Kind::Tls => (Some(Feature::TlsRoutes), "the Service cannot be called"),
+            Kind::Tcp => (Some(Feature::TcpRoutes), "the Service cannot be called"),
+        };
         let lacked = |(_, rule): &ReadRule| {
-            let problem = self.lacked(rule.needs(), "it answers 500")?;
+            let problem = self.lacked(rule.needs().and(needed), instead)?;
             Some(format!("{}: {problem}", rule.label))
         };
         side.rules.iter().filter_map(lacked).collect()

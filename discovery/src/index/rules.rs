@@ -115,6 +115,27 @@ impl<'a> Reader<'a> {
         (all.iter().enumerate().filter_map(ranked).collect(), self.or_broken(index, rule.name.as_ref(), made))
     }
 
+    /// A rule of a TLSRoute or TCPRoute. `problem`: what is the matter with the route around it.
+    pub(super) fn bytes(&self, index: usize, rule: &k8s::BytesRule, problem: Option<String>) -> Read {
+        self.judgement.borrow_mut().rules += 1;
+        let any = RouteMatch { path: None, method: None, headers: Vec::new(), query: Vec::new(), rule: 0 };
+        let name = rule.name.as_ref();
+        let made = || -> Result<Rule, String> {
+            schema::bytes_rule(rule)?;
+            self.rule(index, name, &[], &rule.backend_refs)
+        };
+        let rule = match problem {
+            Some(problem) => self.broken(index, name, format!("{problem}; {}", self.instead())),
+            None => self.or_broken(index, name, made()),
+        };
+        (vec![(Rank::bytes(self.meta, index), any)], rule)
+    }
+
+    /// What a rule does that cannot be carried out.
+    fn instead(&self) -> &'static str {
+        if self.kind.is_of_requests() { "it answers 500" } else { "it refuses connections" }
+    }
+
     fn without_effect(&self, rule: usize, unknown: &Unknown) {
         for field in unknown.names().filter(|name| schema::WITHOUT_EFFECT.contains(name)) {
             self.report(format!("spec.rules[{rule}].{field}: is not carried out"));
@@ -139,7 +160,7 @@ impl<'a> Reader<'a> {
             Err(error) => Err(fields::of_route(&error, "")),
         };
         made.and_then(readable).unwrap_or_else(|problem| {
-            self.broken(index, name, format!("spec.rules[{index}].{problem}; it answers 500"))
+            self.broken(index, name, format!("spec.rules[{index}].{problem}; {}", self.instead()))
         })
     }
 
@@ -159,8 +180,9 @@ impl<'a> Reader<'a> {
         let (matches, _) = match self.kind {
             Kind::Http => self.http(0, &k8s::HttpRule::default()),
             Kind::Grpc => self.grpc(0, &k8s::GrpcRule::default()),
+            Kind::Tls | Kind::Tcp => return self.bytes(0, &k8s::BytesRule::default(), Some(why.to_owned())),
         };
-        (matches, self.broken(0, None, format!("{why}; it answers 500")))
+        (matches, self.broken(0, None, format!("{why}; {}", self.instead())))
     }
 
     fn label(&self, index: usize, name: Option<&String>) -> String {
@@ -185,7 +207,8 @@ impl<'a> Reader<'a> {
             let (id, state) = match self.backend(backend) {
                 (id, Ok(())) => (id, BackendRefState::Valid),
                 (id, Err((reason, problem))) => {
-                    let problem = format!("spec.rules[{index}].backendRefs[{i}]: {problem}; its share answers 500");
+                    let share = if self.kind.is_of_requests() { "answers 500" } else { "of connections is refused" };
+                    let problem = format!("spec.rules[{index}].backendRefs[{i}]: {problem}; its share {share}");
                     self.judgement.borrow_mut().unresolved.push((reason, problem.clone()));
                     self.report(problem);
                     (id, BackendRefState::Invalid)

@@ -4,8 +4,8 @@
 //! Errors begin with the field, as a suffix to the path of the rule or match.
 
 use crate::objects::routes::{
-    BackendRef, Filter, GrpcMatch, GrpcRule, HttpMatch, HttpRule, PathMatch, PathMatchType, PathModifier, Retry,
-    Timeouts, ValueMatch,
+    BackendRef, BytesRule, Filter, GrpcMatch, GrpcRule, HttpMatch, HttpRule, PathMatch, PathMatchType, PathModifier,
+    Retry, Timeouts, ValueMatch,
 };
 use remora_model::policy;
 
@@ -44,6 +44,18 @@ pub(super) fn grpc_rule(rule: &GrpcRule) -> Result<(), String> {
     filters(&rule.filters)?;
     backends(&rule.backend_refs)?;
     within("matches", rule.matches.len(), MATCHES_MAX)
+}
+
+/// A rule of a TLSRoute or TCPRoute.
+pub(super) fn bytes_rule(rule: &BytesRule) -> Result<(), String> {
+    rule.unknown.none()?;
+    if rule.backend_refs.is_empty() {
+        return Err("backendRefs: is empty".to_owned());
+    }
+    if let Some(at) = rule.backend_refs.iter().position(|backend| !backend.filters.is_empty()) {
+        return Err(format!("backendRefs[{at}].filters: there is no such field"));
+    }
+    backends(&rule.backend_refs)
 }
 
 /// The conditions of an HTTPRoute's rule.

@@ -1,11 +1,18 @@
 //! What a client's target is: a Service port, a pod, outside of the mesh, or unknown.
 
-use super::{Key, backend_id, facts::Facts, is_external, is_headless, pod_backend, sort};
+use super::{
+    Key,
+    attached::Kind,
+    backend_id,
+    facts::Facts,
+    is_external, is_headless, pod_backend,
+    sort::{self, Selected},
+};
 use crate::objects::core::IntOrName;
 use ipnet::IpNet;
 use remora_model::{
-    Backend, BackendId, BackendKind, BackendRef, BackendRefState, Outbound, Parent, Protocol, RouteMatch, Rule, Target,
-    Timeouts,
+    Backend, BackendId, BackendKind, BackendRef, BackendRefState, HostPattern, Outbound, Parent, Protocol, RouteMatch,
+    Rule, Target, TcpRule, Timeouts, TlsRule,
 };
 use std::{net::IpAddr, sync::Arc};
 
@@ -15,14 +22,36 @@ impl Facts {
         let id = match self.parent(namespace, target) {
             Parent::Backend(id) => id,
             parent => {
-                let (matches, rules) = (Vec::new(), Vec::new());
-                return Outbound { target: target.clone(), parent, protocol: Default::default(), matches, rules };
+                return Outbound::bare(target.clone(), parent);
             }
         };
         let protocol = self.protocol_of(&id);
         let attached = self.ruled.get(&id).map_or(&[][..], |ruled| &ruled.attached);
-        let (matches, rules) = sort::select(attached, namespace).unwrap_or_else(|| default_rule(&id));
-        Outbound { target: target.clone(), parent: Parent::Backend(id), protocol, matches, rules }
+        let bare = Outbound { protocol, ..Outbound::bare(target.clone(), Parent::Backend(id.clone())) };
+        let Some(Selected { kind, matches, rules, hostnames }) = sort::select(attached, namespace) else {
+            let (matches, rules) = default_rule(&id);
+            return Outbound { matches, rules, ..bare };
+        };
+        match kind {
+            Kind::Grpc | Kind::Http => Outbound { matches, rules, ..bare },
+            Kind::Tls => {
+                let rule = |(rule, names): (Rule, Arc<[HostPattern]>)| TlsRule {
+                    label: rule.label,
+                    hostnames: names.to_vec(),
+                    backends: rule.backends,
+                };
+                let tls = rules.into_iter().zip(hostnames).map(rule).collect();
+                // What is no TLS is not the route's.
+                let (matches, rules) = default_rule(&id);
+                Outbound { matches, rules, tls, ..bare }
+            }
+            // The first has all connections. Of those that are HTTP each request is shared out by itself.
+            Kind::Tcp => {
+                let first = |rule: &Rule| TcpRule { label: rule.label.clone(), backends: rule.backends.clone() };
+                let tcp = rules.first().map(first);
+                Outbound { matches, rules, tcp, ..bare }
+            }
+        }
     }
 
     fn parent(&self, namespace: &str, target: &Target) -> Parent {

@@ -20,6 +20,8 @@ macro_rules! all_kinds {
             EndpointSlice($crate::objects::core::EndpointSlice),
             HttpRoute($crate::objects::routes::HttpRoute),
             GrpcRoute($crate::objects::routes::GrpcRoute),
+            TlsRoute($crate::objects::routes::TlsRoute),
+            TcpRoute($crate::objects::routes::TcpRoute),
             ReferenceGrant($crate::objects::routes::ReferenceGrant),
             AuthorizationPolicy($crate::objects::policy::AuthorizationPolicy),
             MeshTlsPolicy($crate::objects::policy::MeshTlsPolicy),

@@ -1,4 +1,4 @@
-//! HTTPRoute, GRPCRoute, ReferenceGrant of the Gateway API.
+//! HTTPRoute, GRPCRoute, TLSRoute, TCPRoute, ReferenceGrant of the Gateway API.
 
 use super::{
     Metadata, Resource, Unknown,
@@ -16,6 +16,10 @@ const GROUP: &str = "gateway.networking.k8s.io";
 pub type HttpRoute = Route<HttpRule>;
 /// A GRPCRoute.
 pub type GrpcRoute = Route<GrpcRule>;
+/// A TLSRoute.
+pub type TlsRoute = Route<TlsRule>;
+/// A TCPRoute.
+pub type TcpRoute = Route<TcpRule>;
 /// A ReferenceGrant.
 pub type ReferenceGrant = Resource<GrantSpec>;
 
@@ -50,6 +54,18 @@ impl RouteRule for GrpcRule {
     const KIND: &'static str = "GRPCRoute";
     const VERSION: &'static str = "v1";
     const PLURAL: &'static str = "grpcroutes";
+}
+
+impl RouteRule for TlsRule {
+    const KIND: &'static str = "TLSRoute";
+    const VERSION: &'static str = "v1";
+    const PLURAL: &'static str = "tlsroutes";
+}
+
+impl RouteRule for TcpRule {
+    const KIND: &'static str = "TCPRoute";
+    const VERSION: &'static str = "v1";
+    const PLURAL: &'static str = "tcproutes";
 }
 
 impl<R: RouteRule> Kind for Route<R> {
@@ -130,7 +146,8 @@ impl RouteStatus {
 pub struct RouteSpec<R> {
     #[serde(default)]
     pub parent_refs: Vec<ParentRef>,
-    /// Without meaning on a Service (GEP-1426); read so that it can be reported.
+    /// Of a TLSRoute: which server names it is for. Of others without meaning on a Service (GEP-1426); read so that it can be
+    /// reported.
     #[serde(default)]
     pub hostnames: Vec<String>,
     #[serde(default = "Vec::new")]
@@ -173,6 +190,28 @@ pub struct HttpRule {
     pub timeouts: Option<Timeouts>,
     #[serde(default)]
     pub retry: Option<Retry>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
+/// A rule of a TLSRoute.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(transparent)]
+pub struct TlsRule(pub BytesRule);
+
+/// A rule of a TCPRoute.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(transparent)]
+pub struct TcpRule(pub BytesRule);
+
+/// Where connections go.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BytesRule {
+    #[serde(default)]
+    pub name: Option<String>,
+    #[serde(default)]
+    pub backend_refs: Vec<BackendRef>,
     #[serde(flatten)]
     pub unknown: Unknown,
 }

@@ -10,7 +10,9 @@ use remora_api::{
     sync::Delta,
     v1::{self, SyncResponse, sync_response::Kind},
 };
-use remora_model::{AuthorizationRule, Backend, BackendId, Closed, Features, Inbound, InboundDefault, Outbound, Rule};
+use remora_model::{
+    AuthorizationRule, Backend, BackendId, Closed, Features, Inbound, InboundDefault, Outbound, Rule, TcpRule, TlsRule,
+};
 use std::sync::{Arc, Mutex, PoisonError};
 use tonic::codegen::Bytes;
 
@@ -128,8 +130,15 @@ fn outbound_message(outbound: Outbound) -> (Outbound, v1::Outbound) {
     if message.encoded_len() <= RESPONSE_BYTES_MAX {
         return (outbound, message);
     }
-    let one = outbound.matches.into_iter().take(0);
-    let outbound = Outbound { matches: one.collect(), rules: vec![Rule::closed("too large".into())], ..outbound };
+    let label = || "too large".into();
+    let tls = TlsRule { label: label(), hostnames: Vec::new(), backends: Vec::new() };
+    let outbound = Outbound {
+        matches: Vec::new(),
+        rules: vec![Rule::closed(label())],
+        tls: if outbound.tls.is_empty() { Vec::new() } else { vec![tls] },
+        tcp: outbound.tcp.map(|_| TcpRule { label: label(), backends: Vec::new() }),
+        ..outbound
+    };
     let message = v1::Outbound::from(&outbound);
     (outbound, message)
 }

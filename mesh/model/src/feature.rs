@@ -4,9 +4,7 @@
 //! In: rules and ports. Out: which features each needs, and what of it holds for a proxy that has fewer. A feature is added
 //! with the first thing that needs it, and never taken away: proxies outlive the discovery that they started with.
 
-use crate::{
-    Action, AuthorizationRule, BackendKind, Filter, Inbound, InboundDefault, Outbound, Parent, Protocol, Rule,
-};
+use crate::{Action, AuthorizationRule, BackendKind, Filter, Inbound, InboundDefault, Outbound, Parent, Rule};
 use std::{fmt, sync::Arc};
 
 /// Something that not every proxy can carry out.
@@ -30,11 +28,15 @@ pub enum Feature {
     SourceRanges,
     /// Targets and backends that are no Services. Older proxies would take them for Services of the same name.
     BackendKinds,
+    /// Targets with rules for connections of the application's own TLS.
+    TlsRoutes,
+    /// Targets with rules for connections of bytes.
+    TcpRoutes,
 }
 
 impl Feature {
     /// All that there are, in their order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::HeaderFilters,
         Self::Redirects,
         Self::Rewrites,
@@ -44,6 +46,8 @@ impl Feature {
         Self::Operations,
         Self::SourceRanges,
         Self::BackendKinds,
+        Self::TlsRoutes,
+        Self::TcpRoutes,
     ];
 
     /// Its name in logs, metrics and statuses.
@@ -58,6 +62,8 @@ impl Feature {
             Self::Operations => "operations",
             Self::SourceRanges => "source-ranges",
             Self::BackendKinds => "backend-kinds",
+            Self::TlsRoutes => "tls-routes",
+            Self::TcpRoutes => "tcp-routes",
         }
     }
 
@@ -95,6 +101,12 @@ impl Features {
     #[must_use]
     pub fn beyond(self, others: Self) -> Self {
         Self(self.0 & !others.0)
+    }
+
+    /// These and another one.
+    #[must_use]
+    pub fn and(self, other: Option<Feature>) -> Self {
+        self.iter().chain(other).collect()
     }
 
     /// One after the other.
@@ -186,8 +198,11 @@ impl AuthorizationRule {
 impl Outbound {
     /// What a proxy needs to know what it is, beside its rules.
     fn needs(&self) -> Features {
-        let other = self.parent.backend().is_some_and(|id| id.kind != BackendKind::Service);
-        other.then_some(Feature::BackendKinds).into_iter().collect()
+        let of_bytes = self.tls.iter().map(|rule| &rule.backends).chain(self.tcp.as_ref().map(|rule| &rule.backends));
+        let named = self.parent.backend().into_iter().chain(of_bytes.flatten().map(|one| &one.backend));
+        let kinds = named.into_iter().any(|id| id.kind != BackendKind::Service).then_some(Feature::BackendKinds);
+        let tls = (!self.tls.is_empty()).then_some(Feature::TlsRoutes);
+        kinds.into_iter().chain(tls).chain(self.tcp.as_ref().map(|_| Feature::TcpRoutes)).collect()
     }
 
     /// What of it holds for a proxy that can carry out `known`, and which rules are closed for that. A target that the proxy
@@ -197,9 +212,7 @@ impl Outbound {
         let lacks = self.needs().beyond(known);
         if !lacks.is_empty() {
             let closed = Closed { rule: self.target.to_string().into(), lacks };
-            let (parent, protocol) = (Parent::Unknown, Protocol::Detect);
-            let target = self.target;
-            return (Self { target, parent, protocol, matches: Vec::new(), rules: Vec::new() }, vec![closed]);
+            return (Self::bare(self.target, Parent::Unknown), vec![closed]);
         }
         let rules = self.rules.into_iter().map(|rule| rule.within(known, &mut closed)).collect();
         (Self { rules, ..self }, closed)
@@ -227,7 +240,7 @@ impl InboundDefault {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{BackendId, MtlsMode, Operation, Source, TrustDomain, Unidentified};
+    use crate::{BackendId, MtlsMode, Operation, Protocol, Source, TrustDomain, Unidentified};
 
     fn without(feature: Feature) -> Features {
         Features::all().beyond([feature].into_iter().collect())
@@ -289,13 +302,8 @@ mod tests {
         let plain = Rule::closed("a".into());
         let retry = crate::Retry { attempts: 1, codes: Vec::new(), backoff: Default::default(), any_method: false };
         let retries = Rule { retry: Some(retry), ..Rule::closed("b".into()) };
-        let outbound = Outbound {
-            target: crate::Target::parse("api", 80).unwrap(),
-            parent: Parent::Unknown,
-            protocol: Protocol::Detect,
-            matches: Vec::new(),
-            rules: vec![plain.clone(), retries],
-        };
+        let bare = Outbound::bare(crate::Target::parse("api", 80).unwrap(), Parent::Unknown);
+        let outbound = Outbound { rules: vec![plain.clone(), retries], ..bare };
         assert_eq!(outbound.clone().within(Features::all()), (outbound.clone(), Vec::new()));
         let (less, closed) = outbound.within(without(Feature::Retries));
         assert_eq!(less.rules, [plain, Rule::closed("b".into())]);
@@ -304,17 +312,30 @@ mod tests {
 
     #[test]
     fn a_pod_is_unknown_to_a_proxy_that_would_take_it_for_a_service() {
-        let outbound = Outbound {
-            target: crate::Target::parse("10.1.0.7:80", 80).unwrap(),
-            parent: Parent::Backend(BackendId::pod("shop", "api", 80)),
-            protocol: Protocol::Http1,
-            matches: Vec::new(),
-            rules: Vec::new(),
-        };
+        let target = crate::Target::parse("10.1.0.7:80", 80).unwrap();
+        let outbound = Outbound::bare(target, Parent::Backend(BackendId::pod("shop", "api", 80)));
         assert_eq!(outbound.clone().within(Features::all()).0, outbound);
         let (less, closed) = outbound.within(Features::unnamed());
         assert_eq!((less.parent, closed.len()), (Parent::Unknown, 1));
         let kinds = Features::all().beyond(Features::unnamed());
-        assert_eq!((kinds.to_string(), closed[0].lacks), ("backend-kinds".to_owned(), kinds));
+        assert!(kinds.contain(Feature::BackendKinds));
+        assert_eq!(closed[0].lacks, [Feature::BackendKinds].into_iter().collect());
+    }
+
+    #[test]
+    fn a_target_whose_bytes_have_routes_is_unknown_to_a_proxy_that_would_send_them_elsewhere() {
+        let parent = || Parent::Backend(BackendId::service("shop", "db", 5432));
+        let bare = || Outbound::bare(crate::Target::parse("db", 5432).unwrap(), parent());
+        let tcp = crate::TcpRule { label: "t".into(), backends: Vec::new() };
+        let tls = crate::TlsRule { label: "t".into(), hostnames: Vec::new(), backends: Vec::new() };
+        for (outbound, needed) in [
+            (Outbound { tcp: Some(tcp), ..bare() }, Feature::TcpRoutes),
+            (Outbound { tls: vec![tls], ..bare() }, Feature::TlsRoutes),
+        ] {
+            assert_eq!(outbound.clone().within(Features::all()).0, outbound);
+            let (less, closed) = outbound.within(without(needed));
+            assert_eq!(less, Outbound::bare(crate::Target::parse("db", 5432).unwrap(), Parent::Unknown));
+            assert_eq!(closed[0].lacks, [needed].into_iter().collect());
+        }
     }
 }

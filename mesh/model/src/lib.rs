@@ -4,6 +4,7 @@
 //! the proxy acts on them.
 
 pub mod backend;
+pub mod bytes;
 pub mod feature;
 pub mod identity;
 pub mod network;
@@ -18,6 +19,7 @@ pub mod target;
 pub mod fuzzing;
 
 pub use backend::{Accrual, Backend, BackendId, BackendKind, BackendSettings, Endpoint, Protocol};
+pub use bytes::{HostPattern, TcpRule, TlsRule};
 pub use feature::{Closed, Feature, Features};
 pub use identity::{SpiffeId, TrustDomain};
 pub use path::PathPattern;

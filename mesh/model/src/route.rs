@@ -1,6 +1,6 @@
 //! Routes: what discovery answers for an outbound target, in the Gateway API's terms.
 
-use crate::{BackendId, Protocol, Target};
+use crate::{BackendId, Protocol, Target, TcpRule, TlsRule};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use regex::Regex;
 use std::{fmt, sync::Arc, time::Duration};
@@ -244,17 +244,30 @@ pub struct Outbound {
     pub target: Target,
     pub parent: Parent,
     pub protocol: Protocol,
-    /// In precedence order (Gateway API): the first that holds wins. None holding is a 404 if there are rules with
-    /// matches at all.
+    /// Of HTTP requests. In precedence order (Gateway API): the first that holds wins. None holding is a 404 if there are
+    /// rules with matches at all.
     pub matches: Vec<RouteMatch>,
     pub rules: Vec<Rule>,
+    /// Of connections that begin with a ClientHello. If there are any, one that none matches is refused; see
+    /// [`select`](crate::bytes::select).
+    pub tls: Vec<TlsRule>,
+    /// Of all other connections; `None`: they go to the parent.
+    pub tcp: Option<TcpRule>,
 }
 
 impl Outbound {
+    /// Without any rule.
+    pub fn bare(target: Target, parent: Parent) -> Self {
+        let (matches, rules) = (Vec::new(), Vec::new());
+        Self { target, parent, protocol: Protocol::Detect, matches, rules, tls: Vec::new(), tcp: None }
+    }
+
     /// Every backend that the rules and the parent name, without repetition.
     pub fn backends(&self) -> Vec<&BackendId> {
         let mut all: Vec<&BackendId> = self.parent.backend().into_iter().collect();
         all.extend(self.rules.iter().flat_map(Rule::named));
+        let of_bytes = self.tls.iter().map(|rule| &rule.backends).chain(self.tcp.as_ref().map(|rule| &rule.backends));
+        all.extend(of_bytes.flatten().filter(|one| one.state == BackendRefState::Valid).map(|one| &one.backend));
         all.sort();
         all.dedup();
         all

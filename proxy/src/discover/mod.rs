@@ -10,6 +10,7 @@ mod networks;
 mod plan;
 mod plans;
 mod ports;
+mod shares;
 mod store;
 mod waiting;
 

@@ -1,12 +1,13 @@
 //! Plans: what a worker needs to send a request of a target on its way, made once per change, read per request.
 
+use super::shares::Shares;
 use crate::{
     backend::Pool,
     http::layer::{Branch, MirrorTarget},
     resources::Resources,
-    telemetry::{Counters, Direction, Routes},
+    telemetry::{Counters, Direction, Reason, Routes},
 };
-use remora_model::{BackendId, BackendRef, BackendRefState, Filter, Outbound, Rule};
+use remora_model::{BackendId, BackendRef, BackendRefState, Filter, Outbound, Rule, bytes};
 use std::{cell::RefCell, collections::HashMap, fmt, rc::Rc, sync::Arc};
 
 /// Makes the stack of one backend of one rule. Handed in from above, so that what knows the order of the layers may use plans.
@@ -31,11 +32,14 @@ pub(crate) struct BranchSpec<'a> {
 /// A target's routes with their backends' stacks and counters.
 pub(crate) struct Plan {
     pub outbound: Arc<Outbound>,
-    /// Where bytes go, and requests of a target without rules.
+    /// Where bytes go that no rule speaks for, and requests of a target without rules.
     pub parent: Rc<Pool>,
     /// The stack of requests that no rule speaks for.
     unruled: RefCell<Branch>,
     rules: Vec<Branches>,
+    /// The backends of each rule for TLS, and of the rule for bytes.
+    tls: Vec<Connections>,
+    tcp: Option<Connections>,
     pub counters: Rc<Counters>,
 }
 
@@ -45,9 +49,12 @@ impl fmt::Debug for Plan {
     }
 }
 
+/// The backends of a rule for connections; `None`: there is no such backend, its connections are refused.
+type Connections = Shares<Option<Rc<Pool>>>;
+
 /// The backends of a rule, by weight.
 struct Branches {
-    weighted: Vec<(u32, RefCell<Branch>)>,
+    weighted: Shares<RefCell<Branch>>,
     /// For a rule whose backends have no share: redirects, or a 500.
     none: RefCell<Branch>,
 }
@@ -71,38 +78,47 @@ impl Plan {
             let (counters, parent) = (&counters, &parent);
             RefCell::new(make(BranchSpec { resources, counters, rule, pool, parent, filters, mirrors }))
         };
-        let weighted = |rule, backend: &BackendRef| {
-            let pool = match backend.state {
-                BackendRefState::Valid => pools.get(&backend.backend),
-                BackendRefState::Invalid => None,
-            };
-            (backend.weight, branch(Some(rule), pool, &backend.filters))
+        let pool_of = |backend: &BackendRef| match backend.state {
+            BackendRefState::Valid => pools.get(&backend.backend),
+            BackendRefState::Invalid => None,
         };
+        let weighted =
+            |rule, backend: &BackendRef| (backend.weight, branch(Some(rule), pool_of(backend), &backend.filters));
         let rules = outbound.rules.iter().enumerate().map(|rule| Branches {
-            weighted: rule.1.backends.iter().map(|backend| weighted(rule, backend)).collect(),
+            weighted: Shares::new(rule.1.backends.iter().map(|backend| weighted(rule, backend))),
             none: branch(Some(rule), None, &[]),
         });
-        Self { rules: rules.collect(), unruled: branch(None, Some(&parent), &[]), outbound, parent, counters }
+        let connections =
+            |all: &[BackendRef]| Shares::new(all.iter().map(|backend| (backend.weight, pool_of(backend).cloned())));
+        let tls = outbound.tls.iter().map(|rule| connections(&rule.backends)).collect();
+        let tcp = outbound.tcp.as_ref().map(|rule| connections(&rule.backends));
+        let (rules, unruled) = (rules.collect(), branch(None, Some(&parent), &[]));
+        Self { rules, unruled, tls, tcp, outbound, parent, counters }
+    }
+
+    /// Where a connection goes that is no request, nor TLS that a route speaks for.
+    pub(crate) fn bytes(&self, rng: &mut fastrand::Rng) -> Result<Rc<Pool>, Reason> {
+        match &self.tcp {
+            None => Ok(self.parent.clone()),
+            Some(shares) => shares.draw(rng).cloned().flatten().ok_or(Reason::InvalidBackend),
+        }
+    }
+
+    /// Whether connections of the application's own TLS go by the name that they ask for.
+    pub(crate) fn routes_tls(&self) -> bool {
+        !self.tls.is_empty()
+    }
+
+    /// Where a connection goes whose ClientHello asks for `name`.
+    pub(crate) fn tls(&self, name: Option<&str>, rng: &mut fastrand::Rng) -> Result<Rc<Pool>, Reason> {
+        let rule = name.and_then(|name| bytes::select(&self.outbound.tls, name));
+        let shares = rule.and_then(|rule| self.tls.get(rule)).ok_or(Reason::NoRoute)?;
+        shares.draw(rng).cloned().flatten().ok_or(Reason::InvalidBackend)
     }
 
     /// The stack of one of the rule's backends, drawn by weight; that of requests which no rule speaks for without one.
     pub(crate) fn draw(&self, rule: Option<usize>, rng: &mut fastrand::Rng) -> &RefCell<Branch> {
         let Some(rule) = rule.and_then(|rule| self.rules.get(rule)) else { return &self.unruled };
-        if let [(weight, only)] = &rule.weighted[..] {
-            return if *weight > 0 { only } else { &rule.none };
-        }
-        let total: u64 = rule.weighted.iter().map(|(weight, _)| u64::from(*weight)).sum();
-        if total == 0 {
-            return &rule.none;
-        }
-        let mut ticket = rng.u64(..total);
-        let drawn = rule.weighted.iter().find(|(weight, _)| match ticket.checked_sub(u64::from(*weight)) {
-            Some(rest) => {
-                ticket = rest;
-                false
-            }
-            None => true,
-        });
-        drawn.map_or(&rule.none, |(_, branch)| branch)
+        rule.weighted.draw(rng).unwrap_or(&rule.none)
     }
 }

@@ -120,8 +120,7 @@ fn id(name: &str) -> BackendId {
 }
 
 fn outbound(target: &Target, parent: Parent) -> Resource {
-    let (matches, rules) = (Vec::new(), Vec::new());
-    Resource::Outbound(Outbound { target: target.clone(), parent, protocol: Protocol::Detect, matches, rules })
+    Resource::Outbound(Outbound::bare(target.clone(), parent))
 }
 
 fn backend(name: &str) -> Resource {

@@ -33,7 +33,10 @@ impl Decision {
                 Peek::Hello(_) | Peek::NotTls => {}
                 Peek::Incomplete => return None,
             },
-            Detection::Undecided if wait.mesh && bytes.first() == Some(&detect::TLS_HANDSHAKE) => return None,
+            Detection::Tls if wait.by_name => {
+                return if peek(bytes) == Peek::Incomplete { None } else { Some(Self::Tls) };
+            }
+            Detection::Undecided if wait.reads_hello() && bytes.first() == Some(&detect::TLS_HANDSHAKE) => return None,
             _ => {}
         }
         match detection {
@@ -46,9 +49,9 @@ impl Decision {
         }
     }
 
-    /// Whether the application's connection has use for what was decided.
-    pub(super) fn is_bytes(self) -> bool {
-        matches!(self, Self::Opaque | Self::Tls)
+    /// Whether an upstream that was opened before has use for what was decided.
+    pub(super) fn is_bytes(self, wait: &Wait) -> bool {
+        self == Self::Opaque || (self == Self::Tls && !wait.by_name)
     }
 
     pub(super) fn first<U>(self) -> First<U> {

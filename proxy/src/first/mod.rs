@@ -50,6 +50,9 @@ pub(crate) struct Wait {
     pub grace: Duration,
     /// Whether another proxy may begin mesh TLS here, which must be distinguished from the application's own TLS.
     pub mesh: bool,
+    /// Whether the application's own TLS goes by the name that it asks for: then its ClientHello is waited for, and no upstream
+    /// that was opened before is its.
+    pub by_name: bool,
     /// The declared protocol of the port. Opaque: only mesh TLS is detected. HTTP: its clients speak first, and the declaration
     /// decides whatever the bytes leave open; bytes that are certainly another HTTP version, or TLS, beat it.
     pub said: Protocol,
@@ -59,10 +62,15 @@ pub(crate) struct Wait {
 }
 
 impl Wait {
+    /// Whether a ClientHello is read to its end.
+    fn reads_hello(&self) -> bool {
+        self.mesh || self.by_name
+    }
+
     /// For a client of this pod: what comes of its bytes is judged where they arrive.
     pub(crate) fn outbound(idle: Duration) -> Self {
         let undecided = Undecided::Bytes(limits::UNDECIDED_GRACE);
-        Self { grace: limits::DETECT_GRACE, mesh: false, said: Protocol::Detect, undecided, idle }
+        Self { grace: limits::DETECT_GRACE, mesh: false, by_name: false, said: Protocol::Detect, undecided, idle }
     }
 }
 
@@ -147,7 +155,7 @@ async fn decide<S: AsyncRead + Unpin>(client: &mut Prefixed<S>, wait: &Wait) -> 
         if let Some(decision) = Decision::of(client.prefix(), wait) {
             return Ok(Some(decision));
         }
-        let hello = wait.mesh && client.prefix().starts_with(&detect::TLS_RECORD);
+        let hello = wait.reads_hello() && client.prefix().starts_with(&detect::TLS_RECORD);
         let within = if hello { limits::HANDSHAKE_TIMEOUT } else { within };
         match timeout_at(began + within, client.read_ahead(limits::DETECT_BYTES_MAX)).await {
             Err(_) if hello => return Err(io::Error::new(io::ErrorKind::TimedOut, "a ClientHello without its end")),
@@ -185,7 +193,7 @@ where
                 read = client.read_ahead(limits::DETECT_BYTES_MAX) => {
                     let ended = read.map_err(FirstError::Client)? == 0;
                     match Decision::of(client.prefix(), wait) {
-                        Some(decision) if !decision.is_bytes() => return Ok(decision.first()),
+                        Some(decision) if !decision.is_bytes(wait) => return Ok(decision.first()),
                         None if !ended => continue,
                         _ => {}
                     }
@@ -211,7 +219,7 @@ where
             return Ok(First::Closed);
         }
         if let Some(decision) = decide(client, wait).await.map_err(FirstError::Client)?
-            && !decision.is_bytes()
+            && !decision.is_bytes(wait)
         {
             return Ok(decision.first());
         }
@@ -244,7 +252,7 @@ where
             }
             let decision = decide(client, wait).await.map_err(FirstError::Client)?;
             return match decision {
-                Some(decision) if !decision.is_bytes() => Ok(decision.first()),
+                Some(decision) if !decision.is_bytes(wait) => Ok(decision.first()),
                 None if matches!(wait.undecided, Undecided::Closed(_)) => Ok(First::Undecided),
                 // The server may have seen this connection already: if a second one replaced it, the first would look
                 // abandoned, which servers count, and some serve one client at a time.
@@ -267,7 +275,7 @@ where
                 return Ok(First::Opened(upstream)); // half-closed: the server may still speak
             }
             match decide(client, wait).await.map_err(FirstError::Client)? {
-                Some(decision) if !decision.is_bytes() => Ok(decision.first()),
+                Some(decision) if !decision.is_bytes(wait) => Ok(decision.first()),
                 Some(_) => Ok(First::Opened(upstream)),
                 None if matches!(wait.undecided, Undecided::Closed(_)) => Ok(First::Undecided),
                 None => early(client, wait, upstream).await,

@@ -8,6 +8,7 @@ const GRACE: Duration = Duration::from_millis(2);
 const SILENT: Wait = Wait {
     grace: Duration::ZERO,
     mesh: false,
+    by_name: false,
     said: Protocol::Detect,
     undecided: Undecided::Bytes(GRACE),
     idle: Duration::from_secs(1),
@@ -81,6 +82,31 @@ async fn a_peers_hello_that_comes_in_two_packets_is_none_of_the_applications_how
             drop(upstream);
             assert_eq!(server.read(&mut [0; 8]).await.unwrap(), 0, "not a byte of it");
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hello_that_goes_by_its_name_is_read_to_its_end_and_has_no_upstream_of_before() {
+    // A record with a ClientHello of nothing but what must be there.
+    let body = [&[3, 3][..], &[7; 32], &[0, 0, 2, 0x13, 1, 1, 0]].concat();
+    let length = |bytes: usize| u8::try_from(bytes).unwrap();
+    let hello = [&[0x16, 3, 1, 0, length(body.len() + 4), 1, 0, 0, length(body.len())][..], &body].concat();
+    for (wait, cut) in [SPOKEN, SILENT].into_iter().flat_map(|wait| [(wait, 6), (wait, 20), (wait, hello.len())]) {
+        let Ends { mut client, mut says, mut upstream, mut server } = Ends::new();
+        let opened = upstream.is_some();
+        let open = async || Ok::<_, Infallible>(upstream.take().unwrap());
+        let talk = async {
+            tokio::time::sleep(GRACE / 2).await;
+            says.write_all(&hello[..cut]).await.unwrap();
+            tokio::time::sleep(GRACE * 2).await;
+            says.write_all(&hello[cut..]).await.unwrap();
+        };
+        let wait = Wait { by_name: true, said: Protocol::Opaque, ..wait };
+        let (first, ()) = tokio::join!(protocol(&mut client, &wait, open), talk);
+        assert!(opened && matches!(first, Ok(First::Tls)), "{cut}: {first:?}");
+        assert_eq!(client.prefix().len(), hello.len().max(cut), "all of it is there to be read");
+        drop(upstream);
+        assert_eq!(server.read(&mut [0; 8]).await.unwrap(), 0, "not a byte of it");
     }
 }
 

@@ -17,14 +17,16 @@ use crate::{
     },
     connect::ConnectError,
     discover::Plan,
+    first::{FirstError, Wait},
     forward,
     io::{Breakable, Breaker, Handle, Prefixed},
+    leads::{self, Lead},
     limits,
     policy::{self, Permit, To},
     resources::Resources,
     revoke::{self, Revoked},
     tasks::Tasks,
-    telemetry::Reason,
+    telemetry::{Reason, Tls},
 };
 use http::{
     Method, Request, Response, StatusCode, Version,
@@ -35,6 +37,7 @@ use hyper::{
     upgrade::{OnUpgrade, Upgraded},
 };
 use hyper_util::rt::TokioIo;
+use remora_model::Protocol;
 use std::{fmt, future::pending, net::SocketAddr, pin::Pin, rc::Rc};
 use tokio::time::Instant;
 
@@ -320,13 +323,17 @@ pub(crate) async fn tunnel<B: 'static>(
     plan: Rc<Plan>,
     mut request: Request<B>,
 ) -> Response<ResponseBody> {
-    let pool = plan.parent.clone();
-    let (peer, tls) = pool.peers();
+    if plan.routes_tls() {
+        return by_name(resources, plan, End::of_client(&mut request));
+    }
+    let pool = plan.bytes(&mut resources.rng.borrow_mut());
+    let (peer, tls) = pool.as_ref().map_or_else(|_| ("".into(), Tls::Plain), |pool| pool.peers());
     let stats = plan.counters.bytes(&peer, tls);
     let started = Instant::now();
     // It is recorded also if its client does not wait until its end is in sight.
     let mut begun = Exchange::begin(stats.clone(), started, false);
-    let (mut upstream, in_flight, permit) = match connect(&resources, &pool).await {
+    let connected = async { connect(&resources, &*pool?).await };
+    let (mut upstream, in_flight, permit) = match connected.await {
         Ok(connected) => connected,
         Err(reason) => {
             begun.fail(reason);
@@ -344,6 +351,50 @@ pub(crate) async fn tunnel<B: 'static>(
         }
         stats.connection_closed();
         drop(in_flight);
+    });
+    let mut answer = respond::empty(StatusCode::OK);
+    answer.extensions_mut().insert(Left);
+    answer
+}
+
+/// CONNECT to a Service whose TLS goes by the name that it asks for: the client hears that it has its tunnel, and what it says
+/// then decides where that leads. A tunnel that leads nowhere is closed.
+fn by_name(resources: Rc<Resources>, plan: Rc<Plan>, client: End) -> Response<ResponseBody> {
+    let tasks = resources.clone();
+    tasks.tasks.spawn(async move {
+        let Ok(client) = client.left().await else { return };
+        let mut client = Prefixed::charged(client, resources.pod.clone());
+        // Whatever it is, it is the tunnel's bytes.
+        let wait = Wait { said: Protocol::Opaque, ..Wait::outbound(resources.config.patience.idle) };
+        let open = async |pool: &Pool| connect(&resources, pool).await.map(|(stream, _, _)| stream);
+        let (pool, opened) = match leads::find(&mut client, (&plan, &resources.rng), wait, open, |_| {}).await {
+            Ok(Lead::Bytes(pool, opened)) => (pool, opened),
+            Ok(Lead::Http1 | Lead::Http2 | Lead::Nowhere) | Err(FirstError::Client(_)) => return,
+            Err(FirstError::Upstream(reason)) => (Err(reason), None),
+        };
+        let (peer, tls) = pool.as_ref().map_or_else(|_| ("".into(), Tls::Plain), |pool| pool.peers());
+        let stats = plan.counters.bytes(&peer, tls);
+        let mut begun = Exchange::begin(stats.clone(), Instant::now(), false);
+        let connected = async {
+            let pool = pool?;
+            match opened {
+                Some(upstream) => Ok((upstream, policy::outbound(To::Target(&plan.outbound.target)))),
+                None => connect(&resources, &pool).await.map(|(stream, _, permit)| (Prefixed::new(stream), permit)),
+            }
+        };
+        let (mut upstream, permit) = match connected.await {
+            Ok(connected) => connected,
+            Err(reason) => {
+                remora_runtime::limited!(info by reason.as_str(), target = %plan.outbound.target, reason = reason.as_str(), "a tunnel leads nowhere");
+                return begun.fail(reason);
+            }
+        };
+        stats.connection_opened();
+        match revoke::bytes(permit, &mut client, &mut upstream, &stats, pending()).await {
+            Ok(()) => begun.ended(None),
+            Err(ended) => begun.fail(ended.reason()),
+        }
+        stats.connection_closed();
     });
     let mut answer = respond::empty(StatusCode::OK);
     answer.extensions_mut().insert(Left);

@@ -108,7 +108,7 @@ mod tests {
 
     use super::*;
     use http::{HeaderName, HeaderValue};
-    use remora_model::{Parent, Pattern, Protocol, RouteMatch, Timeouts, ValueMatch};
+    use remora_model::{Parent, Pattern, RouteMatch, Timeouts, ValueMatch};
 
     fn any() -> RouteMatch {
         RouteMatch { path: None, method: None, headers: Vec::new(), query: Vec::new(), rule: 0 }
@@ -185,11 +185,9 @@ mod tests {
             retry: None,
         };
         let outbound = Outbound {
-            target: "api:80".parse().unwrap(),
-            parent: Parent::Outside,
-            protocol: Protocol::Detect,
             matches: vec![RouteMatch { method: Some(Method::PUT), ..prefix.clone() }, post, prefix],
             rules: vec![rule("a"), rule("post")],
+            ..Outbound::bare("api:80".parse().unwrap(), Parent::Outside)
         };
         let select = |method: Method, uri: &str| {
             let selected = select(&outbound, &method, &uri.parse().unwrap(), &HeaderMap::new())?;

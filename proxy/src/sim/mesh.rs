@@ -205,11 +205,9 @@ fn routes(plan: &Plan) -> Outbound {
         retry: rule.retry.clone(),
     };
     Outbound {
-        target: Target::Address(service()),
-        parent: Parent::Backend(backend("api")),
-        protocol: Protocol::Detect,
         matches: (0..plan.rules.len()).map(matched).collect(),
         rules: plan.rules.iter().enumerate().map(rule).collect(),
+        ..Outbound::bare(Target::Address(service()), Parent::Backend(backend("api")))
     }
 }
 

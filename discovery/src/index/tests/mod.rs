@@ -3,6 +3,7 @@
 mod attachment;
 mod closed;
 mod cluster;
+mod connections;
 mod effects;
 mod endpoints;
 mod orders;

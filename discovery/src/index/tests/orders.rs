@@ -109,7 +109,8 @@ fn slice(chance: &mut Chance) -> String {
 }
 
 fn route(chance: &mut Chance) -> String {
-    let kind = chance.of(&["HTTPRoute", "HTTPRoute", "GRPCRoute"]);
+    let kind = chance.of(&["HTTPRoute", "HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute"]);
+    let hostnames = if kind == "TLSRoute" { "hostnames: [a.example], " } else { "" };
     let made =
         chance.of(&["", ", creationTimestamp: '2026-01-01T00:00:00Z'", ", creationTimestamp: '2026-01-02T00:00:00Z'"]);
     let meta = meta(chance, &["r1", "r2"], made);
@@ -117,7 +118,7 @@ fn route(chance: &mut Chance) -> String {
     let port = chance.of(&["", ", port: 80", ", sectionName: other"]);
     let (to, within) = (chance.of(&["s1", "s2", "gone"]), chance.of(&["", ", namespace: other"]));
     format!(
-        "apiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\n{meta}\nspec: {{ parentRefs: [{{ group: '', kind: Service, name: {parent}{namespace}{port} }}], rules: [{{ backendRefs: [{{ name: {to}, port: 80{within} }}] }}] }}\n"
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\n{meta}\nspec: {{ parentRefs: [{{ group: '', kind: Service, name: {parent}{namespace}{port} }}], {hostnames}rules: [{{ backendRefs: [{{ name: {to}, port: 80{within} }}] }}] }}\n"
     )
 }
 

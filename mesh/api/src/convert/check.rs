@@ -6,11 +6,16 @@
 
 use super::{At as _, InvalidMessage, Problem, TEXT_BYTES_MAX};
 use crate::v1;
-use remora_model::{AuthorizationRule, Backend, BackendRef, Endpoint, Filter, RouteMatch, Rule};
+use remora_model::{AuthorizationRule, Backend, BackendRef, Endpoint, Filter, RouteMatch, Rule, TlsRule};
 
 /// A rule of a route.
 pub fn rule(rule: &Rule) -> Result<(), InvalidMessage> {
     Rule::try_from(v1::Rule::from(rule)).map(drop)
+}
+
+/// A rule of a TLSRoute.
+pub fn tls_rule(rule: &TlsRule) -> Result<(), InvalidMessage> {
+    TlsRule::try_from(v1::TlsRule::from(rule)).map(drop)
 }
 
 /// The conditions of a rule, whatever rule they name.

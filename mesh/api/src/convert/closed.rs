@@ -6,13 +6,17 @@
 //! this; discovery runs the same checks before it sends, so that in one release nothing is ever replaced here.
 
 use super::{
-    At, IntoInvalid, InvalidMessage, LIST_MAX, Problem, inbound::without_rules as inbound_without_rules,
-    name::target as read_target, outbound::without_rules as outbound_without_rules, required,
+    At, IntoInvalid, InvalidMessage, LIST_MAX, Problem,
+    bytes::{closed_tcp, closed_tls},
+    inbound::without_rules as inbound_without_rules,
+    name::target as read_target,
+    outbound::without_rules as outbound_without_rules,
+    required,
 };
 use crate::v1;
 use remora_model::{
     Action, AuthorizationRule, Backend, BackendSettings, Inbound, InboundDefault, MtlsMode, Outbound, Parent, Protocol,
-    RouteMatch, Rule,
+    RouteMatch, Rule, TcpRule, TlsRule,
 };
 
 /// A value, and what of the message could not be read.
@@ -29,6 +33,7 @@ pub fn outbound(message: v1::Outbound) -> Result<Read<Outbound>, InvalidMessage>
     }
     bounded("rules", message.rules.len())?;
     bounded("matches", message.matches.len())?;
+    bounded("tls", message.tls.len())?;
     let mut problems = Vec::new();
     let mut rules = Vec::with_capacity(message.rules.len());
     for (index, rule) in message.rules.into_iter().enumerate() {
@@ -47,7 +52,28 @@ pub fn outbound(message: v1::Outbound) -> Result<Read<Outbound>, InvalidMessage>
         }
     }
     let rest = outbound_without_rules(&message.target, message.parent, message.outside, message.protocol)?;
-    Ok((Outbound { matches, rules, ..rest }, problems))
+    let tls = tls(message.tls, &mut problems);
+    let tcp = message.tcp.map(|rule| {
+        let label = rule.label.clone();
+        TcpRule::try_from(rule).unwrap_or_else(|problem| {
+            problems.push(problem.within("tcp", None));
+            closed_tcp(label)
+        })
+    });
+    Ok((Outbound { matches, rules, tls, tcp, ..rest }, problems))
+}
+
+/// A rule that cannot be read refuses the connections that it would have taken, as far as that can be read.
+fn tls(rules: Vec<v1::TlsRule>, problems: &mut Vec<InvalidMessage>) -> Vec<TlsRule> {
+    let mut read = Vec::with_capacity(rules.len());
+    for (index, rule) in rules.into_iter().enumerate() {
+        let (label, hostnames) = (rule.label.clone(), rule.hostnames.clone());
+        read.push(TlsRule::try_from(rule).unwrap_or_else(|problem| {
+            problems.push(problem.into_invalid("tls", Some(index)));
+            closed_tls(label, &hostnames)
+        }));
+    }
+    read
 }
 
 /// Reads a backend.
@@ -77,8 +103,7 @@ pub fn inbound_default(message: v1::InboundDefault) -> Result<Read<InboundDefaul
 /// A target of which something is said that this version does not know: it may go nowhere.
 pub fn unknown_outbound(message: &v1::Outbound, problem: InvalidMessage) -> Result<Read<Outbound>, InvalidMessage> {
     let target = read_target(&message.target).at("target")?;
-    let (parent, protocol) = (Parent::Unknown, Protocol::Detect);
-    Ok((Outbound { target, parent, protocol, matches: Vec::new(), rules: Vec::new() }, vec![problem]))
+    Ok((Outbound::bare(target, Parent::Unknown), vec![problem]))
 }
 
 /// A backend of which something is said that this version does not know: it has no endpoint.

@@ -15,6 +15,8 @@ impl From<Feature> for v1::Feature {
             Feature::Operations => Self::Operations,
             Feature::SourceRanges => Self::SourceRanges,
             Feature::BackendKinds => Self::BackendKinds,
+            Feature::TlsRoutes => Self::TlsRoutes,
+            Feature::TcpRoutes => Self::TcpRoutes,
         }
     }
 }

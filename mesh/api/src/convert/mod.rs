@@ -8,6 +8,7 @@ pub(crate) use backend::{addresses, endpoints};
 pub use feature::{features, to_features};
 
 mod backend;
+mod bytes;
 pub mod check;
 pub mod closed;
 mod feature;
@@ -68,6 +69,8 @@ pub enum Problem {
     HeaderName,
     #[error("is no header value")]
     HeaderValue,
+    #[error("{0}")]
+    Host(#[from] remora_model::bytes::InvalidHost),
     #[error("is no HTTP method")]
     Method,
     #[error("names a method that no request can have: {0}")]

@@ -9,7 +9,7 @@ use crate::v1;
 use http::{HeaderName, HeaderValue, StatusCode};
 use remora_model::{
     BackendRef, BackendRefState, Filter, HeaderEdit, HeaderMatch, Outbound, Parent, PathMatch, PathRewrite, Pattern,
-    QueryMatch, Redirect, Retry, RouteMatch, Rule, Timeouts, ValueMatch,
+    QueryMatch, Redirect, Retry, RouteMatch, Rule, Timeouts, TlsRule, ValueMatch,
 };
 use std::sync::Arc;
 
@@ -22,6 +22,8 @@ impl From<&Outbound> for v1::Outbound {
             protocol: to_protocol(outbound.protocol),
             matches: outbound.matches.iter().map(Into::into).collect(),
             rules: outbound.rules.iter().map(Into::into).collect(),
+            tls: outbound.tls.iter().map(Into::into).collect(),
+            tcp: outbound.tcp.as_ref().map(Into::into),
         }
     }
 }
@@ -38,6 +40,8 @@ impl TryFrom<v1::Outbound> for Outbound {
         Ok(Self {
             matches,
             rules,
+            tls: list("tls", message.tls, TlsRule::try_from)?,
+            tcp: optional("tcp", message.tcp)?,
             ..without_rules(&message.target, message.parent, message.outside, message.protocol)?
         })
     }
@@ -57,7 +61,7 @@ pub(super) fn without_rules(
         None => Parent::Unknown,
     };
     let target = target(text).at("target")?;
-    Ok(Outbound { target, parent, protocol: protocol(said).at("protocol")?, matches: Vec::new(), rules: Vec::new() })
+    Ok(Outbound { protocol: protocol(said).at("protocol")?, ..Outbound::bare(target, parent) })
 }
 
 impl From<&RouteMatch> for v1::RouteMatch {

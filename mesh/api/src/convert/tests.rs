@@ -38,6 +38,10 @@ fn edit() -> HeaderEdit {
     }
 }
 
+fn share(name: &str) -> BackendRef {
+    BackendRef { backend: id(name), weight: 3, state: BackendRefState::Valid, filters: Vec::new() }
+}
+
 fn outbound() -> Outbound {
     let redirect = Redirect {
         scheme: Some("https".into()),
@@ -79,6 +83,12 @@ fn outbound() -> Outbound {
         protocol: Protocol::Detect,
         matches: vec![one, prefix],
         rules: vec![rule],
+        tls: vec![TlsRule {
+            label: "TLSRoute/shop/api rule 0".into(),
+            hostnames: vec![HostPattern::parse("*.example.com").unwrap(), HostPattern::parse("api").unwrap()],
+            backends: vec![share("api")],
+        }],
+        tcp: Some(TcpRule { label: "TCPRoute/shop/api rule 0".into(), backends: vec![share("api"), share("next")] }),
     }
 }
 
@@ -224,6 +234,34 @@ fn a_rule_that_cannot_be_read_answers_500_and_leaves_the_others_alone() {
         "outbound.rules[1].timeouts.request_ms: is out of range",
     );
     check(|m| m.rules[1].backends[0].backend = None, "outbound.rules[1].backends[0].backend: is missing");
+}
+
+#[test]
+fn a_rule_of_connections_that_cannot_be_read_refuses_them_and_leaves_the_others_alone() {
+    let check = |change: fn(&mut v1::Outbound), expected: &str, closed: Outbound| {
+        let mut message = v1::Outbound::from(&outbound());
+        change(&mut message);
+        let resource = v1::OutboundResource { version: 1, outbound: Some(message) };
+        let (resource, problems) = read(v1::sync_response::Kind::Outbound(resource));
+        assert_eq!((resource, problems), (Resource::Outbound(closed), vec![expected.to_owned()]));
+    };
+    let (tls, tcp) = (outbound().tls.remove(0), outbound().tcp.unwrap());
+    check(
+        |m| m.tls[0].backends[0].backend = None,
+        "outbound.tls[0].backends[0].backend: is missing",
+        Outbound { tls: vec![TlsRule { backends: Vec::new(), ..tls.clone() }], ..outbound() },
+    );
+    let hostnames = vec![tls.hostnames[1].clone()];
+    check(
+        |m| m.tls[0].hostnames[0] = "*".into(),
+        "outbound.tls[0].hostnames[0]: is no host name of lower-case letters, digits, - and dots, nor one with *. before it",
+        Outbound { tls: vec![TlsRule { hostnames, backends: Vec::new(), ..tls }], ..outbound() },
+    );
+    check(
+        |m| m.tcp.as_mut().unwrap().backends[0].filters = m.rules[0].filters.clone(),
+        "outbound.tcp.backends[0].filters: is out of range",
+        Outbound { tcp: Some(TcpRule { backends: Vec::new(), ..tcp }), ..outbound() },
+    );
 }
 
 #[test]

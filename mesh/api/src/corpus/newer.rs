@@ -8,7 +8,7 @@ use crate::{
 };
 use prost::Message as _;
 use prost_reflect::{DynamicMessage, Value};
-use remora_model::{AuthorizationRule, Inbound, Parent};
+use remora_model::{AuthorizationRule, Inbound, Outbound, Parent};
 use std::path::Path;
 
 /// Field 1999 with the number 1.
@@ -87,7 +87,7 @@ fn denies(inbound: &Inbound) -> bool {
 /// Whether nothing of it holds.
 fn closes(resource: &Resource) -> bool {
     match resource {
-        Resource::Outbound(outbound) => outbound.parent == Parent::Unknown && outbound.rules.is_empty(),
+        Resource::Outbound(outbound) => *outbound == Outbound::bare(outbound.target.clone(), Parent::Unknown),
         Resource::Backend(backend) => backend.endpoints.is_empty(),
         Resource::Inbound(inbound) => denies(inbound),
         Resource::InboundDefault(default) => denies(&default.inbound),

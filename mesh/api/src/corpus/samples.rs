@@ -9,9 +9,9 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use prost::Message as _;
 use remora_model::{
     Action, AuthorizationRule, Backend, BackendId, BackendKind, BackendRef, BackendRefState, BackendSettings, Endpoint,
-    Features, Filter, HeaderEdit, HeaderMatch, Inbound, InboundDefault, MtlsMode, Operation, Outbound, Parent,
-    PathMatch, PathPattern, PathRewrite, Pattern, Protocol, QueryMatch, Redirect, Retry, RouteMatch, Rule, Source,
-    SpiffeId, Target, Timeouts, TrustDomain, Unidentified, ValueMatch,
+    Features, Filter, HeaderEdit, HeaderMatch, HostPattern, Inbound, InboundDefault, MtlsMode, Operation, Outbound,
+    Parent, PathMatch, PathPattern, PathRewrite, Pattern, Protocol, QueryMatch, Redirect, Retry, RouteMatch, Rule,
+    Source, SpiffeId, Target, TcpRule, Timeouts, TlsRule, TrustDomain, Unidentified, ValueMatch,
 };
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ fn asked(name: &'static str, message: SyncRequest) -> Sample {
 
 /// All of them.
 pub(super) fn all() -> Vec<Sample> {
-    [targets(), filters(), endpoints(), ports(), others(), requests()].into_iter().flatten().collect()
+    [targets(), bytes(), filters(), endpoints(), ports(), others(), requests()].into_iter().flatten().collect()
 }
 
 fn id(name: &str) -> BackendId {
@@ -59,8 +59,26 @@ fn any() -> RouteMatch {
 
 fn outbound(parent: Parent, matches: Vec<RouteMatch>, rules: Vec<Rule>) -> Kind {
     let target = Target::parse("10.96.0.7:8080", 80).unwrap();
-    let outbound = Outbound { target, parent, protocol: Protocol::Http1, matches, rules };
-    Kind::Outbound(v1::OutboundResource { version: 7, outbound: Some((&outbound).into()) })
+    whole(&Outbound { protocol: Protocol::Http1, matches, rules, ..Outbound::bare(target, parent) })
+}
+
+fn whole(outbound: &Outbound) -> Kind {
+    Kind::Outbound(v1::OutboundResource { version: 7, outbound: Some(outbound.into()) })
+}
+
+/// Of connections that are no requests.
+fn bytes() -> Vec<Sample> {
+    let bare = || Outbound::bare(Target::parse("10.96.0.7:8080", 80).unwrap(), Parent::Backend(id("api")));
+    let invalid = BackendRef { state: BackendRefState::Invalid, ..share("gone", 1) };
+    let hostnames = ["api.example.com", "*.example.com"].map(|host| HostPattern::parse(host).unwrap());
+    let label = "TLSRoute/shop/api rule 0".into();
+    let tls = TlsRule { label, hostnames: hostnames.into(), backends: vec![share("api", 1)] };
+    let backends = vec![share("api", 90), share("next", 10), invalid];
+    let tcp = TcpRule { label: "TCPRoute/shop/api rule 0".into(), backends };
+    vec![
+        said("outbound-tls", whole(&Outbound { tls: vec![tls], ..bare() })),
+        said("outbound-tcp", whole(&Outbound { tcp: Some(tcp), ..bare() })),
+    ]
 }
 
 fn of_rule(rule: Rule) -> Kind {

@@ -42,8 +42,7 @@ fn outbound(name: &Name, backends: &[&str]) -> v1::Outbound {
         retry: None,
     };
     let parent = backends.first().map_or(Parent::Outside, |name| Parent::Backend(id(name)));
-    let outbound =
-        Outbound { target: target.clone(), parent, protocol: Protocol::Detect, matches: Vec::new(), rules: vec![rule] };
+    let outbound = Outbound { rules: vec![rule], ..Outbound::bare(target.clone(), parent) };
     (&outbound).into()
 }
 

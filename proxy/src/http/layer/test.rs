@@ -294,11 +294,9 @@ pub(super) fn routed(target: &Target, paths: &[&str]) -> Resource {
     let backends = vec![BackendRef { backend: id(), weight: 1, state: BackendRefState::Valid, filters: Vec::new() }];
     let rule = |path: &&str| Rule { backends: backends.clone(), ..Rule::closed(format!("rule of {path}").into()) };
     Resource::Outbound(Outbound {
-        target: target.clone(),
-        parent: Parent::Backend(id()),
-        protocol: Protocol::Detect,
         matches: paths.iter().enumerate().map(matched).collect(),
         rules: paths.iter().map(rule).collect(),
+        ..Outbound::bare(target.clone(), Parent::Backend(id()))
     })
 }
 
