@@ -168,7 +168,7 @@ fn endpoint(address: &str) -> Endpoint {
 fn endpoints() -> Vec<Sample> {
     let with_proxy = Endpoint { proxy: Some("10.1.0.9:4143".parse().unwrap()), weight: 3, ..endpoint("10.1.0.9:80") };
     let plain = Endpoint { identity: None, zone: "".into(), ..endpoint("[fd00::1]:80") };
-    let settings = BackendSettings { session_affinity: true, ..BackendSettings::default() };
+    let settings = BackendSettings { session_affinity: true, pending_max: 1024, ..BackendSettings::default() };
     let endpoints = vec![endpoint("10.1.0.7:80"), with_proxy, plain];
     let backend = Backend { id: id("api"), protocol: Protocol::Http2, settings, endpoints };
     let delta = Delta {
