@@ -260,6 +260,9 @@ pub(crate) const KEEP_ALIVE_INTERVAL: Duration = Duration::from_millis(2000);
 /// See [`KEEP_ALIVE_INTERVAL`].
 pub(crate) const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_millis(1500);
 
+/// Looked at so long after it was due, the answer to a PING gets another [`KEEP_ALIVE_TIMEOUT`]: the machine or this process stood still.
+pub(crate) const KEEP_ALIVE_LATE: Duration = Duration::from_millis(200);
+
 /// TCP keep-alive, for what has no PING of its own: after so long without a word the peer is probed, …
 pub(crate) const TCP_KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// … and three times more, with a pause of so many seconds that each connection draws for itself; then it is gone.

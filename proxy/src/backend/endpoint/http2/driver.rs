@@ -66,14 +66,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Driver<S> {
             this.retire = None;
             this.connection.retire();
         }
+        let done = Pin::new(&mut this.h2).poll(cx);
+        // Judged by what has come: behind a pause of this process the answer may wait to be read.
         let busy = this.connection.open() > 0;
-        if this.keep_alive.as_mut().is_some_and(|it| it.poll_lost(cx, busy).is_ready()) {
+        if done.is_pending() && this.keep_alive.as_mut().is_some_and(|it| it.poll_lost(cx, busy).is_ready()) {
             remora_runtime::limited!(info, address = %this.address, "a peer answers no PING; its connection is given up");
             this.connection.timed_out.set(true);
             this.connection.retire();
             return Poll::Ready(()); // with it the streams are gone
         }
-        let done = Pin::new(&mut this.h2).poll(cx);
         this.connection.learn(this.h2.max_concurrent_send_streams());
         if this.read.get() - this.looked >= limits::UNREAD_SWEEP_BYTES {
             this.looked = this.read.get();
@@ -135,7 +136,7 @@ impl KeepAlive {
                     Poll::Pending => {
                         ready!(self.poll_timer(cx));
                         let read = self.read.get();
-                        if read == before {
+                        if read == before && !self.was_late() {
                             return Poll::Ready(());
                         }
                         self.arm(State::Asked { read }, limits::KEEP_ALIVE_TIMEOUT);
@@ -143,6 +144,12 @@ impl KeepAlive {
                 },
             }
         }
+    }
+
+    /// Whether this process itself was not there when the timer ran out: it cannot tell whether the peer was.
+    fn was_late(&mut self) -> bool {
+        let due = self.timer.as_mut().map(|timer| timer.change().deadline());
+        due.is_some_and(|due| due.elapsed() > limits::KEEP_ALIVE_LATE)
     }
 
     fn arm(&mut self, state: State, within: std::time::Duration) {

@@ -513,6 +513,30 @@ async fn a_peer_whose_bytes_come_slowly_is_there_although_its_answer_to_a_ping_s
     .await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_pause_of_this_process_is_no_fault_of_its_peers() {
+    run(async {
+        let (net, streams) = (Net::default(), Streams::new(Kind::Mesh));
+        let (body, mut server) = tokio::join!(answered(&streams, &net), async {
+            let mut server = net.accept(None).await;
+            let stream = server.next(HEADERS).await.stream;
+            server.send(HEADERS, END_HEADERS, stream, OK).await;
+            server
+        });
+        pass(limits::KEEP_ALIVE_INTERVAL + Duration::from_millis(1)).await;
+        // Nothing runs meanwhile, here or there.
+        tokio::time::advance(limits::KEEP_ALIVE_TIMEOUT * 4).await;
+        settle().await;
+        assert!(!streams.is_away(), "its answer is on the way");
+        let asked = server.next(PING).await;
+        assert_eq!(asked.stream, 0);
+        pass(limits::KEEP_ALIVE_TIMEOUT / 2).await;
+        assert!(!streams.is_away());
+        drop(body);
+    })
+    .await;
+}
+
 /// A body of which nothing more comes.
 #[tokio::test(start_paused = true)]
 async fn a_pipe_that_breaks_says_so_to_every_stream() {
