@@ -3,7 +3,7 @@
 use super::{
     Metadata, Resource,
     kind::{Defined, Kind},
-    nullable, trim_labels,
+    nullable,
 };
 use remora_kube::names::{INIT_CONTAINER, PROXY_CONTAINER};
 use serde::{
@@ -47,10 +47,6 @@ impl Kind for Namespace {
 
     fn metadata_mut(&mut self) -> &mut Metadata {
         &mut self.metadata
-    }
-
-    fn trim(&mut self) {
-        trim_labels(&mut self.metadata);
     }
 }
 
@@ -113,10 +109,6 @@ impl Kind for ServiceCidr {
 
     fn metadata_mut(&mut self) -> &mut Metadata {
         &mut self.metadata
-    }
-
-    fn trim(&mut self) {
-        trim_labels(&mut self.metadata);
     }
 }
 
@@ -283,10 +275,6 @@ impl Kind for Service {
 
     fn metadata_mut(&mut self) -> &mut Metadata {
         &mut self.metadata
-    }
-
-    fn trim(&mut self) {
-        trim_labels(&mut self.metadata);
     }
 }
 

@@ -4,7 +4,7 @@
 use super::{Metadata, attachment::AnyPolicy};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use std::fmt::Debug;
+use std::{collections::BTreeMap, fmt::Debug};
 
 /// A kind of objects. What is left at its default is right for what the API server has built in.
 pub trait Kind: Clone + Debug + PartialEq + DeserializeOwned + Send + Sync + 'static {
@@ -28,8 +28,10 @@ pub trait Kind: Clone + Debug + PartialEq + DeserializeOwned + Send + Sync + 'st
     /// Its metadata, to set what is not read.
     fn metadata_mut(&mut self) -> &mut Metadata;
 
-    /// Drops the parts that the API server adds to a manifest and that discovery does not read.
-    fn trim(&mut self);
+    /// Drops the parts that discovery does not read: of most kinds, the labels.
+    fn trim(&mut self) {
+        self.metadata_mut().labels = BTreeMap::new();
+    }
 
     /// Whether it means the same as `other`, of which something is different: only what is said of it, not what it says.
     fn means_the_same(&self, _other: &Self) -> bool {

@@ -127,11 +127,6 @@ pub struct Resource<S> {
     pub spec: S,
 }
 
-/// For kinds whose labels nobody selects by.
-fn trim_labels(metadata: &mut Metadata) {
-    metadata.labels = BTreeMap::new();
-}
-
 /// A list or map that Kubernetes writes as `null` when it is empty.
 fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())

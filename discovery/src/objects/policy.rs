@@ -8,7 +8,6 @@ pub use super::attachment::{AnyPolicy, PolicyStatus, PolicyTarget, Selector, Tar
 use super::{
     Metadata, Unknown,
     kind::{Defined, Kind, OUR_GROUP, StatusList, Unreadable},
-    trim_labels,
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -78,10 +77,6 @@ impl<S: PolicySpec> Kind for Policy<S> {
 
     fn metadata_mut(&mut self) -> &mut Metadata {
         &mut self.metadata
-    }
-
-    fn trim(&mut self) {
-        trim_labels(&mut self.metadata);
     }
 
     fn means_the_same(&self, other: &Self) -> bool {

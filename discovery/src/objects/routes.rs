@@ -3,7 +3,6 @@
 use super::{
     Metadata, Resource, Unknown,
     kind::{self, Defined, Kind, StatusList},
-    trim_labels,
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -82,10 +81,6 @@ impl<R: RouteRule> Kind for Route<R> {
 
     fn metadata_mut(&mut self) -> &mut Metadata {
         &mut self.metadata
-    }
-
-    fn trim(&mut self) {
-        trim_labels(&mut self.metadata);
     }
 
     fn means_the_same(&self, other: &Self) -> bool {
@@ -471,10 +466,6 @@ impl Kind for ReferenceGrant {
 
     fn metadata_mut(&mut self) -> &mut Metadata {
         &mut self.metadata
-    }
-
-    fn trim(&mut self) {
-        trim_labels(&mut self.metadata);
     }
 }
 

@@ -46,9 +46,7 @@ fn files(name: &str, ending: &str) -> Files {
     all.map(|path| (path.file_stem().unwrap().to_string_lossy().into_owned(), std::fs::read(&path).unwrap())).collect()
 }
 
-/// Writes `current/` anew. To be run when what is on the wire is meant to be another, and the change to be looked at.
-#[test]
-#[ignore = "writes files"]
+/// Writes `current/` anew, for when what is on the wire is meant to be another, and the change is looked at.
 fn record() {
     let folder = folder("current");
     drop(std::fs::remove_dir_all(&folder));
@@ -61,10 +59,13 @@ fn record() {
 }
 
 const REMEDY: &str = "if that is meant, and proxies and discoveries of the last release can live with it, run \
-                      `cargo test -p remora-api --lib corpus::record -- --ignored` and look at the difference";
+                      `REMORA_WRITE_CORPUS=1 cargo test -p remora-api --lib every_message` and look at the difference";
 
 #[test]
 fn every_message_is_written_as_it_was() {
+    if std::env::var_os("REMORA_WRITE_CORPUS").is_some() {
+        record();
+    }
     for ending in ["said", "asked"] {
         let mut kept = files("current", ending);
         for sample in samples::all().into_iter().filter(|sample| sample.ending() == ending) {
