@@ -40,6 +40,8 @@ pub(crate) struct Pool {
     /// Who answers, for signals.
     peers: RefCell<(Arc<str>, Tls)>,
     in_flight: Rc<Cell<u32>>,
+    /// How many of these there may be.
+    places: Cell<u32>,
     /// Why nothing is known of its endpoints, if nothing is.
     blocked: Cell<Option<Reason>>,
     /// When discovery was last asked about that.
@@ -76,6 +78,7 @@ impl Pool {
             protocol: Cell::new(Protocol::Detect),
             peers: RefCell::new(("".into(), Tls::Plain)),
             in_flight: Rc::default(),
+            places: Cell::new(limits::REQUESTS_PER_BACKEND_MAX),
             blocked: Cell::new(Some(Reason::DiscoverySilent)),
             doubted: Cell::default(),
             _kept: kept,
@@ -94,6 +97,8 @@ impl Pool {
         if *self.settings.borrow() != backend.settings {
             *self.settings.borrow_mut() = backend.settings.clone();
             let settings = &backend.settings;
+            let workers = u32::try_from(self.resources.config.workers.max(1)).unwrap_or(u32::MAX);
+            self.places.set(settings.pending_max.div_ceil(workers).min(limits::REQUESTS_PER_BACKEND_MAX));
             *self.budget.borrow_mut() = budget(settings, self.resources.config.workers);
             let mut balancer = self.balancer.borrow_mut();
             balancer.set_accrual(settings.accrual);
@@ -164,9 +169,7 @@ impl Pool {
     /// Whether one more request may wait here; counts it until the guard is dropped. The bound is the proxy's, of which each worker has its
     /// part.
     pub(crate) fn enter(&self) -> Option<Entered> {
-        let workers = u32::try_from(self.resources.config.workers.max(1)).unwrap_or(u32::MAX);
-        let part = self.settings.borrow().pending_max.div_ceil(workers);
-        if self.in_flight.get() >= part.min(limits::REQUESTS_PER_BACKEND_MAX) {
+        if self.in_flight.get() >= self.places.get() {
             return None;
         }
         self.in_flight.set(self.in_flight.get() + 1);
