@@ -32,9 +32,13 @@ pub(super) fn grpc(one: &k8s::GrpcMatch) -> Result<RouteMatch, String> {
         (Some(service), Some(method)) if exact => Some(PathMatch::Exact(format!("/{service}/{method}").into())),
         (Some(service), None) if exact => Some(PathMatch::Prefix(format!("/{service}").into())),
         (service, method) => {
-            let quoted = |text: &str| if exact { literal(text) } else { format!("(?:{text})") };
-            let part = |text: Option<&str>| text.map_or_else(|| "[^/]+".to_owned(), quoted);
-            let text = format!("/{}/{}", part(service), part(method));
+            let part = |name: &str, text: Option<&str>| match text {
+                None => Ok("[^/]+".to_owned()),
+                Some(text) if exact => Ok(literal(text)),
+                // Each must be whole by itself: `a)(?:b` would close our group.
+                Some(text) => pattern(text).map(|_| format!("(?:{text})")).map_err(|e| format!(".method.{name}: {e}")),
+            };
+            let text = format!("/{}/{}", part("service", service)?, part("method", method)?);
             Some(PathMatch::Pattern(pattern(&text).map_err(|e| format!(".method: {e}"))?))
         }
     };
@@ -76,10 +80,7 @@ fn value(one: &k8s::ValueMatch) -> Result<ValueMatch, String> {
 }
 
 fn pattern(text: &str) -> Result<Pattern, String> {
-    Pattern::new(text).map_err(|error| {
-        let reason = error.to_string();
-        format!("{text:?} is no usable regular expression: {}", reason.lines().last().unwrap_or_default())
-    })
+    Pattern::new(text).map_err(|error| format!("{text:?} is no usable regular expression: {error}"))
 }
 
 /// A pattern that matches `text` and nothing else.

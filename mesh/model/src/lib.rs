@@ -9,6 +9,7 @@ pub mod feature;
 pub mod identity;
 pub mod network;
 pub mod path;
+pub mod pattern;
 pub mod policy;
 pub mod ports;
 pub mod route;
@@ -23,9 +24,10 @@ pub use bytes::{HostPattern, TcpRule, TlsRule};
 pub use feature::{Closed, Feature, Features};
 pub use identity::{SpiffeId, TrustDomain};
 pub use path::PathPattern;
+pub use pattern::{InvalidPattern, Pattern};
 pub use policy::{Action, AuthorizationRule, Inbound, InboundDefault, MtlsMode, Operation, Source, Unidentified};
 pub use route::{
-    BackendRef, BackendRefState, Filter, HeaderEdit, HeaderMatch, Outbound, Parent, PathMatch, PathRewrite, Pattern,
-    QueryMatch, Redirect, Retry, RouteMatch, Rule, Timeouts, ValueMatch,
+    BackendRef, BackendRefState, Filter, HeaderEdit, HeaderMatch, Outbound, Parent, PathMatch, PathRewrite, QueryMatch,
+    Redirect, Retry, RouteMatch, Rule, Timeouts, ValueMatch,
 };
 pub use target::Target;

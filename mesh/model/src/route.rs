@@ -1,49 +1,8 @@
 //! Routes: what discovery answers for an outbound target, in the Gateway API's terms.
 
-use crate::{BackendId, Protocol, Target, TcpRule, TlsRule};
+use crate::{BackendId, Pattern, Protocol, Target, TcpRule, TlsRule};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
-use regex::Regex;
-use std::{fmt, sync::Arc, time::Duration};
-
-/// The compiled size a pattern may have, in bytes; a larger one is refused when it is read.
-pub const PATTERN_BYTES_MAX: usize = 64 * 1024;
-
-/// A regular expression (RE2 syntax, linear time) that must match the whole value.
-#[derive(Clone)]
-pub struct Pattern(Regex);
-
-impl Pattern {
-    /// Compiles `text`, anchored at both ends.
-    pub fn new(text: &str) -> Result<Self, regex::Error> {
-        // Checked alone first, so that `a)(b` cannot close our group.
-        Regex::new(text)?;
-        let anchored = format!("^(?:{text})$");
-        regex::RegexBuilder::new(&anchored).size_limit(PATTERN_BYTES_MAX).build().map(Self)
-    }
-
-    /// Whether the whole of `value` matches.
-    pub fn matches(&self, value: &str) -> bool {
-        self.0.is_match(value)
-    }
-
-    /// The text it was made from.
-    pub fn as_str(&self) -> &str {
-        let text = self.0.as_str();
-        text.strip_prefix("^(?:").and_then(|t| t.strip_suffix(")$")).unwrap_or(text)
-    }
-}
-
-impl fmt::Debug for Pattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Pattern({})", self.as_str())
-    }
-}
-
-impl PartialEq for Pattern {
-    fn eq(&self, other: &Self) -> bool {
-        self.as_str() == other.as_str()
-    }
-}
+use std::{sync::Arc, time::Duration};
 
 /// How a value is compared.
 #[derive(Clone, PartialEq, Debug)]
@@ -53,11 +12,11 @@ pub enum ValueMatch {
 }
 
 impl ValueMatch {
-    /// Whether `value` is meant. Bytes that are no UTF-8 match nothing.
+    /// Whether `value` is meant.
     pub fn matches(&self, value: &[u8]) -> bool {
         match self {
             Self::Exact(text) => text.as_bytes() == value,
-            Self::Pattern(pattern) => std::str::from_utf8(value).is_ok_and(|value| pattern.matches(value)),
+            Self::Pattern(pattern) => pattern.matches(value),
         }
     }
 }

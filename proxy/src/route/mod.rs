@@ -42,7 +42,7 @@ fn path_holds(wanted: &PathMatch, path: &str) -> bool {
         PathMatch::Prefix(prefix) => {
             path.strip_prefix(&**prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         }
-        PathMatch::Pattern(pattern) => pattern.matches(path),
+        PathMatch::Pattern(pattern) => pattern.matches(path.as_bytes()),
     }
 }
 

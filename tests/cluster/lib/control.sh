@@ -58,19 +58,22 @@ start_control_plane() {
 apply_basics() {
   say "cluster DNS, Gateway API"
   sed "s/@DNS@/$DNS/; s/@NODE@/$(address 1)/" "$here/manifests/dns.yaml" | kubectl apply --server-side -f - >/dev/null
-  kubectl apply --server-side -f "$(gateway_api)" >/dev/null
+  apply_gateway_api 1.7
 }
 
-# The folder with the Gateway API's standard channel, of the version that tests/conformance names.
-gateway_api() {
-  if [[ ! -d $D/gateway-api ]]; then
+# The Gateway API's standard channel, of a version that tests/conformance has; whatever version is there is replaced.
+apply_gateway_api() { # VERSION
+  local folder=$D/gateway-api-$1 module
+  if [[ ! -d $folder ]]; then
     . "$here/../find-go"
-    local module
-    module=$(cd "$here/../conformance" && go mod download sigs.k8s.io/gateway-api && go list -m -f '{{.Dir}}' sigs.k8s.io/gateway-api) ||
-      fail "the Gateway API's module could not be fetched (needs the Go module proxy)"
-    mkdir "$D/gateway-api"
-    cp "$module"/config/crd/standard/*.yaml "$D/gateway-api/"
-    rm -f "$D"/gateway-api/kustomization.yaml
+    module=$(cd "$here/../conformance/$1" && export GOTOOLCHAIN=auto && go mod download sigs.k8s.io/gateway-api &&
+      go list -m -f '{{.Dir}}' sigs.k8s.io/gateway-api) ||
+      fail "the Gateway API's module, version $1, could not be fetched (needs the Go module proxy)"
+    rm -rf "$folder.new"
+    mkdir "$folder.new"
+    cp "$module"/config/crd/standard/*.yaml "$folder.new/"
+    rm -f "$folder.new/kustomization.yaml"
+    mv "$folder.new" "$folder"
   fi
-  echo "$D/gateway-api"
+  kubectl apply --server-side --force-conflicts -f "$folder" >/dev/null
 }

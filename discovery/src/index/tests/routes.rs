@@ -98,9 +98,16 @@ fn grpc_methods_become_paths() {
     assert_eq!(path("service: a.B, method: Get"), PathMatch::Exact("/a.B/Get".into()));
     assert_eq!(path("service: a.B"), PathMatch::Prefix("/a.B".into()));
     let PathMatch::Pattern(any_service) = path("method: Get") else { panic!("no pattern") };
-    assert!(any_service.matches("/a.B/Get") && !any_service.matches("/a.B/Got") && !any_service.matches("/a/b/Get"));
+    assert!(any_service.matches(b"/a.B/Get") && !any_service.matches(b"/a.B/Got") && !any_service.matches(b"/a/b/Get"));
     let PathMatch::Pattern(regex) = path("type: RegularExpression, service: a|b, method: Get.*") else { panic!() };
-    assert!(regex.matches("/a/GetAll") && regex.matches("/b/Get") && !regex.matches("/a"));
+    assert!(regex.matches(b"/a/GetAll") && regex.matches(b"/b/Get") && !regex.matches(b"/a"));
+    let rule = "{ matches: [{ method: { type: RegularExpression, service: 'a)(?:b', method: Get } }] }";
+    let world = with(&route("GRPCRoute", "r", "", rule));
+    assert!(
+        world.reports[0].contains(".method.service: \"a)(?:b\" is no usable regular expression"),
+        "{:?}",
+        world.reports
+    );
 }
 
 #[test]

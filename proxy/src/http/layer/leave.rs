@@ -85,11 +85,9 @@ impl<F: Future<Output = Result<Response<ResponseBody>, Infallible>>> Future for 
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
+        let Some(Told { client, port }) = this.told else { return this.inner.poll(cx) };
         let Ok(mut answer) = ready!(this.inner.poll(cx));
-        if let Some(Told { client, port }) = this.told
-            && !crate::http::upgrade::leaves(&answer)
-            && (client.last.get() || port.is_ending())
-        {
+        if !crate::http::upgrade::leaves(&answer) && (client.last.get() || port.is_ending()) {
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         Poll::Ready(Ok(answer))

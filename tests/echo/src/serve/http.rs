@@ -5,6 +5,9 @@
 //! | `/status/503` | that status |
 //! | `/fail?every=5&status=503` | every fifth request of the server fails |
 //! | `/slow?for=250ms` | what was received, that much later |
+//! | `/retry/…?uuid=ID&succeedAfter=2&responseCode=503` | the first two requests of that ID fail, `delayRetry=250ms` later |
+//! | `/heard?of=ID` | how many requests had `uuid=ID` |
+//! | any, with `delay=250ms` | what was received, that much later |
 //! | `/drip?pieces=10&every=100ms` | a body in pieces |
 //! | `/bytes?size=65536` | a body of that size |
 //! | `/mirror` | the request's own body |
@@ -134,7 +137,19 @@ async fn answer(request: Request<Incoming>, seen: &Seen, app: &App) -> Response<
         let code = code.parse().ok().and_then(|code| StatusCode::from_u16(code).ok());
         return status(code.unwrap_or(StatusCode::BAD_REQUEST), "");
     }
+    let earlier = query("uuid").map_or(0, |name| app.heard.note(&name));
     match path {
+        "/heard" => {
+            let count = query("of").map_or(0, |name| app.heard.count(&name));
+            Response::new(whole(format!("Heard={count}\n")))
+        }
+        _ if path.starts_with("/retry/")
+            && query("succeedAfter").is_some_and(|after| after.parse().is_ok_and(|after: u32| earlier < after)) =>
+        {
+            tokio::time::sleep(wait("delayRetry").unwrap_or_default()).await;
+            let code = query("responseCode").and_then(|code| code.parse().ok());
+            status(code.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), "not yet\n")
+        }
         "/live" => word(app.live.load(Ordering::Relaxed)),
         "/ready" => word(app.ready.load(Ordering::Relaxed)),
         // Without a question it is a path like others: the Gateway API's suite asks for it.
@@ -172,7 +187,10 @@ async fn answer(request: Request<Incoming>, seen: &Seen, app: &App) -> Response<
             Ok(body) => Response::new(whole(body.to_bytes())),
             Err(_) => status(StatusCode::BAD_REQUEST, "the body ended early\n"),
         },
-        _ => received(request, seen, app).await,
+        _ => {
+            tokio::time::sleep(wait("delay").unwrap_or_default()).await;
+            received(request, seen, app).await
+        }
     }
 }
 

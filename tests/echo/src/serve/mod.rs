@@ -1,5 +1,6 @@
 //! The server: its ports, and how it ends.
 
+mod heard;
 mod http;
 mod tcp;
 
@@ -82,6 +83,7 @@ struct App {
     live: AtomicBool,
     ready: AtomicBool,
     requests: AtomicU64,
+    heard: heard::Heard,
     draining: watch::Receiver<bool>,
 }
 
@@ -99,6 +101,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         live: AtomicBool::new(true),
         ready: AtomicBool::new(args.ready_after.is_zero()),
         requests: AtomicU64::new(0),
+        heard: heard::Heard::default(),
         draining,
     });
     let mut terminate = signal(SignalKind::terminate())?;
