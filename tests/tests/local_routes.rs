@@ -269,3 +269,46 @@ fn a_backends_filters_are_for_its_requests_alone() -> anyhow::Result<()> {
     ensure!(got.contains("x-branch: seen\r\n"), "{got}");
     Ok(())
 }
+
+#[test]
+fn a_browser_asks_the_proxy_what_a_script_may_and_reads_what_is_marked_for_it() -> anyhow::Result<()> {
+    let shop = Shop::open()?;
+    let (asked, requests) = endless(shop.api.ip)?;
+    shop.mesh.service("asked", 80, None, &[asked])?;
+    let cors = "{ allowOrigins: ['https://*.foo.com'], allowMethods: [PUT], allowHeaders: [x-a], allowCredentials: true, maxAge: 60 }";
+    let rule = |backend: &str| {
+        format!("{{ filters: [{{ type: CORS, cors: {cors} }}], backendRefs: [{{ name: {backend}, port: 80 }}] }}")
+    };
+    let ask = |method: &str, origin: &str| {
+        let fields = format!("origin: {origin}\r\naccess-control-request-method: PUT\r\n");
+        let request = format!("{method} / HTTP/1.1\r\nhost: api:80\r\nconnection: close\r\n{fields}\r\n");
+        Ok::<_, anyhow::Error>(String::from_utf8_lossy(&exchange(shop.web.outbound, request.as_bytes())?).into_owned())
+    };
+    shop.route("test", &rule("asked"))?;
+    let allowed = until("a preflight is answered", || {
+        let answer = ask("OPTIONS", "https://a.foo.com")?;
+        Ok(answer.starts_with("HTTP/1.1 204 ").then_some(answer))
+    })?;
+    for field in [
+        "access-control-allow-origin: https://a.foo.com\r\n",
+        "access-control-allow-methods: PUT\r\n",
+        "access-control-allow-headers: x-a\r\n",
+        "access-control-allow-credentials: true\r\n",
+        "access-control-max-age: 60\r\n",
+        "vary: origin\r\n",
+    ] {
+        ensure!(allowed.contains(field), "{field}: {allowed}");
+    }
+    let refused = ask("OPTIONS", "https://foo.com.evil.com")?;
+    ensure!(refused.starts_with("HTTP/1.1 403 ") && !refused.contains("access-control-"), "{refused}");
+    ensure!(requests.try_recv().is_err(), "the application was asked");
+    shop.route("test", &rule("next"))?;
+    let marked = until("the next application answers", || {
+        let answer = ask("PUT", "https://a.foo.com")?;
+        Ok(answer.ends_with("new").then_some(answer))
+    })?;
+    ensure!(marked.contains("access-control-allow-origin: https://a.foo.com\r\n"), "{marked}");
+    let foreign = ask("PUT", "https://evil.com")?;
+    ensure!(foreign.ends_with("new") && !foreign.contains("access-control-"), "{foreign}");
+    Ok(())
+}

@@ -4,7 +4,7 @@
 use super::{
     Key,
     attached::{Kind, Rank},
-    backend_id,
+    backend_id, cors,
     facts::Facts,
     fields,
     matches::{self, header_name},
@@ -19,7 +19,7 @@ use remora_model::{
     BackendId, BackendRef, BackendRefState, Filter, HeaderEdit, PathRewrite, Redirect, Retry, RouteMatch, Rule,
     Timeouts,
 };
-use std::{cell::RefCell, time::Duration};
+use std::{cell::RefCell, sync::Arc, time::Duration};
 
 /// Set on a route whose requests may be sent twice whatever their method: `"true"`.
 const RETRY_ANY_METHOD: &str = "remora.dev/retry-any-method";
@@ -287,7 +287,7 @@ impl<'a> Reader<'a> {
             Err(error) => Err(fields::of_route(&error, "")),
         };
         let one = |(i, filter)| {
-            let made = self.filter(filter).map_err(|e| format!(": {e}"));
+            let made = self.filter(filter).map_err(|e| if e.starts_with('.') { e } else { format!(": {e}") });
             let made = made.and_then(|made| readable(made).map_err(|e| format!(".{e}")));
             made.map_err(|e| format!("filters[{i}]{e}")).transpose()
         };
@@ -311,6 +311,9 @@ impl<'a> Reader<'a> {
                 let url = filter.url_rewrite.as_ref().ok_or_else(missing)?;
                 let path = url.path.as_ref().map(rewrite).transpose()?;
                 Filter::Rewrite { hostname: url.hostname.as_deref().map(Into::into), path }
+            }
+            "CORS" if self.kind == Kind::Http => {
+                Filter::Cors(Arc::new(cors::read(filter.cors.as_ref().ok_or_else(missing)?)?))
             }
             "RequestMirror" => return self.mirror(filter.request_mirror.as_ref().ok_or_else(missing)?),
             other => return Err(format!("type {other} is not supported here")),

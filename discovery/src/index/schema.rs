@@ -147,6 +147,7 @@ fn one_filter(filter: &Filter) -> Result<(), String> {
         ("RequestRedirect", "requestRedirect", filter.request_redirect.is_some()),
         ("URLRewrite", "urlRewrite", filter.url_rewrite.is_some()),
         ("RequestMirror", "requestMirror", filter.request_mirror.is_some()),
+        ("CORS", "cors", filter.cors.is_some()),
     ];
     if !bodies.iter().any(|(kind, ..)| *kind == filter.kind) {
         return Ok(());

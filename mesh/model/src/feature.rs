@@ -32,11 +32,13 @@ pub enum Feature {
     TlsRoutes,
     /// Targets with rules for connections of bytes.
     TcpRoutes,
+    /// Filters for browsers' cross-origin requests.
+    Cors,
 }
 
 impl Feature {
     /// All that there are, in their order.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::HeaderFilters,
         Self::Redirects,
         Self::Rewrites,
@@ -48,6 +50,7 @@ impl Feature {
         Self::BackendKinds,
         Self::TlsRoutes,
         Self::TcpRoutes,
+        Self::Cors,
     ];
 
     /// Its name in logs, metrics and statuses.
@@ -64,6 +67,7 @@ impl Feature {
             Self::BackendKinds => "backend-kinds",
             Self::TlsRoutes => "tls-routes",
             Self::TcpRoutes => "tcp-routes",
+            Self::Cors => "cors",
         }
     }
 
@@ -172,6 +176,7 @@ fn of_filter(filter: &Filter) -> Feature {
         Filter::Redirect(_) => Feature::Redirects,
         Filter::Rewrite { .. } => Feature::Rewrites,
         Filter::Mirror { .. } => Feature::Mirrors,
+        Filter::Cors(_) => Feature::Cors,
     }
 }
 

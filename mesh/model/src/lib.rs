@@ -5,6 +5,7 @@
 
 pub mod backend;
 pub mod bytes;
+pub mod cors;
 pub mod feature;
 pub mod identity;
 pub mod network;
@@ -21,6 +22,7 @@ pub mod fuzzing;
 
 pub use backend::{Accrual, Backend, BackendId, BackendKind, BackendSettings, Endpoint, Protocol};
 pub use bytes::{HostPattern, TcpRule, TlsRule};
+pub use cors::{Cors, OriginPattern, Origins};
 pub use feature::{Closed, Feature, Features};
 pub use identity::{SpiffeId, TrustDomain};
 pub use path::PathPattern;

@@ -1,6 +1,6 @@
 //! Routes: what discovery answers for an outbound target, in the Gateway API's terms.
 
-use crate::{BackendId, Pattern, Protocol, Target, TcpRule, TlsRule};
+use crate::{BackendId, Cors, Pattern, Protocol, Target, TcpRule, TlsRule};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use std::{sync::Arc, time::Duration};
 
@@ -98,6 +98,8 @@ pub enum Filter {
         numerator: u32,
         denominator: u32,
     },
+    /// Answers browsers that ask whether a script may send a request, and marks the answers that it may read.
+    Cors(Arc<Cors>),
 }
 
 /// Whether a backend can be used at all.

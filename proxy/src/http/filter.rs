@@ -66,7 +66,8 @@ pub(super) fn request<B>(filter: &Filter, prefix: &str, request: &mut Request<B>
                 rewrite_host(hostname, request);
             }
         }
-        Filter::ResponseHeaders(_) | Filter::Redirect(_) | Filter::Mirror { .. } => {}
+        // Cross-origin requests are read before and answered by `cors`.
+        Filter::ResponseHeaders(_) | Filter::Redirect(_) | Filter::Mirror { .. } | Filter::Cors(_) => {}
     }
 }
 

@@ -5,6 +5,7 @@ pub(crate) mod answer;
 pub(crate) mod body;
 pub(crate) mod exchange;
 pub(crate) mod extended;
+mod cors;
 pub(crate) mod destination;
 mod filter;
 pub(crate) mod form;

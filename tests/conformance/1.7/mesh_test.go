@@ -76,6 +76,13 @@ func init() {
 			Features:    []features.FeatureName{features.SupportMesh, features.SupportHTTPRoute},
 			Test:        mirrors,
 		},
+		suite.ConformanceTest{
+			ShortName:   "MeshHTTPRouteCORS",
+			Description: "Preflights are answered, and answers marked, as the filter says",
+			Manifests:   []string{"manifests/mesh-httproute-cors.yaml"},
+			Features:    []features.FeatureName{features.SupportMesh, features.SupportHTTPRoute},
+			Test:        crossOrigin,
+		},
 	)
 }
 
@@ -164,6 +171,66 @@ func mirrors(t *testing.T, s *suite.ConformanceTestSuite) {
 				return count >= one.low
 			}, s.TimeoutConfig.MaxTimeToConsistency, time.Second, "the mirror of %s got %d", one.path, count)
 			require.LessOrEqual(t, count, one.high)
+		})
+	}
+}
+
+func crossOrigin(t *testing.T, s *suite.ConformanceTestSuite) {
+	client := echo.ConnectToApp(t, s, echo.MeshAppEchoV1)
+	type fields = map[string]string
+	marks := []string{
+		"Access-Control-Allow-Origin", "Access-Control-Allow-Methods", "Access-Control-Allow-Headers",
+		"Access-Control-Allow-Credentials", "Access-Control-Expose-Headers", "Access-Control-Max-Age",
+	}
+	lists := fields{
+		"Access-Control-Allow-Methods": "GET, OPTIONS", "Access-Control-Allow-Headers": "x-header-1, x-header-2",
+		"Access-Control-Expose-Headers": "x-header-3, x-header-4", "Access-Control-Allow-Credentials": "true", "Access-Control-Max-Age": "3600",
+	}
+	of := func(origin string, more fields) fields {
+		all := fields{"Access-Control-Allow-Origin": origin}
+		for name, value := range more {
+			all[name] = value
+		}
+		return all
+	}
+	for _, one := range []struct {
+		method, path, origin string
+		status               []int
+		want                 fields
+	}{
+		{"OPTIONS", "/cors-lists", "https://www.foo.com", []int{200, 204}, of("https://www.foo.com", lists)},
+		{"OPTIONS", "/cors-lists", "https://www.bar.com", []int{200, 204}, of("https://www.bar.com", lists)},
+		{"OPTIONS", "/cors-lists", "https://a.b.bar.com", []int{200, 204}, of("https://a.b.bar.com", lists)},
+		{"OPTIONS", "/cors-lists", "https://bar.com", []int{200, 204, 403}, nil},
+		{"OPTIONS", "/cors-lists", "http://www.foo.com", []int{200, 204, 403}, nil},
+		{"OPTIONS", "/cors-lists", "https://www.foo.com.evil.com", []int{200, 204, 403}, nil},
+		{"GET", "/cors-lists", "https://www.foo.com", []int{200}, fields{
+			"Access-Control-Allow-Origin": "https://www.foo.com", "Access-Control-Allow-Credentials": "true",
+			"Access-Control-Expose-Headers": "x-header-3, x-header-4",
+		}},
+		{"GET", "/cors-lists", "https://other.com", []int{200}, nil},
+		{"OPTIONS", "/cors-any-method", "https://www.foo.com", []int{200, 204}, of("https://www.foo.com", fields{
+			"Access-Control-Allow-Methods": "*", "Access-Control-Allow-Headers": "*", "Access-Control-Max-Age": "5",
+		})},
+		{"OPTIONS", "/cors-any-origin", "https://anybody", []int{200, 204}, of("*", fields{"Access-Control-Allow-Methods": "GET"})},
+		{"GET", "/cors-any-origin", "https://anybody", []int{200}, fields{"Access-Control-Allow-Origin": "*"}},
+		{"OPTIONS", "/cors-credentials", "https://anybody", []int{200, 204}, of("https://anybody", fields{
+			"Access-Control-Allow-Methods": "PUT", "Access-Control-Allow-Headers": "x-asked", "Access-Control-Allow-Credentials": "true",
+		})},
+	} {
+		t.Run(fmt.Sprintf("%s %s from %s", one.method, one.path, one.origin), func(t *testing.T) {
+			expected := http.ExpectedResponse{
+				Request:  http.Request{Host: "echo", Method: one.method, Path: one.path, Headers: fields{"Origin": one.origin}},
+				Response: http.Response{StatusCodes: one.status, Headers: one.want},
+			}
+			if one.method == "OPTIONS" {
+				expected.Request.Headers["Access-Control-Request-Method"] = "PUT"
+				expected.Request.Headers["Access-Control-Request-Headers"] = "x-asked"
+			}
+			if one.want == nil {
+				expected.Response.AbsentHeaders = marks
+			}
+			client.MakeRequestAndExpectEventuallyConsistentResponse(t, expected, s.TimeoutConfig)
 		})
 	}
 }

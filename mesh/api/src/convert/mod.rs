@@ -9,6 +9,7 @@ pub use feature::{features, to_features};
 
 mod backend;
 mod bytes;
+mod cors;
 pub mod check;
 pub mod closed;
 mod feature;
@@ -85,6 +86,10 @@ pub enum Problem {
     Pattern(String),
     #[error("names a rule that is not there")]
     RuleIndex,
+    #[error("{0}")]
+    Origin(#[from] remora_model::cors::InvalidOrigin),
+    #[error("has `*` beside others")]
+    Star,
     #[error("is not in the order of addresses, or names one twice")]
     Order,
 }

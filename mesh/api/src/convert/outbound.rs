@@ -254,6 +254,7 @@ impl From<&Filter> for v1::Filter {
                 numerator: *numerator,
                 denominator: *denominator,
             }),
+            Filter::Cors(cors) => Kind::Cors(cors.as_ref().into()),
         };
         Self { kind: Some(kind) }
     }
@@ -283,6 +284,7 @@ impl TryFrom<v1::Filter> for Filter {
                     denominator: mirror.denominator,
                 })
             }
+            Kind::Cors(cors) => Ok(Self::Cors(Arc::new(cors.try_into().at("cors")?))),
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::{
 };
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use remora_model::*;
+use std::sync::Arc;
 
 fn id(name: &str) -> BackendId {
     BackendId::service("shop", name, 8080)
@@ -38,6 +39,29 @@ fn edit() -> HeaderEdit {
     }
 }
 
+fn cors() -> Cors {
+    Cors {
+        origins: Origins::These(vec![OriginPattern::parse("https://*.example:8443").unwrap()]),
+        credentials: true,
+        methods: remora_model::cors::Allowed::These(vec![Method::PUT]),
+        headers: remora_model::cors::Allowed::Any,
+        expose: remora_model::cors::Allowed::These(vec![HeaderName::from_static("x-total")]),
+        max_age: 600,
+    }
+}
+
+#[test]
+fn a_star_stands_alone() {
+    let sent = |origins: &[&str], methods: &[&str]| {
+        let texts = |all: &[&str]| all.iter().map(ToString::to_string).collect();
+        Cors::try_from(v1::Cors { origins: texts(origins), methods: texts(methods), ..v1::Cors::default() })
+    };
+    assert_eq!(sent(&["*"], &["*"]).unwrap().origins, Origins::Any);
+    assert_eq!(sent(&["*", "https://a"], &[]).unwrap_err().to_string(), "origins has `*` beside others");
+    assert_eq!(sent(&[], &["GET", "*"]).unwrap_err().to_string(), "methods has `*` beside others");
+    assert!(sent(&["https://"], &[]).unwrap_err().to_string().starts_with("origins[0] is no origin like"));
+}
+
 fn share(name: &str) -> BackendRef {
     BackendRef { backend: id(name), weight: 3, state: BackendRefState::Valid, filters: Vec::new() }
 }
@@ -56,6 +80,7 @@ fn outbound() -> Outbound {
         Filter::Redirect(redirect),
         Filter::Rewrite { hostname: Some("h".into()), path: Some(PathRewrite::Prefix("".into())) },
         Filter::Mirror { backend: id("shadow"), numerator: 1, denominator: 2 },
+        Filter::Cors(Arc::new(cors())),
     ];
     let one = RouteMatch {
         path: Some(PathMatch::Pattern(Pattern::new("/a|/b").unwrap())),
@@ -143,8 +168,8 @@ fn every_value_survives_the_way_over_the_wire() {
 
 #[test]
 fn a_writer_refuses_of_an_endpoint_what_its_reader_would() {
-    let long: std::sync::Arc<str> = "x".repeat(TEXT_BYTES_MAX + 1).into();
-    let just: std::sync::Arc<str> = "x".repeat(TEXT_BYTES_MAX).into();
+    let long: Arc<str> = "x".repeat(TEXT_BYTES_MAX + 1).into();
+    let just: Arc<str> = "x".repeat(TEXT_BYTES_MAX).into();
     let one = endpoint("10.0.0.1:80");
     for (odd, fine) in [
         (one.clone(), true),

@@ -8,12 +8,13 @@ use crate::{
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use prost::Message as _;
 use remora_model::{
-    Action, AuthorizationRule, Backend, BackendId, BackendKind, BackendRef, BackendRefState, BackendSettings, Endpoint,
-    Features, Filter, HeaderEdit, HeaderMatch, HostPattern, Inbound, InboundDefault, MtlsMode, Operation, Outbound,
-    Parent, PathMatch, PathPattern, PathRewrite, Pattern, Protocol, QueryMatch, Redirect, Retry, RouteMatch, Rule,
-    Source, SpiffeId, Target, TcpRule, Timeouts, TlsRule, TrustDomain, Unidentified, ValueMatch,
+    Action, AuthorizationRule, Backend, BackendId, BackendKind, BackendRef, BackendRefState, BackendSettings, Cors,
+    Endpoint, Features, Filter, HeaderEdit, HeaderMatch, HostPattern, Inbound, InboundDefault, MtlsMode, Operation,
+    OriginPattern, Origins, Outbound, Parent, PathMatch, PathPattern, PathRewrite, Pattern, Protocol, QueryMatch,
+    Redirect, Retry, RouteMatch, Rule, Source, SpiffeId, Target, TcpRule, Timeouts, TlsRule, TrustDomain, Unidentified,
+    ValueMatch, cors::Allowed,
 };
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 /// A message with the name of its file. `said`: by discovery; else a proxy asks it.
 pub(super) struct Sample {
@@ -37,6 +38,17 @@ pub(super) fn all() -> Vec<Sample> {
 
 fn id(name: &str) -> BackendId {
     BackendId::service("shop", name, 8080)
+}
+
+fn cors() -> Cors {
+    Cors {
+        origins: Origins::These(vec![OriginPattern::parse("https://*.example:8443").unwrap()]),
+        credentials: true,
+        methods: Allowed::These(vec![Method::PUT]),
+        headers: Allowed::Any,
+        expose: Allowed::These(vec![HeaderName::from_static("x-total")]),
+        max_age: 600,
+    }
 }
 
 fn share(name: &str, weight: u32) -> BackendRef {
@@ -150,6 +162,7 @@ fn filters() -> Vec<Sample> {
             "filter-mirror",
             of_rule(rule(vec![Filter::Mirror { backend: id("shadow"), numerator: 1, denominator: 2 }])),
         ),
+        said("filter-cors", of_rule(rule(vec![Filter::Cors(Arc::new(cors()))]))),
         said("filter-of-a-backend", of_rule(Rule { backends: vec![of_backend], ..rule(Vec::new()) })),
     ]
 }

@@ -1,4 +1,5 @@
-//! Changes a request as its rule and backend say (Gateway API: HTTPRouteFilter), and the answer; or answers with a redirect.
+//! Changes a request as its rule and backend say (Gateway API: HTTPRouteFilter), and the answer; or answers itself: with a redirect, or
+//! a browser that asks what a script may do.
 //!
 //! Stands inside [`Signals`](super::Signals), so that a redirect is counted, and outside of all that holds something for the
 //! request, since a redirect needs nothing. [`Hop`](super::Hop) stands behind them: hop-by-hop fields are removed from a request after they
@@ -8,7 +9,7 @@ use super::{After, Outcome, Within, always_ready};
 use crate::{
     backend::endpoint::AnswerBody,
     http::{
-        filter,
+        cors, filter,
         request::{Answered, Failed, Outgoing},
     },
 };
@@ -23,6 +24,8 @@ pub(crate) struct FiltersLayer {
     filters: Rc<[Filter]>,
     /// Whether any of them changes answers.
     edits_answers: bool,
+    /// For cross-origin requests: the last of them, which is the backend's own if it has one.
+    cors: Option<Rc<cors::Rules>>,
 }
 
 impl FiltersLayer {
@@ -31,8 +34,12 @@ impl FiltersLayer {
         // Mirrors have a layer of their own.
         let filters = filters.into_iter().filter(|filter| !matches!(filter, Filter::Mirror { .. }));
         let filters: Rc<[Filter]> = filters.cloned().collect();
+        let cors = filters.iter().rev().find_map(|filter| match filter {
+            Filter::Cors(cors) => Some(Rc::new(cors::Rules::of(cors))),
+            _ => None,
+        });
         let edits_answers = filters.iter().any(|filter| matches!(filter, Filter::ResponseHeaders(_)));
-        Self { filters, edits_answers }
+        Self { filters, edits_answers, cors }
     }
 }
 
@@ -63,7 +70,14 @@ where
 
     fn call(&mut self, mut outgoing: Outgoing<B>) -> Self::Future {
         let filters = &self.layer.filters;
+        let mut mark = None;
         if !filters.is_empty() {
+            if let Some(cors) = &self.layer.cors {
+                if let Some(answer) = cors.preflight(&outgoing.request) {
+                    return Within::early(Ok(Answered::own(answer.map(|()| AnswerBody::Empty))));
+                }
+                mark = Some(Box::new(cors.mark(&outgoing.request)));
+            }
             let prefix = outgoing.request.uri().path().get(..outgoing.of.prefix).unwrap_or_default().to_owned();
             let mut redirects =
                 filters.iter().filter_map(|filter| filter::redirect(filter, &prefix, &outgoing.request));
@@ -78,23 +92,32 @@ where
                 }
             }
         }
-        let edits = Edits(self.layer.edits_answers.then(|| filters.clone()));
+        let edits = Edits { filters: self.layer.edits_answers.then(|| filters.clone()), mark };
         Within::inner(self.inner.call(outgoing), edits)
     }
 }
 
 /// What is changed of the answer.
 #[derive(Debug)]
-pub(crate) struct Edits(Option<Rc<[Filter]>>);
+pub(crate) struct Edits {
+    filters: Option<Rc<[Filter]>>,
+    mark: Option<Box<cors::Mark>>,
+}
 
 impl After for Edits {
     type Output = Outcome;
 
     fn after(self, outcome: Outcome) -> Outcome {
-        let Some(filters) = self.0 else { return outcome };
+        if self.filters.is_none() && self.mark.is_none() {
+            return outcome;
+        }
         outcome.map(|mut answered| {
-            for filter in filters.iter() {
-                filter::response(filter, answered.response.headers_mut());
+            let headers = answered.response.headers_mut();
+            for filter in self.filters.iter().flat_map(|filters| filters.iter()) {
+                filter::response(filter, headers);
+            }
+            if let Some(mark) = self.mark {
+                mark.set(headers);
             }
             answered
         })
@@ -112,7 +135,7 @@ mod tests {
         telemetry::Reason,
     };
     use http::{HeaderName, HeaderValue, Request, StatusCode};
-    use remora_model::{HeaderEdit, PathRewrite, Redirect};
+    use remora_model::{Cors, HeaderEdit, Origins, PathRewrite, Redirect, cors::Allowed};
 
     fn edit(name: &'static str, value: &'static str) -> HeaderEdit {
         let set = vec![(HeaderName::from_static(name), HeaderValue::from_static(value))];
@@ -156,6 +179,34 @@ mod tests {
                     ("/new/a", &"1".parse().unwrap())
                 );
             }
+        });
+    }
+
+    #[test]
+    fn a_browsers_question_is_answered_here_by_the_backends_own_filter_and_answers_are_marked() {
+        real(async {
+            let world = Rc::new(World::new(&[address(1)]));
+            let filter = |max_age| {
+                let (methods, headers, expose) = (Allowed::Any, Allowed::Any, Allowed::Any);
+                Filter::Cors(
+                    Cors { origins: Origins::Any, credentials: false, methods, headers, expose, max_age }.into(),
+                )
+            };
+            let (answers, filters) = (world.clone(), [filter(1), filter(2)]);
+            let inner = Inner::ready(move |_| answers.answer(200, None));
+            let mut service = FiltersLayer::of(&filters).layer(inner.clone());
+            let asked = |method: &str| {
+                let request = Request::builder().method(method).uri("/").header("origin", "https://a");
+                world.outgoing(Wire::Http1, request.header("access-control-request-method", "PUT"))
+            };
+            let answered = service.call(asked("OPTIONS")).await.unwrap();
+            assert_eq!((answered.response.status(), inner.asked()), (StatusCode::NO_CONTENT, 0));
+            assert_eq!(answered.response.headers()["access-control-max-age"], "2");
+            let answered = service.call(asked("PUT")).await.unwrap();
+            assert_eq!(
+                (&answered.response.headers()["access-control-allow-origin"], inner.asked()),
+                (&"*".parse().unwrap(), 1)
+            );
         });
     }
 
