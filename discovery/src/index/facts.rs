@@ -9,6 +9,7 @@ use super::{
 use crate::objects::{
     Object,
     core::{EndpointSlice, Namespace, Pod, Service},
+    mesh::XMesh,
     routes::ReferenceGrant,
 };
 use ipnet::IpNet;
@@ -43,6 +44,8 @@ pub(crate) struct Facts {
     pub(super) policies: Table<ObjectId, Object>,
     /// Nodes and ServiceCIDRs, which name ranges of addresses.
     pub(super) ranged: BTreeMap<ObjectId, Object>,
+    /// What says that a mesh is there.
+    pub(super) meshes: BTreeMap<ObjectId, Arc<XMesh>>,
     pub(super) ranges: Table<(), Ranges>,
     /// Addresses of Services and pods in none of the ranges.
     pub(super) strays: BTreeSet<IpAddr>,
@@ -105,6 +108,7 @@ impl Facts {
             routes: Table::new("routes"),
             policies: Table::new("policies"),
             ranged: BTreeMap::new(),
+            meshes: BTreeMap::new(),
             ranges: Table::new("ranges"),
             strays: BTreeSet::new(),
             peopled: Table::new("peopled"),

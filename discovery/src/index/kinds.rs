@@ -11,6 +11,7 @@ use super::{
 use crate::objects::{
     Kind, Object,
     core::{EndpointSlice, Namespace, Node, OPAQUE_PORTS, Pod, Service, ServiceCidr, ZONE},
+    mesh::XMesh,
     policy::{Policy, PolicySpec},
     registry::all_kinds,
     routes::{ReferenceGrant, Route, RouteRule},
@@ -194,6 +195,24 @@ impl Means for ReferenceGrant {
 
     fn counts(facts: &Facts, id: &ObjectId) -> Option<Object> {
         facts.grants.unnoted().get(&id.key).cloned().map(Object::ReferenceGrant)
+    }
+}
+
+impl Means for XMesh {
+    fn set(taking: &mut Taking<'_>, id: ObjectId, object: Option<Arc<Self>>) {
+        match object {
+            Some(object) => drop(taking.facts.meshes.insert(id.clone(), object)),
+            None => drop(taking.facts.meshes.remove(&id)),
+        }
+        taking.graph.wake(Cell::Status(id));
+    }
+
+    fn counts(facts: &Facts, id: &ObjectId) -> Option<Object> {
+        facts.meshes.get(id).cloned().map(Object::XMesh)
+    }
+
+    fn judge(facts: &Facts, id: &ObjectId) -> Option<Judged> {
+        facts.judge_mesh(id)
     }
 }
 

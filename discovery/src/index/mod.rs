@@ -28,6 +28,7 @@ mod graph;
 mod inbound;
 mod kinds;
 mod matches;
+mod mesh;
 mod networks;
 mod pods;
 mod policies;

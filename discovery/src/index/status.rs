@@ -221,6 +221,13 @@ impl ObjectStatus {
         Self::new(policy, ours, all)
     }
 
+    /// Of a mesh: its conditions, and what it can do.
+    pub(super) fn of_mesh(mesh: &Object, all: Vec<Condition>, features: &[&str]) -> Self {
+        let features: Vec<Value> = features.iter().map(|name| json!({ "name": name })).collect();
+        let ours = json!({ "conditions": json(&all, generation(mesh.metadata())), "supportedFeatures": features });
+        Self::new(mesh, ours, all)
+    }
+
     fn current(&self) -> Value {
         match &self.current {
             Current::Of(object) => object.said(),
@@ -237,6 +244,7 @@ impl ObjectStatus {
             let current = said[field].as_array().unwrap_or(&none);
             let wanted = match (field.as_str(), ours.as_array()) {
                 ("conditions", Some(ours)) => dated(ours.clone(), current, now).into(),
+                ("supportedFeatures", Some(_)) => ours.clone(),
                 (_, Some(ours)) => entries(ours, current, now).into(),
                 (_, None) => ours.clone(),
             };

@@ -97,6 +97,8 @@ pub enum StatusList {
     Parents,
     /// `ancestors` of a policy, and beside them `conditions`, which are all ours.
     Ancestors,
+    /// `supportedFeatures` of a mesh, and `conditions`. It belongs to no namespace.
+    Features,
 }
 
 /// A kind as a value.

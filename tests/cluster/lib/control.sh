@@ -73,7 +73,11 @@ apply_gateway_api() { # VERSION
     mkdir "$folder.new"
     cp "$module"/config/crd/standard/*.yaml "$folder.new/"
     rm -f "$folder.new/kustomization.yaml"
+    # Experimental, beside the standard channel: what says that a mesh is there.
+    [[ $1 == 1.6 ]] || cp "$module"/config/crd/experimental/*_xmeshes.yaml "$folder.new/"
     mv "$folder.new" "$folder"
   fi
-  kubectl apply --server-side --force-conflicts -f "$folder" >/dev/null
+  # It refuses versions before its own.
+  kubectl delete --ignore-not-found -f "$folder/gateway.networking.k8s.io_vap_safeupgrades.yaml" >/dev/null
+  until_ok "the Gateway API's definitions" kubectl apply --server-side --force-conflicts -f "$folder"
 }

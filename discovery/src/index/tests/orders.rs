@@ -182,7 +182,7 @@ fn grant(chance: &mut Chance) -> String {
 }
 
 fn cluster(chance: &mut Chance) -> String {
-    match chance.below(3) {
+    match chance.below(4) {
         0 => format!(
             "apiVersion: v1\nkind: Namespace\nmetadata: {{ name: {}{} }}\n",
             chance.of(&["shop", "other"]),
@@ -197,6 +197,12 @@ fn cluster(chance: &mut Chance) -> String {
             chance.of(&["n1", "n2"]),
             chance.of(&["", ", labels: { topology.kubernetes.io/zone: z }"]),
             chance.of(&["10.1.0.0/31", "10.1.0.0/24", "nonsense"])
+        ),
+        2 => format!(
+            "apiVersion: gateway.networking.x-k8s.io/v1alpha1\nkind: XMesh\nmetadata: {{ name: {} }}\nspec: {{ controllerName: {}{} }}\n",
+            chance.of(&["m1", "m2"]),
+            chance.of(&["remora.dev/discovery", "example.com/mesh"]),
+            chance.of(&["", ", parametersRef: { group: '', kind: ConfigMap, name: c }"])
         ),
         _ => format!(
             "apiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata: {{ name: c }}\nspec: {{ cidrs: [{}] }}\n",

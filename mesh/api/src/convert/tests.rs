@@ -57,9 +57,9 @@ fn a_star_stands_alone() {
         Cors::try_from(v1::Cors { origins: texts(origins), methods: texts(methods), ..v1::Cors::default() })
     };
     assert_eq!(sent(&["*"], &["*"]).unwrap().origins, Origins::Any);
-    assert_eq!(sent(&["*", "https://a"], &[]).unwrap_err().to_string(), "origins has `*` beside others");
-    assert_eq!(sent(&[], &["GET", "*"]).unwrap_err().to_string(), "methods has `*` beside others");
-    assert!(sent(&["https://"], &[]).unwrap_err().to_string().starts_with("origins[0] is no origin like"));
+    assert_eq!(sent(&["*", "https://a"], &[]).unwrap_err().to_string(), "origins: has `*` beside others");
+    assert_eq!(sent(&[], &["GET", "*"]).unwrap_err().to_string(), "methods: has `*` beside others");
+    assert!(sent(&["https://"], &[]).unwrap_err().to_string().starts_with("origins[0]: is no origin like"));
 }
 
 fn share(name: &str) -> BackendRef {

@@ -11,7 +11,7 @@ mod tests;
 
 use crate::{
     index::status::{Condition, ObjectStatus},
-    objects::kind::Registered,
+    objects::kind::{Registered, StatusList},
     serve::Statuses,
 };
 use futures_util::stream::{self, StreamExt as _};
@@ -149,7 +149,11 @@ fn is_due(status: &ObjectStatus, written: &HashMap<Name, Written>, now: Instant)
 
 /// What a person should hear of the status that was written. `None`: nothing was left to write.
 async fn write_one(client: &Client, status: &ObjectStatus, wanted: Value) -> Result<Option<Vec<Condition>>, CallError> {
-    let api = Api::<DynamicObject>::namespaced_with(client.clone(), &status.namespace, &resource(status.kind));
+    let resource = resource(status.kind);
+    let api: Api<DynamicObject> = match status.kind.status {
+        Some(StatusList::Features) => Api::all_with(client.clone(), &resource),
+        _ => Api::namespaced_with(client.clone(), &status.namespace, &resource),
+    };
     match patch(&api, status, wanted).await {
         Err(error) if error.is_conflict() => {}
         // The object was deleted: no status to write.
