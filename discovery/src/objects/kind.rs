@@ -84,7 +84,7 @@ pub const OUR_GROUP: &str = "remora.dev";
 pub enum Defined {
     /// All, and they check its objects.
     BuiltIn,
-    /// Those of a later Kubernetes than the oldest that we run on. Without it the picture is whole.
+    /// Those of a later Kubernetes than the oldest that we run on, or of an experimental channel. Without it the picture is whole.
     Later,
     /// Those with its CRD, which may be written for another version of us.
     Custom,

@@ -37,7 +37,7 @@ impl Kind for XMesh {
     const GROUP: &'static str = "gateway.networking.x-k8s.io";
     const VERSION: &'static str = "v1alpha1";
     const PLURAL: &'static str = "xmeshes";
-    const DEFINED: Defined = Defined::Custom;
+    const DEFINED: Defined = Defined::Later;
     const STATUS: Option<StatusList> = Some(StatusList::Features);
 
     fn metadata(&self) -> &Metadata {
