@@ -27,6 +27,7 @@ mod given;
 mod graph;
 mod inbound;
 mod kinds;
+mod load_balancer;
 mod matches;
 mod mesh;
 mod networks;

@@ -278,7 +278,7 @@ pub(crate) async fn connect(resources: &Resources, pool: &Pool) -> Result<(ByteS
     let mut tried: Vec<SocketAddr> = Vec::new();
     let mut retries = 0;
     loop {
-        let (upstream, in_flight) = pool.pick(Instant::now(), &mut resources.rng.borrow_mut(), &tried)?;
+        let (upstream, in_flight) = pool.pick(Instant::now(), &mut resources.rng.borrow_mut(), &tried, None)?;
         let started = Instant::now();
         let permit = policy::outbound(To::Endpoint(&upstream.endpoint));
         match upstream.bytes(&permit).await {
@@ -303,7 +303,7 @@ pub(crate) async fn connect(resources: &Resources, pool: &Pool) -> Result<(ByteS
                     return Err(error.reason());
                 }
                 retries += 1;
-                if let Err(reason) = pool.pick(Instant::now(), &mut resources.rng.borrow_mut(), &tried) {
+                if let Err(reason) = pool.pick(Instant::now(), &mut resources.rng.borrow_mut(), &tried, None) {
                     tracing::debug!(reason = reason.as_str(), "no endpoint left to try");
                     return Err(error.reason());
                 }

@@ -17,6 +17,7 @@ impl From<Feature> for v1::Feature {
             Feature::BackendKinds => Self::BackendKinds,
             Feature::TlsRoutes => Self::TlsRoutes,
             Feature::TcpRoutes => Self::TcpRoutes,
+            Feature::LoadBalancers => Self::LoadBalancers,
             Feature::Cors => Self::Cors,
         }
     }

@@ -101,7 +101,7 @@ impl World {
     /// What an endpoint of the backend answers.
     pub(super) fn answer(&self, status: u16, fate: Option<Fate>) -> Outcome {
         let (upstream, in_flight) =
-            self.pool.pick(Instant::now(), &mut self.resources.rng.borrow_mut(), &[]).map_err(Failed::new)?;
+            self.pool.pick(Instant::now(), &mut self.resources.rng.borrow_mut(), &[], None).map_err(Failed::new)?;
         let mut response = Response::new(AnswerBody::Empty);
         *response.status_mut() = StatusCode::from_u16(status).unwrap();
         let endpoint = upstream.endpoint.address;
