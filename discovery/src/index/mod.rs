@@ -17,6 +17,7 @@ mod answers;
 mod attached;
 mod backends;
 mod change;
+mod connection;
 mod cors;
 mod derived;
 mod facts;

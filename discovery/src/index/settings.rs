@@ -2,6 +2,7 @@
 //! policies that say the same of one Service port, the more specific one counts, and of equals the older one (GEP-713).
 
 use super::{
+    connection,
     derived::Says,
     facts::Facts,
     load_balancer,
@@ -90,6 +91,9 @@ fn apply(spec: &BackendSpec, settings: &mut BackendSettings) {
     if let Some(Ok(said)) = spec.load_balancer.as_ref().map(load_balancer::read) {
         settings.load_balancer = said;
     }
+    if let Some(said) = &spec.connection {
+        connection::apply(said, &mut settings.connection);
+    }
 }
 
 /// Which settings a policy says, of those that can be read.
@@ -111,6 +115,7 @@ pub(super) fn said(spec: &BackendSpec) -> BTreeSet<&'static str> {
     ]
     .into_iter()
     .filter_map(|(field, is_said)| is_said.then_some(field))
+    .chain(spec.connection.iter().flat_map(connection::said))
     .collect()
 }
 
@@ -158,5 +163,6 @@ pub(super) fn judge(namespace: &str, spec: &BackendSpec, found: &mut Findings) {
     }
     let balancer = spec.load_balancer.as_ref().and_then(|said| load_balancer::read(said).err());
     problems.extend(balancer.map(|e| said_of(format!("spec.loadBalancer{e}"))));
+    problems.extend(spec.connection.iter().flat_map(connection::problems));
     if said(spec).is_empty() { found.invalid.extend(problems) } else { found.partly.extend(problems) }
 }

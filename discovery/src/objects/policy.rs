@@ -263,6 +263,8 @@ pub struct BackendSpec {
     pub connect_timeout: Option<String>,
     #[serde(default)]
     pub load_balancer: Option<LoadBalancerSpec>,
+    #[serde(default)]
+    pub connection: Option<ConnectionSpec>,
     #[serde(flatten)]
     pub unknown: Unknown,
 }
@@ -298,6 +300,31 @@ pub struct AccrualSpec {
     pub backoff_min: Option<String>,
     #[serde(default)]
     pub backoff_max: Option<String>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConnectionSpec {
+    #[serde(default)]
+    pub idle_timeout: Option<String>,
+    #[serde(default)]
+    pub keep_alive: Option<KeepAliveSpec>,
+    /// To each endpoint.
+    #[serde(default)]
+    pub max_connections: Option<u32>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KeepAliveSpec {
+    #[serde(default)]
+    pub interval: Option<String>,
+    #[serde(default)]
+    pub timeout: Option<String>,
     #[serde(flatten)]
     pub unknown: Unknown,
 }

@@ -1,6 +1,6 @@
 //! Where a request can go: a backend (one port of a Service, a pod, or something outside), its endpoints, and how to treat them.
 
-use crate::{LoadBalancer, SpiffeId};
+use crate::{ConnectionSettings, LoadBalancer, SpiffeId};
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 /// What kind of thing a backend is.
@@ -127,6 +127,7 @@ pub struct BackendSettings {
     pub pending_max: u32,
     pub connect_timeout: Duration,
     pub load_balancer: LoadBalancer,
+    pub connection: ConnectionSettings,
 }
 
 impl Default for BackendSettings {
@@ -138,6 +139,7 @@ impl Default for BackendSettings {
             pending_max: u32::MAX,
             connect_timeout: Duration::from_secs(1),
             load_balancer: LoadBalancer::default(),
+            connection: ConnectionSettings::default(),
         }
     }
 }

@@ -5,8 +5,8 @@
 //! with the first thing that needs it, and never taken away: proxies outlive the discovery that they started with.
 
 use crate::{
-    Action, AuthorizationRule, Backend, BackendKind, BackendSettings, Filter, HashSource, Inbound, InboundDefault,
-    LoadBalancer, Outbound, Parent, Rule,
+    Action, AuthorizationRule, Backend, BackendKind, BackendSettings, ConnectionSettings, Filter, HashSource, Inbound,
+    InboundDefault, LoadBalancer, Outbound, Parent, Rule,
 };
 use std::{fmt, sync::Arc};
 
@@ -39,11 +39,13 @@ pub enum Feature {
     LoadBalancers,
     /// Filters for browsers' cross-origin requests.
     Cors,
+    /// Backends that say how connections to them are kept.
+    Connections,
 }
 
 impl Feature {
     /// All that there are, in their order.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::HeaderFilters,
         Self::Redirects,
         Self::Rewrites,
@@ -57,6 +59,7 @@ impl Feature {
         Self::TcpRoutes,
         Self::LoadBalancers,
         Self::Cors,
+        Self::Connections,
     ];
 
     /// Its name in logs, metrics and statuses.
@@ -75,6 +78,7 @@ impl Feature {
             Self::TcpRoutes => "tcp-routes",
             Self::LoadBalancers => "load-balancers",
             Self::Cors => "cors",
+            Self::Connections => "connections",
         }
     }
 
@@ -241,7 +245,8 @@ impl BackendSettings {
             | LoadBalancer::SourceHash(HashSource::Identity)
             | LoadBalancer::RequestHash(_) => Some(Feature::LoadBalancers),
         };
-        load_balancer.into_iter().collect()
+        let connection = (self.connection != ConnectionSettings::default()).then_some(Feature::Connections);
+        load_balancer.into_iter().chain(connection).collect()
     }
 }
 
@@ -255,6 +260,10 @@ impl Backend {
                 Feature::LoadBalancers => {
                     self.settings.load_balancer = LoadBalancer::default();
                     "loadBalancer"
+                }
+                Feature::Connections => {
+                    self.settings.connection = ConnectionSettings::default();
+                    "connection"
                 }
                 _ => continue,
             };
@@ -375,6 +384,10 @@ mod tests {
             settings: BackendSettings { pending_max: 7, load_balancer, ..BackendSettings::default() },
             endpoints: Vec::new(),
         };
+        let mut kept = backend(LoadBalancer::PeakEwma);
+        kept.settings.connection.idle_timeout = Some(std::time::Duration::from_secs(1));
+        let (less, closed) = kept.within(without(Feature::Connections));
+        assert_eq!((less, &*closed[0].rule), (backend(LoadBalancer::PeakEwma), "shop/api:80 connection"));
         for needs_none in [LoadBalancer::PeakEwma, LoadBalancer::SourceHash(HashSource::Ip)] {
             let backend = backend(needs_none);
             assert_eq!(backend.clone().within(Features::unnamed()), (backend, Vec::new()));

@@ -5,6 +5,7 @@
 
 pub mod backend;
 pub mod bytes;
+pub mod connection;
 pub mod cors;
 pub mod feature;
 pub mod identity;
@@ -23,6 +24,7 @@ pub mod fuzzing;
 
 pub use backend::{Accrual, Backend, BackendId, BackendKind, BackendSettings, Endpoint, Protocol};
 pub use bytes::{HostPattern, TcpRule, TlsRule};
+pub use connection::ConnectionSettings;
 pub use cors::{Cors, OriginPattern, Origins};
 pub use feature::{Closed, Feature, Features};
 pub use identity::{SpiffeId, TrustDomain};

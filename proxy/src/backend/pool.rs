@@ -3,7 +3,7 @@
 use super::{
     balance::{Balancer, Client, InFlight, Member, NoEndpoint},
     budget::Budget,
-    endpoint::{Table, Upstream},
+    endpoint::{Dialing, Table, Upstream},
     zone::Zone,
 };
 use crate::{
@@ -109,7 +109,7 @@ impl Pool {
         if let Some(peers) = peers(&backend.endpoints) {
             *self.peers.borrow_mut() = peers;
         }
-        let connect_timeout = backend.settings.connect_timeout;
+        let dialing = Dialing::from(&backend.settings);
         let mut balancer = self.balancer.borrow_mut();
         let members = backend
             .endpoints
@@ -120,8 +120,8 @@ impl Pool {
                 local: self.zone.is(&endpoint.zone),
                 // Connections follow who it is and the way there, not what else is said of it.
                 payload: match balancer.get(&endpoint.address) {
-                    Some(known) if known.is(endpoint, connect_timeout) => known.clone(),
-                    _ => Upstream::shared(&self.resources, &self.connections, endpoint.clone(), connect_timeout),
+                    Some(known) if known.is(endpoint, dialing) => known.clone(),
+                    _ => Upstream::shared(&self.resources, &self.connections, endpoint.clone(), dialing),
                 },
             })
             .collect();

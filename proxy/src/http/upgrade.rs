@@ -14,6 +14,7 @@ use crate::{
     backend::{
         InFlight, Outcome, Pool,
         endpoint::{self, Answer, AnswerBody, ByteStream, Failed, Upstream},
+        outcome,
     },
     connect::ConnectError,
     discover::Plan,
@@ -291,10 +292,11 @@ pub(crate) async fn connect(resources: &Resources, pool: &Pool) -> Result<(ByteS
                 if error.reason() == Reason::Overloaded {
                     return Err(Reason::Overloaded); // this proxy is: others cannot be connected to either
                 }
-                let wrong = matches!(error, ConnectError::Identity { .. });
-                let outcome = if wrong { Outcome::WrongIdentity } else { Outcome::Unreachable };
-                in_flight.record(Instant::now(), started.elapsed(), outcome);
-                pool.doubt();
+                // One that has as many connections as it may is well.
+                if let Some(outcome) = outcome::of(error.reason()) {
+                    in_flight.record(Instant::now(), started.elapsed(), outcome);
+                    pool.doubt();
+                }
                 tried.push(upstream.endpoint.address);
                 if pool.passes_over(&tried, error.reason()) {
                     continue;

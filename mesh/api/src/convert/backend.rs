@@ -1,7 +1,7 @@
 //! Backends and their endpoints.
 
 use super::{
-    At, ENDPOINTS_MAX, InvalidMessage, Problem, address, list_of, load_balancer, millis,
+    At, ENDPOINTS_MAX, InvalidMessage, Problem, address, connection, list_of, load_balancer, millis,
     name::{protocol, to_protocol},
     required, share, text, to_millis,
 };
@@ -91,6 +91,7 @@ impl From<&BackendSettings> for v1::BackendSettings {
             connect_timeout_ms: to_millis(settings.connect_timeout),
             session_affinity,
             load_balancer,
+            connection: connection::said(&settings.connection),
         }
     }
 }
@@ -106,6 +107,7 @@ impl TryFrom<v1::BackendSettings> for BackendSettings {
             pending_max: message.pending_max,
             connect_timeout: millis(message.connect_timeout_ms).at("connect_timeout_ms")?,
             load_balancer: load_balancer::read(message.session_affinity, message.load_balancer)?,
+            connection: message.connection.map(connection::read).transpose().at("connection")?.unwrap_or_default(),
         })
     }
 }

@@ -19,6 +19,7 @@ impl From<Feature> for v1::Feature {
             Feature::TcpRoutes => Self::TcpRoutes,
             Feature::LoadBalancers => Self::LoadBalancers,
             Feature::Cors => Self::Cors,
+            Feature::Connections => Self::Connections,
         }
     }
 }

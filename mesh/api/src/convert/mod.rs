@@ -9,6 +9,7 @@ pub use feature::{features, to_features};
 
 mod backend;
 mod bytes;
+mod connection;
 mod cors;
 pub mod check;
 pub mod closed;

@@ -8,9 +8,14 @@ use crate::{
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use prost::Message as _;
 use remora_model::{
-    Action, AuthorizationRule, Backend, BackendId, BackendKind, BackendRef, BackendRefState, BackendSettings, CookieName, Cors, Endpoint, Features, Filter, HashHeader, HashKey, HashSource, HeaderEdit, HeaderMatch, HostPattern, Inbound, InboundDefault, LoadBalancer, MtlsMode, Operation, OriginPattern, Origins, Outbound, Parent, PathMatch, PathPattern, PathRewrite, Pattern, Protocol, QueryMatch, Redirect, RequestHash, Retry, RouteMatch, Rule, Source, SpiffeId, Target, TcpRule, Timeouts, TlsRule, TrustDomain, Unidentified, ValueMatch, cors::Allowed,
+    Action, AuthorizationRule, Backend, BackendId, BackendKind, BackendRef, BackendRefState, BackendSettings,
+    ConnectionSettings, CookieName, Cors, Endpoint, Features, Filter, HashHeader, HashKey, HashSource, HeaderEdit,
+    HeaderMatch, HostPattern, Inbound, InboundDefault, LoadBalancer, MtlsMode, Operation, OriginPattern, Origins,
+    Outbound, Parent, PathMatch, PathPattern, PathRewrite, Pattern, Protocol, QueryMatch, Redirect, RequestHash, Retry,
+    RouteMatch, Rule, Source, SpiffeId, Target, TcpRule, Timeouts, TlsRule, TrustDomain, Unidentified, ValueMatch,
+    cors::Allowed,
 };
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 /// A message with the name of its file. `said`: by discovery; else a proxy asks it.
 pub(super) struct Sample {
@@ -199,7 +204,15 @@ fn endpoints() -> Vec<Sample> {
         })
     };
     let hash = |key, balance_factor| balanced(LoadBalancer::RequestHash(RequestHash { key, balance_factor }));
+    let connection = ConnectionSettings {
+        idle_timeout: Some(Duration::from_secs(30)),
+        keep_alive_interval: Some(Duration::from_secs(5)),
+        keep_alive_timeout: Some(Duration::from_millis(500)),
+        max_connections: NonZeroU32::new(8),
+    };
+    let kept = Backend { settings: BackendSettings { connection, ..BackendSettings::default() }, ..backend.clone() };
     vec![
+        said("backend-connection", whole(&kept)),
         said("backend", whole(&backend)),
         said("backend-delta", Kind::BackendDelta((&delta).into())),
         said("backend-least-request", balanced(LoadBalancer::LeastRequest)),

@@ -128,7 +128,10 @@ impl Balance {
             // No word about the endpoint's health: it is busy, or goes in order.
             return Failed { endpoint, ..failed };
         }
-        let Some(outcome) = outcome::of(failed.reason) else { return failed };
+        let Some(outcome) = outcome::of(failed.reason) else {
+            let full = failed.reason == Reason::QueueFull;
+            return Failed { endpoint: endpoint.filter(|_| full), ..failed };
+        };
         let now = Instant::now();
         in_flight.record(now, now.saturating_duration_since(began), outcome);
         if outcome != backend::Outcome::Failure {

@@ -4,7 +4,7 @@ use super::Outcome;
 use crate::{
     backend::{
         Pool, Zone,
-        endpoint::{AnswerBody, Table, Upstream},
+        endpoint::{AnswerBody, Dialing, Table, Upstream},
     },
     config,
     discover::{self, Plan, Port},
@@ -173,7 +173,12 @@ impl Visited {
             client_id: None,
             tls: if mesh { Tls::Mtls } else { Tls::Plain },
             goodbye: None,
-            app: Upstream::new(&resources, &Rc::<Table>::default(), endpoint(app), crate::limits::APP_CONNECT_TIMEOUT),
+            app: Upstream::new(
+                &resources,
+                &Rc::<Table>::default(),
+                endpoint(app),
+                Dialing::within(crate::limits::APP_CONNECT_TIMEOUT),
+            ),
         };
         Self { visit: Rc::new(visit), resources, routes }
     }
