@@ -2,7 +2,7 @@
 
 use crate::{
     account,
-    backend::endpoint::Upstream,
+    backend::endpoint::{Dialing, Upstream},
     config::Mode,
     connect::{self, ConnectError},
     discover::Port,
@@ -144,7 +144,12 @@ fn visit(world: &World, port: Rc<Port>, from: SocketAddr, to: SocketAddr, identi
         tls,
         goodbye: None,
         app: world.directory.app(&port, to, || {
-            Upstream::new(&world.resources, world.directory.connections(), endpoint(), limits::APP_CONNECT_TIMEOUT)
+            Upstream::new(
+                &world.resources,
+                world.directory.connections(),
+                endpoint(),
+                Dialing::within(limits::APP_CONNECT_TIMEOUT),
+            )
         }),
         port,
     }

@@ -23,9 +23,9 @@ pub enum Asked {
 }
 
 impl Asked {
-    /// Whether its answer has rules, which not every proxy can carry out.
+    /// Whether its answer has rules or settings, which not every proxy can carry out.
     pub fn has_rules(&self) -> bool {
-        matches!(self, Self::Outbound(..) | Self::Inbound(..) | Self::InboundDefault(_))
+        matches!(self, Self::Outbound(..) | Self::Backend(_) | Self::Inbound(..) | Self::InboundDefault(_))
     }
 }
 

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::objects::core::{EndpointSlice, IntOrName, Pod, Service, ServicePort, SliceEndpoint};
 use remora_api::convert::{ENDPOINTS_MAX, check};
-use remora_model::{Backend, BackendId, BackendSettings, Endpoint, Protocol};
+use remora_model::{Backend, BackendId, Endpoint, Protocol};
 use std::{
     collections::{BTreeMap, HashSet},
     net::{IpAddr, SocketAddr},
@@ -35,7 +35,6 @@ impl Facts {
     pub(super) fn serve(&self, key: &Key) -> Served {
         let mut found = Served::default();
         let Some(service) = self.services.get(key).filter(|service| !is_external(service)) else { return found };
-        let sticky = service.spec.session_affinity.as_deref() == Some("ClientIP");
         let slices: Vec<&EndpointSlice> =
             self.slices_of.get(key).filter_map(|slice| self.slices.get(slice)).map(|slice| &**slice).collect();
         let selected: Vec<&Pod> =
@@ -47,7 +46,7 @@ impl Facts {
             let opaque = self.opaque(&service.metadata, port.port);
             let said = values::protocol(port.app_protocol.as_deref());
             let protocol = if opaque { Protocol::Opaque } else { said };
-            let settings = BackendSettings { session_affinity: sticky, ..self.settings(&id) };
+            let settings = self.settings(&id, service);
             let backend = Backend { id: id.clone(), protocol, settings, endpoints };
             if let Err(error) = check::backend(&backend) {
                 let problem = format!("port {}: {error}; it is left out", port.port);

@@ -2,22 +2,25 @@
 //! policies that say the same of one Service port, the more specific one counts, and of equals the older one (GEP-713).
 
 use super::{
+    connection,
     derived::Says,
     facts::Facts,
+    load_balancer,
     policies::attach::{check, order},
     status::Findings,
     values,
 };
 use crate::objects::{
     Kind as _,
+    core::Service,
     policy::{AccrualSpec, BackendPolicy, BackendSpec, PolicySpec as _, Targets},
 };
-use remora_model::{BackendId, BackendSettings};
+use remora_model::{BackendId, BackendSettings, Features, HashSource, LoadBalancer};
 use std::{collections::BTreeSet, time::Duration};
 
 impl Facts {
-    /// What BackendPolicies say of a Service port.
-    pub(super) fn settings(&self, port: &BackendId) -> BackendSettings {
+    /// What BackendPolicies say of a Service port, and where they do not, what the Service does.
+    pub(super) fn settings(&self, port: &BackendId, service: &Service) -> BackendSettings {
         let mut all = Vec::new();
         for place in self.places_over(None, &[port]) {
             for id in self.policies_on.get(&(BackendPolicy::KIND, place.clone())) {
@@ -28,10 +31,17 @@ impl Facts {
                 }
             }
         }
-        let mut settings = BackendSettings::default();
+        let mut settings = of_service(service);
         order(all).for_each(|policy| apply(&policy.spec, &mut settings));
         settings
     }
+}
+
+/// What a Service says by itself.
+fn of_service(service: &Service) -> BackendSettings {
+    let sticky = service.spec.session_affinity.as_deref() == Some("ClientIP");
+    let load_balancer = if sticky { LoadBalancer::SourceHash(HashSource::Ip) } else { LoadBalancer::default() };
+    BackendSettings { load_balancer, ..BackendSettings::default() }
 }
 
 fn percent(percent: Option<u8>) -> Option<f32> {
@@ -78,6 +88,12 @@ fn apply(spec: &BackendSpec, settings: &mut BackendSettings) {
     }
     settings.connect_timeout = time(spec.connect_timeout.as_ref()).unwrap_or(settings.connect_timeout);
     settings.pending_max = spec.pending_max.unwrap_or(settings.pending_max);
+    if let Some(Ok(said)) = spec.load_balancer.as_ref().map(load_balancer::read) {
+        settings.load_balancer = said;
+    }
+    if let Some(said) = &spec.connection {
+        connection::apply(said, &mut settings.connection);
+    }
 }
 
 /// Which settings a policy says, of those that can be read.
@@ -95,10 +111,19 @@ pub(super) fn said(spec: &BackendSpec) -> BTreeSet<&'static str> {
         ("retryBudget.minPerSecond", budget.is_some_and(|budget| budget.min_per_second.is_some())),
         ("pendingMax", spec.pending_max.is_some()),
         ("connectTimeout", times(&spec.connect_timeout)),
+        ("loadBalancer", spec.load_balancer.as_ref().is_some_and(|said| load_balancer::read(said).is_ok())),
     ]
     .into_iter()
     .filter_map(|(field, is_said)| is_said.then_some(field))
+    .chain(spec.connection.iter().flat_map(connection::said))
     .collect()
+}
+
+/// What a proxy needs to carry out what a policy says.
+pub(super) fn needs(spec: &BackendSpec) -> Features {
+    let mut settings = BackendSettings::default();
+    apply(spec, &mut settings);
+    settings.needs()
 }
 
 /// Everything that is wrong with a policy.
@@ -136,5 +161,8 @@ pub(super) fn judge(namespace: &str, spec: &BackendSpec, found: &mut Findings) {
             problems.push("spec.retryBudget: is empty".to_owned());
         }
     }
+    let balancer = spec.load_balancer.as_ref().and_then(|said| load_balancer::read(said).err());
+    problems.extend(balancer.map(|e| said_of(format!("spec.loadBalancer{e}"))));
+    problems.extend(spec.connection.iter().flat_map(connection::problems));
     if said(spec).is_empty() { found.invalid.extend(problems) } else { found.partly.extend(problems) }
 }

@@ -261,6 +261,10 @@ pub struct BackendSpec {
     pub pending_max: Option<u32>,
     #[serde(default)]
     pub connect_timeout: Option<String>,
+    #[serde(default)]
+    pub load_balancer: Option<LoadBalancerSpec>,
+    #[serde(default)]
+    pub connection: Option<ConnectionSpec>,
     #[serde(flatten)]
     pub unknown: Unknown,
 }
@@ -296,6 +300,70 @@ pub struct AccrualSpec {
     pub backoff_min: Option<String>,
     #[serde(default)]
     pub backoff_max: Option<String>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConnectionSpec {
+    #[serde(default)]
+    pub idle_timeout: Option<String>,
+    #[serde(default)]
+    pub keep_alive: Option<KeepAliveSpec>,
+    /// To each endpoint.
+    #[serde(default)]
+    pub max_connections: Option<u32>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KeepAliveSpec {
+    #[serde(default)]
+    pub interval: Option<String>,
+    #[serde(default)]
+    pub timeout: Option<String>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LoadBalancerSpec {
+    /// `PeakEWMA`, `LeastRequest`, `RoundRobin` or `ConsistentHash`.
+    #[serde(default, rename = "type")]
+    pub kind: Option<String>,
+    /// Of type `ConsistentHash`.
+    #[serde(default)]
+    pub consistent_hash: Option<ConsistentHash>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConsistentHash {
+    /// `Header`, `Cookie`, `SourceIP` or `SourceIdentity`.
+    #[serde(default, rename = "type")]
+    pub kind: Option<String>,
+    #[serde(default)]
+    pub header: Option<Named>,
+    #[serde(default)]
+    pub cookie: Option<Named>,
+    /// Percent of an endpoint's share.
+    #[serde(default)]
+    pub balance_factor: Option<u32>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
+/// What has a name and nothing else.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+pub struct Named {
+    #[serde(default)]
+    pub name: String,
     #[serde(flatten)]
     pub unknown: Unknown,
 }

@@ -69,9 +69,11 @@ impl Resource {
                 Self { closed: closed.into(), ..Self::made(message, Says::Outbound(backends), kind) }
             }
             Answer::Backend(Some(backend)) => {
+                let (backend, closed) = as_far_as(backend, known);
                 let message = v1::Backend::from(&*backend);
                 let kind = |version, backend| Kind::Backend(v1::BackendResource { version, backend: Some(backend) });
-                Self::made(message, Says::Backend(backend, Deltas::default()), kind)
+                let says = Says::Backend(backend, Deltas::default());
+                Self { closed: closed.into(), ..Self::made(message, says, kind) }
             }
             Answer::Inbound(Some(inbound)) => {
                 let (inbound, closed) = inbound.within(known);
@@ -117,6 +119,15 @@ impl Resource {
         });
         delta.map_or_else(whole, |delta| (delta, true))
     }
+}
+
+/// What of a backend holds for proxies that can carry out `known`. Nearly always that is all of it, which is shared.
+fn as_far_as(backend: Arc<Backend>, known: Features) -> (Arc<Backend>, Vec<Closed>) {
+    if backend.settings.needs().beyond(known).is_empty() {
+        return (backend, Vec::new());
+    }
+    let (less, closed) = Arc::unwrap_or_clone(backend).within(known);
+    (Arc::new(less), closed)
 }
 
 pub(super) fn message(kind: Kind) -> Encoded {

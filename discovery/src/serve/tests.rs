@@ -14,7 +14,7 @@ use remora_api::{
     sync::{Name, Resource, Update, request},
     v1::{Hello, SyncResponse},
 };
-use remora_model::{AuthorizationRule, Feature, Features, Rule, SpiffeId};
+use remora_model::{AuthorizationRule, Feature, Features, LoadBalancer, Rule, SpiffeId};
 use std::cell::RefCell;
 
 /// A hub, and what it knows.
@@ -431,4 +431,32 @@ fn that_rules_are_closed_for_a_proxy_is_said_in_their_status_as_long_as_it_is_th
     assert_eq!(said(), (true, true));
     drop((old, one));
     assert_eq!(said(), (false, false));
+}
+
+#[test]
+fn a_setting_that_a_proxy_lacks_is_at_its_default_there_and_its_policy_says_so() {
+    let known = Known::new();
+    let policy = "apiVersion: remora.dev/v1alpha1
+kind: BackendPolicy
+metadata: { name: p, namespace: shop }
+spec: { targetRefs: [{ kind: Service, name: api }], pendingMax: 7, loadBalancer: { type: RoundRobin } }
+";
+    let objects = || world(3).into_iter().chain(parse(policy, "policy").whole().unwrap()).collect::<Vec<_>>();
+    let backend = |features: Features| {
+        let mut proxy = known.subscriber(Hello { features: convert::to_features(features), ..hello() });
+        proxy.take(request::subscribe(&api())).unwrap();
+        let told = told(&mut proxy, &known, objects());
+        let backend = told.into_iter().find_map(|update| match update {
+            Update::Whole { resource: Resource::Backend(backend), .. } => Some(backend),
+            _ => None,
+        });
+        known.0.settle();
+        let all = known.0.statuses().borrow().iter().map(|status| format!("{:?}", status.ours())).collect::<String>();
+        (backend.unwrap(), all.contains("(load-balancers); there the default holds"))
+    };
+    let (whole, said) = backend(Features::all());
+    assert_eq!((&whole.settings.load_balancer, said), (&LoadBalancer::RoundRobin, false));
+    let (less, said) = backend(Features::all().beyond([Feature::LoadBalancers].into_iter().collect()));
+    assert_eq!((&less.settings.load_balancer, said), (&LoadBalancer::PeakEwma, true));
+    assert_eq!((less.settings.pending_max, less.endpoints), (7, whole.endpoints));
 }

@@ -1,6 +1,6 @@
 //! Where a request can go: a backend (one port of a Service, a pod, or something outside), its endpoints, and how to treat them.
 
-use crate::SpiffeId;
+use crate::{ConnectionSettings, LoadBalancer, SpiffeId};
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 /// What kind of thing a backend is.
@@ -126,8 +126,8 @@ pub struct BackendSettings {
     /// bound.
     pub pending_max: u32,
     pub connect_timeout: Duration,
-    /// Whether each client keeps to one endpoint, as `sessionAffinity: ClientIP` of a Service asks.
-    pub session_affinity: bool,
+    pub load_balancer: LoadBalancer,
+    pub connection: ConnectionSettings,
 }
 
 impl Default for BackendSettings {
@@ -138,7 +138,8 @@ impl Default for BackendSettings {
             retries_per_second: 10,
             pending_max: u32::MAX,
             connect_timeout: Duration::from_secs(1),
-            session_affinity: false,
+            load_balancer: LoadBalancer::default(),
+            connection: ConnectionSettings::default(),
         }
     }
 }

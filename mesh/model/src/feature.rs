@@ -4,7 +4,10 @@
 //! In: rules and ports. Out: which features each needs, and what of it holds for a proxy that has fewer. A feature is added
 //! with the first thing that needs it, and never taken away: proxies outlive the discovery that they started with.
 
-use crate::{Action, AuthorizationRule, BackendKind, Filter, Inbound, InboundDefault, Outbound, Parent, Rule};
+use crate::{
+    Action, AuthorizationRule, Backend, BackendKind, BackendSettings, ConnectionSettings, Filter, HashSource, Inbound,
+    InboundDefault, LoadBalancer, Outbound, Parent, Rule,
+};
 use std::{fmt, sync::Arc};
 
 /// Something that not every proxy can carry out.
@@ -32,13 +35,17 @@ pub enum Feature {
     TlsRoutes,
     /// Targets with rules for connections of bytes.
     TcpRoutes,
+    /// Backends that are balanced by another algorithm than peak-EWMA.
+    LoadBalancers,
     /// Filters for browsers' cross-origin requests.
     Cors,
+    /// Backends that say how connections to them are kept.
+    Connections,
 }
 
 impl Feature {
     /// All that there are, in their order.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::HeaderFilters,
         Self::Redirects,
         Self::Rewrites,
@@ -50,7 +57,9 @@ impl Feature {
         Self::BackendKinds,
         Self::TlsRoutes,
         Self::TcpRoutes,
+        Self::LoadBalancers,
         Self::Cors,
+        Self::Connections,
     ];
 
     /// Its name in logs, metrics and statuses.
@@ -67,7 +76,9 @@ impl Feature {
             Self::BackendKinds => "backend-kinds",
             Self::TlsRoutes => "tls-routes",
             Self::TcpRoutes => "tcp-routes",
+            Self::LoadBalancers => "load-balancers",
             Self::Cors => "cors",
+            Self::Connections => "connections",
         }
     }
 
@@ -140,10 +151,10 @@ impl fmt::Debug for Features {
     }
 }
 
-/// A rule that stands in its closed form, and which features a proxy would need for it.
+/// A rule that stands in its closed form, or a setting at its default, and which features a proxy would need for it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Closed {
-    /// The rule's label or name.
+    /// The rule's label or name, or the field of the setting.
     pub rule: Arc<str>,
     /// Never empty.
     pub lacks: Features,
@@ -221,6 +232,44 @@ impl Outbound {
         }
         let rules = self.rules.into_iter().map(|rule| rule.within(known, &mut closed)).collect();
         (Self { rules, ..self }, closed)
+    }
+}
+
+impl BackendSettings {
+    /// What a proxy needs to carry them out.
+    pub fn needs(&self) -> Features {
+        let load_balancer = match self.load_balancer {
+            LoadBalancer::PeakEwma | LoadBalancer::SourceHash(HashSource::Ip) => None,
+            LoadBalancer::LeastRequest
+            | LoadBalancer::RoundRobin
+            | LoadBalancer::SourceHash(HashSource::Identity)
+            | LoadBalancer::RequestHash(_) => Some(Feature::LoadBalancers),
+        };
+        let connection = (self.connection != ConnectionSettings::default()).then_some(Feature::Connections);
+        load_balancer.into_iter().chain(connection).collect()
+    }
+}
+
+impl Backend {
+    /// What of it holds for a proxy that can carry out `known`: settings that it lacks are at their default, for none of them
+    /// forbids anything, and without its endpoints the backend could not be called at all.
+    pub fn within(mut self, known: Features) -> (Self, Vec<Closed>) {
+        let mut closed = Vec::new();
+        for feature in self.settings.needs().beyond(known).iter() {
+            let field = match feature {
+                Feature::LoadBalancers => {
+                    self.settings.load_balancer = LoadBalancer::default();
+                    "loadBalancer"
+                }
+                Feature::Connections => {
+                    self.settings.connection = ConnectionSettings::default();
+                    "connection"
+                }
+                _ => continue,
+            };
+            closed.push(Closed { rule: format!("{} {field}", self.id).into(), lacks: [feature].into_iter().collect() });
+        }
+        (self, closed)
     }
 }
 
@@ -325,6 +374,30 @@ mod tests {
         let kinds = Features::all().beyond(Features::unnamed());
         assert!(kinds.contain(Feature::BackendKinds));
         assert_eq!(closed[0].lacks, [Feature::BackendKinds].into_iter().collect());
+    }
+
+    #[test]
+    fn a_setting_that_a_proxy_lacks_is_at_its_default_and_the_backend_keeps_its_endpoints() {
+        let backend = |load_balancer| Backend {
+            id: BackendId::service("shop", "api", 80),
+            protocol: Protocol::Detect,
+            settings: BackendSettings { pending_max: 7, load_balancer, ..BackendSettings::default() },
+            endpoints: Vec::new(),
+        };
+        let mut kept = backend(LoadBalancer::PeakEwma);
+        kept.settings.connection.idle_timeout = Some(std::time::Duration::from_secs(1));
+        let (less, closed) = kept.within(without(Feature::Connections));
+        assert_eq!((less, &*closed[0].rule), (backend(LoadBalancer::PeakEwma), "shop/api:80 connection"));
+        for needs_none in [LoadBalancer::PeakEwma, LoadBalancer::SourceHash(HashSource::Ip)] {
+            let backend = backend(needs_none);
+            assert_eq!(backend.clone().within(Features::unnamed()), (backend, Vec::new()));
+        }
+        for lacked in [LoadBalancer::RoundRobin, LoadBalancer::SourceHash(HashSource::Identity)] {
+            let (less, closed) = backend(lacked).within(without(Feature::LoadBalancers));
+            assert_eq!(less, backend(LoadBalancer::PeakEwma));
+            let lacks = [Feature::LoadBalancers].into_iter().collect();
+            assert_eq!(closed, [Closed { rule: "shop/api:80 loadBalancer".into(), lacks }]);
+        }
     }
 
     #[test]

@@ -5,9 +5,11 @@
 
 pub mod backend;
 pub mod bytes;
+pub mod connection;
 pub mod cors;
 pub mod feature;
 pub mod identity;
+pub mod load_balancer;
 pub mod network;
 pub mod path;
 pub mod pattern;
@@ -22,9 +24,11 @@ pub mod fuzzing;
 
 pub use backend::{Accrual, Backend, BackendId, BackendKind, BackendSettings, Endpoint, Protocol};
 pub use bytes::{HostPattern, TcpRule, TlsRule};
+pub use connection::ConnectionSettings;
 pub use cors::{Cors, OriginPattern, Origins};
 pub use feature::{Closed, Feature, Features};
 pub use identity::{SpiffeId, TrustDomain};
+pub use load_balancer::{CookieName, HashHeader, HashKey, HashSource, LoadBalancer, RequestHash};
 pub use path::PathPattern;
 pub use pattern::{InvalidPattern, Pattern};
 pub use policy::{Action, AuthorizationRule, Inbound, InboundDefault, MtlsMode, Operation, Source, Unidentified};

@@ -3,7 +3,7 @@
 use super::{
     balance::{Balancer, Client, InFlight, Member, NoEndpoint},
     budget::Budget,
-    endpoint::{Table, Upstream},
+    endpoint::{Dialing, Table, Upstream},
     zone::Zone,
 };
 use crate::{
@@ -11,6 +11,7 @@ use crate::{
     resources::Resources,
     telemetry::{Reason, Tls},
 };
+use http::HeaderMap;
 use remora_model::{Backend, BackendId, BackendSettings, Endpoint, Protocol, SpiffeId};
 use std::{
     cell::{Cell, RefCell},
@@ -64,12 +65,12 @@ impl Pool {
         (resources, connections): (&Rc<Resources>, &Rc<Table>),
         kept: oneshot::Sender<Infallible>,
     ) -> Self {
-        let settings = BackendSettings::default();
+        let (settings, config) = (BackendSettings::default(), &resources.config);
         Self {
             id,
             balancer: RefCell::new(Balancer::new(settings.accrual)),
             budget: RefCell::new(budget(&settings, resources.config.workers)),
-            client: Client::new(&resources.config.namespace, &resources.config.pod),
+            client: Client::new(&config.namespace, &config.pod, &config.service_account),
             settings: RefCell::new(settings),
             connections: connections.clone(),
             resources: resources.clone(),
@@ -102,13 +103,13 @@ impl Pool {
             *self.budget.borrow_mut() = budget(settings, self.resources.config.workers);
             let mut balancer = self.balancer.borrow_mut();
             balancer.set_accrual(settings.accrual);
-            balancer.set_affinity(settings.session_affinity.then_some(self.client));
+            balancer.set_load_balancer(&settings.load_balancer, self.client);
         }
         self.protocol.set(backend.protocol);
         if let Some(peers) = peers(&backend.endpoints) {
             *self.peers.borrow_mut() = peers;
         }
-        let connect_timeout = backend.settings.connect_timeout;
+        let dialing = Dialing::from(&backend.settings);
         let mut balancer = self.balancer.borrow_mut();
         let members = backend
             .endpoints
@@ -119,8 +120,8 @@ impl Pool {
                 local: self.zone.is(&endpoint.zone),
                 // Connections follow who it is and the way there, not what else is said of it.
                 payload: match balancer.get(&endpoint.address) {
-                    Some(known) if known.is(endpoint, connect_timeout) => known.clone(),
-                    _ => Upstream::shared(&self.resources, &self.connections, endpoint.clone(), connect_timeout),
+                    Some(known) if known.is(endpoint, dialing) => known.clone(),
+                    _ => Upstream::shared(&self.resources, &self.connections, endpoint.clone(), dialing),
                 },
             })
             .collect();
@@ -141,14 +142,15 @@ impl Pool {
             && self.balancer.borrow().has_another(tried)
     }
 
-    /// An endpoint for one request or connection, not among those `tried`.
+    /// An endpoint for one request or connection, not among those `tried`. A request has header fields.
     pub(crate) fn pick(
         &self,
         now: Instant,
         rng: &mut fastrand::Rng,
         tried: &[SocketAddr],
+        fields: Option<&HeaderMap>,
     ) -> Result<(Rc<Upstream>, InFlight), Reason> {
-        match self.balancer.borrow().pick(now, rng, tried) {
+        match self.balancer.borrow().pick(now, rng, tried, fields) {
             Ok(picked) => Ok(picked),
             Err(NoEndpoint::Empty) => Err(self.why_empty(now)),
             Err(NoEndpoint::AllEjected) => Err(Reason::AllEjected),

@@ -27,6 +27,10 @@ pub(crate) enum ConnectError {
         limits::MESH_CONNECTIONS_MAX
     )]
     Busy { address: SocketAddr },
+    #[error(
+        "{address} has {most} connections of this worker, the most that maxConnections of its BackendPolicy leaves it"
+    )]
+    Full { address: SocketAddr, most: u32 },
     #[error("{address} did not finish a TLS handshake in {:?}", limits::HANDSHAKE_TIMEOUT)]
     HandshakeTimeout { address: SocketAddr },
     #[error("{address} refused mesh TLS")]
@@ -45,6 +49,7 @@ impl ConnectError {
             Self::Timeout { .. } | Self::HandshakeTimeout { .. } => Reason::ConnectTimeout,
             Self::Io { .. } => Reason::ConnectFailed,
             Self::Exhausted { .. } | Self::Busy { .. } => Reason::Overloaded,
+            Self::Full { .. } => Reason::QueueFull,
             Self::Tls { .. } | Self::NoCertificate => Reason::TlsRefused,
             Self::Identity { .. } => Reason::IdentityMismatch,
         }

@@ -347,7 +347,7 @@ fn a_backend_of_which_nothing_is_known_says_why() {
             let target: Target = format!("{name}:80").parse().unwrap();
             control.borrow_mut().say(outbound(&target, Parent::Backend(id(name))));
             let Ok((_, Way::Mesh(plan))) = directory.route(&target).await else { panic!("{name}") };
-            let picked = plan.parent.pick(Instant::now(), &mut fastrand::Rng::new(), &[]);
+            let picked = plan.parent.pick(Instant::now(), &mut fastrand::Rng::new(), &[], None);
             assert_eq!(picked.err(), Some(reason), "{name}");
         }
     });
@@ -362,7 +362,7 @@ fn a_backend_that_there_was_no_room_for_is_asked_for_until_there_is() {
         control.borrow_mut().say(backend("api"));
         control.borrow_mut().say(outbound(&target, Parent::Backend(id("api"))));
         let Ok((_, Way::Mesh(plan))) = directory.route(&target).await else { panic!("a plan") };
-        let why = || plan.parent.pick(Instant::now(), &mut fastrand::Rng::new(), &[]).err();
+        let why = || plan.parent.pick(Instant::now(), &mut fastrand::Rng::new(), &[], None).err();
         assert_eq!(why(), Some(Reason::Overloaded));
         control.borrow_mut().full_of_backends = false;
         let watches = async {
@@ -389,7 +389,8 @@ fn a_backend_of_which_nothing_usable_is_known_is_asked_for_whenever_it_is_met_bu
             let met = Instant::now();
             for second in 0..3 {
                 for _ in 0..1000 {
-                    let picked = plan.parent.pick(met + second * limits::DOUBT_MIN, &mut fastrand::Rng::new(), &[]);
+                    let picked =
+                        plan.parent.pick(met + second * limits::DOUBT_MIN, &mut fastrand::Rng::new(), &[], None);
                     assert!(picked.is_err());
                 }
             }

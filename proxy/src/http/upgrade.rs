@@ -14,6 +14,7 @@ use crate::{
     backend::{
         InFlight, Outcome, Pool,
         endpoint::{self, Answer, AnswerBody, ByteStream, Failed, Upstream},
+        outcome,
     },
     connect::ConnectError,
     discover::Plan,
@@ -278,7 +279,7 @@ pub(crate) async fn connect(resources: &Resources, pool: &Pool) -> Result<(ByteS
     let mut tried: Vec<SocketAddr> = Vec::new();
     let mut retries = 0;
     loop {
-        let (upstream, in_flight) = pool.pick(Instant::now(), &mut resources.rng.borrow_mut(), &tried)?;
+        let (upstream, in_flight) = pool.pick(Instant::now(), &mut resources.rng.borrow_mut(), &tried, None)?;
         let started = Instant::now();
         let permit = policy::outbound(To::Endpoint(&upstream.endpoint));
         match upstream.bytes(&permit).await {
@@ -291,10 +292,11 @@ pub(crate) async fn connect(resources: &Resources, pool: &Pool) -> Result<(ByteS
                 if error.reason() == Reason::Overloaded {
                     return Err(Reason::Overloaded); // this proxy is: others cannot be connected to either
                 }
-                let wrong = matches!(error, ConnectError::Identity { .. });
-                let outcome = if wrong { Outcome::WrongIdentity } else { Outcome::Unreachable };
-                in_flight.record(Instant::now(), started.elapsed(), outcome);
-                pool.doubt();
+                // One that has as many connections as it may is well.
+                if let Some(outcome) = outcome::of(error.reason()) {
+                    in_flight.record(Instant::now(), started.elapsed(), outcome);
+                    pool.doubt();
+                }
                 tried.push(upstream.endpoint.address);
                 if pool.passes_over(&tried, error.reason()) {
                     continue;
@@ -303,7 +305,7 @@ pub(crate) async fn connect(resources: &Resources, pool: &Pool) -> Result<(ByteS
                     return Err(error.reason());
                 }
                 retries += 1;
-                if let Err(reason) = pool.pick(Instant::now(), &mut resources.rng.borrow_mut(), &tried) {
+                if let Err(reason) = pool.pick(Instant::now(), &mut resources.rng.borrow_mut(), &tried, None) {
                     tracing::debug!(reason = reason.as_str(), "no endpoint left to try");
                     return Err(error.reason());
                 }

@@ -83,7 +83,10 @@ impl Facts {
                 read_mesh_tls(policy, &mut found);
                 self.uncovered(&targets, &mut found.notes);
             }
-            Object::BackendPolicy(policy) => settings::judge(&meta.namespace, &policy.spec, &mut found),
+            Object::BackendPolicy(policy) => {
+                settings::judge(&meta.namespace, &policy.spec, &mut found);
+                found.partly.extend(self.lacked(settings::needs(&policy.spec), "the default holds"));
+            }
             _ => return None,
         }
         let seen: Vec<Seen> = targets.into_iter().map(|target| self.see(id, object, target)).collect();

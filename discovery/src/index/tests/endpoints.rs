@@ -1,4 +1,5 @@
 use super::*;
+use remora_model::{HashSource, LoadBalancer};
 
 #[test]
 fn only_a_meshed_pod_has_an_identity() {
@@ -152,10 +153,34 @@ metadata: { name: carts, namespace: shop }
 spec: { clusterIP: 10.1.0.77, sessionAffinity: ClientIP, selector: { app: api }, ports: [{ port: 80 }] }
 ",
     );
-    let settings = |target| {
-        let parent = outbound(&world, "shop", target).parent.into_backend().unwrap();
-        world.backend(&parent).unwrap().settings.clone()
+    assert_eq!(load_balancer(&world, "carts:80"), LoadBalancer::SourceHash(HashSource::Ip));
+    assert_eq!(load_balancer(&world, "api:80"), LoadBalancer::PeakEwma);
+}
+
+fn load_balancer(world: &Snapshot, target: &str) -> LoadBalancer {
+    let parent = outbound(world, "shop", target).parent.into_backend().unwrap();
+    world.backend(&parent).unwrap().settings.load_balancer.clone()
+}
+
+#[test]
+fn a_policy_says_how_a_service_is_balanced_whatever_its_session_affinity() {
+    let policy = |spec: &str| {
+        with(&format!(
+            "apiVersion: v1
+kind: Service
+metadata: {{ name: carts, namespace: shop }}
+spec: {{ clusterIP: 10.1.0.77, sessionAffinity: ClientIP, selector: {{ app: api }}, ports: [{{ port: 80 }}] }}
+---
+apiVersion: remora.dev/v1alpha1
+kind: BackendPolicy
+metadata: {{ name: carts, namespace: shop }}
+spec: {{ targetRefs: [{{ kind: Service, name: carts }}], loadBalancer: {{ {spec} }} }}
+"
+        ))
     };
-    assert!(settings("carts:80").session_affinity);
-    assert!(!settings("api:80").session_affinity);
+    let world = policy("type: RoundRobin");
+    assert_eq!(load_balancer(&world, "carts:80"), LoadBalancer::RoundRobin);
+    assert_eq!(load_balancer(&world, "api:80"), LoadBalancer::PeakEwma, "its target alone");
+    let unreadable = policy("type: RoundRobin, consistentHash: { type: SourceIP }");
+    assert_eq!(load_balancer(&unreadable, "carts:80"), LoadBalancer::SourceHash(HashSource::Ip));
 }

@@ -161,7 +161,7 @@ fn settings(chance: &mut Chance) -> String {
     let made = chance.of(&["", ", creationTimestamp: '2026-01-01T00:00:00Z'"]);
     let meta = meta(chance, &["b1", "b2"], made);
     format!(
-        "apiVersion: remora.dev/v1alpha1\nkind: BackendPolicy\n{meta}\nspec: {{ targetRefs: [{{ {} }}], pendingMax: {} }}\n",
+        "apiVersion: remora.dev/v1alpha1\nkind: BackendPolicy\n{meta}\nspec: {{ targetRefs: [{{ {} }}], pendingMax: {}, loadBalancer: {{ type: {} }} }}\n",
         chance.of(&[
             "kind: Service, name: s1",
             "kind: Service, name: s2",
@@ -169,7 +169,8 @@ fn settings(chance: &mut Chance) -> String {
             "kind: Namespace, name: shop",
             "kind: Namespace, name: remora",
         ]),
-        chance.of(&["1", "2"])
+        chance.of(&["1", "2"]),
+        chance.of(&["RoundRobin", "ConsistentHash, consistentHash: { type: SourceIP }", "Typo"])
     )
 }
 

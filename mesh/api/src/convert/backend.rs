@@ -1,7 +1,7 @@
 //! Backends and their endpoints.
 
 use super::{
-    At, ENDPOINTS_MAX, InvalidMessage, Problem, address, list_of, millis,
+    At, ENDPOINTS_MAX, InvalidMessage, Problem, address, connection, list_of, load_balancer, millis,
     name::{protocol, to_protocol},
     required, share, text, to_millis,
 };
@@ -82,13 +82,16 @@ impl TryFrom<v1::Endpoint> for Endpoint {
 
 impl From<&BackendSettings> for v1::BackendSettings {
     fn from(settings: &BackendSettings) -> Self {
+        let (session_affinity, load_balancer) = load_balancer::said(&settings.load_balancer);
         Self {
             accrual: Some((&settings.accrual).into()),
             retry_ratio: settings.retry_ratio,
             retries_per_second: settings.retries_per_second,
             pending_max: settings.pending_max,
             connect_timeout_ms: to_millis(settings.connect_timeout),
-            session_affinity: settings.session_affinity,
+            session_affinity,
+            load_balancer,
+            connection: connection::said(&settings.connection),
         }
     }
 }
@@ -103,7 +106,8 @@ impl TryFrom<v1::BackendSettings> for BackendSettings {
             retries_per_second: message.retries_per_second,
             pending_max: message.pending_max,
             connect_timeout: millis(message.connect_timeout_ms).at("connect_timeout_ms")?,
-            session_affinity: message.session_affinity,
+            load_balancer: load_balancer::read(message.session_affinity, message.load_balancer)?,
+            connection: message.connection.map(connection::read).transpose().at("connection")?.unwrap_or_default(),
         })
     }
 }

@@ -17,7 +17,9 @@ impl From<Feature> for v1::Feature {
             Feature::BackendKinds => Self::BackendKinds,
             Feature::TlsRoutes => Self::TlsRoutes,
             Feature::TcpRoutes => Self::TcpRoutes,
+            Feature::LoadBalancers => Self::LoadBalancers,
             Feature::Cors => Self::Cors,
+            Feature::Connections => Self::Connections,
         }
     }
 }

@@ -9,11 +9,13 @@ pub use feature::{features, to_features};
 
 mod backend;
 mod bytes;
+mod connection;
 mod cors;
 pub mod check;
 pub mod closed;
 mod feature;
 mod inbound;
+mod load_balancer;
 mod name;
 mod outbound;
 
@@ -84,6 +86,12 @@ pub enum Problem {
     Status,
     #[error("is no regular expression, or too large a one: {0}")]
     Pattern(String),
+    #[error("{0}")]
+    HashHeader(#[from] remora_model::load_balancer::InvalidHashHeader),
+    #[error("{0}")]
+    CookieName(#[from] remora_model::load_balancer::InvalidCookieName),
+    #[error("excludes {0}")]
+    Excludes(&'static str),
     #[error("names a rule that is not there")]
     RuleIndex,
     #[error("{0}")]

@@ -26,7 +26,10 @@ fn backend(addresses: &[&str]) -> Backend {
     Backend {
         id: id("api"),
         protocol: Protocol::Http2,
-        settings: BackendSettings { session_affinity: true, ..BackendSettings::default() },
+        settings: BackendSettings {
+            load_balancer: LoadBalancer::SourceHash(HashSource::Ip),
+            ..BackendSettings::default()
+        },
         endpoints: addresses.iter().map(|address| endpoint(address)).collect(),
     }
 }

@@ -63,7 +63,7 @@ fn degraded(resource: Resource, known: Features) -> Resource {
         Resource::Outbound(one) => Resource::Outbound(one.within(known).0),
         Resource::Inbound(one) => Resource::Inbound(one.within(known).0),
         Resource::InboundDefault(one) => Resource::InboundDefault(one.within(known).0),
-        backend @ Resource::Backend(_) => backend,
+        Resource::Backend(one) => Resource::Backend(one.within(known).0),
     }
 }
 

@@ -8,13 +8,14 @@ use crate::{
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use prost::Message as _;
 use remora_model::{
-    Action, AuthorizationRule, Backend, BackendId, BackendKind, BackendRef, BackendRefState, BackendSettings, Cors,
-    Endpoint, Features, Filter, HeaderEdit, HeaderMatch, HostPattern, Inbound, InboundDefault, MtlsMode, Operation,
-    OriginPattern, Origins, Outbound, Parent, PathMatch, PathPattern, PathRewrite, Pattern, Protocol, QueryMatch,
-    Redirect, Retry, RouteMatch, Rule, Source, SpiffeId, Target, TcpRule, Timeouts, TlsRule, TrustDomain, Unidentified,
-    ValueMatch, cors::Allowed,
+    Action, AuthorizationRule, Backend, BackendId, BackendKind, BackendRef, BackendRefState, BackendSettings,
+    ConnectionSettings, CookieName, Cors, Endpoint, Features, Filter, HashHeader, HashKey, HashSource, HeaderEdit,
+    HeaderMatch, HostPattern, Inbound, InboundDefault, LoadBalancer, MtlsMode, Operation, OriginPattern, Origins,
+    Outbound, Parent, PathMatch, PathPattern, PathRewrite, Pattern, Protocol, QueryMatch, Redirect, RequestHash, Retry,
+    RouteMatch, Rule, Source, SpiffeId, Target, TcpRule, Timeouts, TlsRule, TrustDomain, Unidentified, ValueMatch,
+    cors::Allowed,
 };
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 /// A message with the name of its file. `said`: by discovery; else a proxy asks it.
 pub(super) struct Sample {
@@ -181,7 +182,8 @@ fn endpoint(address: &str) -> Endpoint {
 fn endpoints() -> Vec<Sample> {
     let with_proxy = Endpoint { proxy: Some("10.1.0.9:4143".parse().unwrap()), weight: 3, ..endpoint("10.1.0.9:80") };
     let plain = Endpoint { identity: None, zone: "".into(), ..endpoint("[fd00::1]:80") };
-    let settings = BackendSettings { session_affinity: true, pending_max: 1024, ..BackendSettings::default() };
+    let load_balancer = LoadBalancer::SourceHash(HashSource::Ip);
+    let settings = BackendSettings { load_balancer, pending_max: 1024, ..BackendSettings::default() };
     let endpoints = vec![endpoint("10.1.0.7:80"), with_proxy, plain];
     let backend = Backend { id: id("api"), protocol: Protocol::Http2, settings, endpoints };
     let delta = Delta {
@@ -191,9 +193,33 @@ fn endpoints() -> Vec<Sample> {
         upserted: vec![endpoint("10.1.0.8:80")],
         removed: vec!["10.1.0.7:80".parse().unwrap()],
     };
+    let whole = |backend: &Backend| Kind::Backend(v1::BackendResource { version: 7, backend: Some(backend.into()) });
+    let balanced = |load_balancer| {
+        let settings = BackendSettings { load_balancer, ..BackendSettings::default() };
+        whole(&Backend {
+            id: id("api"),
+            protocol: Protocol::Detect,
+            settings,
+            endpoints: vec![endpoint("10.1.0.7:80")],
+        })
+    };
+    let hash = |key, balance_factor| balanced(LoadBalancer::RequestHash(RequestHash { key, balance_factor }));
+    let connection = ConnectionSettings {
+        idle_timeout: Some(Duration::from_secs(30)),
+        keep_alive_interval: Some(Duration::from_secs(5)),
+        keep_alive_timeout: Some(Duration::from_millis(500)),
+        max_connections: NonZeroU32::new(8),
+    };
+    let kept = Backend { settings: BackendSettings { connection, ..BackendSettings::default() }, ..backend.clone() };
     vec![
-        said("backend", Kind::Backend(v1::BackendResource { version: 7, backend: Some((&backend).into()) })),
+        said("backend-connection", whole(&kept)),
+        said("backend", whole(&backend)),
         said("backend-delta", Kind::BackendDelta((&delta).into())),
+        said("backend-least-request", balanced(LoadBalancer::LeastRequest)),
+        said("backend-round-robin", balanced(LoadBalancer::RoundRobin)),
+        said("backend-source-identity", balanced(LoadBalancer::SourceHash(HashSource::Identity))),
+        said("backend-hash-header", hash(HashKey::Header(HashHeader::parse("x-user").unwrap()), None)),
+        said("backend-hash-cookie", hash(HashKey::Cookie(CookieName::parse("Session").unwrap()), Some(125))),
     ]
 }
 

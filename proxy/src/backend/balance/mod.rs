@@ -4,7 +4,7 @@
 //! The choice is the better of two random endpoints (P2C) by peak-EWMA latency × requests in flight ÷ weight, per
 //! request for HTTP and per connection for TCP; latencies within a factor of two of each other count as equal. Endpoints
 //! of our own zone go first, until they are twice as loaded as a remote one. Failing endpoints are ejected (outlier
-//! detection) and return by a single probe ([`health`]).
+//! detection) and return by a single probe ([`health`]). A BackendPolicy may name another algorithm ([`choice`]).
 //!
 //! **A pool never ejects itself empty.** How much may leave depends on how good the evidence is ([`Outcome`]):
 //! failed answers often come from something behind all endpoints, so they eject at most half of the set; an endpoint
@@ -12,28 +12,28 @@
 //! tried before its next probe, even if it was the last.
 //!
 //! Where the Service asks for session affinity, the pod keeps to one endpoint instead: the one that ranks first for it
-//! (rendezvous hashing), which all workers and a restarted proxy agree on without a word. When that one fails, the next in
+//! ([`hash`]), which all workers and a restarted proxy agree on without a word. When that one fails, the next in
 //! rank serves, until it is back; a new endpoint takes over only those clients for whom it ranks first.
 //!
 //! Single-threaded (`Rc`, `Cell`): one set per worker. It never reads a clock, and [`Balancer::pick`] does not allocate.
 //! What it does not do: dial, retry, or know what an endpoint is.
 
+mod choice;
+#[cfg(test)]
+mod choice_tests;
+mod hash;
 pub(crate) mod health;
 pub(crate) mod load;
+mod turns;
 
+pub(crate) use choice::Client;
+
+use choice::Choice;
 use health::{Health, Pool};
+use http::HeaderMap;
 use load::Load;
-use remora_model::Accrual;
-use std::{
-    cell::Cell,
-    cmp::Reverse,
-    collections::HashMap,
-    hash::{DefaultHasher, Hash, Hasher as _},
-    net::SocketAddr,
-    ops::Range,
-    rc::Rc,
-    time::Duration,
-};
+use remora_model::{Accrual, LoadBalancer};
+use std::{cell::Cell, collections::HashMap, net::SocketAddr, ops::Range, rc::Rc, time::Duration};
 use tokio::time::Instant;
 
 /// How much more loaded the zone's own endpoint must be before one of another zone is taken.
@@ -64,30 +64,6 @@ pub(crate) struct Member<P> {
     pub payload: P,
 }
 
-/// Who asks, where clients keep to one endpoint.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Client(u64);
-
-impl Client {
-    /// The pod `namespace/pod`.
-    #[must_use]
-    pub(crate) fn new(namespace: &str, pod: &str) -> Self {
-        Self(digest((namespace, pod)))
-    }
-
-    /// Rendezvous hashing: the endpoint that ranks highest is this client's.
-    fn rank(self, endpoint: SocketAddr) -> u64 {
-        digest((self.0, endpoint))
-    }
-}
-
-fn digest(of: impl Hash) -> u64 {
-    // Its keys are fixed, unlike those of a HashMap.
-    let mut hasher = DefaultHasher::new();
-    of.hash(&mut hasher);
-    hasher.finish()
-}
-
 /// Why nothing was picked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NoEndpoint {
@@ -115,10 +91,10 @@ pub(crate) enum Outcome {
 /// The endpoints of one backend.
 #[derive(Debug)]
 pub(crate) struct Balancer<P> {
-    /// Those of our zone first; with affinity, within that by rank.
+    /// Those of our zone first; in another order where the choice asks for it.
     slots: Vec<Slot<P>>,
     local: usize,
-    affinity: Option<Client>,
+    choice: Choice,
     pool: Rc<Pool>,
 }
 
@@ -138,7 +114,12 @@ impl<P: Clone> Balancer<P> {
     /// An empty set. The clock is read once, for an origin; all times after it are passed in.
     #[must_use]
     pub(crate) fn new(accrual: Accrual) -> Self {
-        Self { slots: Vec::new(), local: 0, affinity: None, pool: Rc::new(Pool::new(accrual, Instant::now())) }
+        Self {
+            slots: Vec::new(),
+            local: 0,
+            choice: Choice::PeakEwma,
+            pool: Rc::new(Pool::new(accrual, Instant::now())),
+        }
     }
 
     /// Changes when endpoints leave, from the next failure on.
@@ -146,9 +127,9 @@ impl<P: Clone> Balancer<P> {
         self.pool.accrual.set(accrual);
     }
 
-    /// Whether a client keeps to one endpoint, and which client we are, from the next [`Self::update`] on.
-    pub(crate) fn set_affinity(&mut self, client: Option<Client>) {
-        self.affinity = client;
+    /// Changes how an endpoint is chosen, and for which client, from the next [`Self::update`] on.
+    pub(crate) fn set_load_balancer(&mut self, load_balancer: &LoadBalancer, client: Client) {
+        self.choice = Choice::new(load_balancer, client);
     }
 
     /// Replaces the endpoints. Those with a known key keep their statistics, and their place outside the rotation; but
@@ -167,13 +148,9 @@ impl<P: Clone> Balancer<P> {
         for gone in known.values() {
             gone.health.leave_pool();
         }
-        match self.affinity {
-            None => self.slots.sort_by_key(|slot| !slot.member.local),
-            Some(client) => {
-                self.slots.sort_by_cached_key(|slot| (!slot.member.local, Reverse(client.rank(slot.member.key))));
-            }
-        }
+        self.choice.sort(&mut self.slots);
         self.local = self.slots.iter().filter(|slot| slot.member.local).count();
+        self.choice.update(self.slots.split_at(self.local));
         self.pool.recount(self.slots.iter().map(|slot| &slot.stats.health));
     }
 
@@ -183,7 +160,8 @@ impl<P: Clone> Balancer<P> {
         self.slots.iter().find(|slot| slot.member.key == *key).map(|slot| &slot.member.payload)
     }
 
-    /// Chooses an endpoint that is not in `exclude`, the ones this request has tried.
+    /// Chooses an endpoint that is not in `exclude`, the ones this request has tried, for a request with these header fields; bytes
+    /// have none.
     ///
     /// A due probe goes first, unless `exclude` says that this is a retry: a request that was unlucky once should not
     /// be the one to try a doubtful endpoint. When everything is ejected, the endpoint that is due first serves.
@@ -195,52 +173,84 @@ impl<P: Clone> Balancer<P> {
         now: Instant,
         rng: &mut fastrand::Rng,
         exclude: &[SocketAddr],
+        fields: Option<&HeaderMap>,
     ) -> Result<(P, InFlight), NoEndpoint> {
         if self.slots.is_empty() {
             return Err(NoEndpoint::Empty);
         }
-        if self.affinity.is_some() {
-            return self.kept(now, exclude);
-        }
-        if exclude.is_empty() && self.pool.probe_is_due(now) {
-            let due = self.slots.iter().find(|slot| slot.stats.health.take_probe(now));
-            self.pool.reschedule(self.slots.iter().map(|slot| &slot.stats.health));
-            if let Some(slot) = due {
-                return Ok(self.picked(slot, now, true));
+        match &self.choice {
+            Choice::PeakEwma => {}
+            Choice::Source { .. } => return self.of_source(now, exclude),
+            Choice::Request(ranking) => {
+                if let Some(picked) = self.of_request(ranking, fields, now, exclude) {
+                    return picked;
+                }
             }
+            Choice::LeastRequest | Choice::RoundRobin(_) => return self.by_count(now, rng, exclude),
         }
-        let local = self.better_of_two(0..self.local, now, rng, exclude);
-        let remote = self.better_of_two(self.local..self.slots.len(), now, rng, exclude);
-        let chosen = match (local, remote) {
-            (Some(local), Some(remote)) => {
-                let spill = local.spill_cost(now) > SPILL_FACTOR * remote.spill_cost(now);
-                Some(if spill { remote } else { local })
-            }
-            (local, remote) => local.or(remote),
-        };
-        let chosen = chosen.or_else(|| self.last_resort(exclude)).ok_or(NoEndpoint::AllEjected)?;
-        Ok(self.picked(chosen, now, false))
+        if let Some(probe) = self.due_probe(now, exclude) {
+            return Ok(probe);
+        }
+        let better = |first, second| better(first, second, now);
+        let chosen = self.of_zones(rng, exclude, better, |slot| slot.spill_cost(now));
+        chosen.map_or_else(|| self.last_resort(now, exclude), |slot| Ok(self.picked(slot, now, false)))
     }
 
-    /// The first in rank that is in rotation. One that ranks before it is probed when that is due.
-    fn kept(&self, now: Instant, exclude: &[SocketAddr]) -> Result<(P, InFlight), NoEndpoint> {
-        for slot in self.slots.iter().filter(|slot| !exclude.contains(&slot.member.key)) {
-            if slot.stats.health.is_ready() {
-                return Ok(self.picked(slot, now, false));
-            }
-            if exclude.is_empty() && slot.stats.health.take_probe(now) {
-                self.pool.reschedule(self.slots.iter().map(|slot| &slot.stats.health));
-                return Ok(self.picked(slot, now, true));
-            }
+    /// By requests in flight alone: the lesser of two, or in turn.
+    fn by_count(
+        &self,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+        exclude: &[SocketAddr],
+    ) -> Result<(P, InFlight), NoEndpoint> {
+        if let Some(probe) = self.due_probe(now, exclude) {
+            return Ok(probe);
         }
-        let last = self.last_resort(exclude).ok_or(NoEndpoint::AllEjected)?;
-        Ok(self.picked(last, now, false))
+        let chosen = match &self.choice {
+            Choice::RoundRobin(turns) => self.in_turn(turns, now, exclude),
+            _ => {
+                let chosen = self.of_zones(rng, exclude, idler, Slot::excess);
+                chosen.map(|slot| self.picked(slot, now, false))
+            }
+        };
+        chosen.map_or_else(|| self.last_resort(now, exclude), Ok)
+    }
+
+    /// The probe of an ejected endpoint that is due first, for a request that is no retry.
+    fn due_probe(&self, now: Instant, exclude: &[SocketAddr]) -> Option<(P, InFlight)> {
+        if !exclude.is_empty() || !self.pool.probe_is_due(now) {
+            return None;
+        }
+        let due = self.slots.iter().find(|slot| slot.stats.health.take_probe(now));
+        self.reschedule();
+        due.map(|slot| self.picked(slot, now, true))
+    }
+
+    fn reschedule(&self) {
+        self.pool.reschedule(self.slots.iter().map(|slot| &slot.stats.health));
+    }
+
+    /// The better of two of our zone, unless it is too loaded next to one of the others.
+    #[inline]
+    fn of_zones<'a>(
+        &'a self,
+        rng: &mut fastrand::Rng,
+        exclude: &[SocketAddr],
+        better: impl Fn(&'a Slot<P>, &'a Slot<P>) -> &'a Slot<P>,
+        cost: impl Fn(&Slot<P>) -> f64,
+    ) -> Option<&'a Slot<P>> {
+        let local = self.better_of_two(0..self.local, rng, exclude, &better);
+        let remote = self.better_of_two(self.local..self.slots.len(), rng, exclude, &better);
+        match (local, remote) {
+            (Some(local), Some(remote)) => Some(if cost(local) > SPILL_FACTOR * cost(remote) { remote } else { local }),
+            (local, remote) => local.or(remote),
+        }
     }
 
     /// Whether an endpoint is in rotation that is not in `exclude`.
     #[must_use]
     pub(crate) fn has_another(&self, exclude: &[SocketAddr]) -> bool {
-        self.slots.iter().any(|slot| slot.stats.health.is_ready() && !exclude.contains(&slot.member.key))
+        self.slots.iter().any(|slot| slot.may_serve(exclude))
     }
 
     /// Endpoints in the set, and how many of them are in rotation.
@@ -249,32 +259,33 @@ impl<P: Clone> Balancer<P> {
         (self.slots.len(), self.pool.ready.get())
     }
 
-    fn better_of_two(
-        &self,
+    #[inline]
+    fn better_of_two<'a>(
+        &'a self,
         range: Range<usize>,
-        now: Instant,
         rng: &mut fastrand::Rng,
         exclude: &[SocketAddr],
-    ) -> Option<&Slot<P>> {
+        better: impl Fn(&'a Slot<P>, &'a Slot<P>) -> &'a Slot<P>,
+    ) -> Option<&'a Slot<P>> {
         let slots = self.slots.get(range)?;
         if slots.is_empty() {
             return None;
         }
-        let eligible = |slot: &Slot<P>| slot.stats.health.is_ready() && !exclude.contains(&slot.member.key);
-        let (first, second) = two(slots, rng, |slot| eligible(slot));
-        match (first, second) {
-            (Some(a), Some(b)) => Some(better(a, b, now)),
+        match two(slots, rng, |slot| slot.may_serve(exclude)) {
+            (Some(a), Some(b)) => Some(better(a, b)),
             (one, _) => one,
         }
     }
 
-    fn last_resort(&self, exclude: &[SocketAddr]) -> Option<&Slot<P>> {
-        self.slots
+    /// Of those that are ejected, the one that is due first.
+    fn last_resort(&self, now: Instant, exclude: &[SocketAddr]) -> Result<(P, InFlight), NoEndpoint> {
+        let ejected = self
+            .slots
             .iter()
             .filter(|slot| !exclude.contains(&slot.member.key))
             .filter_map(|slot| slot.stats.health.due_at().map(|due| (due, slot)))
-            .min_by_key(|(due, slot)| (slot.stats.load.in_flight(), *due))
-            .map(|(_, slot)| slot)
+            .min_by_key(|(due, slot)| (slot.stats.load.in_flight(), *due));
+        ejected.map(|(_, slot)| self.picked(slot, now, false)).ok_or(NoEndpoint::AllEjected)
     }
 
     fn picked(&self, slot: &Slot<P>, now: Instant, probe: bool) -> (P, InFlight) {
@@ -291,6 +302,11 @@ fn better<'a, P>(first: &'a Slot<P>, second: &'a Slot<P>, now: Instant) -> &'a S
         (a, b) = (1.0, 1.0);
     }
     if b * second.queue() < a * first.queue() { second } else { first }
+}
+
+/// The one with fewer requests in flight per unit of weight; the first if neither has.
+fn idler<'a, P>(first: &'a Slot<P>, second: &'a Slot<P>) -> &'a Slot<P> {
+    if second.queue() < first.queue() { second } else { first }
 }
 
 /// Two different eligible items: by a few random draws, which is enough while most are eligible, else by a walk from a
@@ -320,6 +336,22 @@ fn two<'a, T>(
 }
 
 impl<P> Slot<P> {
+    /// Whether it is in rotation, and none of those that were tried.
+    fn may_serve(&self, exclude: &[SocketAddr]) -> bool {
+        self.stats.health.is_ready() && !exclude.contains(&self.member.key)
+    }
+
+    /// Whether a request for it, in our zone, goes to that one of another zone, by what is in flight.
+    fn spills_to(&self, other: &Self) -> bool {
+        self.excess() > SPILL_FACTOR * other.excess()
+    }
+
+    /// Requests in flight beyond those that count as no load, with one more, per unit of weight.
+    fn excess(&self) -> f64 {
+        let free = SPILL_FREE.saturating_mul(self.member.weight);
+        (f64::from(self.stats.load.in_flight().saturating_sub(free)) + 1.0) / f64::from(self.member.weight)
+    }
+
     /// Requests in flight with one more, per unit of weight.
     fn queue(&self) -> f64 {
         (f64::from(self.stats.load.in_flight()) + 1.0) / f64::from(self.member.weight)

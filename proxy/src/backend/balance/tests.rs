@@ -1,6 +1,7 @@
 //! Simulations: time is a number, faults and choices are seeded.
 
 use super::*;
+use remora_model::HashSource;
 use std::collections::BTreeMap;
 
 const MS: Duration = Duration::from_millis(1);
@@ -56,7 +57,7 @@ impl Sim {
                 let (picked, outcome) = first.remove();
                 picked.record(answered, answered - picked.started, outcome);
             }
-            let (key, picked) = self.set.pick(self.now, &mut self.rng, &[]).unwrap();
+            let (key, picked) = self.set.pick(self.now, &mut self.rng, &[], None).unwrap();
             *sent.entry(key).or_default() += 1;
             let (latency, outcome) = serve(key, &mut self.rng);
             self.sequence += 1;
@@ -183,7 +184,7 @@ fn an_endpoint_that_left_slowly_gets_its_share_as_soon_as_it_answers_again() {
     let fast = |_, _: &mut fastrand::Rng| (MS, Outcome::Success);
     sim.run(500, 5 * SECOND, fast);
     for _ in 0..7 {
-        let (_, picked) = sim.set.pick(sim.now, &mut sim.rng, &[0, 1, 3, 4].map(at)).unwrap();
+        let (_, picked) = sim.set.pick(sim.now, &mut sim.rng, &[0, 1, 3, 4].map(at), None).unwrap();
         sim.now += 3 * SECOND;
         picked.record(sim.now, 3 * SECOND, Outcome::Failure);
     }
@@ -221,11 +222,11 @@ fn failed_answers_eject_at_most_half_and_failed_connects_all_but_one() {
 #[test]
 fn an_impostor_leaves_at_once_even_as_the_last_and_returns_by_probe() {
     let mut sim = Sim::new([7], 7);
-    sim.set.pick(sim.now, &mut sim.rng, &[]).unwrap().1.record(sim.now, MS, Outcome::WrongIdentity);
-    assert_eq!(sim.set.pick(sim.now + MS, &mut sim.rng, &[]).unwrap_err(), NoEndpoint::AllEjected);
-    let (_, probe) = sim.set.pick(sim.now + 2 * SECOND, &mut sim.rng, &[]).unwrap();
+    sim.set.pick(sim.now, &mut sim.rng, &[], None).unwrap().1.record(sim.now, MS, Outcome::WrongIdentity);
+    assert_eq!(sim.set.pick(sim.now + MS, &mut sim.rng, &[], None).unwrap_err(), NoEndpoint::AllEjected);
+    let (_, probe) = sim.set.pick(sim.now + 2 * SECOND, &mut sim.rng, &[], None).unwrap();
     assert!(probe.is_probe());
-    assert!(sim.set.pick(sim.now + 2 * SECOND, &mut sim.rng, &[]).is_err(), "one probe at a time");
+    assert!(sim.set.pick(sim.now + 2 * SECOND, &mut sim.rng, &[], None).is_err(), "one probe at a time");
     probe.record(sim.now + 2 * SECOND, MS, Outcome::Success);
     assert_eq!(sim.set.counts(), (1, 1));
 }
@@ -235,7 +236,7 @@ fn an_abandoned_probe_is_tried_again() {
     let mut sim = Sim::new([1, 2], 8);
     for _ in 0..2 {
         loop {
-            let (key, picked) = sim.set.pick(sim.now, &mut sim.rng, &[]).unwrap();
+            let (key, picked) = sim.set.pick(sim.now, &mut sim.rng, &[], None).unwrap();
             if key == 1 {
                 picked.record(sim.now, MS, Outcome::Unreachable);
                 break;
@@ -245,10 +246,10 @@ fn an_abandoned_probe_is_tried_again() {
     assert_eq!(sim.set.counts(), (2, 1));
     let later = sim.now + 2 * SECOND;
     for _ in 0..3 {
-        let (key, probe) = sim.set.pick(later, &mut sim.rng, &[]).unwrap();
+        let (key, probe) = sim.set.pick(later, &mut sim.rng, &[], None).unwrap();
         assert!(probe.is_probe() && key == 1);
         assert!(
-            !sim.set.pick(later, &mut sim.rng, &[at(2)]).is_ok_and(|retry| retry.1.is_probe()),
+            !sim.set.pick(later, &mut sim.rng, &[at(2)], None).is_ok_and(|retry| retry.1.is_probe()),
             "retries do not probe"
         );
     }
@@ -258,11 +259,11 @@ fn an_abandoned_probe_is_tried_again() {
 fn a_retry_goes_to_an_endpoint_not_yet_tried() {
     let mut sim = Sim::new(0..3, 9);
     for _ in 0..200 {
-        let first = sim.set.pick(sim.now, &mut sim.rng, &[]).unwrap().0;
-        let second = sim.set.pick(sim.now, &mut sim.rng, &[at(first)]).unwrap().0;
-        let third = sim.set.pick(sim.now, &mut sim.rng, &[at(first), at(second)]).unwrap().0;
+        let first = sim.set.pick(sim.now, &mut sim.rng, &[], None).unwrap().0;
+        let second = sim.set.pick(sim.now, &mut sim.rng, &[at(first)], None).unwrap().0;
+        let third = sim.set.pick(sim.now, &mut sim.rng, &[at(first), at(second)], None).unwrap().0;
         assert!(first != second && second != third && first != third);
-        let spent = sim.set.pick(sim.now, &mut sim.rng, &[at(first), at(second), at(third)]);
+        let spent = sim.set.pick(sim.now, &mut sim.rng, &[at(first), at(second), at(third)], None);
         assert_eq!(spent.unwrap_err(), NoEndpoint::AllEjected);
     }
 }
@@ -270,24 +271,24 @@ fn a_retry_goes_to_an_endpoint_not_yet_tried() {
 #[test]
 fn an_empty_set_says_so() {
     let sim = &mut Sim::new([], 10);
-    assert_eq!(sim.set.pick(sim.start, &mut sim.rng, &[]).unwrap_err(), NoEndpoint::Empty);
+    assert_eq!(sim.set.pick(sim.start, &mut sim.rng, &[], None).unwrap_err(), NoEndpoint::Empty);
 }
 
 #[test]
 fn an_update_keeps_what_is_known_of_those_who_stay() {
     let mut sim = Sim::new(0..3, 11);
     for _ in 0..2 {
-        sim.set.pick(sim.now, &mut sim.rng, &[at(1), at(2)]).unwrap().1.record(sim.now, MS, Outcome::Unreachable);
+        sim.set.pick(sim.now, &mut sim.rng, &[at(1), at(2)], None).unwrap().1.record(sim.now, MS, Outcome::Unreachable);
     }
     assert_eq!(sim.set.counts(), (3, 2));
     sim.set.update(entries([0, 1, 9]));
     assert_eq!(sim.set.counts(), (3, 2));
-    let (_, late) = sim.set.pick(sim.now, &mut sim.rng, &[at(0), at(9)]).unwrap();
+    let (_, late) = sim.set.pick(sim.now, &mut sim.rng, &[at(0), at(9)], None).unwrap();
     sim.set.update(entries([0, 9]));
     late.record(sim.now, MS, Outcome::WrongIdentity);
     assert_eq!(sim.set.counts(), (2, 1), "an endpoint that is gone is not counted out again");
     sim.set.update(entries([0]));
-    assert!(sim.set.pick(sim.now, &mut sim.rng, &[]).is_ok(), "the last one serves although it is ejected");
+    assert!(sim.set.pick(sim.now, &mut sim.rng, &[], None).is_ok(), "the last one serves although it is ejected");
 }
 
 #[test]
@@ -315,13 +316,13 @@ fn weights_are_shares_under_load() {
 /// A set with session affinity, and who it picks for client `name`.
 fn keeping(name: &str, keys: impl IntoIterator<Item = u16>) -> Set {
     let mut set = Set::new(Accrual::default());
-    set.set_affinity(Some(Client::new("shop", name)));
+    set.set_load_balancer(&LoadBalancer::SourceHash(HashSource::Ip), Client::new("shop", name, "web"));
     set.update(entries(keys));
     set
 }
 
 fn pick(set: &Set, now: Instant) -> (u16, InFlight) {
-    set.pick(now, &mut fastrand::Rng::with_seed(1), &[]).unwrap()
+    set.pick(now, &mut fastrand::Rng::with_seed(1), &[], None).unwrap()
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! A byte connection upstream: plain, or mesh TLS.
 
+use super::keep::Place;
 use crate::{
     io::{Abort, TcpStream},
     tls,
@@ -11,64 +12,78 @@ use std::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A byte connection upstream.
+/// A byte connection upstream, which counts at its endpoint as long as it is open.
 #[derive(Debug)]
-pub(crate) enum ByteStream {
+pub(crate) struct ByteStream {
+    way: Way,
+    _place: Place,
+}
+
+/// What its bytes go through.
+#[derive(Debug)]
+pub(super) enum Way {
     Plain(TcpStream),
     Mesh(Box<tls::ClientStream>),
 }
 
+impl ByteStream {
+    /// A connection that is there, in its place.
+    pub(super) fn new(way: Way, place: Place) -> Self {
+        Self { way, _place: place }
+    }
+}
+
 impl Abort for ByteStream {
     fn abort(&self) {
-        match self {
-            Self::Plain(stream) => stream.abort(),
-            Self::Mesh(stream) => stream.abort(),
+        match &self.way {
+            Way::Plain(stream) => stream.abort(),
+            Way::Mesh(stream) => stream.abort(),
         }
     }
 
     fn holder(&self) -> Option<&crate::account::Holder> {
-        match self {
-            Self::Plain(stream) => stream.holder(),
-            Self::Mesh(stream) => stream.holder(),
+        match &self.way {
+            Way::Plain(stream) => stream.holder(),
+            Way::Mesh(stream) => stream.holder(),
         }
     }
 
     fn queue_at_most(&mut self, bytes: usize) {
-        match self {
-            Self::Plain(stream) => stream.queue_at_most(bytes),
-            Self::Mesh(stream) => stream.queue_at_most(bytes),
+        match &mut self.way {
+            Way::Plain(stream) => stream.queue_at_most(bytes),
+            Way::Mesh(stream) => stream.queue_at_most(bytes),
         }
     }
 }
 
 impl AsyncRead for ByteStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Mesh(stream) => Pin::new(stream).poll_read(cx, buf),
+        match &mut self.get_mut().way {
+            Way::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Way::Mesh(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
 
 impl AsyncWrite for ByteStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Mesh(stream) => Pin::new(stream).poll_write(cx, buf),
+        match &mut self.get_mut().way {
+            Way::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Way::Mesh(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Mesh(stream) => Pin::new(stream).poll_flush(cx),
+        match &mut self.get_mut().way {
+            Way::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Way::Mesh(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Mesh(stream) => Pin::new(stream).poll_shutdown(cx),
+        match &mut self.get_mut().way {
+            Way::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Way::Mesh(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -1,12 +1,14 @@
 //! HTTP/2 connections that each caller has for itself.
 
-use super::{Upstream, http2::Streams, table::Table};
+use super::{
+    http2::Streams,
+    table::{Connections, Table},
+};
 use crate::limits;
 use http::HeaderValue;
 use std::{
     cell::{OnceCell, RefCell},
-    net::SocketAddr,
-    rc::Rc,
+    rc::{Rc, Weak},
     sync::atomic::{AtomicU32, Ordering::Relaxed},
 };
 
@@ -24,9 +26,17 @@ pub(crate) struct Callers(OnceCell<Box<Known>>);
 /// Made when the first HTTP/2 request comes: most connections bring none.
 #[derive(Debug)]
 struct Known {
-    streams: RefCell<Vec<(SocketAddr, u32, Rc<Streams>)>>,
+    ways: RefCell<Vec<Way>>,
     /// The name by which a peer recognises this caller.
     name: HeaderValue,
+}
+
+/// The connections of one caller to one endpoint.
+#[derive(Debug)]
+struct Way {
+    to: Weak<Connections>,
+    caller: u32,
+    streams: Rc<Streams>,
 }
 
 /// The number of the next connection that brings HTTP/2 requests.
@@ -41,7 +51,7 @@ impl Callers {
 
     fn known(&self) -> &Known {
         self.0.get_or_init(|| {
-            Box::new(Known { streams: RefCell::default(), name: HeaderValue::from(NEXT.fetch_add(1, Relaxed)) })
+            Box::new(Known { ways: RefCell::default(), name: HeaderValue::from(NEXT.fetch_add(1, Relaxed)) })
         })
     }
 
@@ -52,19 +62,19 @@ impl Callers {
         number.unwrap_or(0) % limits::CALLER_STREAMS_MAX as u32
     }
 
-    /// The way of caller `number` to `upstream`. At most [`limits::CALLER_STREAMS_MAX`] are kept; the one that came first
+    /// The way of caller `number` to who has those `connections`. At most [`limits::CALLER_STREAMS_MAX`] are kept; the one that came first
     /// goes.
-    pub(super) fn streams(&self, number: u32, table: &Table, upstream: &Upstream) -> Rc<Streams> {
-        let address = upstream.endpoint.address;
-        let mut known = self.known().streams.borrow_mut();
-        if let Some((.., streams)) = known.iter().find(|(at, of, _)| (*at, *of) == (address, number)) {
-            return streams.clone();
+    pub(super) fn streams(&self, number: u32, connections: &Rc<Connections>, table: &Table) -> Rc<Streams> {
+        let mut ways = self.known().ways.borrow_mut();
+        let is_it = |way: &&Way| way.caller == number && way.to.as_ptr() == Rc::as_ptr(connections);
+        if let Some(way) = ways.iter().find(is_it) {
+            return way.streams.clone();
         }
-        if known.len() >= limits::CALLER_STREAMS_MAX {
-            known.remove(0);
+        if ways.len() >= limits::CALLER_STREAMS_MAX {
+            ways.remove(0);
         }
-        let streams = table.own();
-        known.push((address, number, streams.clone()));
+        let streams = table.own(connections);
+        ways.push(Way { to: Rc::downgrade(connections), caller: number, streams: streams.clone() });
         streams
     }
 }

@@ -1,6 +1,6 @@
 //! Idle HTTP/1 connections to one address. Each carries one request at a time, so no caller waits for another's answer.
 
-use super::Request;
+use super::{Request, keep::Place};
 use crate::{http::answer::Allowance, limits, sys::Socket};
 use http::{Method, Response, Version};
 use hyper::{
@@ -11,6 +11,7 @@ use std::{
     cell::{Cell, RefCell},
     fmt,
     rc::Rc,
+    time::Duration,
 };
 use tokio::time::Instant;
 
@@ -40,6 +41,7 @@ struct Wire {
     done: Cell<bool>,
     /// What the server had taken before the request under way, where that matters.
     taken: Cell<Option<u64>>,
+    _place: Place,
 }
 
 impl Drop for Http1 {
@@ -51,7 +53,7 @@ impl Drop for Http1 {
 }
 
 impl Http1 {
-    pub(super) fn new(sender: Sender, allowance: Allowance, socket: Socket) -> Self {
+    pub(super) fn new(sender: Sender, allowance: Allowance, socket: Socket, place: Place) -> Self {
         Self {
             sender,
             wire: Rc::new(Wire {
@@ -60,6 +62,7 @@ impl Http1 {
                 old: Cell::new(false),
                 done: Cell::new(false),
                 taken: Cell::new(None),
+                _place: place,
             }),
         }
     }
@@ -87,20 +90,28 @@ impl Http1 {
 }
 
 /// The idle ones, the youngest last. At most [`limits::IDLE_CONNECTIONS_MAX`].
-#[derive(Default)]
-pub(super) struct Idle(RefCell<Vec<(Http1, Instant)>>);
+pub(super) struct Idle {
+    kept: RefCell<Vec<(Http1, Instant)>>,
+    /// For how long.
+    within: Duration,
+}
 
 impl fmt::Debug for Idle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Idle").field(&self.0.borrow().len()).finish()
+        f.debug_tuple("Idle").field(&self.kept.borrow().len()).finish()
     }
 }
 
 impl Idle {
+    /// None yet; each is kept for so long.
+    pub(super) fn new(within: Duration) -> Self {
+        Self { kept: RefCell::default(), within }
+    }
+
     /// Keeps a connection whose last answer was read to its end.
     pub(super) fn keep(&self, connection: Http1, now: Instant) {
         connection.wire.done.set(true);
-        let mut idle = self.0.borrow_mut();
+        let mut idle = self.kept.borrow_mut();
         let usable = !connection.wire.old.get() && !connection.sender.is_closed();
         if usable && idle.len() < limits::IDLE_CONNECTIONS_MAX {
             idle.push((connection, now));
@@ -110,9 +121,9 @@ impl Idle {
     /// The connection that was used last, among those that can take a request. For one that must not be sent twice (RFC 9110
     /// §9.2.2), the kernel is asked whether the server has closed it meanwhile: the library may not have heard of it yet.
     pub(super) fn take(&self, now: Instant, method: &Method) -> Option<Http1> {
-        let mut idle = self.0.borrow_mut();
+        let mut idle = self.kept.borrow_mut();
         // The youngest is last; behind the first one that is too old, all are.
-        if now.saturating_duration_since(idle.last()?.1) > limits::IDLE_TIMEOUT {
+        if now.saturating_duration_since(idle.last()?.1) > self.within {
             idle.clear();
             return None;
         }
@@ -140,42 +151,85 @@ impl Idle {
         None
     }
 
+    /// Drops the connection that was idle for longest, if there is one.
+    pub(super) fn drop_one(&self) -> bool {
+        let mut idle = self.kept.borrow_mut();
+        let is_there = !idle.is_empty();
+        idle.drain(..usize::from(is_there));
+        is_there
+    }
+
     /// Drops connections that were idle for too long.
     pub(super) fn sweep(&self) {
-        self.0
+        self.kept
             .borrow_mut()
-            .retain(|(connection, since)| !connection.sender.is_closed() && since.elapsed() < limits::IDLE_TIMEOUT);
+            .retain(|(connection, since)| !connection.sender.is_closed() && since.elapsed() < self.within);
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.borrow().is_empty()
+        self.kept.borrow().is_empty()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{http::body::request::RequestBody, sys::Watched};
+    use crate::{backend::endpoint::keep::Places, http::body::request::RequestBody, sys::Watched};
     use hyper_util::rt::TokioIo;
+    use remora_model::ConnectionSettings;
     use std::io::Write as _;
     use tokio::{net::TcpStream, task::LocalSet};
+
+    /// Of two places, one for a connection to `listener`.
+    async fn connect(
+        listener: &std::net::TcpListener,
+        places: &std::sync::Arc<Places>,
+    ) -> (Http1, std::net::TcpStream) {
+        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (near, socket) = Watched::new(near);
+        let (mut sender, connection) = http1::handshake::<_, RequestBody>(TokioIo::new(near)).await.unwrap();
+        tokio::task::spawn_local(connection);
+        sender.ready().await.unwrap();
+        let place = places.take().unwrap();
+        (Http1::new(sender, Allowance::default(), socket, place), listener.accept().unwrap().0)
+    }
+
+    fn two_places() -> std::sync::Arc<Places> {
+        let settings = ConnectionSettings { max_connections: std::num::NonZeroU32::new(2), ..Default::default() };
+        Places::new(&settings, 1)
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_kept_connection_is_used_while_it_is_young_and_makes_room_for_another() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let kept = async {
+            let (idle, places, now) = (Idle::new(Duration::from_secs(1)), two_places(), Instant::now());
+            let (one, _one) = connect(&listener, &places).await;
+            let (two, _two) = connect(&listener, &places).await;
+            idle.keep(one, now);
+            let later = now + Duration::from_millis(900);
+            assert!(idle.take(later, &Method::GET).is_some_and(|one| {
+                idle.keep(one, later);
+                true
+            }));
+            assert!(places.take().is_none(), "one is kept, the other in use");
+            assert!(idle.drop_one() && !idle.drop_one());
+            assert!(places.take().is_some());
+            idle.keep(two, later);
+            assert!(idle.take(later + Duration::from_millis(1001), &Method::GET).is_none(), "it was kept for too long");
+            assert!(idle.is_empty());
+        };
+        LocalSet::new().run_until(kept).await;
+    }
 
     #[tokio::test(flavor = "current_thread")]
     async fn a_request_that_must_not_be_sent_twice_gets_no_connection_that_its_server_has_closed() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let connect = async || {
-            let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-            let (near, socket) = Watched::new(near);
-            let (mut sender, connection) = http1::handshake::<_, RequestBody>(TokioIo::new(near)).await.unwrap();
-            tokio::task::spawn_local(connection);
-            sender.ready().await.unwrap();
-            (Http1::new(sender, Allowance::default(), socket), listener.accept().unwrap().0)
-        };
         let closes = async {
             for method in [Method::POST, Method::PATCH, Method::GET] {
                 for bytes in [None, Some(&b"HTTP/1.1 408 Request Timeout\r\n\r\n"[..]), Some(b"")] {
-                    let (idle, now) = (Idle::default(), Instant::now());
-                    let (connection, mut server) = connect().await;
+                    let (idle, now) = (Idle::new(limits::IDLE_TIMEOUT), Instant::now());
+                    let (connection, mut server) = connect(&listener, &two_places()).await;
                     idle.keep(connection, now);
                     if let Some(bytes) = bytes {
                         server.write_all(bytes).unwrap();

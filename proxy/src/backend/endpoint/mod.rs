@@ -6,6 +6,7 @@ mod bytes;
 mod caller;
 mod http1;
 mod http2;
+mod keep;
 mod table;
 
 pub(crate) use body::{AnswerBody, AnswerError};
@@ -33,11 +34,13 @@ use crate::{
     telemetry::{Blame, Reason},
     tls,
 };
+use bytes::Way;
 use futures_util::{FutureExt, future::Either};
 use http2::{Dial, Streams};
 use hyper::client::conn::{TrySendError, http1 as hyper_http1};
 use hyper_util::rt::TokioIo;
-use remora_model::Endpoint;
+use keep::Place;
+use remora_model::{BackendSettings, ConnectionSettings, Endpoint};
 use std::{borrow::Cow, fmt, io, net::SocketAddr, rc::Rc, time::Duration};
 use table::Connections;
 use tokio::time::Instant;
@@ -48,10 +51,30 @@ type Request = http::Request<RequestBody>;
 #[derive(Debug)]
 pub(crate) struct Upstream {
     pub endpoint: Endpoint,
-    connect_timeout: Duration,
+    dialing: Dialing,
     connections: Rc<Connections>,
     table: Rc<Table>,
     resources: Rc<Resources>,
+}
+
+/// How an endpoint is connected to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Dialing {
+    connect_timeout: Duration,
+    settings: ConnectionSettings,
+}
+
+impl Dialing {
+    /// Within that time, and for the rest as nobody says.
+    pub(crate) fn within(connect_timeout: Duration) -> Self {
+        Self { connect_timeout, settings: ConnectionSettings::default() }
+    }
+}
+
+impl From<&BackendSettings> for Dialing {
+    fn from(settings: &BackendSettings) -> Self {
+        Self { connect_timeout: settings.connect_timeout, settings: settings.connection }
+    }
 }
 
 /// A request that failed before the head of an answer: one type from the connection to the client, for whom it becomes an
@@ -138,14 +161,9 @@ impl Lease {
 
 impl Upstream {
     /// An endpoint whose connections are not shared.
-    pub(crate) fn new(
-        resources: &Rc<Resources>,
-        table: &Rc<Table>,
-        endpoint: Endpoint,
-        connect_timeout: Duration,
-    ) -> Rc<Self> {
-        let (resources, connections) = (resources.clone(), Connections::new(&endpoint));
-        Rc::new(Self { endpoint, connect_timeout, connections, table: table.clone(), resources })
+    pub(crate) fn new(resources: &Rc<Resources>, table: &Rc<Table>, endpoint: Endpoint, dialing: Dialing) -> Rc<Self> {
+        let connections = Connections::new(&endpoint, &dialing.settings, resources.config.workers);
+        Rc::new(Self { endpoint, dialing, connections, table: table.clone(), resources: resources.clone() })
     }
 
     /// An endpoint, with the connections that this worker has to it already.
@@ -153,15 +171,15 @@ impl Upstream {
         resources: &Rc<Resources>,
         table: &Rc<Table>,
         endpoint: Endpoint,
-        connect_timeout: Duration,
+        dialing: Dialing,
     ) -> Rc<Self> {
-        let (resources, connections) = (resources.clone(), table.find(&endpoint));
-        Rc::new(Self { endpoint, connect_timeout, connections, table: table.clone(), resources })
+        let connections = table.find(&endpoint, &dialing.settings, resources.config.workers);
+        Rc::new(Self { endpoint, dialing, connections, table: table.clone(), resources: resources.clone() })
     }
 
-    /// Whether it is this endpoint, with this bound on the time to connect.
-    pub(crate) fn is(&self, endpoint: &Endpoint, connect_timeout: Duration) -> bool {
-        self.endpoint == *endpoint && self.connect_timeout == connect_timeout
+    /// Whether it is this endpoint, connected to like this.
+    pub(crate) fn is(&self, endpoint: &Endpoint, dialing: Dialing) -> bool {
+        self.endpoint == *endpoint && self.dialing == dialing
     }
 
     /// Sends over HTTP/2, for `caller` where that matters. Dropping the future resets the stream.
@@ -175,7 +193,7 @@ impl Upstream {
         request: Request,
     ) -> impl Future<Output = Result<Answer, Failed>> + use<'a> {
         let own = match (caller, &self.endpoint.identity) {
-            (Some((callers, number)), None) => Some(callers.streams(number, &self.table, self)),
+            (Some((callers, number)), None) => Some(callers.streams(number, &self.connections, &self.table)),
             _ => None,
         };
         let streams = own.as_ref().unwrap_or(&self.connections.http2);
@@ -241,9 +259,17 @@ impl Upstream {
         Ok(Answer { response: response.map(AnswerBody::from), lease: Some(lease), sent: None })
     }
 
+    /// A place for one more connection.
+    fn place(&self) -> Result<Place, ConnectError> {
+        let places = &self.connections.places;
+        // One that is kept for a next request makes room.
+        let place = places.take().or_else(|| self.connections.http1.drop_one().then(|| places.take())?);
+        place.ok_or(ConnectError::Full { address: self.endpoint.address, most: places.most() })
+    }
+
     async fn open_http1(&self, permit: &Permit) -> Result<http1::Http1, ConnectError> {
-        let address = self.endpoint.address;
-        let stream = connect::tcp(permit, address, self.connect_timeout).await?;
+        let (address, place) = (self.endpoint.address, self.place()?);
+        let stream = connect::tcp(permit, address, self.dialing.connect_timeout).await?;
         let ((stream, socket), allowance) = (Watched::new(stream), Allowance::default());
         let (sender, connection) = hyper_http1::Builder::new()
             .max_buf_size(limits::HTTP1_BUFFER_BYTES)
@@ -255,7 +281,7 @@ impl Upstream {
                 tracing::debug!(%address, %error, "HTTP/1 connection upstream ended");
             }
         });
-        Ok(http1::Http1::new(sender, allowance, socket))
+        Ok(http1::Http1::new(sender, allowance, socket, place))
     }
 
     /// Drops connections that were idle for too long, unless they are shared.
@@ -298,15 +324,16 @@ impl Upstream {
         if self.endpoint.identity.is_some() && !self.table.make_room() {
             return Err(ConnectError::Busy { address });
         }
+        let place = self.place()?;
         let added = match self.mesh(permit, tls::Alpn::MeshHttp).await? {
             Some(stream) => {
                 let retire = stream.retire();
-                streams.add((stream, address), generation, retire, &self.resources.background).await
+                streams.add((stream, address, place), generation, retire, &self.resources.background).await
             }
             None => {
-                let stream = connect::tcp(permit, address, self.connect_timeout).await?;
+                let stream = connect::tcp(permit, address, self.dialing.connect_timeout).await?;
                 let stream = Patient::new(stream, self.resources.config.patience.body);
-                streams.add((stream, address), generation, None, &self.resources.background).await
+                streams.add((stream, address, place), generation, None, &self.resources.background).await
             }
         };
         added.map_err(|source| ConnectError::Io { address, source: io::Error::other(source) })
@@ -322,7 +349,7 @@ impl Upstream {
         let Some(expected) = &self.endpoint.identity else { return Ok(None) };
         let proxy = self.endpoint.proxy.or_else(|| self.resources.config.own_proxy(&self.endpoint.pod));
         let address = proxy.unwrap_or(self.endpoint.address);
-        let stream = connect::tcp(permit, address, self.connect_timeout).await?;
+        let stream = connect::tcp(permit, address, self.dialing.connect_timeout).await?;
         let mut stream = self.resources.tls.originate(stream, address, expected, alpn).await?;
         if proxy.is_some() {
             connect::name_destination(&mut stream, &self.endpoint)
@@ -344,10 +371,12 @@ impl Upstream {
     }
 
     async fn stream(&self, permit: &Permit, alpn: tls::Alpn) -> Result<ByteStream, ConnectError> {
-        match self.mesh(permit, alpn).await? {
-            Some(stream) => Ok(ByteStream::Mesh(Box::new(stream))),
-            None => Ok(ByteStream::Plain(connect::tcp(permit, self.endpoint.address, self.connect_timeout).await?)),
-        }
+        let place = self.place()?;
+        let way = match self.mesh(permit, alpn).await? {
+            Some(stream) => Way::Mesh(Box::new(stream)),
+            None => Way::Plain(connect::tcp(permit, self.endpoint.address, self.dialing.connect_timeout).await?),
+        };
+        Ok(ByteStream::new(way, place))
     }
 }
 

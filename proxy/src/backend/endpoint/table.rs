@@ -1,19 +1,22 @@
 //! All connections of a worker to others, by whom they lead to.
 //!
 //! One pod may serve many Services, and one endpoint may be described anew while nothing about the way to it changed:
-//! connections belong to the address, the identity and the proxy, and outlive what is said about weight, zone or time-outs.
+//! connections belong to the address, the identity, the proxy, and how they are kept, and outlive what is said about weight, zone or
+//! time-outs.
 
 use super::{
     http1::Idle,
     http2::{Kind, Streams},
+    keep::{Keep, Places},
 };
 use crate::limits;
-use remora_model::{Endpoint, SpiffeId};
+use remora_model::{ConnectionSettings, Endpoint, SpiffeId};
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     net::SocketAddr,
     rc::{Rc, Weak},
+    sync::Arc,
 };
 
 /// Whom a connection leads to.
@@ -22,11 +25,13 @@ struct Key {
     address: SocketAddr,
     identity: Option<SpiffeId>,
     proxy: Option<SocketAddr>,
+    settings: ConnectionSettings,
 }
 
 impl Key {
-    fn of(endpoint: &Endpoint) -> Self {
-        Self { address: endpoint.address, identity: endpoint.identity.clone(), proxy: endpoint.proxy }
+    fn of(endpoint: &Endpoint, settings: &ConnectionSettings) -> Self {
+        let identity = endpoint.identity.clone();
+        Self { address: endpoint.address, identity, proxy: endpoint.proxy, settings: *settings }
     }
 }
 
@@ -36,12 +41,17 @@ pub(super) struct Connections {
     pub(super) http1: Idle,
     /// Shared by all callers: towards a peer of the mesh.
     pub(super) http2: Rc<Streams>,
+    /// Of all its connections, of callers' own as well.
+    pub(super) places: Arc<Places>,
+    /// How callers' own are kept.
+    keep: Keep,
 }
 
 impl Connections {
-    pub(super) fn new(endpoint: &Endpoint) -> Rc<Self> {
+    pub(super) fn new(endpoint: &Endpoint, settings: &ConnectionSettings, workers: usize) -> Rc<Self> {
         let kind = if endpoint.identity.is_some() { Kind::Mesh } else { Kind::Other };
-        Rc::new(Self { http1: Idle::default(), http2: Streams::new(kind) })
+        let (keep, places) = (Keep::of(kind, settings), Places::new(settings, workers));
+        Rc::new(Self { http1: Idle::new(keep.http1), http2: Streams::new(kind, keep), places, keep })
     }
 }
 
@@ -57,14 +67,14 @@ pub(crate) struct Table {
 
 impl Table {
     /// The connections to `endpoint`, which other backends may share.
-    pub(super) fn find(&self, endpoint: &Endpoint) -> Rc<Connections> {
-        let mut known = self.known.borrow_mut();
-        known.entry(Key::of(endpoint)).or_insert_with(|| Connections::new(endpoint)).clone()
+    pub(super) fn find(&self, endpoint: &Endpoint, settings: &ConnectionSettings, workers: usize) -> Rc<Connections> {
+        let (key, mut known) = (Key::of(endpoint, settings), self.known.borrow_mut());
+        known.entry(key).or_insert_with(|| Connections::new(endpoint, settings, workers)).clone()
     }
 
-    /// Connections of one caller alone.
-    pub(super) fn own(&self) -> Rc<Streams> {
-        let streams = Streams::new(Kind::Other);
+    /// Connections of one caller alone, to who has those `connections`.
+    pub(super) fn own(&self, connections: &Connections) -> Rc<Streams> {
+        let streams = Streams::new(Kind::Other, connections.keep);
         self.own.borrow_mut().push(Rc::downgrade(&streams));
         streams
     }
@@ -72,20 +82,17 @@ impl Table {
     /// Closes connections that were idle for too long, or belong to no backend any more. For the worker to call every
     /// [`limits::IDLE_TIMEOUT`].
     pub(crate) fn sweep(&self) {
-        let sweeps = |idle: std::time::Duration| (idle.as_millis() / limits::IDLE_TIMEOUT.as_millis()) as u32;
-        let (mesh, other) = (sweeps(limits::MESH_IDLE_TIMEOUT), sweeps(limits::APP_HTTP2_IDLE_TIMEOUT));
         let mut open = 0;
-        self.known.borrow_mut().retain(|key, connections| {
+        self.known.borrow_mut().retain(|_, connections| {
             connections.http1.sweep();
             let unused = Rc::strong_count(connections) == 1;
-            let idle = if key.identity.is_some() { mesh } else { other };
-            let streams = connections.http2.sweep(if unused { 0 } else { idle });
+            let streams = connections.http2.sweep(unused);
             open += streams;
             !(unused && streams == 0 && connections.http1.is_empty())
         });
         self.own.borrow_mut().retain(|streams| {
             let streams = streams.upgrade();
-            open += streams.as_ref().map_or(0, |streams| streams.sweep(other));
+            open += streams.as_ref().map_or(0, |streams| streams.sweep(false));
             streams.is_some()
         });
         // Each worker has its part of the sum.
@@ -126,10 +133,14 @@ mod tests {
         endpoint
     }
 
+    fn unsaid() -> ConnectionSettings {
+        ConnectionSettings::default()
+    }
+
     #[test]
     fn services_that_share_a_pod_share_its_connections_and_what_is_said_of_it_closes_none() {
         let table = Table::default();
-        let first = table.find(&endpoint(Some("api"), |_| ()));
+        let first = table.find(&endpoint(Some("api"), |_| ()), &unsaid(), 1);
         let changes: [fn(&mut Endpoint); 4] = [
             |_| (),
             |endpoint| endpoint.weight = 7,
@@ -137,7 +148,7 @@ mod tests {
             |endpoint| endpoint.pod = "shop/api-2".into(),
         ];
         for change in changes {
-            assert!(Rc::ptr_eq(&first, &table.find(&endpoint(Some("api"), change))));
+            assert!(Rc::ptr_eq(&first, &table.find(&endpoint(Some("api"), change), &unsaid(), 1)));
         }
         let others = [
             endpoint(Some("other"), |_| ()),
@@ -146,15 +157,19 @@ mod tests {
             endpoint(Some("api"), |endpoint| endpoint.address.set_port(81)),
         ];
         for other in others {
-            assert!(!Rc::ptr_eq(&first, &table.find(&other)), "{other:?}");
+            assert!(!Rc::ptr_eq(&first, &table.find(&other, &unsaid(), 1)), "{other:?}");
         }
+        let settings = ConnectionSettings { max_connections: std::num::NonZeroU32::new(1), ..unsaid() };
+        let bounded = table.find(&endpoint(Some("api"), |_| ()), &settings, 1);
+        assert!(!Rc::ptr_eq(&first, &bounded), "what one Service's policy says of its connections is not another's");
     }
 
     #[test]
     fn what_belongs_to_nobody_is_forgotten() {
         let table = Table::default();
-        let (held, own) = (table.find(&endpoint(Some("api"), |_| ())), table.own());
-        table.find(&endpoint(None, |_| ()));
+        let held = table.find(&endpoint(Some("api"), |_| ()), &unsaid(), 1);
+        let own = table.own(&held);
+        table.find(&endpoint(None, |_| ()), &unsaid(), 1);
         table.sweep();
         assert_eq!((table.known.borrow().len(), table.own.borrow().len()), (1, 1));
         drop((held, own));

@@ -22,7 +22,7 @@ use crate::{
 };
 use futures_util::future::Either;
 use http::Response;
-use std::{net::SocketAddr, pin::Pin, rc::Rc, time::Duration};
+use std::{pin::Pin, rc::Rc, time::Duration};
 use tokio::time::{Instant, timeout_at};
 use tower::Service;
 
@@ -51,7 +51,7 @@ impl Service<Permitted<Attempt>> for Balance {
 
     fn call(&mut self, attempt: Permitted<Attempt>) -> Self::Future {
         let (permit, attempt) = attempt.open();
-        match self.pick(&permit, attempt.began, &attempt.tried) {
+        match self.pick(&permit, &attempt) {
             Ok((upstream, in_flight)) => Box::pin(self.clone().send(permit, attempt, upstream, in_flight)),
             Err(reason) => Box::pin(std::future::ready(Err(Failed::new(reason)))),
         }
@@ -60,13 +60,14 @@ impl Service<Permitted<Attempt>> for Balance {
 
 impl Balance {
     /// An endpoint that did not fail yet; where all did, any of them may try again.
-    fn pick(&self, permit: &Permit, now: Instant, tried: &[SocketAddr]) -> Result<(Rc<Upstream>, InFlight), Reason> {
+    fn pick(&self, permit: &Permit, attempt: &Attempt) -> Result<(Rc<Upstream>, InFlight), Reason> {
+        let (now, tried, fields) = (attempt.began, &attempt.tried[..], Some(attempt.request.headers()));
         let mut rng = self.resources.rng.borrow_mut();
-        match self.pool.pick(now, &mut rng, tried) {
-            Err(_) if !tried.is_empty() => self.pool.pick(now, &mut rng, &[]),
+        match self.pool.pick(now, &mut rng, tried, fields) {
+            Err(_) if !tried.is_empty() => self.pool.pick(now, &mut rng, &[], fields),
             Ok((upstream, in_flight)) if in_flight.is_probe() && upstream.is_away() => {
                 upstream.probe(permit, in_flight);
-                self.pool.pick(now, &mut rng, tried)
+                self.pool.pick(now, &mut rng, tried, fields)
             }
             picked => picked,
         }
@@ -127,7 +128,10 @@ impl Balance {
             // No word about the endpoint's health: it is busy, or goes in order.
             return Failed { endpoint, ..failed };
         }
-        let Some(outcome) = outcome::of(failed.reason) else { return failed };
+        let Some(outcome) = outcome::of(failed.reason) else {
+            let full = failed.reason == Reason::QueueFull;
+            return Failed { endpoint: endpoint.filter(|_| full), ..failed };
+        };
         let now = Instant::now();
         in_flight.record(now, now.saturating_duration_since(began), outcome);
         if outcome != backend::Outcome::Failure {
@@ -194,6 +198,7 @@ mod tests {
         policy::To,
     };
     use http::{Request, Version};
+    use std::net::SocketAddr;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpListener,

@@ -129,13 +129,14 @@ impl After for Copies {
 /// Sends a copy, in a task of the worker.
 fn send(resources: &Resources, pool: Rc<Pool>, kept: &Kept) {
     let picked = pool.enter().filter(|_| kept.is_complete()).and_then(|entered| {
-        let picked = pool.pick(Instant::now(), &mut resources.rng.borrow_mut(), &[]).ok();
-        picked.map(|picked| (entered, picked))
+        let request = kept.request();
+        let picked = pool.pick(Instant::now(), &mut resources.rng.borrow_mut(), &[], Some(request.headers())).ok();
+        picked.map(|picked| (entered, request, picked))
     });
-    let Some((entered, (upstream, in_flight))) = picked else {
+    let Some((entered, request, (upstream, in_flight))) = picked else {
         return metrics::counter!("remora_mirror_skipped_total").increment(1);
     };
-    let copy = Permitted::outbound(To::Backend(&pool.id), kept.request());
+    let copy = Permitted::outbound(To::Backend(&pool.id), request);
     resources.tasks.spawn(async move {
         // Dropped unrecorded: a copy says nothing about its endpoint.
         let _held = (entered, in_flight);

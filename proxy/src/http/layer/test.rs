@@ -4,7 +4,7 @@ use super::Outcome;
 use crate::{
     backend::{
         Pool, Zone,
-        endpoint::{AnswerBody, Table, Upstream},
+        endpoint::{AnswerBody, Dialing, Table, Upstream},
     },
     config,
     discover::{self, Plan, Port},
@@ -101,7 +101,7 @@ impl World {
     /// What an endpoint of the backend answers.
     pub(super) fn answer(&self, status: u16, fate: Option<Fate>) -> Outcome {
         let (upstream, in_flight) =
-            self.pool.pick(Instant::now(), &mut self.resources.rng.borrow_mut(), &[]).map_err(Failed::new)?;
+            self.pool.pick(Instant::now(), &mut self.resources.rng.borrow_mut(), &[], None).map_err(Failed::new)?;
         let mut response = Response::new(AnswerBody::Empty);
         *response.status_mut() = StatusCode::from_u16(status).unwrap();
         let endpoint = upstream.endpoint.address;
@@ -173,7 +173,12 @@ impl Visited {
             client_id: None,
             tls: if mesh { Tls::Mtls } else { Tls::Plain },
             goodbye: None,
-            app: Upstream::new(&resources, &Rc::<Table>::default(), endpoint(app), crate::limits::APP_CONNECT_TIMEOUT),
+            app: Upstream::new(
+                &resources,
+                &Rc::<Table>::default(),
+                endpoint(app),
+                Dialing::within(crate::limits::APP_CONNECT_TIMEOUT),
+            ),
         };
         Self { visit: Rc::new(visit), resources, routes }
     }

@@ -1,7 +1,7 @@
 //! The task of an HTTP/2 connection: reads and writes its frames, asks a peer whether it is still there, and takes the
 //! connection out of use in time.
 
-use super::connection::Connection;
+use super::{super::keep::Place, connection::Connection};
 use crate::limits;
 use bytes::Bytes;
 use h2::{Ping, PingPong};
@@ -13,6 +13,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -29,6 +30,8 @@ pub(super) struct Driver<S> {
     looked: u64,
     keep_alive: Option<KeepAlive>,
     retire: Option<Seldom<Sleep>>,
+    /// Where the connection counts, until it has ended.
+    place: Option<Place>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
@@ -38,14 +41,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         address: SocketAddr,
         read: Rc<Cell<u64>>,
     ) -> Self {
-        Self { connection, h2, address, read, looked: 0, keep_alive: None, retire: None }
+        Self { connection, h2, address, read, looked: 0, keep_alive: None, retire: None, place: None }
     }
 
-    /// Asks the peer whether it is there while streams are open. Proxies only: gRPC servers take PING this often for abuse
-    /// and close the connection (ENHANCE_YOUR_CALM).
-    pub(super) fn keep_alive(mut self) -> Self {
+    /// Asks the server at these times whether it is there while streams are open.
+    pub(super) fn keep_alive(mut self, times: Option<(Duration, Duration)>) -> Self {
+        let Some(times) = times else { return self };
         let read = self.read.clone();
-        self.keep_alive = self.h2.ping_pong().map(|pings| KeepAlive::new(pings, read));
+        self.keep_alive = self.h2.ping_pong().map(|pings| KeepAlive::new(pings, times, read));
+        self
+    }
+
+    /// The connection counts there.
+    pub(super) fn in_place(mut self, place: Place) -> Self {
+        self.place = Some(place);
         self
     }
 
@@ -89,11 +98,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Driver<S> {
     }
 }
 
-/// Whether the peer is still there: a PING every [`limits::KEEP_ALIVE_INTERVAL`] while there are streams. A connection
+/// Whether the peer is still there: a PING after each silence of `interval` while there are streams. A connection
 /// without any costs no timer. On a slow link the answer stands behind an answer's bytes, or the PING behind those of an upload, whose peer says
-/// that it takes them (WINDOW_UPDATE): whatever is read shows that the peer is there, and gives it [`limits::KEEP_ALIVE_TIMEOUT`] more.
+/// that it takes them (WINDOW_UPDATE): whatever is read shows that the peer is there, and gives it `timeout` more.
 struct KeepAlive {
     pings: PingPong,
+    interval: Duration,
+    timeout: Duration,
     /// Bytes that were read from the peer.
     read: Rc<Cell<u64>>,
     state: State,
@@ -110,27 +121,27 @@ enum State {
 }
 
 impl KeepAlive {
-    fn new(pings: PingPong, read: Rc<Cell<u64>>) -> Self {
-        Self { pings, read, state: State::Off, timer: None }
+    fn new(pings: PingPong, (interval, timeout): (Duration, Duration), read: Rc<Cell<u64>>) -> Self {
+        Self { pings, interval, timeout, read, state: State::Off, timer: None }
     }
 
     /// Ready once the peer is lost.
     fn poll_lost(&mut self, cx: &mut Context<'_>, busy: bool) -> Poll<()> {
         loop {
             match self.state {
-                State::Off if busy => self.arm(State::Quiet, limits::KEEP_ALIVE_INTERVAL),
+                State::Off if busy => self.arm(State::Quiet, self.interval),
                 State::Off => return Poll::Pending,
                 State::Quiet => {
                     ready!(self.poll_timer(cx));
                     if busy && self.pings.send_ping(Ping::opaque()).is_ok() {
-                        self.arm(State::Asked { read: self.read.get() }, limits::KEEP_ALIVE_TIMEOUT);
+                        self.arm(State::Asked { read: self.read.get() }, self.timeout);
                     } else {
                         self.state = State::Off;
                         return Poll::Pending;
                     }
                 }
                 State::Asked { read: before } => match self.pings.poll_pong(cx) {
-                    Poll::Ready(Ok(_)) => self.arm(State::Quiet, limits::KEEP_ALIVE_INTERVAL),
+                    Poll::Ready(Ok(_)) => self.arm(State::Quiet, self.interval),
                     // The connection has ended, which its own future tells.
                     Poll::Ready(Err(_)) => return Poll::Pending,
                     Poll::Pending => {
@@ -139,7 +150,7 @@ impl KeepAlive {
                         if read == before && !self.was_late() {
                             return Poll::Ready(());
                         }
-                        self.arm(State::Asked { read }, limits::KEEP_ALIVE_TIMEOUT);
+                        self.arm(State::Asked { read }, self.timeout);
                     }
                 },
             }
@@ -152,7 +163,7 @@ impl KeepAlive {
         due.is_some_and(|due| due.elapsed() > limits::KEEP_ALIVE_LATE)
     }
 
-    fn arm(&mut self, state: State, within: std::time::Duration) {
+    fn arm(&mut self, state: State, within: Duration) {
         self.state = state;
         match &mut self.timer {
             Some(timer) => timer.change().reset(Instant::now() + within),

@@ -1,6 +1,7 @@
 //! The connections to one address, and who waits for a stream on them.
 
 use super::{
+    super::keep::{Keep, Place},
     connection::{Connection, Half, UNKNOWN},
     driver::{Driver, Metered},
     queue::{Queue, Waiting},
@@ -44,6 +45,7 @@ pub(in crate::backend) enum Kind {
 /// All HTTP/2 connections to one address, for all callers that may share them.
 pub(in crate::backend) struct Streams {
     kind: Kind,
+    keep: Keep,
     connections: RefCell<Vec<Rc<Connection>>>,
     /// How many are being made.
     making: Cell<u32>,
@@ -68,9 +70,10 @@ impl Drop for Streams {
 }
 
 impl Streams {
-    pub(in crate::backend) fn new(kind: Kind) -> Rc<Self> {
+    pub(in crate::backend) fn new(kind: Kind, keep: Keep) -> Rc<Self> {
         Rc::new(Self {
             kind,
+            keep,
             connections: RefCell::default(),
             making: Cell::new(0),
             queue: Rc::new(Queue::new()),
@@ -181,7 +184,7 @@ impl Streams {
     /// Puts a connection to use: `io` is connected, and its peer proven where there is one to prove.
     pub(in crate::backend) async fn add<S>(
         self: &Rc<Self>,
-        (io, address): (S, SocketAddr),
+        (io, address, place): (S, SocketAddr, Place),
         generation: u64,
         retire: Option<Instant>,
         tasks: &Tasks,
@@ -205,12 +208,11 @@ impl Streams {
         let (sender, h2) = builder.handshake::<_, Bytes>(Metered::new(io, read.clone())).await?;
         let first = if self.kind == Kind::Mesh { own } else { 1 };
         let connection = Connection::new(sender, generation, wide, (own, first), self.queue.clone());
-        let mut driver = Driver::new(connection.clone(), h2, address, read).retire_at(retire);
+        let driver = Driver::new(connection.clone(), h2, address, read).retire_at(retire).keep_alive(self.keep.pings);
         if self.kind == Kind::Mesh {
-            driver = driver.keep_alive();
             self.queue.learned(own);
         }
-        tasks.spawn(driver);
+        tasks.spawn(driver.in_place(place));
         let mut connections = self.connections.borrow_mut();
         let at = if wide { 0 } else { connections.len() };
         connections.insert(at, connection);
@@ -222,9 +224,10 @@ impl Streams {
         self.connections.take().iter().for_each(|connection| connection.retire());
     }
 
-    /// One more look of the worker at what idles: connections that had no stream for `sweeps` of them are closed.
-    /// Returns how many are open.
-    pub(in crate::backend) fn sweep(&self, sweeps: u32) -> usize {
+    /// One more look of the worker at what idles: connections that had no stream for as many of them as they are kept, or for any, are
+    /// closed. Returns how many are open.
+    pub(in crate::backend) fn sweep(&self, any: bool) -> usize {
+        let sweeps = if any { 0 } else { self.keep.sweeps };
         let mut connections = self.connections.borrow_mut();
         connections.retain(|connection| {
             if connection.age() > sweeps {

@@ -5,7 +5,7 @@ use super::*;
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_answers_no_ping_is_given_up_and_one_without_streams_is_not_asked() {
     run(async {
-        let (net, streams) = (Net::default(), Streams::new(Kind::Mesh));
+        let (net, streams) = (Net::default(), streams(Kind::Mesh));
         let (first, mut server) = tokio::join!(answered(&streams, &net), async {
             let mut server = net.accept(None).await;
             let stream = server.next(HEADERS).await.stream;
@@ -27,7 +27,7 @@ async fn a_peer_that_answers_no_ping_is_given_up_and_one_without_streams_is_not_
 #[tokio::test(start_paused = true)]
 async fn a_peer_whose_bytes_come_slowly_is_there_although_its_answer_to_a_ping_stands_behind_them() {
     run(async {
-        let (net, streams) = (Net::default(), Streams::new(Kind::Mesh));
+        let (net, streams) = (Net::default(), streams(Kind::Mesh));
         let (body, (mut server, stream)) = tokio::join!(answered(&streams, &net), async {
             let mut server = net.accept(None).await;
             let stream = server.next(HEADERS).await.stream;
@@ -49,7 +49,7 @@ async fn a_peer_whose_bytes_come_slowly_is_there_although_its_answer_to_a_ping_s
 #[tokio::test(start_paused = true)]
 async fn a_pause_of_this_process_is_no_fault_of_its_peers() {
     run(async {
-        let (net, streams) = (Net::default(), Streams::new(Kind::Mesh));
+        let (net, streams) = (Net::default(), streams(Kind::Mesh));
         let (body, mut server) = tokio::join!(answered(&streams, &net), async {
             let mut server = net.accept(None).await;
             let stream = server.next(HEADERS).await.stream;
@@ -68,4 +68,31 @@ async fn a_pause_of_this_process_is_no_fault_of_its_peers() {
         drop(body);
     })
     .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_application_is_asked_whether_it_is_there_only_where_a_policy_says_so() {
+    let interval = Duration::from_secs(9);
+    for asked in [None, Some(interval)] {
+        run(async {
+            let settings = ConnectionSettings { keep_alive_interval: asked, ..ConnectionSettings::default() };
+            let streams = Streams::new(Kind::Other, Keep::of(Kind::Other, &settings));
+            let net = Net::default();
+            let (body, mut server) = tokio::join!(answered(&streams, &net), async {
+                let mut server = net.accept(None).await;
+                let stream = server.next(HEADERS).await.stream;
+                server.send(HEADERS, END_HEADERS, stream, OK).await;
+                server
+            });
+            pass(interval + Duration::from_millis(1)).await;
+            if asked.is_some() {
+                server.next(PING).await;
+            }
+            // That one is answered, and no further one.
+            pass(interval + limits::KEEP_ALIVE_TIMEOUT * 2).await;
+            assert_eq!(streams.is_away(), asked.is_some());
+            drop(body);
+        })
+        .await;
+    }
 }

@@ -3,7 +3,10 @@
 
 use super::*;
 use crate::{
-    backend::endpoint::{Answer, AnswerBody, Failed},
+    backend::endpoint::{
+        Answer, AnswerBody, Failed,
+        keep::{Keep, Places},
+    },
     http::body::request::RequestBody,
     limits,
     tasks::Tasks,
@@ -13,6 +16,7 @@ use bytes::Bytes;
 use futures_util::{FutureExt as _, future::join_all};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
+use remora_model::ConnectionSettings;
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
@@ -54,6 +58,11 @@ struct Inner {
     refuses: Cell<Option<Reason>>,
 }
 
+/// As nobody says otherwise.
+fn streams(kind: Kind) -> Rc<Streams> {
+    Streams::new(kind, Keep::of(kind, &ConnectionSettings::default()))
+}
+
 impl Dial for Net {
     fn generation(&self) -> u64 {
         self.0.generation.get()
@@ -68,7 +77,8 @@ impl Dial for Net {
         self.0.dialled.borrow_mut().push_back(theirs);
         self.0.news.notify_one();
         let address = SocketAddr::from(([192, 0, 2, 1], 80));
-        streams.add((ours, address), generation, None, &self.0.tasks).await.map_err(|_| Reason::ConnectFailed)
+        let place = Places::new(&ConnectionSettings::default(), 1).take().unwrap();
+        streams.add((ours, address, place), generation, None, &self.0.tasks).await.map_err(|_| Reason::ConnectFailed)
     }
 
     fn runs_on(&self) -> &Tasks {
@@ -216,7 +226,7 @@ async fn run(test: impl Future) {
 async fn each_stream_that_one_connection_does_not_take_gets_another_connection() {
     for (limit, streams_open, connections) in [(1, 8, 8), (5, 9, 2), (5, 26, 6), (100, 100, 1)] {
         run(async {
-            let (net, streams) = (Net::default(), Streams::new(Kind::Other));
+            let (net, streams) = (Net::default(), streams(Kind::Other));
             net.serve(Some(limit));
             let held = join_all((0..streams_open).map(|_| answered(&streams, &net))).await;
             assert_eq!(held.len(), streams_open);
@@ -231,7 +241,7 @@ async fn each_stream_that_one_connection_does_not_take_gets_another_connection()
 async fn few_requests_share_one_connection_and_without_a_limit_many_do() {
     run(async {
         for kind in [Kind::Mesh, Kind::Other] {
-            let (net, streams) = (Net::default(), Streams::new(kind));
+            let (net, streams) = (Net::default(), streams(kind));
             net.serve(None);
             let held = join_all((0..limits::MESH_STREAMS_MAX).map(|_| answered(&streams, &net))).await;
             assert_eq!((held.len(), streams.len()), (limits::MESH_STREAMS_MAX as usize, 1), "{kind:?}");
@@ -245,7 +255,7 @@ async fn few_requests_share_one_connection_and_without_a_limit_many_do() {
 #[tokio::test(start_paused = true)]
 async fn what_finds_no_stream_waits_and_then_fails_with_its_reason() {
     run(async {
-        let (net, streams) = (Net::default(), Streams::new(Kind::Other));
+        let (net, streams) = (Net::default(), streams(Kind::Other));
         net.serve(Some(1));
         let mut held = join_all((0..limits::CONNECTIONS_PER_ADDRESS_MAX).map(|_| answered(&streams, &net))).await;
         let began = tokio::time::Instant::now();
@@ -280,7 +290,7 @@ async fn what_finds_no_stream_waits_and_then_fails_with_its_reason() {
 #[tokio::test(start_paused = true)]
 async fn a_limit_that_is_lowered_or_raised_under_way_is_kept() {
     run(async {
-        let (net, streams) = (Net::default(), Streams::new(Kind::Other));
+        let (net, streams) = (Net::default(), streams(Kind::Other));
         let (first, mut server) = tokio::join!(answered(&streams, &net), async {
             let mut server = net.accept(Some(10)).await;
             let stream = server.next(HEADERS).await.stream;
@@ -317,7 +327,7 @@ async fn a_limit_that_is_lowered_or_raised_under_way_is_kept() {
 
 /// A reader that stands still, on each of so many streams, and one who asks for five bytes beside them.
 async fn bystander_beside(stalled: usize, piece: usize) {
-    let (net, streams) = (Net::default(), Streams::new(Kind::Mesh));
+    let (net, streams) = (Net::default(), streams(Kind::Mesh));
     let body = vec![b'x'; limits::STREAM_WINDOW_BYTES as usize];
     let served = net.clone();
     net.0.tasks.spawn(async move {
@@ -370,7 +380,7 @@ async fn small_messages_that_nobody_reads_end_no_connection() {
 #[tokio::test(start_paused = true)]
 async fn whoever_gives_up_gives_his_stream_back() {
     run(async {
-        let (net, streams) = (Net::default(), Streams::new(Kind::Other));
+        let (net, streams) = (Net::default(), streams(Kind::Other));
         let mut given_up = Box::pin(ask(&streams, &net));
         assert!(given_up.as_mut().now_or_never().is_none());
         let mut server = net.accept(Some(1)).await;
@@ -400,7 +410,7 @@ async fn whoever_gives_up_gives_his_stream_back() {
 async fn an_answer_that_is_reset_before_its_end_is_broken_whatever_the_code() {
     run(async {
         for code in [0_u32, 2, 7, 8, 11] {
-            let (net, streams) = (Net::default(), Streams::new(Kind::Other));
+            let (net, streams) = (Net::default(), streams(Kind::Other));
             let (body, _server) = tokio::join!(answered(&streams, &net), async {
                 let mut server = net.accept(None).await;
                 let stream = server.next(HEADERS).await.stream;
@@ -412,7 +422,7 @@ async fn an_answer_that_is_reset_before_its_end_is_broken_whatever_the_code() {
             assert!(body.collect().await.is_err(), "code {code}");
         }
         // Behind the end it says nothing of the answer.
-        let (net, streams) = (Net::default(), Streams::new(Kind::Other));
+        let (net, streams) = (Net::default(), streams(Kind::Other));
         let (body, _server) = tokio::join!(answered(&streams, &net), async {
             let mut server = net.accept(None).await;
             let stream = server.next(HEADERS).await.stream;
@@ -429,7 +439,7 @@ async fn an_answer_that_is_reset_before_its_end_is_broken_whatever_the_code() {
 #[tokio::test(start_paused = true)]
 async fn with_new_credentials_a_connection_is_made_beside_the_old_one_which_ends_with_its_streams() {
     run(async {
-        let (net, streams) = (Net::default(), Streams::new(Kind::Mesh));
+        let (net, streams) = (Net::default(), streams(Kind::Mesh));
         net.serve(None);
         let old = answered(&streams, &net).await;
         net.0.generation.set(1);
@@ -456,14 +466,15 @@ async fn with_new_credentials_a_connection_is_made_beside_the_old_one_which_ends
 #[tokio::test(start_paused = true)]
 async fn connections_that_nobody_uses_are_closed_and_used_ones_are_not() {
     run(async {
-        let (net, streams) = (Net::default(), Streams::new(Kind::Mesh));
+        let kept = ConnectionSettings { idle_timeout: Some(3 * limits::IDLE_TIMEOUT), ..ConnectionSettings::default() };
+        let (net, streams) = (Net::default(), Streams::new(Kind::Mesh, Keep::of(Kind::Mesh, &kept)));
         net.serve(Some(1));
         let held = answered(&streams, &net).await;
         drop(answered(&streams, &net).await);
-        let counts: Vec<_> = (0..5).map(|_| streams.sweep(3)).collect();
+        let counts: Vec<_> = (0..5).map(|_| streams.sweep(false)).collect();
         assert_eq!(counts, [2, 2, 2, 1, 1]);
         drop(held);
-        let counts: Vec<_> = (0..5).map(|_| streams.sweep(3)).collect();
+        let counts: Vec<_> = (0..5).map(|_| streams.sweep(false)).collect();
         assert_eq!(counts, [1, 1, 1, 0, 0]);
         drop(answered(&streams, &net).await);
         assert_eq!(streams.len(), 1, "one is made when one is needed");
@@ -475,7 +486,7 @@ async fn connections_that_nobody_uses_are_closed_and_used_ones_are_not() {
 #[tokio::test(start_paused = true)]
 async fn a_pipe_that_breaks_says_so_to_every_stream() {
     run(async {
-        let (net, streams) = (Net::default(), Streams::new(Kind::Other));
+        let (net, streams) = (Net::default(), streams(Kind::Other));
         let (mut body, server) = tokio::join!(answered(&streams, &net), async {
             let mut server = net.accept(None).await;
             let stream = server.next(HEADERS).await.stream;
