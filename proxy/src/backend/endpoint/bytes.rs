@@ -2,6 +2,7 @@
 
 use crate::{
     io::{Abort, TcpStream},
+    sys::Asked,
     tls,
 };
 use std::{
@@ -26,10 +27,24 @@ impl Abort for ByteStream {
         }
     }
 
+    fn cut(&self) {
+        match self {
+            Self::Plain(stream) => stream.cut(),
+            Self::Mesh(stream) => stream.cut(),
+        }
+    }
+
     fn holder(&self) -> Option<&crate::account::Holder> {
         match self {
             Self::Plain(stream) => stream.holder(),
             Self::Mesh(stream) => stream.holder(),
+        }
+    }
+
+    fn asked(&self) -> Option<Asked> {
+        match self {
+            Self::Plain(stream) => Abort::asked(stream),
+            Self::Mesh(stream) => stream.asked(),
         }
     }
 
