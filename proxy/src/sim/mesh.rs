@@ -57,7 +57,7 @@ fn identity(name: &str) -> SpiffeId {
     SpiffeId::parse(&format!("spiffe://{TRUST_DOMAIN}/ns/shop/sa/{name}")).unwrap()
 }
 
-fn backend(name: &str) -> BackendId {
+pub(super) fn backend(name: &str) -> BackendId {
     BackendId::service("shop", name, 80)
 }
 
@@ -216,7 +216,7 @@ fn routes(plan: &Plan) -> Outbound {
     }
 }
 
-fn policy(port: u16, denied: bool) -> Inbound {
+pub(super) fn policy(port: u16, denied: bool) -> Inbound {
     let deny = || AuthorizationRule::deny_everything("shop/nobody rule 0".into());
     Inbound {
         port,

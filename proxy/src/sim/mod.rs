@@ -21,6 +21,7 @@ mod net;
 mod pipe;
 mod plan;
 mod proxy;
+mod spine;
 mod streams;
 mod trace;
 
