@@ -124,6 +124,8 @@ impl Offer {
         headers::strip_for_upgrade(request.headers_mut());
         *request.version_mut() = Version::HTTP_11;
         if self.asked.method != Method::CONNECT {
+            // HTTP/2 has no form of its own: the authority of such a client is the `Host` of HTTP/1.
+            let transparent = transparent && self.extended.is_none();
             Form::of(request, transparent).restore(request);
         }
     }
@@ -452,6 +454,20 @@ mod tests {
         assert_eq!(answer(&leaving, 200, &[("content-length", "5")]), Some(false));
         assert_eq!(answer(&leaving, 426, &[("upgrade", "foo")]), Some(false));
         assert_eq!(answer(&leaving, 200, &[("content-length", "5"), ("content-length", "6")]), None);
+    }
+
+    #[test]
+    fn an_upgrade_of_an_http2_client_names_its_host_whether_the_client_knows_of_the_proxy_or_not() {
+        for transparent in [true, false] {
+            let request = Request::connect("http://api.shop/chat?room=1").version(Version::HTTP_2);
+            let mut request = request.body(RequestBody::Empty).unwrap();
+            request.extensions_mut().insert(hyper::ext::Protocol::from_static("websocket"));
+            assert!(extended::arrive(&mut request));
+            let (offer, _) = take(&mut request).unwrap();
+            offer.prepare(&mut request, transparent);
+            assert_eq!(request.uri(), "/chat?room=1");
+            assert_eq!(request.headers()["host"], "api.shop");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The application of a stream: finds out which one it has before it, and takes it or not, as the plan says.
 
 use super::{
-    GREETING, World,
+    GREETING, World, http2,
     plan::{Begins, Reply, Stream, Take},
     side::Side,
 };
@@ -32,12 +32,15 @@ pub(super) async fn serve(world: Rc<World>, mut incoming: Incoming) {
 }
 
 /// Serves a connection. What breaks before there is a stream is the client's to tell.
-async fn one(world: &World, mut connection: Prefixed<TcpStream>) {
+async fn one(world: &Rc<World>, mut connection: Prefixed<TcpStream>) {
     if world.plan.greets && connection.write_all(GREETING).await.is_err() {
         return;
     }
     if !matches!(connection.read_ahead(1).await, Ok(1)) {
         return;
+    }
+    if connection.prefix() == b"P" {
+        return http2::serve(world, connection).await;
     }
     let bytes = connection.prefix() == &super::header(0)[..1];
     let asked = connection.asked();
@@ -109,7 +112,7 @@ fn head(stream: &Stream, execution: usize) -> Vec<u8> {
     let number = ("x-sim-try", execution.to_string());
     match stream.begins {
         Begins::Connect => text("HTTP/1.1 200 Sim", &[number]),
-        Begins::Bytes | Begins::Upgrade => {
+        Begins::Bytes | Begins::Upgrade | Begins::Extended => {
             let upgrade = [("connection", "upgrade".to_owned()), ("upgrade", "websocket".to_owned())];
             text("HTTP/1.1 101 Sim", &[&[number][..], &upgrade].concat())
         }

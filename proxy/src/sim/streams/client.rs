@@ -3,6 +3,7 @@
 use super::{
     GREETING, PATIENCE, World,
     book::Outcome,
+    http2,
     plan::{Begins, Stream},
     side::{Left, Side},
 };
@@ -34,9 +35,12 @@ pub(super) async fn run(world: &World, stream: &Stream, (to, from): (SocketAddr,
 
 async fn one(world: &World, stream: &Stream, (to, from): (SocketAddr, SocketAddr)) -> Outcome {
     let Ok(connection) = world.shared.net.dial(to, from).await else { return Outcome::Broken("connect") };
+    world.trace().say("client", format_args!("stream {}: {:?}, {:?}", stream.id, stream.begins, stream.script));
+    if stream.begins == Begins::Extended {
+        return http2::client(world, stream, connection).await;
+    }
     let asked = connection.asked();
     let (read, writer) = split(connection);
-    world.trace().say("client", format_args!("stream {}: {:?}, {:?}", stream.id, stream.begins, stream.script));
     let mut begins = Beginning { world, stream, reader: Reader::new(read), writer };
     let execution = match begins.begin().await {
         Ok(Ok(execution)) => execution,
@@ -46,7 +50,7 @@ async fn one(world: &World, stream: &Stream, (to, from): (SocketAddr, SocketAddr
     let Beginning { reader, writer, .. } = begins;
     let before = match stream.begins {
         Begins::Bytes => super::header(stream.id).to_vec(),
-        Begins::Upgrade | Begins::Connect => Vec::new(),
+        Begins::Upgrade | Begins::Connect | Begins::Extended => Vec::new(),
     };
     let (says, hears) = (super::question(stream.id), answer(stream.id, execution));
     let at_once = stream.id.is_multiple_of(2);

@@ -13,6 +13,8 @@ pub(super) enum Begins {
     Upgrade,
     /// By a CONNECT that the application answers.
     Connect,
+    /// As an extended CONNECT of HTTP/2.
+    Extended,
 }
 
 /// How a side reads.
@@ -100,9 +102,9 @@ impl Plan {
         let calls_pod = endpoints[0].meshed && !named;
         let kinds: &[Begins] = match (greets, routed, explicit) {
             (true, ..) => &[Begins::Bytes],
-            (_, true, _) => &[Begins::Upgrade],
-            (_, _, true) => &[Begins::Bytes, Begins::Upgrade],
-            (_, _, false) => &[Begins::Bytes, Begins::Upgrade, Begins::Connect],
+            (_, true, _) => &[Begins::Upgrade, Begins::Extended],
+            (_, _, true) => &[Begins::Bytes, Begins::Upgrade, Begins::Extended],
+            (_, _, false) => &[Begins::Bytes, Begins::Upgrade, Begins::Connect, Begins::Extended],
         };
         let streams = (1..=rng.u64(1..=5)).map(|id| stream(rng, id, kinds, calls_pod)).collect();
         let mut rules: Vec<_> = (0..if routed { 3 } else { 0 }).map(|_| plan::rule(rng, quiet)).collect();

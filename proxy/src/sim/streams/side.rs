@@ -136,7 +136,9 @@ impl Ear<'_> {
             let most = paced.next().await;
             match reader.some(most).await {
                 Ok(bytes) if bytes.is_empty() => {
-                    world.book.heard(trace, message, arrived.bytes);
+                    if world.tells_ends(message) {
+                        world.book.heard(trace, message, arrived.bytes);
+                    }
                     return true;
                 }
                 Ok(bytes) => {
