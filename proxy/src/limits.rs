@@ -90,7 +90,12 @@ pub(crate) const DETECT_BYTES_MAX: usize = 17 * 1024;
 /// times what a client on the same machine needs to send what it has.
 pub(crate) const DETECT_GRACE: Duration = Duration::from_millis(1);
 
-/// The same where earlier clients spoke first: a busy client may need longer, and a connection opened for nothing costs
+/// How long a server's first word waits for a peer's ClientHello, which may be on its way still: a peer sends it as soon as its connection is
+/// made, and a busy machine or the network delays it by a few milliseconds. Without mesh TLS a caller of such a server is late by this, once
+/// a connection.
+pub(crate) const HELLO_GRACE: Duration = Duration::from_millis(20);
+
+/// [`DETECT_GRACE`] where earlier clients spoke first: a busy client may need longer, and a connection opened for nothing costs
 /// both ends a handshake. A server that speaks first behind such an address is late once, by this.
 pub(crate) const DETECT_GRACE_CLIENT_FIRST: Duration = Duration::from_millis(100);
 
@@ -397,7 +402,8 @@ pub(crate) const TLS_OVERHEAD_BYTES: usize = 4096;
 /// A PROXY protocol v2 header with addresses and no extensions to speak of.
 pub(crate) const PROXY_HEADER_BYTES_MAX: usize = 256;
 
-/// How often the kernel is asked whether the client of an HTTP/1 request under way has reset its connection.
+/// How often the kernel is asked whether the client of an HTTP/1 request under way, or a side of a relay that is not read, has reset its
+/// connection.
 pub(crate) const ABANDONED_LOOK: Duration = Duration::from_secs(1);
 
 /// How long an HTTP/2 server has to say that it takes extended CONNECT, which it says first of all or never (RFC 8441 §3).

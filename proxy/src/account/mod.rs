@@ -286,6 +286,26 @@ mod tests {
     }
 
     #[test]
+    fn threads_that_charge_at_once_hold_no_more_than_there_is_and_give_all_back() {
+        const ALL: usize = 1000;
+        let account = Account::new(ALL);
+        std::thread::scope(|scope| {
+            for number in 0..4 {
+                let account = &account;
+                scope.spawn(move || {
+                    let holder = account.holder(Peer::at([10, 0, 0, number].into()));
+                    for bytes in 250..300 {
+                        let charge = holder.charge(bytes);
+                        assert!(account.used() <= ALL, "{} of {ALL}", account.used());
+                        drop(charge);
+                    }
+                });
+            }
+        });
+        assert_eq!(account.used(), 0);
+    }
+
+    #[test]
     fn what_was_freed_is_told_once() {
         let account = Account::new(1024);
         let charges = greedy(&account.holder(peer(1)), 64);

@@ -31,3 +31,32 @@ impl Habit {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::Prefixed;
+
+    #[test]
+    fn the_last_connection_that_said_anything_says_how_long_the_next_one_is_waited_for() {
+        let habit = Habit::default();
+        assert_eq!(habit.grace(), limits::DETECT_GRACE);
+        let (long, none) = (limits::DETECT_GRACE_CLIENT_FIRST, Duration::ZERO);
+        for (first, grace) in [
+            (First::Undecided, limits::DETECT_GRACE),
+            (First::Http1, long),
+            (First::Closed, long),
+            (First::Opened(Prefixed::new(())), none),
+            (First::Closed, none),
+            (First::Undecided, none),
+            (First::Mesh, long),
+            (First::Opened(Prefixed::new(())), none),
+            (First::Opaque, long),
+            (First::Tls, long),
+            (First::Http2, long),
+        ] {
+            habit.learn(&first);
+            assert_eq!(habit.grace(), grace, "{first:?}");
+        }
+    }
+}

@@ -268,8 +268,8 @@ where
         },
     };
     tokio::select! {
-        // The server spoke (or closed): no client protocol that we know waits for that.
-        _ = upstream.read_ahead(limits::DETECT_BYTES_MAX) => Ok(First::Opened(upstream)),
+        // No client protocol that we know waits for the server's word.
+        _ = upstream.read_ahead(limits::DETECT_BYTES_MAX) => server_first(client, wait, upstream).await,
         read = client.read_ahead(limits::DETECT_BYTES_MAX) => {
             if read.map_err(FirstError::Client)? == 0 {
                 return Ok(First::Opened(upstream)); // half-closed: the server may still speak
@@ -282,6 +282,26 @@ where
             }
         }
     }
+}
+
+/// The server spoke (or closed) and its client has not. Where the client may be a peer, its ClientHello may be on its way, and must not be
+/// answered by the application.
+async fn server_first<S, U, E>(
+    client: &mut Prefixed<S>,
+    wait: &Wait,
+    upstream: Prefixed<U>,
+) -> Result<First<U>, FirstError<E>>
+where
+    S: AsyncRead + Unpin,
+{
+    if wait.mesh
+        && let Ok(Ok(1..)) = timeout(limits::HELLO_GRACE, client.read_ahead(limits::DETECT_BYTES_MAX)).await
+        && client.prefix().starts_with(&[detect::TLS_HANDSHAKE])
+        && decide(client, wait).await.map_err(FirstError::Client)? == Some(Decision::Mesh)
+    {
+        return Ok(First::Mesh);
+    }
+    Ok(First::Opened(upstream))
 }
 
 #[cfg(test)]

@@ -110,6 +110,44 @@ async fn a_hello_that_goes_by_its_name_is_read_to_its_end_and_has_no_upstream_of
     }
 }
 
+/// A record with the ClientHello of a peer, which offers mesh TLS for bytes.
+fn peers_hello() -> Vec<u8> {
+    let length = |bytes: usize| u8::try_from(bytes).unwrap();
+    let name = remora_runtime::tls::Alpn::MeshTcp.as_bytes();
+    let alpn = [&[0, length(name.len() + 1), length(name.len())][..], name].concat();
+    let extensions = [&[0, 16, 0, length(alpn.len())][..], &alpn].concat();
+    let body = [&[3, 3][..], &[7; 32], &[0, 0, 2, 0x13, 1, 1, 0, 0, length(extensions.len())], &extensions].concat();
+    [&[0x16, 3, 1, 0, length(body.len() + 4), 1, 0, 0, length(body.len())][..], &body].concat()
+}
+
+/// What comes of a client that says `said` so long after its server has spoken.
+async fn after_the_server(said: &[u8], wait: &Wait, after: Duration) -> First<DuplexStream> {
+    let Ends { mut client, mut says, mut upstream, mut server } = Ends::new();
+    server.write_all(b"220 ready").await.unwrap();
+    let open = async || Ok::<_, Infallible>(upstream.take().unwrap());
+    let talk = async {
+        tokio::time::sleep(after).await;
+        says.write_all(said).await.unwrap();
+    };
+    tokio::join!(protocol(&mut client, wait, open), talk).0.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_speaks_first_does_not_speak_to_a_peer_whose_hello_is_late() {
+    let (hello, late) = (peers_hello(), limits::HELLO_GRACE / 2);
+    for wait in [SILENT, Wait { grace: GRACE, ..SILENT }].map(|wait| Wait { mesh: true, ..wait }) {
+        assert!(matches!(after_the_server(&hello, &wait, late).await, First::Mesh));
+        // What comes too late, or is another's, is bytes like what the server said.
+        for (said, after) in [(&hello[..], limits::HELLO_GRACE * 2), (b"\x16 cookie", late), (b"EHLO x", late)] {
+            let First::Opened(upstream) = after_the_server(said, &wait, after).await else { panic!("{said:?}") };
+            assert_eq!(upstream.prefix(), b"220 ready");
+        }
+    }
+    let began = Instant::now();
+    assert!(matches!(after_the_server(b"", &SILENT, Duration::ZERO).await, First::Opened(_)));
+    assert!(began.elapsed() < limits::HELLO_GRACE, "where no peer may come, nobody waits for one");
+}
+
 /// What comes of a client that says `said` so long after its upstream could not be opened.
 async fn unopened_then(
     said: &[u8],
@@ -145,7 +183,7 @@ async fn a_request_is_told_from_bytes_although_its_upstream_was_refused_before_i
 const WORDS: [&[u8]; 9] =
     [b"JDWP-Handshake", b"ruok", b"mntr", b"HZC", b"\r\n", b"hello", b"PING ", b"\x16", b"PRI * HTT"];
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_short_word_reaches_a_server_that_waits_for_it_and_its_answer_comes_back() {
     for wait in [SPOKEN, SILENT, Wait { mesh: true, ..SPOKEN }] {
         for word in WORDS {
@@ -165,7 +203,7 @@ async fn a_short_word_reaches_a_server_that_waits_for_it_and_its_answer_comes_ba
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_turns_out_to_be_a_request_is_served_as_one_however_slowly_it_comes() {
     let hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     for (whole, http1) in [(&b"GET /admin HTTP/1.1\r\n"[..], true), (b"\r\n\r\nget / HTTP/1.0\n", true), (hello, false)]
@@ -177,8 +215,13 @@ async fn what_turns_out_to_be_a_request_is_served_as_one_however_slowly_it_comes
                 for byte in whole {
                     says.write_all(&[*byte]).await.unwrap();
                     // A slow client is one whose bytes are read one by one: with the pause, after the grace.
-                    tokio::time::sleep(pause).await;
+                    if pause.is_zero() {
+                        tokio::task::yield_now().await;
+                    } else {
+                        tokio::time::sleep(pause).await;
+                    }
                 }
+                tokio::time::sleep(GRACE * 100).await;
             };
             let first = tokio::select! {
                 first = protocol(&mut client, &SPOKEN, open) => first.unwrap(),
@@ -186,6 +229,7 @@ async fn what_turns_out_to_be_a_request_is_served_as_one_however_slowly_it_comes
             };
             assert!(matches!((&first, http1), (First::Http1, true) | (First::Http2, false)), "{first:?}");
             assert!(whole.starts_with(client.prefix()), "nothing of it is lost");
+            drop(upstream);
             let mut seen = Vec::new();
             server.read_to_end(&mut seen).await.unwrap();
             assert!(seen.len() < client.prefix().len(), "the server never had all of it: {seen:?}");
@@ -193,7 +237,7 @@ async fn what_turns_out_to_be_a_request_is_served_as_one_however_slowly_it_comes
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn who_may_not_send_bytes_has_nothing_opened_and_no_more_than_its_time() {
     for wait in [SPOKEN, SILENT].map(|wait| Wait { undecided: Undecided::Closed(GRACE * 5), ..wait }) {
         for word in WORDS {

@@ -2,6 +2,7 @@
 //! ends is shut down on the other side, and the opposite way goes on (half-close). What broke on one side breaks on the
 //! other: an end that looks whole would make what came before it look whole.
 
+mod unread;
 mod way;
 
 use crate::{
@@ -13,11 +14,13 @@ use crate::{
 };
 use std::{future::poll_fn, io, pin::Pin, task::Poll};
 use tokio::io::{AsyncRead, AsyncWrite};
+use unread::Look;
 use way::{Turn, Way};
 
 /// Relays until both ways ended, or a certificate that one of the connections was made with did. Bytes are counted as
 /// they flow. Memory: a way holds a buffer only while what it read cannot be written. Backpressure: it reads on only when
-/// that is written out. Fairness: one poll reads at most its [`Part`](pace::Part) of a turn, of either way first in turns; the
+/// that is written out; meanwhile, and once a side has ended its way, the kernel is asked whether that side has reset its connection, which
+/// nothing else would tell. Fairness: one poll reads at most its [`Part`](pace::Part) of a turn, of either way first in turns; the
 /// worker looks for other connections' bytes before the next.
 ///
 /// # Errors
@@ -37,7 +40,7 @@ where
         return Err(io::ErrorKind::OutOfMemory.into());
     }
     let (mut sending, mut receiving, mut sends_first) = (Way::default(), Way::default(), false);
-    let mut part = pace::Part::default();
+    let (mut part, mut look, mut lost) = (pace::Part::default(), Look::default(), false);
     let relayed = poll_fn(|cx| {
         let (mut turn, mut ended) = (Turn::new(part.turn()), 0);
         sends_first = !sends_first;
@@ -52,6 +55,11 @@ where
         if ended == 2 {
             return Poll::Ready(Ok(()));
         }
+        let unread = [(!sending.reads()).then(|| down.asked()), (!receiving.reads()).then(|| up.asked())];
+        if look.poll(cx, unread.map(Option::flatten)).is_ready() {
+            lost = true;
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
         part.used(turn.bytes_left == 0);
         if turn.bytes_left == 0 {
             pace::after_others(cx);
@@ -61,6 +69,13 @@ where
     let Err(error) = relayed.await else { return Ok(()) };
     down.abort();
     up.abort();
+    // Where nobody takes what is on its way, nothing behind it is seen; and a side that has had its end in order expects nothing more.
+    if lost || receiving.is_closed() {
+        down.cut();
+    }
+    if lost || sending.is_closed() {
+        up.cut();
+    }
     if tls::is_over(&error) { Ok(()) } else { Err(error) }
 }
 

@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     limits,
     policy::{self, To},
+    sys::Watch,
     telemetry::{Direction, Proto, RouteKey, Routes, Tls},
 };
 use remora_model::Target;
@@ -12,6 +13,7 @@ use std::{cell::Cell, rc::Rc, task::Context, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, ReadBuf},
     net::{TcpListener, TcpStream},
+    time::timeout,
 };
 
 /// A connection's two ends.
@@ -74,6 +76,33 @@ async fn a_proper_end_on_one_side_is_a_proper_end_on_the_other() {
     let (said, rest, relayed) = read_through(drop).await;
     assert_eq!(said, "half");
     assert!(rest.is_ok() && relayed.is_ok(), "{rest:?} {relayed:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reset_is_passed_on_although_its_side_is_not_read() {
+    for half_closed in [false, true] {
+        let ((mut client, mut down), (mut up, mut server)) = (pair().await, pair().await);
+        let stats = stats();
+        let relay = async {
+            let outcome = bytes(permit(), &mut down, &mut up, &stats).await;
+            drop((down, up));
+            outcome
+        };
+        let talk = async {
+            if half_closed {
+                client.shutdown().await.unwrap();
+                assert_eq!(server.read(&mut [0; 8]).await.unwrap(), 0);
+            } else {
+                // Its server reads nothing, so that at last nothing more is taken.
+                while timeout(10 * limits::ABANDONED_LOOK, client.write_all(&[7; 64 << 10])).await.is_ok() {}
+            }
+            SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+            drop(client);
+        };
+        let (relayed, ()) = tokio::join!(relay, talk);
+        assert_eq!(relayed.unwrap_err().kind(), io::ErrorKind::ConnectionReset, "half-closed: {half_closed}");
+        assert!(Watch::asked(&server).was_reset(), "half-closed: {half_closed}");
+    }
 }
 
 /// A peer that always has bytes (as many as are asked for, or `piece`) and takes all; it counts what was read of it.

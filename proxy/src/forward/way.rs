@@ -56,6 +56,16 @@ impl Default for Way {
 }
 
 impl Way {
+    /// Whether the writer was told the end in order.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Whether the reader is asked for more, so that it tells how it ends.
+    pub(super) fn reads(&self) -> bool {
+        self.held.is_none() && self.end.is_none() && !self.closed
+    }
+
     /// Relays what can be relayed in this `turn`. Ready once the end was passed on; an error of either side ends the way at
     /// once, after what was read before it is written. Pending with nothing left of the turn: the caller must wake the task.
     pub(super) fn poll<R: AsyncRead, W: AsyncWrite + Abort + Unpin>(

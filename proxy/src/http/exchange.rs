@@ -135,11 +135,6 @@ impl Exchange {
         }
     }
 
-    /// The upstream broke off in the middle.
-    pub(crate) fn broken(&mut self) {
-        self.fail(Reason::UpstreamReset);
-    }
-
     /// The request failed.
     pub(crate) fn fail(&mut self, why: impl Into<Blame>) {
         if !std::mem::replace(&mut self.done, true) {

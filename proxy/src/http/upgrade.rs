@@ -20,7 +20,7 @@ use crate::{
     discover::Plan,
     first::{FirstError, Wait},
     forward,
-    io::{Breakable, Breaker, Handle, Prefixed},
+    io::{Abort as _, Breakable, Breaker, Fuse, Handle, Prefixed},
     leads::{self, Lead},
     limits,
     policy::{self, Permit, To},
@@ -125,6 +125,8 @@ impl Offer {
         headers::strip_for_upgrade(request.headers_mut());
         *request.version_mut() = Version::HTTP_11;
         if self.asked.method != Method::CONNECT {
+            // HTTP/2 has no form of its own: the authority of such a client is the `Host` of HTTP/1.
+            let transparent = transparent && self.extended.is_none();
             Form::of(request, transparent).restore(request);
         }
     }
@@ -158,6 +160,8 @@ impl Offer {
 pub(crate) struct Tunnel {
     client: End,
     upstream: End,
+    /// A tunnel that comes to nothing has no end in order: its server has agreed to it.
+    fuse: Fuse,
     resources: Rc<Resources>,
     revoked: Pin<Box<dyn Future<Output = Revoked>>>,
 }
@@ -176,7 +180,9 @@ impl Tunnel {
         resources: &Rc<Resources>,
         revoked: Pin<Box<dyn Future<Output = Revoked>>>,
     ) -> Self {
-        Self { client, upstream: End::of_server(answer), resources: resources.clone(), revoked }
+        let upstream = End::of_server(answer);
+        let fuse = Fuse::on(&upstream.breaker);
+        Self { client, upstream, fuse, resources: resources.clone(), revoked }
     }
 
     /// Relays bytes from now on, in a task of the worker, until both sides ended or it is revoked. `head` is the answer that says
@@ -188,10 +194,14 @@ impl Tunnel {
         mut exchange: Exchange,
         in_flight: Option<InFlight>,
     ) -> Response<ResponseBody> {
-        let Self { client, upstream, resources, revoked } = self;
+        let Self { client, upstream, fuse, resources, revoked } = self;
+        let fuses = [fuse, Fuse::on(&client.breaker)];
         exchange.head(StatusCode::OK, in_flight, None);
         resources.clone().tasks.spawn(async move {
-            let (Ok(down), Ok(mut up)) = tokio::join!(client.left(), upstream.left()) else { return };
+            let left = tokio::join!(client.left(), upstream.left());
+            // Before whichever has left is dropped.
+            let (Ok(down), Ok(mut up)) = left else { return drop(fuses) };
+            fuses.into_iter().for_each(Fuse::off);
             let stats = exchange.stats().clone();
             let holder = exchange.holder().unwrap_or_else(|| resources.pod.clone());
             let mut down = Prefixed::charged(down, holder);
@@ -229,13 +239,16 @@ pub(crate) async fn send(
         }
     };
     let sent = Some(Instant::now());
-    let (mut response, breaker) = match &offer.extended {
+    let breaker = Breaker::default();
+    // Until its answer is read and judged: a server that has agreed, and is not heard, must not see an end in order.
+    let fuse = Fuse::on(&breaker);
+    let mut response = match &offer.extended {
         Some(extended) if upstream.endpoint.identity.is_none() => {
-            (extended::send(tasks, stream, extended, request).await?, Breaker::default())
+            extended::send(tasks, stream, extended, request).await?
         }
         extended => {
             request.headers_mut().extend(extended.as_ref().map(|extended| (headers::EXTENDED, extended.value())));
-            over_http1(tasks, stream, request).await?
+            over_http1(tasks, stream, &breaker, request).await?
         }
     };
     if let Err(error) = offer.check(&mut response) {
@@ -245,21 +258,22 @@ pub(crate) async fn send(
     if !headers::within_bounds(response.headers()) {
         return Err(Failed::new(Reason::ResponseHeaderTooLarge));
     }
+    fuse.off();
     if offer.is_taken(&response) {
         response.extensions_mut().insert(breaker);
     }
     Ok(Answer { response, lease: None, sent })
 }
 
-/// The answer to `request`, which is the first and may be the last on `stream`, and what breaks that off.
+/// The answer to `request`, which is the first and may be the last on `stream`, that `breaker` breaks off.
 async fn over_http1(
     tasks: &Tasks,
     stream: ByteStream,
+    breaker: &Breaker,
     request: Request<RequestBody>,
-) -> Result<(Response<AnswerBody>, Breaker), Failed> {
+) -> Result<Response<AnswerBody>, Failed> {
     let allowance = Allowance::default();
     allowance.head(request.body().holder());
-    let breaker = Breaker::default();
     let stream = TokioIo::new(Frugal::new(Breakable::new(stream, breaker.clone()), allowance.clone()));
     let handshake = http1::Builder::new().handshake(stream).await;
     let Ok((mut sender, connection)) = handshake else { return Err(Failed::unsent(Reason::UpstreamReset, request)) };
@@ -270,7 +284,7 @@ async fn over_http1(
         Failed { unsent, ..Failed::new(endpoint::reason(error.error())) }
     })?;
     allowance.body();
-    Ok((response.map(AnswerBody::from), breaker))
+    Ok(response.map(AnswerBody::from))
 }
 
 /// A byte connection to an endpoint of `pool`, with the permit to use it; endpoints that cannot be reached are passed over,
@@ -344,7 +358,7 @@ pub(crate) async fn tunnel<B: 'static>(
     };
     let (pod, client) = (resources.pod.clone(), End::of_client(&mut request));
     resources.tasks.spawn(async move {
-        let Ok(client) = client.left().await else { return };
+        let Ok(client) = client.left().await else { return upstream.abort() };
         stats.connection_opened();
         let mut client = Prefixed::charged(client, pod);
         match revoke::bytes(permit, &mut client, &mut upstream, &stats, pending()).await {
@@ -360,7 +374,7 @@ pub(crate) async fn tunnel<B: 'static>(
 }
 
 /// CONNECT to a Service whose TLS goes by the name that it asks for: the client hears that it has its tunnel, and what it says
-/// then decides where that leads. A tunnel that leads nowhere is closed.
+/// then decides where that leads. A tunnel that leads nowhere is reset.
 fn by_name(resources: Rc<Resources>, plan: Rc<Plan>, client: End) -> Response<ResponseBody> {
     let tasks = resources.clone();
     tasks.tasks.spawn(async move {
@@ -388,6 +402,8 @@ fn by_name(resources: Rc<Resources>, plan: Rc<Plan>, client: End) -> Response<Re
             Ok(connected) => connected,
             Err(reason) => {
                 remora_runtime::limited!(info by reason.as_str(), target = %plan.outbound.target, reason = reason.as_str(), "a tunnel leads nowhere");
+                // An end in order would pass for an answer without a byte.
+                client.abort();
                 return begun.fail(reason);
             }
         };
@@ -440,6 +456,20 @@ mod tests {
         assert_eq!(answer(&leaving, 200, &[("content-length", "5")]), Some(false));
         assert_eq!(answer(&leaving, 426, &[("upgrade", "foo")]), Some(false));
         assert_eq!(answer(&leaving, 200, &[("content-length", "5"), ("content-length", "6")]), None);
+    }
+
+    #[test]
+    fn an_upgrade_of_an_http2_client_names_its_host_whether_the_client_knows_of_the_proxy_or_not() {
+        for transparent in [true, false] {
+            let request = Request::connect("http://api.shop/chat?room=1").version(Version::HTTP_2);
+            let mut request = request.body(RequestBody::Empty).unwrap();
+            request.extensions_mut().insert(hyper::ext::Protocol::from_static("websocket"));
+            assert!(extended::arrive(&mut request));
+            let (offer, _) = take(&mut request).unwrap();
+            offer.prepare(&mut request, transparent);
+            assert_eq!(request.uri(), "/chat?room=1");
+            assert_eq!(request.headers()["host"], "api.shop");
+        }
     }
 
     #[test]

@@ -42,7 +42,7 @@ mod patient;
 mod tcp;
 
 pub(crate) use ahead::Ahead;
-pub(crate) use breaker::{Breakable, Breaker, Handle};
+pub(crate) use breaker::{Breakable, Breaker, Fuse, Handle};
 pub(crate) use lent::{Appetite, Lent, Size};
 pub(crate) use patient::Patient;
 pub(crate) use tcp::{Tcp, TcpStream, accepted};
@@ -61,8 +61,13 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 /// A connection that can end so that the other side knows that it broke.
 pub(crate) trait Abort {
-    /// Has the connection, once dropped, end as broken. Call nothing else on it then.
+    /// Has the connection, once dropped, end as broken. Call nothing else on it then but [`cut`](Self::cut).
     fn abort(&self);
+
+    /// The same, at once: what is on its way to the other side is lost with it. For where nobody takes that.
+    fn cut(&self) {
+        self.abort();
+    }
 
     /// Whose share of the account its buffers are charged to; `None` gives it the least of them.
     fn holder(&self) -> Option<&Holder> {
@@ -92,6 +97,10 @@ impl<S: Abort> Abort for Watched<S> {
 impl<S: Abort> Abort for Prefixed<S> {
     fn abort(&self) {
         self.inner.abort();
+    }
+
+    fn cut(&self) {
+        self.inner.cut();
     }
 
     fn holder(&self) -> Option<&Holder> {

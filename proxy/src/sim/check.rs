@@ -91,7 +91,7 @@ fn outcomes(shared: &Shared, mesh: &Mesh) {
 }
 
 /// Everything that was held for a request or a connection is given back.
-async fn nothing_stays(shared: &Shared, mesh: &Mesh) {
+pub(super) async fn nothing_stays(shared: &Shared, mesh: &Mesh) {
     let stays = || {
         let tasks = |proxy: &Proxy| proxy.world.resources.tasks.running();
         let held = |proxy: &Proxy| proxy.held();

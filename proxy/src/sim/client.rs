@@ -170,7 +170,7 @@ async fn answer(shared: &Shared, ask: &Ask, reader: &mut Reader<ReadHalf<TcpStre
             Err(_) => return (Outcome::Broken("broken before the head"), false),
         }
     };
-    let status: u16 = head.first.get(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+    let status = head.status();
     let bodiless = ask.method == Method::HEAD || matches!(status, 204 | 304);
     let ends = if bodiless { Ends::Length(0) } else { head.ends(Ends::Close) };
     let execution = head.number::<usize>("x-sim-try");

@@ -32,6 +32,11 @@ impl Head {
         self.get(name)?.parse().ok()
     }
 
+    /// The status of an answer; 0 if it has none.
+    pub(super) fn status(&self) -> u16 {
+        self.first.get(1).and_then(|status| status.parse().ok()).unwrap_or(0)
+    }
+
     pub(super) fn says_close(&self) -> bool {
         self.get("connection").is_some_and(|value| value.contains("close"))
     }
@@ -115,6 +120,24 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         let count = self.inner.read(&mut buffer).await?;
         self.held.extend_from_slice(&buffer[..count]);
         Ok(count > 0)
+    }
+
+    /// What there is of bytes; none at the end.
+    pub(super) async fn some(&mut self, most: usize) -> io::Result<Vec<u8>> {
+        if self.held.is_empty() {
+            self.more(most).await?;
+        }
+        Ok(std::mem::take(&mut self.held))
+    }
+
+    /// So many bytes.
+    pub(super) async fn exactly_these(&mut self, count: usize) -> io::Result<Vec<u8>> {
+        while self.held.len() < count {
+            if !self.more(count - self.held.len()).await? {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(self.held.drain(..count).collect())
     }
 
     /// Up to and with `end`.

@@ -57,7 +57,7 @@ fn identity(name: &str) -> SpiffeId {
     SpiffeId::parse(&format!("spiffe://{TRUST_DOMAIN}/ns/shop/sa/{name}")).unwrap()
 }
 
-fn backend(name: &str) -> BackendId {
+pub(super) fn backend(name: &str) -> BackendId {
     BackendId::service("shop", name, 80)
 }
 
@@ -97,7 +97,11 @@ pub(super) struct Mesh {
 impl Mesh {
     pub(super) fn new(shared: &Shared) -> Self {
         let plan = &shared.plan;
-        let outbound = Proxy::new(config::tests::least(), Some(credentials(0)), plan.seed);
+        let mut config = config::tests::least();
+        if plan.explicit {
+            config.mode = Mode::Explicit;
+        }
+        let outbound = Proxy::new(config, Some(credentials(0)), plan.seed);
         let mut config = config::tests::least();
         config.service_account = "api".to_owned();
         config.app_host = app(0).ip();
@@ -204,14 +208,15 @@ fn routes(plan: &Plan) -> Outbound {
         timeouts: rule.timeouts,
         retry: rule.retry.clone(),
     };
+    let target = if plan.explicit { Target::Authority("api.shop".into(), 80) } else { Target::Address(service()) };
     Outbound {
         matches: (0..plan.rules.len()).map(matched).collect(),
         rules: plan.rules.iter().enumerate().map(rule).collect(),
-        ..Outbound::bare(Target::Address(service()), Parent::Backend(backend("api")))
+        ..Outbound::bare(target, Parent::Backend(backend("api")))
     }
 }
 
-fn policy(port: u16, denied: bool) -> Inbound {
+pub(super) fn policy(port: u16, denied: bool) -> Inbound {
     let deny = || AuthorizationRule::deny_everything("shop/nobody rule 0".into());
     Inbound {
         port,

@@ -21,9 +21,11 @@ mod net;
 mod pipe;
 mod plan;
 mod proxy;
+mod spine;
+mod streams;
 mod trace;
 
-pub(crate) use net::{Net, PipeId, TcpStream, has_ended};
+pub(crate) use net::{Net, PipeId, TcpStream, has_ended, was_reset};
 pub(crate) use proxy::Proxy;
 pub(crate) use trace::Trace;
 
@@ -42,15 +44,21 @@ type Course = (Vec<String>, Vec<String>);
 
 /// Runs one seed; `shows`: printing what happens as it does.
 fn run(seed: u64, shows: bool) -> Course {
+    simulation(seed, shows, async |trace, net| {
+        let plan = Plan::of(seed);
+        simulate(&Rc::new(Shared { plan, ledger: Ledger::default(), trace, net })).await;
+    })
+}
+
+/// Runs `what` in a network and a virtual time of its own.
+fn simulation(seed: u64, shows: bool, what: impl AsyncFnOnce(Rc<Trace>, Rc<Net>)) -> Course {
     fastrand::seed(seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     let local = LocalSet::new();
     local.block_on(&runtime, async {
         let trace = Rc::new(Trace::new(shows));
         let net = Net::enter(seed, &trace);
-        let plan = Plan::of(seed);
-        let shared = Rc::new(Shared { plan, ledger: Ledger::default(), trace: trace.clone(), net });
-        simulate(&shared).await;
+        what(trace.clone(), net).await;
         Net::leave();
         trace.end()
     })
@@ -105,15 +113,15 @@ fn asked() -> (u64, u64, bool) {
 }
 
 /// Runs a seed; what was wrong with it, a panic included.
-fn verdict(seed: u64, shows: bool) -> Option<String> {
+fn verdict(run: fn(u64, bool) -> Course, seed: u64, shows: bool) -> Option<String> {
     let ran = std::panic::catch_unwind(AssertUnwindSafe(|| run(seed, shows)));
     Net::leave();
     let (trace, wrong) = ran.unwrap_or_else(|_| (Vec::new(), vec!["it panicked: see above".to_owned()]));
     (!wrong.is_empty()).then(|| format!("seed {seed}:\n  {}\n{}", wrong.join("\n  "), trace.join("\n")))
 }
 
-#[test]
-fn whatever_breaks_each_request_has_one_true_outcome_and_one_record() {
+/// Runs the seeds that are asked for. Panics with the shortest trace of those that fail.
+fn seeds(run: fn(u64, bool) -> Course) {
     let (count, from, shows) = asked();
     let threads = std::thread::available_parallelism().map_or(1, |it| it.get() as u64).min(count);
     let next = std::sync::atomic::AtomicU64::new(from);
@@ -123,7 +131,7 @@ fn whatever_breaks_each_request_has_one_true_outcome_and_one_record() {
                 let seed = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 (seed < from + count).then_some(seed)
             });
-            seeds.filter_map(|seed| Some((seed, verdict(seed, shows)?))).collect::<Vec<_>>()
+            seeds.filter_map(|seed| Some((seed, verdict(run, seed, shows)?))).collect::<Vec<_>>()
         };
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect::<Vec<_>>()
@@ -134,9 +142,9 @@ fn whatever_breaks_each_request_has_one_true_outcome_and_one_record() {
     }
 }
 
-#[test]
-fn a_seed_takes_the_same_course_each_time() {
-    for seed in 0..20 {
+/// Runs each of so many seeds twice. Panics with the first difference.
+fn repeats(count: u64, run: fn(u64, bool) -> Course) {
+    for seed in 0..count {
         let [(first, _), (again, _)] = [run(seed, false), run(seed, false)];
         let differs = first.iter().zip(&again).position(|(one, other)| one != other);
         let differs = differs.or((first.len() != again.len()).then_some(first.len().min(again.len())));
@@ -145,6 +153,16 @@ fn a_seed_takes_the_same_course_each_time() {
             panic!("seed {seed} differs:\n{}\n--\n{}", around(&first), around(&again));
         }
     }
+}
+
+#[test]
+fn whatever_breaks_each_request_has_one_true_outcome_and_one_record() {
+    seeds(run);
+}
+
+#[test]
+fn a_seed_takes_the_same_course_each_time() {
+    repeats(20, run);
 }
 
 /// How long what idles may stay.

@@ -92,12 +92,21 @@ thread_local! {
     static NET: RefCell<Option<Rc<Net>>> = const { RefCell::new(None) };
 }
 
+/// The connection that an end of this number is of, and which end it is; nothing once both are dropped.
+fn known(id: PipeId) -> Option<(Arc<Mutex<Link>>, usize)> {
+    let net = NET.with_borrow(Clone::clone)?;
+    let (link, side) = net.links.borrow().get(&id.0)?.clone();
+    Some((link.upgrade()?, side))
+}
+
 /// Whether nothing can be asked on the connection any more.
 pub(crate) fn has_ended(id: PipeId) -> bool {
-    let net = NET.with_borrow(Clone::clone);
-    let known =
-        net.and_then(|net| net.links.borrow().get(&id.0).and_then(|(link, side)| Some((link.upgrade()?, *side))));
-    known.is_none_or(|(link, side)| link.lock().is_ok_and(|link| link.has_news(side)))
+    known(id).is_none_or(|(link, side)| link.lock().is_ok_and(|link| link.has_news(side)))
+}
+
+/// Whether the other side has reset the connection.
+pub(crate) fn was_reset(id: PipeId) -> bool {
+    known(id).is_none_or(|(link, side)| link.lock().is_ok_and(|link| link.was_reset(side)))
 }
 
 impl Net {

@@ -130,6 +130,11 @@ impl Link {
         self.ways[1 - side].due().is_some_and(|at| at <= Instant::now())
     }
 
+    /// Whether this end has been reset, also while what came before is unread.
+    pub(super) fn was_reset(&self, side: usize) -> bool {
+        self.ways[1 - side].has_reset(Instant::now())
+    }
+
     /// In words, for whoever looks for why it is open.
     pub(super) fn state(&self) -> String {
         let now = Instant::now();

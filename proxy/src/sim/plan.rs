@@ -176,6 +176,8 @@ pub(super) struct Plan {
     pub quiet: bool,
     /// Nothing redirects connections to the proxy of the endpoints: its peers name the port that they want.
     pub named: bool,
+    /// Nothing redirects connections to the proxy of the clients either: they speak to its listener, and name where they want to go.
+    pub explicit: bool,
     pub rules: Vec<Rule>,
     pub settings: BackendSettings,
     pub endpoints: Vec<Endpoint>,
@@ -184,15 +186,15 @@ pub(super) struct Plan {
 }
 
 /// True once in `times`.
-fn once(rng: &mut Rng, times: u32) -> bool {
+pub(super) fn once(rng: &mut Rng, times: u32) -> bool {
     rng.u32(..times) == 0
 }
 
-fn ms(rng: &mut Rng, most: u64) -> Duration {
+pub(super) fn ms(rng: &mut Rng, most: u64) -> Duration {
     Duration::from_millis(rng.u64(..=most))
 }
 
-fn size(rng: &mut Rng) -> usize {
+pub(super) fn size(rng: &mut Rng) -> usize {
     match rng.u32(..20) {
         0..4 => 0,
         4..12 => rng.usize(1..200),
@@ -202,7 +204,7 @@ fn size(rng: &mut Rng) -> usize {
     }
 }
 
-fn pace(rng: &mut Rng) -> Pace {
+pub(super) fn pace(rng: &mut Rng) -> Pace {
     match rng.u32(..12) {
         0 => Pace::Slow(rng.usize(500..5_000), ms(rng, 30)),
         1 => Pace::Late(ms(rng, 8_000)),
@@ -222,7 +224,7 @@ impl Plan {
         let calls_pod = endpoints[0].meshed && !named;
         let clients = (0..rng.usize(1..=3)).map(|_| client(rng, quiet, calls_pod, &mut id)).collect();
         let events = if quiet { Vec::new() } else { events(rng, endpoints.len()) };
-        Self { seed, quiet, named, rules, settings, endpoints, clients, events }
+        Self { seed, quiet, named, explicit: false, rules, settings, endpoints, clients, events }
     }
 
     /// Every request.
@@ -293,7 +295,7 @@ impl Plan {
     }
 }
 
-fn rule(rng: &mut Rng, quiet: bool) -> Rule {
+pub(super) fn rule(rng: &mut Rng, quiet: bool) -> Rule {
     let long = |rng: &mut Rng, most| (!quiet && once(rng, 3)).then(|| Duration::from_millis(20) + ms(rng, most));
     let timeouts = Timeouts { request: long(rng, 5_000), backend_request: long(rng, 2_000) };
     let retry = rng.bool().then(|| Retry {
@@ -309,7 +311,7 @@ fn rule(rng: &mut Rng, quiet: bool) -> Rule {
     Rule { timeouts, retry, mirrored: once(rng, 5) }
 }
 
-fn settings(rng: &mut Rng, quiet: bool) -> BackendSettings {
+pub(super) fn settings(rng: &mut Rng, quiet: bool) -> BackendSettings {
     BackendSettings {
         accrual: Accrual { consecutive: rng.u32(2..10), ..Accrual::default() },
         retry_ratio: if once(rng, 3) { 0.0 } else { 1.0 },
@@ -362,7 +364,7 @@ fn ask(rng: &mut Rng, quiet: bool, speech: Speech, id: u64) -> Ask {
     }
 }
 
-fn events(rng: &mut Rng, endpoints: usize) -> Vec<(Duration, Event)> {
+pub(super) fn events(rng: &mut Rng, endpoints: usize) -> Vec<(Duration, Event)> {
     use super::net::Host;
     let mut events = Vec::new();
     for _ in 0..rng.usize(..4) {

@@ -59,6 +59,10 @@ pub(crate) const REASONS: [(&str, &str); 3] = [
 impl Abort for ClientStream {
     fn abort(&self) {}
 
+    fn cut(&self) {
+        self.get_ref().get_ref().0.abort();
+    }
+
     fn holder(&self) -> Option<&Holder> {
         self.get_ref().get_ref().0.holder()
     }
@@ -74,6 +78,10 @@ impl Abort for ClientStream {
 
 impl Abort for ServerStream {
     fn abort(&self) {}
+
+    fn cut(&self) {
+        self.get_ref().get_ref().0.abort();
+    }
 
     fn holder(&self) -> Option<&Holder> {
         self.get_ref().get_ref().0.holder()

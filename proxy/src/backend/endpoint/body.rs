@@ -1,7 +1,7 @@
 //! The body of an answer, from a server that speaks HTTP/1 or HTTP/2.
 
 use super::http2;
-use crate::limits;
+use crate::{limits, telemetry::Reason};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -28,6 +28,19 @@ pub(crate) enum AnswerError {
     Http1(#[source] hyper::Error),
     #[error("the HTTP/2 server broke off")]
     Http2(#[source] h2::Error),
+}
+
+impl AnswerError {
+    /// The reason for the metrics.
+    pub(crate) fn reason(&self) -> Reason {
+        match self {
+            // This proxy's word, or its library's: a server's own comes from afar.
+            Self::Http2(error) if !error.is_remote() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM) => {
+                Reason::ResponseHeaderTooLarge
+            }
+            Self::Http1(_) | Self::Http2(_) => Reason::UpstreamReset,
+        }
+    }
 }
 
 impl From<Incoming> for AnswerBody {
@@ -73,6 +86,22 @@ impl Body for AnswerBody {
             Self::Empty => SizeHint::with_exact(0),
             Self::Http1(body) => body.size_hint(),
             Self::Http2(body) => body.size_hint(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trailers_over_the_bound_are_told_from_an_answer_that_its_server_breaks_off() {
+        for (code, reason) in [
+            (h2::Reason::ENHANCE_YOUR_CALM, Reason::ResponseHeaderTooLarge),
+            (h2::Reason::CANCEL, Reason::UpstreamReset),
+            (h2::Reason::INTERNAL_ERROR, Reason::UpstreamReset),
+        ] {
+            assert_eq!(AnswerError::Http2(code.into()).reason(), reason);
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::keep::Place;
 use crate::{
     io::{Abort, TcpStream},
+    sys::Asked,
     tls,
 };
 use std::{
@@ -41,10 +42,24 @@ impl Abort for ByteStream {
         }
     }
 
+    fn cut(&self) {
+        match self {
+            Self::Plain(stream) => stream.cut(),
+            Self::Mesh(stream) => stream.cut(),
+        }
+    }
+
     fn holder(&self) -> Option<&crate::account::Holder> {
         match &self.way {
             Way::Plain(stream) => stream.holder(),
             Way::Mesh(stream) => stream.holder(),
+        }
+    }
+
+    fn asked(&self) -> Option<Asked> {
+        match self {
+            Self::Plain(stream) => Abort::asked(stream),
+            Self::Mesh(stream) => stream.asked(),
         }
     }
 

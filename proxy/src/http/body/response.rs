@@ -95,7 +95,7 @@ impl Relayed {
         match &polled {
             Poll::Pending => exchange.flows(),
             Poll::Ready(None) => exchange.ended(None),
-            Poll::Ready(Some(Err(_))) => exchange.broken(),
+            Poll::Ready(Some(Err(error))) => exchange.fail(error.reason()),
             Poll::Ready(Some(Ok(frame))) => match (frame.data_ref(), frame.trailers_ref()) {
                 (Some(data), _) => {
                     exchange.received(data.len());
