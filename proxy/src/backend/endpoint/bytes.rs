@@ -43,9 +43,9 @@ impl Abort for ByteStream {
     }
 
     fn cut(&self) {
-        match self {
-            Self::Plain(stream) => stream.cut(),
-            Self::Mesh(stream) => stream.cut(),
+        match &self.way {
+            Way::Plain(stream) => stream.cut(),
+            Way::Mesh(stream) => stream.cut(),
         }
     }
 
@@ -57,9 +57,9 @@ impl Abort for ByteStream {
     }
 
     fn asked(&self) -> Option<Asked> {
-        match self {
-            Self::Plain(stream) => Abort::asked(stream),
-            Self::Mesh(stream) => stream.asked(),
+        match &self.way {
+            Way::Plain(stream) => Abort::asked(stream),
+            Way::Mesh(stream) => stream.asked(),
         }
     }
 
