@@ -164,3 +164,97 @@ impl Way {
         waits
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::VecDeque;
+
+    /// Gives these, one at each read, and then nothing for now; an empty one is its end.
+    struct Says(VecDeque<io::Result<&'static str>>);
+
+    impl AsyncRead for Says {
+        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            let Some(next) = self.0.pop_front() else { return Poll::Pending };
+            buf.put_slice(next?.as_bytes());
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// Takes so many bytes; `None`: as if it had taken none of them.
+    #[derive(Default)]
+    struct Takes {
+        room: Option<usize>,
+        taken: Vec<u8>,
+        flushed: usize,
+        ended: bool,
+    }
+
+    impl AsyncWrite for Takes {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            let Some(room) = self.room else { return Poll::Ready(Ok(0)) };
+            let count = room.min(bytes.len());
+            self.room = Some(room - count);
+            self.taken.extend_from_slice(&bytes[..count]);
+            if count > 0 { Poll::Ready(Ok(count)) } else { Poll::Pending }
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.flushed = self.taken.len();
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.ended = true;
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl Abort for Takes {
+        fn abort(&self) {}
+    }
+
+    /// One poll with a turn of so many bytes.
+    fn poll(way: &mut Way, says: &mut Says, takes: &mut Takes, turn: usize) -> Poll<Result<(), io::ErrorKind>> {
+        let cx = &mut Context::from_waker(std::task::Waker::noop());
+        let turn = (&mut Turn::new(turn), None);
+        way.poll(cx, Pin::new(says), Pin::new(takes), turn, |_| {}).map_err(|error| error.kind())
+    }
+
+    fn says<const N: usize>(words: [io::Result<&'static str>; N]) -> Says {
+        Says(words.into())
+    }
+
+    #[test]
+    fn what_came_before_an_end_or_an_error_is_passed_on_before_it() {
+        let reset = || Err(io::ErrorKind::ConnectionReset.into());
+        for (last, ends) in [(Ok(""), true), (reset(), false)] {
+            let mut takes = Takes { room: Some(100), ..Takes::default() };
+            let mut way = Way::default();
+            let polled = poll(&mut way, &mut says([Ok("he"), Ok("llo"), last]), &mut takes, 100);
+            assert_eq!(polled, Poll::Ready(if ends { Ok(()) } else { Err(io::ErrorKind::ConnectionReset) }));
+            assert_eq!((&takes.taken[..], takes.ended, way.is_closed()), (&b"hello"[..], ends, ends));
+            assert!(!ends || !way.reads(), "nothing comes behind an end");
+        }
+    }
+
+    #[test]
+    fn a_way_reads_while_it_can_write_and_keeps_nothing_to_itself() {
+        let (mut way, mut said) = (Way::default(), says([Ok("hello")]));
+        let mut takes = Takes { room: Some(2), ..Takes::default() };
+        assert!(poll(&mut way, &mut said, &mut takes, 0).is_pending() && said.0.len() == 1, "it is not its turn");
+        assert!(poll(&mut way, &mut said, &mut takes, 100).is_pending());
+        assert_eq!((&takes.taken[..], way.reads()), (&b"he"[..], false));
+        takes.room = Some(100);
+        assert!(poll(&mut way, &mut said, &mut takes, 100).is_pending());
+        assert_eq!((&takes.taken[..], takes.flushed, way.reads()), (&b"hello"[..], 5, true));
+        said.0.push_back(Ok(""));
+        assert_eq!(poll(&mut way, &mut said, &mut takes, 100), Poll::Ready(Ok(())));
+    }
+
+    #[test]
+    fn a_writer_that_takes_nothing_is_no_writer() {
+        let polled = poll(&mut Way::default(), &mut says([Ok("hello")]), &mut Takes::default(), 100);
+        assert_eq!(polled, Poll::Ready(Err(io::ErrorKind::WriteZero)));
+    }
+}

@@ -148,3 +148,77 @@ impl<B: Body> Body for Tracked<B> {
         if self.described { SizeHint::default() } else { self.body.size_hint() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use std::{
+        io,
+        task::{Wake, Waker},
+    };
+
+    #[derive(Default)]
+    struct Woken(AtomicU32);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_request_is_under_way_until_its_answer_is_gone() {
+        let under_way = UnderWay::default();
+        let (first, second) = (under_way.begin(), under_way.begin());
+        drop(first);
+        assert!(under_way.any() && under_way.answered() == 1 && !under_way.has_left_http());
+        second.leave_http();
+        drop(second);
+        assert!(!under_way.any() && under_way.answered() == 2 && under_way.has_left_http());
+    }
+
+    #[test]
+    fn who_waits_for_a_request_or_for_the_last_answer_is_woken_by_it_and_by_no_other() {
+        let (under_way, woken) = (UnderWay::default(), Arc::<Woken>::default());
+        let waker = Waker::from(woken.clone());
+        let cx = &mut Context::from_waker(&waker);
+        let mut begun = Box::pin(under_way.begun());
+        assert!(begun.as_mut().poll(cx).is_pending());
+        let first = under_way.begin();
+        assert_eq!(woken.0.load(Relaxed), 1);
+        assert!(begun.as_mut().poll(cx).is_ready());
+        under_way.wake(cx);
+        drop(under_way.begin());
+        assert_eq!(woken.0.load(Relaxed), 1, "one answer is owed still");
+        drop(first);
+        assert_eq!(woken.0.load(Relaxed), 2);
+    }
+
+    /// A body that breaks off, although it says that it has ended.
+    struct Breaks;
+
+    impl Body for Breaks {
+        type Data = Bytes;
+        type Error = io::Error;
+
+        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+            Poll::Ready(Some(Err(io::ErrorKind::ConnectionReset.into())))
+        }
+
+        fn is_end_stream(&self) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn an_answer_that_breaks_off_trips_the_breaker_of_its_connection() {
+        let (under_way, breaker) = (UnderWay::default(), Breaker::default());
+        let mut body = Tracked::new(Breaks, under_way.begin(), Some(breaker.clone()));
+        assert!(!breaker.is_tripped() && under_way.any());
+        let polled = Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop()));
+        assert!(matches!(polled, Poll::Ready(Some(Err(_)))) && breaker.is_tripped());
+        assert!(body.is_end_stream() && !body.described().is_end_stream());
+        assert!(!under_way.any());
+    }
+}

@@ -22,7 +22,7 @@ const PATH: [&str; 13] = [
     "route/",
 ];
 /// Without tests beside them: the file, the file of its test, the test.
-const ELSEWHERE: [(&str, &str, &str); 19] = [
+const ELSEWHERE: [(&str, &str, &str); 18] = [
     (
         "backend/endpoint/bytes.rs",
         "tests/tests/local_ends.rs",
@@ -47,7 +47,6 @@ const ELSEWHERE: [(&str, &str, &str); 19] = [
     ("http/respond.rs", "proxy/src/http/layer/signals.rs", "a_request_has_one_record_whatever_becomes_of_it"),
     ("http/server.rs", "tests/tests/hostile_http1/conduct.rs", "slow_clients_are_left_and_nobody_else"),
     ("http/timer.rs", "tests/tests/hostile_http2/floods.rs", "floods_end_or_cost_nothing_at_our_inbound"),
-    ("http/under_way.rs", "tests/tests/hostile_http1/conduct.rs", "a_client_that_ends_its_side_gets_its_answer"),
     ("http/layer/mod.rs", "proxy/src/http/layer/signals.rs", "a_request_has_one_record_whatever_becomes_of_it"),
     (
         "http/visit.rs",
