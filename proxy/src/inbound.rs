@@ -129,7 +129,15 @@ async fn mesh(world: Rc<World>, client: Prefixed<TcpStream>, from: SocketAddr, t
 
 /// Who calls which port.
 fn visit(world: &World, port: Rc<Port>, from: SocketAddr, to: SocketAddr, identity: Option<SpiffeId>) -> Visit {
-    let endpoint = || Endpoint { address: to, identity: None, proxy: None, weight: 1, zone: "".into(), pod: "".into() };
+    let endpoint = || Endpoint {
+        address: to,
+        identity: None,
+        proxy: None,
+        weight: 1,
+        zone: "".into(),
+        pod: "".into(),
+        node: None,
+    };
     let tls = if identity.is_some() { Tls::Mtls } else { Tls::Plain };
     let name = identity.as_ref().map(SpiffeId::as_str).unwrap_or_default();
     Visit {

@@ -278,6 +278,7 @@ fn shown(config: &Config) -> Value {
         "pod": format!("{}/{}", config.namespace, config.pod),
         "identity": config.id().map(|id| id.to_string()),
         "zone": &*config.zone,
+        "node": &*config.node,
         "identity_addr": config.identity_addr,
         "discovery_addr": config.discovery_addr,
         "workers": config.workers,

@@ -298,7 +298,7 @@ pub fn service(target: &Target, name: &str, to: SocketAddr, identity: &str, prox
     let id = BackendId::service("test", name, 80);
     let identity = remora_model::SpiffeId::parse(identity).ok();
     let pod = "test/server".into();
-    let endpoints = vec![Endpoint { address: to, identity, proxy, weight: 1, zone: "".into(), pod }];
+    let endpoints = vec![Endpoint { address: to, identity, proxy, weight: 1, zone: "".into(), pod, node: None }];
     let settings = BackendSettings::default();
     let backend = Backend { id: id.clone(), protocol: Protocol::Detect, settings, endpoints };
     let reference = BackendRef { backend: id.clone(), weight: 1, state: BackendRefState::Valid, filters: Vec::new() };

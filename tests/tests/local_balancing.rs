@@ -155,3 +155,65 @@ fn requests_go_round_or_to_the_endpoint_of_their_pod() -> anyhow::Result<()> {
         Ok((all.len() == 5).then_some(()))
     })
 }
+
+/// A Service whose endpoints are pods outside the mesh: their names, addresses and nodes.
+fn on_nodes(mesh: &Mesh, spec: &str, pods: &[(&str, SocketAddr, &str)]) -> anyhow::Result<()> {
+    let mut text = format!(
+        "apiVersion: v1
+kind: Service
+metadata: {{ name: agent, namespace: test }}
+spec: {{ clusterIP: None, ports: [{{ name: main, port: 80 }}], {spec} }}
+"
+    );
+    for (name, address, node) in pods {
+        let (ip, port) = (address.ip(), address.port());
+        text += &format!(
+            "---
+apiVersion: v1
+kind: Pod
+metadata: {{ name: {name}, namespace: test }}
+spec: {{ nodeName: {node} }}
+status: {{ podIP: {ip} }}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{ name: agent-{name}, namespace: test, labels: {{ kubernetes.io/service-name: agent }} }}
+addressType: IPv4
+ports: [{{ name: main, port: {port}, protocol: TCP }}]
+endpoints: [{{ addresses: [{ip}], conditions: {{ ready: true }} }}]
+"
+        );
+    }
+    mesh.manifest("agent", &text)
+}
+
+#[test]
+fn a_service_for_its_node_alone_is_never_called_on_another() -> anyhow::Result<()> {
+    let mesh = Mesh::start(env!("CARGO_BIN_EXE_remora-components"))?;
+    let near = application(mesh.address(), "near".to_owned())?;
+    let far = application(mesh.address(), "far".to_owned())?;
+    let (near, far) = (("near", near, "node-1"), ("far", far, "node-2"));
+    on_nodes(&mesh, "internalTrafficPolicy: Local", &[near, far])?;
+    let web = mesh.proxy("web").env("NODE", "node-1").spawn()?.ready()?;
+    let answers = || -> anyhow::Result<BTreeSet<String>> {
+        (0..20)
+            .map(|_| {
+                let answer = web.get("agent:80", "/")?;
+                Ok(answer.header("x-remora-error").map_or_else(|| answer.text(), str::to_owned))
+            })
+            .collect()
+    };
+    let become_these = |what: &str, expected: &[&str]| {
+        until(what, || Ok((answers()?.iter().eq(expected)).then_some(())))
+            .with_context(|| format!("{:?}\n{}", answers(), web.program.log_end()))
+    };
+    become_these("its node answers", &["near"])?;
+    on_nodes(&mesh, "internalTrafficPolicy: Local", &[far])?;
+    become_these("nobody is on its node", &["no_endpoints"])?;
+    on_nodes(&mesh, "trafficDistribution: PreferSameNode", &[far])?;
+    become_these("another node does where it may", &["far"])?;
+    on_nodes(&mesh, "trafficDistribution: PreferSameNode", &[far, near])?;
+    become_these("its own does as soon as it can", &["near"])?;
+    on_nodes(&mesh, "internalTrafficPolicy: Cluster", &[far, near])?;
+    become_these("all do where nobody says", &["far", "near"])
+}

@@ -9,11 +9,11 @@ use super::{
     facts::Facts,
     is_external,
     pods::{is_tcp, serving},
-    report, values,
+    report, settings, values,
 };
 use crate::objects::core::{EndpointSlice, IntOrName, Pod, Service, ServicePort, SliceEndpoint};
 use remora_api::convert::{ENDPOINTS_MAX, check};
-use remora_model::{Backend, BackendId, Endpoint, Protocol};
+use remora_model::{Backend, BackendId, Endpoint, Locality, Protocol};
 use std::{
     collections::{BTreeMap, HashSet},
     net::{IpAddr, SocketAddr},
@@ -35,6 +35,10 @@ impl Facts {
     pub(super) fn serve(&self, key: &Key) -> Served {
         let mut found = Served::default();
         let Some(service) = self.services.get(key).filter(|service| !is_external(service)) else { return found };
+        let unknown = settings::locality(service)
+            .err()
+            .map(|e| report(&service.metadata, "Service", format!("{e}; clients prefer their zone")));
+        found.reports.extend(unknown);
         let slices: Vec<&EndpointSlice> =
             self.slices_of.get(key).filter_map(|slice| self.slices.get(slice)).map(|slice| &**slice).collect();
         let selected: Vec<&Pod> =
@@ -121,7 +125,7 @@ impl Facts {
         let served = |candidate: &Candidate<'_>| (candidate.address.ip(), (candidate.address.port(), id.clone()));
         found.served.extend(candidates.iter().map(served));
         one_address_each(&mut candidates, service);
-        let mut endpoints = self.in_use(&candidates);
+        let mut endpoints = self.in_use(&candidates, settings::locality(service).unwrap_or_default());
         if endpoints.len() > ENDPOINTS_MAX {
             let count = endpoints.len();
             let problem = format!("port {}: of {count} endpoints only {ENDPOINTS_MAX} are sent", port.port);
@@ -170,10 +174,15 @@ impl Facts {
     }
 
     /// The endpoints that take traffic, in the order of addresses.
-    fn in_use(&self, candidates: &[Candidate<'_>]) -> Vec<Endpoint> {
+    fn in_use(&self, candidates: &[Candidate<'_>], locality: Locality) -> Vec<Endpoint> {
         let any_ready = candidates.iter().any(|candidate| candidate.ready);
         let used = candidates.iter().filter(|c| if any_ready { c.ready } else { c.lingering });
-        let made = used.filter_map(|c| self.endpoint(c.address, c.pod, c.zone));
+        let node_of = |pod: Option<&Pod>| pod?.spec.node_name.as_deref().map(Arc::from);
+        let made = used.filter_map(|c| {
+            // Names of nodes that nobody needs would only make messages longer.
+            let node = if locality.needs_nodes() { node_of(c.pod) } else { None };
+            Some(Endpoint { node, ..self.endpoint(c.address, c.pod, c.zone)? })
+        });
         let sent =
             made.filter(|endpoint| check::endpoint(endpoint).is_ok()).map(|endpoint| (endpoint.address, endpoint));
         sent.collect::<BTreeMap<_, _>>().into_values().collect()

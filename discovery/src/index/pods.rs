@@ -52,6 +52,7 @@ impl Facts {
             weight: 1,
             zone: zone.or(own).unwrap_or_default().into(),
             pod: key.map(|(namespace, name)| format!("{namespace}/{name}")).unwrap_or_default().into(),
+            node: None,
         })
     }
 

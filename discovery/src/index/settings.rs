@@ -15,7 +15,7 @@ use crate::objects::{
     core::Service,
     policy::{AccrualSpec, BackendPolicy, BackendSpec, PolicySpec as _, Targets},
 };
-use remora_model::{BackendId, BackendSettings, Features, HashSource, LoadBalancer};
+use remora_model::{BackendId, BackendSettings, Features, HashSource, LoadBalancer, Locality};
 use std::{collections::BTreeSet, time::Duration};
 
 impl Facts {
@@ -41,7 +41,28 @@ impl Facts {
 fn of_service(service: &Service) -> BackendSettings {
     let sticky = service.spec.session_affinity.as_deref() == Some("ClientIP");
     let load_balancer = if sticky { LoadBalancer::SourceHash(HashSource::Ip) } else { LoadBalancer::default() };
-    BackendSettings { load_balancer, ..BackendSettings::default() }
+    let locality = locality(service).unwrap_or_default();
+    BackendSettings { load_balancer, locality, ..BackendSettings::default() }
+}
+
+/// Which endpoints clients prefer by where they are, as Kubernetes' own words say it. Others than the API server takes are for a later version of it.
+///
+/// # Errors
+/// What is said is not known, beginning with the field.
+pub(super) fn locality(service: &Service) -> Result<Locality, String> {
+    match service.spec.internal_traffic_policy.as_deref() {
+        Some("Local") => return Ok(Locality::NodeOnly),
+        None | Some("Cluster") => {}
+        Some(other) => return Err(format!("spec.internalTrafficPolicy: {other:?} is neither Cluster nor Local")),
+    }
+    match service.spec.traffic_distribution.as_deref() {
+        None => Ok(Locality::Spill),
+        Some("PreferSameZone" | "PreferClose") => Ok(Locality::Zone),
+        Some("PreferSameNode") => Ok(Locality::Node),
+        Some(other) => Err(format!(
+            "spec.trafficDistribution: {other:?} is none of PreferSameZone, PreferClose and PreferSameNode"
+        )),
+    }
 }
 
 fn percent(percent: Option<u8>) -> Option<f32> {

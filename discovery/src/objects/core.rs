@@ -259,6 +259,10 @@ pub struct ServiceSpec {
     pub publish_not_ready_addresses: bool,
     #[serde(default)]
     pub session_affinity: Option<String>,
+    #[serde(default)]
+    pub traffic_distribution: Option<String>,
+    #[serde(default)]
+    pub internal_traffic_policy: Option<String>,
     #[serde(default, deserialize_with = "nullable")]
     pub ports: Vec<ServicePort>,
 }

@@ -146,6 +146,7 @@ fn env(ours: &Ours<'_>, probes: &BTreeMap<String, Probe>) -> Vec<Value> {
         field("REMORA_PROXY_SERVICE_ACCOUNT", "spec.serviceAccountName"),
         // Where the kubelet asks from: one address, or one of each family with a comma between them.
         field("REMORA_PROXY_HOST_IP", "status.hostIPs"),
+        field("REMORA_PROXY_NODE", "spec.nodeName"),
         value("REMORA_PROXY_TRUST_DOMAIN", defaults.trust_domain.clone()),
         value("REMORA_PROXY_CONTROL_NAMESPACE", defaults.control_namespace.clone()),
         value("REMORA_PROXY_IDENTITY_ADDR", service(IDENTITY, 4180)),

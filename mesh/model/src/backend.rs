@@ -1,6 +1,6 @@
 //! Where a request can go: a backend (one port of a Service, a pod, or something outside), its endpoints, and how to treat them.
 
-use crate::{ConnectionSettings, LoadBalancer, SpiffeId};
+use crate::{ConnectionSettings, LoadBalancer, Locality, SpiffeId};
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 /// What kind of thing a backend is.
@@ -85,6 +85,8 @@ pub struct Endpoint {
     pub weight: u32,
     /// Topology zone; empty when unknown.
     pub zone: Arc<str>,
+    /// The node that its pod is on, if the backend's [`Locality`] asks for it.
+    pub node: Option<Arc<str>>,
     /// `namespace/name` of the pod; for people.
     pub pod: Arc<str>,
 }
@@ -128,6 +130,7 @@ pub struct BackendSettings {
     pub connect_timeout: Duration,
     pub load_balancer: LoadBalancer,
     pub connection: ConnectionSettings,
+    pub locality: Locality,
 }
 
 impl Default for BackendSettings {
@@ -140,6 +143,7 @@ impl Default for BackendSettings {
             connect_timeout: Duration::from_secs(1),
             load_balancer: LoadBalancer::default(),
             connection: ConnectionSettings::default(),
+            locality: Locality::default(),
         }
     }
 }

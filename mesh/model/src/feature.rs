@@ -6,7 +6,7 @@
 
 use crate::{
     Action, AuthorizationRule, Backend, BackendKind, BackendSettings, ConnectionSettings, Filter, HashSource, Inbound,
-    InboundDefault, LoadBalancer, Outbound, Parent, Rule,
+    InboundDefault, LoadBalancer, Locality, Outbound, Parent, Rule,
 };
 use std::{fmt, sync::Arc};
 
@@ -41,11 +41,13 @@ pub enum Feature {
     Cors,
     /// Backends that say how connections to them are kept.
     Connections,
+    /// Backends whose endpoints must be near.
+    Localities,
 }
 
 impl Feature {
     /// All that there are, in their order.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::HeaderFilters,
         Self::Redirects,
         Self::Rewrites,
@@ -60,6 +62,7 @@ impl Feature {
         Self::LoadBalancers,
         Self::Cors,
         Self::Connections,
+        Self::Localities,
     ];
 
     /// Its name in logs, metrics and statuses.
@@ -79,6 +82,7 @@ impl Feature {
             Self::LoadBalancers => "load-balancers",
             Self::Cors => "cors",
             Self::Connections => "connections",
+            Self::Localities => "localities",
         }
     }
 
@@ -246,7 +250,8 @@ impl BackendSettings {
             | LoadBalancer::RequestHash(_) => Some(Feature::LoadBalancers),
         };
         let connection = (self.connection != ConnectionSettings::default()).then_some(Feature::Connections);
-        load_balancer.into_iter().chain(connection).collect()
+        let locality = (self.locality != Locality::default()).then_some(Feature::Localities);
+        load_balancer.into_iter().chain(connection).chain(locality).collect()
     }
 }
 
@@ -264,6 +269,11 @@ impl Backend {
                 Feature::Connections => {
                     self.settings.connection = ConnectionSettings::default();
                     "connection"
+                }
+                Feature::Localities => {
+                    self.settings.locality = Locality::default();
+                    self.endpoints.iter_mut().for_each(|endpoint| endpoint.node = None);
+                    "locality"
                 }
                 _ => continue,
             };
@@ -388,6 +398,10 @@ mod tests {
         kept.settings.connection.idle_timeout = Some(std::time::Duration::from_secs(1));
         let (less, closed) = kept.within(without(Feature::Connections));
         assert_eq!((less, &*closed[0].rule), (backend(LoadBalancer::PeakEwma), "shop/api:80 connection"));
+        let mut near = backend(LoadBalancer::PeakEwma);
+        near.settings.locality = Locality::NodeOnly;
+        let (less, closed) = near.within(without(Feature::Localities));
+        assert_eq!((less, &*closed[0].rule), (backend(LoadBalancer::PeakEwma), "shop/api:80 locality"));
         for needs_none in [LoadBalancer::PeakEwma, LoadBalancer::SourceHash(HashSource::Ip)] {
             let backend = backend(needs_none);
             assert_eq!(backend.clone().within(Features::unnamed()), (backend, Vec::new()));

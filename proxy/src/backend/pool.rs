@@ -12,7 +12,7 @@ use crate::{
     telemetry::{Reason, Tls},
 };
 use http::HeaderMap;
-use remora_model::{Backend, BackendId, BackendSettings, Endpoint, Protocol, SpiffeId};
+use remora_model::{Backend, BackendId, BackendSettings, Endpoint, Locality, Protocol, SpiffeId};
 use std::{
     cell::{Cell, RefCell},
     convert::Infallible,
@@ -103,7 +103,7 @@ impl Pool {
             *self.budget.borrow_mut() = budget(settings, self.resources.config.workers);
             let mut balancer = self.balancer.borrow_mut();
             balancer.set_accrual(settings.accrual);
-            balancer.set_load_balancer(&settings.load_balancer, self.client);
+            balancer.set_load_balancer(&settings.load_balancer, settings.locality, self.client);
         }
         self.protocol.set(backend.protocol);
         if let Some(peers) = peers(&backend.endpoints) {
@@ -114,10 +114,11 @@ impl Pool {
         let members = backend
             .endpoints
             .iter()
-            .map(|endpoint| Member {
+            .filter_map(|endpoint| Some((endpoint, self.tier(endpoint, backend.settings.locality)?)))
+            .map(|(endpoint, tier)| Member {
                 key: endpoint.address,
                 weight: endpoint.weight,
-                local: self.zone.is(&endpoint.zone),
+                tier,
                 // Connections follow who it is and the way there, not what else is said of it.
                 payload: match balancer.get(&endpoint.address) {
                     Some(known) if known.is(endpoint, dialing) => known.clone(),
@@ -126,6 +127,19 @@ impl Pool {
             })
             .collect();
         balancer.update(members);
+    }
+
+    /// How far an endpoint is, from 0, as the Service counts it. `None`: too far.
+    fn tier(&self, endpoint: &Endpoint, locality: Locality) -> Option<u8> {
+        let node = &self.resources.config.node;
+        let same_node = endpoint.node.as_ref().is_some_and(|other| !node.is_empty() && other == node);
+        let same_zone = self.zone.is(&endpoint.zone);
+        match locality {
+            Locality::Spill | Locality::Zone => Some(u8::from(!same_zone)),
+            Locality::Node if same_node => Some(0),
+            Locality::Node => Some(if same_zone { 1 } else { 2 }),
+            Locality::NodeOnly => same_node.then_some(0),
+        }
     }
 
     /// No endpoint could be used, or one turned out not to be what it was: discovery is asked again.
@@ -254,6 +268,7 @@ mod tests {
             weight: 1,
             zone: "".into(),
             pod: "".into(),
+            node: None,
         };
         for (names, peer, tls) in [
             (&["api", "api"][..], "spiffe://cluster.local/ns/shop/sa/api", Tls::Mtls),

@@ -41,6 +41,8 @@ pub(crate) struct Config {
     pub pod: String,
     pub service_account: String,
     pub zone: Arc<str>,
+    /// The node of the pod; empty: not known.
+    pub node: Arc<str>,
     pub trust_domain: TrustDomain,
     pub trust_anchors: PathBuf,
     pub token: PathBuf,
@@ -101,6 +103,7 @@ impl Config {
         let pod = read.required("POD", label);
         let service_account = read.or("SERVICE_ACCOUNT", "default", label);
         let zone = read.or("ZONE", "", text);
+        let node = read.or("NODE", "", text);
         let trust_domain = read.or("TRUST_DOMAIN", "cluster.local", trust_domain);
         let trust_anchors = read.required("TRUST_ANCHORS", text);
         let token = read.required("TOKEN", text);
@@ -134,6 +137,7 @@ impl Config {
                 pod: pod?,
                 service_account: service_account?,
                 zone: zone?.into(),
+                node: node?.into(),
                 trust_domain: trust_domain?,
                 trust_anchors: trust_anchors?.into(),
                 token: token?.into(),

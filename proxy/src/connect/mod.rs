@@ -171,6 +171,7 @@ pub(crate) mod proxy_header {
                     weight: 1,
                     zone: "".into(),
                     pod: "".into(),
+                    node: None,
                 };
                 let mut header = Vec::new();
                 super::super::name_destination(&mut header, &endpoint).await.expect("a Vec takes all");

@@ -55,8 +55,15 @@ pub fn proxy_headers(data: &[u8]) {
         decided = Some(now).filter(|now| *now != Parsed::Incomplete);
     }
     let Some(Parsed::Destination { to, .. }) = decided else { return };
-    let endpoint =
-        remora_model::Endpoint { address: to, identity: None, proxy: None, weight: 1, zone: "".into(), pod: "".into() };
+    let endpoint = remora_model::Endpoint {
+        address: to,
+        identity: None,
+        proxy: None,
+        weight: 1,
+        zone: "".into(),
+        pod: "".into(),
+        node: None,
+    };
     let mut written = Vec::new();
     finish(name_destination(&mut written, &endpoint)).expect("a Vec takes all");
     assert_eq!(parse(&written), Parsed::Destination { to, length: written.len() });

@@ -178,6 +178,7 @@ fn endpoint(plan: &Plan, number: usize) -> Endpoint {
         weight: 1,
         zone: "".into(),
         pod: "".into(),
+        node: None,
     }
 }
 

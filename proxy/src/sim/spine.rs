@@ -66,6 +66,7 @@ impl Scene {
             weight: 1,
             zone: "".into(),
             pod: "".into(),
+            node: None,
         };
         self.proxy.control.say(Resource::Backend(Backend {
             id: backend(name),

@@ -1,5 +1,5 @@
 use super::*;
-use remora_model::{HashSource, LoadBalancer};
+use remora_model::{HashSource, LoadBalancer, Locality};
 
 #[test]
 fn only_a_meshed_pod_has_an_identity() {
@@ -155,6 +155,47 @@ spec: { clusterIP: 10.1.0.77, sessionAffinity: ClientIP, selector: { app: api },
     );
     assert_eq!(load_balancer(&world, "carts:80"), LoadBalancer::SourceHash(HashSource::Ip));
     assert_eq!(load_balancer(&world, "api:80"), LoadBalancer::PeakEwma);
+}
+
+#[test]
+fn a_service_says_how_near_its_endpoints_must_be_and_only_then_are_their_nodes_told() {
+    let told = |spec: &str| {
+        let service = format!(
+            "apiVersion: v1
+kind: Service
+metadata: {{ name: near, namespace: shop }}
+spec: {{ clusterIP: 10.1.0.78, selector: {{ app: near }}, ports: [{{ port: 80 }}], {spec} }}
+---
+apiVersion: v1
+kind: Pod
+metadata: {{ name: near-1, namespace: shop, labels: {{ app: near }} }}
+spec: {{ nodeName: node-1 }}
+status: {{ podIP: 10.1.0.44 }}
+"
+        );
+        let world = with(&service);
+        let parent = outbound(&world, "shop", "near:80").parent.into_backend().unwrap();
+        let backend = world.backend(&parent).unwrap();
+        let reports = world.reports.join("\n");
+        (backend.settings.locality, backend.endpoints[0].node.clone(), reports)
+    };
+    let node = || Some("node-1".into());
+    for (spec, locality, node) in [
+        ("internalTrafficPolicy: Cluster", Locality::Spill, None),
+        ("trafficDistribution: PreferSameZone", Locality::Zone, None),
+        ("trafficDistribution: PreferClose", Locality::Zone, None),
+        ("trafficDistribution: PreferSameNode", Locality::Node, node()),
+        ("internalTrafficPolicy: Local", Locality::NodeOnly, node()),
+        ("internalTrafficPolicy: Local, trafficDistribution: PreferClose", Locality::NodeOnly, node()),
+    ] {
+        assert_eq!(told(spec), (locality, node, String::new()), "{spec}");
+    }
+    let (locality, _, reports) = told("trafficDistribution: PreferSameRack");
+    assert_eq!(locality, Locality::Spill);
+    assert!(
+        reports.contains("Service shop/near: spec.trafficDistribution: \"PreferSameRack\" is none of"),
+        "{reports}"
+    );
 }
 
 fn load_balancer(world: &Snapshot, target: &str) -> LoadBalancer {

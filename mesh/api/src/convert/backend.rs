@@ -6,7 +6,7 @@ use super::{
     required, share, text, to_millis,
 };
 use crate::v1;
-use remora_model::{Accrual, Backend, BackendSettings, Endpoint, SpiffeId};
+use remora_model::{Accrual, Backend, BackendSettings, Endpoint, Locality, SpiffeId};
 
 impl From<&Backend> for v1::Backend {
     fn from(backend: &Backend) -> Self {
@@ -55,6 +55,7 @@ impl From<&Endpoint> for v1::Endpoint {
             weight: endpoint.weight,
             zone: endpoint.zone.to_string(),
             pod: endpoint.pod.to_string(),
+            node: endpoint.node.as_deref().unwrap_or_default().to_owned(),
         }
     }
 }
@@ -76,6 +77,7 @@ impl TryFrom<v1::Endpoint> for Endpoint {
             weight: message.weight,
             zone: text(message.zone).at("zone")?,
             pod: text(message.pod).at("pod")?,
+            node: Some(text(message.node).at("node")?).filter(|node| !node.is_empty()),
         })
     }
 }
@@ -92,6 +94,7 @@ impl From<&BackendSettings> for v1::BackendSettings {
             session_affinity,
             load_balancer,
             connection: connection::said(&settings.connection),
+            locality: to_locality(settings.locality),
         }
     }
 }
@@ -108,7 +111,27 @@ impl TryFrom<v1::BackendSettings> for BackendSettings {
             connect_timeout: millis(message.connect_timeout_ms).at("connect_timeout_ms")?,
             load_balancer: load_balancer::read(message.session_affinity, message.load_balancer)?,
             connection: message.connection.map(connection::read).transpose().at("connection")?.unwrap_or_default(),
+            locality: locality(message.locality).at("locality")?,
         })
+    }
+}
+
+fn to_locality(locality: Locality) -> i32 {
+    let locality = match locality {
+        Locality::Spill => v1::Locality::Unspecified,
+        Locality::Zone => v1::Locality::Zone,
+        Locality::Node => v1::Locality::Node,
+        Locality::NodeOnly => v1::Locality::NodeOnly,
+    };
+    locality.into()
+}
+
+fn locality(value: i32) -> Result<Locality, Problem> {
+    match v1::Locality::try_from(value).map_err(|_| Problem::UnknownVariant)? {
+        v1::Locality::Unspecified => Ok(Locality::Spill),
+        v1::Locality::Zone => Ok(Locality::Zone),
+        v1::Locality::Node => Ok(Locality::Node),
+        v1::Locality::NodeOnly => Ok(Locality::NodeOnly),
     }
 }
 

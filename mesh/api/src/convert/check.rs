@@ -44,7 +44,8 @@ pub fn endpoint(endpoint: &Endpoint) -> Result<(), InvalidMessage> {
         return Err(Problem::OutOfRange.at("weight"));
     }
     bounded(&endpoint.zone).at("zone")?;
-    bounded(&endpoint.pod).at("pod")
+    bounded(&endpoint.pod).at("pod")?;
+    bounded(endpoint.node.as_deref().unwrap_or_default()).at("node")
 }
 
 fn bounded(text: &str) -> Result<(), Problem> {

@@ -78,9 +78,13 @@ fn tls(rules: Vec<v1::TlsRule>, problems: &mut Vec<InvalidMessage>) -> Vec<TlsRu
 
 /// Reads a backend.
 pub fn backend(message: v1::Backend) -> Result<Read<Backend>, InvalidMessage> {
-    match v1::Protocol::try_from(message.protocol) {
-        Ok(_) => Ok((message.try_into()?, Vec::new())),
-        Err(_) => unknown_backend(message, Problem::UnknownVariant.at("protocol")),
+    let locality = message.settings.as_ref().map_or(0, |settings| settings.locality);
+    if v1::Protocol::try_from(message.protocol).is_err() {
+        unknown_backend(message, Problem::UnknownVariant.at("protocol"))
+    } else if v1::Locality::try_from(locality).is_err() {
+        unknown_backend(message, Problem::UnknownVariant.at("locality").within("settings", None))
+    } else {
+        Ok((message.try_into()?, Vec::new()))
     }
 }
 

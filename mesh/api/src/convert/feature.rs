@@ -20,6 +20,7 @@ impl From<Feature> for v1::Feature {
             Feature::LoadBalancers => Self::LoadBalancers,
             Feature::Cors => Self::Cors,
             Feature::Connections => Self::Connections,
+            Feature::Localities => Self::Localities,
         }
     }
 }

@@ -19,6 +19,7 @@ fn endpoint(address: &str) -> Endpoint {
         weight: 1,
         zone: "a".into(),
         pod: "shop/api-1".into(),
+        node: None,
     }
 }
 

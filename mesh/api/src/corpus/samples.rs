@@ -10,10 +10,10 @@ use prost::Message as _;
 use remora_model::{
     Action, AuthorizationRule, Backend, BackendId, BackendKind, BackendRef, BackendRefState, BackendSettings,
     ConnectionSettings, CookieName, Cors, Endpoint, Features, Filter, HashHeader, HashKey, HashSource, HeaderEdit,
-    HeaderMatch, HostPattern, Inbound, InboundDefault, LoadBalancer, MtlsMode, Operation, OriginPattern, Origins,
-    Outbound, Parent, PathMatch, PathPattern, PathRewrite, Pattern, Protocol, QueryMatch, Redirect, RequestHash, Retry,
-    RouteMatch, Rule, Source, SpiffeId, Target, TcpRule, Timeouts, TlsRule, TrustDomain, Unidentified, ValueMatch,
-    cors::Allowed,
+    HeaderMatch, HostPattern, Inbound, InboundDefault, LoadBalancer, Locality, MtlsMode, Operation, OriginPattern,
+    Origins, Outbound, Parent, PathMatch, PathPattern, PathRewrite, Pattern, Protocol, QueryMatch, Redirect,
+    RequestHash, Retry, RouteMatch, Rule, Source, SpiffeId, Target, TcpRule, Timeouts, TlsRule, TrustDomain,
+    Unidentified, ValueMatch, cors::Allowed,
 };
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
@@ -176,6 +176,7 @@ fn endpoint(address: &str) -> Endpoint {
         weight: 1,
         zone: "a".into(),
         pod: "shop/api-1".into(),
+        node: None,
     }
 }
 
@@ -211,7 +212,15 @@ fn endpoints() -> Vec<Sample> {
         max_connections: NonZeroU32::new(8),
     };
     let kept = Backend { settings: BackendSettings { connection, ..BackendSettings::default() }, ..backend.clone() };
+    let near = |locality| {
+        let settings = BackendSettings { locality, ..BackendSettings::default() };
+        let on_node = Endpoint { node: Some("node-1".into()), ..endpoint("10.1.0.7:80") };
+        whole(&Backend { id: id("api"), protocol: Protocol::Detect, settings, endpoints: vec![on_node] })
+    };
     vec![
+        said("backend-locality-zone", near(Locality::Zone)),
+        said("backend-locality-node", near(Locality::Node)),
+        said("backend-locality-node-only", near(Locality::NodeOnly)),
         said("backend-connection", whole(&kept)),
         said("backend", whole(&backend)),
         said("backend-delta", Kind::BackendDelta((&delta).into())),

@@ -1,6 +1,8 @@
 //! The algorithms by which an endpoint is chosen, as a BackendPolicy names them. Which one is decided when settings change, and what it needs of
 //! the endpoints is made when they do.
 //!
+//! Where a Service says how near its endpoints must be, the nearest tier with one in rotation serves, whatever its load ([`Tiers`]).
+//!
 //! | algorithm | chooses | zones |
 //! |--|--|--|
 //! | peak-EWMA, least-request | the better of two random endpoints | our own first, until it is overloaded |
@@ -14,7 +16,7 @@ use super::{
     turns::Turns,
 };
 use http::HeaderMap;
-use remora_model::{HashSource, LoadBalancer};
+use remora_model::{HashSource, LoadBalancer, Locality};
 use std::{cell::OnceCell, cmp::Reverse, net::SocketAddr};
 use tokio::time::Instant;
 
@@ -46,17 +48,41 @@ pub(super) enum Choice {
         zoned: bool,
     },
     Request(Ranking),
+    Tiered(Box<Tiers>),
+}
+
+/// What of the set is how far, where the nearest that is in rotation serves: on our node, in our zone, elsewhere.
+#[derive(Debug)]
+pub(super) struct Tiers {
+    algorithm: Algorithm,
+    /// Where each tier ends.
+    ends: [usize; TIERS],
+}
+
+/// As many as [`Locality`] tells apart.
+const TIERS: usize = 3;
+
+#[derive(Debug)]
+enum Algorithm {
+    PeakEwma,
+    LeastRequest,
+    RoundRobin([Turns; TIERS]),
 }
 
 impl Choice {
-    pub(super) fn new(load_balancer: &LoadBalancer, client: Client) -> Self {
+    pub(super) fn new(load_balancer: &LoadBalancer, locality: Locality, client: Client) -> Self {
+        let strict = locality != Locality::Spill;
+        let tiered = |algorithm| Self::Tiered(Box::new(Tiers { algorithm, ends: [0; TIERS] }));
+        let mut rng = fastrand::Rng::new();
         match load_balancer {
+            LoadBalancer::PeakEwma if strict => tiered(Algorithm::PeakEwma),
+            LoadBalancer::LeastRequest if strict => tiered(Algorithm::LeastRequest),
+            LoadBalancer::RoundRobin if strict => {
+                tiered(Algorithm::RoundRobin(std::array::from_fn(|_| Turns::new(&mut rng))))
+            }
             LoadBalancer::PeakEwma => Self::PeakEwma,
             LoadBalancer::LeastRequest => Self::LeastRequest,
-            LoadBalancer::RoundRobin => {
-                let mut rng = fastrand::Rng::new();
-                Self::RoundRobin(Box::new([Turns::new(&mut rng), Turns::new(&mut rng)]))
-            }
+            LoadBalancer::RoundRobin => Self::RoundRobin(Box::new([Turns::new(&mut rng), Turns::new(&mut rng)])),
             LoadBalancer::SourceHash(HashSource::Ip) => Self::Source { key: client.ip, zoned: true },
             LoadBalancer::SourceHash(HashSource::Identity) => Self::Source { key: client.identity, zoned: false },
             LoadBalancer::RequestHash(by) => Self::Request(Ranking::new(by.clone())),
@@ -67,15 +93,15 @@ impl Choice {
     pub(super) fn sort<P>(&self, slots: &mut [Slot<P>]) {
         match *self {
             Self::Source { key, zoned } => slots.sort_by_cached_key(|Slot { member, .. }| {
-                (zoned && !member.local, Reverse(key.rank(hash::seed(member.key), member.weight)))
+                (if zoned { member.tier } else { 0 }, Reverse(key.rank(hash::seed(member.key), member.weight)))
             }),
-            Self::PeakEwma | Self::LeastRequest | Self::RoundRobin(_) | Self::Request(_) => {
-                slots.sort_by_key(|slot| !slot.member.local);
+            Self::PeakEwma | Self::LeastRequest | Self::RoundRobin(_) | Self::Request(_) | Self::Tiered(_) => {
+                slots.sort_by_key(|slot| slot.member.tier);
             }
         }
     }
 
-    /// Takes in the endpoints, in their order, of which the first are our zone's.
+    /// Takes in the endpoints, in their order, of which the first are the nearest.
     pub(super) fn update<P>(&mut self, (local, others): (&[Slot<P>], &[Slot<P>])) {
         match self {
             Self::RoundRobin(turns) => {
@@ -85,6 +111,17 @@ impl Choice {
             }
             Self::Request(ranking) => {
                 ranking.update(local.iter().chain(others).map(|slot| (slot.member.key, slot.member.weight)));
+            }
+            Self::Tiered(tiers) => {
+                let mut began = 0;
+                for (tier, end) in (0..).zip(&mut tiers.ends) {
+                    let of_tier = local.iter().chain(others).filter(|slot| slot.member.tier == tier);
+                    if let Algorithm::RoundRobin(turns) = &mut tiers.algorithm {
+                        turns[usize::from(tier)].update(of_tier.clone().map(|slot| slot.member.weight));
+                    }
+                    began += of_tier.count();
+                    *end = began;
+                }
             }
             Self::PeakEwma | Self::LeastRequest | Self::Source { .. } => {}
         }
@@ -105,6 +142,36 @@ impl<P: Clone> Balancer<P> {
         }?;
         turns.take(turn);
         Some(self.picked(slot, now, false))
+    }
+
+    /// One of the nearest tier that has any in rotation.
+    pub(super) fn of_tiers(
+        &self,
+        tiers: &Tiers,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+        exclude: &[SocketAddr],
+    ) -> Option<(P, InFlight)> {
+        let mut began = 0;
+        for (tier, end) in tiers.ends.into_iter().enumerate() {
+            let range = std::mem::replace(&mut began, end)..end;
+            let slot = match &tiers.algorithm {
+                Algorithm::PeakEwma => self.better_of_two(range, rng, exclude, |a, b| super::better(a, b, now)),
+                Algorithm::LeastRequest => self.better_of_two(range, rng, exclude, super::idler),
+                Algorithm::RoundRobin(turns) => {
+                    let slots = &self.slots[range];
+                    let turn = turns[tier].peek(|at| slots[at].may_serve(exclude));
+                    turn.map(|turn| {
+                        turns[tier].take(turn);
+                        &slots[turn.slot]
+                    })
+                }
+            };
+            if let Some(slot) = slot {
+                return Some(self.picked(slot, now, false));
+            }
+        }
+        None
     }
 
     /// The first in rank that is in rotation. One that ranks before it is probed when that is due.

@@ -15,12 +15,12 @@ fn at(key: u16) -> SocketAddr {
 }
 
 fn member(key: u16) -> Member<u16> {
-    Member { key: at(key), weight: 1, local: true, payload: key }
+    Member { key: at(key), weight: 1, tier: 0, payload: key }
 }
 
 fn set(load_balancer: &LoadBalancer, members: impl IntoIterator<Item = Member<u16>>) -> Set {
     let mut set = Set::new(Accrual::default());
-    set.set_load_balancer(load_balancer, Client::new("shop", "web-1", "web"));
+    set.set_load_balancer(load_balancer, Locality::Spill, Client::new("shop", "web-1", "web"));
     set.update(members.into_iter().collect());
     set
 }
@@ -62,7 +62,11 @@ fn an_endpoint_that_comes_or_goes_moves_its_own_keys_and_no_others() {
         // One of another weight among them makes all ranks weighted.
         let members = |but: Option<u16>| {
             let all = (0..count).filter(move |key| Some(*key) != but);
-            all.map(move |key| Member { weight: if key == 0 { weight } else { 1 }, local: key % 2 == 0, ..member(key) })
+            all.map(move |key| Member {
+                weight: if key == 0 { weight } else { 1 },
+                tier: u8::from(key % 2 > 0),
+                ..member(key)
+            })
         };
         let users = 200 * u32::from(count);
         let whole = set(&by_user(None), members(None));
@@ -78,7 +82,7 @@ fn an_endpoint_that_comes_or_goes_moves_its_own_keys_and_no_others() {
         }
         // In whatever order they are told, and by what way the set came to be.
         let mut other = set(&LoadBalancer::RoundRobin, members(Some(1)));
-        other.set_load_balancer(&by_user(None), Client::new("x", "y", "z"));
+        other.set_load_balancer(&by_user(None), Locality::Spill, Client::new("x", "y", "z"));
         let mut backwards: Vec<_> = members(None).collect();
         backwards.reverse();
         other.update(backwards);
@@ -171,8 +175,8 @@ fn a_hash_by_identity_is_the_same_for_all_pods_of_an_account_and_in_all_zones() 
     let of = |pod: &str, account: &str, local: fn(u16) -> bool| {
         let mut set = Set::new(Accrual::default());
         let identity = LoadBalancer::SourceHash(HashSource::Identity);
-        set.set_load_balancer(&identity, Client::new("shop", pod, account));
-        set.update((0..9).map(|key| Member { local: local(key), ..member(key) }).collect());
+        set.set_load_balancer(&identity, Locality::Spill, Client::new("shop", pod, account));
+        set.update((0..9).map(|key| Member { tier: u8::from(!local(key)), ..member(key) }).collect());
         pick(&set, 1, now, &[]).0
     };
     let home = of("web-1", "web", |_| true);
@@ -228,7 +232,7 @@ fn round_robin_goes_from_one_to_the_next_past_those_that_are_out() {
 fn by_count_traffic_stays_in_the_zone_until_it_is_overloaded() {
     let now = Instant::now();
     for algorithm in [LoadBalancer::LeastRequest, LoadBalancer::RoundRobin] {
-        let zoned = |key| Member { local: key < 2, ..member(key) };
+        let zoned = |key| Member { tier: u8::from(key >= 2), ..member(key) };
         let set = set(&algorithm, (0..4).map(zoned));
         let mut rng = fastrand::Rng::with_seed(5);
         let mut held = Vec::new();
@@ -239,5 +243,32 @@ fn by_count_traffic_stays_in_the_zone_until_it_is_overloaded() {
         }
         let others = held.iter().filter(|(key, _)| *key >= 2).count();
         assert!((60..100).contains(&others), "{algorithm:?}: {others}");
+    }
+}
+
+#[test]
+fn where_a_service_says_how_near_the_nearest_in_rotation_serve_whatever_their_load() {
+    let now = Instant::now();
+    for algorithm in [LoadBalancer::PeakEwma, LoadBalancer::LeastRequest, LoadBalancer::RoundRobin] {
+        // One on our node, two in our zone, two elsewhere.
+        let tiered = |key: u16| Member { tier: [0, 1, 1, 2, 2][usize::from(key)], ..member(key) };
+        let mut set = Set::new(Accrual::default());
+        set.set_load_balancer(&algorithm, Locality::Node, Client::new("shop", "web-1", "web"));
+        set.update((0..5).rev().map(tiered).collect());
+        let mut rng = fastrand::Rng::with_seed(3);
+        let mut who = |set: &Set, exclude: &[SocketAddr]| {
+            let held: Vec<_> = (0..200).map(|_| set.pick(now, &mut rng, exclude, None).unwrap()).collect();
+            held.iter().map(|(key, _)| *key).collect::<BTreeSet<_>>()
+        };
+        assert_eq!(who(&set, &[]), [0].into(), "{algorithm:?}");
+        assert_eq!(who(&set, &[at(0)]), [1, 2].into(), "{algorithm:?}: a retry goes to the next tier");
+        eject(&set, 0, now);
+        assert_eq!(who(&set, &[]), [1, 2].into(), "{algorithm:?}");
+        set.update([1, 3, 4].map(tiered).into());
+        assert_eq!(who(&set, &[]), [1].into(), "{algorithm:?}");
+        eject(&set, 1, now);
+        assert_eq!(who(&set, &[]), [3, 4].into(), "{algorithm:?}");
+        set.update([3, 4].map(tiered).into());
+        assert_eq!(who(&set, &[]), [3, 4].into(), "{algorithm:?}");
     }
 }

@@ -32,7 +32,7 @@ use choice::Choice;
 use health::{Health, Pool};
 use http::HeaderMap;
 use load::Load;
-use remora_model::{Accrual, LoadBalancer};
+use remora_model::{Accrual, LoadBalancer, Locality};
 use std::{cell::Cell, collections::HashMap, net::SocketAddr, ops::Range, rc::Rc, time::Duration};
 use tokio::time::Instant;
 
@@ -58,8 +58,8 @@ pub(crate) struct Member<P> {
     pub key: SocketAddr,
     /// Relative share; 0 counts as 1.
     pub weight: u32,
-    /// Whether it is in our zone.
-    pub local: bool,
+    /// How far it is, from 0. Nearer ones go first.
+    pub tier: u8,
     /// What the caller needs to reach it.
     pub payload: P,
 }
@@ -91,7 +91,7 @@ pub(crate) enum Outcome {
 /// The endpoints of one backend.
 #[derive(Debug)]
 pub(crate) struct Balancer<P> {
-    /// Those of our zone first; in another order where the choice asks for it.
+    /// The nearest first; in another order where the choice asks for it.
     slots: Vec<Slot<P>>,
     local: usize,
     choice: Choice,
@@ -127,9 +127,9 @@ impl<P: Clone> Balancer<P> {
         self.pool.accrual.set(accrual);
     }
 
-    /// Changes how an endpoint is chosen, and for which client, from the next [`Self::update`] on.
-    pub(crate) fn set_load_balancer(&mut self, load_balancer: &LoadBalancer, client: Client) {
-        self.choice = Choice::new(load_balancer, client);
+    /// Changes how an endpoint is chosen, how strictly by where it is, and for which client, from the next [`Self::update`] on.
+    pub(crate) fn set_load_balancer(&mut self, load_balancer: &LoadBalancer, locality: Locality, client: Client) {
+        self.choice = Choice::new(load_balancer, locality, client);
     }
 
     /// Replaces the endpoints. Those with a known key keep their statistics, and their place outside the rotation; but
@@ -149,7 +149,7 @@ impl<P: Clone> Balancer<P> {
             gone.health.leave_pool();
         }
         self.choice.sort(&mut self.slots);
-        self.local = self.slots.iter().filter(|slot| slot.member.local).count();
+        self.local = self.slots.iter().filter(|slot| slot.member.tier == 0).count();
         self.choice.update(self.slots.split_at(self.local));
         self.pool.recount(self.slots.iter().map(|slot| &slot.stats.health));
     }
@@ -186,7 +186,9 @@ impl<P: Clone> Balancer<P> {
                     return picked;
                 }
             }
-            Choice::LeastRequest | Choice::RoundRobin(_) => return self.by_count(now, rng, exclude),
+            Choice::LeastRequest | Choice::RoundRobin(_) | Choice::Tiered(_) => {
+                return self.by_count(now, rng, exclude);
+            }
         }
         if let Some(probe) = self.due_probe(now, exclude) {
             return Ok(probe);
@@ -196,7 +198,7 @@ impl<P: Clone> Balancer<P> {
         chosen.map_or_else(|| self.last_resort(now, exclude), |slot| Ok(self.picked(slot, now, false)))
     }
 
-    /// By requests in flight alone: the lesser of two, or in turn.
+    /// By requests in flight alone: the lesser of two, or in turn; or by tiers.
     fn by_count(
         &self,
         now: Instant,
@@ -208,6 +210,7 @@ impl<P: Clone> Balancer<P> {
         }
         let chosen = match &self.choice {
             Choice::RoundRobin(turns) => self.in_turn(turns, now, exclude),
+            Choice::Tiered(tiers) => self.of_tiers(tiers, now, rng, exclude),
             _ => {
                 let chosen = self.of_zones(rng, exclude, idler, Slot::excess);
                 chosen.map(|slot| self.picked(slot, now, false))

@@ -14,7 +14,7 @@ fn at(key: u16) -> SocketAddr {
 }
 
 fn member(key: u16) -> Member<u16> {
-    Member { key: at(key), weight: 1, local: true, payload: key }
+    Member { key: at(key), weight: 1, tier: 0, payload: key }
 }
 
 fn entries(keys: impl IntoIterator<Item = u16>) -> Vec<Member<u16>> {
@@ -294,7 +294,7 @@ fn an_update_keeps_what_is_known_of_those_who_stay() {
 #[test]
 fn traffic_stays_in_the_zone_until_it_is_overloaded() {
     let mut sim = Sim::new([], 12);
-    let zoned = (0..4).map(|key| Member { local: key < 2, ..member(key) });
+    let zoned = (0..4).map(|key| Member { tier: u8::from(key >= 2), ..member(key) });
     sim.set.update(zoned.collect());
     let sent = sim.run(500, 30 * SECOND, |key, _| (if key < 2 { 2 * MS } else { 3 * MS }, Outcome::Success));
     assert!(share(&sent, 2) + share(&sent, 3) < 0.01, "{sent:?}");
@@ -316,7 +316,7 @@ fn weights_are_shares_under_load() {
 /// A set with session affinity, and who it picks for client `name`.
 fn keeping(name: &str, keys: impl IntoIterator<Item = u16>) -> Set {
     let mut set = Set::new(Accrual::default());
-    set.set_load_balancer(&LoadBalancer::SourceHash(HashSource::Ip), Client::new("shop", name, "web"));
+    set.set_load_balancer(&LoadBalancer::SourceHash(HashSource::Ip), Locality::Spill, Client::new("shop", name, "web"));
     set.update(entries(keys));
     set
 }

@@ -128,6 +128,7 @@ mod tests {
             weight: 1,
             zone: "a".into(),
             pod: "shop/api-1".into(),
+            node: None,
         };
         change(&mut endpoint);
         endpoint

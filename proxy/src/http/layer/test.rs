@@ -69,7 +69,7 @@ pub(super) fn address(last: u16) -> SocketAddr {
 
 /// An endpoint outside the mesh.
 fn endpoint(address: SocketAddr) -> Endpoint {
-    Endpoint { address, identity: None, proxy: None, weight: 1, zone: "".into(), pod: "".into() }
+    Endpoint { address, identity: None, proxy: None, weight: 1, zone: "".into(), pod: "".into(), node: None }
 }
 
 /// The settings under which nothing but the request itself bounds its tries.
