@@ -73,8 +73,6 @@ apply_gateway_api() { # VERSION
     mkdir "$folder.new"
     cp "$module"/config/crd/standard/*.yaml "$folder.new/"
     rm -f "$folder.new/kustomization.yaml"
-    # Experimental, beside the standard channel: what says that a mesh is there.
-    [[ $1 == 1.6 ]] || cp "$module"/config/crd/experimental/*_xmeshes.yaml "$folder.new/"
     mv "$folder.new" "$folder"
   fi
   # It refuses versions before its own.

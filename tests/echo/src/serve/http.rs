@@ -120,14 +120,9 @@ fn switching(key: &str) -> Response<Body> {
 
 async fn answer(request: Request<Incoming>, seen: &Seen, app: &App) -> Response<Body> {
     let number = app.requests.fetch_add(1, Ordering::Relaxed) + 1;
-    let query = |name: &str| {
-        let pairs = request.uri().query().unwrap_or_default().split('&');
-        pairs
-            .filter_map(|pair| pair.split_once('='))
-            .find(|(found, _)| *found == name)
-            .map(|(_, value)| value.to_owned())
-    };
-    let wait = |name: &str| query(name).and_then(|value| text::duration(&value).ok());
+    let text = request.uri().query().unwrap_or_default().to_owned();
+    let query = |name: &str| asked(&text, name);
+    let wait = |name: &str| query(name).and_then(|value| text::duration(value).ok());
     let path = request.uri().path();
     if request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
     {
@@ -137,18 +132,16 @@ async fn answer(request: Request<Incoming>, seen: &Seen, app: &App) -> Response<
         let code = code.parse().ok().and_then(|code| StatusCode::from_u16(code).ok());
         return status(code.unwrap_or(StatusCode::BAD_REQUEST), "");
     }
-    let earlier = query("uuid").map_or(0, |name| app.heard.note(&name));
+    let earlier = query("uuid").map_or(0, |name| app.heard.note(name));
+    if path.starts_with("/retry/")
+        && let Some(failure) = not_yet(&text, earlier).await
+    {
+        return failure;
+    }
     match path {
         "/heard" => {
-            let count = query("of").map_or(0, |name| app.heard.count(&name));
+            let count = query("of").map_or(0, |name| app.heard.count(name));
             Response::new(whole(format!("Heard={count}\n")))
-        }
-        _ if path.starts_with("/retry/")
-            && query("succeedAfter").is_some_and(|after| after.parse().is_ok_and(|after: u32| earlier < after)) =>
-        {
-            tokio::time::sleep(wait("delayRetry").unwrap_or_default()).await;
-            let code = query("responseCode").and_then(|code| code.parse().ok());
-            status(code.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), "not yet\n")
         }
         "/live" => word(app.live.load(Ordering::Relaxed)),
         "/ready" => word(app.ready.load(Ordering::Relaxed)),
@@ -192,6 +185,23 @@ async fn answer(request: Request<Incoming>, seen: &Seen, app: &App) -> Response<
             received(request, seen, app).await
         }
     }
+}
+
+/// A parameter of a query.
+fn asked<'a>(query: &'a str, name: &str) -> Option<&'a str> {
+    query.split('&').filter_map(|pair| pair.split_once('=')).find(|(found, _)| *found == name).map(|(_, value)| value)
+}
+
+/// The failure that a request asks for until it came so often; `earlier` were before this one.
+async fn not_yet(query: &str, earlier: u32) -> Option<Response<Body>> {
+    let wanted: u32 = asked(query, "succeedAfter")?.parse().ok()?;
+    if earlier >= wanted {
+        return None;
+    }
+    let delay = asked(query, "delayRetry").and_then(|value| text::duration(value).ok());
+    tokio::time::sleep(delay.unwrap_or_default()).await;
+    let code = asked(query, "responseCode").and_then(|code| code.parse().ok());
+    Some(status(code.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), "not yet\n"))
 }
 
 fn word(good: bool) -> Response<Body> {

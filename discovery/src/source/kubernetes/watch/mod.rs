@@ -37,6 +37,8 @@ use tokio::{
 
 /// How often an API without a CRD is asked for it.
 pub(super) const ABSENT_POLL: Duration = Duration::from_secs(3);
+/// The same of a kind that most clusters never have, and without which the picture is whole.
+const OPTIONAL_POLL: Duration = Duration::from_secs(30);
 /// The first pause after a failure, doubled by each that follows. All pauses are within half of theirs longer or shorter, by
 /// chance, so that kinds and replicas do not come back at once.
 const PAUSE_MIN: Duration = Duration::from_millis(200);
@@ -150,7 +152,7 @@ pub(super) async fn watch<T: Kind + Into<Object>>(client: Client, changes: Chang
                     if changes.send((T::KIND, Change::Absent)).await.is_err() {
                         return;
                     }
-                    sleep(jittered(ABSENT_POLL)).await;
+                    sleep(jittered(if T::DEFINED == Defined::Later { OPTIONAL_POLL } else { ABSENT_POLL })).await;
                     continue;
                 }
                 Ok(false) => {}
