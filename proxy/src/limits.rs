@@ -93,7 +93,7 @@ pub(crate) const DETECT_GRACE: Duration = Duration::from_millis(1);
 /// How long a server's first word waits for a peer's ClientHello, which may be on its way still: a peer sends it as soon as its connection is
 /// made, and a busy machine or the network delays it by a few milliseconds. Without mesh TLS a caller of such a server is late by this, once
 /// a connection.
-pub(crate) const HELLO_GRACE: Duration = Duration::from_millis(5);
+pub(crate) const HELLO_GRACE: Duration = Duration::from_millis(12);
 
 /// [`DETECT_GRACE`] where earlier clients spoke first: a busy client may need longer, and a connection opened for nothing costs
 /// both ends a handshake. A server that speaks first behind such an address is late once, by this.
