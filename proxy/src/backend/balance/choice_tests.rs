@@ -1,22 +1,12 @@
 //! What each algorithm promises, in given time.
 
-use super::*;
+use super::{
+    tests::{MS, SECOND, Set, at, member},
+    *,
+};
 use http::HeaderValue;
 use remora_model::{HashHeader, HashKey, HashSource, RequestHash};
 use std::collections::{BTreeMap, BTreeSet};
-
-const MS: Duration = Duration::from_millis(1);
-const SECOND: Duration = Duration::from_secs(1);
-
-type Set = Balancer<u16>;
-
-fn at(key: u16) -> SocketAddr {
-    ([10, 0, 0, 1], key).into()
-}
-
-fn member(key: u16) -> Member<u16> {
-    Member { key: at(key), weight: 1, tier: 0, payload: key }
-}
 
 fn set(load_balancer: &LoadBalancer, members: impl IntoIterator<Item = Member<u16>>) -> Set {
     let mut set = Set::new(Accrual::default());

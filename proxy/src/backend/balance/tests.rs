@@ -4,16 +4,16 @@ use super::*;
 use remora_model::HashSource;
 use std::collections::BTreeMap;
 
-const MS: Duration = Duration::from_millis(1);
-const SECOND: Duration = Duration::from_secs(1);
+pub(super) const MS: Duration = Duration::from_millis(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
 
-type Set = Balancer<u16>;
+pub(super) type Set = Balancer<u16>;
 
-fn at(key: u16) -> SocketAddr {
+pub(super) fn at(key: u16) -> SocketAddr {
     ([10, 0, 0, 1], key).into()
 }
 
-fn member(key: u16) -> Member<u16> {
+pub(super) fn member(key: u16) -> Member<u16> {
     Member { key: at(key), weight: 1, tier: 0, payload: key }
 }
 
