@@ -316,9 +316,7 @@ fn the_zones_own_endpoint_that_turns_slow_gives_under_5_percent_after_5_seconds(
                 usual.mul_f64(times)
             };
             sim.run(rps, 8 * SECOND, |_, rng| (busy(rng), Outcome::Success));
-            let slow = |key, rng: &mut fastrand::Rng| {
-                (if key == 0 { 200 * MS } else { busy(rng) }, Outcome::Success)
-            };
+            let slow = |key, rng: &mut fastrand::Rng| (if key == 0 { 200 * MS } else { busy(rng) }, Outcome::Success);
             sim.run(rps, 5 * SECOND, slow);
             let sent = sim.run(rps, 3 * SECOND, slow);
             assert!(share(&sent, 0) < 0.05, "seed {seed}, {rps} rps, {usual:?}: {sent:?}");
