@@ -2,8 +2,11 @@
 
 use crate::objects::names::is_subdomain;
 use ipnet::IpNet;
-use remora_model::network;
-use remora_runtime::{log, settings::Mistakes};
+use remora_model::{ProxySettings, Setting, network};
+use remora_runtime::{
+    log,
+    settings::{Mistakes, drain_grace, log_filter, unknown_targets},
+};
 use std::{net::SocketAddr, path::PathBuf};
 
 /// Turns Services, EndpointSlices, Gateway API routes and policies into what each proxy needs, and pushes it.
@@ -43,6 +46,15 @@ pub struct Config {
     /// Ranges of the cluster's Services and pods (10.96.0.0/12,fd00::/8), beside those of ServiceCIDRs and nodes
     #[arg(long, env = "REMORA_DISCOVERY_CLUSTER_NETWORKS", value_name = "CIDRS", default_value = "")]
     pub cluster_networks: String,
+    /// Log filter of running proxies, where no annotation says another; without it each keeps the one that it was started with
+    #[arg(long, env = "REMORA_DISCOVERY_PROXY_LOG_LEVEL", value_name = "FILTER")]
+    pub proxy_log_level: Option<String>,
+    /// What running proxies do with unknown destinations outside the cluster: pass or deny; the same
+    #[arg(long, env = "REMORA_DISCOVERY_PROXY_UNKNOWN", value_name = "WORD")]
+    pub proxy_unknown: Option<String>,
+    /// How long open requests of running proxies may take when their pod shuts down; the same
+    #[arg(long, env = "REMORA_DISCOVERY_PROXY_DRAIN_GRACE", value_name = "TIME")]
+    pub proxy_drain_grace: Option<String>,
     /// host:port of the identity service
     #[arg(long, env = "REMORA_DISCOVERY_IDENTITY_ADDR", required_unless_present = "insecure_listen")]
     pub identity_addr: Option<String>,
@@ -75,8 +87,18 @@ impl Config {
         let domain = is_subdomain(&self.cluster_domain);
         let domain =
             domain.then_some(()).ok_or_else(|| format!("--cluster-domain={:?}: is no domain", self.cluster_domain));
-        let mistakes: Vec<String> = [filter.err(), domain.err(), self.networks().err()].into_iter().flatten().collect();
+        let wrong = [filter.err(), domain.err(), self.networks().err(), self.proxies().err()];
+        let mistakes: Vec<String> = wrong.into_iter().flatten().collect();
         if mistakes.is_empty() { Ok(self) } else { Err(Mistakes(mistakes)) }
+    }
+
+    /// The settings of running proxies that no annotation says.
+    pub(crate) fn proxies(&self) -> Result<ProxySettings, String> {
+        Ok(ProxySettings {
+            log_filter: setting("--proxy-log-level", self.proxy_log_level.as_deref(), log_filter)?,
+            unknown_targets: setting("--proxy-unknown", self.proxy_unknown.as_deref(), unknown_targets)?,
+            drain_grace: setting("--proxy-drain-grace", self.proxy_drain_grace.as_deref(), drain_grace)?,
+        })
     }
 
     /// The ranges of `--cluster-networks`.
@@ -88,6 +110,15 @@ impl Config {
         };
         texts.map(read).collect()
     }
+}
+
+fn setting<T>(
+    flag: &str,
+    text: Option<&str>,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<Setting<T>, String> {
+    let Some(text) = text else { return Ok(Setting::AsStarted) };
+    parse(text).map(Setting::Said).map_err(|wrong| format!("{flag}={text:?}: {wrong}"))
 }
 
 #[cfg(test)]
@@ -104,6 +135,16 @@ mod tests {
     fn read(flag: &str, value: &str) -> Result<Config, Mistakes> {
         let args = ["remora-discovery", "--manifests", "/m", "--insecure-listen", "127.0.0.1:0", flag, value];
         Config::try_parse_from(args).unwrap().checked()
+    }
+
+    #[test]
+    fn settings_of_proxies_are_as_annotations_have_them_or_refused() {
+        assert_eq!(read("--log", "info").unwrap().proxies(), Ok(ProxySettings::default()));
+        let said = read("--proxy-log-level", "info,remora_proxy=debug").unwrap().proxies().unwrap();
+        assert_eq!(said.log_filter, Setting::Said("info,remora_proxy=debug".into()));
+        for (flag, wrong) in [("--proxy-log-level", ""), ("--proxy-unknown", "allow"), ("--proxy-drain-grace", "2h")] {
+            assert!(read(flag, wrong).unwrap_err().to_string().contains(flag), "{flag}={wrong}");
+        }
     }
 
     #[test]

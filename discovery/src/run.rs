@@ -134,6 +134,7 @@ fn mesh(config: &Config) -> anyhow::Result<Mesh> {
         namespace: config.namespace.clone(),
         cluster_domain: config.cluster_domain.clone(),
         networks: config.networks().map_err(|error| anyhow!(error))?,
+        proxies: config.proxies().map_err(|error| anyhow!(error))?,
     })
 }
 

@@ -5,7 +5,7 @@ use crate::{
     accept, account,
     admin::{self, AdminState},
     config::{Config, Mode},
-    discover::{self, Link, Unknown, client::Client},
+    discover::{self, InForce, Link, client::Client},
     init, limits, probe,
     pulse::{self, Pulse},
     supervise::{self, Alarm},
@@ -97,7 +97,7 @@ fn run(mut config: Config, logs: log::Handle) -> anyhow::Result<usize> {
     let (stop, stopped) = drain::channel();
     let signal = Arc::new(signal);
     let routes = Routes::new(format!("{}/{}", config.namespace, config.pod));
-    let (handle, ends) = discover::Handle::new(limits::START_PATIENCE, config.networks.clone());
+    let (handle, ends) = discover::Handle::new(limits::START_PATIENCE, config);
     handle.zone.tell(config.zone.clone());
     let account = account::of(config.memory_limit);
     let (pulse, mut answers) = pulse::channel(open.workers.len());
@@ -106,12 +106,12 @@ fn run(mut config: Config, logs: log::Handle) -> anyhow::Result<usize> {
         let readiness = Readiness::new();
         let (source, certify) = certificate(config)?;
         let sees = ends.link.subscribe();
-        let discovery = discovery(config, source.clone(), ends, handle.zone.clone())?;
+        let discovery = discovery(config, source.clone(), ends, handle.zone.clone(), &logs)?;
         let common = Admin::new(readiness.clone()).with_log(logs).with_metrics(metrics).with_alive(alive(pulse));
         let state = AdminState {
             common,
             routes: routes.clone(),
-            config: shown(config),
+            config: shown(config, handle.settings.clone()),
             certificate: certificate_shown(source.clone()),
             probes: probe::Asked { probes: config.probes.clone(), token: config.probe_token.clone() },
             hosts: config.host_ips.clone(),
@@ -143,9 +143,10 @@ fn run(mut config: Config, logs: log::Handle) -> anyhow::Result<usize> {
         room,
         account: account.clone(),
     })?;
+    let settings = handle.settings.clone();
     drop(handle);
-    let running = Running { workers, background, ends, signal, asked: drained };
-    let outcome = control.block_on(running.until_drained(config, &stop));
+    let running = Running { workers, background, ends, signal, asked: drained, settings };
+    let outcome = control.block_on(running.until_drained(&stop));
     // The drain does not wait for a name that is being resolved.
     control.shutdown_background();
     outcome
@@ -159,18 +160,19 @@ struct Running {
     ends: mpsc::Receiver<usize>,
     signal: Arc<drain::Signal>,
     asked: drain::Watch,
+    settings: watch::Receiver<InForce>,
 }
 
 impl Running {
     /// Waits for the wish to end, then for the workers: how many tasks were cut off. At once an error, if something ends that
     /// never should.
-    async fn until_drained(mut self, config: &Config, stop: &drain::Signal) -> anyhow::Result<usize> {
+    async fn until_drained(mut self, stop: &drain::Signal) -> anyhow::Result<usize> {
         let name = tokio::select! {
             name = drain::terminated() => name.unwrap_or("no signals"),
             () = self.asked.signaled() => "/drain",
             ended = supervise::first_ended(&mut self.background, &mut self.ends) => return Err(ended.into()),
         };
-        tracing::info!(by = name, grace = ?config.drain_grace, "draining");
+        tracing::info!(by = name, grace = ?self.settings.borrow().drain_grace, "draining");
         self.signal.start();
         let workers = self.workers;
         let waiting = tokio::task::spawn_blocking(move || join(workers));
@@ -212,6 +214,7 @@ fn discovery(
     mut source: certify::Source,
     ends: discover::Ends,
     zone: crate::backend::Zone,
+    logs: &log::Handle,
 ) -> anyhow::Result<JoinHandle<()>> {
     let expected = config.control_plane("remora-discovery").context("the trust domain makes no SPIFFE ID")?;
     let current = source.clone();
@@ -230,9 +233,11 @@ fn discovery(
         held: Vec::new(),
         features: convert::to_features(Features::all()),
     };
+    let logs = logs.clone();
+    let set_log: discover::SetLog = Box::new(move |filter| logs.set(filter));
     Ok(tokio::spawn(async move {
         if source.wait_for(Option::is_some).await.is_ok() {
-            discover::client::run(Client { hello, ends, zone }, connect).await;
+            discover::client::run(Client { hello, ends, zone, set_log }, connect).await;
         }
     }))
 }
@@ -268,7 +273,12 @@ async fn ready(
 }
 
 /// The settings in force, for `/config`: names and paths, nothing secret.
-fn shown(config: &Config) -> Value {
+fn shown(config: &Arc<Config>, settings: watch::Receiver<InForce>) -> Arc<dyn Fn() -> Value + Send + Sync> {
+    let config = Arc::clone(config);
+    Arc::new(move || shown_now(&config, &settings.borrow()))
+}
+
+fn shown_now(config: &Config, settings: &InForce) -> Value {
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "mode": match config.mode { Mode::Redirect => "redirect", Mode::Explicit => "explicit" },
@@ -282,11 +292,12 @@ fn shown(config: &Config) -> Value {
         "identity_addr": config.identity_addr,
         "discovery_addr": config.discovery_addr,
         "workers": config.workers,
-        "drain_grace_s": config.drain_grace.as_secs_f64(),
+        "log": &*settings.log,
+        "drain_grace_s": settings.drain_grace.as_secs_f64(),
         "memory_limit_bytes": config.memory_limit,
         "opaque_ports": config.opaque_ports,
         "cluster_networks": config.networks.to_string(),
-        "unknown": match config.unknown { Unknown::Pass => "pass", Unknown::Deny => "deny" },
+        "unknown": settings.unknown.name(),
         "control_namespace": config.control_namespace,
     })
 }

@@ -57,6 +57,7 @@ async fn serve(parts: Parts, listeners: Listeners) -> std::io::Result<usize> {
         background: Tasks::default(),
         rng: RefCell::new(fastrand::Rng::new()),
     });
+    let settings = parts.discover.settings.clone();
     let world = Rc::new(World {
         directory: Directory::new(parts.discover, resources.clone(), branch, parts.routes),
         resources,
@@ -81,7 +82,7 @@ async fn serve(parts: Parts, listeners: Listeners) -> std::io::Result<usize> {
     });
     // The thread asks for it with everything it does.
     Seldom::new(world.drain.signaled()).await;
-    let grace = world.resources.config.drain_grace;
+    let grace = settings.borrow().drain_grace;
     let finished = tokio::time::timeout(grace, world.resources.tasks.idle()).await.is_ok();
     Ok(if finished { 0 } else { world.resources.tasks.running() })
 }

@@ -3,7 +3,7 @@
 use super::{Key, Proof, facts::Facts};
 use ipnet::IpNet;
 use remora_api::sync::Name;
-use remora_model::{Backend, BackendId, Inbound, InboundDefault, Outbound, Target};
+use remora_model::{Backend, BackendId, Inbound, InboundDefault, Outbound, ProxySettings, Target};
 use std::{net::IpAddr, sync::Arc};
 
 /// What a proxy asks for.
@@ -21,13 +21,15 @@ pub enum Asked {
     Inbound(Key, u16),
     /// All ports of a pod that are not declared.
     InboundDefault(Key),
+    /// The settings of a pod's proxy.
+    Settings(Key),
 }
 
 impl Asked {
     /// Its name on the wire; `None` for what is told without being asked for.
     pub fn name(&self) -> Option<Name> {
         match self {
-            Self::Networks | Self::Own { .. } => None,
+            Self::Networks | Self::Own { .. } | Self::Settings(_) => None,
             Self::Outbound(_, target) => Some(Name::Outbound(target.clone())),
             Self::Backend(id) => Some(Name::Backend(id.clone())),
             Self::Inbound(_, port) => Some(Name::Inbound(*port)),
@@ -59,6 +61,7 @@ pub enum Answer {
     Backend(Option<Arc<Backend>>),
     Inbound(Option<Inbound>),
     InboundDefault(Option<InboundDefault>),
+    Settings(Option<ProxySettings>),
 }
 
 impl Facts {
@@ -73,6 +76,7 @@ impl Facts {
             Asked::Backend(id) => Answer::Backend(self.backend(id)),
             Asked::Inbound((namespace, pod), port) => Answer::Inbound(self.inbound(namespace, pod, *port)),
             Asked::InboundDefault((namespace, pod)) => Answer::InboundDefault(self.inbound_default(namespace, pod)),
+            Asked::Settings((namespace, pod)) => Answer::Settings(self.proxy_settings(namespace, pod)),
         }
     }
 }

@@ -4,6 +4,7 @@ use super::{
     Key, Mesh, ObjectId,
     attached::Ruled,
     derived::{Place, Ranges, ReadPolicy, ReadRoute, Served},
+    proxies::Said,
     tables::{Relation, Table},
 };
 use crate::objects::{
@@ -32,6 +33,8 @@ pub(crate) struct Facts {
     pub(super) namespaces: BTreeMap<Key, Arc<Namespace>>,
     /// The opaque ports of a namespace's pods and Services that name none themselves.
     pub(super) opaque: Table<String, String>,
+    /// What a namespace says of the settings of its pods' proxies.
+    pub(super) proxies_of: Table<String, Said>,
     /// The zones of nodes.
     pub(super) zones: Table<String, String>,
     pub(super) services: Table<Key, Arc<Service>>,
@@ -100,6 +103,7 @@ impl Facts {
             copies: BTreeMap::new(),
             namespaces: BTreeMap::new(),
             opaque: Table::new("opaque"),
+            proxies_of: Table::new("proxies_of"),
             zones: Table::new("zones"),
             services: Table::new("services"),
             pods: Table::new("pods"),

@@ -5,7 +5,7 @@ use super::{
     Cell, ObjectId,
     facts::Facts,
     given::{Taking, cluster_ips},
-    is_external, networks, pods, report, routes,
+    is_external, networks, pods, proxies, report, routes,
     status::Judged,
 };
 use crate::objects::{
@@ -92,10 +92,12 @@ all_kinds!(meanings);
 
 impl Means for Namespace {
     fn problems(&self, _facts: &Facts) -> Vec<String> {
-        pods::opaque_problem(&self.metadata).into_iter().collect()
+        pods::opaque_problem(&self.metadata).into_iter().chain(proxies::problems(&self.metadata)).collect()
     }
 
     fn set(taking: &mut Taking<'_>, id: ObjectId, object: Option<Arc<Self>>) {
+        let proxies = object.as_ref().and_then(|object| proxies::said(&object.metadata));
+        taking.facts.proxies_of.put(id.key.1.clone(), proxies);
         let said = object.as_ref().and_then(|object| object.metadata.annotations.get(OPAQUE_PORTS).cloned());
         taking.facts.opaque.put(id.key.1.clone(), said);
         match object {
@@ -143,7 +145,8 @@ impl Means for Pod {
     fn problems(&self, facts: &Facts) -> Vec<String> {
         let unclear = pods::membership(self, &facts.mesh.trust_domain).err();
         let unclear = unclear.map(|problem| format!("{problem}; it is left out"));
-        pods::opaque_problem(&self.metadata).into_iter().chain(unclear).collect()
+        let settings = proxies::problems(&self.metadata);
+        pods::opaque_problem(&self.metadata).into_iter().chain(settings).chain(unclear).collect()
     }
 
     fn set(taking: &mut Taking<'_>, id: ObjectId, object: Option<Arc<Self>>) {

@@ -34,6 +34,7 @@ mod mesh;
 mod networks;
 mod pods;
 mod policies;
+mod proxies;
 mod routes;
 mod rules;
 mod schema;
@@ -56,7 +57,7 @@ use facts::Facts;
 use given::Taking;
 use graph::Graph;
 use ipnet::IpNet;
-use remora_model::{BackendId, Feature, TrustDomain};
+use remora_model::{BackendId, Feature, ProxySettings, TrustDomain};
 use std::{collections::BTreeMap, sync::Arc};
 use tables::reading;
 
@@ -73,6 +74,8 @@ pub struct Mesh {
     pub cluster_domain: String,
     /// Ranges of the cluster's addresses, beside those that its objects name.
     pub networks: Vec<IpNet>,
+    /// Settings of running proxies that no annotation says.
+    pub proxies: ProxySettings,
 }
 
 impl Default for Mesh {
@@ -83,6 +86,7 @@ impl Default for Mesh {
             namespace: remora_kube::names::NAMESPACE.to_owned(),
             cluster_domain: CLUSTER_DOMAIN.to_owned(),
             networks: Vec::new(),
+            proxies: ProxySettings::default(),
         }
     }
 }

@@ -39,6 +39,7 @@ pub(super) struct Resource {
 pub(super) enum Says {
     /// Nobody knows yet.
     Nothing,
+    /// Nothing beside its version.
     Inbound,
     /// The backends that a target leads to.
     Outbound(Arc<[BackendId]>),
@@ -92,7 +93,11 @@ impl Resource {
                 };
                 Self { closed: closed.into(), ..Self::made(message, Says::Inbound, kind) }
             }
-            Answer::Backend(None) | Answer::Inbound(None) | Answer::InboundDefault(None) => {
+            Answer::Settings(Some(settings)) => {
+                let kind = |version, settings| Kind::Settings(v1::SettingsResource { version, settings: Some(settings) });
+                Self::made(v1::ProxySettings::from(&settings), Says::Inbound, kind)
+            }
+            Answer::Backend(None) | Answer::Inbound(None) | Answer::InboundDefault(None) | Answer::Settings(None) => {
                 Self { version: 0, whole: Encoded::new(), says: Says::Nothing, closed: Box::default() }
             }
         }

@@ -17,7 +17,7 @@ use remora_api::{
     sync::Name,
     v1::{self, SyncRequest, sync_request, sync_response::Kind},
 };
-use remora_model::{BackendId, Features};
+use remora_model::{BackendId, Feature, Features};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::IpAddr,
@@ -77,8 +77,11 @@ pub(super) struct Subscriber {
     networks: Arc<Cell>,
     /// Whether it knows in what zone it is.
     zoned: bool,
-    /// The version of the ranges that were sent to it.
+    /// The settings of its proxy, if it can change them while it runs.
+    settings: Option<Arc<Cell>>,
+    /// The versions of the ranges and of the settings that were sent to it.
     networks_sent: u64,
+    settings_sent: u64,
     /// Whether its pod is known.
     proven: bool,
     /// Work since this was asked last.
@@ -105,6 +108,8 @@ impl Subscriber {
         let features = convert::features(&hello.features);
         let lacks = Features::all().beyond(features);
         let (mailbox, pod) = (Arc::<Mailbox>::default(), (hello.namespace.clone(), hello.pod.clone()));
+        let settings = features.contain(Feature::Settings).then(|| Asked::Settings(pod.clone()));
+        let settings = settings.map(|asked| hub.ask(asked, features, &mailbox));
         let own = Asked::Own { pod, account: hello.service_account, address };
         let own = hub.ask(own, features, &mailbox);
         let networks = hub.ask(Asked::Networks, features, &mailbox);
@@ -115,7 +120,9 @@ impl Subscriber {
             own,
             networks,
             zoned: !hello.zone.is_empty(),
+            settings,
             networks_sent: 0,
+            settings_sent: 0,
             proven: false,
             spent: 0,
             lines,
@@ -137,7 +144,8 @@ impl Subscriber {
         for (at, offered) in hello.held.into_iter().enumerate() {
             let name = read(offered.name)?;
             subscriber.spent += 1;
-            if !matches!(*name, Name::Backend(_)) && !subscriber.want(name.clone()) {
+            let asks = !matches!(*name, Name::Backend(_) | Name::Settings);
+            if asks && !subscriber.want(name.clone()) {
                 continue;
             }
             if at < HELD_MAX {
@@ -202,10 +210,8 @@ impl Subscriber {
         match message.kind {
             Some(sync_request::Kind::Subscribe(name)) => {
                 let name = read(Some(name))?;
-                if matches!(*name, Name::Backend(_)) {
-                    return Err(Status::invalid_argument(
-                        "backends need no subscription, they come with their targets",
-                    ));
+                if matches!(*name, Name::Backend(_) | Name::Settings) {
+                    return Err(Status::invalid_argument(format!("{name}: needs no subscription, and has none")));
                 }
                 // Asking again asks for the whole: a proxy does so after it lost what it had.
                 self.forget(&name);
@@ -312,7 +318,7 @@ impl Subscriber {
         }
     }
 
-    /// What brings the proxy closer to what is known. The cluster's ranges and its zone come before all else; a target comes
+    /// What brings the proxy closer to what is known. The cluster's ranges, its zone and its settings come before all else; a target comes
     /// after the backends that it leads to.
     pub(super) fn next(&mut self) -> Next {
         self.collect();
@@ -336,6 +342,11 @@ impl Subscriber {
                 self.zoned = true;
                 return Next::Tell(own.whole.clone());
             }
+        }
+        if let Some(settings) = self.settings.as_ref().map(|cell| cell.latest()).filter(|latest| latest.version != 0)
+            && std::mem::replace(&mut self.settings_sent, settings.version) != settings.version
+        {
+            return Next::Tell(settings.whole.clone());
         }
         for _ in 0..TURN {
             if let Some(made) = self.made.pop_front() {
@@ -386,6 +397,7 @@ impl Subscriber {
             Name::Backend(id) => Asked::Backend(id.clone()),
             Name::Inbound(port) => Asked::Inbound(pod(), *port),
             Name::InboundDefault => Asked::InboundDefault(pod()),
+            Name::Settings => Asked::Settings(pod()),
         };
         let cell = self.hub.ask(asked, self.features, &self.mailbox);
         let latest = cell.latest();
@@ -448,7 +460,8 @@ impl Subscriber {
 impl Drop for Subscriber {
     fn drop(&mut self) {
         let cells = std::mem::take(&mut self.entries).into_values().filter_map(|entry| entry.cell);
-        self.hub.leave(cells.chain([Arc::clone(&self.own), Arc::clone(&self.networks)]), &self.mailbox);
+        let own = [Arc::clone(&self.own), Arc::clone(&self.networks)];
+        self.hub.leave(cells.chain(own).chain(self.settings.take()), &self.mailbox);
         self.hub.lack(Features::all().beyond(self.features), false);
     }
 }

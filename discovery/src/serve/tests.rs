@@ -15,7 +15,7 @@ use remora_api::{
     sync::{Name, Resource, Update, request},
     v1::{Hello, SyncResponse},
 };
-use remora_model::{AuthorizationRule, Feature, Features, LoadBalancer, Rule, SpiffeId};
+use remora_model::{AuthorizationRule, Feature, Features, LoadBalancer, Rule, Setting, SpiffeId};
 use std::cell::RefCell;
 
 /// A hub, and what it knows.
@@ -462,4 +462,42 @@ spec: { targetRefs: [{ kind: Service, name: api }], pendingMax: 7, loadBalancer:
     let (less, said) = backend(Features::all().beyond([Feature::LoadBalancers].into_iter().collect()));
     assert_eq!((&less.settings.load_balancer, said), (&LoadBalancer::PeakEwma, true));
     assert_eq!((less.settings.pending_max, less.endpoints), (7, whole.endpoints));
+}
+
+#[test]
+fn settings_go_to_proxies_that_can_change_them_and_again_whenever_they_are_others() {
+    let with = |annotation: &str| {
+        let text = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{ name: web-1, namespace: shop, annotations: {{ {annotation} }} }}\n"
+        );
+        parse(&text, "world").whole().unwrap()
+    };
+    let known = Known::new();
+    let features = convert::to_features(Features::all());
+    let mut proxy = known.subscriber(Hello { features, ..hello() });
+    let mut old = known.subscriber(hello());
+    assert!(told(&mut proxy, &known, world(1)).is_empty(), "nobody knows the pod");
+    let filters = |updates: &[Update]| -> Vec<Setting<String>> {
+        let filter = |update: &Update| match update {
+            Update::Settings { settings, .. } => match &settings.log_filter {
+                Setting::Said(filter) => Setting::Said(filter.to_string()),
+                Setting::AsStarted => Setting::AsStarted,
+                Setting::Unreadable => Setting::Unreadable,
+            },
+            other => panic!("{other:?}"),
+        };
+        updates.iter().map(filter).collect()
+    };
+    let mut now = |annotation: &str| filters(&told(&mut proxy, &known, with(annotation)));
+    assert_eq!(now(""), [Setting::AsStarted]);
+    assert_eq!(now("remora.dev/log-level: debug"), [Setting::Said("debug".to_owned())]);
+    assert_eq!(now("remora.dev/log-level: ' debug'"), [], "it is the same");
+    assert_eq!(now("remora.dev/log-level: '=,='"), [Setting::Unreadable]);
+    assert_eq!(now(""), [Setting::AsStarted]);
+    assert!(told(&mut old, &known, with("remora.dev/log-level: debug")).is_empty(), "it could not read them");
+    proxy.take(request::ack(&Name::Settings, 7)).unwrap();
+    proxy.take(request::nack((&Name::Settings).into(), 7, "no".into())).unwrap();
+    assert!(proxy.take(request::subscribe(&Name::Settings)).is_err(), "they need no subscription");
+    drop((proxy, old));
+    assert_eq!(known.0.asked(), 0);
 }

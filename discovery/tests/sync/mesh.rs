@@ -236,7 +236,7 @@ impl Proxy {
     pub(crate) async fn next(&mut self) -> Update {
         loop {
             match self.message().await.unwrap().try_into().unwrap() {
-                Update::Networks(_) => {}
+                Update::Networks(_) | Update::Settings { .. } => {}
                 update => return update,
             }
         }

@@ -9,15 +9,14 @@ use super::{
 };
 use ipnet::IpNet;
 use remora_kube::names::{INJECT, INJECTED, MADE_BY, OPAQUE_PORTS, PART, PROBES, PROXY_ADDRESS, RETRY_ANY_METHOD};
-use remora_runtime::{log, settings::duration_within};
-use std::{net::IpAddr, time::Duration};
+use remora_model::UnknownTargets;
+use remora_runtime::settings;
+use std::net::IpAddr;
 
 /// What every annotation of ours begins with.
 const PREFIX: &str = "remora.dev/";
 /// Entries of one list: as many as `remora-proxy init` takes.
 const ENTRIES_MAX: usize = 128;
-/// The longest drain: Kubernetes kills what takes much longer.
-const DRAIN_MAX: Duration = Duration::from_secs(3600);
 
 /// An annotation that a person may set.
 #[derive(Debug, Clone, Copy)]
@@ -268,7 +267,7 @@ fn log_format(text: &str) -> Result<String, String> {
 }
 
 fn unknown(text: &str) -> Result<String, String> {
-    one_of(text, &["pass", "deny"])
+    one_of(text, &UnknownTargets::ALL.map(UnknownTargets::name))
 }
 
 fn one_of(text: &str, words: &[&str]) -> Result<String, String> {
@@ -280,16 +279,11 @@ fn one_of(text: &str, words: &[&str]) -> Result<String, String> {
 }
 
 fn log_level(text: &str) -> Result<String, String> {
-    // An empty filter logs nothing at all, which is never intended.
-    match log::check(text) {
-        Ok(()) if !text.is_empty() && text.len() <= 1024 => Ok(text.to_owned()),
-        Ok(()) => Err("is a filter such as info or info,remora_proxy=debug".to_owned()),
-        Err(error) => Err(error.to_string()),
-    }
+    settings::log_filter(text).map(|filter| filter.to_string())
 }
 
 fn drain_grace(text: &str) -> Result<String, String> {
-    duration_within(Duration::ZERO, DRAIN_MAX)(text).map(|_| text.to_owned())
+    settings::drain_grace(text).map(|_| text.to_owned())
 }
 
 fn ports(text: &str) -> Result<String, String> {

@@ -8,7 +8,7 @@ use crate::{
     v1::{self, sync_request, sync_response::Kind},
 };
 use prost::Message as _;
-use remora_model::{Action, AuthorizationRule, Backend, Inbound, InboundDefault, Outbound, Parent};
+use remora_model::{Action, AuthorizationRule, Backend, Inbound, InboundDefault, Outbound, Parent, ProxySettings};
 
 #[cfg(test)]
 remora_replay::replays! {
@@ -49,6 +49,10 @@ pub fn discovery_updates(data: &[u8]) {
         Ok(Update::Delta(delta)) => assert_eq!(Delta::try_from(v1::BackendDelta::from(&delta)), Ok(delta)),
         Ok(Update::Current { name, .. } | Update::Refused { name, .. }) => read_back(&name),
         Ok(Update::Zone(_) | Update::Networks(_)) => assert_eq!(envelope, None),
+        Ok(Update::Settings { version, settings }) => {
+            assert_eq!(envelope, Some(((&Name::Settings).into(), version)));
+            assert_eq!(ProxySettings::try_from(v1::ProxySettings::from(&settings)), Ok(settings));
+        }
     }
 }
 

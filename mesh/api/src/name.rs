@@ -12,6 +12,8 @@ pub enum Name {
     Inbound(u16),
     /// All ports of the pod that have no resource of their own.
     InboundDefault,
+    /// The proxy's own settings.
+    Settings,
 }
 
 impl fmt::Display for Name {
@@ -21,6 +23,7 @@ impl fmt::Display for Name {
             Self::Backend(id) => write!(f, "backend {id}"),
             Self::Inbound(port) => write!(f, "inbound {port}"),
             Self::InboundDefault => f.write_str("inbound default"),
+            Self::Settings => f.write_str("settings"),
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     v1,
 };
 use ipnet::IpNet;
-use remora_model::{Backend, BackendId, Endpoint, Inbound, InboundDefault, Outbound};
+use remora_model::{Backend, BackendId, Endpoint, Inbound, InboundDefault, Outbound, ProxySettings};
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 /// In the metadata of an UNAVAILABLE that refuses a stream: after how many milliseconds the proxy is to come again.
@@ -53,6 +53,8 @@ pub enum Update {
     Zone(Arc<str>),
     /// The cluster's address ranges; none: not known.
     Networks(Vec<IpNet>),
+    /// The proxy's own settings.
+    Settings { version: u64, settings: ProxySettings },
 }
 
 /// What changed among the endpoints of a backend.
@@ -173,6 +175,10 @@ impl TryFrom<v1::SyncResponse> for Update {
                 Ok(Self::Whole { version: m.version, resource: Resource::InboundDefault(default), closed })
             }
             Kind::Networks(m) => Ok(Self::Networks(networks("cidrs", m.cidrs).at("networks")?)),
+            Kind::Settings(m) => {
+                let settings = required("settings", m.settings).at("settings")?;
+                Ok(Self::Settings { version: m.version, settings })
+            }
             Kind::BackendDelta(delta) => Ok(Self::Delta(delta.try_into().at("backend_delta")?)),
             Kind::Zone(zone) => Ok(Self::Zone(optional_text("zone", zone)?)),
             Kind::Current(m) => Ok(Self::Current { name: required("name", m.name)?, version: m.version }),
@@ -221,6 +227,7 @@ impl TryFrom<Received> for Update {
             Kind::BackendDelta(_) => return Err(unknown("backend_delta")),
             Kind::Current(_) => return Err(unknown("current")),
             Kind::Zone(_) => return Err(unknown("zone")),
+            Kind::Settings(_) => return Err(unknown("settings")),
             // Whatever else it says, it is refused.
             kind @ Kind::Refused(_) => return v1::SyncResponse { kind: Some(kind) }.try_into(),
         };
@@ -243,6 +250,7 @@ pub fn envelope(message: &v1::SyncResponse) -> Option<(v1::ResourceName, u64)> {
         Kind::Current(m) => return Some((m.name.clone()?, m.version)),
         Kind::Refused(m) => return Some((m.name.clone()?, 0)),
         Kind::InboundDefault(m) => (Of::InboundDefault(true), m.version),
+        Kind::Settings(m) => (Of::Settings(true), m.version),
         Kind::Zone(_) | Kind::Networks(_) => return None,
     };
     Some((v1::ResourceName { kind: Some(kind) }, version))
@@ -274,12 +282,12 @@ pub mod request {
 
     /// Says that a version is in use.
     pub fn ack(name: &Name, version: u64) -> SyncRequest {
-        ack_closed(name, version, &[])
+        ack_closed::<String>(name, version, &[])
     }
 
     /// Says that a version is in use, and which of its rules stand in their closed form.
-    pub fn ack_closed(name: &Name, version: u64, closed: &[super::InvalidMessage]) -> SyncRequest {
-        let closed = closed.iter().map(ToString::to_string).collect();
+    pub fn ack_closed<T: ToString>(name: &Name, version: u64, closed: &[T]) -> SyncRequest {
+        let closed = closed.iter().map(T::to_string).collect();
         request(Kind::Ack(v1::Ack { name: Some(name.into()), version, closed }))
     }
 

@@ -64,6 +64,12 @@ pub const ADMIN_PORT: u16 = 4191;
 pub const PROBES: &str = "remora.dev/probes";
 /// Annotation of a pod or Service: ports without protocol detection (opaque bytes).
 pub const OPAQUE_PORTS: &str = "remora.dev/opaque-ports";
+/// Annotation of a pod or namespace: the log filter of the proxy, also while it runs.
+pub const LOG_LEVEL: &str = "remora.dev/log-level";
+/// Annotation of a pod or namespace: what the proxy does with unknown destinations, also while it runs.
+pub const UNKNOWN: &str = "remora.dev/unknown";
+/// Annotation of a pod or namespace: how long open requests may take when the pod shuts down, also while it runs.
+pub const DRAIN_GRACE: &str = "remora.dev/drain-grace";
 /// Annotation of a pod whose traffic nothing redirects: where its proxy takes connections.
 pub const PROXY_ADDRESS: &str = "remora.dev/proxy-address";
 /// Annotation of a route whose requests may be sent twice whatever their method.

@@ -43,11 +43,13 @@ pub enum Feature {
     Connections,
     /// Backends whose endpoints must be near.
     Localities,
+    /// Settings that change while the proxy runs. For a proxy without, they are as it was started.
+    Settings,
 }
 
 impl Feature {
     /// All that there are, in their order.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::HeaderFilters,
         Self::Redirects,
         Self::Rewrites,
@@ -63,6 +65,7 @@ impl Feature {
         Self::Cors,
         Self::Connections,
         Self::Localities,
+        Self::Settings,
     ];
 
     /// Its name in logs, metrics and statuses.
@@ -83,6 +86,7 @@ impl Feature {
             Self::Cors => "cors",
             Self::Connections => "connections",
             Self::Localities => "localities",
+            Self::Settings => "settings",
         }
     }
 

@@ -17,6 +17,7 @@ pub mod pattern;
 pub mod policy;
 pub mod ports;
 pub mod route;
+pub mod settings;
 pub mod target;
 // for tests and cargo-fuzz alone
 #[cfg(any(test, fuzzing))]
@@ -38,4 +39,5 @@ pub use route::{
     BackendRef, BackendRefState, Filter, HeaderEdit, HeaderMatch, Outbound, Parent, PathMatch, PathRewrite, QueryMatch,
     Redirect, Retry, RouteMatch, Rule, Timeouts, ValueMatch,
 };
+pub use settings::{ProxySettings, Setting, UnknownTargets};
 pub use target::Target;

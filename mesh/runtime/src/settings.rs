@@ -1,7 +1,9 @@
 //! Settings as text, read so that all errors are reported at once. Pure: who reads the environment or arguments is
 //! the component's `config`.
 
-use std::{fmt, time::Duration};
+use crate::log;
+use remora_model::{UnknownTargets, settings::{DRAIN_GRACE_MAX, LOG_FILTER_BYTES_MAX}};
+use std::{fmt, sync::Arc, time::Duration};
 
 /// Everything that is wrong with the settings.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -85,6 +87,35 @@ pub fn duration_within(least: Duration, most: Duration) -> impl FnOnce(&str) -> 
     }
 }
 
+/// The filter of a proxy's log, as annotations, the chart and flags say it. An empty one is refused: it logs nothing at all, which is
+/// never intended.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn log_filter(text: &str) -> Result<Arc<str>, String> {
+    match log::check(text) {
+        Ok(()) if (1..=LOG_FILTER_BYTES_MAX).contains(&text.len()) => Ok(text.into()),
+        Ok(()) => Err("is a filter such as info or info,remora_proxy=debug".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// What a proxy does with unknown destinations: `pass` or `deny`.
+///
+/// # Errors
+/// It is another word.
+pub fn unknown_targets(text: &str) -> Result<UnknownTargets, String> {
+    parsed(text)
+}
+
+/// How long open requests may take when a pod shuts down.
+///
+/// # Errors
+/// It is no duration, or longer than [`DRAIN_GRACE_MAX`].
+pub fn drain_grace(text: &str) -> Result<Duration, String> {
+    duration_within(Duration::ZERO, DRAIN_GRACE_MAX)(text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,6 +130,18 @@ mod tests {
         let within = || duration_within(Duration::from_secs(5), Duration::from_secs(60));
         assert_eq!(within()("5s"), Ok(Duration::from_secs(5)));
         assert_eq!(within()("61s"), Err("is from 5s to 60s".to_owned()));
+    }
+
+    #[test]
+    fn what_a_running_proxy_is_told_is_read_within_its_bounds() {
+        assert_eq!(log_filter("info,remora_proxy=debug").as_deref(), Ok("info,remora_proxy=debug"));
+        for wrong in ["", "=,=", &"x,".repeat(600)] {
+            assert!(log_filter(wrong).is_err(), "{wrong:?}");
+        }
+        assert_eq!(unknown_targets("deny"), Ok(UnknownTargets::Deny));
+        assert_eq!(unknown_targets("Deny"), Err("is pass or deny".to_owned()));
+        assert_eq!(drain_grace("0s"), Ok(Duration::ZERO));
+        assert!(drain_grace("61m").is_err());
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub(crate) struct AdminState {
     /// The golden signals.
     pub routes: Arc<Routes>,
     /// The settings in force, without secrets.
-    pub config: Value,
+    pub config: Arc<dyn Fn() -> Value + Send + Sync>,
     /// The current certificate: identity, serial, validity.
     pub certificate: Arc<dyn Fn() -> Value + Send + Sync>,
     /// What the kubelet asks of the application.
@@ -89,7 +89,7 @@ fn router(state: AdminState) -> Router {
         .route("/", get(page))
         .route("/routes", get(|State(state): State<AdminState>| async move { Json(state.routes.json()) }))
         .route("/errors", get(|State(state): State<AdminState>| async move { Json(errors(&state.routes)) }))
-        .route("/config", get(|State(state): State<AdminState>| async move { Json(state.config) }))
+        .route("/config", get(|State(state): State<AdminState>| async move { Json((state.config)()) }))
         .route("/certificate", get(|State(state): State<AdminState>| async move { Json((state.certificate)()) }))
         .route("/drain", post(start_drain));
     let probes = probe::router(state.probes.clone());

@@ -41,7 +41,7 @@ impl Admin {
         let state = AdminState {
             common: admin::Admin::new(ready.clone()),
             routes,
-            config: json!({"mode": "explicit"}),
+            config: Arc::new(|| json!({"mode": "explicit"})),
             certificate: Arc::new(|| json!({"serial": "0a"})),
             probes: probe::Asked::default(),
             hosts: Vec::new(),

@@ -2,14 +2,14 @@
 
 use crate::{
     account,
-    discover::{Networks, Unknown},
+    discover::Networks,
     http::guard::Patience,
     limits,
     probe::{self, Probes},
 };
-use remora_model::{SpiffeId, TrustDomain};
+use remora_model::{SpiffeId, TrustDomain, UnknownTargets};
 pub(crate) use remora_runtime::settings::Mistakes;
-use remora_runtime::settings::{duration, parsed};
+use remora_runtime::settings::{duration, parsed, unknown_targets};
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv6Addr, SocketAddr},
@@ -63,7 +63,7 @@ pub(crate) struct Config {
     /// The ranges of the cluster's Services and pods, until discovery tells them.
     pub networks: Networks,
     /// What becomes of connections to destinations outside of them that the mesh does not know.
-    pub unknown: Unknown,
+    pub unknown: UnknownTargets,
     /// The application's probes, which the kubelet asks us to carry out.
     pub probes: Arc<Probes>,
     /// What the paths of probes and hooks begin with.
@@ -122,7 +122,7 @@ impl Config {
         let app_host = read.or("APP_HOST", "127.0.0.1", parsed);
         let opaque_ports = read.or("OPAQUE_PORTS", "", ports);
         let networks = read.or("CLUSTER_NETWORKS", "", networks);
-        let unknown = read.or("UNKNOWN", "pass", unknown);
+        let unknown = read.or("UNKNOWN", "pass", unknown_targets);
         let probes = read.or("PROBES", "", Probes::parse);
         let probe_token = read.or("PROBE_TOKEN", "", probe::Token::parse);
         let host_ips = read.or("HOST_IP", "", ips);
@@ -305,14 +305,6 @@ fn networks(text: &str) -> Result<Networks, String> {
     ranges.collect::<Result<_, _>>().map(Networks::new)
 }
 
-fn unknown(text: &str) -> Result<Unknown, String> {
-    match text {
-        "pass" => Ok(Unknown::Pass),
-        "deny" => Ok(Unknown::Deny),
-        _ => Err("is pass or deny".to_owned()),
-    }
-}
-
 fn in_ms(duration: Duration) -> String {
     format!("{}ms", duration.as_millis())
 }
@@ -402,7 +394,7 @@ pub(crate) mod tests {
         let config = with("CLUSTER_NETWORKS", " 10.96.0.0/12, fd00::/8 ,").expect("valid");
         assert!(inside(&config, "10.97.0.1:80") && inside(&config, "[fd00::1]:80") && !inside(&config, "10.0.0.1:80"));
         assert!(inside(&with("CLUSTER_NETWORKS", "").expect("valid"), "10.0.0.1:80"), "none are known: all may be");
-        assert_eq!((config.unknown, with("UNKNOWN", "deny").expect("valid").unknown), (Unknown::Pass, Unknown::Deny));
+        assert_eq!((config.unknown, with("UNKNOWN", "deny").expect("valid").unknown), (UnknownTargets::Pass, UnknownTargets::Deny));
         for (name, wrong) in [("UNKNOWN", "Deny"), ("UNKNOWN", ""), ("CLUSTER_NETWORKS", "10.0.0.0")] {
             assert!(with(name, wrong).is_err(), "{name}={wrong}");
         }

@@ -1,7 +1,7 @@
 //! The one stream to discovery. In: what workers subscribe to. Out: resources, kept for them whatever happens to the
 //! stream. On reconnect it offers what it holds, so that nothing is sent twice and nothing is lost.
 
-use super::{Command, Ends, Link, Wanted, Zone, store::Store};
+use super::{Command, Ends, Link, SetLog, Wanted, Zone, settings::Settings, store::Store};
 use crate::limits;
 use remora_api::{
     receive::{self, Received},
@@ -17,13 +17,14 @@ use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{Status, Streaming, transport::Channel};
 
 /// Who asks.
-#[derive(Debug)]
 pub(crate) struct Client {
     pub hello: v1::Hello,
     /// The channels from and to the workers.
     pub ends: Ends,
     /// Told what discovery says of our zone.
     pub zone: Zone,
+    /// Sets the log's filter, which discovery may change.
+    pub set_log: SetLog,
 }
 
 /// How often the stream could not be kept, in a row.
@@ -59,8 +60,8 @@ impl Failures {
 /// Runs until no worker is left. Never gives up: while discovery is down, the configuration stays as it is. `connect` makes a channel for
 /// each stream, so that the next stream does not use a dead connection.
 pub(crate) async fn run(client: Client, connect: impl Fn() -> Channel) {
-    let Client { hello, ends: Ends { mut commands, link, networks, wanted }, zone } = client;
-    let mut store = Store::new(zone, networks);
+    let Client { hello, ends: Ends { mut commands, link, networks, settings, wanted }, zone, set_log } = client;
+    let mut store = Store::new(zone, networks, Settings::new(settings, set_log));
     let mut failures = Failures::default();
     loop {
         let opening = store.opening(&hello);
@@ -208,7 +209,10 @@ fn again(status: &Status) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::discover::{Handle, Networks, waiting::Waiting};
+    use crate::{
+        config,
+        discover::{Handle, waiting::Waiting},
+    };
     use hyper_util::rt::TokioIo;
     use std::{
         sync::{
@@ -249,13 +253,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_stream_that_does_not_open_is_given_up_and_soon_where_somebody_waits() {
         for waits in [false, true] {
-            let (_handle, ends) = Handle::new(Duration::ZERO, Networks::default());
+            let (_handle, ends) = Handle::new(Duration::ZERO, &config::tests::least());
             let waiting = Waiting::new(1, ends.wanted.clone());
             let _place = waits.then(|| waiting.enter());
             let dials = Arc::new(AtomicUsize::new(0));
             let mute = Mute(dials.clone());
             let connect = move || Endpoint::from_static("http://discovery:1").connect_with_connector_lazy(mute.clone());
-            let client = Client { hello: v1::Hello::default(), ends, zone: Zone::default() };
+            let set_log: SetLog = Box::new(|_| Ok(()));
+            let client = Client { hello: v1::Hello::default(), ends, zone: Zone::default(), set_log };
             let until = async |time| {
                 sleep_until(time).await;
                 dials.load(Relaxed)

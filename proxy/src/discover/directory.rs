@@ -174,7 +174,7 @@ impl Directory {
 
     fn judge(&self, route: &Route, waited: Duration) -> Verdict {
         let answer = route.answer.borrow();
-        let unknown = self.plans.resources.config.unknown;
+        let unknown = self.plans.handle.settings.borrow().unknown;
         let inside = match &*answer {
             Answer::Plan(_) | Answer::Outside => false, // does not matter
             _ => self.plans.handle.networks.borrow().contain(&route.target),

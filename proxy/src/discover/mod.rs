@@ -10,17 +10,19 @@ mod networks;
 mod plan;
 mod plans;
 mod ports;
+mod settings;
 mod shares;
 mod store;
 mod waiting;
 
 pub(crate) use directory::{Directory, Route};
-pub(crate) use networks::{Answer, Networks, Refusal, Unknown, Verdict, Way};
+pub(crate) use networks::{Answer, Networks, Refusal, Verdict, Way};
 pub(crate) use plan::{BranchSpec, MakeBranch, Plan};
 pub(crate) use ports::Port;
+pub(crate) use settings::{InForce, SetLog};
 pub(crate) use waiting::Wanted;
 
-use crate::{backend::Zone, limits};
+use crate::{backend::Zone, config::Config, limits};
 use remora_api::sync::{Name, Resource};
 use std::{convert::Infallible, sync::Arc, time::Duration};
 use tokio::{
@@ -76,6 +78,8 @@ pub(crate) struct Handle {
     commands: mpsc::Sender<Command>,
     link: watch::Receiver<Link>,
     networks: watch::Receiver<Networks>,
+    /// The settings in force.
+    pub settings: watch::Receiver<InForce>,
     /// The deadline of the start (outbound, inbound): until then connections are held while the process has no
     /// certificate or no discovery stream yet.
     start_until: (Instant, Instant),
@@ -91,6 +95,8 @@ pub(crate) struct Ends {
     pub link: watch::Sender<Link>,
     /// The cluster's ranges, as far as they are known.
     pub networks: watch::Sender<Networks>,
+    /// The settings in force; at first as the proxy was started.
+    pub settings: watch::Sender<InForce>,
     /// Whether a connection waits for discovery.
     pub wanted: Wanted,
 }
@@ -98,16 +104,18 @@ pub(crate) struct Ends {
 impl Handle {
     /// A handle, with what [`client`] needs to serve it. Until the stream is open, but not longer than `patience` from now,
     /// connections are held: an application may start before its proxy is ready, and its connections must then neither be
-    /// refused nor leave in plaintext. `networks`: the cluster's ranges, until discovery sends them.
-    pub(crate) fn new(patience: Duration, networks: Networks) -> (Self, Ends) {
+    /// refused nor leave in plaintext. The cluster's ranges and the settings are as in `config`, until discovery sends others.
+    pub(crate) fn new(patience: Duration, config: &Config) -> (Self, Ends) {
         let (commands, receiver) = mpsc::channel(1024);
         let (tell, link) = watch::channel(Link::Never);
-        let (tell_networks, networks) = watch::channel(networks);
+        let (tell_networks, networks) = watch::channel(config.networks.clone());
+        let (tell_settings, settings) = watch::channel(InForce::at_start(config));
         let now = Instant::now();
         let start_until = (now + patience, now + patience.min(limits::START_PATIENCE_INBOUND));
         let wanted = Wanted::default();
-        let handle = Self { commands, link, networks, start_until, wanted: wanted.clone(), zone: Zone::default() };
-        (handle, Ends { commands: receiver, link: tell, networks: tell_networks, wanted })
+        let (zone, wanted_too) = (Zone::default(), wanted.clone());
+        let handle = Self { commands, link, networks, settings, start_until, wanted: wanted_too, zone };
+        (handle, Ends { commands: receiver, link: tell, networks: tell_networks, settings: tell_settings, wanted })
     }
 
     /// Waits for the first stream, if the process has just started. Cancel safe.

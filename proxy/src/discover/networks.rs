@@ -6,7 +6,7 @@
 use super::Plan;
 use crate::{limits, telemetry::Reason};
 use ipnet::IpNet;
-use remora_model::Target;
+use remora_model::{Target, UnknownTargets};
 use std::{fmt, net::IpAddr, rc::Rc, sync::Arc, time::Duration};
 
 /// The ranges of the cluster's Services and pods. None: not known, and everything may be the cluster's.
@@ -40,16 +40,6 @@ fn is_local(ip: IpAddr) -> bool {
         IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local(),
         IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local(),
     }
-}
-
-/// What becomes of connections to destinations that the mesh does not know, outside the cluster's ranges.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Unknown {
-    /// They are passed through untouched.
-    #[default]
-    Pass,
-    /// They are refused.
-    Deny,
 }
 
 /// What is known of a target.
@@ -105,8 +95,8 @@ pub(crate) enum Verdict {
 
 impl Answer {
     /// Judges a connection to `target` that has waited for `waited`; `inside`: the cluster may have such a target.
-    pub(crate) fn judge(&self, target: &Target, inside: bool, unknown: Unknown, waited: Duration) -> Verdict {
-        let closed = inside || unknown == Unknown::Deny;
+    pub(crate) fn judge(&self, target: &Target, inside: bool, unknown: UnknownTargets, waited: Duration) -> Verdict {
+        let closed = inside || unknown == UnknownTargets::Deny;
         let within = |most: Duration, then: Verdict| match most.checked_sub(waited) {
             Some(rest) if !rest.is_zero() => Verdict::Wait(rest),
             _ => then,
@@ -114,7 +104,7 @@ impl Answer {
         let refuse = |reason, detail: String| Verdict::Refuse(Refusal::new(reason, detail));
         match self {
             Self::Plan(plan) => Verdict::Go(Way::Mesh(plan.clone())),
-            Self::Outside if unknown == Unknown::Pass => Verdict::Go(Way::Pass),
+            Self::Outside if unknown == UnknownTargets::Pass => Verdict::Go(Way::Pass),
             Self::Outside => {
                 refuse(Reason::UnknownTarget, format!("{target} is outside the mesh, which this pod denies"))
             }
@@ -178,7 +168,7 @@ mod tests {
             (unusable(), ["unusable_config", "unusable_config", "unusable_config"]),
         ];
         for (answer, expected) in rows {
-            let cases = [(true, Unknown::Pass), (false, Unknown::Pass), (false, Unknown::Deny)];
+            let cases = [(true, UnknownTargets::Pass), (false, UnknownTargets::Pass), (false, UnknownTargets::Deny)];
             for ((inside, unknown), expected) in cases.into_iter().zip(expected) {
                 let says = |waited| match answer.judge(&target, inside, unknown, waited) {
                     Verdict::Go(Way::Pass) => "pass".to_owned(),
@@ -191,14 +181,14 @@ mod tests {
                 assert_eq!(said, expected, "{answer:?} inside={inside} {unknown:?}");
             }
         }
-        let Verdict::Refuse(refusal) = unusable().judge(&target, true, Unknown::Pass, Duration::ZERO) else { panic!() };
+        let Verdict::Refuse(refusal) = unusable().judge(&target, true, UnknownTargets::Pass, Duration::ZERO) else { panic!() };
         assert!(refusal.detail.contains("10.96.0.1:80: rules[0]"), "it says which object: {refusal:?}");
     }
 
     #[test]
     fn no_answer_is_waited_for_longer_than_its_bound() {
         let target: Target = "api:80".parse().unwrap();
-        let wait = |waited| Answer::Silent.judge(&target, true, Unknown::Pass, waited);
+        let wait = |waited| Answer::Silent.judge(&target, true, UnknownTargets::Pass, waited);
         let Verdict::Wait(rest) = wait(Duration::from_secs(1)) else { panic!("the time is not over") };
         assert_eq!(rest, limits::DISCOVERY_WAIT - Duration::from_secs(1));
         assert!(matches!(wait(limits::DISCOVERY_WAIT), Verdict::Refuse(_)));

@@ -7,7 +7,7 @@ use crate::{
 };
 use remora_model::{
     Backend, BackendId, BackendSettings, Inbound, InboundDefault, MtlsMode, Outbound, Parent, Protocol, Target,
-    TrustDomain,
+    TrustDomain, UnknownTargets,
 };
 use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
@@ -75,11 +75,11 @@ struct World {
 }
 
 /// A directory on a running control thread.
-fn world(change: impl FnOnce(&mut config::Config)) -> World {
+fn world(change: impl FnOnce(&mut Config)) -> World {
     let mut config = config::tests::least();
     config.workers = 1;
     change(&mut config);
-    let (handle, ends) = Handle::new(Duration::ZERO, config.networks.clone());
+    let (handle, ends) = Handle::new(Duration::ZERO, &config);
     let Ends { mut commands, link, networks, wanted, .. } = ends;
     link.send_replace(Link::Open);
     let control = Control::new();
@@ -207,7 +207,7 @@ fn every_answer_has_its_reason() {
 
         let World { directory, control, .. } = world(|config| {
             config.networks = Networks::new(vec!["10.96.0.0/16".parse().unwrap()]);
-            config.unknown = Unknown::Deny;
+            config.unknown = UnknownTargets::Deny;
         });
         control.borrow_mut().say(outbound(&foreign, Parent::Outside));
         let refusal = directory.route(&foreign).await.expect_err("denied");
@@ -404,7 +404,7 @@ fn a_backend_of_which_nothing_usable_is_known_is_asked_for_whenever_it_is_met_bu
 fn while_the_process_starts_nothing_is_refused() {
     run(async {
         let resources = Resources::of_tests(config::tests::least());
-        let (handle, ends) = Handle::new(limits::START_PATIENCE, Networks::default());
+        let (handle, ends) = Handle::new(limits::START_PATIENCE, &config::tests::least());
         let Ends { mut commands, link, networks: _networks, .. } = ends;
         let directory = Directory::new(handle, resources, branch, Routes::new("shop/web-1".into()));
         let target = address(1);
@@ -495,7 +495,7 @@ fn a_port_of_which_nothing_is_known_lets_nobody_in_and_says_why() {
 #[test]
 fn a_loss_is_no_start() {
     run(async {
-        let (handle, ends) = Handle::new(limits::START_PATIENCE, Networks::default());
+        let (handle, ends) = Handle::new(limits::START_PATIENCE, &config::tests::least());
         ends.link.send_replace(Link::Open);
         ends.link.send_replace(Link::Lost);
         let long = Instant::now() + limits::START_PATIENCE;

@@ -64,7 +64,7 @@ impl Proxy {
             background: Tasks::default(),
             rng: RefCell::new(fastrand::Rng::with_seed(seed)),
         });
-        let (handle, ends) = Handle::new(Duration::ZERO, resources.config.networks.clone());
+        let (handle, ends) = Handle::new(Duration::ZERO, &resources.config);
         let Ends { mut commands, link, networks, .. } = ends;
         link.send_replace(Link::Open);
         let control = Rc::new(Control::default());

@@ -156,6 +156,7 @@ const PROCESS: &[Metric] = &[
         "",
         "Subscriptions that were not made because the bound was reached and all are in use.",
     ),
+    counter("remora_settings_changes_total", "", "Changes of the proxy's settings that discovery sent while it ran."),
     counter(
         "remora_discovery_ports_refused_total",
         "reason",

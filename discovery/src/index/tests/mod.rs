@@ -8,6 +8,7 @@ mod effects;
 mod endpoints;
 mod orders;
 mod policies;
+mod proxies;
 mod routes;
 mod schema;
 mod statuses;

@@ -190,7 +190,9 @@ fn cluster(chance: &mut Chance) -> String {
             chance.of(&[
                 "",
                 ", annotations: { remora.dev/opaque-ports: '9090' }",
-                ", annotations: { remora.dev/opaque-ports: x }"
+                ", annotations: { remora.dev/opaque-ports: x }",
+                ", annotations: { remora.dev/log-level: debug, remora.dev/unknown: deny }",
+                ", annotations: { remora.dev/log-level: '=,=' }"
             ])
         ),
         1 => format!(
@@ -234,6 +236,7 @@ fn questions() -> Vec<Asked> {
             all.push(Asked::Backend(pod_backend(&key(pod), 8080)));
             all.extend([80, 8080].map(|port| Asked::Inbound(key(pod), port)));
             all.push(Asked::InboundDefault(key(pod)));
+            all.push(Asked::Settings(key(pod)));
             let address = Some("10.1.0.1".parse().unwrap());
             all.push(Asked::Own { pod: key(pod), account: "web".to_owned(), address });
         }

@@ -21,6 +21,7 @@ impl From<Feature> for v1::Feature {
             Feature::Cors => Self::Cors,
             Feature::Connections => Self::Connections,
             Feature::Localities => Self::Localities,
+            Feature::Settings => Self::Settings,
         }
     }
 }

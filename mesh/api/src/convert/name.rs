@@ -45,6 +45,7 @@ impl From<&Name> for v1::ResourceName {
             Name::Backend(id) => Kind::Backend(id.into()),
             Name::Inbound(port) => Kind::Inbound((*port).into()),
             Name::InboundDefault => Kind::InboundDefault(true),
+            Name::Settings => Kind::Settings(true),
         };
         Self { kind: Some(kind) }
     }
@@ -60,6 +61,7 @@ impl TryFrom<v1::ResourceName> for Name {
             Kind::Backend(id) => Ok(Self::Backend(id.try_into().at("backend")?)),
             Kind::Inbound(number) => Ok(Self::Inbound(port(number).at("inbound")?)),
             Kind::InboundDefault(_) => Ok(Self::InboundDefault),
+            Kind::Settings(_) => Ok(Self::Settings),
         }
     }
 }

@@ -11,9 +11,9 @@ use remora_model::{
     Action, AuthorizationRule, Backend, BackendId, BackendKind, BackendRef, BackendRefState, BackendSettings,
     ConnectionSettings, CookieName, Cors, Endpoint, Features, Filter, HashHeader, HashKey, HashSource, HeaderEdit,
     HeaderMatch, HostPattern, Inbound, InboundDefault, LoadBalancer, Locality, MtlsMode, Operation, OriginPattern,
-    Origins, Outbound, Parent, PathMatch, PathPattern, PathRewrite, Pattern, Protocol, QueryMatch, Redirect,
-    RequestHash, Retry, RouteMatch, Rule, Source, SpiffeId, Target, TcpRule, Timeouts, TlsRule, TrustDomain,
-    Unidentified, ValueMatch, cors::Allowed,
+    Origins, Outbound, Parent, PathMatch, PathPattern, PathRewrite, Pattern, Protocol, ProxySettings, QueryMatch, Redirect,
+    RequestHash, Retry, RouteMatch, Rule, Setting, Source, SpiffeId, Target, TcpRule, Timeouts, TlsRule, TrustDomain,
+    Unidentified, UnknownTargets, ValueMatch, cors::Allowed,
 };
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
@@ -290,9 +290,24 @@ fn others() -> Vec<Sample> {
     let [(_, target), ..] = names();
     let current = v1::Current { name: Some((&target).into()), version: 7 };
     let refused = v1::Refused { name: Some((&target).into()), reason: "too many".to_owned() };
+    let settings = |settings: &ProxySettings| {
+        Kind::Settings(v1::SettingsResource { version: 7, settings: Some(settings.into()) })
+    };
+    let said_settings = ProxySettings {
+        log_filter: Setting::Said("info,remora_proxy=debug".into()),
+        unknown_targets: Setting::Said(UnknownTargets::Deny),
+        drain_grace: Setting::Said(Duration::from_secs(45)),
+    };
+    let unreadable = ProxySettings {
+        log_filter: Setting::Unreadable,
+        unknown_targets: Setting::Unreadable,
+        drain_grace: Setting::Unreadable,
+    };
     vec![
         said("networks", Kind::Networks(v1::Networks { cidrs: vec!["10.96.0.0/12".into(), "fd00::/8".into()] })),
         said("zone", Kind::Zone("a".to_owned())),
+        said("settings", settings(&said_settings)),
+        said("settings-unreadable", settings(&unreadable)),
         said("current", Kind::Current(current)),
         said("refused", Kind::Refused(refused)),
     ]
@@ -318,6 +333,7 @@ fn requests() -> Vec<Sample> {
         asked("hello", request::hello(hello)),
         asked("unsubscribe", request::unsubscribe(backend)),
         asked("ack", request::ack(backend, 7)),
+        asked("ack-settings", request::ack(&Name::Settings, 7)),
         asked("ack-closed", request::ack_closed(backend, 7, &[closed])),
         asked("nack", request::nack(backend.into(), 7, "is unreadable".to_owned())),
     ]);

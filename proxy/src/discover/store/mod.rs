@@ -4,7 +4,7 @@
 //! A target or port is stored from a worker's first request until no worker reads it any more; a backend while a stored target
 //! names it, or a worker reads it. So the store is bounded by [`limits`], and has no unused entries.
 
-use super::{Command, Full, Known, Networks, State, Zone};
+use super::{Command, Full, Known, Networks, State, Zone, settings::Settings};
 use crate::limits;
 use remora_api::{
     Received,
@@ -54,7 +54,8 @@ impl Kind {
     fn of(name: &Name) -> Self {
         match name {
             Name::Outbound(_) => Self::Target,
-            Name::Inbound(_) | Name::InboundDefault => Self::Port,
+            // Never held: what is in force of the settings is kept apart.
+            Name::Inbound(_) | Name::InboundDefault | Name::Settings => Self::Port,
             Name::Backend(_) => Self::Backend,
         }
     }
@@ -80,13 +81,14 @@ pub(super) struct Store {
     refused: HashSet<Name>,
     zone: Zone,
     networks: watch::Sender<Networks>,
+    settings: Settings,
 }
 
 impl Store {
     /// Holds nothing, and asks for what rules the ports that are not declared.
-    pub(super) fn new(zone: Zone, networks: watch::Sender<Networks>) -> Self {
+    pub(super) fn new(zone: Zone, networks: watch::Sender<Networks>, settings: Settings) -> Self {
         let (table, counts, named, doubts) = (HashMap::new(), [0; 3], HashMap::new(), HashMap::new());
-        let mut store = Self { table, counts, named, doubts, refused: HashSet::new(), zone, networks };
+        let mut store = Self { table, counts, named, doubts, refused: HashSet::new(), zone, networks, settings };
         store.insert(Name::InboundDefault);
         store
     }
@@ -137,7 +139,7 @@ impl Store {
             || match name {
                 Name::Backend(id) => self.named.contains_key(id),
                 Name::InboundDefault => true,
-                Name::Outbound(_) | Name::Inbound(_) => false,
+                Name::Outbound(_) | Name::Inbound(_) | Name::Settings => false,
             }
     }
 
@@ -269,6 +271,10 @@ impl Store {
                     new
                 });
                 Vec::new()
+            }
+            Ok(Update::Settings { version, settings }) => {
+                let unused = self.settings.take(version, settings);
+                vec![request::ack_closed(&Name::Settings, version, &unused)]
             }
             Ok(Update::Current { name, version }) => {
                 self.refused.remove(&name);

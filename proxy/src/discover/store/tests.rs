@@ -1,4 +1,5 @@
 use super::*;
+use crate::discover::settings;
 use remora_api::sync::request;
 use remora_model::{
     Backend, BackendSettings, Inbound, InboundDefault, MtlsMode, Outbound, Parent, Protocol, Rule, Target, Timeouts,
@@ -8,7 +9,7 @@ use tokio::sync::oneshot;
 
 fn store() -> (Store, watch::Receiver<Networks>) {
     let (tell, networks) = watch::channel(Networks::new(vec!["192.0.2.0/24".parse().unwrap()]));
-    (Store::new(Zone::default(), tell), networks)
+    (Store::new(Zone::default(), tell, settings::tests::settings().0), networks)
 }
 
 fn target(number: usize) -> Name {
@@ -299,6 +300,28 @@ fn a_doubt_is_asked_ever_more_seldom_until_the_answer_changes() {
     store.apply(says_backend("api", 2));
     assert_eq!(store.doubt(&name, start + Duration::from_secs(7200)), again, "what is new may be doubted at once");
     assert!(store.doubt(&Name::Backend(id("gone")), start).is_empty(), "what is not held is not asked for");
+}
+
+#[test]
+fn settings_are_taken_without_being_asked_for_and_what_is_not_known_of_them_changes_nothing() {
+    let (tell, _networks) = watch::channel(Networks::default());
+    let (settings, in_force, _) = settings::tests::settings();
+    let mut store = Store::new(Zone::default(), tell, settings);
+    let mut told = v1::SettingsResource { version: 7, settings: Some(v1::ProxySettings::default()) };
+    told.settings.as_mut().unwrap().drain_grace_ms = Some(1500);
+    let message = v1::SyncResponse { kind: Some(v1::sync_response::Kind::Settings(told.clone())) };
+    assert_eq!(store.apply(message.clone()), [request::ack(&Name::Settings, 7)]);
+    assert_eq!(in_force.borrow().drain_grace, Duration::from_millis(1500));
+    assert_eq!(store.len(), 1, "they take nobody's room");
+    told.version = 8;
+    told.settings = None;
+    let say = store.apply(said(v1::sync_response::Kind::Settings(told)));
+    assert_eq!(say, [request::nack((&Name::Settings).into(), 8, "settings.settings: is missing".to_owned())]);
+    let say = store.apply(Received { message, known: false });
+    assert!(matches!(&say[0].kind, Some(v1::sync_request::Kind::Nack(_))), "{say:?}");
+    assert_eq!(in_force.borrow().drain_grace, Duration::from_millis(1500));
+    let offered = store.opening(&v1::Hello::default());
+    assert!(!format!("{offered:?}").contains("Settings"), "an older discovery could not read it: {offered:?}");
 }
 
 #[test]

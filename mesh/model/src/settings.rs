@@ -1,0 +1,105 @@
+//! The settings of a proxy that change while it runs.
+
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+
+/// The longest log filter, in bytes.
+pub const LOG_FILTER_BYTES_MAX: usize = 1024;
+/// The longest grace of a drain. Kubernetes kills what takes much longer.
+pub const DRAIN_GRACE_MAX: Duration = Duration::from_secs(3600);
+
+/// What the mesh says of one setting.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Setting<T> {
+    /// Nothing: it is as the proxy was started.
+    #[default]
+    AsStarted,
+    /// It has this value.
+    Said(T),
+    /// What was written cannot be read: the value in force stays.
+    Unreadable,
+}
+
+impl<T> Setting<T> {
+    /// The value from now on, of a proxy that was started with `started` and has `before` in force.
+    pub fn or(self, started: T, before: T) -> T {
+        match self {
+            Self::AsStarted => started,
+            Self::Said(value) => value,
+            Self::Unreadable => before,
+        }
+    }
+}
+
+/// What becomes of connections to destinations that the mesh does not know, outside the cluster's ranges.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum UnknownTargets {
+    /// They are passed through untouched.
+    #[default]
+    Pass,
+    /// They are refused.
+    Deny,
+}
+
+impl UnknownTargets {
+    /// All that there are.
+    pub const ALL: [Self; 2] = [Self::Pass, Self::Deny];
+
+    /// Its name in annotations and settings.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Deny => "deny",
+        }
+    }
+}
+
+impl fmt::Display for UnknownTargets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A word that names no [`UnknownTargets`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("is pass or deny")]
+pub struct InvalidUnknownTargets;
+
+impl FromStr for UnknownTargets {
+    type Err = InvalidUnknownTargets;
+
+    fn from_str(text: &str) -> Result<Self, InvalidUnknownTargets> {
+        Self::ALL.into_iter().find(|word| word.name() == text).ok_or(InvalidUnknownTargets)
+    }
+}
+
+/// All of a proxy's settings that change while it runs.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ProxySettings {
+    /// The filter of its log, as `tracing-subscriber` writes it; from 1 to [`LOG_FILTER_BYTES_MAX`] bytes.
+    pub log_filter: Setting<Arc<str>>,
+    pub unknown_targets: Setting<UnknownTargets>,
+    /// How long open requests may take when the pod shuts down; at most [`DRAIN_GRACE_MAX`].
+    pub drain_grace: Setting<Duration>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_holds_and_what_cannot_be_read_changes_nothing() {
+        assert_eq!(Setting::Said(3).or(1, 2), 3);
+        assert_eq!(Setting::AsStarted.or(1, 2), 1);
+        assert_eq!(Setting::Unreadable.or(1, 2), 2);
+    }
+
+    #[test]
+    fn a_word_is_read_as_it_is_written() {
+        for word in UnknownTargets::ALL {
+            assert_eq!(word.to_string().parse(), Ok(word));
+        }
+        for wrong in ["", "Deny", "deny "] {
+            assert_eq!(wrong.parse::<UnknownTargets>(), Err(InvalidUnknownTargets), "{wrong:?}");
+        }
+    }
+}
