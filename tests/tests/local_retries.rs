@@ -2,8 +2,13 @@
 
 use anyhow::{Context as _, ensure};
 use remora_tests::{
-    local::{Mesh, Proxy, http},
+    local::{Mesh, NAMESPACE, Proxy, http},
     patience::until,
+    wire::{
+        Line,
+        http2::{self, Outcome, kind},
+        servers::{self, Puppet},
+    },
 };
 use socket2::{Domain, Socket, Type};
 use std::{
@@ -146,6 +151,76 @@ fn a_request_finds_the_one_endpoint_that_is_left() -> anyhow::Result<()> {
     for _ in 0..50 {
         assert_eq!(post(&web)?.status, 200);
     }
+    drop(api);
+    Ok(())
+}
+
+/// Whether a gRPC call of no message through `web` is answered with a message in the end.
+fn call(web: &Proxy) -> anyhow::Result<bool> {
+    let mut line = Line::plain(web.outbound)?;
+    let head = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":authority", "api:80"),
+        (":path", "/shop.Api/Get"),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+    ];
+    line.send(&[http2::hello(), http2::headers(1, http2::END_STREAM, &http2::block(&head))].concat());
+    let heard = line.hear(|bytes| http2::frames(bytes).0.iter().any(|frame| frame.flags & http2::END_STREAM != 0 && frame.stream == 1));
+    ensure!(http2::judge(&heard, 1) == Outcome::Answered(200), "{heard:?}");
+    let is_message = |frame: &http2::Frame| frame.kind == kind::DATA && !frame.payload.is_empty();
+    Ok(http2::frames(&heard.bytes).0.iter().any(is_message))
+}
+
+/// A response of gRPC that is nothing but a status (Trailers-Only).
+fn trailers_only(stream: u32, status: &str) -> Vec<u8> {
+    let fields = [(":status", "200"), ("content-type", "application/grpc"), ("grpc-status", status)];
+    http2::headers(stream, http2::END_STREAM, &http2::block(&fields))
+}
+
+#[test]
+fn a_grpc_call_is_sent_again_by_the_statuses_that_its_route_names() -> anyhow::Result<()> {
+    let mesh = Mesh::start(env!("CARGO_BIN_EXE_remora-components"))?;
+    let (web, api) = (mesh.proxy("web").spawn()?, mesh.proxy("api").spawn()?);
+    let puppet = Puppet::start(api.ip)?;
+    mesh.service("api", 80, Some("grpc"), &[puppet.address])?;
+    let (web, api) = (web.ready()?, api.ready()?);
+    until("api is known", || call(&web).map(Some))?;
+
+    let counted = Arc::<AtomicUsize>::default();
+    let count = counted.clone();
+    // Every other call fails: that of an even number, from 0.
+    puppet.say(move |stream| match count.fetch_add(1, Ordering::SeqCst) % 2 {
+        0 => trailers_only(stream, "14"),
+        _ => servers::fine(stream),
+    });
+    assert_eq!((call(&web)?, call(&web)?), (false, true), "nobody asked for retries");
+    let route = |codes: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1
+kind: GRPCRoute
+metadata: {{ name: api, namespace: {NAMESPACE}, annotations: {{ remora.dev/retry-codes: '{codes}' }} }}
+spec:
+  parentRefs: [{{ group: '', kind: Service, name: api }}]
+  rules: [{{ backendRefs: [{{ name: api, port: 80 }}] }}]
+"
+        )
+    };
+    // Whatever holds, two calls leave an even number behind them.
+    let settled = |what: &str, expected: [bool; 2], tries: usize| {
+        until(what, || {
+            let before = counted.load(Ordering::SeqCst);
+            let found = [call(&web)?, call(&web)?];
+            let made = counted.load(Ordering::SeqCst) - before;
+            Ok((found == expected && made == tries).then_some(()))
+        })
+    };
+    mesh.manifest("route", &route("unavailable,resource-exhausted"))?;
+    settled("each call is sent twice and answered", [true; 2], 4)?;
+    mesh.manifest("route", &route("internal"))?;
+    settled("no call is sent twice", [false, true], 2)?;
+    assert!(web.metric("remora_retries_total", &[])? >= 2.0, "{}", web.program.log_end());
     drop(api);
     Ok(())
 }

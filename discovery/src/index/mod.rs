@@ -26,6 +26,7 @@ mod fields;
 pub(crate) mod fuzzing;
 mod given;
 mod graph;
+mod grpc_retry;
 mod inbound;
 mod kinds;
 mod load_balancer;

@@ -6,7 +6,7 @@ use super::{
     attached::{Kind, Rank},
     backend_id, cors,
     facts::Facts,
-    fields,
+    fields, grpc_retry,
     matches::{self, header_name},
     report, schema,
     status::{Judgement, Unresolved},
@@ -16,13 +16,10 @@ use crate::objects::{Metadata, Unknown, routes as k8s};
 use http::{HeaderValue, StatusCode};
 use remora_api::convert::check;
 use remora_model::{
-    BackendId, BackendRef, BackendRefState, Filter, HeaderEdit, PathRewrite, Redirect, Retry, RouteMatch, Rule,
+    BackendId, BackendRef, BackendRefState, Filter, GrpcCodes, HeaderEdit, PathRewrite, Redirect, Retry, RouteMatch, Rule,
     Timeouts,
 };
 use std::{cell::RefCell, sync::Arc, time::Duration};
-
-/// Set on a route whose requests may be sent twice whatever their method: `"true"`.
-const RETRY_ANY_METHOD: &str = "remora.dev/retry-any-method";
 
 type Read = (Vec<(Rank, RouteMatch)>, Rule);
 
@@ -79,6 +76,7 @@ impl<'a> Reader<'a> {
             let time = text.as_deref().map(values::duration).transpose()?;
             Ok(time.filter(|time| !time.is_zero()))
         };
+        grpc_retry::without_effect(self.meta).for_each(|problem| self.report(problem));
         let made = || -> Result<Rule, String> {
             self.without_effect(index, &rule.unknown);
             schema::http_rule(rule)?;
@@ -106,13 +104,20 @@ impl<'a> Reader<'a> {
             let made = self.kept(index, i, made)?;
             Some((Rank::grpc(one, made.headers.len(), self.meta, index, i), made))
         };
+        let name = rule.name.as_ref();
         let made = || -> Result<Rule, String> {
             self.without_effect(index, &rule.unknown);
             schema::grpc_rule(rule)?;
-            self.rule(index, rule.name.as_ref(), &rule.filters, &rule.backend_refs)
+            self.rule(index, name, &rule.filters, &rule.backend_refs)
         };
-        let made = made();
-        (all.iter().enumerate().filter_map(ranked).collect(), self.or_broken(index, rule.name.as_ref(), made))
+        let rule = match grpc_retry::read(self.meta) {
+            Ok((timeouts, retry)) => {
+                let made = made().map(|rule| Rule { timeouts, retry, ..rule });
+                self.or_broken(index, name, made)
+            }
+            Err(problem) => self.broken(index, name, format!("{problem}; {}", self.instead())),
+        };
+        (all.iter().enumerate().filter_map(ranked).collect(), rule)
     }
 
     /// A rule of a TLSRoute or TCPRoute. `problem`: what is the matter with the route around it.
@@ -229,12 +234,13 @@ impl<'a> Reader<'a> {
 
     fn retry(&self, retry: &k8s::Retry) -> Result<Retry, String> {
         let code = |code: &u16| StatusCode::from_u16(*code).map_err(|_| format!("codes: {code} is no HTTP status"));
-        let backoff = retry.backoff.as_deref().map_or(Ok(Duration::from_millis(25)), values::duration);
+        let backoff = retry.backoff.as_deref().map_or(Ok(grpc_retry::BACKOFF), values::duration);
         Ok(Retry {
             attempts: retry.attempts.unwrap_or(1),
             codes: retry.codes.iter().map(code).collect::<Result<_, _>>()?,
             backoff: backoff.map_err(|e| format!("backoff: {e}"))?,
-            any_method: self.meta.annotations.get(RETRY_ANY_METHOD).is_some_and(|value| value == "true"),
+            grpc_codes: GrpcCodes::default(),
+            any_method: grpc_retry::any_method(self.meta),
         })
     }
 

@@ -75,6 +75,17 @@ pub const PROXY_ADDRESS: &str = "remora.dev/proxy-address";
 /// Annotation of a route whose requests may be sent twice whatever their method.
 pub const RETRY_ANY_METHOD: &str = "remora.dev/retry-any-method";
 
+/// Annotations of a GRPCRoute, each named after the field that an HTTPRoute's rule has for it.
+pub const RETRY_CODES: &str = "remora.dev/retry-codes";
+/// See [`RETRY_CODES`].
+pub const RETRY_ATTEMPTS: &str = "remora.dev/retry-attempts";
+/// See [`RETRY_CODES`].
+pub const RETRY_BACKOFF: &str = "remora.dev/retry-backoff";
+/// See [`RETRY_CODES`].
+pub const TIMEOUTS_REQUEST: &str = "remora.dev/timeouts-request";
+/// See [`RETRY_CODES`].
+pub const TIMEOUTS_BACKEND_REQUEST: &str = "remora.dev/timeouts-backend-request";
+
 /// The proxy's admin port.
 pub const PROXY_ADMIN_PORT: u16 = 4191;
 /// The identity service's.

@@ -45,11 +45,13 @@ pub enum Feature {
     Localities,
     /// Settings that change while the proxy runs. For a proxy without, they are as it was started.
     Settings,
+    /// A route's rules that retry by a status of gRPC.
+    GrpcRetries,
 }
 
 impl Feature {
     /// All that there are, in their order.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::HeaderFilters,
         Self::Redirects,
         Self::Rewrites,
@@ -66,6 +68,7 @@ impl Feature {
         Self::Connections,
         Self::Localities,
         Self::Settings,
+        Self::GrpcRetries,
     ];
 
     /// Its name in logs, metrics and statuses.
@@ -87,6 +90,7 @@ impl Feature {
             Self::Connections => "connections",
             Self::Localities => "localities",
             Self::Settings => "settings",
+            Self::GrpcRetries => "grpc-retries",
         }
     }
 
@@ -174,8 +178,9 @@ impl Rule {
         let filters = self.filters.iter().chain(self.backends.iter().flat_map(|backend| &backend.filters));
         let timeouts = self.timeouts.request.or(self.timeouts.backend_request).map(|_| Feature::Timeouts);
         let retries = self.retry.as_ref().map(|_| Feature::Retries);
+        let grpc = self.retry.as_ref().filter(|retry| !retry.grpc_codes.is_empty()).map(|_| Feature::GrpcRetries);
         let kinds = self.named().any(|id| id.kind != BackendKind::Service).then_some(Feature::BackendKinds);
-        filters.map(of_filter).chain(timeouts).chain(retries).chain(kinds).collect()
+        filters.map(of_filter).chain(timeouts).chain(retries).chain(grpc).chain(kinds).collect()
     }
 
     /// What of it holds for a proxy that can carry out `known`: it, or its closed form.
@@ -308,7 +313,7 @@ impl InboundDefault {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{BackendId, MtlsMode, Operation, Protocol, Source, TrustDomain, Unidentified};
+    use crate::{BackendId, GrpcCodes, MtlsMode, Operation, Protocol, Source, TrustDomain, Unidentified};
 
     fn without(feature: Feature) -> Features {
         Features::all().beyond([feature].into_iter().collect())
@@ -368,8 +373,13 @@ mod tests {
     #[test]
     fn a_route_rule_that_a_proxy_lacks_a_feature_for_answers_500_and_leaves_the_others_alone() {
         let plain = Rule::closed("a".into());
-        let retry = crate::Retry { attempts: 1, codes: Vec::new(), backoff: Default::default(), any_method: false };
-        let retries = Rule { retry: Some(retry), ..Rule::closed("b".into()) };
+        let retry = |grpc_codes| {
+            let backoff = Default::default();
+            Some(crate::Retry { attempts: 1, codes: Vec::new(), grpc_codes, backoff, any_method: false })
+        };
+        let by_status = Rule { retry: retry(GrpcCodes::parse("unavailable").unwrap()), ..Rule::closed("c".into()) };
+        assert_eq!(by_status.needs().to_string(), "retries, grpc-retries");
+        let retries = Rule { retry: retry(GrpcCodes::default()), ..Rule::closed("b".into()) };
         let bare = Outbound::bare(crate::Target::parse("api", 80).unwrap(), Parent::Unknown);
         let outbound = Outbound { rules: vec![plain.clone(), retries], ..bare };
         assert_eq!(outbound.clone().within(Features::all()), (outbound.clone(), Vec::new()));

@@ -1,6 +1,6 @@
 //! Routes: what discovery answers for an outbound target, in the Gateway API's terms.
 
-use crate::{BackendId, Cors, Pattern, Protocol, Target, TcpRule, TlsRule};
+use crate::{BackendId, Cors, GrpcCodes, Pattern, Protocol, Target, TcpRule, TlsRule};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use std::{sync::Arc, time::Duration};
 
@@ -136,6 +136,8 @@ pub struct Retry {
     pub attempts: u32,
     /// Response codes worth another try, beside connection failures.
     pub codes: Vec<StatusCode>,
+    /// Statuses of gRPC worth another try, whatever the method, if the head of the response has them.
+    pub grpc_codes: GrpcCodes,
     /// Least wait before a try; jitter goes on top.
     pub backoff: Duration,
     /// Whether requests with methods that are not idempotent may be sent twice.

@@ -130,6 +130,7 @@ pub fn grpc_fields(data: &[u8]) {
     assert!(
         !grpc::is_grpc(&fields) || (kind.starts_with(b"application/grpc") && !kind.starts_with(b"application/grpc-"))
     );
+    assert!(grpc::status(&fields).is_none_or(|status| status < 100));
     assert!(!grpc::failed(&fields) || fields["grpc-status"].len() <= 2);
     let Some(left) = grpc::timeout(&fields) else { return };
     let mut next = fields.clone();

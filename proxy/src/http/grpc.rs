@@ -48,6 +48,13 @@ pub(crate) fn failed(headers: &HeaderMap) -> bool {
         .is_some_and(|status| matches!(status.as_bytes(), b"2" | b"4" | b"12" | b"13" | b"14" | b"15"))
 }
 
+/// The status that a response's head or trailers say.
+pub(crate) fn status(headers: &HeaderMap) -> Option<u32> {
+    let text = headers.get("grpc-status")?.as_bytes();
+    let digits = (1..=2).contains(&text.len()) && text.iter().all(u8::is_ascii_digit);
+    digits.then(|| text.iter().fold(0, |number, digit| number * 10 + u32::from(digit - b'0')))
+}
+
 /// What ends a gRPC response that failed for `reason`.
 pub(crate) fn trailers(reason: Reason) -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(2);

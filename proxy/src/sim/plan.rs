@@ -4,7 +4,7 @@ use super::pipe::Weather;
 use crate::limits;
 use fastrand::Rng;
 use http::{Method, StatusCode};
-use remora_model::{Accrual, BackendSettings, Retry, Timeouts};
+use remora_model::{Accrual, BackendSettings, GrpcCodes, Retry, Timeouts};
 use std::{fmt, time::Duration};
 
 /// How a client, or an application, speaks.
@@ -305,6 +305,7 @@ pub(super) fn rule(rng: &mut Rng, quiet: bool) -> Rule {
         } else {
             Vec::new()
         },
+        grpc_codes: GrpcCodes::default(),
         backoff: ms(rng, 100),
         any_method: once(rng, 4),
     });

@@ -1,6 +1,7 @@
 use super::*;
 use http::Method;
-use remora_model::{Filter, PathMatch};
+use remora_model::{Filter, GrpcCodes, PathMatch, Retry, Rule, Timeouts};
+use std::time::Duration;
 
 /// A second Service of `shop`, and one of `vault`.
 const MORE: &str = "apiVersion: v1
@@ -320,6 +321,52 @@ fn a_rule_that_makes_no_sense_answers_500_and_says_where_it_is() {
         let at = format!("HTTPRoute shop/r: spec.rules[0].{field}");
         assert!(reports.iter().any(|report| report.contains(&at)), "{rule}: {reports:?}");
     }
+}
+
+/// The first rule of a route of `kind` with these annotations, and what is reported of it.
+fn annotated(kind: &str, annotations: &str) -> (Rule, Vec<String>) {
+    let text = route(kind, "r", &format!(", annotations: {{ {annotations} }}"), "{ backendRefs: [{ name: api, port: 80 }] }");
+    let world = with(&text);
+    (outbound(&world, "shop", "api:80").rules[0].clone(), world.reports.clone())
+}
+
+#[test]
+fn annotations_of_a_grpc_route_say_what_an_http_route_has_fields_for() {
+    let (rule, told) = annotated("GRPCRoute", "");
+    assert_eq!((rule.timeouts, rule.retry, told), (Timeouts::default(), None, Vec::new()));
+    let (rule, told) = annotated(
+        "GRPCRoute",
+        "remora.dev/retry-codes: 'unavailable, resource-exhausted', remora.dev/retry-attempts: '3', \
+         remora.dev/retry-backoff: 100ms, remora.dev/timeouts-request: 2s, remora.dev/timeouts-backend-request: 0s",
+    );
+    let retry = Retry {
+        attempts: 3,
+        codes: Vec::new(),
+        grpc_codes: GrpcCodes::parse("resource-exhausted,unavailable").unwrap(),
+        backoff: Duration::from_millis(100),
+        any_method: false,
+    };
+    let timeouts = Timeouts { request: Some(Duration::from_secs(2)), backend_request: None };
+    assert_eq!((rule.timeouts, rule.retry, told), (timeouts, Some(retry), Vec::new()));
+    let (rule, _) = annotated("GRPCRoute", "remora.dev/retry-codes: unavailable");
+    assert_eq!(rule.retry.map(|retry| (retry.attempts, retry.backoff)), Some((1, Duration::from_millis(25))));
+}
+
+#[test]
+fn an_annotation_of_a_grpc_route_that_makes_no_sense_closes_it_and_is_no_http_routes() {
+    for (annotation, wrong) in [
+        ("remora.dev/retry-codes: 'unavailable,ok'", "retry-codes: \"ok\" is no gRPC status of a failure"),
+        ("remora.dev/retry-attempts: '-1'", "retry-attempts: \"-1\" is no number"),
+        ("remora.dev/timeouts-request: 1 second", "timeouts-request: \"1 second\" is no duration"),
+    ] {
+        let (rule, told) = annotated("GRPCRoute", annotation);
+        assert_eq!(rule.backends[0].state, BackendRefState::Invalid, "{annotation}");
+        let at = format!("GRPCRoute shop/r: metadata.annotations: remora.dev/{wrong}");
+        assert!(told.len() == 1 && told[0].contains(&at) && told[0].ends_with("it answers 500"), "{told:?}");
+    }
+    let (rule, told) = annotated("HTTPRoute", "remora.dev/retry-codes: unavailable");
+    assert_eq!((rule.retry, rule.backends[0].state), (None, BackendRefState::Valid));
+    assert!(told.len() == 1 && told[0].contains("an HTTPRoute has spec.rules[].retry.codes"), "{told:?}");
 }
 
 #[test]

@@ -22,6 +22,7 @@ impl From<Feature> for v1::Feature {
             Feature::Connections => Self::Connections,
             Feature::Localities => Self::Localities,
             Feature::Settings => Self::Settings,
+            Feature::GrpcRetries => Self::GrpcRetries,
         }
     }
 }

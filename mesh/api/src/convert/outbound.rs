@@ -8,7 +8,7 @@ use super::{
 use crate::v1;
 use http::{HeaderName, HeaderValue, StatusCode};
 use remora_model::{
-    BackendRef, BackendRefState, Filter, HeaderEdit, HeaderMatch, Outbound, Parent, PathMatch, PathRewrite, Pattern,
+    BackendRef, BackendRefState, Filter, GrpcCodes, HeaderEdit, HeaderMatch, Outbound, Parent, PathMatch, PathRewrite, Pattern,
     QueryMatch, Redirect, Retry, RouteMatch, Rule, Timeouts, TlsRule, ValueMatch,
 };
 use std::sync::Arc;
@@ -165,6 +165,7 @@ impl From<&Rule> for v1::Rule {
                 codes: retry.codes.iter().map(|code| code.as_u16().into()).collect(),
                 backoff_ms: to_millis(retry.backoff),
                 any_method: retry.any_method,
+                grpc_codes: retry.grpc_codes.iter().collect(),
             }),
         }
     }
@@ -204,6 +205,7 @@ impl TryFrom<v1::Retry> for Retry {
             codes: list("codes", message.codes, status)?,
             backoff: millis(message.backoff_ms).at("backoff_ms")?,
             any_method: message.any_method,
+            grpc_codes: GrpcCodes::of(message.grpc_codes).ok_or(Problem::OutOfRange).at("grpc_codes")?,
         })
     }
 }

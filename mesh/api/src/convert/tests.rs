@@ -102,6 +102,7 @@ fn outbound() -> Outbound {
         retry: Some(Retry {
             attempts: 2,
             codes: vec![StatusCode::BAD_GATEWAY],
+            grpc_codes: GrpcCodes::parse("unavailable,internal").unwrap(),
             backoff: Duration::from_millis(25),
             any_method: true,
         }),

@@ -9,7 +9,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use prost::Message as _;
 use remora_model::{
     Action, AuthorizationRule, Backend, BackendId, BackendKind, BackendRef, BackendRefState, BackendSettings,
-    ConnectionSettings, CookieName, Cors, Endpoint, Features, Filter, HashHeader, HashKey, HashSource, HeaderEdit,
+    ConnectionSettings, CookieName, Cors, Endpoint, Features, Filter, GrpcCodes, HashHeader, HashKey, HashSource, HeaderEdit,
     HeaderMatch, HostPattern, Inbound, InboundDefault, LoadBalancer, Locality, MtlsMode, Operation, OriginPattern,
     Origins, Outbound, Parent, PathMatch, PathPattern, PathRewrite, Pattern, Protocol, ProxySettings, QueryMatch, Redirect,
     RequestHash, Retry, RouteMatch, Rule, Setting, Source, SpiffeId, Target, TcpRule, Timeouts, TlsRule, TrustDomain,
@@ -118,9 +118,11 @@ fn targets() -> Vec<Sample> {
     let retry = Retry {
         attempts: 2,
         codes: vec![StatusCode::BAD_GATEWAY],
+        grpc_codes: GrpcCodes::default(),
         backoff: Duration::from_millis(25),
         any_method: true,
     };
+    let grpc = Retry { grpc_codes: GrpcCodes::parse("resource-exhausted,unavailable").unwrap(), ..retry.clone() };
     let timeouts =
         Timeouts { request: Some(Duration::from_secs(10)), backend_request: Some(Duration::from_millis(250)) };
     let pod = BackendId::pod("shop", "api-1", 8080);
@@ -134,6 +136,7 @@ fn targets() -> Vec<Sample> {
         said("outbound-matches", outbound(service(), matches, vec![rule(Vec::new())])),
         said("outbound-weights", of_rule(weights)),
         said("outbound-retry", of_rule(Rule { retry: Some(retry), ..rule(Vec::new()) })),
+        said("outbound-retry-grpc", of_rule(Rule { retry: Some(grpc), ..rule(Vec::new()) })),
         said("outbound-timeouts", of_rule(Rule { timeouts, ..rule(Vec::new()) })),
     ]
 }

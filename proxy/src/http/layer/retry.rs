@@ -13,6 +13,7 @@ use crate::{
     backend::{self, Pool},
     http::{
         body::{kept::Kept, request::RequestBody},
+        grpc,
         request::{Answered, Attempt, ClientConnection, Failed, Fate, Outgoing},
         upgrade::Offer,
     },
@@ -22,7 +23,7 @@ use crate::{
 };
 use http::{Request, StatusCode};
 use pin_project_lite::pin_project;
-use remora_model::Retry as Rule;
+use remora_model::{GrpcCodes, Retry as Rule};
 use std::{
     net::SocketAddr,
     pin::Pin,
@@ -48,6 +49,7 @@ impl RetryLayer {
         let default = || Rule {
             attempts: limits::DEFAULT_RETRIES,
             codes: Vec::new(),
+            grpc_codes: GrpcCodes::default(),
             backoff: Duration::ZERO,
             any_method: false,
         };
@@ -173,7 +175,15 @@ impl<S> Again<S> {
     /// An answer worth another try: the peer says that it is not its application's, or the rule lists its status.
     fn is_unwelcome(&self, answered: &Answered) -> bool {
         let listed = |status: StatusCode| self.rule().codes.contains(&status);
-        fate(answered).is_some() || listed(answered.response.status())
+        fate(answered).is_some() || listed(answered.response.status()) || self.lists_grpc(answered)
+    }
+
+    /// Whether the application answers a gRPC call by a status that the rule lists. Only one in the head counts (Trailers-Only,
+    /// gRPC over HTTP/2): behind messages that were passed on nothing can be sent again.
+    fn lists_grpc(&self, answered: &Answered) -> bool {
+        let codes = self.rule().grpc_codes;
+        let status = (self.grpc && !codes.is_empty()).then(|| grpc::status(answered.response.headers())).flatten();
+        status.is_some_and(|status| codes.contain(status)) && fate(answered).is_none()
     }
 
     /// Whether the whole request can be sent another time.
@@ -203,6 +213,8 @@ impl<S> Again<S> {
         let worth = match outcome {
             Ok(answered) => match fate(answered) {
                 Some(Fate::Undelivered(_)) => possible,
+                // Whoever lists it says that such a call may be sent twice; every call is a POST.
+                None if self.lists_grpc(answered) => possible,
                 _ => repeats && self.is_unwelcome(answered),
             },
             Err(Failed {
@@ -356,7 +368,7 @@ mod tests {
 
     fn rule(attempts: u32, codes: &[u16], any_method: bool) -> Rule {
         let codes = codes.iter().map(|code| StatusCode::from_u16(*code).unwrap()).collect();
-        Rule { attempts, codes, backoff: Duration::ZERO, any_method }
+        Rule { attempts, codes, grpc_codes: GrpcCodes::default(), backoff: Duration::ZERO, any_method }
     }
 
     #[test]
@@ -400,6 +412,41 @@ mod tests {
         ];
         for (method, rule, tries, times, told) in rows {
             assert_eq!(sent(method, *rule, tries), (*times, (*told).to_owned()), "{method} {rule:?} {tries:?}");
+        }
+    }
+
+    #[test]
+    fn a_grpc_call_is_sent_again_by_the_status_in_the_head_of_its_answer() {
+        let listed = Rule { grpc_codes: GrpcCodes::parse("unavailable").unwrap(), ..rule(2, &[], false) };
+        let none = Rule { attempts: 0, ..listed.clone() };
+        let (call, other) = ("application/grpc", "application/json");
+        // Rule, content type, status of the first answer, what a proxy says of it, how often it is sent.
+        let rows: [(&Rule, &str, &str, Option<Fate>, usize); 8] = [
+            (&listed, call, "14", None, 2),
+            (&listed, call, "8", None, 1),
+            (&listed, call, "0", None, 1),
+            (&listed, call, "014", None, 1),
+            (&listed, other, "14", None, 1),
+            (&rule(2, &[], true), call, "14", None, 1),
+            (&none, call, "14", None, 1),
+            // A proxy's word for a call that broke off: it may have been carried out.
+            (&listed, call, "14", Some(Fate::BrokenOff), 1),
+        ];
+        for (rule, kind, status, fate, times) in rows {
+            paused(async {
+                let world = Rc::new(World::new(&[address(1), address(2)]));
+                let (answers, status) = (world.clone(), status.to_owned());
+                let inner = Inner::<Attempt>::ready(move |number| {
+                    let mut answered = *answers.answer(200, if number == 0 { fate } else { None })?;
+                    let status = if number == 0 { &*status } else { "0" };
+                    answered.response.headers_mut().insert("grpc-status", status.parse().unwrap());
+                    Ok(Box::new(answered))
+                });
+                let mut service = RetryLayer::of(Some(rule), &world.pool, &world.resources).layer(inner.clone());
+                let asked = Request::post("http://api/shop.Api/Get").header("content-type", kind);
+                assert_eq!(told(&service.call(world.outgoing(Wire::Http2, asked)).await), "200");
+                assert_eq!(inner.asked(), times, "{rule:?} {kind} {fate:?}");
+            });
         }
     }
 
