@@ -36,6 +36,7 @@ mod networks;
 mod pods;
 mod policies;
 mod proxies;
+mod retry_constraint;
 mod routes;
 mod rules;
 mod schema;

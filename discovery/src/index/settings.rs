@@ -7,6 +7,7 @@ use super::{
     facts::Facts,
     load_balancer,
     policies::attach::{check, order},
+    retry_constraint,
     status::Findings,
     values,
 };
@@ -103,9 +104,8 @@ fn apply(spec: &BackendSpec, settings: &mut BackendSettings) {
         accrual.minimum_requests = said.minimum_requests.unwrap_or(accrual.minimum_requests);
         accrual.success_rate = percent(said.success_rate).unwrap_or(accrual.success_rate);
     }
-    if let Some(budget) = &spec.retry_budget {
-        settings.retry_ratio = percent(budget.percent).unwrap_or(settings.retry_ratio);
-        settings.retries_per_second = budget.min_per_second.unwrap_or(settings.retries_per_second);
+    if let Some(said) = &spec.retry_constraint {
+        retry_constraint::apply(said, settings);
     }
     settings.connect_timeout = time(spec.connect_timeout.as_ref()).unwrap_or(settings.connect_timeout);
     settings.pending_max = spec.pending_max.unwrap_or(settings.pending_max);
@@ -120,7 +120,7 @@ fn apply(spec: &BackendSpec, settings: &mut BackendSettings) {
 /// Which settings a policy says, of those that can be read.
 pub(super) fn said(spec: &BackendSpec) -> BTreeSet<&'static str> {
     let times = |text: &Option<String>| time(text.as_ref()).is_some();
-    let (accrual, budget) = (spec.accrual.as_ref(), spec.retry_budget.as_ref());
+    let accrual = spec.accrual.as_ref();
     let pauses = accrual.is_some_and(|accrual| pauses(accrual, &BackendSettings::default()).is_ok());
     [
         ("accrual.consecutive", accrual.is_some_and(|accrual| accrual.consecutive.is_some())),
@@ -128,8 +128,6 @@ pub(super) fn said(spec: &BackendSpec) -> BTreeSet<&'static str> {
         ("accrual.minimumRequests", accrual.is_some_and(|accrual| accrual.minimum_requests.is_some())),
         ("accrual.backoffMin", pauses && accrual.is_some_and(|accrual| times(&accrual.backoff_min))),
         ("accrual.backoffMax", pauses && accrual.is_some_and(|accrual| times(&accrual.backoff_max))),
-        ("retryBudget.percent", budget.is_some_and(|budget| percent(budget.percent).is_some())),
-        ("retryBudget.minPerSecond", budget.is_some_and(|budget| budget.min_per_second.is_some())),
         ("pendingMax", spec.pending_max.is_some()),
         ("connectTimeout", times(&spec.connect_timeout)),
         ("loadBalancer", spec.load_balancer.as_ref().is_some_and(|said| load_balancer::read(said).is_ok())),
@@ -137,6 +135,7 @@ pub(super) fn said(spec: &BackendSpec) -> BTreeSet<&'static str> {
     .into_iter()
     .filter_map(|(field, is_said)| is_said.then_some(field))
     .chain(spec.connection.iter().flat_map(connection::said))
+    .chain(spec.retry_constraint.iter().flat_map(retry_constraint::said))
     .collect()
 }
 
@@ -175,13 +174,7 @@ pub(super) fn judge(namespace: &str, spec: &BackendSpec, found: &mut Findings) {
             problems.push("spec.accrual: is empty".to_owned());
         }
     }
-    if let Some(budget) = &spec.retry_budget {
-        problems.extend(budget.unknown.none().err().map(|e| said_of(format!("spec.retryBudget.{e}"))));
-        problems.extend(above("spec.retryBudget.percent", budget.percent));
-        if *budget == Default::default() {
-            problems.push("spec.retryBudget: is empty".to_owned());
-        }
-    }
+    problems.extend(spec.retry_constraint.iter().flat_map(retry_constraint::problems));
     let balancer = spec.load_balancer.as_ref().and_then(|said| load_balancer::read(said).err());
     problems.extend(balancer.map(|e| said_of(format!("spec.loadBalancer{e}"))));
     problems.extend(spec.connection.iter().flat_map(connection::problems));

@@ -256,7 +256,7 @@ pub struct BackendSpec {
     #[serde(default)]
     pub accrual: Option<AccrualSpec>,
     #[serde(default)]
-    pub retry_budget: Option<RetryBudget>,
+    pub retry_constraint: Option<RetryConstraint>,
     #[serde(default)]
     pub pending_max: Option<u32>,
     #[serde(default)]
@@ -368,14 +368,36 @@ pub struct Named {
     pub unknown: Unknown,
 }
 
+/// As of an XBackendTrafficPolicy.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
+pub struct RetryConstraint {
+    #[serde(default)]
+    pub budget: Option<RetryBudget>,
+    #[serde(default)]
+    pub min_retry_rate: Option<MinRetryRate>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 pub struct RetryBudget {
-    /// Of the requests.
+    /// Of the requests within the interval.
     #[serde(default)]
     pub percent: Option<u8>,
     #[serde(default)]
-    pub min_per_second: Option<u32>,
+    pub interval: Option<String>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
+/// Retries that are allowed whatever the budget says.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+pub struct MinRetryRate {
+    #[serde(default)]
+    pub count: Option<u32>,
+    #[serde(default)]
+    pub interval: Option<String>,
     #[serde(flatten)]
     pub unknown: Unknown,
 }

@@ -116,14 +116,30 @@ impl Default for Accrual {
     }
 }
 
+/// Over which times the retries to a backend are bounded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RetryIntervals {
+    /// For how long a request counts for the share of [`BackendSettings::retry_ratio`]; from 1 s to 1 h.
+    pub budget: Duration,
+    /// In which time [`BackendSettings::min_retries`] are allowed; from 1 s to 1 h.
+    pub rate: Duration,
+}
+
+impl Default for RetryIntervals {
+    fn default() -> Self {
+        Self { budget: Duration::from_secs(10), rate: Duration::from_secs(1) }
+    }
+}
+
 /// How a backend is balanced and protected.
 #[derive(Clone, PartialEq, Debug)]
 pub struct BackendSettings {
     pub accrual: Accrual,
     /// Retries allowed on top of requests, as a share.
     pub retry_ratio: f32,
-    /// Retries per second allowed whatever the traffic.
-    pub retries_per_second: u32,
+    /// Retries allowed in each [`RetryIntervals::rate`] whatever the traffic.
+    pub min_retries: u32,
+    pub retry_intervals: RetryIntervals,
     /// Requests of one proxy that may wait for the beginning of their answers (circuit breaking), as far as that is less than the proxy's own
     /// bound.
     pub pending_max: u32,
@@ -138,7 +154,8 @@ impl Default for BackendSettings {
         Self {
             accrual: Accrual::default(),
             retry_ratio: 0.2,
-            retries_per_second: 10,
+            min_retries: 10,
+            retry_intervals: RetryIntervals::default(),
             pending_max: u32::MAX,
             connect_timeout: Duration::from_secs(1),
             load_balancer: LoadBalancer::default(),

@@ -6,7 +6,7 @@
 
 use crate::{
     Action, AuthorizationRule, Backend, BackendKind, BackendSettings, ConnectionSettings, Filter, HashSource, Inbound,
-    InboundDefault, LoadBalancer, Locality, Outbound, Parent, Rule,
+    InboundDefault, LoadBalancer, Locality, Outbound, Parent, RetryIntervals, Rule,
 };
 use std::{fmt, sync::Arc};
 
@@ -47,11 +47,13 @@ pub enum Feature {
     Settings,
     /// A route's rules that retry by a status of gRPC.
     GrpcRetries,
+    /// Backends that say over which times retries are bounded.
+    RetryIntervals,
 }
 
 impl Feature {
     /// All that there are, in their order.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::HeaderFilters,
         Self::Redirects,
         Self::Rewrites,
@@ -69,6 +71,7 @@ impl Feature {
         Self::Localities,
         Self::Settings,
         Self::GrpcRetries,
+        Self::RetryIntervals,
     ];
 
     /// Its name in logs, metrics and statuses.
@@ -91,6 +94,7 @@ impl Feature {
             Self::Localities => "localities",
             Self::Settings => "settings",
             Self::GrpcRetries => "grpc-retries",
+            Self::RetryIntervals => "retry-intervals",
         }
     }
 
@@ -260,7 +264,8 @@ impl BackendSettings {
         };
         let connection = (self.connection != ConnectionSettings::default()).then_some(Feature::Connections);
         let locality = (self.locality != Locality::default()).then_some(Feature::Localities);
-        load_balancer.into_iter().chain(connection).chain(locality).collect()
+        let intervals = (self.retry_intervals != RetryIntervals::default()).then_some(Feature::RetryIntervals);
+        load_balancer.into_iter().chain(connection).chain(locality).chain(intervals).collect()
     }
 }
 
@@ -283,6 +288,12 @@ impl Backend {
                     self.settings.locality = Locality::default();
                     self.endpoints.iter_mut().for_each(|endpoint| endpoint.node = None);
                     "locality"
+                }
+                Feature::RetryIntervals => {
+                    let rate = self.settings.retry_intervals.rate.as_secs().max(1);
+                    self.settings.min_retries = u32::try_from(u64::from(self.settings.min_retries) / rate).unwrap_or(u32::MAX);
+                    self.settings.retry_intervals = RetryIntervals::default();
+                    "retryConstraint"
                 }
                 _ => continue,
             };
@@ -416,6 +427,11 @@ mod tests {
         near.settings.locality = Locality::NodeOnly;
         let (less, closed) = near.within(without(Feature::Localities));
         assert_eq!((less, &*closed[0].rule), (backend(LoadBalancer::PeakEwma), "shop/api:80 locality"));
+        let mut seldom = backend(LoadBalancer::PeakEwma);
+        (seldom.settings.min_retries, seldom.settings.retry_intervals.rate) = (100, std::time::Duration::from_secs(60));
+        let (less, closed) = seldom.within(without(Feature::RetryIntervals));
+        assert_eq!((less.settings.min_retries, &*closed[0].rule), (1, "shop/api:80 retryConstraint"));
+        assert_eq!(less.settings.retry_intervals, RetryIntervals::default());
         for needs_none in [LoadBalancer::PeakEwma, LoadBalancer::SourceHash(HashSource::Ip)] {
             let backend = backend(needs_none);
             assert_eq!(backend.clone().within(Features::unnamed()), (backend, Vec::new()));

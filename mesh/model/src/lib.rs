@@ -25,7 +25,7 @@ pub mod target;
 #[doc(hidden)]
 pub mod fuzzing;
 
-pub use backend::{Accrual, Backend, BackendId, BackendKind, BackendSettings, Endpoint, Protocol};
+pub use backend::{Accrual, Backend, BackendId, BackendKind, BackendSettings, Endpoint, Protocol, RetryIntervals};
 pub use bytes::{HostPattern, TcpRule, TlsRule};
 pub use connection::ConnectionSettings;
 pub use cors::{Cors, OriginPattern, Origins};

@@ -239,7 +239,8 @@ fn peers(endpoints: &[Endpoint]) -> Option<(Arc<str>, Tls)> {
 
 /// One worker's part of the backend's retry budget.
 fn budget(settings: &BackendSettings, workers: usize) -> Budget {
-    Budget::new(settings.retry_ratio, f64::from(settings.retries_per_second) / workers.max(1) as f64)
+    let rate = f64::from(settings.min_retries) / workers.max(1) as f64;
+    Budget::new(settings.retry_ratio, rate, settings.retry_intervals)
 }
 
 /// In place of a peer's name where endpoints have several.

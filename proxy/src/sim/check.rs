@@ -84,7 +84,7 @@ fn outcomes(shared: &Shared, mesh: &Mesh) {
     }
     let asks = plan.asks().count() as f64;
     let seconds = trace.elapsed().as_secs_f64() + 10.0;
-    let budget = f64::from(plan.settings.retry_ratio) * asks + f64::from(plan.settings.retries_per_second) * seconds;
+    let budget = f64::from(plan.settings.retry_ratio) * asks + f64::from(plan.settings.min_retries) * seconds;
     if repeated as f64 > budget {
         trace.wrong(format_args!("{repeated} retries were made, and the budget has {budget}"));
     }

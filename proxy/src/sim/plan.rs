@@ -316,7 +316,7 @@ pub(super) fn settings(rng: &mut Rng, quiet: bool) -> BackendSettings {
     BackendSettings {
         accrual: Accrual { consecutive: rng.u32(2..10), ..Accrual::default() },
         retry_ratio: if once(rng, 3) { 0.0 } else { 1.0 },
-        retries_per_second: rng.u32(..20),
+        min_retries: rng.u32(..20),
         pending_max: if !quiet && once(rng, 10) { 2 } else { 1024 },
         ..BackendSettings::default()
     }

@@ -179,7 +179,7 @@ fn each_setting_is_said_by_the_most_specific_policy_and_of_equals_by_the_oldest(
     let backend = |name: &str, targets: &str, spec: &str| policy("BackendPolicy", name, &format!("{targets}, {spec}"));
     let mesh =
         backend("remora/mesh", "targetRefs: [{ kind: Namespace, name: remora }]", "pendingMax: 1, connectTimeout: 1s");
-    let namespace = backend("shop/ns", NAMESPACE, "pendingMax: 2, retryBudget: { percent: 5 }");
+    let namespace = backend("shop/ns", NAMESPACE, "pendingMax: 2, retryConstraint: { budget: { percent: 5 } }");
     let old = backend("shop/b-old@1", SERVICE, "pendingMax: 3");
     let new = backend("shop/a-new@2", SERVICE, "pendingMax: 4, accrual: { consecutive: 9 }");
     let port = backend("shop/port", PORT, "pendingMax: 5");

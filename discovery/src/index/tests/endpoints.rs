@@ -109,7 +109,7 @@ fn a_backend_policy_changes_what_it_names_and_leaves_the_rest() {
         "apiVersion: remora.dev/v1alpha1
 kind: BackendPolicy
 metadata: { name: p, namespace: shop }
-spec: { targetRefs: [{ kind: Service, name: api }], accrual: { consecutive: 3, backoffMax: 1 hour }, retryBudget: { percent: 50 } }
+spec: { targetRefs: [{ kind: Service, name: api }], accrual: { consecutive: 3, backoffMax: 1 hour }, retryConstraint: { budget: { percent: 50 } } }
 ",
     );
     let known = world.backend(&outbound(&world, "shop", "api:80").parent.into_backend().unwrap()).unwrap();

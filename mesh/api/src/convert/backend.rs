@@ -6,7 +6,8 @@ use super::{
     required, share, text, to_millis,
 };
 use crate::v1;
-use remora_model::{Accrual, Backend, BackendSettings, Endpoint, Locality, SpiffeId};
+use remora_model::{Accrual, Backend, BackendSettings, Endpoint, Locality, RetryIntervals, SpiffeId};
+use std::time::Duration;
 
 impl From<&Backend> for v1::Backend {
     fn from(backend: &Backend) -> Self {
@@ -88,13 +89,14 @@ impl From<&BackendSettings> for v1::BackendSettings {
         Self {
             accrual: Some((&settings.accrual).into()),
             retry_ratio: settings.retry_ratio,
-            retries_per_second: settings.retries_per_second,
+            min_retries: settings.min_retries,
             pending_max: settings.pending_max,
             connect_timeout_ms: to_millis(settings.connect_timeout),
             session_affinity,
             load_balancer,
             connection: connection::said(&settings.connection),
             locality: to_locality(settings.locality),
+            retry_intervals: to_retry_intervals(settings.retry_intervals),
         }
     }
 }
@@ -106,14 +108,32 @@ impl TryFrom<v1::BackendSettings> for BackendSettings {
         Ok(Self {
             accrual: required("accrual", message.accrual)?,
             retry_ratio: share(message.retry_ratio).at("retry_ratio")?,
-            retries_per_second: message.retries_per_second,
+            min_retries: message.min_retries,
             pending_max: message.pending_max,
             connect_timeout: millis(message.connect_timeout_ms).at("connect_timeout_ms")?,
             load_balancer: load_balancer::read(message.session_affinity, message.load_balancer)?,
             connection: message.connection.map(connection::read).transpose().at("connection")?.unwrap_or_default(),
             locality: locality(message.locality).at("locality")?,
+            retry_intervals: message.retry_intervals.map(retry_intervals).transpose().at("retry_intervals")?.unwrap_or_default(),
         })
     }
+}
+
+fn to_retry_intervals(intervals: RetryIntervals) -> Option<v1::RetryIntervals> {
+    let RetryIntervals { budget, rate } = intervals;
+    let said = v1::RetryIntervals { budget_ms: to_millis(budget), rate_ms: to_millis(rate) };
+    (intervals != RetryIntervals::default()).then_some(said)
+}
+
+fn retry_intervals(message: v1::RetryIntervals) -> Result<RetryIntervals, InvalidMessage> {
+    let within = |value: u64| {
+        let bounds = Duration::from_secs(1)..=Duration::from_secs(3600);
+        Some(Duration::from_millis(value)).filter(|time| bounds.contains(time)).ok_or(Problem::OutOfRange)
+    };
+    Ok(RetryIntervals {
+        budget: within(message.budget_ms).at("budget_ms")?,
+        rate: within(message.rate_ms).at("rate_ms")?,
+    })
 }
 
 fn to_locality(locality: Locality) -> i32 {

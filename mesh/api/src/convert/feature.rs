@@ -23,6 +23,7 @@ impl From<Feature> for v1::Feature {
             Feature::Localities => Self::Localities,
             Feature::Settings => Self::Settings,
             Feature::GrpcRetries => Self::GrpcRetries,
+            Feature::RetryIntervals => Self::RetryIntervals,
         }
     }
 }

@@ -12,7 +12,7 @@ use remora_model::{
     ConnectionSettings, CookieName, Cors, Endpoint, Features, Filter, GrpcCodes, HashHeader, HashKey, HashSource, HeaderEdit,
     HeaderMatch, HostPattern, Inbound, InboundDefault, LoadBalancer, Locality, MtlsMode, Operation, OriginPattern,
     Origins, Outbound, Parent, PathMatch, PathPattern, PathRewrite, Pattern, Protocol, ProxySettings, QueryMatch, Redirect,
-    RequestHash, Retry, RouteMatch, Rule, Setting, Source, SpiffeId, Target, TcpRule, Timeouts, TlsRule, TrustDomain,
+    RequestHash, Retry, RetryIntervals, RouteMatch, Rule, Setting, Source, SpiffeId, Target, TcpRule, Timeouts, TlsRule, TrustDomain,
     Unidentified, UnknownTargets, ValueMatch, cors::Allowed,
 };
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
@@ -215,6 +215,9 @@ fn endpoints() -> Vec<Sample> {
         max_connections: NonZeroU32::new(8),
     };
     let kept = Backend { settings: BackendSettings { connection, ..BackendSettings::default() }, ..backend.clone() };
+    let retry_intervals = RetryIntervals { budget: Duration::from_secs(60), rate: Duration::from_secs(30) };
+    let settings = BackendSettings { retry_ratio: 0.1, min_retries: 5, retry_intervals, ..BackendSettings::default() };
+    let seldom = Backend { settings, ..backend.clone() };
     let near = |locality| {
         let settings = BackendSettings { locality, ..BackendSettings::default() };
         let on_node = Endpoint { node: Some("node-1".into()), ..endpoint("10.1.0.7:80") };
@@ -225,6 +228,7 @@ fn endpoints() -> Vec<Sample> {
         said("backend-locality-node", near(Locality::Node)),
         said("backend-locality-node-only", near(Locality::NodeOnly)),
         said("backend-connection", whole(&kept)),
+        said("backend-retry-intervals", whole(&seldom)),
         said("backend", whole(&backend)),
         said("backend-delta", Kind::BackendDelta((&delta).into())),
         said("backend-least-request", balanced(LoadBalancer::LeastRequest)),

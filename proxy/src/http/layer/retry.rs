@@ -506,7 +506,7 @@ mod tests {
     fn retries_end_with_the_budget_and_that_is_counted() {
         paused(async {
             let world = Rc::new(World::new(&[address(1)]));
-            let settings = BackendSettings { retries_per_second: 1, retry_ratio: 0.0, ..generous() };
+            let settings = BackendSettings { min_retries: 1, retry_ratio: 0.0, ..generous() };
             world.settings(settings, &[address(1)]);
             let answers = world.clone();
             let inner = Inner::<Attempt>::ready(move |_| answers.answer(503, None));

@@ -74,7 +74,7 @@ fn endpoint(address: SocketAddr) -> Endpoint {
 
 /// The settings under which nothing but the request itself bounds its tries.
 pub(super) fn generous() -> BackendSettings {
-    BackendSettings { retries_per_second: 1000, ..BackendSettings::default() }
+    BackendSettings { min_retries: 1000, ..BackendSettings::default() }
 }
 
 impl World {

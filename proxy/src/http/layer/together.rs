@@ -80,7 +80,7 @@ impl Case {
         let codes = if rng.bool() { vec![StatusCode::SERVICE_UNAVAILABLE] } else { Vec::new() };
         let backoff = Duration::from_millis([0, 0, 300][rng.usize(..3)]);
         let rule = Rule { attempts: rng.u32(..4), codes, backoff, any_method: rng.bool() };
-        let retries_per_second = [0, 1, 1000][rng.usize(..3)];
+        let min_retries = [0, 1, 1000][rng.usize(..3)];
         let pending_max = if rng.u8(..10) == 0 { 0 } else { generous().pending_max };
         Self {
             method,
@@ -89,7 +89,7 @@ impl Case {
             comes: if rng.u8(..5) == 0 { body / 2 } else { body },
             rule,
             timeout: [None, Some(Duration::from_millis(150)), Some(Duration::from_secs(3))][rng.usize(..3)],
-            settings: BackendSettings { retries_per_second, retry_ratio: 0.0, pending_max, ..generous() },
+            settings: BackendSettings { min_retries, retry_ratio: 0.0, pending_max, ..generous() },
             mirrored: rng.bool(),
             tries: (0..6).map(|_| Try::of(&mut rng, body)).collect(),
         }
