@@ -25,6 +25,7 @@ struct Candidate<'a> {
     address: SocketAddr,
     pod: Option<&'a Pod>,
     zone: Option<&'a str>,
+    node: Option<&'a str>,
     ready: bool,
     /// Not ready because it is shutting down, but still answering.
     lingering: bool,
@@ -162,10 +163,14 @@ impl Facts {
             let key = named.or_else(|| self.pod_by_ip.get(&ip).cloned());
             let conditions = &endpoint.conditions;
             let ready = conditions.ready.unwrap_or(true);
+            let pod = key.and_then(|key| self.pods.get(&key)).map(|pod| &**pod);
+            let said = endpoint.node_name.as_deref();
+            let of_node = || self.zones.get(said.filter(|_| pod.is_none())?).map(String::as_str);
             Some(Candidate {
                 address: SocketAddr::new(ip, number),
-                pod: key.and_then(|key| self.pods.get(&key)).map(|pod| &**pod),
-                zone: zone(endpoint),
+                pod,
+                zone: zone(endpoint).or_else(of_node),
+                node: said.or_else(|| pod.and_then(node)),
                 ready,
                 lingering: conditions.serving.unwrap_or(ready) && conditions.terminating.unwrap_or(false),
             })
@@ -177,16 +182,19 @@ impl Facts {
     fn in_use(&self, candidates: &[Candidate<'_>], locality: Locality) -> Vec<Endpoint> {
         let any_ready = candidates.iter().any(|candidate| candidate.ready);
         let used = candidates.iter().filter(|c| if any_ready { c.ready } else { c.lingering });
-        let node_of = |pod: Option<&Pod>| pod?.spec.node_name.as_deref().map(Arc::from);
         let made = used.filter_map(|c| {
             // Names of nodes that nobody needs would only make messages longer.
-            let node = if locality.needs_nodes() { node_of(c.pod) } else { None };
+            let node = if locality.needs_nodes() { c.node.map(Arc::from) } else { None };
             Some(Endpoint { node, ..self.endpoint(c.address, c.pod, c.zone)? })
         });
         let sent =
             made.filter(|endpoint| check::endpoint(endpoint).is_ok()).map(|endpoint| (endpoint.address, endpoint));
         sent.collect::<BTreeMap<_, _>>().into_values().collect()
     }
+}
+
+fn node(pod: &Pod) -> Option<&str> {
+    pod.spec.node_name.as_deref()
 }
 
 /// Whether two names are of one object, as far as their owners say whom they mean.
@@ -238,6 +246,7 @@ fn of_pod<'a>(pod: &'a Pod, service: &Service, port: &ServicePort) -> Vec<Candid
         address: SocketAddr::new(ip, number),
         pod: Some(pod),
         zone: None,
+        node: node(pod),
         ready,
         lingering: passes && terminating,
     };

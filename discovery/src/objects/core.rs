@@ -382,6 +382,8 @@ pub struct SliceEndpoint {
     #[serde(default)]
     pub zone: Option<String>,
     #[serde(default)]
+    pub node_name: Option<String>,
+    #[serde(default)]
     pub hints: Option<Hints>,
     #[serde(default)]
     pub hostname: Option<String>,

@@ -80,6 +80,7 @@ impl Plans {
         let (handle, asked) = (self.handle.clone(), name.clone());
         let doubt = Box::new(move || handle.doubt(asked.clone()));
         let zone = self.handle.zone.clone();
+        let told = zone.becomes_known();
         let pool = Rc::new(Pool::new(id.clone(), (doubt, zone), (&self.resources, &self.connections), kept));
         let watched = self.handle.watch(name.clone()).await;
         if let Some(pool) = self.known_pool(id) {
@@ -101,18 +102,19 @@ impl Plans {
             }
         };
         self.pools.borrow_mut().insert(id.clone(), Rc::downgrade(&pool));
-        self.resources.background.spawn(self.clone().keep(Rc::downgrade(&pool), name, known, dropped));
+        self.resources.background.spawn(self.clone().keep(Rc::downgrade(&pool), name, known, dropped, told));
         pool
     }
 
     /// Keeps a pool current until no plan uses it any more. `known`: what there was no room for at first is asked for until
-    /// there is.
+    /// there is. `zone` resolves when ours becomes known.
     async fn keep(
         self,
         pool: Weak<Pool>,
         name: Name,
         mut known: Option<Known>,
         mut dropped: oneshot::Receiver<Infallible>,
+        zone: impl Future<Output = ()>,
     ) {
         if known.is_none() {
             known = self.room(&name, &mut dropped).await;
@@ -123,7 +125,14 @@ impl Plans {
             }
         }
         if let Some(mut known) = known {
-            while changed(&mut known, &mut dropped).await {
+            // The pool took its endpoints as of no zone, if ours is told late.
+            let mut zone = std::pin::pin!(zone);
+            let mut zone_is_known = false;
+            loop {
+                tokio::select! {
+                    more = changed(&mut known, &mut dropped) => if !more { break },
+                    () = &mut zone, if !zone_is_known => zone_is_known = true,
+                }
                 let Some(pool) = pool.upgrade() else { break };
                 let state = known.borrow_and_update().clone();
                 apply(&pool, &state);

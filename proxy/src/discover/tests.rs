@@ -6,10 +6,14 @@ use crate::{
     telemetry::{Reason, Routes},
 };
 use remora_model::{
-    Backend, BackendId, BackendSettings, Inbound, InboundDefault, MtlsMode, Outbound, Parent, Protocol, Target,
-    TrustDomain, UnknownTargets,
+    Backend, BackendId, BackendSettings, Endpoint, Inbound, InboundDefault, Locality, MtlsMode, Outbound, Parent,
+    Protocol, Target, TrustDomain, UnknownTargets,
 };
-use std::{cell::RefCell, collections::HashMap, rc::Rc};
+use std::{
+    cell::RefCell,
+    collections::{BTreeSet, HashMap},
+    rc::Rc,
+};
 
 /// Plays the control thread: answers what it was told to, and holds the rest open.
 struct Control {
@@ -71,6 +75,7 @@ struct World {
     control: Shared,
     link: watch::Sender<Link>,
     wanted: Wanted,
+    zone: Zone,
     _networks: watch::Sender<Networks>,
 }
 
@@ -81,6 +86,7 @@ fn world(change: impl FnOnce(&mut Config)) -> World {
     change(&mut config);
     let (handle, ends) = Handle::new(Duration::ZERO, &config);
     let Ends { mut commands, link, networks, wanted, .. } = ends;
+    let zone = handle.zone.clone();
     link.send_replace(Link::Open);
     let control = Control::new();
     let played = control.clone();
@@ -91,7 +97,7 @@ fn world(change: impl FnOnce(&mut Config)) -> World {
     });
     let routes = Routes::new("shop/web-1".into());
     let directory = Rc::new(Directory::new(handle, Resources::of_tests(config), branch, routes));
-    World { directory, control, link, wanted, _networks: networks }
+    World { directory, control, link, wanted, zone, _networks: networks }
 }
 
 fn run(test: impl Future<Output = ()>) {
@@ -331,6 +337,41 @@ fn a_pool_that_no_plan_uses_gives_up_its_subscription() {
         until("the old one is given up", || control.borrow().unwatched == [Name::Backend(id("old"))]).await;
         assert_eq!(control.borrow().held[&Name::Backend(id("old"))].receiver_count(), 0);
         assert_eq!(control.borrow().held[&Name::Backend(id("new"))].receiver_count(), 1);
+    });
+}
+
+/// A backend whose endpoints, each in a zone of its own, are preferred by zone.
+fn zoned(name: &str, zones: &[&str]) -> Resource {
+    let endpoint = |(number, zone): (u8, &&str)| Endpoint {
+        address: ([10, 1, 0, number], 80).into(),
+        identity: None,
+        proxy: None,
+        weight: 1,
+        zone: (*zone).into(),
+        pod: "".into(),
+        node: None,
+    };
+    let endpoints = (1..).zip(zones).map(endpoint).collect();
+    let settings = BackendSettings { locality: Locality::Zone, ..BackendSettings::default() };
+    Resource::Backend(Backend { id: id(name), protocol: Protocol::Detect, settings, endpoints })
+}
+
+#[test]
+fn a_zone_that_is_told_late_counts_at_once() {
+    run(async {
+        let World { directory, control, zone, .. } = world(|_| {});
+        let target = address(1);
+        control.borrow_mut().say(zoned("api", &["a", "b", "b", "b"]));
+        control.borrow_mut().say(outbound(&target, Parent::Backend(id("api"))));
+        let Ok((_, Way::Mesh(plan))) = directory.route(&target).await else { panic!("no plan") };
+        let mut rng = fastrand::Rng::with_seed(1);
+        let mut zones = || -> BTreeSet<String> {
+            let pick = |_| plan.parent.pick(Instant::now(), &mut rng, &[], None).ok();
+            (0..50).filter_map(pick).map(|(upstream, _)| upstream.endpoint.zone.to_string()).collect()
+        };
+        assert_eq!(zones().len(), 2, "ours is not known");
+        zone.tell("a".into());
+        until("all requests stay in the zone", || zones() == BTreeSet::from(["a".to_owned()])).await;
     });
 }
 

@@ -198,6 +198,37 @@ status: {{ podIP: 10.1.0.44 }}
     );
 }
 
+/// What a slice's endpoint says of its node and zone, whose address no pod has.
+#[test]
+fn a_slice_says_on_which_node_and_in_which_zone_an_endpoint_is_that_is_no_pods() {
+    let told = |endpoint: &str| {
+        let world = with(&format!(
+            "apiVersion: v1
+kind: Service
+metadata: {{ name: near, namespace: shop }}
+spec: {{ clusterIP: 10.1.0.78, trafficDistribution: PreferSameNode, ports: [{{ port: 80 }}] }}
+---
+apiVersion: v1
+kind: Node
+metadata: {{ name: node-1, labels: {{ topology.kubernetes.io/zone: z1 }} }}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{ name: near-1, namespace: shop, labels: {{ kubernetes.io/service-name: near }} }}
+addressType: IPv4
+ports: [{{ port: 8080 }}]
+endpoints: [{{ addresses: [192.0.2.7]{endpoint} }}]
+"
+        ));
+        let parent = outbound(&world, "shop", "near:80").parent.into_backend().unwrap();
+        let endpoint = world.backend(&parent).unwrap().endpoints[0].clone();
+        (endpoint.node.map(|node| node.to_string()), endpoint.zone.to_string())
+    };
+    assert_eq!(told(""), (None, String::new()));
+    assert_eq!(told(", nodeName: node-1"), (Some("node-1".to_owned()), "z1".to_owned()));
+    assert_eq!(told(", nodeName: node-2, zone: z2"), (Some("node-2".to_owned()), "z2".to_owned()));
+}
+
 fn load_balancer(world: &Snapshot, target: &str) -> LoadBalancer {
     let parent = outbound(world, "shop", target).parent.into_backend().unwrap();
     world.backend(&parent).unwrap().settings.load_balancer.clone()
