@@ -2,7 +2,7 @@
 
 use super::{
     Metadata, Resource,
-    kind::{Defined, Kind},
+    kind::{Defined, Kind, its_metadata},
     nullable,
 };
 use remora_kube::names::{INIT_CONTAINER, PROXY_CONTAINER};
@@ -41,13 +41,7 @@ impl Kind for Namespace {
     const PLURAL: &'static str = "namespaces";
     const METADATA_ALONE: bool = true;
 
-    fn metadata(&self) -> &Metadata {
-        &self.metadata
-    }
-
-    fn metadata_mut(&mut self) -> &mut Metadata {
-        &mut self.metadata
-    }
+    its_metadata!();
 }
 
 /// A node, for its zone and the addresses of its pods.
@@ -64,13 +58,7 @@ impl Kind for Node {
     const VERSION: &'static str = "v1";
     const PLURAL: &'static str = "nodes";
 
-    fn metadata(&self) -> &Metadata {
-        &self.metadata
-    }
-
-    fn metadata_mut(&mut self) -> &mut Metadata {
-        &mut self.metadata
-    }
+    its_metadata!();
 
     fn trim(&mut self) {
         self.metadata.labels.retain(|name, _| name == ZONE);
@@ -103,13 +91,7 @@ impl Kind for ServiceCidr {
     const PLURAL: &'static str = "servicecidrs";
     const DEFINED: Defined = Defined::Later;
 
-    fn metadata(&self) -> &Metadata {
-        &self.metadata
-    }
-
-    fn metadata_mut(&mut self) -> &mut Metadata {
-        &mut self.metadata
-    }
+    its_metadata!();
 }
 
 /// A pod.
@@ -128,13 +110,7 @@ impl Kind for Pod {
     const VERSION: &'static str = "v1";
     const PLURAL: &'static str = "pods";
 
-    fn metadata(&self) -> &Metadata {
-        &self.metadata
-    }
-
-    fn metadata_mut(&mut self) -> &mut Metadata {
-        &mut self.metadata
-    }
+    its_metadata!();
 
     fn trim(&mut self) {
         for containers in [&mut self.spec.containers, &mut self.spec.init_containers] {
@@ -273,13 +249,7 @@ impl Kind for Service {
     const VERSION: &'static str = "v1";
     const PLURAL: &'static str = "services";
 
-    fn metadata(&self) -> &Metadata {
-        &self.metadata
-    }
-
-    fn metadata_mut(&mut self) -> &mut Metadata {
-        &mut self.metadata
-    }
+    its_metadata!();
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -349,13 +319,7 @@ impl Kind for EndpointSlice {
     const VERSION: &'static str = "v1";
     const PLURAL: &'static str = "endpointslices";
 
-    fn metadata(&self) -> &Metadata {
-        &self.metadata
-    }
-
-    fn metadata_mut(&mut self) -> &mut Metadata {
-        &mut self.metadata
-    }
+    its_metadata!();
 
     fn trim(&mut self) {
         self.metadata.labels.retain(|name, _| name == SERVICE_NAME);

@@ -6,6 +6,20 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::{collections::BTreeMap, fmt::Debug};
 
+/// [`Kind::metadata`] and [`Kind::metadata_mut`] of a struct that has a field of that name, as all have.
+macro_rules! its_metadata {
+    () => {
+        fn metadata(&self) -> &$crate::objects::Metadata {
+            &self.metadata
+        }
+
+        fn metadata_mut(&mut self) -> &mut $crate::objects::Metadata {
+            &mut self.metadata
+        }
+    };
+}
+pub(super) use its_metadata;
+
 /// A kind of objects. What is left at its default is right for what the API server has built in.
 pub trait Kind: Clone + Debug + PartialEq + DeserializeOwned + Send + Sync + 'static {
     /// As manifests spell it.

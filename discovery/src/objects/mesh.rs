@@ -2,7 +2,7 @@
 
 use super::{
     Metadata,
-    kind::{Defined, Kind, StatusList},
+    kind::{Defined, Kind, StatusList, its_metadata},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -40,13 +40,7 @@ impl Kind for XMesh {
     const DEFINED: Defined = Defined::Later;
     const STATUS: Option<StatusList> = Some(StatusList::Features);
 
-    fn metadata(&self) -> &Metadata {
-        &self.metadata
-    }
-
-    fn metadata_mut(&mut self) -> &mut Metadata {
-        &mut self.metadata
-    }
+    its_metadata!();
 
     fn means_the_same(&self, other: &Self) -> bool {
         self.spec == other.spec && self.metadata.means_the_same(&other.metadata)

@@ -7,7 +7,7 @@ pub use super::attachment::{AnyPolicy, PolicyStatus, PolicyTarget, Selector, Tar
 
 use super::{
     Metadata, Unknown,
-    kind::{Defined, Kind, OUR_GROUP, StatusList, Unreadable},
+    kind::{Defined, Kind, OUR_GROUP, StatusList, Unreadable, its_metadata},
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -71,13 +71,7 @@ impl<S: PolicySpec> Kind for Policy<S> {
     const STATUS: Option<StatusList> = Some(StatusList::Ancestors);
     const RESTRICTS: bool = S::RESTRICTS;
 
-    fn metadata(&self) -> &Metadata {
-        &self.metadata
-    }
-
-    fn metadata_mut(&mut self) -> &mut Metadata {
-        &mut self.metadata
-    }
+    its_metadata!();
 
     fn means_the_same(&self, other: &Self) -> bool {
         self.spec == other.spec && self.unreadable == other.unreadable && self.metadata.means_the_same(&other.metadata)

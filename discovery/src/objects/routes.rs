@@ -2,7 +2,7 @@
 
 use super::{
     Metadata, Resource, Unknown,
-    kind::{self, Defined, Kind, StatusList},
+    kind::{self, Defined, Kind, StatusList, its_metadata},
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -75,13 +75,7 @@ impl<R: RouteRule> Kind for Route<R> {
     const DEFINED: Defined = Defined::Custom;
     const STATUS: Option<StatusList> = Some(StatusList::Parents);
 
-    fn metadata(&self) -> &Metadata {
-        &self.metadata
-    }
-
-    fn metadata_mut(&mut self) -> &mut Metadata {
-        &mut self.metadata
-    }
+    its_metadata!();
 
     fn means_the_same(&self, other: &Self) -> bool {
         self.spec == other.spec && self.unreadable == other.unreadable && self.metadata.means_the_same(&other.metadata)
@@ -482,13 +476,7 @@ impl Kind for ReferenceGrant {
     const PLURAL: &'static str = "referencegrants";
     const DEFINED: Defined = Defined::Custom;
 
-    fn metadata(&self) -> &Metadata {
-        &self.metadata
-    }
-
-    fn metadata_mut(&mut self) -> &mut Metadata {
-        &mut self.metadata
-    }
+    its_metadata!();
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
