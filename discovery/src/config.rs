@@ -112,11 +112,7 @@ impl Config {
     }
 }
 
-fn setting<T>(
-    flag: &str,
-    text: Option<&str>,
-    parse: impl Fn(&str) -> Result<T, String>,
-) -> Result<Setting<T>, String> {
+fn setting<T>(flag: &str, text: Option<&str>, parse: impl Fn(&str) -> Result<T, String>) -> Result<Setting<T>, String> {
     let Some(text) = text else { return Ok(Setting::AsStarted) };
     parse(text).map(Setting::Said).map_err(|wrong| format!("{flag}={text:?}: {wrong}"))
 }

@@ -97,7 +97,7 @@ fn run(mut config: Config, logs: log::Handle) -> anyhow::Result<usize> {
     let (stop, stopped) = drain::channel();
     let signal = Arc::new(signal);
     let routes = Routes::new(format!("{}/{}", config.namespace, config.pod));
-    let (handle, ends) = discover::Handle::new(limits::START_PATIENCE, config);
+    let (handle, ends) = discover::Handle::new(limits::START_PATIENCE, config.networks.clone(), config.settings());
     handle.zone.tell(config.zone.clone());
     let account = account::of(config.memory_limit);
     let (pulse, mut answers) = pulse::channel(open.workers.len());

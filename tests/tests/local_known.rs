@@ -61,7 +61,7 @@ impl Shop {
             }
             Name::Inbound(port) => discovery::port(*port),
             Name::InboundDefault => discovery::ports(&[to.port()]),
-            Name::Backend(_) => Vec::new(),
+            Name::Backend(_) | Name::Settings => Vec::new(),
         });
     }
 

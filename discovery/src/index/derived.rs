@@ -25,6 +25,9 @@ pub(super) struct Served {
     pub(super) unseen: Vec<String>,
 }
 
+/// Annotations about the settings of proxies, by name.
+pub(super) type Said = BTreeMap<String, String>;
+
 /// The ranges, in the order of their addresses, apart from each other.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub(super) struct Ranges(pub(super) Vec<IpNet>);

@@ -3,8 +3,7 @@
 use super::{
     Key, Mesh, ObjectId,
     attached::Ruled,
-    derived::{Place, Ranges, ReadPolicy, ReadRoute, Served},
-    proxies::Said,
+    derived::{Place, Ranges, ReadPolicy, ReadRoute, Said, Served},
     tables::{Relation, Table},
 };
 use crate::objects::{

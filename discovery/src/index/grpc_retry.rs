@@ -57,11 +57,7 @@ pub(super) fn without_effect(meta: &Metadata) -> impl Iterator<Item = String> {
     })
 }
 
-fn said<T>(
-    meta: &Metadata,
-    name: &str,
-    parse: impl Fn(&str) -> Result<T, String>,
-) -> Result<Option<T>, String> {
+fn said<T>(meta: &Metadata, name: &str, parse: impl Fn(&str) -> Result<T, String>) -> Result<Option<T>, String> {
     let text = meta.annotations.get(name).map(|text| text.trim());
     text.map(parse).transpose().map_err(|wrong| format!("metadata.annotations: {name}: {wrong}"))
 }

@@ -3,15 +3,11 @@
 //! The injector reads the same annotations, by the same functions, for a proxy that starts. An annotation that cannot be read
 //! is reported, and its proxies keep the value that they have: no wider one is read in its place.
 
-use super::facts::Facts;
+use super::{derived::Said, facts::Facts};
 use crate::objects::Metadata;
 use remora_kube::names::{DRAIN_GRACE, LOG_LEVEL, UNKNOWN};
 use remora_model::{ProxySettings, Setting};
 use remora_runtime::settings::{drain_grace, log_filter, unknown_targets};
-use std::collections::BTreeMap;
-
-/// Annotations about settings, by name.
-pub(super) type Said = BTreeMap<String, String>;
 
 /// What the annotations of a namespace say; `None`: nothing.
 pub(super) fn said(meta: &Metadata) -> Option<Said> {
@@ -40,7 +36,8 @@ impl Facts {
     pub(super) fn proxy_settings(&self, namespace: &str, pod: &str) -> Option<ProxySettings> {
         let pod = self.pods.get(&(namespace.to_owned(), pod.to_owned()))?;
         let namespaces = self.proxies_of.get(namespace);
-        let text = |name: &str| pod.metadata.annotations.get(name).or_else(|| namespaces?.get(name)).map(|text| text.trim());
+        let text =
+            |name: &str| pod.metadata.annotations.get(name).or_else(|| namespaces?.get(name)).map(|text| text.trim());
         let default = &self.mesh.proxies;
         Some(ProxySettings {
             log_filter: read(text(LOG_LEVEL), log_filter, &default.log_filter),

@@ -103,12 +103,12 @@ mod tests {
         assert_eq!(applied(json!({})), (0.2, 10, RetryIntervals { budget: ten, rate: one }));
         let budget = json!({ "budget": { "percent": 50 } });
         assert_eq!(applied(budget), (0.5, 10, RetryIntervals { budget: ten, rate: one }));
-        let all = json!({ "budget": { "percent": 0, "interval": "1h" }, "minRetryRate": { "count": 1, "interval": "1m" } });
+        let all =
+            json!({ "budget": { "percent": 0, "interval": "1h" }, "minRetryRate": { "count": 1, "interval": "1m" } });
         let intervals = RetryIntervals { budget: 360 * ten, rate: 60 * one };
         assert_eq!(applied(all.clone()), (0.0, 1, intervals));
         let fields: Vec<_> = said(&read(all)).collect();
-        let all =
-            ["retryConstraint.budget.percent", "retryConstraint.budget.interval", "retryConstraint.minRetryRate"];
+        let all = ["retryConstraint.budget.percent", "retryConstraint.budget.interval", "retryConstraint.minRetryRate"];
         assert_eq!(fields, all);
     }
 

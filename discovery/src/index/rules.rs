@@ -16,8 +16,8 @@ use crate::objects::{Metadata, Unknown, routes as k8s};
 use http::{HeaderValue, StatusCode};
 use remora_api::convert::check;
 use remora_model::{
-    BackendId, BackendRef, BackendRefState, Filter, GrpcCodes, HeaderEdit, PathRewrite, Redirect, Retry, RouteMatch, Rule,
-    Timeouts,
+    BackendId, BackendRef, BackendRefState, Filter, GrpcCodes, HeaderEdit, PathRewrite, Redirect, Retry, RouteMatch,
+    Rule, Timeouts,
 };
 use std::{cell::RefCell, sync::Arc, time::Duration};
 

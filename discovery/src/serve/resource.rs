@@ -94,7 +94,8 @@ impl Resource {
                 Self { closed: closed.into(), ..Self::made(message, Says::Inbound, kind) }
             }
             Answer::Settings(Some(settings)) => {
-                let kind = |version, settings| Kind::Settings(v1::SettingsResource { version, settings: Some(settings) });
+                let kind =
+                    |version, settings| Kind::Settings(v1::SettingsResource { version, settings: Some(settings) });
                 Self::made(v1::ProxySettings::from(&settings), Says::Inbound, kind)
             }
             Answer::Backend(None) | Answer::Inbound(None) | Answer::InboundDefault(None) | Answer::Settings(None) => {

@@ -145,7 +145,11 @@ impl Proxy {
                 let next = delta.apply(backend, delta.from_version).unwrap();
                 self.held.insert(name, Resource::Backend(next));
             }
-            Update::Current { .. } | Update::Refused { .. } | Update::Zone(_) | Update::Networks(_) | Update::Settings { .. } => {}
+            Update::Current { .. }
+            | Update::Refused { .. }
+            | Update::Zone(_)
+            | Update::Networks(_)
+            | Update::Settings { .. } => {}
         }
     }
 }

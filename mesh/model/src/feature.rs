@@ -291,7 +291,8 @@ impl Backend {
                 }
                 Feature::RetryIntervals => {
                     let rate = self.settings.retry_intervals.rate.as_secs().max(1);
-                    self.settings.min_retries = u32::try_from(u64::from(self.settings.min_retries) / rate).unwrap_or(u32::MAX);
+                    self.settings.min_retries =
+                        u32::try_from(u64::from(self.settings.min_retries) / rate).unwrap_or(u32::MAX);
                     self.settings.retry_intervals = RetryIntervals::default();
                     "retryConstraint"
                 }

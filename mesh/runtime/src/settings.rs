@@ -2,7 +2,10 @@
 //! the component's `config`.
 
 use crate::log;
-use remora_model::{UnknownTargets, settings::{DRAIN_GRACE_MAX, LOG_FILTER_BYTES_MAX}};
+use remora_model::{
+    UnknownTargets,
+    settings::{DRAIN_GRACE_MAX, LOG_FILTER_BYTES_MAX},
+};
 use std::{fmt, sync::Arc, time::Duration};
 
 /// Everything that is wrong with the settings.

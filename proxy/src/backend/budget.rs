@@ -36,7 +36,8 @@ impl Budget {
         let RetryIntervals { budget, rate: rate_interval } = intervals;
         let (ratio, rate) = (f64::from(ratio.max(0.0)), min_retries.max(0.0) / rate_interval.as_secs_f64());
         // A part of a worker may be less than one retry in its interval: it is one in a longer time.
-        let one = if rate > 0.0 { Duration::from_secs_f64((1.0 / rate).min(LONGEST.as_secs_f64())) } else { Duration::ZERO };
+        let one =
+            if rate > 0.0 { Duration::from_secs_f64((1.0 / rate).min(LONGEST.as_secs_f64())) } else { Duration::ZERO };
         let window = budget.max(rate_interval).max(one);
         Self { ratio, rate, rate_interval, window, epoch: Cell::new(None), buckets: Default::default() }
     }

@@ -2,7 +2,7 @@
 
 use crate::{
     account,
-    discover::Networks,
+    discover::{InForce, Networks},
     http::guard::Patience,
     limits,
     probe::{self, Probes},
@@ -166,6 +166,11 @@ impl Config {
     /// Our own identity.
     pub(crate) fn id(&self) -> Option<SpiffeId> {
         SpiffeId::workload(&self.trust_domain, &self.namespace, &self.service_account).ok()
+    }
+
+    /// The settings that discovery may change, as the proxy was started.
+    pub(crate) fn settings(&self) -> InForce {
+        InForce { log: self.log.as_str().into(), unknown: self.unknown, drain_grace: self.drain_grace }
     }
 
     /// The identity of a part of the control plane.
@@ -394,7 +399,10 @@ pub(crate) mod tests {
         let config = with("CLUSTER_NETWORKS", " 10.96.0.0/12, fd00::/8 ,").expect("valid");
         assert!(inside(&config, "10.97.0.1:80") && inside(&config, "[fd00::1]:80") && !inside(&config, "10.0.0.1:80"));
         assert!(inside(&with("CLUSTER_NETWORKS", "").expect("valid"), "10.0.0.1:80"), "none are known: all may be");
-        assert_eq!((config.unknown, with("UNKNOWN", "deny").expect("valid").unknown), (UnknownTargets::Pass, UnknownTargets::Deny));
+        assert_eq!(
+            (config.unknown, with("UNKNOWN", "deny").expect("valid").unknown),
+            (UnknownTargets::Pass, UnknownTargets::Deny)
+        );
         for (name, wrong) in [("UNKNOWN", "Deny"), ("UNKNOWN", ""), ("CLUSTER_NETWORKS", "10.0.0.0")] {
             assert!(with(name, wrong).is_err(), "{name}={wrong}");
         }

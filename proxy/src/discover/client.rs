@@ -211,7 +211,7 @@ mod tests {
     use super::*;
     use crate::{
         config,
-        discover::{Handle, waiting::Waiting},
+        discover::{Handle, Networks, waiting::Waiting},
     };
     use hyper_util::rt::TokioIo;
     use std::{
@@ -253,7 +253,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_stream_that_does_not_open_is_given_up_and_soon_where_somebody_waits() {
         for waits in [false, true] {
-            let (_handle, ends) = Handle::new(Duration::ZERO, &config::tests::least());
+            let (_handle, ends) = Handle::new(Duration::ZERO, Networks::default(), config::tests::least().settings());
             let waiting = Waiting::new(1, ends.wanted.clone());
             let _place = waits.then(|| waiting.enter());
             let dials = Arc::new(AtomicUsize::new(0));

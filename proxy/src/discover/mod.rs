@@ -22,7 +22,7 @@ pub(crate) use ports::Port;
 pub(crate) use settings::{InForce, SetLog};
 pub(crate) use waiting::Wanted;
 
-use crate::{backend::Zone, config::Config, limits};
+use crate::{backend::Zone, limits};
 use remora_api::sync::{Name, Resource};
 use std::{convert::Infallible, sync::Arc, time::Duration};
 use tokio::{
@@ -104,12 +104,12 @@ pub(crate) struct Ends {
 impl Handle {
     /// A handle, with what [`client`] needs to serve it. Until the stream is open, but not longer than `patience` from now,
     /// connections are held: an application may start before its proxy is ready, and its connections must then neither be
-    /// refused nor leave in plaintext. The cluster's ranges and the settings are as in `config`, until discovery sends others.
-    pub(crate) fn new(patience: Duration, config: &Config) -> (Self, Ends) {
+    /// refused nor leave in plaintext. `networks`: the cluster's ranges, `settings`: those that change, each until discovery sends others.
+    pub(crate) fn new(patience: Duration, networks: Networks, settings: InForce) -> (Self, Ends) {
         let (commands, receiver) = mpsc::channel(1024);
         let (tell, link) = watch::channel(Link::Never);
-        let (tell_networks, networks) = watch::channel(config.networks.clone());
-        let (tell_settings, settings) = watch::channel(InForce::at_start(config));
+        let (tell_networks, networks) = watch::channel(networks);
+        let (tell_settings, settings) = watch::channel(settings);
         let now = Instant::now();
         let start_until = (now + patience, now + patience.min(limits::START_PATIENCE_INBOUND));
         let wanted = Wanted::default();
@@ -158,5 +158,7 @@ async fn changed(known: &mut Known, dropped: &mut oneshot::Receiver<Infallible>)
     }
 }
 
+#[cfg(test)]
+mod live_tests;
 #[cfg(test)]
 mod tests;

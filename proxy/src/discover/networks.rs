@@ -181,7 +181,9 @@ mod tests {
                 assert_eq!(said, expected, "{answer:?} inside={inside} {unknown:?}");
             }
         }
-        let Verdict::Refuse(refusal) = unusable().judge(&target, true, UnknownTargets::Pass, Duration::ZERO) else { panic!() };
+        let Verdict::Refuse(refusal) = unusable().judge(&target, true, UnknownTargets::Pass, Duration::ZERO) else {
+            panic!()
+        };
         assert!(refusal.detail.contains("10.96.0.1:80: rules[0]"), "it says which object: {refusal:?}");
     }
 

@@ -4,7 +4,6 @@
 //! A version that is in force changes nothing, and a filter is set only where discovery says another than before: what a person
 //! sets at the admin port's `/log-level` holds until then.
 
-use crate::config::Config;
 use remora_model::{ProxySettings, UnknownTargets};
 use remora_runtime::log::LogError;
 use std::{fmt, sync::Arc, time::Duration};
@@ -18,13 +17,6 @@ pub(crate) struct InForce {
     /// What becomes of connections to destinations outside of the cluster's ranges that the mesh does not know.
     pub unknown: UnknownTargets,
     pub drain_grace: Duration,
-}
-
-impl InForce {
-    /// As the proxy was started.
-    pub(crate) fn at_start(config: &Config) -> Self {
-        Self { log: config.log.as_str().into(), unknown: config.unknown, drain_grace: config.drain_grace }
-    }
 }
 
 /// Sets the filter of the process's log.
@@ -90,7 +82,7 @@ pub(super) mod tests {
 
     /// Settings at their start, what reads them, and each filter that was set.
     pub(in crate::discover) fn settings() -> (Settings, watch::Receiver<InForce>, Arc<Mutex<Vec<String>>>) {
-        let (tell, in_force) = watch::channel(InForce::at_start(&config::tests::least()));
+        let (tell, in_force) = watch::channel(config::tests::least().settings());
         let set = Arc::<Mutex<Vec<String>>>::default();
         let filters = set.clone();
         let set_log: SetLog = Box::new(move |filter| {

@@ -6,17 +6,13 @@ use crate::{
     telemetry::{Reason, Routes},
 };
 use remora_model::{
-    Backend, BackendId, BackendSettings, Endpoint, Inbound, InboundDefault, Locality, MtlsMode, Outbound, Parent,
-    Protocol, Target, TrustDomain, UnknownTargets,
+    Backend, BackendId, BackendSettings, Inbound, InboundDefault, MtlsMode, Outbound, Parent, Protocol, Target,
+    TrustDomain, UnknownTargets,
 };
-use std::{
-    cell::RefCell,
-    collections::{BTreeSet, HashMap},
-    rc::Rc,
-};
+use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
 /// Plays the control thread: answers what it was told to, and holds the rest open.
-struct Control {
+pub(super) struct Control {
     answers: HashMap<Name, State>,
     /// Everything else is answered so.
     otherwise: State,
@@ -29,7 +25,7 @@ struct Control {
     full_of_backends: bool,
 }
 
-type Shared = Rc<RefCell<Control>>;
+pub(super) type Shared = Rc<RefCell<Control>>;
 
 impl Control {
     fn new() -> Shared {
@@ -61,7 +57,7 @@ impl Control {
         }
     }
 
-    fn say(&mut self, resource: Resource) {
+    pub(super) fn say(&mut self, resource: Resource) {
         let (name, state) = (resource.name(), State::Held(Arc::new(resource)));
         self.answers.insert(name.clone(), state.clone());
         if let Some(held) = self.held.get(&name) {
@@ -70,22 +66,23 @@ impl Control {
     }
 }
 
-struct World {
-    directory: Rc<Directory>,
-    control: Shared,
+pub(super) struct World {
+    pub(super) directory: Rc<Directory>,
+    pub(super) control: Shared,
     link: watch::Sender<Link>,
     wanted: Wanted,
-    zone: Zone,
+    pub(super) zone: Zone,
+    pub(super) settings: watch::Sender<InForce>,
     _networks: watch::Sender<Networks>,
 }
 
 /// A directory on a running control thread.
-fn world(change: impl FnOnce(&mut Config)) -> World {
+pub(super) fn world(change: impl FnOnce(&mut config::Config)) -> World {
     let mut config = config::tests::least();
     config.workers = 1;
     change(&mut config);
-    let (handle, ends) = Handle::new(Duration::ZERO, &config);
-    let Ends { mut commands, link, networks, wanted, .. } = ends;
+    let (handle, ends) = Handle::new(Duration::ZERO, config.networks.clone(), config.settings());
+    let Ends { mut commands, link, networks, wanted, settings, .. } = ends;
     let zone = handle.zone.clone();
     link.send_replace(Link::Open);
     let control = Control::new();
@@ -97,16 +94,16 @@ fn world(change: impl FnOnce(&mut Config)) -> World {
     });
     let routes = Routes::new("shop/web-1".into());
     let directory = Rc::new(Directory::new(handle, Resources::of_tests(config), branch, routes));
-    World { directory, control, link, wanted, zone, _networks: networks }
+    World { directory, control, link, wanted, zone, settings, _networks: networks }
 }
 
-fn run(test: impl Future<Output = ()>) {
+pub(super) fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     tokio::task::LocalSet::new().block_on(&runtime, test);
 }
 
 /// Lets other tasks run until `done`.
-async fn until(what: &str, mut done: impl FnMut() -> bool) {
+pub(super) async fn until(what: &str, mut done: impl FnMut() -> bool) {
     for _ in 0..10_000 {
         if done() {
             return;
@@ -116,16 +113,16 @@ async fn until(what: &str, mut done: impl FnMut() -> bool) {
     panic!("never: {what}");
 }
 
-fn address(number: usize) -> Target {
+pub(super) fn address(number: usize) -> Target {
     let [.., high, low] = u32::try_from(number).unwrap().to_be_bytes();
     Target::Address(([10, 96, high, low], 80).into())
 }
 
-fn id(name: &str) -> BackendId {
+pub(super) fn id(name: &str) -> BackendId {
     BackendId::service("shop", name, 80)
 }
 
-fn outbound(target: &Target, parent: Parent) -> Resource {
+pub(super) fn outbound(target: &Target, parent: Parent) -> Resource {
     Resource::Outbound(Outbound::bare(target.clone(), parent))
 }
 
@@ -340,41 +337,6 @@ fn a_pool_that_no_plan_uses_gives_up_its_subscription() {
     });
 }
 
-/// A backend whose endpoints, each in a zone of its own, are preferred by zone.
-fn zoned(name: &str, zones: &[&str]) -> Resource {
-    let endpoint = |(number, zone): (u8, &&str)| Endpoint {
-        address: ([10, 1, 0, number], 80).into(),
-        identity: None,
-        proxy: None,
-        weight: 1,
-        zone: (*zone).into(),
-        pod: "".into(),
-        node: None,
-    };
-    let endpoints = (1..).zip(zones).map(endpoint).collect();
-    let settings = BackendSettings { locality: Locality::Zone, ..BackendSettings::default() };
-    Resource::Backend(Backend { id: id(name), protocol: Protocol::Detect, settings, endpoints })
-}
-
-#[test]
-fn a_zone_that_is_told_late_counts_at_once() {
-    run(async {
-        let World { directory, control, zone, .. } = world(|_| {});
-        let target = address(1);
-        control.borrow_mut().say(zoned("api", &["a", "b", "b", "b"]));
-        control.borrow_mut().say(outbound(&target, Parent::Backend(id("api"))));
-        let Ok((_, Way::Mesh(plan))) = directory.route(&target).await else { panic!("no plan") };
-        let mut rng = fastrand::Rng::with_seed(1);
-        let mut zones = || -> BTreeSet<String> {
-            let pick = |_| plan.parent.pick(Instant::now(), &mut rng, &[], None).ok();
-            (0..50).filter_map(pick).map(|(upstream, _)| upstream.endpoint.zone.to_string()).collect()
-        };
-        assert_eq!(zones().len(), 2, "ours is not known");
-        zone.tell("a".into());
-        until("all requests stay in the zone", || zones() == BTreeSet::from(["a".to_owned()])).await;
-    });
-}
-
 #[test]
 fn a_backend_of_which_nothing_is_known_says_why() {
     run(async {
@@ -445,7 +407,8 @@ fn a_backend_of_which_nothing_usable_is_known_is_asked_for_whenever_it_is_met_bu
 fn while_the_process_starts_nothing_is_refused() {
     run(async {
         let resources = Resources::of_tests(config::tests::least());
-        let (handle, ends) = Handle::new(limits::START_PATIENCE, &config::tests::least());
+        let (handle, ends) =
+            Handle::new(limits::START_PATIENCE, Networks::default(), config::tests::least().settings());
         let Ends { mut commands, link, networks: _networks, .. } = ends;
         let directory = Directory::new(handle, resources, branch, Routes::new("shop/web-1".into()));
         let target = address(1);
@@ -536,7 +499,8 @@ fn a_port_of_which_nothing_is_known_lets_nobody_in_and_says_why() {
 #[test]
 fn a_loss_is_no_start() {
     run(async {
-        let (handle, ends) = Handle::new(limits::START_PATIENCE, &config::tests::least());
+        let (handle, ends) =
+            Handle::new(limits::START_PATIENCE, Networks::default(), config::tests::least().settings());
         ends.link.send_replace(Link::Open);
         ends.link.send_replace(Link::Lost);
         let long = Instant::now() + limits::START_PATIENCE;

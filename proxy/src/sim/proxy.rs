@@ -64,7 +64,8 @@ impl Proxy {
             background: Tasks::default(),
             rng: RefCell::new(fastrand::Rng::with_seed(seed)),
         });
-        let (handle, ends) = Handle::new(Duration::ZERO, &resources.config);
+        let (handle, ends) =
+            Handle::new(Duration::ZERO, resources.config.networks.clone(), resources.config.settings());
         let Ends { mut commands, link, networks, .. } = ends;
         link.send_replace(Link::Open);
         let control = Rc::new(Control::default());

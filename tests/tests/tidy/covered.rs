@@ -22,7 +22,7 @@ const PATH: [&str; 13] = [
     "route/",
 ];
 /// Without tests beside them: the file, the file of its test, the test.
-const ELSEWHERE: [(&str, &str, &str); 18] = [
+const ELSEWHERE: [(&str, &str, &str); 17] = [
     (
         "backend/endpoint/bytes.rs",
         "tests/tests/local_ends.rs",
@@ -38,7 +38,6 @@ const ELSEWHERE: [(&str, &str, &str); 18] = [
         "proxy/src/http/layer/balance.rs",
         "a_try_goes_past_the_endpoints_that_failed_and_back_to_them_where_all_did",
     ),
-    ("backend/zone.rs", "proxy/src/backend/balance/tests.rs", "traffic_stays_in_the_zone_until_it_is_overloaded"),
     ("http/destination.rs", "tests/tests/local_routes.rs", "a_service_is_called_by_every_name_that_it_has"),
     ("http/exchange.rs", "proxy/src/http/layer/signals.rs", "a_request_has_one_record_whatever_becomes_of_it"),
     ("http/inbound.rs", "tests/tests/hostile_authz.rs", "no_spelling_of_a_reserved_header_reaches_an_application"),

@@ -5,7 +5,8 @@ use remora_model::{ProxySettings, Setting, UnknownTargets};
 use std::time::Duration;
 
 const NAMESPACE: &str = "apiVersion: v1\nkind: Namespace\nmetadata: { name: shop, annotations: { ANNOTATIONS } }\n";
-const POD: &str = "apiVersion: v1\nkind: Pod\nmetadata: { name: web-1, namespace: shop, annotations: { ANNOTATIONS } }\n";
+const POD: &str =
+    "apiVersion: v1\nkind: Pod\nmetadata: { name: web-1, namespace: shop, annotations: { ANNOTATIONS } }\n";
 
 fn world(namespace: &str, pod: &str, mesh: &Mesh) -> Snapshot {
     let with = |text: &str, annotations: &str| text.replace("ANNOTATIONS", annotations);

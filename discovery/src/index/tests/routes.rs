@@ -325,7 +325,8 @@ fn a_rule_that_makes_no_sense_answers_500_and_says_where_it_is() {
 
 /// The first rule of a route of `kind` with these annotations, and what is reported of it.
 fn annotated(kind: &str, annotations: &str) -> (Rule, Vec<String>) {
-    let text = route(kind, "r", &format!(", annotations: {{ {annotations} }}"), "{ backendRefs: [{ name: api, port: 80 }] }");
+    let text =
+        route(kind, "r", &format!(", annotations: {{ {annotations} }}"), "{ backendRefs: [{ name: api, port: 80 }] }");
     let world = with(&text);
     (outbound(&world, "shop", "api:80").rules[0].clone(), world.reports.clone())
 }

@@ -114,7 +114,12 @@ impl TryFrom<v1::BackendSettings> for BackendSettings {
             load_balancer: load_balancer::read(message.session_affinity, message.load_balancer)?,
             connection: message.connection.map(connection::read).transpose().at("connection")?.unwrap_or_default(),
             locality: locality(message.locality).at("locality")?,
-            retry_intervals: message.retry_intervals.map(retry_intervals).transpose().at("retry_intervals")?.unwrap_or_default(),
+            retry_intervals: message
+                .retry_intervals
+                .map(retry_intervals)
+                .transpose()
+                .at("retry_intervals")?
+                .unwrap_or_default(),
         })
     }
 }

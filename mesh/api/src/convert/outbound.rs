@@ -8,8 +8,8 @@ use super::{
 use crate::v1;
 use http::{HeaderName, HeaderValue, StatusCode};
 use remora_model::{
-    BackendRef, BackendRefState, Filter, GrpcCodes, HeaderEdit, HeaderMatch, Outbound, Parent, PathMatch, PathRewrite, Pattern,
-    QueryMatch, Redirect, Retry, RouteMatch, Rule, Timeouts, TlsRule, ValueMatch,
+    BackendRef, BackendRefState, Filter, GrpcCodes, HeaderEdit, HeaderMatch, Outbound, Parent, PathMatch, PathRewrite,
+    Pattern, QueryMatch, Redirect, Retry, RouteMatch, Rule, Timeouts, TlsRule, ValueMatch,
 };
 use std::sync::Arc;
 

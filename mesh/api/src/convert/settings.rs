@@ -23,7 +23,7 @@ impl From<&ProxySettings> for v1::ProxySettings {
             log_filter: said(log_filter).map(ToString::to_string).unwrap_or_default(),
             unknown_targets: unknown_targets.into(),
             drain_grace_ms: said(drain_grace).map(|grace| to_millis(*grace)),
-            unreadable: unreadable.into_iter().filter_map(|(is, setting)| is.then(|| setting.into())).collect(),
+            unreadable: unreadable.into_iter().filter(|(is, _)| *is).map(|(_, setting)| setting.into()).collect(),
         }
     }
 }
@@ -112,7 +112,10 @@ mod tests {
             (v1::ProxySettings { drain_grace_ms: Some(3_600_001), ..Default::default() }, "drain_grace_ms: "),
             (v1::ProxySettings { unreadable: vec![0], ..Default::default() }, "unreadable: "),
             (v1::ProxySettings { unreadable: vec![filter, filter], ..Default::default() }, "unreadable: "),
-            (v1::ProxySettings { log_filter: "x".into(), unreadable: vec![filter], ..Default::default() }, "unreadable: "),
+            (
+                v1::ProxySettings { log_filter: "x".into(), unreadable: vec![filter], ..Default::default() },
+                "unreadable: ",
+            ),
         ] {
             let error = ProxySettings::try_from(message).expect_err("refused").to_string();
             assert!(error.starts_with(field), "{error}");

@@ -9,11 +9,11 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use prost::Message as _;
 use remora_model::{
     Action, AuthorizationRule, Backend, BackendId, BackendKind, BackendRef, BackendRefState, BackendSettings,
-    ConnectionSettings, CookieName, Cors, Endpoint, Features, Filter, GrpcCodes, HashHeader, HashKey, HashSource, HeaderEdit,
-    HeaderMatch, HostPattern, Inbound, InboundDefault, LoadBalancer, Locality, MtlsMode, Operation, OriginPattern,
-    Origins, Outbound, Parent, PathMatch, PathPattern, PathRewrite, Pattern, Protocol, ProxySettings, QueryMatch, Redirect,
-    RequestHash, Retry, RetryIntervals, RouteMatch, Rule, Setting, Source, SpiffeId, Target, TcpRule, Timeouts, TlsRule, TrustDomain,
-    Unidentified, UnknownTargets, ValueMatch, cors::Allowed,
+    ConnectionSettings, CookieName, Cors, Endpoint, Features, Filter, GrpcCodes, HashHeader, HashKey, HashSource,
+    HeaderEdit, HeaderMatch, HostPattern, Inbound, InboundDefault, LoadBalancer, Locality, MtlsMode, Operation,
+    OriginPattern, Origins, Outbound, Parent, PathMatch, PathPattern, PathRewrite, Pattern, Protocol, ProxySettings,
+    QueryMatch, Redirect, RequestHash, Retry, RetryIntervals, RouteMatch, Rule, Setting, Source, SpiffeId, Target,
+    TcpRule, Timeouts, TlsRule, TrustDomain, Unidentified, UnknownTargets, ValueMatch, cors::Allowed,
 };
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
@@ -297,9 +297,8 @@ fn others() -> Vec<Sample> {
     let [(_, target), ..] = names();
     let current = v1::Current { name: Some((&target).into()), version: 7 };
     let refused = v1::Refused { name: Some((&target).into()), reason: "too many".to_owned() };
-    let settings = |settings: &ProxySettings| {
-        Kind::Settings(v1::SettingsResource { version: 7, settings: Some(settings.into()) })
-    };
+    let settings =
+        |settings: &ProxySettings| Kind::Settings(v1::SettingsResource { version: 7, settings: Some(settings.into()) });
     let said_settings = ProxySettings {
         log_filter: Setting::Said("info,remora_proxy=debug".into()),
         unknown_targets: Setting::Said(UnknownTargets::Deny),

@@ -20,7 +20,7 @@ use crate::{
 use http::{Method, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use remora_model::{BackendSettings, Filter, Retry as Rule};
+use remora_model::{BackendSettings, Filter, GrpcCodes, Retry as Rule};
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
@@ -79,7 +79,8 @@ impl Case {
         let body = if upgrade || method == Method::GET { 0 } else { [0, 10, 30_000, 70_000, 200_000][rng.usize(..5)] };
         let codes = if rng.bool() { vec![StatusCode::SERVICE_UNAVAILABLE] } else { Vec::new() };
         let backoff = Duration::from_millis([0, 0, 300][rng.usize(..3)]);
-        let rule = Rule { attempts: rng.u32(..4), codes, backoff, any_method: rng.bool() };
+        let grpc_codes = GrpcCodes::default();
+        let rule = Rule { attempts: rng.u32(..4), codes, grpc_codes, backoff, any_method: rng.bool() };
         let min_retries = [0, 1, 1000][rng.usize(..3)];
         let pending_max = if rng.u8(..10) == 0 { 0 } else { generous().pending_max };
         Self {
