@@ -412,6 +412,10 @@ pub(crate) const SETTINGS_TIMEOUT: Duration = Duration::from_secs(1);
 /// PING to clients of an HTTP/2 listener, so that one that vanished does not hold its streams.
 pub(crate) const SERVER_KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// See [`SERVER_KEEP_ALIVE_INTERVAL`].
+/// What is left of a relay whose sides have both ended in order is given up when it stands still for so long: a kernel gives a connection that its
+/// program has closed, and whose peer takes nothing, about as long (`tcp_orphan_retries`).
+pub(crate) const RELAY_LINGER: Duration = Duration::from_secs(300);
+
 pub(crate) const SERVER_KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Path templates or gRPC methods learned per target and worker; the rest is `other`.

@@ -11,7 +11,7 @@ use crate::{
     tls::Trust,
 };
 use remora_runtime::{seldom::Seldom, tls::VerifyError};
-use std::{io, pin::pin, rc::Rc};
+use std::{pin::pin, rc::Rc};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// Why something that was let in must end.
@@ -73,8 +73,8 @@ pub(crate) async fn untrusted(trust: Option<&Trust>) -> VerifyError {
 /// Why a relay ended before its time.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Ended {
-    #[error("the connection broke")]
-    Broken(#[from] io::Error),
+    #[error(transparent)]
+    Broken(#[from] forward::Broken),
     #[error(transparent)]
     Revoked(#[from] Revoked),
 }
@@ -83,7 +83,7 @@ impl Ended {
     /// The metric label.
     pub(crate) fn reason(&self) -> Reason {
         match self {
-            Self::Broken(error) => forward::reason(error),
+            Self::Broken(broken) => broken.reason(),
             Self::Revoked(_) => Reason::PolicyChanged,
         }
     }

@@ -9,6 +9,7 @@ pub(crate) fn of(reason: Reason) -> Option<Outcome> {
     match reason {
         Reason::Overloaded
         | Reason::BodyAborted
+        | Reason::DownstreamReset
         | Reason::QueueFull
         | Reason::RefusedStream
         | Reason::ResponseHeaderTooLarge => None,

@@ -19,7 +19,6 @@ use crate::{
     connect::ConnectError,
     discover::Plan,
     first::{FirstError, Wait},
-    forward,
     io::{Abort as _, Breakable, Breaker, Fuse, Handle, Prefixed},
     leads::{self, Lead},
     limits,
@@ -210,7 +209,7 @@ impl Tunnel {
                 Ok(()) => exchange.ended(None),
                 Err(revoke::Ended::Broken(error)) => {
                     tracing::debug!(%error, "tunnel broke");
-                    exchange.fail(forward::reason(&error));
+                    exchange.fail(error.reason());
                 }
                 Err(ended @ revoke::Ended::Revoked(_)) => exchange.fail(ended.reason()),
             }
