@@ -276,8 +276,10 @@ pub(crate) const TCP_KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// takes. With one pause for all, the same ones would be dropped every time, and connections die whose peers are well.
 pub(crate) const TCP_KEEP_ALIVE_PAUSES: RangeInclusive<u64> = 10..=30;
 
-/// A connection to the pod's own application.
-pub(crate) const APP_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// A connection to the pod's own application. Where more connections wait than it accepts, the kernel drops the first packet and repeats it after
+/// 1 s: a burst costs that second, as it would without the proxy. A queue that is full for longer is that of an application that
+/// does not accept, and the peer tries another pod. (linkerd2-proxy gives 0.3 s, its chart 0.1 s: there a burst is a failure.)
+pub(crate) const APP_CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// Idle HTTP/1 connections kept to one address, and for how long: below the 5 s after which Node.js, the shortest of the
 /// common servers, closes them.
