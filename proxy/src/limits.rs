@@ -136,6 +136,10 @@ pub(crate) const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// `REMORA_PROXY_BODY_TIMEOUT` says otherwise. Applications pause; Envoy gives a stream as long. A stalled connection holds 200 KB.
 pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// A server whose answer has come to its end, and that takes nothing of the rest of the request. Nothing depends on that any more but what holds
+/// it: a connection, and the client's. nginx listens for as long (`lingering_time`).
+pub(crate) const ANSWERED_UPLOAD_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// A client that has ended its side of an HTTP/1 connection and is owed an answer of which nothing comes. `nc` waits;
 /// but most that ended their side are gone, and their requests should not be worked on for ever.
 pub(crate) const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(60);
@@ -408,16 +412,16 @@ pub(crate) const PROXY_HEADER_BYTES_MAX: usize = 256;
 /// connection.
 pub(crate) const ABANDONED_LOOK: Duration = Duration::from_secs(1);
 
+/// What is left of a relay whose sides have both ended in order is given up when it stands still for so long: a kernel gives a connection that its
+/// program has closed, and whose peer takes nothing, about as long (`tcp_orphan_retries`).
+pub(crate) const RELAY_LINGER: Duration = Duration::from_secs(300);
+
 /// How long an HTTP/2 server has to say that it takes extended CONNECT, which it says first of all or never (RFC 8441 §3).
 pub(crate) const SETTINGS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// PING to clients of an HTTP/2 listener, so that one that vanished does not hold its streams.
 pub(crate) const SERVER_KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// See [`SERVER_KEEP_ALIVE_INTERVAL`].
-/// What is left of a relay whose sides have both ended in order is given up when it stands still for so long: a kernel gives a connection that its
-/// program has closed, and whose peer takes nothing, about as long (`tcp_orphan_retries`).
-pub(crate) const RELAY_LINGER: Duration = Duration::from_secs(300);
-
 pub(crate) const SERVER_KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Path templates or gRPC methods learned per target and worker; the rest is `other`.

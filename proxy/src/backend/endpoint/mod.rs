@@ -147,15 +147,50 @@ impl fmt::Debug for Answer {
 
 /// An HTTP/1 connection in use. Dropped, it closes.
 #[derive(Debug)]
-pub(crate) struct Lease {
-    connections: Rc<Connections>,
-    connection: http1::Http1,
+pub(crate) struct Lease(Leased);
+
+#[derive(Debug)]
+enum Leased {
+    Kept(Rc<Connections>, http1::Http1),
+    Own(Own),
 }
 
 impl Lease {
+    /// Of a connection for one request.
+    pub(crate) fn own(own: Own) -> Self {
+        Self(Leased::Own(own))
+    }
+
     /// Gives the connection back, once its response was read to the end.
     pub(crate) fn give_back(self, now: Instant) {
-        self.connections.http1.keep(self.connection, now);
+        match self.0 {
+            Leased::Kept(connections, connection) => connections.http1.keep(connection, now),
+            Leased::Own(own) => own.done(Allowance::answered),
+        }
+    }
+}
+
+/// A connection for one request, which the library owns. Dropped before the request is done, it closes at once, whatever is still to be written.
+#[derive(Debug)]
+pub(crate) struct Own(Option<Allowance>);
+
+impl Own {
+    /// The connection that keeps to `allowance`.
+    pub(crate) fn new(allowance: Allowance) -> Self {
+        Self(Some(allowance))
+    }
+
+    /// The request is done, or its connection is no longer HTTP, which `tell` says.
+    pub(crate) fn done(mut self, tell: impl FnOnce(&Allowance)) {
+        if let Some(allowance) = self.0.take() {
+            tell(&allowance);
+        }
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        self.0.iter().for_each(Allowance::give_up);
     }
 }
 
@@ -255,7 +290,7 @@ impl Upstream {
         if !within_bounds(response.headers()) {
             return Err(Failed::new(Reason::ResponseHeaderTooLarge));
         }
-        let lease = Lease { connections: self.connections.clone(), connection };
+        let lease = Lease(Leased::Kept(self.connections.clone(), connection));
         Ok(Answer { response: response.map(AnswerBody::from), lease: Some(lease), sent: None })
     }
 
