@@ -8,7 +8,7 @@ use crate::{
     io::Abort,
     policy::{Act, Denial, Peer, Permit},
     telemetry::{Reason, RouteStats},
-    tls::Trust,
+    tls::{Trust, UNTRUSTED},
 };
 use remora_runtime::{seldom::Seldom, tls::VerifyError};
 use std::{pin::pin, rc::Rc};
@@ -25,7 +25,7 @@ pub(crate) enum Revoked {
 
 impl Revoked {
     /// The values of the metric label, and what they say.
-    pub(crate) const CAUSES: [&'static str; 3] = ["denied", "plaintext", "untrusted"];
+    pub(crate) const CAUSES: [&'static str; 3] = ["denied", "plaintext", UNTRUSTED];
 
     const fn cause(&self) -> &'static str {
         match self {

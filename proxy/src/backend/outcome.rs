@@ -10,6 +10,7 @@ pub(crate) fn of(reason: Reason) -> Option<Outcome> {
         Reason::Overloaded
         | Reason::BodyAborted
         | Reason::DownstreamReset
+        | Reason::PolicyChanged
         | Reason::QueueFull
         | Reason::RefusedStream
         | Reason::ResponseHeaderTooLarge => None,

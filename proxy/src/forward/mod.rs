@@ -53,6 +53,7 @@ impl Broken {
     pub(crate) fn reason(&self) -> Reason {
         match self.side {
             _ if self.error.kind() == io::ErrorKind::OutOfMemory => Reason::Overloaded,
+            _ if tls::is_untrusted(&self.error) => Reason::PolicyChanged,
             Side::Downstream => Reason::DownstreamReset,
             Side::Upstream => Reason::UpstreamReset,
         }

@@ -456,6 +456,7 @@ pub(crate) fn reason(error: &hyper::Error) -> Reason {
         // Said by `Frugal`.
         (_, Some(io::ErrorKind::InvalidData)) => Reason::ResponseHeaderTooLarge,
         (_, Some(io::ErrorKind::OutOfMemory)) => Reason::Overloaded,
+        _ if io.is_some_and(tls::is_untrusted) => Reason::PolicyChanged,
         _ => Reason::UpstreamReset,
     }
 }
