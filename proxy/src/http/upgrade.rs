@@ -277,7 +277,7 @@ async fn over_http1(
     request: Request<RequestBody>,
 ) -> Result<(Response<AnswerBody>, Own), Failed> {
     let allowance = Allowance::default();
-    let own = Own::new(allowance.clone());
+    let own = Own::new(allowance.clone(), breaker.clone());
     allowance.head(request.body().holder());
     let stream = TokioIo::new(Frugal::new(Breakable::new(stream, breaker.clone()), allowance.clone()));
     let handshake = http1::Builder::new().handshake(stream).await;

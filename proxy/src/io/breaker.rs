@@ -36,6 +36,11 @@ impl Breaker {
         self.0.tripped.fetch_max(ABORTED, Relaxed);
     }
 
+    /// The same, and what is on its way is lost with it.
+    pub(crate) fn cut(&self) {
+        self.0.tripped.fetch_max(CUT, Relaxed);
+    }
+
     pub(crate) fn is_tripped(&self) -> bool {
         self.0.tripped.load(Relaxed) > 0
     }
@@ -138,7 +143,7 @@ impl<S> Abort for Handle<S> {
     }
 
     fn cut(&self) {
-        self.breaker.0.tripped.fetch_max(CUT, Relaxed);
+        self.breaker.cut();
     }
 
     /// The connection that it is the handle of is not dropped before.

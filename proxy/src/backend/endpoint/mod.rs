@@ -25,7 +25,7 @@ use crate::{
         body::{client::RequestError, request::RequestBody},
         headers::within_bounds,
     },
-    io::Patient,
+    io::{Breaker, Patient},
     limits,
     policy::Permit,
     resources::Resources,
@@ -170,19 +170,20 @@ impl Lease {
     }
 }
 
-/// A connection for one request, which the library owns. Dropped before the request is done, it closes at once, whatever is still to be written.
+/// A connection for one request, which the library owns. Dropped before the request is done, it is cut: an end behind what the server does not read
+/// would not be seen.
 #[derive(Debug)]
-pub(crate) struct Own(Option<Allowance>);
+pub(crate) struct Own(Option<(Allowance, Breaker)>);
 
 impl Own {
-    /// The connection that keeps to `allowance`.
-    pub(crate) fn new(allowance: Allowance) -> Self {
-        Self(Some(allowance))
+    /// The connection that keeps to `allowance`, and that `breaker` breaks off.
+    pub(crate) fn new(allowance: Allowance, breaker: Breaker) -> Self {
+        Self(Some((allowance, breaker)))
     }
 
     /// The request is done, or its connection is no longer HTTP, which `tell` says.
     pub(crate) fn done(mut self, tell: impl FnOnce(&Allowance)) {
-        if let Some(allowance) = self.0.take() {
+        if let Some((allowance, _)) = self.0.take() {
             tell(&allowance);
         }
     }
@@ -190,7 +191,10 @@ impl Own {
 
 impl Drop for Own {
     fn drop(&mut self) {
-        self.0.iter().for_each(Allowance::give_up);
+        if let Some((allowance, breaker)) = &self.0 {
+            breaker.cut();
+            allowance.give_up();
+        }
     }
 }
 
