@@ -2,7 +2,10 @@
 
 #![allow(unreachable_pub, reason = "modules of one test program")]
 
+mod breaks;
+mod early;
 mod scene;
+mod trailers;
 
 use anyhow::ensure;
 use remora_tests::{local::Proxy, patience::until};
