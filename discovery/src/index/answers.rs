@@ -2,6 +2,7 @@
 
 use super::{Key, Proof, facts::Facts};
 use ipnet::IpNet;
+use remora_api::sync::Name;
 use remora_model::{Backend, BackendId, Inbound, InboundDefault, Outbound, Target};
 use std::{net::IpAddr, sync::Arc};
 
@@ -23,6 +24,17 @@ pub enum Asked {
 }
 
 impl Asked {
+    /// Its name on the wire; `None` for what is told without being asked for.
+    pub fn name(&self) -> Option<Name> {
+        match self {
+            Self::Networks | Self::Own { .. } => None,
+            Self::Outbound(_, target) => Some(Name::Outbound(target.clone())),
+            Self::Backend(id) => Some(Name::Backend(id.clone())),
+            Self::Inbound(_, port) => Some(Name::Inbound(*port)),
+            Self::InboundDefault(_) => Some(Name::InboundDefault),
+        }
+    }
+
     /// Whether its answer has rules or settings, which not every proxy can carry out.
     pub fn has_rules(&self) -> bool {
         matches!(self, Self::Outbound(..) | Self::Backend(_) | Self::Inbound(..) | Self::InboundDefault(_))

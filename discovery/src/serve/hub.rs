@@ -6,6 +6,7 @@
 
 use super::resource::Resource;
 use crate::index::{Asked, Change, Mesh, World, status::ObjectStatus};
+use remora_api::sync::Name;
 use remora_model::{Feature, Features};
 use std::{
     collections::{BTreeMap, HashMap},
@@ -53,7 +54,9 @@ pub struct Applied {
 /// A resource that somebody asked for.
 #[derive(Debug)]
 pub(super) struct Cell {
-    pub(super) asked: Asked,
+    asked: Asked,
+    /// By which its readers ask for it, if they do.
+    pub(super) name: Option<Arc<Name>>,
     /// What its readers can carry out.
     features: Features,
     latest: Mutex<Arc<Resource>>,
@@ -132,7 +135,8 @@ impl Hub {
         let known = state.cells.get(&asked).and_then(|all| all.get(&features)?.upgrade());
         let cell = known.unwrap_or_else(|| {
             let latest = Mutex::new(Arc::new(Resource::of(state.world.ask(&asked), features)));
-            let cell = Arc::new(Cell { asked: asked.clone(), features, latest, readers: Mutex::default() });
+            let name = asked.name().map(Arc::new);
+            let cell = Arc::new(Cell { asked: asked.clone(), name, features, latest, readers: Mutex::default() });
             state.cells.entry(asked).or_default().insert(features, Arc::downgrade(&cell));
             cell
         });

@@ -35,7 +35,7 @@ use resource::Encoded;
 use std::{net::IpAddr, sync::Arc, time::Duration};
 use subscriber::{Next, Subscriber};
 use tokio::time::Instant;
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 use wire::Messages;
 
 /// The service.
@@ -73,7 +73,7 @@ impl Service {
         Server(self)
     }
 
-    async fn sync(&self, request: Request<Streaming<SyncRequest>>) -> Result<Response<Messages>, Status> {
+    async fn sync(&self, request: Request<Streaming<SyncRequest>>) -> Result<Messages, Status> {
         let peer = request.extensions().get::<Peer>();
         let (address, peer) = (peer.map(|peer| peer.addr.ip().to_canonical()), peer.and_then(|peer| peer.id.clone()));
         let identity = peer.as_ref().map(SpiffeId::as_str).unwrap_or_default();
@@ -113,7 +113,7 @@ impl Service {
                 }
             }
         });
-        Ok(Response::new(Box::pin(responses)))
+        Ok(Box::pin(responses))
     }
 }
 

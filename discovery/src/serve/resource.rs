@@ -5,7 +5,7 @@
 
 use super::limits::{DELTAS_MAX, RESPONSE_BYTES_MAX};
 use crate::index::{Answer, Own};
-use prost::Message as _;
+use prost::{Message as _, bytes::BufMut as _};
 use remora_api::{
     sync::Delta,
     v1::{self, SyncResponse, sync_response::Kind},
@@ -16,7 +16,10 @@ use remora_model::{
 use std::sync::{Arc, Mutex, PoisonError};
 use tonic::codegen::Bytes;
 
-/// A message as it goes out.
+/// Of a message in gRPC: not compressed, and its length.
+pub(super) const PREFIX_BYTES: usize = 5;
+
+/// A message as it goes out, its prefix included.
 pub(super) type Encoded = Bytes;
 
 /// A version of what was asked for.
@@ -38,7 +41,7 @@ pub(super) enum Says {
     Nothing,
     Inbound,
     /// The backends that a target leads to.
-    Outbound(Box<[BackendId]>),
+    Outbound(Arc<[BackendId]>),
     Backend(Arc<Backend>, Deltas),
     Own(Own),
 }
@@ -131,7 +134,13 @@ fn as_far_as(backend: Arc<Backend>, known: Features) -> (Arc<Backend>, Vec<Close
 }
 
 pub(super) fn message(kind: Kind) -> Encoded {
-    SyncResponse { kind: Some(kind) }.encode_to_vec().into()
+    let message = SyncResponse { kind: Some(kind) };
+    let length = message.encoded_len();
+    let mut framed = Vec::with_capacity(PREFIX_BYTES + length);
+    framed.put_u8(0);
+    framed.put_u32(u32::try_from(length).expect("no message is larger than a proxy takes"));
+    message.encode(&mut framed).expect("a vector grows");
+    framed.into()
 }
 
 /// What a target is, and as a message. One that is too large for a proxy would end its stream again and again: all rules are

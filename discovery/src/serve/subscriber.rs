@@ -37,16 +37,30 @@ pub(super) enum Next {
     Nothing,
 }
 
-/// What the proxy holds under a name.
+/// What there is under a name: there are some sixty for each of ten thousand proxies.
 #[derive(Debug, Default)]
-struct Held {
+struct Entry {
+    /// Where it is subscribed to at the hub.
+    cell: Option<Arc<Cell>>,
+    /// The backends that it leads to, as of the last look.
+    leads: Arc<[BackendId]>,
+    /// The version that the proxy holds; 0 if none.
     version: u64,
+    /// What we sent, to make deltas from.
+    sent: Option<Arc<Resource>>,
+    /// The proxy subscribed to it.
+    wanted: bool,
     /// Offered in Hello and not yet looked at: to be confirmed.
     offered: bool,
     /// The last message was a delta, which the proxy may be unable to apply.
     delta: bool,
-    /// What we sent, to make deltas from.
-    sent: Option<Arc<Resource>>,
+}
+
+impl Entry {
+    /// The proxy is taken to hold nothing of it.
+    fn let_go(&mut self) {
+        (self.version, self.sent, self.offered, self.delta) = (0, None, false, false);
+    }
 }
 
 /// One proxy.
@@ -70,13 +84,12 @@ pub(super) struct Subscriber {
     /// Work since this was asked last.
     spent: u32,
     lines: Arc<Lines>,
-    /// What it subscribed to; for a target also the backends that it leads to.
-    wants: BTreeMap<Name, Vec<BackendId>>,
-    held: BTreeMap<Name, Held>,
-    /// What it is subscribed to at the hub.
-    cells: BTreeMap<Name, Arc<Cell>>,
+    /// What it subscribed to, holds, or is subscribed to at the hub. Names are the cells' own where there is one.
+    entries: BTreeMap<Arc<Name>, Entry>,
+    /// How many of them it subscribed to.
+    wanted: usize,
     /// What is to be looked at.
-    due: BTreeSet<Name>,
+    due: BTreeSet<Arc<Name>>,
     /// Made and not taken yet: at most one target with its backends.
     made: VecDeque<Encoded>,
     /// Whether something may be held that nothing leads to any more.
@@ -109,9 +122,8 @@ impl Subscriber {
             namespace: hello.namespace,
             pod: hello.pod,
             features,
-            wants: BTreeMap::new(),
-            held: BTreeMap::new(),
-            cells: BTreeMap::new(),
+            entries: BTreeMap::new(),
+            wanted: 0,
             due: BTreeSet::new(),
             made: VecDeque::new(),
             untidy: true,
@@ -122,23 +134,24 @@ impl Subscriber {
                 tracing::warn!(pod, version = hello.proxy_version, %lacks, left_out, "proxy is too old for some features; rules that need them are closed there");
             });
         }
-        for offered in hello.held {
+        for (at, offered) in hello.held.into_iter().enumerate() {
             let name = read(offered.name)?;
             subscriber.spent += 1;
-            if !matches!(name, Name::Backend(_)) && !subscriber.want(name.clone()) {
+            if !matches!(*name, Name::Backend(_)) && !subscriber.want(name.clone()) {
                 continue;
             }
-            if subscriber.held.len() < HELD_MAX {
-                subscriber.held.insert(name, Held { version: offered.version, offered: true, ..Held::default() });
+            if at < HELD_MAX {
+                let entry = subscriber.entries.entry(name).or_default();
+                (entry.version, entry.offered) = (offered.version, true);
             }
         }
         Ok(subscriber)
     }
 
     /// Subscribes, or refuses that one subscription. Whether it subscribed.
-    fn want(&mut self, name: Name) -> bool {
+    fn want(&mut self, name: Arc<Name>) -> bool {
         let max = if self.proven { SUBSCRIPTIONS_MAX } else { UNPROVEN_SUBSCRIPTIONS_MAX };
-        if self.wants.len() >= max && !self.wants.contains_key(&name) {
+        if self.wanted >= max && !self.wants(&name) {
             metrics::counter!("remora_discovery_refused_subscriptions_total").increment(1);
             self.say(
                 |pod, left_out| tracing::warn!(pod, %name, max, left_out, "a subscription beyond the bound is refused"),
@@ -146,14 +159,19 @@ impl Subscriber {
             // Beyond what a person reads, refusals are not logged one by one.
             if self.made.len() < 2 * MADE_MAX {
                 let reason = format!("more than {max} subscriptions; some of the others must end first");
-                let refused = v1::Refused { name: Some((&name).into()), reason };
+                let refused = v1::Refused { name: Some((&*name).into()), reason };
                 self.made.push_back(message(Kind::Refused(refused)));
             }
             return false;
         }
-        self.wants.entry(name.clone()).or_default();
+        let entry = self.entries.entry(name.clone()).or_default();
+        self.wanted += usize::from(!std::mem::replace(&mut entry.wanted, true));
         self.due.insert(name);
         true
+    }
+
+    fn wants(&self, name: &Name) -> bool {
+        self.entries.get(name).is_some_and(|entry| entry.wanted)
     }
 
     /// Says something about the proxy, unless too much was said already.
@@ -184,7 +202,7 @@ impl Subscriber {
         match message.kind {
             Some(sync_request::Kind::Subscribe(name)) => {
                 let name = read(Some(name))?;
-                if matches!(name, Name::Backend(_)) {
+                if matches!(*name, Name::Backend(_)) {
                     return Err(Status::invalid_argument(
                         "backends need no subscription, they come with their targets",
                     ));
@@ -198,7 +216,7 @@ impl Subscriber {
                 let name = read(Some(name))?;
                 self.forget(&name);
                 // A backend that nothing led to when the proxy let go of it, and that something leads to again by now.
-                if matches!(&name, Name::Backend(id) if self.leads_to(id)) {
+                if matches!(&*name, Name::Backend(id) if self.leads_to(id)) {
                     self.due.insert(name);
                 } else {
                     self.due.remove(&name);
@@ -218,15 +236,19 @@ impl Subscriber {
 
     /// The proxy is taken to hold nothing of this name, nor of the backends that it leads to.
     fn forget(&mut self, name: &Name) {
-        self.held.remove(name);
-        for id in self.wants.remove(name).unwrap_or_default() {
-            self.held.remove(&Name::Backend(id));
+        let Some(entry) = self.entries.get_mut(name) else { return };
+        entry.let_go();
+        self.wanted -= usize::from(std::mem::take(&mut entry.wanted));
+        for id in &*std::mem::take(&mut entry.leads) {
+            if let Some(backend) = self.entries.get_mut(&Name::Backend(id.clone())) {
+                backend.let_go();
+            }
         }
     }
 
     /// Whether something that it subscribed to leads to the backend.
     fn leads_to(&self, id: &BackendId) -> bool {
-        self.wants.values().any(|backends| backends.contains(id))
+        self.entries.values().any(|entry| entry.leads.contains(id))
     }
 
     /// Rules that the proxy could not read, and which stand in their closed form there. With a proxy of our own version there
@@ -258,10 +280,10 @@ impl Subscriber {
         self.say(|pod, left_out| {
             tracing::warn!(pod, %name, reason = nack.reason, left_out, "proxy refused a resource");
         });
-        if let Some(held) = self.held.get_mut(&name) {
-            held.sent = None;
-            if std::mem::take(&mut held.delta) {
-                held.version = 0;
+        if let Some(entry) = self.entries.get_mut(&name) {
+            entry.sent = None;
+            if std::mem::take(&mut entry.delta) {
+                entry.version = 0;
                 self.due.insert(name);
             }
         }
@@ -281,17 +303,11 @@ impl Subscriber {
     /// Finds due what its mailbox says is another.
     fn collect(&mut self) {
         for cell in self.mailbox.take() {
-            let name = match &cell.asked {
-                // These are looked at each time.
-                Asked::Networks | Asked::Own { .. } => continue,
-                Asked::Outbound(_, target) => Name::Outbound(target.clone()),
-                Asked::Backend(id) => Name::Backend(id.clone()),
-                Asked::Inbound(_, port) => Name::Inbound(*port),
-                Asked::InboundDefault(_) => Name::InboundDefault,
-            };
-            let wanted = matches!(name, Name::Backend(_)) || self.wants.contains_key(&name);
-            if wanted && self.cells.contains_key(&name) {
-                self.due.insert(name);
+            // What has no name is looked at each time.
+            let Some(name) = &cell.name else { continue };
+            let Some(entry) = self.entries.get(name) else { continue };
+            if entry.cell.is_some() && (entry.wanted || matches!(**name, Name::Backend(_))) {
+                self.due.insert(name.clone());
             }
         }
     }
@@ -326,7 +342,7 @@ impl Subscriber {
                 return Next::Tell(made);
             }
             match self.due.pop_first() {
-                Some(name) => self.look_at(name),
+                Some(name) => self.look_at(&name),
                 None => {
                     self.tidy();
                     return Next::Nothing;
@@ -336,30 +352,32 @@ impl Subscriber {
         Next::Later
     }
 
-    fn look_at(&mut self, name: Name) {
+    fn look_at(&mut self, name: &Name) {
         self.spent += 1;
-        if let Name::Backend(id) = &name {
+        if let Name::Backend(id) = name {
             if self.leads_to(id) {
                 self.turn(name);
             }
             return;
         }
-        let resource = self.latest(&name);
+        let resource = self.latest(name);
         if let Says::Outbound(backends) = &resource.says {
-            for id in backends {
+            for id in &**backends {
                 let name = Name::Backend(id.clone());
                 self.due.remove(&name);
-                self.turn(name);
+                self.turn(&name);
             }
-            let before = self.wants.insert(name.clone(), backends.to_vec());
-            self.untidy |= before.is_some_and(|before| before != **backends);
+            if let Some(entry) = self.entries.get_mut(name) {
+                let before = std::mem::replace(&mut entry.leads, Arc::clone(backends));
+                self.untidy |= before != *backends;
+            }
         }
         self.turn(name);
     }
 
     /// The version of now; subscribes if that was not done before.
     fn latest(&mut self, name: &Name) -> Arc<Resource> {
-        if let Some(cell) = self.cells.get(name) {
+        if let Some(cell) = self.entries.get(name).and_then(|entry| entry.cell.as_ref()) {
             return cell.latest();
         }
         let pod = || (self.namespace.clone(), self.pod.clone());
@@ -371,27 +389,33 @@ impl Subscriber {
         };
         let cell = self.hub.ask(asked, self.features, &self.mailbox);
         let latest = cell.latest();
-        self.cells.insert(name.clone(), cell);
+        let (known, entry) = self.entries.remove_entry(name).unzip();
+        let name = cell.name.clone().or(known).unwrap_or_else(|| Arc::new(name.clone()));
+        self.entries.insert(name, Entry { cell: Some(cell), ..entry.unwrap_or_default() });
         latest
     }
 
     /// Makes the message about a name, if there is anything to say.
-    fn turn(&mut self, name: Name) {
-        let resource = self.latest(&name);
+    fn turn(&mut self, name: &Name) {
+        let resource = self.latest(name);
         // An unknown pod is most likely a new one: it is answered when it is known.
         if matches!(resource.says, Says::Nothing) {
             return;
         }
-        let held = self.held.entry(name.clone()).or_default();
-        if held.version == resource.version {
-            if std::mem::take(&mut held.offered) {
-                let current = v1::Current { name: Some((&name).into()), version: resource.version };
+        let Some(entry) = self.entries.get_mut(name) else { return };
+        if entry.version == resource.version {
+            if std::mem::take(&mut entry.offered) {
+                let current = v1::Current { name: Some(name.into()), version: resource.version };
                 self.made.push_back(message(Kind::Current(current)));
                 // What a nack took away does not come back: only who just offered it holds what we would have sent.
-                held.sent = matches!(resource.says, Says::Backend(..)).then_some(resource);
+                entry.sent = matches!(resource.says, Says::Backend(..)).then_some(resource);
             }
             return;
         }
+        let (message, delta) = resource.after(entry.sent.as_deref().filter(|sent| sent.version == entry.version));
+        (entry.version, entry.offered, entry.delta) = (resource.version, false, delta);
+        entry.sent = matches!(resource.says, Says::Backend(..)).then(|| Arc::clone(&resource));
+        self.made.push_back(message);
         for feature in resource.closed.iter().flat_map(|closed| closed.lacks.iter()) {
             metrics::counter!("remora_discovery_degraded_rules_total", "feature" => feature.name()).increment(1);
         }
@@ -401,11 +425,6 @@ impl Subscriber {
                 tracing::warn!(pod, %name, rules, %first, %lacks, left_out, "rules are sent in their closed form: the proxy is too old for them");
             });
         }
-        let held = self.held.entry(name.clone()).or_default();
-        let (message, delta) = resource.after(held.sent.as_deref().filter(|sent| sent.version == held.version));
-        let sent = matches!(resource.says, Says::Backend(..)).then(|| Arc::clone(&resource));
-        *held = Held { version: resource.version, offered: false, delta, sent };
-        self.made.push_back(message);
     }
 
     /// Lets go of what nothing leads to any more, as the proxy does.
@@ -413,13 +432,13 @@ impl Subscriber {
         if !std::mem::take(&mut self.untidy) {
             return;
         }
-        let backends: BTreeSet<&BackendId> = self.wants.values().flatten().collect();
-        let kept = |name: &Name| match name {
-            Name::Backend(id) => backends.contains(id),
-            name => self.wants.contains_key(name),
-        };
-        self.held.retain(|name, _| kept(name));
-        let left: Vec<Arc<Cell>> = self.cells.extract_if(.., |name, _| !kept(name)).map(|(_, cell)| cell).collect();
+        let leads: Vec<Arc<[BackendId]>> = self.entries.values().map(|entry| Arc::clone(&entry.leads)).collect();
+        let backends: BTreeSet<&BackendId> = leads.iter().flat_map(|leads| &**leads).collect();
+        let left = self.entries.extract_if(.., |name, entry| match &**name {
+            Name::Backend(id) => !backends.contains(id),
+            _ => !entry.wanted,
+        });
+        let left: Vec<Arc<Cell>> = left.filter_map(|(_, entry)| entry.cell).collect();
         if !left.is_empty() {
             self.hub.leave(left, &self.mailbox);
         }
@@ -428,13 +447,13 @@ impl Subscriber {
 
 impl Drop for Subscriber {
     fn drop(&mut self) {
-        let cells = std::mem::take(&mut self.cells).into_values();
+        let cells = std::mem::take(&mut self.entries).into_values().filter_map(|entry| entry.cell);
         self.hub.leave(cells.chain([Arc::clone(&self.own), Arc::clone(&self.networks)]), &self.mailbox);
         self.hub.lack(Features::all().beyond(self.features), false);
     }
 }
 
-fn read(name: Option<v1::ResourceName>) -> Result<Name, Status> {
+fn read(name: Option<v1::ResourceName>) -> Result<Arc<Name>, Status> {
     let name = name.ok_or_else(|| Status::invalid_argument("name is missing"))?;
-    Name::try_from(name).map_err(|error| Status::invalid_argument(format!("name.{error}")))
+    Name::try_from(name).map(Arc::new).map_err(|error| Status::invalid_argument(format!("name.{error}")))
 }

@@ -1,5 +1,6 @@
 use super::{
     Hub,
+    resource::PREFIX_BYTES,
     subscriber::{Next, Subscriber},
 };
 use crate::{
@@ -83,7 +84,9 @@ fn all(proxy: &mut Subscriber, known: &Known, objects: Vec<Object>) -> Vec<Updat
     let mut told = Vec::new();
     loop {
         match proxy.next() {
-            Next::Tell(response) => told.push(SyncResponse::decode(response).unwrap().try_into().unwrap()),
+            Next::Tell(response) => {
+                told.push(SyncResponse::decode(response.slice(PREFIX_BYTES..)).unwrap().try_into().unwrap())
+            }
             Next::Later => {}
             Next::Nothing => return told,
         }

@@ -1,24 +1,31 @@
-//! `Discovery` as tonic serves it, but for one thing: what is sent is encoded before, once for all who are sent it.
+//! `Discovery` as gRPC carries it. Requests are read by tonic; responses are framed here, because what is sent was made once for
+//! all who are sent it: a message goes out as it lies in memory, and a stream that is silent has no buffer.
 
 use super::{Service, limits::REQUEST_BYTES_MAX, resource::Encoded};
-use prost::Message as _;
+use http_body::Frame;
+use prost::{Message as _, bytes::BytesMut};
 use remora_api::v1::SyncRequest;
-use std::{convert::Infallible, pin::Pin};
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+use tokio_stream::Stream;
 use tonic::{
-    Request, Response, Status, Streaming,
+    Request, Status, Streaming,
     body::Body,
-    codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
-    codegen::{Body as HttpBody, BoxFuture, Context, Poll, Service as TowerService, StdError, http},
-    server::{Grpc, NamedService, StreamingService},
+    codec::{BufferSettings, DecodeBuf, Decoder},
+    codegen::{Body as HttpBody, BoxFuture, Service as TowerService, StdError, http},
+    server::NamedService,
 };
 
-/// What a stream's buffers begin with: most messages are small, and streams are many.
+/// What the buffer of a stream's requests begins with: most are small, and streams are many.
 const BUFFER_BYTES: usize = 512;
-/// What is gathered before it is sent.
+/// What of the messages that are there is sent together.
 const GATHERED_BYTES: usize = 32 * 1024;
 
-/// The messages of one stream.
-pub(super) type Messages = Pin<Box<dyn tokio_stream::Stream<Item = Result<Encoded, Status>> + Send>>;
+/// The messages of one stream, framed.
+pub(super) type Messages = Pin<Box<dyn Stream<Item = Result<Encoded, Status>> + Send>>;
 
 /// The service as a server takes it.
 #[derive(Debug, Clone)]
@@ -47,62 +54,92 @@ where
             if request.uri().path() != "/remora.v1.Discovery/Sync" {
                 return Ok(Status::unimplemented("discovery has no such method").into_http());
             }
-            let grpc = Grpc::new(Encodings);
-            let mut grpc = grpc.apply_max_message_size_config(Some(REQUEST_BYTES_MAX), Some(usize::MAX));
-            Ok(grpc.streaming(Sync(service), request).await)
+            let request = request.map(|body| Streaming::new_request(Requests, body, None, Some(REQUEST_BYTES_MAX)));
+            Ok(match service.sync(Request::from_http(request)).await {
+                Ok(messages) => answer(messages),
+                Err(status) => status.into_http(),
+            })
         })
     }
 }
 
-/// The one method.
-struct Sync(Service);
+fn answer(messages: Messages) -> http::Response<Body> {
+    let mut answer = http::Response::new(Body::new(Responses::Open(messages)));
+    let grpc = http::HeaderValue::from_static("application/grpc");
+    answer.headers_mut().insert(http::header::CONTENT_TYPE, grpc);
+    answer
+}
 
-impl StreamingService<SyncRequest> for Sync {
-    type Response = Encoded;
-    type ResponseStream = Messages;
-    type Future = BoxFuture<Response<Messages>, Status>;
+/// The body of an answer: the messages, then how it ended.
+enum Responses {
+    Open(Messages),
+    Ending(Status),
+    Ended,
+}
 
-    fn call(&mut self, request: Request<Streaming<SyncRequest>>) -> Self::Future {
-        let service = self.0.clone();
-        Box::pin(async move { service.sync(request).await })
+impl HttpBody for Responses {
+    type Data = Encoded;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Encoded>, Infallible>>> {
+        let end = match &mut *self {
+            Self::Open(messages) => match ready!(messages.as_mut().poll_next(cx)) {
+                Some(Ok(first)) => {
+                    let (gathered, end) = gather(first, messages, cx);
+                    if let Some(status) = end {
+                        *self = Self::Ending(status);
+                    }
+                    return Poll::Ready(Some(Ok(Frame::data(gathered))));
+                }
+                Some(Err(status)) => Some(status),
+                None => Some(Status::ok("")),
+            },
+            Self::Ending(status) => Some(status.clone()),
+            Self::Ended => None,
+        };
+        *self = Self::Ended;
+        Poll::Ready(end.map(|status| Ok(Frame::trailers(trailers(&status)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Ended)
     }
 }
 
-/// Requests are decoded, responses are bytes.
+/// The message, with those that are there already; and how the stream ended, if it did.
+fn gather(first: Encoded, messages: &mut Messages, cx: &mut Context<'_>) -> (Encoded, Option<Status>) {
+    let mut gathered = BytesMut::new();
+    let whole = |gathered: BytesMut| if gathered.is_empty() { first.clone() } else { gathered.freeze() };
+    while first.len().max(gathered.len()) < GATHERED_BYTES {
+        match messages.as_mut().poll_next(cx) {
+            Poll::Ready(Some(Ok(next))) => {
+                if gathered.is_empty() {
+                    gathered.extend_from_slice(&first);
+                }
+                gathered.extend_from_slice(&next);
+            }
+            Poll::Ready(Some(Err(status))) => return (whole(gathered), Some(status)),
+            Poll::Ready(None) => return (whole(gathered), Some(Status::ok(""))),
+            Poll::Pending => break,
+        }
+    }
+    (whole(gathered), None)
+}
+
+fn trailers(status: &Status) -> http::HeaderMap {
+    let mut trailers = http::HeaderMap::new();
+    // It fails for texts that are no header values; then the code still says what matters.
+    if status.add_header(&mut trailers).is_err() {
+        trailers.insert(Status::GRPC_STATUS, http::HeaderValue::from(status.code() as i32));
+    }
+    trailers
+}
+
+/// How requests are read.
 #[derive(Debug, Clone, Copy)]
-struct Encodings;
+struct Requests;
 
-impl Codec for Encodings {
-    type Encode = Encoded;
-    type Decode = SyncRequest;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        *self
-    }
-
-    fn decoder(&mut self) -> Self {
-        *self
-    }
-}
-
-impl Encoder for Encodings {
-    type Item = Encoded;
-    type Error = Status;
-
-    fn encode(&mut self, message: Encoded, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        use prost::bytes::BufMut as _;
-        buffer.put(message);
-        Ok(())
-    }
-
-    fn buffer_settings(&self) -> BufferSettings {
-        BufferSettings::new(BUFFER_BYTES, GATHERED_BYTES)
-    }
-}
-
-impl Decoder for Encodings {
+impl Decoder for Requests {
     type Item = SyncRequest;
     type Error = Status;
 
@@ -112,6 +149,56 @@ impl Decoder for Encodings {
     }
 
     fn buffer_settings(&self) -> BufferSettings {
-        BufferSettings::new(BUFFER_BYTES, GATHERED_BYTES)
+        BufferSettings::new(BUFFER_BYTES, BUFFER_BYTES)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::{FutureExt as _, StreamExt as _, stream};
+    use http_body_util::BodyExt as _;
+    use std::future::pending;
+
+    const fn text(text: &'static str) -> Result<Encoded, Status> {
+        Ok(Encoded::from_static(text.as_bytes()))
+    }
+
+    async fn next(body: &mut Responses) -> Result<Encoded, http::HeaderMap> {
+        let frame = body.frame().await.unwrap().unwrap();
+        frame.into_data().map_err(|frame| frame.into_trailers().unwrap())
+    }
+
+    #[tokio::test]
+    async fn what_is_there_goes_out_together_and_then_how_it_ended() {
+        let overloaded = || Err(crate::serve::come_again(std::time::Duration::from_millis(7)));
+        for (end, code, after) in [(None, "0", None), (Some(overloaded()), "14", Some("7"))] {
+            let ready = stream::iter([text("a"), text("b"), text("c")].into_iter().chain(end));
+            let mut body = Responses::Open(Box::pin(ready));
+            assert_eq!(next(&mut body).await, Ok(Encoded::from_static(b"abc")));
+            let trailers = next(&mut body).await.unwrap_err();
+            assert_eq!(trailers["grpc-status"], code);
+            assert_eq!(trailers.get("remora-return-after-ms").map(|ms| ms.to_str().unwrap()), after);
+            assert!(body.frame().await.is_none() && body.is_end_stream());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_message_that_is_alone_is_sent_as_it_lies() {
+        let alone = Encoded::from(vec![1; GATHERED_BYTES / 2]);
+        let (first, more) = (alone.clone(), stream::once(pending()));
+        let mut body = Responses::Open(Box::pin(stream::iter([Ok(first)]).chain(more)));
+        assert_eq!(next(&mut body).await.unwrap().as_ptr(), alone.as_ptr());
+        assert!(body.frame().now_or_never().is_none(), "and nothing is made up after it");
+    }
+
+    #[tokio::test]
+    async fn no_more_is_gathered_than_a_bound() {
+        let half = Encoded::from(vec![1; GATHERED_BYTES / 2]);
+        let mut body = Responses::Open(Box::pin(stream::iter([(); 5].map(|()| Ok(half.clone())))));
+        for length in [2, 2, 1] {
+            assert_eq!(next(&mut body).await.unwrap().len(), length * half.len());
+        }
+        assert_eq!(next(&mut body).await.unwrap_err()["grpc-status"], "0");
     }
 }

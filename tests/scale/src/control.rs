@@ -8,6 +8,7 @@ use crate::{
 };
 use anyhow::{Context as _, Result, bail};
 use std::{
+    ffi::OsString,
     fs,
     io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpStream},
@@ -33,8 +34,10 @@ pub(crate) struct Control {
     pub(crate) issuer: PathBuf,
     /// How long it took until it was ready, and the CPU that this took.
     pub(crate) ready: (Duration, Duration),
+    program: PathBuf,
+    arguments: Vec<(&'static str, OsString)>,
     _identity: Process,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Control {
@@ -65,26 +68,30 @@ impl Control {
         })?;
         let began = Instant::now();
         let program = args.discovery.clone().unwrap_or_else(|| beside("remora-discovery"));
-        let mut discovery = Process::start(
-            dir.path(),
-            "discovery",
-            &program,
-            &[
-                ("--listen", address.to_string().into()),
-                ("--admin", admin.to_string().into()),
-                ("--manifests", manifests.clone().into_os_string()),
-                ("--identity-addr", identity_addr.to_string().into()),
-                ("--trust-anchors", issuer.join("ca.crt").into_os_string()),
-                ("--token", at("token").into_os_string()),
-                ("--cluster-networks", "10.0.0.0/8".into()),
-                ("--log", "warn".into()),
-            ],
-        )?;
-        wait("discovery", &mut discovery, || {
-            get(admin, "/ready").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
-        })?;
-        let ready = (began.elapsed(), discovery.cpu()?);
-        Ok(Self { discovery, address, admin, manifests, issuer, ready, _identity: identity, _dir: dir })
+        let arguments = vec![
+            ("--listen", address.to_string().into()),
+            ("--admin", admin.to_string().into()),
+            ("--manifests", manifests.clone().into_os_string()),
+            ("--identity-addr", identity_addr.to_string().into()),
+            ("--trust-anchors", issuer.join("ca.crt").into_os_string()),
+            ("--token", at("token").into_os_string()),
+            ("--cluster-networks", "10.0.0.0/8".into()),
+            ("--log", "warn".into()),
+        ];
+        let mut discovery = Process::start(dir.path(), "discovery", &program, &arguments)?;
+        ready(&mut discovery, admin)?;
+        let took = (began.elapsed(), discovery.cpu()?);
+        let (ready, _identity) = (took, identity);
+        Ok(Self { discovery, address, admin, manifests, issuer, ready, program, arguments, _identity, dir })
+    }
+
+    /// Ends discovery without a word, and starts it again. How long it was until it was ready, from its end.
+    pub(crate) fn restart(&mut self) -> Result<Duration> {
+        let began = Instant::now();
+        self.discovery.kill();
+        self.discovery = Process::start(self.dir.path(), "discovery", &self.program, &self.arguments)?;
+        ready(&mut self.discovery, self.admin)?;
+        Ok(began.elapsed())
     }
 
     /// A counter or gauge of discovery.
@@ -93,6 +100,10 @@ impl Control {
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         Ok(line.map_or(Ok(0.0), |value| value.trim().parse())?)
     }
+}
+
+fn ready(discovery: &mut Process, admin: SocketAddr) -> Result<()> {
+    wait("discovery", discovery, || get(admin, "/ready").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200")))
 }
 
 fn free_addresses() -> Result<[SocketAddr; 4]> {

@@ -43,7 +43,7 @@ pub(crate) struct Plan {
 pub(crate) enum Event {
     /// All connections are open; no stream is.
     Connected,
-    /// All streams have everything that they asked for.
+    /// All streams have everything that they asked for; said again when that is so once more after some were lost.
     Settled,
     /// All streams that asked for the Service have the change; when each got it, in microseconds since 1970.
     Arrived { service: String, mark: u32, at: Vec<u64> },
@@ -142,6 +142,7 @@ fn configs(plan: &Plan) -> Result<HashMap<String, Arc<ClientConfig>>> {
 #[derive(Debug, Default)]
 struct Tally {
     streams: usize,
+    /// Of them, how many have everything.
     settled: usize,
     /// How many asked for a Service.
     asked: HashMap<String, usize>,
@@ -170,7 +171,10 @@ impl Tally {
                 let all = self.asked.get(&key.0) == Some(&at.len());
                 all.then(|| Event::Arrived { at: self.arrived.remove(&key).unwrap_or_default(), service: key.0, mark })
             }
-            proxy::News::Lost(why) => Some(Event::Lost { why }),
+            proxy::News::Lost { settled, why } => {
+                self.settled -= usize::from(settled);
+                Some(Event::Lost { why })
+            }
         })
     }
 }

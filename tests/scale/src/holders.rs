@@ -75,6 +75,16 @@ impl Holders {
         self.all(|event| matches!(event, Event::Settled))
     }
 
+    /// Waits until each has everything again, once `restart` has lost all of them their streams. How many streams were lost to it, some of
+    /// them more than once.
+    pub(crate) fn after(&self, restart: impl FnOnce() -> Result<()>) -> Result<u32> {
+        while self.events.try_recv().is_ok() {}
+        let before = self.lost.get();
+        restart()?;
+        self.all(|event| matches!(event, Event::Settled))?;
+        Ok(self.lost.replace(before) - before)
+    }
+
     fn all(&self, wanted: impl Fn(&Event) -> bool) -> Result<()> {
         let (mut left, deadline) = (self.children.len(), Instant::now() + PATIENCE);
         while left > 0 {

@@ -51,6 +51,7 @@ pub(crate) fn run(args: &Args) -> Result<Report> {
     figures.delays_all = measurement.changes(args, &holders, Asked::All, 20 / quick)?;
     measurement.unasked(args, 40 / quick, &mut figures)?;
     measurement.rollout(args, &holders, &mut figures)?;
+    measurement.restart(&holders, &mut figures)?;
     figures.lost = holders.lost();
     let Measurement { mut control, phases, .. } = measurement;
     control.discovery.check()?;
@@ -108,6 +109,22 @@ impl Measurement {
             Ok(count)
         })?;
         Ok(delays)
+    }
+
+    /// Kills discovery and starts it again, for which all streams wait.
+    fn restart(&mut self, holders: &Holders, figures: &mut Figures) -> Result<()> {
+        eprintln!("remora-scale: restart");
+        drop(self.live.take());
+        let began = Instant::now();
+        figures.restart_lost = holders.after(|| {
+            figures.restart_ready_s = self.control.restart()?.as_secs_f64();
+            Ok(())
+        })?;
+        let seconds = began.elapsed().as_secs_f64();
+        figures.restart_settled_s = seconds;
+        let (cpu_s, sent) = (self.control.discovery.cpu()?.as_secs_f64(), self.sent()?);
+        self.phases.push(Phase { name: "restart", done: 1, seconds, cpu_s, sent, live_ms: self.live.take() });
+        Ok(())
     }
 
     /// Changes what nobody asked for.

@@ -49,6 +49,13 @@ impl Process {
         bail!("{} ended by itself ({status}):\n{end}", self.name)
     }
 
+    /// Ends it at once.
+    pub(crate) fn kill(&mut self) {
+        // It may have ended by itself; then there is nothing to stop.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
     /// CPU time used so far, in user space and kernel.
     pub(crate) fn cpu(&self) -> Result<Duration> {
         let path = format!("/proc/{}/stat", self.child.id());
@@ -67,9 +74,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended by itself; then there is nothing to stop.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
     }
 }
 

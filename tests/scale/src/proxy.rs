@@ -4,7 +4,7 @@ use crate::world::{ACCOUNT, Asked as Who, PORT, Shape};
 use anyhow::{Context as _, Result};
 use hyper_util::rt::TokioIo;
 use remora_api::{
-    sync::{Name, envelope, request},
+    sync::{Name, RETURN_AFTER_MS, envelope, request},
     v1::{self, Hello, SyncResponse, discovery_client::DiscoveryClient, resource_name, sync_response::Kind},
 };
 use remora_runtime::{
@@ -12,7 +12,7 @@ use remora_runtime::{
     tls::{ClientConfig, server_name},
 };
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -23,8 +23,13 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::transport::{Channel, Uri};
+use tonic::{
+    Status,
+    transport::{Channel, Uri},
+};
 
+/// What a proxy waits before it comes again, if discovery does not say when: at least, and at most with each failure twice as long.
+const BACKOFF: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(10)];
 /// Streams of one source address: discovery takes 256 connections from each.
 const OF_ADDRESS: u32 = 200;
 
@@ -58,12 +63,12 @@ impl Asked {
 /// What happened on a stream.
 #[derive(Debug)]
 pub(crate) enum News {
-    /// It has everything that it asked for.
+    /// It has everything that it asked for, on this connection.
     Settled,
     /// The endpoint's change has come.
     Mark { service: String, mark: u32 },
     /// It ended.
-    Lost(String),
+    Lost { settled: bool, why: String },
 }
 
 /// Opens the connection of a stream, from an address that it shares with few others.
@@ -84,27 +89,37 @@ pub(crate) async fn connect(discovery: SocketAddr, stream: u32, config: Arc<Clie
     endpoint.connect_with_connector(connector).await.with_context(|| format!("connect stream {stream}"))
 }
 
-/// Asks, and tells what comes; again a second or two after the stream was lost, as proxies do. Until it has all that it asked for
-/// it is one of few.
+/// Asks, and tells what comes; again after the stream was lost, when proxies do, and with what it holds as they offer it. Until it had all
+/// that it asked for once it is one of few.
 pub(crate) async fn run(channel: Channel, asked: Asked, tell: mpsc::UnboundedSender<News>, turns: Arc<Semaphore>) {
-    let wait = Duration::from_millis(1000 + u64::from(asked.number % 1000));
     let mut told = Told { turn: turns.acquire_owned().await.ok(), ..Told::default() };
+    let mut wait = BACKOFF[0];
     loop {
         let ended = converse(&channel, &asked, &mut told, &tell).await.err();
+        let settled = std::mem::take(&mut told.settled);
+        let again = ended.as_ref().and_then(|error| error.downcast_ref::<Status>()).and_then(again);
         let why = ended.map_or("it ended".to_owned(), |error| format!("{error:#}"));
-        if tell.send(News::Lost(why)).is_err() {
+        if tell.send(News::Lost { settled, why }).is_err() {
             return;
         }
-        tokio::time::sleep(wait).await;
+        wait = if settled { BACKOFF[0] } else { (2 * wait).min(BACKOFF[1]) };
+        let by_chance = wait.mul_f64(0.5 + f64::from(asked.number % 100) / 200.0);
+        tokio::time::sleep(again.map_or(by_chance, |again| again.min(BACKOFF[1]))).await;
     }
 }
 
-/// What was told of a stream, so that it is told once.
+/// When discovery wants it back.
+fn again(status: &Status) -> Option<Duration> {
+    status.metadata().get(RETURN_AFTER_MS)?.to_str().ok()?.parse().ok().map(Duration::from_millis)
+}
+
+/// What was told of a stream, so that it is told once; and what it holds.
 #[derive(Debug, Default)]
 struct Told {
     turn: Option<OwnedSemaphorePermit>,
     settled: bool,
     marks: HashMap<String, u32>,
+    held: BTreeMap<Name, u64>,
 }
 
 async fn converse(channel: &Channel, asked: &Asked, told: &mut Told, tell: &mpsc::UnboundedSender<News>) -> Result<()> {
@@ -112,8 +127,10 @@ async fn converse(channel: &Channel, asked: &Asked, told: &mut Told, tell: &mpsc
     let (say, said) = mpsc::unbounded_channel();
     let service_account = ACCOUNT.to_owned();
     let (namespace, pod) = (namespace.clone(), pod.clone());
-    say.send(request::hello(Hello { namespace, pod, service_account, ..Hello::default() }))?;
-    for name in names {
+    let held =
+        told.held.iter().map(|(name, version)| v1::Held { name: Some(name.into()), version: *version }).collect();
+    say.send(request::hello(Hello { namespace, pod, service_account, held, ..Hello::default() }))?;
+    for name in names.iter().filter(|name| !told.held.contains_key(name)) {
         say.send(request::subscribe(name))?;
     }
     let mut client = DiscoveryClient::new(channel.clone()).max_decoding_message_size(16 * 1024 * 1024);
@@ -121,8 +138,13 @@ async fn converse(channel: &Channel, asked: &Asked, told: &mut Told, tell: &mpsc
     let mut left: Vec<v1::ResourceName> = names.iter().map(Into::into).collect();
     while let Some(message) = stream.message().await? {
         if let Some((name, version)) = envelope(&message) {
-            let ack = v1::Ack { name: Some(name.clone()), version, closed: Vec::new() };
-            say.send(v1::SyncRequest { kind: Some(v1::sync_request::Kind::Ack(ack)) })?;
+            if let Ok(name) = Name::try_from(name.clone()) {
+                told.held.insert(name, version);
+            }
+            if !matches!(message.kind, Some(Kind::Current(_))) {
+                let ack = v1::Ack { name: Some(name.clone()), version, closed: Vec::new() };
+                say.send(v1::SyncRequest { kind: Some(v1::sync_request::Kind::Ack(ack)) })?;
+            }
             if !left.is_empty() && !matches!(name.kind, Some(resource_name::Kind::Backend(_))) {
                 left.retain(|wanted| *wanted != name);
                 if left.is_empty() && !std::mem::replace(&mut told.settled, true) {

@@ -23,7 +23,12 @@ pub(crate) struct Figures {
     /// Snapshots while nobody's changes were made; fewer than changes if some were read together.
     pub(crate) unasked_indexed: f64,
     pub(crate) rollout_settled_ms: f64,
-    /// Streams that were lost and came back.
+    /// From the end of discovery until the next one was ready, and until every stream had everything again.
+    pub(crate) restart_ready_s: f64,
+    pub(crate) restart_settled_s: f64,
+    /// Streams that ended for it; those count more than once that had to come again.
+    pub(crate) restart_lost: u32,
+    /// Streams that were lost and came back, but for that.
     pub(crate) lost: u32,
 }
 
@@ -128,6 +133,9 @@ impl fmt::Display for Report {
         }
         row("changes for nobody: snapshots", format!("{:.0}", figures.unasked_indexed))?;
         row("rollout: the last change arrived, ms", format!("{:.0}", figures.rollout_settled_ms))?;
+        let restart = [figures.restart_ready_s, figures.restart_settled_s].map(|s| format!("{s:.1}")).join(", ");
+        row("restart: discovery is ready, all streams have everything, s", restart)?;
+        row("restart: streams lost", figures.restart_lost.to_string())?;
         row("streams lost on the way, which came back", figures.lost.to_string())
     }
 }

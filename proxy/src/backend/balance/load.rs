@@ -61,24 +61,27 @@ impl Load {
         }
     }
 
-    /// The cost of sending one more, `free` of those in flight not counted.
-    pub(super) fn cost(&self, now: Instant, free: u32) -> f64 {
-        self.latency_s(now) * (f64::from(self.in_flight.get().saturating_sub(free)) + 1.0)
-    }
-
     /// How long an answer takes; no time for an endpoint that was never asked.
     pub(super) fn latency_s(&self, now: Instant) -> f64 {
+        self.at_least(self.estimate_s(now), now)
+    }
+
+    /// The same in the mean, whatever the last answers took.
+    pub(super) fn steady_s(&self, now: Instant) -> f64 {
+        self.at_least(self.faded_mean_s(now), now)
+    }
+
+    fn at_least(&self, latency_s: f64, now: Instant) -> f64 {
         if !self.asked.get() {
             return 0.0;
         }
-        // A floor keeps the count of requests in flight meaningful when the estimate has faded to nothing.
-        let latency = self.estimate_s(now).max(1e-6);
         let silence = if self.awaiting.get() > 0 {
             now.saturating_duration_since(self.progress.get()).as_secs_f64()
         } else {
             0.0
         };
-        latency.max(silence)
+        // A floor keeps the count of requests in flight meaningful when the estimate has faded to nothing.
+        latency_s.max(1e-6).max(silence)
     }
 
     pub(super) fn begin(&self, now: Instant) {
@@ -131,8 +134,11 @@ impl Load {
     }
 
     fn estimate_s(&self, now: Instant) -> f64 {
-        let (mean, peak, age) = (self.mean_s.get(), self.peak_s.get(), self.age_s(now));
-        (mean * fading(age, self.decay_s())).max(peak * fading(age, PEAK_DECAY_S))
+        self.faded_mean_s(now).max(self.peak_s.get() * fading(self.age_s(now), PEAK_DECAY_S))
+    }
+
+    fn faded_mean_s(&self, now: Instant) -> f64 {
+        self.mean_s.get() * fading(self.age_s(now), self.decay_s())
     }
 
     fn age_s(&self, now: Instant) -> f64 {

@@ -194,7 +194,7 @@ impl<P: Clone> Balancer<P> {
             return Ok(probe);
         }
         let better = |first, second| better(first, second, now);
-        let chosen = self.of_zones(rng, exclude, better, |slot| slot.spill_cost(now));
+        let chosen = self.of_zones(rng, exclude, better, |local, other| local.outweighs(other, now));
         chosen.map_or_else(|| self.last_resort(now, exclude), |slot| Ok(self.picked(slot, now, false)))
     }
 
@@ -212,7 +212,7 @@ impl<P: Clone> Balancer<P> {
             Choice::RoundRobin(turns) => self.in_turn(turns, now, exclude),
             Choice::Tiered(tiers) => self.of_tiers(tiers, now, rng, exclude),
             _ => {
-                let chosen = self.of_zones(rng, exclude, idler, Slot::excess);
+                let chosen = self.of_zones(rng, exclude, idler, Slot::spills_to);
                 chosen.map(|slot| self.picked(slot, now, false))
             }
         };
@@ -240,12 +240,12 @@ impl<P: Clone> Balancer<P> {
         rng: &mut fastrand::Rng,
         exclude: &[SocketAddr],
         better: impl Fn(&'a Slot<P>, &'a Slot<P>) -> &'a Slot<P>,
-        cost: impl Fn(&Slot<P>) -> f64,
+        spills: impl Fn(&Slot<P>, &Slot<P>) -> bool,
     ) -> Option<&'a Slot<P>> {
         let local = self.better_of_two(0..self.local, rng, exclude, &better);
         let remote = self.better_of_two(self.local..self.slots.len(), rng, exclude, &better);
         match (local, remote) {
-            (Some(local), Some(remote)) => Some(if cost(local) > SPILL_FACTOR * cost(remote) { remote } else { local }),
+            (Some(local), Some(remote)) => Some(if spills(local, remote) { remote } else { local }),
             (local, remote) => local.or(remote),
         }
     }
@@ -360,8 +360,11 @@ impl<P> Slot<P> {
         (f64::from(self.stats.load.in_flight()) + 1.0) / f64::from(self.member.weight)
     }
 
-    fn spill_cost(&self, now: Instant) -> f64 {
-        self.stats.load.cost(now, SPILL_FREE.saturating_mul(self.member.weight)) / f64::from(self.member.weight)
+    /// The same by latency too: ours at its slowest, the other's in the mean. One slow answer of the other says nothing about the
+    /// next; taken for its latency, it would bring the requests back to one of ours that is slow at each.
+    fn outweighs(&self, other: &Self, now: Instant) -> bool {
+        let ours = self.stats.load.latency_s(now) * self.excess();
+        ours > SPILL_FACTOR * other.stats.load.steady_s(now) * other.excess()
     }
 }
 

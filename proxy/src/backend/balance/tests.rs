@@ -304,6 +304,26 @@ fn traffic_stays_in_the_zone_until_it_is_overloaded() {
     assert!(share(&sent, 2) + share(&sent, 3) > 0.8, "{sent:?}");
 }
 
+/// The answers of the others here are those of a busy machine: one in ten takes eight times as long.
+#[test]
+fn the_zones_own_endpoint_that_turns_slow_gives_under_5_percent_after_5_seconds() {
+    for seed in 0..50 {
+        for (rps, usual) in [(30, 10 * MS), (70, 3 * MS), (70, 8 * MS), (500, 8 * MS)] {
+            let mut sim = Sim::new([], seed);
+            sim.set.update((0..3).map(|key| Member { tier: u8::from(key > 0), ..member(key) }).collect());
+            let busy = |rng: &mut fastrand::Rng| {
+                let times = if rng.u32(..10) == 0 { 8.0 } else { 0.5 + rng.f64() };
+                usual.mul_f64(times)
+            };
+            sim.run(rps, 8 * SECOND, |_, rng| (busy(rng), Outcome::Success));
+            let slow = |key, rng: &mut fastrand::Rng| (if key == 0 { 200 * MS } else { busy(rng) }, Outcome::Success);
+            sim.run(rps, 5 * SECOND, slow);
+            let sent = sim.run(rps, 3 * SECOND, slow);
+            assert!(share(&sent, 0) < 0.05, "seed {seed}, {rps} rps, {usual:?}: {sent:?}");
+        }
+    }
+}
+
 #[test]
 fn weights_are_shares_under_load() {
     let mut sim = Sim::new([], 13);
