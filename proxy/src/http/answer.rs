@@ -286,8 +286,13 @@ impl<S: AsyncWrite + Abort + Unpin> AsyncWrite for Frugal<S> {
         self.stream.is_write_vectored()
     }
 
+    /// What a stream of TLS keeps to itself waits here for a server that takes nothing.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        if self.broken.is_some() {
+            return Poll::Ready(Ok(()));
+        }
+        let result = Pin::new(&mut self.stream).poll_flush(cx).map_ok(|()| 0);
+        self.written(cx, 0, result).map_ok(drop)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
