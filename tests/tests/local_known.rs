@@ -52,7 +52,8 @@ impl Shop {
 
     fn says(&self, exception: Exception) {
         let (to, identity, proxy) = (self.app, self.api.identity.clone(), self.api.inbound);
-        let declared = [to.port(), self.other.port()];
+        let mut declared = [to.port(), self.other.port()];
+        declared.sort_unstable();
         self.discovery.says(move |name| match name {
             Name::Outbound(target) => {
                 let host = target.to_string();
