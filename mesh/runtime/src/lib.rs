@@ -30,6 +30,10 @@ pub mod process;
 pub mod accept;
 pub mod idle;
 mod sys;
+
+/// Of every program that this is linked into.
+#[global_allocator]
+static ALLOCATOR: sys::Aligned = sys::Aligned;
 // for tests and cargo-fuzz alone
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]

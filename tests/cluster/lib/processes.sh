@@ -63,6 +63,26 @@ start_part() {
   esac
 }
 
+# Versions of objects are as low again as they were, as after a disaster; whoever watches has to notice.
+snapshot() { # save|restore
+  local n
+  [[ $1 == save || -d $D/etcd.saved ]] || fail "nothing was saved: tests/cluster/run snapshot save"
+  stop controllers scheduler
+  stop apiserver
+  stop etcd
+  case $1 in
+    save) rm -rf "$D/etcd.saved"; cp -a "$D/etcd" "$D/etcd.saved" ;;
+    restore) rm -rf "$D/etcd"; cp -a "$D/etcd.saved" "$D/etcd" ;;
+    *) fail "snapshot save, or snapshot restore" ;;
+  esac
+  start_etcd
+  start_part apiserver
+  [[ $1 == save ]] && return
+  stop dns
+  start_dns
+  for n in $(nodes); do stop "kubelet-$n"; start_kubelet "$n"; done
+}
+
 until_ok() { # WHAT COMMAND…
   local what=$1
   shift

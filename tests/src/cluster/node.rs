@@ -76,6 +76,16 @@ impl Cluster {
         run(&["kill", &container_id(&pod, container)?]).map(drop)
     }
 
+    /// Keeps a copy of all that etcd holds, as of now.
+    pub fn save(&self) -> anyhow::Result<()> {
+        run(&["snapshot", "save"]).map(drop)
+    }
+
+    /// Puts that copy back: what was done since is undone, and versions are as low again as they were.
+    pub fn restore(&self) -> anyhow::Result<()> {
+        run(&["snapshot", "restore"]).map(drop)
+    }
+
     /// Kills every container of the first node at once, as a power cut would.
     pub fn crash(&self) -> anyhow::Result<()> {
         run(&["crash"]).map(drop)

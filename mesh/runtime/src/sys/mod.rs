@@ -2,6 +2,8 @@
 //!
 //! The one module of this crate in which `unsafe` is allowed.
 
+mod aligned;
 mod memory;
 
+pub(crate) use aligned::Aligned;
 pub(crate) use memory::{cpu_time, give_back, release_freed, return_large_blocks};

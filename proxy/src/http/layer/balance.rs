@@ -11,9 +11,10 @@ use crate::{
         outcome,
     },
     http::{
+        body::request::RequestBody,
         form, grpc, headers,
-        request::{Answered, Attempt, Failed, Fate, Origin},
-        upgrade,
+        request::{Answered, Attempt, ClientConnection, Failed, Fate, Origin},
+        upgrade::{self, Offer},
     },
     limits,
     policy::{Permit, Permitted},
@@ -21,9 +22,15 @@ use crate::{
     telemetry::Reason,
 };
 use futures_util::future::Either;
-use http::Response;
-use std::{pin::Pin, rc::Rc, time::Duration};
-use tokio::time::{Instant, timeout_at};
+use http::{Request, Response};
+use pin_project_lite::pin_project;
+use std::{
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::time::{Instant, Timeout, timeout_at};
 use tower::Service;
 
 /// See the module.
@@ -52,7 +59,22 @@ impl Service<Permitted<Attempt>> for Balance {
     fn call(&mut self, attempt: Permitted<Attempt>) -> Self::Future {
         let (permit, attempt) = attempt.open();
         match self.pick(&permit, &attempt) {
-            Ok((upstream, in_flight)) => Box::pin(self.clone().send(permit, attempt, upstream, in_flight)),
+            Ok((upstream, in_flight)) => {
+                let Attempt { mut request, began, grpc, client, offer, .. } = attempt;
+                // An upgrade keeps its form; everything else has the one of between proxies, which others do not take.
+                let (unfit, http1) = match (&offer, &upstream.endpoint.identity) {
+                    (None, None) => {
+                        let (unfit, http1) = form::fit(&mut request, self.pool.protocol());
+                        (Some(Box::new(unfit)), http1)
+                    }
+                    _ => (None, false),
+                };
+                let until = self.within.map(|within| began + within);
+                let balance = self.clone();
+                let trying =
+                    Try { balance, permit, upstream, in_flight, began, grpc, until, client, offer, unfit, http1 };
+                Box::pin(trying.send(request))
+            }
             Err(reason) => Box::pin(std::future::ready(Err(Failed::new(reason)))),
         }
     }
@@ -72,56 +94,72 @@ impl Balance {
             picked => picked,
         }
     }
+}
 
-    async fn send(self, permit: Permit, attempt: Attempt, upstream: Rc<Upstream>, in_flight: InFlight) -> Outcome {
-        let Attempt { mut request, began, grpc, client, offer, .. } = attempt;
-        let until = self.within.map(|within| began + within);
-        let mesh = upstream.endpoint.identity.is_some();
-        // An upgrade keeps its form; everything else has the one of between proxies, which others do not take.
-        let fitted = match (&offer, mesh) {
-            (None, false) => Some(form::fit(&mut request, self.pool.protocol())),
-            _ => None,
-        };
-        let as_http1 = fitted.as_ref().is_some_and(|(_, http1)| *http1);
-        let mut stale = 0;
-        let result = loop {
-            let sending = match &offer {
-                None if as_http1 => Either::Left(Either::Left(upstream.send_http1(&permit, began, request))),
-                None => Either::Left(Either::Right(upstream.send_http2(&permit, Some((&client.callers, 0)), request))),
-                Some(offer) => {
-                    let tasks = &self.resources.tasks;
-                    Either::Right(Box::pin(upgrade::send(tasks, &upstream, &permit, offer, request)))
-                }
+/// One try at the endpoint that was picked for it. Its future is made for each request and is to stay below a kibibyte, which is what the
+/// allocator keeps at hand.
+struct Try {
+    balance: Balance,
+    permit: Permit,
+    upstream: Rc<Upstream>,
+    in_flight: InFlight,
+    began: Instant,
+    grpc: bool,
+    until: Option<Instant>,
+    client: Rc<ClientConnection>,
+    offer: Option<Rc<Offer>>,
+    /// What is different from the form of between proxies. Boxed, as between proxies nothing is.
+    unfit: Option<Box<form::Unfit>>,
+    /// Whether it goes as HTTP/1.
+    http1: bool,
+}
+
+impl Try {
+    #[expect(clippy::manual_async_fn, reason = "an `async fn` has room for `self` twice")]
+    fn send(self, request: Request<RequestBody>) -> impl Future<Output = Outcome> {
+        async move {
+            let mut unsent = match Within::time(self.until, self.sending(request)).await {
+                Err(Failed { stale: true, unsent: Some(unsent), .. }) => unsent,
+                sent => return self.came_to(sent),
             };
-            let result = match until {
-                None => sending.await,
-                Some(until) => match timeout_at(until, sending).await {
-                    Ok(result) => result,
-                    Err(_) => Err(Failed::refused(Reason::Timeout, "no endpoint answered within the time of one try")),
-                },
-            };
-            match result {
-                // Connections that closed while they were kept; each of them is used up by this.
-                Err(Failed { stale: true, unsent: Some(unsent), .. }) if stale < limits::IDLE_CONNECTIONS_MAX => {
-                    stale += 1;
-                    request = *unsent;
-                }
-                result => break result,
+            // Connections that closed while they were kept; each of them is used up by this.
+            for _ in 1..limits::IDLE_CONNECTIONS_MAX {
+                unsent = match Within::time(self.until, self.sending(*unsent)).await {
+                    Err(Failed { stale: true, unsent: Some(unsent), .. }) => unsent,
+                    sent => return self.came_to(sent),
+                };
             }
-        };
-        match result {
-            Ok(answer) => Ok(answered(answer, (permit, grpc, began, until), &upstream, in_flight)),
-            Err(mut failed) => {
-                if let (Some((unfit, _)), Some(unsent)) = (fitted, &mut failed.unsent) {
-                    unfit.undo(unsent);
-                }
-                Err(self.blame(failed, began, &upstream, in_flight))
+            let sent = Within::time(self.until, self.sending(*unsent)).await;
+            self.came_to(sent)
+        }
+    }
+
+    fn came_to(self, sent: Result<Answer, Failed>) -> Outcome {
+        match sent {
+            Ok(answer) => Ok(self.answered(answer)),
+            Err(failed) => Err(self.blame(failed)),
+        }
+    }
+
+    /// The request on its way: over what its endpoint speaks, or on a connection of its own where it may leave HTTP.
+    fn sending(&self, request: Request<RequestBody>) -> impl Future<Output = Result<Answer, Failed>> {
+        let Self { balance, permit, upstream, began, client, offer, http1, .. } = self;
+        match offer {
+            None if *http1 => Either::Left(Either::Left(upstream.send_http1(permit, *began, request))),
+            None => Either::Left(Either::Right(upstream.send_http2(permit, Some((&client.callers, 0)), request))),
+            Some(offer) => {
+                let tasks = &balance.resources.tasks;
+                Either::Right(Box::pin(upgrade::send(tasks, upstream, permit, offer, request)))
             }
         }
     }
 
     /// Tells the endpoint's statistics of a try that has no answer, and the next try to pass it over.
-    fn blame(&self, failed: Failed, began: Instant, upstream: &Upstream, in_flight: InFlight) -> Failed {
+    fn blame(self, mut failed: Failed) -> Failed {
+        let Self { balance, upstream, in_flight, began, unfit, .. } = self;
+        if let (Some(unfit), Some(unsent)) = (unfit, &mut failed.unsent) {
+            unfit.undo(unsent);
+        }
         let endpoint = Some(upstream.endpoint.address);
         let failed = Failed { at_peer: upstream.endpoint.identity.is_some(), ..failed };
         if failed.unprocessed {
@@ -135,36 +173,64 @@ impl Balance {
         let now = Instant::now();
         in_flight.record(now, now.saturating_duration_since(began), outcome);
         if outcome != backend::Outcome::Failure {
-            self.pool.doubt();
+            balance.pool.doubt();
         }
         Failed { endpoint, ..failed }
     }
+
+    /// The answer with where it came from, whose statistics are told.
+    fn answered(self, answer: Answer) -> Box<Answered> {
+        let Self { permit, upstream, in_flight, began, grpc, until, .. } = self;
+        let Answer { response, lease, sent } = answer;
+        let now = Instant::now();
+        let mesh = upstream.endpoint.identity.is_some();
+        // Only a peer that proved who it is may say what became of the request.
+        let told = if mesh { told(&response) } else { None };
+        let fate = told.and_then(fate);
+        let failed = response.status().is_server_error() || (grpc && grpc::failed(response.headers()));
+        let outcome = match (fate, failed) {
+            (Some(Fate::Undelivered(_)), _) => backend::Outcome::Unreachable,
+            _ if told == Some(Reason::ResponseHeaderTooLarge) => backend::Outcome::Success,
+            (_, true) => backend::Outcome::Failure,
+            _ => backend::Outcome::Success,
+        };
+        in_flight.record(now, now.saturating_duration_since(sent.unwrap_or(began)), outcome);
+        let endpoint = upstream.endpoint.address;
+        let origin = Some(Origin { endpoint, mesh, fate, told, in_flight: Some(in_flight), lease, permit });
+        Box::new(Answered { response, origin, until, charge: None, tunnel: None })
+    }
 }
 
-/// The answer with where it came from, whose statistics are told.
-fn answered(
-    answer: Answer,
-    (permit, grpc, began, until): (Permit, bool, Instant, Option<Instant>),
-    upstream: &Upstream,
-    in_flight: InFlight,
-) -> Box<Answered> {
-    let Answer { response, lease, sent } = answer;
-    let now = Instant::now();
-    let mesh = upstream.endpoint.identity.is_some();
-    // Only a peer that proved who it is may say what became of the request.
-    let told = if mesh { told(&response) } else { None };
-    let fate = told.and_then(fate);
-    let failed = response.status().is_server_error() || (grpc && grpc::failed(response.headers()));
-    let outcome = match (fate, failed) {
-        (Some(Fate::Undelivered(_)), _) => backend::Outcome::Unreachable,
-        _ if told == Some(Reason::ResponseHeaderTooLarge) => backend::Outcome::Success,
-        (_, true) => backend::Outcome::Failure,
-        _ => backend::Outcome::Success,
-    };
-    in_flight.record(now, now.saturating_duration_since(sent.unwrap_or(began)), outcome);
-    let endpoint = upstream.endpoint.address;
-    let origin = Some(Origin { endpoint, mesh, fate, told, in_flight: Some(in_flight), lease, permit });
-    Box::new(Answered { response, origin, until, charge: None, tunnel: None })
+pin_project! {
+    /// The time of a try, where it has one. In one place, or the future would have room for both.
+    #[project = WithinProjection]
+    enum Within<F> {
+        Ever { #[pin] sending: F },
+        Until { #[pin] sending: Timeout<F> },
+    }
+}
+
+impl<F: Future<Output = Result<Answer, Failed>>> Within<F> {
+    fn time(until: Option<Instant>, sending: F) -> Self {
+        match until {
+            None => Self::Ever { sending },
+            Some(until) => Self::Until { sending: timeout_at(until, sending) },
+        }
+    }
+}
+
+impl<F: Future<Output = Result<Answer, Failed>>> Future for Within<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        match self.project() {
+            WithinProjection::Ever { sending } => sending.poll(cx),
+            WithinProjection::Until { sending } => sending.poll(cx).map(|sent| match sent {
+                Ok(sent) => sent,
+                Err(_) => Err(Failed::refused(Reason::Timeout, "no endpoint answered within the time of one try")),
+            }),
+        }
+    }
 }
 
 /// The reason that the peer gives.
@@ -193,16 +259,23 @@ mod tests {
         super::test::{World, address, id, real, told},
         *,
     };
-    use crate::{
-        http::{Wire, body::request::RequestBody, request::ClientConnection},
-        policy::To,
-    };
-    use http::{Request, Version};
+    use crate::{http::Wire, policy::To};
+    use http::Version;
     use std::net::SocketAddr;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpListener,
     };
+
+    #[test]
+    fn a_try_is_no_larger_than_what_the_allocator_keeps_at_hand() {
+        fn of<S, R, F: Future>(_: impl FnOnce(S, R) -> F) -> usize {
+            size_of::<F>()
+        }
+        let bytes = of(Try::send);
+        println!("a try: {bytes} bytes");
+        assert!(bytes <= 1032, "{bytes}");
+    }
 
     fn attempt(tried: Vec<SocketAddr>) -> Permitted<Attempt> {
         let request = Request::get("http://api.shop/a").version(Version::HTTP_2).header(headers::RESTORE, "1.1");
