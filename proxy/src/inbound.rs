@@ -339,7 +339,7 @@ fn denied(client: &impl Abort, caller: &Visit, denial: &policy::Denial) {
     let stats = caller.port.signals.denied(Proto::Tcp, caller.tls);
     stats.request();
     stats.failure(Reason::Denied, Duration::ZERO);
-    remora_runtime::limited!(info, peer = %caller.peer_name, address = %caller.peer.address,
+    remora_runtime::limited!(info, peer = %caller.peer_name, address = %caller.peer.address, port = caller.port.number,
         reason = Reason::Denied.as_str(), %denial, "connection denied");
 }
 

@@ -136,6 +136,10 @@ pub(crate) const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// `REMORA_PROXY_BODY_TIMEOUT` says otherwise. Applications pause; Envoy gives a stream as long. A stalled connection holds 200 KB.
 pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// A server whose answer has come to its end, and that takes nothing of the rest of the request. Nothing depends on that any more but what holds
+/// it: a connection, and the client's. nginx listens for as long (`lingering_time`).
+pub(crate) const ANSWERED_UPLOAD_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// A client that has ended its side of an HTTP/1 connection and is owed an answer of which nothing comes. `nc` waits;
 /// but most that ended their side are gone, and their requests should not be worked on for ever.
 pub(crate) const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(60);
@@ -276,8 +280,10 @@ pub(crate) const TCP_KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// takes. With one pause for all, the same ones would be dropped every time, and connections die whose peers are well.
 pub(crate) const TCP_KEEP_ALIVE_PAUSES: RangeInclusive<u64> = 10..=30;
 
-/// A connection to the pod's own application.
-pub(crate) const APP_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// A connection to the pod's own application. Where more connections wait than it accepts, the kernel drops the first packet and repeats it after
+/// 1 s: a burst costs that second, as it would without the proxy. A queue that is full for longer is that of an application that
+/// does not accept, and the peer tries another pod. (linkerd2-proxy gives 0.3 s, its chart 0.1 s: there a burst is a failure.)
+pub(crate) const APP_CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// Idle HTTP/1 connections kept to one address, and for how long: below the 5 s after which Node.js, the shortest of the
 /// common servers, closes them.
@@ -405,6 +411,10 @@ pub(crate) const PROXY_HEADER_BYTES_MAX: usize = 256;
 /// How often the kernel is asked whether the client of an HTTP/1 request under way, or a side of a relay that is not read, has reset its
 /// connection.
 pub(crate) const ABANDONED_LOOK: Duration = Duration::from_secs(1);
+
+/// What is left of a relay whose sides have both ended in order is given up when it stands still for so long: a kernel gives a connection that its
+/// program has closed, and whose peer takes nothing, about as long (`tcp_orphan_retries`).
+pub(crate) const RELAY_LINGER: Duration = Duration::from_secs(300);
 
 /// How long an HTTP/2 server has to say that it takes extended CONNECT, which it says first of all or never (RFC 8441 §3).
 pub(crate) const SETTINGS_TIMEOUT: Duration = Duration::from_secs(1);

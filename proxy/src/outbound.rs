@@ -143,7 +143,7 @@ async fn bytes(world: &Rc<World>, mut client: Prefixed<TcpStream>, (pool, opened
         Ok(()) => stats.success(started.elapsed()),
         Err(error) => {
             tracing::debug!(%error, "byte connection broke");
-            stats.failure(forward::reason(&error), started.elapsed());
+            stats.failure(error.reason(), started.elapsed());
         }
     }
     stats.connection_closed();
@@ -159,7 +159,7 @@ async fn pass(world: &Rc<World>, mut client: Prefixed<TcpStream>, target: Socket
     match connect::tcp(&permit, target, world.resources.config.connect_timeout).await {
         Ok(mut upstream) => match forward::bytes(permit, &mut client, &mut upstream, &stats).await {
             Ok(()) => stats.success(started.elapsed()),
-            Err(error) => stats.failure(forward::reason(&error), started.elapsed()),
+            Err(error) => stats.failure(error.reason(), started.elapsed()),
         },
         Err(error) => {
             remora_runtime::limited!(info, %error, cause = error.cause(), "cannot pass a connection through");

@@ -8,10 +8,10 @@ use crate::{
     io::Abort,
     policy::{Act, Denial, Peer, Permit},
     telemetry::{Reason, RouteStats},
-    tls::Trust,
+    tls::{Trust, UNTRUSTED},
 };
 use remora_runtime::{seldom::Seldom, tls::VerifyError};
-use std::{io, pin::pin, rc::Rc};
+use std::{pin::pin, rc::Rc};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// Why something that was let in must end.
@@ -25,7 +25,7 @@ pub(crate) enum Revoked {
 
 impl Revoked {
     /// The values of the metric label, and what they say.
-    pub(crate) const CAUSES: [&'static str; 3] = ["denied", "plaintext", "untrusted"];
+    pub(crate) const CAUSES: [&'static str; 3] = ["denied", "plaintext", UNTRUSTED];
 
     const fn cause(&self) -> &'static str {
         match self {
@@ -73,8 +73,8 @@ pub(crate) async fn untrusted(trust: Option<&Trust>) -> VerifyError {
 /// Why a relay ended before its time.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Ended {
-    #[error("the connection broke")]
-    Broken(#[from] io::Error),
+    #[error(transparent)]
+    Broken(#[from] forward::Broken),
     #[error(transparent)]
     Revoked(#[from] Revoked),
 }
@@ -83,7 +83,7 @@ impl Ended {
     /// The metric label.
     pub(crate) fn reason(&self) -> Reason {
         match self {
-            Self::Broken(error) => forward::reason(error),
+            Self::Broken(broken) => broken.reason(),
             Self::Revoked(_) => Reason::PolicyChanged,
         }
     }

@@ -13,15 +13,19 @@ use std::{
     thread,
     time::Duration,
 };
-use tokio::time::timeout;
+use tokio::{sync::mpsc, time::timeout};
 
 /// For a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// More than any window holds.
 const MUCH: usize = 3 << 20;
 
-/// An HTTP/2 server. It says what it was asked in a field; what is sent on `/chat` it sends back, `/closed` is 403.
-fn app(ip: IpAddr, takes_extended: bool) -> anyhow::Result<SocketAddr> {
+/// What has a server reset a stream.
+const BREAK: &[u8] = b"break";
+
+/// An HTTP/2 server. It says what it was asked in a field; what is sent on `/chat` it sends back, `/closed` is 403. `ends` is told of each end of a
+/// client's words whether it was in order.
+fn app(ip: IpAddr, takes_extended: bool, ends: mpsc::UnboundedSender<bool>) -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind((ip, 0))?;
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
@@ -29,7 +33,7 @@ fn app(ip: IpAddr, takes_extended: bool) -> anyhow::Result<SocketAddr> {
         block_on(async {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, takes_extended));
+                tokio::spawn(serve(stream, takes_extended, ends.clone()));
             }
             Ok(())
         })
@@ -37,7 +41,11 @@ fn app(ip: IpAddr, takes_extended: bool) -> anyhow::Result<SocketAddr> {
     Ok(address)
 }
 
-async fn serve(stream: tokio::net::TcpStream, takes_extended: bool) -> anyhow::Result<()> {
+async fn serve(
+    stream: tokio::net::TcpStream,
+    takes_extended: bool,
+    ends: mpsc::UnboundedSender<bool>,
+) -> anyhow::Result<()> {
     let mut builder = h2::server::Builder::new();
     if takes_extended {
         builder.enable_connect_protocol();
@@ -61,7 +69,12 @@ async fn serve(stream: tokio::net::TcpStream, takes_extended: bool) -> anyhow::R
         let extended = request.method() == Method::CONNECT && status == StatusCode::OK;
         let back = respond.send_response(answer, !extended)?;
         if extended {
-            tokio::spawn(echo(request.into_body(), back));
+            let ends = ends.clone();
+            tokio::spawn(async move {
+                let in_order = echo(request.into_body(), back).await.is_ok();
+                // A test may be over.
+                let _ = ends.send(in_order);
+            });
         }
     }
     Ok(())
@@ -71,6 +84,10 @@ async fn echo(mut from: RecvStream, mut to: SendStream<Bytes>) -> anyhow::Result
     while let Some(data) = from.data().await {
         let data = data?;
         from.flow_control().release_capacity(data.len())?;
+        if data == BREAK {
+            to.send_reset(h2::Reason::CANCEL);
+            return Ok(());
+        }
         send(&mut to, data).await?;
     }
     to.send_data(Bytes::new(), true)?;
@@ -91,14 +108,15 @@ fn block_on<T>(task: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(task)
 }
 
-/// The pod that asks, that of the server, and what holds them.
-fn scene(takes_extended: bool) -> anyhow::Result<(Mesh, Proxy, Proxy)> {
+/// The pod that asks, that of the server, what holds them, and how streams end for the server.
+fn scene(takes_extended: bool) -> anyhow::Result<(Mesh, Proxy, Proxy, mpsc::UnboundedReceiver<bool>)> {
     let mesh = Mesh::start(env!("CARGO_BIN_EXE_remora-components"))?;
     let (web, api) = (mesh.proxy("web").spawn()?, mesh.proxy("api").spawn()?);
-    mesh.service("api", 80, None, &[app(api.ip, takes_extended)?])?;
+    let (tell, ends) = mpsc::unbounded_channel();
+    mesh.service("api", 80, None, &[app(api.ip, takes_extended, tell)?])?;
     let (web, api) = (web.ready()?, api.ready()?);
     until("api is known", || block_on(known(&web)))?;
-    Ok((mesh, web, api))
+    Ok((mesh, web, api, ends))
 }
 
 async fn known(web: &Proxy) -> anyhow::Result<Option<()>> {
@@ -132,7 +150,7 @@ async fn ask(
 
 #[test]
 fn websockets_over_http2_reach_a_server_that_takes_them_and_last_as_long_as_both_ends() -> anyhow::Result<()> {
-    let (_mesh, web, api) = scene(true)?;
+    let (_mesh, web, api, mut ends) = scene(true)?;
     let failures = || Ok((web.metric("remora_failures_total", &[])?, api.metric("remora_failures_total", &[])?));
     let before: anyhow::Result<_> = failures();
     block_on(async {
@@ -170,12 +188,13 @@ fn websockets_over_http2_reach_a_server_that_takes_them_and_last_as_long_as_both
         ensure!(counted >= MUCH as f64, "{counted} of {MUCH} bytes are counted");
     }
     ensure!(before? == failures()?, "{}\n{}", web.metrics()?, api.metrics()?);
+    ensure!(ends.blocking_recv() == Some(true), "the client's end was in order");
     Ok(())
 }
 
 #[test]
 fn a_server_that_takes_none_is_not_asked_and_its_client_is_told() -> anyhow::Result<()> {
-    let (_mesh, web, api) = scene(false)?;
+    let (_mesh, web, api, _ends) = scene(false)?;
     block_on(async {
         let (status, fields, ..) = ask(&mut client(&web).await?, "/chat").await?;
         let told = status == StatusCode::NOT_IMPLEMENTED && !fields.contains_key("x-seen");
@@ -185,16 +204,26 @@ fn a_server_that_takes_none_is_not_asked_and_its_client_is_told() -> anyhow::Res
 }
 
 #[test]
-fn a_websocket_whose_client_goes_by_a_reset_ends_for_its_server() -> anyhow::Result<()> {
-    let (_mesh, web, api) = scene(true)?;
+fn a_websocket_that_either_side_resets_has_no_end_in_order_for_the_other() -> anyhow::Result<()> {
+    let (_mesh, web, api, mut ends) = scene(true)?;
     block_on(async {
-        let mut client = client(&web).await?;
-        let (status, _, mut from, mut to) = ask(&mut client, "/chat").await?;
-        ensure!(status == StatusCode::OK, "{status}");
-        send(&mut to, Bytes::from_static(b"hi")).await?;
-        let back = timeout(PATIENCE, from.data()).await?.context("no echo")??;
-        ensure!(&back[..] == b"hi", "{back:?}");
-        to.send_reset(h2::Reason::CANCEL);
+        for client_breaks in [true, false] {
+            let mut client = client(&web).await?;
+            let (status, _, mut from, mut to) = ask(&mut client, "/chat").await?;
+            ensure!(status == StatusCode::OK, "{status}");
+            send(&mut to, Bytes::from_static(b"hi")).await?;
+            let back = timeout(PATIENCE, from.data()).await?.context("no echo")??;
+            ensure!(&back[..] == b"hi", "{back:?}");
+            if client_breaks {
+                to.send_reset(h2::Reason::CANCEL);
+                let in_order = timeout(PATIENCE, ends.recv()).await?;
+                ensure!(in_order == Some(false), "the server heard an end in order");
+            } else {
+                send(&mut to, Bytes::from_static(BREAK)).await?;
+                let end = timeout(PATIENCE, from.data()).await?;
+                ensure!(matches!(end, Some(Err(_))), "the client heard an end in order: {end:?}");
+            }
+        }
         Ok(())
     })?;
     let open = || {

@@ -1,12 +1,13 @@
 //! Connections that end no later than the certificates that they were made with.
 //!
 //! Nothing is revoked in this mesh, so a certificate's end is what bounds a stolen key and a workload that is no more;
-//! a connection that outlives it would undo that. In: when the certificates end. Out: a [`Span`], and a stream that
-//! fails once it is over, wherever the stream is held by then. Limitation: time that a machine sleeps is not counted.
+//! a connection that outlives it would undo that. In: when the certificates end, and what else ends the connection (a trust anchor that
+//! is withdrawn). Out: a [`Span`], and a stream that fails once it is over, wherever the stream is held by then. Limitation: time that a
+//! machine sleeps is not counted.
 
 use crate::seldom::Seldom;
 use std::{
-    io,
+    fmt, io,
     pin::Pin,
     task::{Context, Poll},
     time::{Duration, SystemTime},
@@ -74,6 +75,24 @@ pub struct Dated<S> {
     goodbye: Option<Instant>,
     end: End,
     on_over: Option<fn()>,
+    revoked: Option<Seldom<Revocation>>,
+}
+
+/// Answers once if ever: why a stream ends before its time.
+struct Revocation(Pin<Box<dyn Future<Output = io::Error> + Send>>);
+
+impl fmt::Debug for Revocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Revocation")
+    }
+}
+
+impl Future for Revocation {
+    type Output = io::Error;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Error> {
+        self.0.as_mut().poll(cx)
+    }
 }
 
 /// When it is over.
@@ -82,6 +101,8 @@ enum End {
     Never,
     At(Seldom<Sleep>),
     Passed,
+    /// Before its time, as an error of this kind.
+    Revoked(io::ErrorKind),
 }
 
 impl<S> Dated<S> {
@@ -90,7 +111,13 @@ impl<S> Dated<S> {
         let now = Instant::now();
         let end = span.map_or(End::Never, |span| End::At(Seldom::new(sleep_until(now + span.end))));
         let (retire, goodbye) = (span.map(|span| now + span.retire), span.map(|span| now + span.goodbye));
-        Self { io, retire, goodbye, end, on_over: Some(on_over) }
+        Self { io, retire, goodbye, end, on_over: Some(on_over), revoked: None }
+    }
+
+    /// The same, which ends earlier once `revoked` says why: who uses it then gets that error.
+    #[must_use]
+    pub fn until(self, revoked: impl Future<Output = io::Error> + Send + 'static) -> Self {
+        Self { revoked: Some(Seldom::new(Revocation(Box::pin(revoked)))), ..self }
     }
 
     /// The stream beneath.
@@ -113,24 +140,49 @@ impl<S> Dated<S> {
         self.goodbye
     }
 
-    /// A stream that always has bytes never waits, so its timer must be asked, too; that is one load.
+    /// Why nothing is read or written any more. A stream that always has bytes never waits, so this must be asked, too; that is a load or two.
+    fn ended(&mut self, cx: &mut Context<'_>) -> Option<io::Error> {
+        if self.is_over() {
+            return Some(self.over());
+        }
+        match &self.revoked {
+            Some(revoked) if revoked.has_rung() => self.poll_revoked(cx),
+            _ => None,
+        }
+    }
+
+    fn poll_revoked(&mut self, cx: &mut Context<'_>) -> Option<io::Error> {
+        let Poll::Ready(why) = Pin::new(self.revoked.as_mut()?).poll(cx) else { return None };
+        self.revoked = None;
+        self.end = End::Revoked(why.kind());
+        Some(why)
+    }
+
     fn is_over(&self) -> bool {
         match &self.end {
             End::Never => false,
             End::At(end) => end.has_rung() && end.get_ref().is_elapsed(),
-            End::Passed => true,
+            End::Passed | End::Revoked(_) => true,
         }
     }
 
     /// What a wait comes to: the end of the span, or a wake-up at it.
     fn or_over<T>(&mut self, polled: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
-        match (&polled, &mut self.end) {
-            (Poll::Pending, End::At(end)) => Pin::new(end).poll(cx).map(|()| Err(self.over())),
-            _ => polled,
+        if polled.is_ready() {
+            return polled;
         }
+        if let End::At(end) = &mut self.end
+            && Pin::new(end).poll(cx).is_ready()
+        {
+            return Poll::Ready(Err(self.over()));
+        }
+        self.poll_revoked(cx).map_or(Poll::Pending, |why| Poll::Ready(Err(why)))
     }
 
     fn over(&mut self) -> io::Error {
+        if let End::Revoked(kind) = self.end {
+            return kind.into();
+        }
         self.end = End::Passed;
         if let Some(tell) = self.on_over.take() {
             tell();
@@ -141,8 +193,8 @@ impl<S> Dated<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Dated<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.is_over() {
-            return Poll::Ready(Err(self.over()));
+        if let Some(why) = self.ended(cx) {
+            return Poll::Ready(Err(why));
         }
         let polled = Pin::new(&mut self.io).poll_read(cx, buf);
         self.or_over(polled, cx)
@@ -151,8 +203,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Dated<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Dated<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if self.is_over() {
-            return Poll::Ready(Err(self.over()));
+        if let Some(why) = self.ended(cx) {
+            return Poll::Ready(Err(why));
         }
         let polled = Pin::new(&mut self.io).poll_write(cx, buf);
         self.or_over(polled, cx)
@@ -173,8 +225,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Dated<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.is_over() {
-            return Poll::Ready(Err(self.over()));
+        if let Some(why) = self.ended(cx) {
+            return Poll::Ready(Err(why));
         }
         let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
         self.or_over(polled, cx)
@@ -266,6 +318,31 @@ mod tests {
     async fn a_writer_whose_peer_reads_nothing_ends_too() {
         let (ours, _theirs) = duplex(4);
         assert!(is_over(&brief(ours).write_all(b"more than fits").await.unwrap_err()));
+    }
+
+    #[tokio::test]
+    async fn a_stream_ends_when_it_is_revoked_whether_it_waits_or_always_has_bytes() {
+        for waits in [true, false] {
+            let ((ours, mut theirs), (tell, told)) = (duplex(1024), tokio::sync::oneshot::channel::<()>());
+            let mut dated = Dated::new(ours, Some(span(&[HOUR], 0.0)), || ()).until(async {
+                let _ = told.await;
+                io::Error::new(io::ErrorKind::PermissionDenied, "an anchor was withdrawn")
+            });
+            theirs.write_all(b"ab").await.unwrap();
+            assert_eq!(dated.read_u8().await.unwrap(), b'a');
+            let error = if waits {
+                assert_eq!(dated.read_u8().await.unwrap(), b'b');
+                let (error, ()) = tokio::join!(dated.read_u8(), async { drop(tell) });
+                error.unwrap_err()
+            } else {
+                drop(tell);
+                dated.read_u8().await.unwrap_err()
+            };
+            assert_eq!(error.to_string(), "an anchor was withdrawn", "waits={waits}");
+            assert!(!is_over(&error));
+            let again = dated.write_all(b"x").await.unwrap_err();
+            assert_eq!(again.kind(), io::ErrorKind::PermissionDenied);
+        }
     }
 
     #[tokio::test]

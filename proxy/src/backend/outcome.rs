@@ -9,6 +9,8 @@ pub(crate) fn of(reason: Reason) -> Option<Outcome> {
     match reason {
         Reason::Overloaded
         | Reason::BodyAborted
+        | Reason::DownstreamReset
+        | Reason::PolicyChanged
         | Reason::QueueFull
         | Reason::RefusedStream
         | Reason::ResponseHeaderTooLarge => None,

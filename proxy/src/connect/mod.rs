@@ -189,6 +189,30 @@ pub(crate) mod proxy_header {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{limits, policy};
+
+    #[tokio::test]
+    async fn an_application_that_accepts_late_is_connected_to_by_the_packet_that_the_kernel_repeats() {
+        let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap().as_socket().unwrap();
+        // The queue has a place or two.
+        let mut queued = Vec::new();
+        while let Ok(Ok(stream)) = timeout(Duration::from_millis(100), TcpStream::connect(address)).await {
+            queued.push(stream);
+        }
+        let permit = policy::outbound(policy::To::Target(&remora_model::Target::Address(address)));
+        let accepts = async {
+            for _ in &queued {
+                listener.accept().unwrap();
+            }
+        };
+        // The first packet is dropped by then.
+        let connecting = tcp(&permit, address, limits::APP_CONNECT_TIMEOUT);
+        let (connected, ()) = tokio::join!(biased; connecting, accepts);
+        assert!(connected.is_ok(), "{connected:?}");
+    }
 
     /// What becomes of an endpoint's statistics is decided by the reason.
     #[test]

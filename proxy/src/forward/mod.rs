@@ -17,17 +17,59 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use unread::Look;
 use way::{Turn, Way};
 
+/// A connection of a relay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    Downstream,
+    Upstream,
+}
+
+impl Side {
+    const fn other(self) -> Self {
+        match self {
+            Self::Downstream => Self::Upstream,
+            Self::Upstream => Self::Downstream,
+        }
+    }
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Downstream => "downstream",
+            Self::Upstream => "upstream",
+        }
+    }
+}
+
+/// Why a relay failed: its first connection to break, and how that did.
+#[derive(Debug, thiserror::Error)]
+#[error("the {} connection broke: {error}", .side.as_str())]
+pub(crate) struct Broken {
+    side: Side,
+    error: io::Error,
+}
+
+impl Broken {
+    /// The reason that the metrics record.
+    pub(crate) fn reason(&self) -> Reason {
+        match self.side {
+            _ if self.error.kind() == io::ErrorKind::OutOfMemory => Reason::Overloaded,
+            _ if tls::is_untrusted(&self.error) => Reason::PolicyChanged,
+            Side::Downstream => Reason::DownstreamReset,
+            Side::Upstream => Reason::UpstreamReset,
+        }
+    }
+}
+
 /// Relays until both ways ended, or a certificate that one of the connections was made with did. Bytes are counted as
 /// they flow. Memory: a way holds a buffer only while what it read cannot be written. Backpressure: it reads on only when
 /// that is written out; meanwhile, and once a side has ended its way, the kernel is asked whether that side has reset its connection, which
-/// nothing else would tell. Fairness: one poll reads at most its [`Part`](pace::Part) of a turn, of either way first in turns; the
+/// nothing else would tell; and what both have ended, and one takes no more, is given up in time. Fairness: one poll reads at most its [`Part`](pace::Part) of a turn, of either way first in turns; the
 /// worker looks for other connections' bytes before the next.
 ///
 /// # Errors
 ///
-/// What either side's connection says, and `OutOfMemory` where the peer's share of the account has no room for one more
-/// relay: see [`reason`].
-pub(crate) async fn bytes<A, B>(_permit: Permit, down: &mut A, up: &mut B, stats: &RouteStats) -> io::Result<()>
+/// What the first connection to break says, and `OutOfMemory` where the peer's share of the account has no room for one more relay.
+pub(crate) async fn bytes<A, B>(_permit: Permit, down: &mut A, up: &mut B, stats: &RouteStats) -> Result<(), Broken>
 where
     A: AsyncRead + AsyncWrite + Abort + Unpin,
     B: AsyncRead + AsyncWrite + Abort + Unpin,
@@ -37,7 +79,7 @@ where
     if matches!(charge, Some(None)) {
         down.abort();
         up.abort();
-        return Err(io::ErrorKind::OutOfMemory.into());
+        return Err(Broken { side: Side::Downstream, error: io::ErrorKind::OutOfMemory.into() });
     }
     let (mut sending, mut receiving, mut sends_first) = (Way::default(), Way::default(), false);
     let (mut part, mut look, mut lost) = (pace::Part::default(), Look::default(), false);
@@ -47,8 +89,12 @@ where
         for sends in [sends_first, !sends_first] {
             let (down, up) = (Pin::new(&mut *down), Pin::new(&mut *up));
             let way = match sends {
-                true => sending.poll(cx, down, up, (&mut turn, holder.as_ref()), |count| stats.bytes_in(count))?,
-                false => receiving.poll(cx, up, down, (&mut turn, holder.as_ref()), |count| stats.bytes_out(count))?,
+                true => sending
+                    .poll(cx, down, up, (&mut turn, holder.as_ref()), |count| stats.bytes_in(count))
+                    .map_err(|fault| fault.of(Side::Downstream, Side::Upstream))?,
+                false => receiving
+                    .poll(cx, up, down, (&mut turn, holder.as_ref()), |count| stats.bytes_out(count))
+                    .map_err(|fault| fault.of(Side::Upstream, Side::Downstream))?,
             };
             ended += u8::from(way.is_ready());
         }
@@ -56,9 +102,10 @@ where
             return Poll::Ready(Ok(()));
         }
         let unread = [(!sending.reads()).then(|| down.asked()), (!receiving.reads()).then(|| up.asked())];
-        if look.poll(cx, unread.map(Option::flatten)).is_ready() {
+        let relayed = sending.written() + receiving.written();
+        if let Poll::Ready(side) = look.poll(cx, unread.map(Option::flatten), relayed) {
             lost = true;
-            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+            return Poll::Ready(Err(Broken { side, error: io::ErrorKind::ConnectionReset.into() }));
         }
         part.used(turn.bytes_left == 0);
         if turn.bytes_left == 0 {
@@ -66,7 +113,7 @@ where
         }
         Poll::Pending
     });
-    let Err(error) = relayed.await else { return Ok(()) };
+    let Err(broken) = relayed.await else { return Ok(()) };
     down.abort();
     up.abort();
     // Where nobody takes what is on its way, nothing behind it is seen; and a side that has had its end in order expects nothing more.
@@ -76,15 +123,7 @@ where
     if lost || sending.is_closed() {
         up.cut();
     }
-    if tls::is_over(&error) { Ok(()) } else { Err(error) }
-}
-
-/// The reason that the metrics record for a relay that failed.
-pub(crate) fn reason(error: &io::Error) -> Reason {
-    match error.kind() {
-        io::ErrorKind::OutOfMemory => Reason::Overloaded,
-        _ => Reason::UpstreamReset,
-    }
+    if tls::is_over(&broken.error) { Ok(()) } else { Err(broken) }
 }
 
 #[cfg(test)]

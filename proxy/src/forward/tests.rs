@@ -5,7 +5,7 @@ use crate::{
     limits,
     policy::{self, To},
     sys::Watch,
-    telemetry::{Direction, Proto, RouteKey, Routes, Tls},
+    telemetry::{Direction, Fault, Proto, RouteKey, Routes, Tls},
 };
 use remora_model::Target;
 use socket2::SockRef;
@@ -39,7 +39,7 @@ fn permit() -> Permit {
 }
 
 /// What a client reads through a relay from a server that says `half` and then ends as it likes.
-async fn read_through(end: impl FnOnce(TcpStream)) -> (String, io::Result<()>, io::Result<()>) {
+async fn read_through(end: impl FnOnce(TcpStream)) -> (String, io::Result<()>, Result<(), Broken>) {
     let ((mut client, mut down), (mut up, mut server)) = (pair().await, pair().await);
     let stats = stats();
     let relay = async {
@@ -68,7 +68,24 @@ async fn a_reset_on_one_side_is_a_reset_on_the_other() {
     .await;
     assert_eq!(said, "half");
     assert_eq!(rest.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
-    assert!(relayed.is_err());
+    assert_eq!(relayed.unwrap_err().reason(), Reason::UpstreamReset);
+}
+
+#[tokio::test]
+async fn who_broke_first_is_at_fault() {
+    for breaks in [Side::Downstream, Side::Upstream] {
+        let ((client, mut down), (mut up, server)) = (pair().await, pair().await);
+        let stats = stats();
+        let (breaking, mut other) = if breaks == Side::Downstream { (client, server) } else { (server, client) };
+        SockRef::from(&breaking).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(breaking);
+        let broken = bytes(permit(), &mut down, &mut up, &stats).await.unwrap_err();
+        drop((down, up));
+        let told = other.read(&mut [0]).await.map_err(|error| error.kind());
+        assert_eq!((broken.side, told), (breaks, Err(io::ErrorKind::ConnectionReset)));
+    }
+    let fault = |side| Broken { side, error: io::ErrorKind::ConnectionReset.into() }.reason().fault();
+    assert_eq!((fault(Side::Downstream), fault(Side::Upstream)), (Fault::Client, Fault::Application));
 }
 
 #[tokio::test]
@@ -100,8 +117,63 @@ async fn a_reset_is_passed_on_although_its_side_is_not_read() {
             drop(client);
         };
         let (relayed, ()) = tokio::join!(relay, talk);
-        assert_eq!(relayed.unwrap_err().kind(), io::ErrorKind::ConnectionReset, "half-closed: {half_closed}");
+        assert_eq!(relayed.unwrap_err().reason(), Reason::DownstreamReset, "half-closed: {half_closed}");
         assert!(Watch::asked(&server).was_reset(), "half-closed: {half_closed}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_said_before_both_sides_ended_in_order_arrives_however_late_it_is_read() {
+    let ((mut client, mut down), (mut up, mut server)) = (pair().await, pair().await);
+    let stats = stats();
+    let relay = async {
+        let outcome = bytes(permit(), &mut down, &mut up, &stats).await;
+        drop((down, up));
+        outcome
+    };
+    let said = vec![7; 8 << 20];
+    let server = async {
+        server.shutdown().await.unwrap();
+        tokio::time::sleep(20 * limits::ABANDONED_LOOK).await;
+        let mut heard = Vec::new();
+        server.read_to_end(&mut heard).await.unwrap();
+        heard.len()
+    };
+    let client = async {
+        assert_eq!(client.read(&mut [0; 8]).await.unwrap(), 0);
+        client.write_all(&said).await.unwrap();
+        client.shutdown().await.unwrap();
+        drop(client);
+    };
+    let (relayed, (), heard) = tokio::join!(relay, client, server);
+    assert_eq!(heard, said.len());
+    relayed.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_stands_still_behind_both_ends_is_given_up_in_time() {
+    for takes in [Side::Upstream, Side::Downstream] {
+        let ((client, mut down), (mut up, server)) = (pair().await, pair().await);
+        // So that the relay has to hold something, and the end behind the rest arrives there.
+        SockRef::from(if takes == Side::Upstream { &up } else { &down }).set_send_buffer_size(4096).unwrap();
+        let (mut says, mut silent) = if takes == Side::Upstream { (client, server) } else { (server, client) };
+        let stats = stats();
+        let began = tokio::time::Instant::now();
+        let relay = async {
+            let outcome = bytes(permit(), &mut down, &mut up, &stats).await;
+            drop((down, up));
+            outcome
+        };
+        let talk = async {
+            silent.shutdown().await.unwrap();
+            assert_eq!(says.read(&mut [0; 8]).await.unwrap(), 0);
+            says.write_all(&[7; 100 << 10]).await.unwrap();
+            says.shutdown().await.unwrap();
+            drop(says);
+        };
+        let (relayed, ()) = tokio::join!(relay, talk);
+        assert_eq!(relayed.unwrap_err().side, takes);
+        assert!(Watch::asked(&silent).was_reset() && began.elapsed() >= limits::RELAY_LINGER, "{takes:?}");
     }
 }
 

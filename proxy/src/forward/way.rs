@@ -5,6 +5,7 @@
 //! account has room for it.
 //! The buffers are [lent](Lent): an idle connection holds none. Bound: what one poll may read is the caller's [`Turn`].
 
+use super::{Broken, Side};
 use crate::{
     account::Holder,
     io::{Abort, Appetite, Lent, Size},
@@ -28,6 +29,23 @@ impl Turn {
     }
 }
 
+/// Which end of a way broke, and how.
+#[derive(Debug)]
+pub(super) enum Fault {
+    Reader(io::Error),
+    Writer(io::Error),
+}
+
+impl Fault {
+    /// The same of a relay, in which these are the reader's side and the writer's.
+    pub(super) fn of(self, reader: Side, writer: Side) -> Broken {
+        match self {
+            Self::Reader(error) => Broken { side: reader, error },
+            Self::Writer(error) => Broken { side: writer, error },
+        }
+    }
+}
+
 /// What was read and not yet written.
 struct Held {
     buffer: Lent,
@@ -42,6 +60,8 @@ pub(super) struct Way {
     appetite: Appetite,
     /// Bytes read since it rested last.
     moved: usize,
+    /// Bytes written.
+    written: u64,
     /// What the reader came to, once it came to an end.
     end: Option<io::Result<()>>,
     /// Whether something was written that the writer may still keep to itself.
@@ -51,7 +71,15 @@ pub(super) struct Way {
 
 impl Default for Way {
     fn default() -> Self {
-        Self { held: None, appetite: Appetite::new(2), moved: 0, end: None, unflushed: false, closed: false }
+        Self {
+            held: None,
+            appetite: Appetite::new(2),
+            moved: 0,
+            written: 0,
+            end: None,
+            unflushed: false,
+            closed: false,
+        }
     }
 }
 
@@ -59,6 +87,11 @@ impl Way {
     /// Whether the writer was told the end in order.
     pub(super) fn is_closed(&self) -> bool {
         self.closed
+    }
+
+    /// How many bytes the writer took.
+    pub(super) fn written(&self) -> u64 {
+        self.written
     }
 
     /// Whether the reader is asked for more, so that it tells how it ends.
@@ -75,7 +108,7 @@ impl Way {
         mut writer: Pin<&mut W>,
         (turn, holder): (&mut Turn, Option<&Holder>),
         count: impl Fn(u64),
-    ) -> Poll<io::Result<()>> {
+    ) -> Poll<Result<(), Fault>> {
         while !self.closed {
             if self.held.is_none() && self.end.is_none() {
                 if turn.bytes_left == 0 {
@@ -88,7 +121,7 @@ impl Way {
                 let waits = self.read(cx, reader.as_mut(), size, turn);
                 if waits && self.held.is_none() {
                     if self.unflushed {
-                        ready!(writer.as_mut().poll_flush(cx))?;
+                        ready!(writer.as_mut().poll_flush(cx)).map_err(Fault::Writer)?;
                         self.unflushed = false;
                     }
                     // Nothing is held any more, here or by the writer.
@@ -98,10 +131,11 @@ impl Way {
                 }
             }
             while let Some(held) = &mut self.held {
-                match ready!(writer.as_mut().poll_write(cx, &held.buffer[held.from..held.to]))? {
-                    0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                match ready!(writer.as_mut().poll_write(cx, &held.buffer[held.from..held.to])).map_err(Fault::Writer)? {
+                    0 => return Poll::Ready(Err(Fault::Writer(io::ErrorKind::WriteZero.into()))),
                     written => {
                         count(written as u64);
+                        self.written += written as u64;
                         self.unflushed = true;
                         held.from += written;
                         if held.from == held.to {
@@ -112,10 +146,10 @@ impl Way {
             }
             match self.end.take() {
                 None => {}
-                Some(Err(error)) => return Poll::Ready(Err(error)),
+                Some(Err(error)) => return Poll::Ready(Err(Fault::Reader(error))),
                 Some(Ok(())) => {
                     self.end = Some(Ok(())); // the shutdown may have to wait
-                    ready!(writer.as_mut().poll_shutdown(cx))?;
+                    ready!(writer.as_mut().poll_shutdown(cx)).map_err(Fault::Writer)?;
                     self.closed = true;
                 }
             }
@@ -215,10 +249,14 @@ mod tests {
     }
 
     /// One poll with a turn of so many bytes.
-    fn poll(way: &mut Way, says: &mut Says, takes: &mut Takes, turn: usize) -> Poll<Result<(), io::ErrorKind>> {
+    fn poll(way: &mut Way, says: &mut Says, takes: &mut Takes, turn: usize) -> Poll<Result<(), (Side, io::ErrorKind)>> {
         let cx = &mut Context::from_waker(std::task::Waker::noop());
         let turn = (&mut Turn::new(turn), None);
-        way.poll(cx, Pin::new(says), Pin::new(takes), turn, |_| {}).map_err(|error| error.kind())
+        let polled = way.poll(cx, Pin::new(says), Pin::new(takes), turn, |_| {});
+        polled.map_err(|fault| {
+            let Broken { side, error } = fault.of(Side::Downstream, Side::Upstream);
+            (side, error.kind())
+        })
     }
 
     fn says<const N: usize>(words: [io::Result<&'static str>; N]) -> Says {
@@ -232,7 +270,8 @@ mod tests {
             let mut takes = Takes { room: Some(100), ..Takes::default() };
             let mut way = Way::default();
             let polled = poll(&mut way, &mut says([Ok("he"), Ok("llo"), last]), &mut takes, 100);
-            assert_eq!(polled, Poll::Ready(if ends { Ok(()) } else { Err(io::ErrorKind::ConnectionReset) }));
+            let broken = Err((Side::Downstream, io::ErrorKind::ConnectionReset));
+            assert_eq!(polled, Poll::Ready(if ends { Ok(()) } else { broken }));
             assert_eq!((&takes.taken[..], takes.ended, way.is_closed()), (&b"hello"[..], ends, ends));
             assert!(!ends || !way.reads(), "nothing comes behind an end");
         }
@@ -255,6 +294,6 @@ mod tests {
     #[test]
     fn a_writer_that_takes_nothing_is_no_writer() {
         let polled = poll(&mut Way::default(), &mut says([Ok("hello")]), &mut Takes::default(), 100);
-        assert_eq!(polled, Poll::Ready(Err(io::ErrorKind::WriteZero)));
+        assert_eq!(polled, Poll::Ready(Err((Side::Upstream, io::ErrorKind::WriteZero))));
     }
 }

@@ -24,7 +24,10 @@ use std::{
     },
     task::{Context, Poll, Waker, ready},
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Sleep, sleep},
+};
 
 /// What is wrong with an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -83,6 +86,8 @@ struct Allowed {
     charged: AtomicBool,
     /// Nobody waits for the answer any more.
     given_up: AtomicBool,
+    /// The answer came, to its end.
+    answered: AtomicBool,
     /// Who waits until the server takes more.
     writer: Mutex<Option<Waker>>,
 }
@@ -94,6 +99,7 @@ impl Default for Allowed {
             upload: Mutex::default(),
             charged: AtomicBool::new(false),
             given_up: AtomicBool::new(false),
+            answered: AtomicBool::new(false),
             writer: Mutex::default(),
         }
     }
@@ -103,6 +109,7 @@ impl Allowance {
     /// A request goes out, with a body that is charged to `uploader`, or without one: its answer's head is awaited.
     pub(crate) fn head(&self, uploader: Option<Holder>) {
         self.0.head_bytes.store(limits::ANSWER_HEAD_BYTES_MAX, Relaxed);
+        self.0.answered.store(false, Relaxed);
         if let Some(uploader) = uploader {
             *self.upload() = Some(Stall::new(uploader, limits::HTTP1_BUFFER_BYTES));
             self.0.charged.store(false, Relaxed);
@@ -112,6 +119,13 @@ impl Allowance {
     /// The head came: a body may be as long as it likes.
     pub(crate) fn body(&self) {
         self.0.head_bytes.store(usize::MAX, Relaxed);
+    }
+
+    /// The answer came, to its end. What is left of the request is still written, unless the server takes nothing of it for
+    /// [`limits::ANSWERED_UPLOAD_TIMEOUT`].
+    pub(crate) fn answered(&self) {
+        self.0.answered.store(true, Relaxed);
+        self.writer().take().into_iter().for_each(Waker::wake);
     }
 
     /// Nobody waits for the answer any more: what the server does not take at once is not written. The library ends a connection
@@ -172,17 +186,29 @@ pub(crate) struct Frugal<S> {
     allowance: Allowance,
     /// Of the process: while it is tight, little is read at once.
     account: Option<Account>,
+    /// How the server broke off while it was written to. It may have answered before: that is read first, and the rest of the request is dropped.
+    broken: Option<io::ErrorKind>,
+    /// Runs while the server, which has answered, takes nothing of the rest of the request.
+    waits: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Frugal<S> {
     /// `stream`, from which no more may be read than `allowance` has left.
     pub(crate) fn new(stream: S, allowance: Allowance) -> Self {
-        Self { stream, allowance, account: None }
+        Self { stream, allowance, account: None, broken: None, waits: None }
     }
 
     /// The same, from which little is read at once while `account` is tight.
     pub(crate) fn sparing(self, account: Account) -> Self {
         Self { account: Some(account), ..self }
+    }
+
+    /// After a read of so many bytes. Behind a write that failed, an end is none in order, whatever the kernel says.
+    fn got(&self, count: usize) -> io::Result<()> {
+        match self.broken {
+            Some(how) if count == 0 => Err(how.into()),
+            _ => self.allowance.take(count),
+        }
     }
 }
 
@@ -193,21 +219,42 @@ impl<S: AsyncRead + Unpin> AsyncRead for Frugal<S> {
             ready!(Pin::new(&mut self.stream).poll_read(cx, &mut piece))?;
             let count = piece.filled().len();
             buf.advance(count);
-            return Poll::Ready(self.allowance.take(count));
+            return Poll::Ready(self.got(count));
         }
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        Poll::Ready(self.allowance.take(buf.filled().len() - before))
+        let count = buf.filled().len() - before;
+        Poll::Ready(self.got(count))
     }
 }
 
 impl<S: Abort> Frugal<S> {
     /// What was written and is not read stands before an orderly end, which the server would see only behind it: one that is given up
-    /// is reset.
-    fn written(&self, cx: &Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    /// is reset. A server that takes no more of `bytes` may have said why (413, 502): they count as taken, and what it said is read.
+    fn written(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: usize,
+        result: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Err(error)) = &result
+            && matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+        {
+            self.broken = Some(error.kind());
+            return Poll::Ready(Ok(bytes));
+        }
         let result = self.allowance.written(cx, result);
+        if result.is_ready() {
+            self.waits = None;
+        } else if self.allowance.0.answered.load(Relaxed) {
+            let timer = self.waits.get_or_insert_with(|| Box::pin(sleep(limits::ANSWERED_UPLOAD_TIMEOUT)));
+            ready!(timer.as_mut().poll(cx));
+            self.allowance.give_up();
+            self.stream.cut();
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         if matches!(&result, Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::ConnectionAborted) {
-            self.stream.abort();
+            self.stream.cut();
         }
         result
     }
@@ -215,8 +262,11 @@ impl<S: Abort> Frugal<S> {
 
 impl<S: AsyncWrite + Abort + Unpin> AsyncWrite for Frugal<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.broken.is_some() {
+            return Poll::Ready(Ok(bytes.len()));
+        }
         let result = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.written(cx, result)
+        self.written(cx, bytes.len(), result)
     }
 
     fn poll_write_vectored(
@@ -224,16 +274,25 @@ impl<S: AsyncWrite + Abort + Unpin> AsyncWrite for Frugal<S> {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let count = bytes.iter().map(|piece| piece.len()).sum();
+        if self.broken.is_some() {
+            return Poll::Ready(Ok(count));
+        }
         let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
-        self.written(cx, result)
+        self.written(cx, count, result)
     }
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
     }
 
+    /// What a stream of TLS keeps to itself waits here for a server that takes nothing.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        if self.broken.is_some() {
+            return Poll::Ready(Ok(()));
+        }
+        let result = Pin::new(&mut self.stream).poll_flush(cx).map_ok(|()| 0);
+        self.written(cx, 0, result).map_ok(drop)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -312,6 +371,53 @@ mod tests {
         // The upload waits by then, and nothing but this wakes it.
         let (uploaded, ()) = tokio::join!(upload, give_up);
         assert_eq!(uploaded.map_err(|error| error.kind()), Err(io::ErrorKind::ConnectionAborted));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upload_that_a_server_does_not_read_ends_some_time_after_its_answer() {
+        use tokio::{io::AsyncWriteExt as _, time::Instant};
+        let ((mut slow, near), allowance) = (tokio::io::duplex(64), Allowance::default());
+        let mut near = Frugal::new(near, allowance.clone());
+        allowance.head(None);
+        let began = Instant::now();
+        let upload = near.write_all(&[7; 200]);
+        let server = async {
+            sleep(2 * limits::ANSWERED_UPLOAD_TIMEOUT).await;
+            allowance.answered();
+            // What is taken now and then goes on.
+            sleep(limits::ANSWERED_UPLOAD_TIMEOUT / 2).await;
+            tokio::io::AsyncReadExt::read_exact(&mut slow, &mut [0; 64]).await.unwrap();
+        };
+        let (uploaded, ()) = tokio::join!(upload, server);
+        assert_eq!(uploaded.map_err(|error| error.kind()), Err(io::ErrorKind::ConnectionAborted));
+        assert_eq!(began.elapsed(), limits::ANSWERED_UPLOAD_TIMEOUT * 7 / 2);
+    }
+
+    #[tokio::test]
+    async fn what_a_server_said_before_it_broke_off_is_read_and_an_end_behind_that_is_none() {
+        use tokio::{
+            io::{AsyncReadExt as _, AsyncWriteExt as _},
+            net::{TcpListener, TcpStream},
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        for resets in [true, false] {
+            let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (mut far, _) = listener.accept().await.unwrap();
+            far.write_all(b"HTTP/1.0 413 \r\n\r\ntoo").await.unwrap();
+            if resets {
+                far.abort();
+            }
+            drop(far);
+            let mut near = Frugal::new(near, Allowance::default());
+            // The first may meet a server that is there as far as its kernel knows.
+            for _ in 0..3 {
+                near.write_all(&[7; 64]).await.unwrap();
+            }
+            let mut heard = Vec::new();
+            let end = near.read_to_end(&mut heard).await.map_err(|error| error.kind());
+            assert_eq!(&heard[..], b"HTTP/1.0 413 \r\n\r\ntoo");
+            assert!(matches!(end, Err(io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)), "{end:?}");
+        }
     }
 
     #[test]

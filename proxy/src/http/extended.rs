@@ -12,9 +12,9 @@ use super::{
 };
 use crate::{
     backend::endpoint::{AnswerBody, ByteStream, Failed},
-    io::write_through,
+    io::{Breakable, Breaker, write_through},
     limits,
-    tasks::{LocalExec, Tasks},
+    tasks::{Attached, LocalExec, Tasks},
     telemetry::Reason,
 };
 use http::{
@@ -25,8 +25,11 @@ use http::{
 use hyper::{client::conn::http2, ext::Protocol};
 use hyper_util::rt::TokioIo;
 use std::{
+    cell::RefCell,
+    future::poll_fn,
     io,
     pin::{Pin, pin},
+    rc::Rc,
     sync::Arc,
     task::{Context, Poll, ready},
 };
@@ -110,15 +113,15 @@ pub(super) fn answer(mut answer: Response<ResponseBody>, leaves: bool) -> Respon
 }
 
 /// Sends an upgrade to a server as the extended CONNECT that it was, over `stream`, which is its own. The answer is an upgrade's, with
-/// the server's bytes to be had; that of a server which takes no extended CONNECT is 501.
+/// the server's bytes to be had; that of a server which takes no extended CONNECT is 501. `breaker` breaks the connection off.
 pub(super) async fn send(
     tasks: &Tasks,
-    stream: ByteStream,
+    (stream, breaker): (ByteStream, &Breaker),
     extended: &Extended,
     request: Request<RequestBody>,
 ) -> Result<Response<AnswerBody>, Failed> {
     let (request, protocol) = extended.restore(request)?;
-    let heard = Arc::<Notify>::default();
+    let (stream, heard) = (Breakable::new(stream, breaker.clone()), Arc::<Notify>::default());
     let handshake = http2::Builder::new(LocalExec(tasks.clone()))
         .timer(Timer)
         .initial_stream_window_size(limits::HTTP1_BUFFER_BYTES as u32)
@@ -183,6 +186,109 @@ impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
 }
 
 write_through!(Heard);
+
+/// What a stream that has left HTTP says, an end in order only if it was told. The library reads a reset with CANCEL or NO_ERROR as one (hyper 1.12,
+/// `proto/h2/upgrade.rs`), but whoever writes is told.
+///
+/// Limitation: not behind an end that was written in order, after which the library looks no more.
+#[derive(Debug)]
+pub(super) struct Certain<S> {
+    inner: S,
+    end: End,
+}
+
+/// What is known of the end.
+#[derive(Debug)]
+enum End {
+    None,
+    /// It was read. A reset has woken the library's task that writes, too, which has its turn before this one tells.
+    Read(oneshot::Receiver<()>, #[expect(dead_code, reason = "kept for as long as it is waited for")] Attached),
+    Certain,
+}
+
+impl<S> Certain<S> {
+    pub(super) fn new(inner: S) -> Self {
+        Self { inner, end: End::None }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Certain<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if let End::None = this.end {
+            let before = buf.filled().len();
+            ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
+            if buf.filled().len() > before || buf.remaining() == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            let (tell, told) = oneshot::channel();
+            this.end = End::Read(told, Attached::spawn(async move { drop(tell) }));
+        }
+        if let End::Read(told, _) = &mut this.end {
+            let _behind_it = ready!(Pin::new(told).poll(cx));
+            this.end = End::Certain;
+        }
+        match Pin::new(&mut this.inner).poll_flush(cx) {
+            Poll::Ready(Err(broken)) => Poll::Ready(Err(broken)),
+            // What is to be written yet waits for somebody who reads.
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+write_through!(Certain);
+
+/// Runs the streams of a client's connection. What has left HTTP is written by a task that the library spawns while it runs that of its
+/// request, and which ends the stream in order when its user is gone. With its breaker tripped it is dropped instead, and resets the stream.
+#[derive(Clone)]
+pub(super) struct StreamExec {
+    tasks: Tasks,
+    streams: Rc<Streams>,
+}
+
+#[derive(Default)]
+struct Streams {
+    /// Of the request whose task the library spawns next.
+    next: RefCell<Option<Breaker>>,
+    /// Of the one whose task runs.
+    current: RefCell<Option<Breaker>>,
+}
+
+impl StreamExec {
+    pub(super) fn new(tasks: &Tasks) -> Self {
+        Self { tasks: tasks.clone(), streams: Rc::default() }
+    }
+
+    /// `request`, for which the library is about to spawn a task, asks to leave HTTP.
+    pub(super) fn leaves<B>(&self, request: &mut Request<B>) {
+        let breaker = Breaker::default();
+        request.extensions_mut().insert(breaker.clone());
+        *self.streams.next.borrow_mut() = Some(breaker);
+    }
+}
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for StreamExec {
+    fn execute(&self, task: F) {
+        let (next, current) = (self.streams.next.take(), self.streams.current.borrow().clone());
+        if let Some(breaker) = current {
+            let mut task = Box::pin(task);
+            self.tasks.spawn(poll_fn(move |cx| match breaker.is_tripped() {
+                true => Poll::Ready(()),
+                false => task.as_mut().poll(cx).map(drop),
+            }));
+        } else if let Some(breaker) = next {
+            let (mut task, streams) = (Box::pin(task), self.streams.clone());
+            self.tasks.spawn(poll_fn(move |cx| {
+                *streams.current.borrow_mut() = Some(breaker.clone());
+                let polled = task.as_mut().poll(cx).map(drop);
+                *streams.current.borrow_mut() = None;
+                polled
+            }));
+        } else {
+            self.tasks.spawn(task);
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {

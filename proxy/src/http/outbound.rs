@@ -39,7 +39,7 @@ pub(crate) fn branch(spec: BranchSpec<'_>) -> Branch {
         .layer(ChargeLayer::to(&resources.pod, &parent.id))
         .layer(UpgradeLayer::on(resources))
         .layer(HopLayer)
-        .layer(AdmitLayer::of(pool))
+        .layer(AdmitLayer::of(pool, rule))
         .layer(MirrorLayer::to(mirrors, resources))
         .layer(DeadlineLayer::of(rule.and_then(|rule| rule.timeouts.request)))
         .layer(RetryLayer::of(rule.and_then(|rule| rule.retry.as_ref()), backend, resources))

@@ -3,7 +3,7 @@
 use super::{
     Wire,
     body::response::ResponseBody,
-    extended,
+    extended::{self, StreamExec},
     guard::Guarded,
     headers, respond,
     share::Share,
@@ -15,7 +15,6 @@ use crate::{
     io::{Breakable, Breaker, Connection, Patient},
     limits,
     sys::Asked,
-    tasks::LocalExec,
     telemetry::{self, Direction, Reason},
     world::World,
 };
@@ -175,8 +174,13 @@ where
     H: Fn(Request<Incoming>) -> R + 'static,
     R: Answering,
 {
+    let streams = StreamExec::new(&world.resources.tasks);
+    let leaving = streams.clone();
     // Over HTTP/1 the library does it.
     let service = service_fn(move |mut request: Request<Incoming>| {
+        if request.method() == Method::CONNECT {
+            leaving.leaves(&mut request);
+        }
         let (head, extended) = (request.method() == Method::HEAD, extended::arrive(&mut request));
         handle(request).map(move |Ok(it)| match it.extensions().get() {
             // The library resets the stream with it.
@@ -189,7 +193,7 @@ where
             _ => Ok(it),
         })
     });
-    let mut builder = conn::http2::Builder::new(LocalExec(world.resources.tasks.clone()));
+    let mut builder = conn::http2::Builder::new(streams);
     if !share.mesh {
         builder.enable_connect_protocol();
     }

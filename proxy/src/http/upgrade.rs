@@ -6,20 +6,19 @@ use super::{
     answer::{self, Allowance, BadAnswer, Frugal},
     body::{request::RequestBody, response::ResponseBody},
     exchange::Exchange,
-    extended::{self, Extended},
+    extended::{self, Certain, Extended},
     form::Form,
     headers, respond,
 };
 use crate::{
     backend::{
         InFlight, Outcome, Pool,
-        endpoint::{self, Answer, AnswerBody, ByteStream, Failed, Upstream},
+        endpoint::{self, Answer, AnswerBody, ByteStream, Failed, Lease, Own, Upstream},
         outcome,
     },
     connect::ConnectError,
     discover::Plan,
     first::{FirstError, Wait},
-    forward,
     io::{Abort as _, Breakable, Breaker, Fuse, Handle, Prefixed},
     leads::{self, Lead},
     limits,
@@ -93,8 +92,8 @@ impl End {
     }
 
     /// Its bytes, once it has left.
-    async fn left(self) -> hyper::Result<Handle<TokioIo<Upgraded>>> {
-        Ok(Handle::new(TokioIo::new(self.bytes.await?), self.breaker))
+    async fn left(self) -> hyper::Result<Handle<Certain<TokioIo<Upgraded>>>> {
+        Ok(Handle::new(Certain::new(TokioIo::new(self.bytes.await?)), self.breaker))
     }
 }
 
@@ -210,7 +209,7 @@ impl Tunnel {
                 Ok(()) => exchange.ended(None),
                 Err(revoke::Ended::Broken(error)) => {
                     tracing::debug!(%error, "tunnel broke");
-                    exchange.fail(forward::reason(&error));
+                    exchange.fail(error.reason());
                 }
                 Err(ended @ revoke::Ended::Revoked(_)) => exchange.fail(ended.reason()),
             }
@@ -242,13 +241,14 @@ pub(crate) async fn send(
     let breaker = Breaker::default();
     // Until its answer is read and judged: a server that has agreed, and is not heard, must not see an end in order.
     let fuse = Fuse::on(&breaker);
-    let mut response = match &offer.extended {
+    let (mut response, own) = match &offer.extended {
         Some(extended) if upstream.endpoint.identity.is_none() => {
-            extended::send(tasks, stream, extended, request).await?
+            (extended::send(tasks, (stream, &breaker), extended, request).await?, None)
         }
         extended => {
             request.headers_mut().extend(extended.as_ref().map(|extended| (headers::EXTENDED, extended.value())));
-            over_http1(tasks, stream, &breaker, request).await?
+            let (response, own) = over_http1(tasks, stream, &breaker, request).await?;
+            (response, Some(own))
         }
     };
     if let Err(error) = offer.check(&mut response) {
@@ -259,8 +259,12 @@ pub(crate) async fn send(
         return Err(Failed::new(Reason::ResponseHeaderTooLarge));
     }
     fuse.off();
-    if offer.is_taken(&response) {
-        response.extensions_mut().insert(breaker);
+    if !offer.is_taken(&response) {
+        return Ok(Answer { response, lease: own.map(Lease::own), sent });
+    }
+    response.extensions_mut().insert(breaker);
+    if let Some(own) = own {
+        own.done(|_| ());
     }
     Ok(Answer { response, lease: None, sent })
 }
@@ -271,8 +275,9 @@ async fn over_http1(
     stream: ByteStream,
     breaker: &Breaker,
     request: Request<RequestBody>,
-) -> Result<Response<AnswerBody>, Failed> {
+) -> Result<(Response<AnswerBody>, Own), Failed> {
     let allowance = Allowance::default();
+    let own = Own::new(allowance.clone(), breaker.clone());
     allowance.head(request.body().holder());
     let stream = TokioIo::new(Frugal::new(Breakable::new(stream, breaker.clone()), allowance.clone()));
     let handshake = http1::Builder::new().handshake(stream).await;
@@ -284,7 +289,7 @@ async fn over_http1(
         Failed { unsent, ..Failed::new(endpoint::reason(error.error())) }
     })?;
     allowance.body();
-    Ok(response.map(AnswerBody::from))
+    Ok((response.map(AnswerBody::from), own))
 }
 
 /// A byte connection to an endpoint of `pool`, with the permit to use it; endpoints that cannot be reached are passed over,

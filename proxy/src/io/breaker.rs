@@ -36,6 +36,11 @@ impl Breaker {
         self.0.tripped.fetch_max(ABORTED, Relaxed);
     }
 
+    /// The same, and what is on its way is lost with it.
+    pub(crate) fn cut(&self) {
+        self.0.tripped.fetch_max(CUT, Relaxed);
+    }
+
     pub(crate) fn is_tripped(&self) -> bool {
         self.0.tripped.load(Relaxed) > 0
     }
@@ -79,6 +84,12 @@ impl<S: Abort> Breakable<S> {
         }
         Self { inner, breaker }
     }
+
+    /// The library ends a connection, or a stream of it, in order whose request nobody waits for any more. A tripped one ends as broken, when it is
+    /// dropped.
+    fn is_broken(&self) -> bool {
+        self.breaker.is_tripped()
+    }
 }
 
 impl<S: Abort> Abort for Breakable<S> {
@@ -111,35 +122,7 @@ impl<S: Abort + AsyncRead + Unpin> AsyncRead for Breakable<S> {
     }
 }
 
-impl<S: Abort + AsyncWrite + Unpin> AsyncWrite for Breakable<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-
-    /// The library ends a connection in order whose request nobody waits for any more. A tripped one ends as broken, when it is dropped.
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.breaker.is_tripped() {
-            return Poll::Ready(Ok(()));
-        }
-        Pin::new(&mut self.inner).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
-    }
-}
+write_through!(Breakable: Abort, unless is_broken);
 
 /// The library's handle on a [`Breakable`] connection.
 #[derive(Debug)]
@@ -160,7 +143,7 @@ impl<S> Abort for Handle<S> {
     }
 
     fn cut(&self) {
-        self.breaker.0.tripped.fetch_max(CUT, Relaxed);
+        self.breaker.cut();
     }
 
     /// The connection that it is the handle of is not dropped before.

@@ -1,11 +1,15 @@
 //! Connections with something of their own: whose first bytes were read already, that are read in large pieces, that can
 //! end as broken.
 
-/// What wraps a connection for its reads alone writes as the connection does.
+/// What wraps a connection for its reads alone writes as the connection does. With `unless`, one that says so of itself takes nothing more
+/// and is not shut down.
 macro_rules! write_through {
-    ($wrapper:ident $(, $bound:ident)?) => {
+    ($wrapper:ident $(: $bound:ident)? $(, unless $ended:ident)?) => {
         impl<S: AsyncWrite + Unpin $(+ $bound)?> AsyncWrite for $wrapper<S> {
             fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+                $(if self.$ended() {
+                    return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+                })?
                 Pin::new(&mut self.inner).poll_write(cx, buf)
             }
 
@@ -14,6 +18,9 @@ macro_rules! write_through {
             }
 
             fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                $(if self.$ended() {
+                    return Poll::Ready(Ok(()));
+                })?
                 Pin::new(&mut self.inner).poll_shutdown(cx)
             }
 
@@ -22,6 +29,9 @@ macro_rules! write_through {
                 cx: &mut Context<'_>,
                 bufs: &[io::IoSlice<'_>],
             ) -> Poll<io::Result<usize>> {
+                $(if self.$ended() {
+                    return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+                })?
                 Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
             }
 

@@ -106,8 +106,8 @@ pub(crate) fn logged(path: &str) -> &str {
 }
 
 impl Verdict {
-    /// Logs and counts what audit rules say, and gives the decision.
-    pub(crate) fn record(self, policy: &Policy, peer: &Peer, act: Act<'_>) -> Result<Permit, Denial> {
+    /// Logs and counts what audit rules say of `peer` at `port`, and gives the decision.
+    pub(crate) fn record(self, policy: &Policy, (peer, port): (&Peer, u16), act: Act<'_>) -> Result<Permit, Denial> {
         for (index, audited) in &self.audited {
             let Some((rule, counters)) = policy.audit.get(*index) else { continue };
             match audited {
@@ -122,8 +122,6 @@ impl Verdict {
                         Act::Request { method, path } => (Some(logged(method.as_str())), Some(logged(path))),
                     };
                     let identity = peer.identity.as_ref().map(|id| id.as_str());
-                    // What holds for undeclared ports names none.
-                    let port = Some(policy.inbound().port).filter(|port| *port != 0);
                     tracing::info!(left_out, rule = %rule.name, peer = identity, address = %peer.address,
                         port, method, path, would = self.would(), "audit");
                 }

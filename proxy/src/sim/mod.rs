@@ -25,7 +25,7 @@ mod spine;
 mod streams;
 mod trace;
 
-pub(crate) use net::{Net, PipeId, TcpStream, has_ended, was_reset};
+pub(crate) use net::{Net, PipeId, TcpStream, has_ended, is_over, was_reset};
 pub(crate) use proxy::Proxy;
 pub(crate) use trace::Trace;
 

@@ -104,6 +104,11 @@ pub(crate) fn has_ended(id: PipeId) -> bool {
     known(id).is_none_or(|(link, side)| link.lock().is_ok_and(|link| link.has_news(side)))
 }
 
+/// Whether both sides have ended the connection.
+pub(crate) fn is_over(id: PipeId) -> bool {
+    known(id).is_none_or(|(link, side)| link.lock().is_ok_and(|link| link.is_over(side)))
+}
+
 /// Whether the other side has reset the connection.
 pub(crate) fn was_reset(id: PipeId) -> bool {
     known(id).is_none_or(|(link, side)| link.lock().is_ok_and(|link| link.was_reset(side)))

@@ -135,6 +135,12 @@ impl Link {
         self.ways[1 - side].has_reset(Instant::now())
     }
 
+    /// Whether both sides have ended it, as far as this end knows.
+    pub(super) fn is_over(&self, side: usize) -> bool {
+        let arrived = self.ways[1 - side].end.is_some_and(|(at, _)| at <= Instant::now());
+        arrived && self.ways[side].end.is_some()
+    }
+
     /// In words, for whoever looks for why it is open.
     pub(super) fn state(&self) -> String {
         let now = Instant::now();

@@ -35,7 +35,7 @@ impl<S: AsRawFd> Watch for S {
     }
 }
 
-/// `tcpi_state` of `struct tcp_info`, and its value for a connection that was reset (`TCP_CLOSE`, net/tcp_states.h).
+/// `tcpi_state` of `struct tcp_info`, and its value for a connection that both sides have ended (`TCP_CLOSE`, net/tcp_states.h).
 const STATE: usize = 0;
 const CLOSED: u8 = 7;
 /// `tcpi_bytes_acked` of `struct tcp_info` (linux/tcp.h): 8 octets and 24 words of 32 bits, then two words of 64 before it.
@@ -56,10 +56,25 @@ impl Asked {
     }
 
     /// Whether the other side has reset the connection, also while what came before waits to be read. One system call.
+    ///
+    /// The state of the connection would not tell: it is closed as well when both sides have ended it in order.
     pub(crate) fn was_reset(self) -> bool {
         #[cfg(test)]
         if let Self::Pipe(id) = self {
             return crate::sim::was_reset(id);
+        }
+        let Some(fd) = self.descriptor() else { return false };
+        let mut asked = libc::pollfd { fd, events: 0, revents: 0 };
+        // SAFETY: the kernel writes to `asked` alone, and does not wait; a descriptor that is not open is no error of a connection.
+        let told = unsafe { libc::poll(&raw mut asked, 1, 0) };
+        told == 1 && asked.revents & libc::POLLERR != 0
+    }
+
+    /// Whether both sides have ended the connection: what it still has to be read is all there will be. One system call.
+    pub(crate) fn is_over(self) -> bool {
+        #[cfg(test)]
+        if let Self::Pipe(id) = self {
+            return crate::sim::is_over(id);
         }
         self.info().is_some_and(|info| info[STATE] == CLOSED)
     }
@@ -258,6 +273,21 @@ mod tests {
         let ((near, socket), _far) = connect();
         drop(near);
         assert!(socket.has_ended());
+    }
+
+    #[test]
+    fn what_both_sides_have_ended_in_order_was_not_reset() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        for near_first in [true, false] {
+            let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (mut far, _) = listener.accept().unwrap();
+            far.write_all(b"unread").unwrap();
+            for ends in if near_first { [&near, &far] } else { [&far, &near] } {
+                ends.shutdown(std::net::Shutdown::Write).unwrap();
+            }
+            drop(far);
+            assert!(!near.asked().was_reset() && near.asked().is_over(), "near_first={near_first}");
+        }
     }
 
     #[test]

@@ -132,6 +132,8 @@ reasons! {
     ResponseHeaderTooLarge = "response_header_too_large", BAD_GATEWAY, 8, Application;
     /// The client stopped sending its body.
     BodyAborted = "body_aborted", BAD_REQUEST, 1, Client;
+    /// The client reset what was bytes, or became so: a TCP connection, an upgrade, a tunnel.
+    DownstreamReset = "downstream_reset", BAD_REQUEST, 1, Client;
     /// The upstream closed or reset before its answer ended.
     UpstreamReset = "upstream_reset", BAD_GATEWAY, 14, Application;
     /// The peer refused mesh TLS, or we have no certificate.

@@ -2,7 +2,8 @@
 //! decided in `remora_runtime::tls`; this keeps the configurations made from it, one per generation of credentials.
 //!
 //! No connection outlives the certificates that it was made with, ours and the peer's: [`Dated`] ends it, whichever part uses it
-//! by then. HTTP is not cut off by that: it moves to a new connection at each renewal and before the end (GOAWAY), and
+//! by then. It ends those that this proxy made, too, once no trust anchor vouches for the peer; of those that it accepted `revoke` does, which knows
+//! whom they were let in as. HTTP is not cut off by a certificate's end: it moves to a new connection at each renewal and before the end (GOAWAY), and
 //! what is under way has the last quarter to finish. Byte connections, which cannot be moved, are closed then, and counted.
 
 mod trust;
@@ -24,6 +25,7 @@ use remora_runtime::{
         server_name,
     },
 };
+use rustls::pki_types::CertificateDer;
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
@@ -37,7 +39,7 @@ use tokio::{
     time::{timeout, timeout_at},
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector};
-pub(crate) use trust::Trust;
+pub(crate) use trust::{Trust, UNTRUSTED, is_untrusted};
 use turns::Gate;
 
 /// The workload's certificate and bundle as they change.
@@ -234,8 +236,10 @@ impl Store {
             Ok(Ok(mut stream)) => match stream.get_ref().1.alpn_protocol().and_then(Alpn::from_bytes) {
                 Some(agreed) if offered(alpn).contains(&agreed) => {
                     stream.get_mut().1.set_buffer_limit(Some(buffer_limit(alpn)));
-                    let peer = peer(stream.get_ref().1);
-                    return Ok(Dated::new(stream, span(&credentials, peer.as_ref(), alpn), outlived));
+                    let session = stream.get_ref().1;
+                    let (peer, trust) = (peer(session), self.trust(session.peer_certificates(), &credentials));
+                    let dated = Dated::new(stream, span(&credentials, peer.as_ref(), alpn), outlived);
+                    return Ok(dated.until(trust.revoked(address, expected.clone())));
                 }
                 _ => {
                     let source = io::Error::other("the peer speaks no mesh protocol");
@@ -307,12 +311,16 @@ impl Store {
         let peer = peer(session).ok_or(TerminateError::Refused(VerifyError::NoCertificate))?;
         let alpn = session.alpn_protocol().and_then(Alpn::from_bytes).ok_or(TerminateError::NoProtocol)?;
         session.set_buffer_limit(Some(buffer_limit(alpn)));
-        let chain =
-            session.peer_certificates().unwrap_or_default().iter().map(|one| one.clone().into_owned()).collect();
-        let trust = Trust::new(chain, credentials.bundle.clone(), self.seen.borrow().source.clone());
+        let trust = self.trust(session.peer_certificates(), &credentials);
         stream.get_mut().0.charge_to(self.account.holder(caller.known_as(&peer.id)));
         let stream = Dated::new(stream, span(&credentials, Some(&peer), alpn), outlived);
         Ok(Terminated { stream, peer: peer.id, trust, alpn })
+    }
+
+    /// Of a peer that was judged by `credentials`.
+    fn trust(&self, chain: Option<&[CertificateDer<'static>]>, credentials: &Credentials) -> Trust {
+        let chain = chain.unwrap_or_default().iter().map(|one| one.clone().into_owned()).collect();
+        Trust::new(chain, credentials.bundle.clone(), self.seen.borrow().source.clone())
     }
 
     fn server(&self, credentials: &Credentials) -> Option<Arc<ServerConfig>> {

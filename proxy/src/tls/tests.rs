@@ -106,3 +106,28 @@ async fn a_peer_is_lost_with_the_anchor_that_vouches_for_it_and_with_no_other() 
     // Also who began to wait after the change, as a connection whose handshake was under way then.
     assert!(matches!(trust.lost().await, VerifyError::UnknownIssuer));
 }
+
+#[tokio::test]
+async fn a_connection_to_a_peer_ends_with_the_anchor_that_vouches_for_it() {
+    use tokio::{io::AsyncReadExt as _, net};
+    let (one, other) = (credentials(1).unwrap(), credentials(2).unwrap());
+    let (tell, source) = watch::channel(Some(one.clone()));
+    let account = Account::new(1 << 30);
+    let (client, server) = (Store::new(source.clone(), &account), Store::new(source, &account));
+    let listener = net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let near = TcpStream::connect(address).await.unwrap();
+    let far = Prefixed::new(crate::io::accepted(listener.accept().await.unwrap().0));
+    let peer = SpiffeId::parse("spiffe://td/ns/shop/sa/web").unwrap();
+    let (near, far) = tokio::join!(client.originate(near, address, &peer, Alpn::MeshTcp), server.terminate(far));
+    let (mut near, _far) = (near.unwrap(), far.unwrap());
+    let publish = |bundle: &TrustBundle| {
+        let (svid, bundle) = (one.svid.clone(), bundle.clone());
+        tell.send_replace(Some(Arc::new(Credentials { svid, bundle, generation: 3 })));
+    };
+    publish(&one.bundle.union(&other.bundle).unwrap());
+    assert!(futures_util::poll!(std::pin::pin!(near.read_u8())).is_pending(), "more anchors take nobody's trust");
+    publish(&other.bundle);
+    let error = near.read_u8().await.unwrap_err();
+    assert!(is_untrusted(&error) && !is_over(&error), "{error}");
+}

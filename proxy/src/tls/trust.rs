@@ -6,10 +6,25 @@
 
 use super::Source;
 use crate::limits;
+use remora_model::SpiffeId;
 use remora_runtime::tls::{TrustBundle, VerifyError, verify_svid};
 use rustls::pki_types::CertificateDer;
-use std::{fmt, time::SystemTime};
+use std::{fmt, io, net::SocketAddr, time::SystemTime};
 use tokio::time::sleep;
+
+/// The cause of connections that end so, in the metric's label.
+pub(crate) const UNTRUSTED: &str = "untrusted";
+
+/// What a read or write says of a connection that has ended so.
+#[derive(Debug, thiserror::Error)]
+#[error("trust anchors have changed: {0}")]
+struct Untrusted(VerifyError);
+
+/// Whether a connection to a peer ended because no trust anchor vouches for the peer any more. By its kind, which is all that the libraries
+/// above pass on; no socket says that of a connection that is open.
+pub(crate) fn is_untrusted(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied
+}
 
 /// What a peer showed when it was let in. A kilobyte or two per connection.
 pub(crate) struct Trust {
@@ -28,6 +43,14 @@ impl Trust {
     /// `chain`, leaf first, was judged by `bundle`; `source` has those that follow.
     pub(super) fn new(chain: Vec<CertificateDer<'static>>, bundle: TrustBundle, source: Source) -> Self {
         Self { chain, bundle, source }
+    }
+
+    /// The error of a connection to the peer at `address` that has to end, once it has to. It is counted and logged.
+    pub(super) async fn revoked(self, address: SocketAddr, expected: SpiffeId) -> io::Error {
+        let error = self.lost().await;
+        metrics::counter!("remora_connections_revoked_total", "cause" => UNTRUSTED).increment(1);
+        remora_runtime::limited!(info by UNTRUSTED, peer = %expected, %address, cause = UNTRUSTED, %error, "connection ended");
+        io::Error::new(io::ErrorKind::PermissionDenied, Untrusted(error))
     }
 
     /// Returns once no anchor vouches for the peer any more. A bundle that only grew is not looked at; after one that

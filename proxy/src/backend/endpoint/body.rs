@@ -1,7 +1,7 @@
 //! The body of an answer, from a server that speaks HTTP/1 or HTTP/2.
 
 use super::http2;
-use crate::{limits, telemetry::Reason};
+use crate::{limits, telemetry::Reason, tls};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -38,6 +38,7 @@ impl AnswerError {
             Self::Http2(error) if !error.is_remote() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM) => {
                 Reason::ResponseHeaderTooLarge
             }
+            Self::Http2(error) if error.get_io().is_some_and(tls::is_untrusted) => Reason::PolicyChanged,
             Self::Http1(_) | Self::Http2(_) => Reason::UpstreamReset,
         }
     }

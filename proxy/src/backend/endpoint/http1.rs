@@ -111,6 +111,7 @@ impl Idle {
     /// Keeps a connection whose last answer was read to its end.
     pub(super) fn keep(&self, connection: Http1, now: Instant) {
         connection.wire.done.set(true);
+        connection.wire.allowance.answered();
         let mut idle = self.kept.borrow_mut();
         let usable = !connection.wire.old.get() && !connection.sender.is_closed();
         if usable && idle.len() < limits::IDLE_CONNECTIONS_MAX {

@@ -25,7 +25,7 @@ use crate::{
         body::{client::RequestError, request::RequestBody},
         headers::within_bounds,
     },
-    io::Patient,
+    io::{Breaker, Patient},
     limits,
     policy::Permit,
     resources::Resources,
@@ -147,15 +147,54 @@ impl fmt::Debug for Answer {
 
 /// An HTTP/1 connection in use. Dropped, it closes.
 #[derive(Debug)]
-pub(crate) struct Lease {
-    connections: Rc<Connections>,
-    connection: http1::Http1,
+pub(crate) struct Lease(Leased);
+
+#[derive(Debug)]
+enum Leased {
+    Kept(Rc<Connections>, http1::Http1),
+    Own(Own),
 }
 
 impl Lease {
+    /// Of a connection for one request.
+    pub(crate) fn own(own: Own) -> Self {
+        Self(Leased::Own(own))
+    }
+
     /// Gives the connection back, once its response was read to the end.
     pub(crate) fn give_back(self, now: Instant) {
-        self.connections.http1.keep(self.connection, now);
+        match self.0 {
+            Leased::Kept(connections, connection) => connections.http1.keep(connection, now),
+            Leased::Own(own) => own.done(Allowance::answered),
+        }
+    }
+}
+
+/// A connection for one request, which the library owns. Dropped before the request is done, it is cut: an end behind what the server does not read
+/// would not be seen.
+#[derive(Debug)]
+pub(crate) struct Own(Option<(Allowance, Breaker)>);
+
+impl Own {
+    /// The connection that keeps to `allowance`, and that `breaker` breaks off.
+    pub(crate) fn new(allowance: Allowance, breaker: Breaker) -> Self {
+        Self(Some((allowance, breaker)))
+    }
+
+    /// The request is done, or its connection is no longer HTTP, which `tell` says.
+    pub(crate) fn done(mut self, tell: impl FnOnce(&Allowance)) {
+        if let Some((allowance, _)) = self.0.take() {
+            tell(&allowance);
+        }
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        if let Some((allowance, breaker)) = &self.0 {
+            breaker.cut();
+            allowance.give_up();
+        }
     }
 }
 
@@ -255,7 +294,7 @@ impl Upstream {
         if !within_bounds(response.headers()) {
             return Err(Failed::new(Reason::ResponseHeaderTooLarge));
         }
-        let lease = Lease { connections: self.connections.clone(), connection };
+        let lease = Lease(Leased::Kept(self.connections.clone(), connection));
         Ok(Answer { response: response.map(AnswerBody::from), lease: Some(lease), sent: None })
     }
 
@@ -421,6 +460,7 @@ pub(crate) fn reason(error: &hyper::Error) -> Reason {
         // Said by `Frugal`.
         (_, Some(io::ErrorKind::InvalidData)) => Reason::ResponseHeaderTooLarge,
         (_, Some(io::ErrorKind::OutOfMemory)) => Reason::Overloaded,
+        _ if io.is_some_and(tls::is_untrusted) => Reason::PolicyChanged,
         _ => Reason::UpstreamReset,
     }
 }

@@ -14,8 +14,9 @@ use http::StatusCode;
 use std::{
     future::poll_fn,
     io,
+    mem::MaybeUninit,
     pin::{Pin, pin},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -49,11 +50,17 @@ pub(crate) struct Guarded<S> {
     lingers: usize,
     /// How often a read had to wait while an answer was owed.
     owed: u64,
+    /// Whether the client was told that nothing follows.
+    shut: bool,
 }
 
 /// What is taken from a client after its refusal was told, and for how long.
 const LINGER_BYTES_MAX: usize = 1 << 20;
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+/// For how long a client is listened to that sends more of a request which has its answer: as many round trips as it needs to see that.
+const ANSWERED_LINGER_TIMEOUT: Duration = Duration::from_secs(10);
+/// What is taken of that at once, on the stack.
+const SCRATCH_BYTES: usize = 4096;
 /// A mark that never moves.
 const LINGERING: u64 = u64::MAX;
 /// Marks below this one are of nothing else.
@@ -134,6 +141,7 @@ impl<S> Guarded<S> {
             end: None,
             lingers: 0,
             owed: 0,
+            shut: false,
         }
     }
 
@@ -233,6 +241,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guarded<S> {
         }
         Poll::Ready(Err(end.error()))
     }
+
+    /// After the last answer, which came before its request's end: takes what comes of that, for the same reason.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut scratch = [MaybeUninit::uninit(); SCRATCH_BYTES];
+        while matches!(self.awaited(), Some((Wait::Body, _))) && self.end.is_none() {
+            let mut rest = ReadBuf::uninit(&mut scratch);
+            match Pin::new(&mut self.stream).poll_read(cx, &mut rest) {
+                Poll::Ready(Ok(())) if !rest.filled().is_empty() => {
+                    if self.guard.feed(rest.filled()).is_err() {
+                        break;
+                    }
+                }
+                Poll::Pending if !self.reading.stalled(cx, Wait::Body, LINGERING, ANSWERED_LINGER_TIMEOUT) => {
+                    return Poll::Pending;
+                }
+                _ => break,
+            }
+        }
+        Poll::Ready(())
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<S> {
@@ -272,7 +300,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if let Some(end) = self.end {
             return Poll::Ready(Err(end.error()));
@@ -307,6 +335,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        if !self.shut {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+            self.shut = true;
+        }
+        self.poll_rest(cx).map(Ok)
     }
 }

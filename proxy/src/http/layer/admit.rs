@@ -9,20 +9,28 @@ use crate::{
     http::request::{Answered, Failed, Outgoing},
     telemetry::Reason,
 };
+use remora_model::Rule;
 use std::rc::Rc;
 use tower::{Layer, Service};
 
 /// Makes [`Admit`] of one backend.
 #[derive(Debug, Clone)]
 pub(crate) struct AdmitLayer {
-    /// `None`: the route's reference is invalid.
-    pool: Option<Rc<Pool>>,
+    /// Or what the clients are told for want of one.
+    pool: Result<Rc<Pool>, Rc<str>>,
 }
 
 impl AdmitLayer {
-    /// Requests are counted at `pool`.
-    pub(crate) fn of(pool: Option<&Rc<Pool>>) -> Self {
-        Self { pool: pool.cloned() }
+    /// Requests that `rule` has for `pool` are counted there. Without one it refers to a backend that does not exist or is not permitted, or
+    /// is closed because it could not be read.
+    pub(crate) fn of(pool: Option<&Rc<Pool>>, rule: Option<&Rule>) -> Self {
+        let why = || {
+            let rule = rule.map_or("no rule", |rule| &rule.label);
+            format!(
+                "{rule} has no backend for this request: it is not there, not permitted, or the rule is invalid; see the status of the route"
+            )
+        };
+        Self { pool: pool.cloned().ok_or_else(|| why().into()) }
     }
 }
 
@@ -38,7 +46,7 @@ impl<S> Layer<S> for AdmitLayer {
 #[derive(Debug, Clone)]
 pub(crate) struct Admit<S> {
     inner: S,
-    pool: Option<Rc<Pool>>,
+    pool: Result<Rc<Pool>, Rc<str>>,
 }
 
 impl<S> Service<Outgoing> for Admit<S>
@@ -52,12 +60,12 @@ where
     always_ready!();
 
     fn call(&mut self, outgoing: Outgoing) -> Self::Future {
-        let refused = |reason, detail| Within::early(Err(Failed::refused(reason, detail)));
-        let Some(pool) = &self.pool else {
-            return refused(Reason::InvalidBackend, "the route names a backend that is not there");
+        let pool = match &self.pool {
+            Ok(pool) => pool,
+            Err(why) => return Within::early(Err(Failed::refused(Reason::InvalidBackend, why.to_string()))),
         };
         match pool.enter() {
-            None => refused(Reason::QueueFull, "too many requests wait for this backend"),
+            None => Within::early(Err(Failed::refused(Reason::QueueFull, "too many requests wait for this backend"))),
             Some(entered) => Within::inner(self.inner.call(outgoing), Admitted(entered)),
         }
     }
@@ -90,7 +98,7 @@ mod tests {
         real(async {
             let world = Rc::new(World::new(&[address(1)]));
             let (silent, answers) = (Inner::silent(), world.clone());
-            let layer = AdmitLayer::of(Some(&world.pool));
+            let layer = AdmitLayer::of(Some(&world.pool), None);
             let ask = || world.outgoing(Wire::Http1, Request::get("/"));
             let mut held: Vec<_> =
                 (0..limits::REQUESTS_PER_BACKEND_MAX).map(|_| layer.layer(silent.clone()).call(ask())).collect();
@@ -107,7 +115,7 @@ mod tests {
     fn a_policys_bound_holds_below_the_proxys_own() {
         real(async {
             let world = World::new(&[address(1)]);
-            let layer = AdmitLayer::of(Some(&world.pool));
+            let layer = AdmitLayer::of(Some(&world.pool), None);
             for (bound, places) in [(0, 0), (1, 1), (3, 3)] {
                 world.settings(BackendSettings { pending_max: bound, ..generous() }, &[address(1)]);
                 let ask = || world.outgoing(Wire::Http1, Request::get("/"));
@@ -120,12 +128,15 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_that_is_not_there_is_the_configurations_fault() {
+    fn a_rule_without_a_backend_is_the_configurations_fault_and_is_named() {
         real(async {
             let (world, inner) = (World::new(&[]), Inner::silent());
-            let outcome =
-                AdmitLayer::of(None).layer(inner.clone()).call(world.outgoing(Wire::Http1, Request::get("/")));
-            assert_eq!((told(&outcome.await), inner.asked()), ("invalid_backend".into(), 0));
+            let rule = Rule::closed("HTTPRoute/shop/orders rule 1".into());
+            let layer = AdmitLayer::of(None, Some(&rule));
+            let outcome = layer.layer(inner.clone()).call(world.outgoing(Wire::Http1, Request::get("/"))).await;
+            assert_eq!((told(&outcome), inner.asked()), ("invalid_backend".into(), 0));
+            let detail = outcome.unwrap_err().detail;
+            assert!(detail.starts_with("HTTPRoute/shop/orders rule 1 has no backend"), "{detail}");
         });
     }
 }

@@ -200,7 +200,7 @@ impl Play {
             .layer(SignalsLayer::of(&world.counters, Some(0), &world.pool))
             .layer(ChargeLayer::to(&resources.pod, &id()))
             .layer(UpgradeLayer::on(resources))
-            .layer(AdmitLayer::of(Some(&world.pool)))
+            .layer(AdmitLayer::of(Some(&world.pool), None))
             .layer(MirrorLayer::to(mirrors, resources))
             .layer(DeadlineLayer::of(case.timeout))
             .layer(RetryLayer::of(Some(&case.rule), &world.pool, resources))

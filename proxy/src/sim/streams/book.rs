@@ -76,6 +76,11 @@ impl Book {
         self.known(message, |said| said.bytes)
     }
 
+    /// Whether its end was told in order.
+    pub(super) fn has_ended(&self, message: u64) -> bool {
+        self.known(message, |said| said.end.is_some())
+    }
+
     /// Whether whoever said it went away.
     pub(super) fn is_gone(&self, message: u64) -> bool {
         self.known(message, |said| said.gone)

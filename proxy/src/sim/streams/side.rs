@@ -136,7 +136,7 @@ impl Ear<'_> {
             let most = paced.next().await;
             match reader.some(most).await {
                 Ok(bytes) if bytes.is_empty() => {
-                    if world.tells_ends(message) {
+                    if world.tells_ends(message, self.says) {
                         world.book.heard(trace, message, arrived.bytes);
                     }
                     return true;

@@ -16,7 +16,7 @@ pub(super) const UNKNOWN: usize = usize::MAX - 1;
 pub(super) struct Connection {
     /// `None`: it takes no new streams.
     sender: RefCell<Option<SendRequest<Bytes>>>,
-    /// The credentials' generation that it was made under.
+    /// The credentials' generation that it was made under; 0 where the server is no peer.
     pub(super) generation: u64,
     /// Whether its streams have the windows of a first connection.
     pub(super) wide: bool,
@@ -115,6 +115,11 @@ impl Connection {
             said => u32::try_from(said).unwrap_or(u32::MAX),
         };
         peer.min(self.own_limit)
+    }
+
+    /// Whether its server is a proxy of the mesh.
+    pub(super) fn is_peers(&self) -> bool {
+        self.generation > 0
     }
 
     /// Whether the peer has said how many streams it takes.

@@ -90,7 +90,7 @@ impl Received {
                     self.left.set(self.left.get().map(|left| left.saturating_sub(data.len() as u64)));
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
-                Some(Err(error)) => return Poll::Ready(ended(&stream, error)),
+                Some(Err(error)) => return Poll::Ready(self.ended(&stream, error)),
                 None => self.data_done.set(true),
             }
         }
@@ -98,8 +98,21 @@ impl Received {
             // Cut by the library or not: they are more than is passed on.
             Ok(Some(trailers)) if !within_bounds(&trailers) => Some(Err(h2::Reason::ENHANCE_YOUR_CALM.into())),
             Ok(trailers) => trailers.map(Frame::trailers).map(Ok),
-            Err(error) => ended(&stream, error),
+            Err(error) => self.ended(&stream, error),
         })
+    }
+
+    /// What an error at the end means: a server that has answered in full may reset what it did not read of the request with
+    /// NO_ERROR (RFC 9113 §8.1); one that has not has broken off, whatever code it gives. A peer's proxy gives the code of trailers that are more
+    /// than is passed on as this one does, and both count the same.
+    fn ended(&self, stream: &RecvStream, error: h2::Error) -> Option<Result<Frame<Bytes>, h2::Error>> {
+        match error.reason() {
+            Some(h2::Reason::NO_ERROR) if stream.is_end_stream() => None,
+            Some(too_many @ h2::Reason::ENHANCE_YOUR_CALM) if error.is_reset() && self.half.connection().is_peers() => {
+                Some(Err(too_many.into()))
+            }
+            _ => Some(Err(error)),
+        }
     }
 
     /// The bytes that the server may send ahead of its reader.
@@ -131,11 +144,4 @@ impl Unread for Received {
             }
         }
     }
-}
-
-/// What an error at the end means: a server that has answered in full may reset what it did not read of the request with
-/// NO_ERROR (RFC 9113 §8.1); one that has not has broken off, whatever code it gives.
-fn ended(stream: &RecvStream, error: h2::Error) -> Option<Result<Frame<Bytes>, h2::Error>> {
-    let whole = error.reason() == Some(h2::Reason::NO_ERROR) && stream.is_end_stream();
-    (!whole).then_some(Err(error))
 }

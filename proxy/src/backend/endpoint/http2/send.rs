@@ -13,6 +13,7 @@ use crate::{
     },
     limits,
     telemetry::Reason,
+    tls,
 };
 use bytes::{Bytes, BytesMut};
 use h2::{
@@ -128,6 +129,11 @@ fn failed(error: &h2::Error, half: &Half) -> Failed {
         // RFC 9113 §6.8: of a server that shuts down in order, only the streams behind the last one that it looks at end so;
         // with any other code the others end so as well.
         Some(h2::Reason::NO_ERROR) if error.is_go_away() => Failed::unprocessed(Reason::Draining),
+        // What a peer's proxy does not pass on, before anything of the answer came: see `Received`.
+        Some(h2::Reason::ENHANCE_YOUR_CALM) if error.is_reset() && half.connection().is_peers() => {
+            Failed::new(Reason::ResponseHeaderTooLarge)
+        }
+        _ if error.get_io().is_some_and(tls::is_untrusted) => Failed::new(Reason::PolicyChanged),
         _ => Failed::new(Reason::UpstreamReset),
     };
     tracing::debug!(%error, reason = failed.reason.as_str(), "no answer over HTTP/2");
