@@ -42,6 +42,8 @@ unsafe impl GlobalAlloc for Aligned {
         // SAFETY: `block` is a multiple of `USUAL`, so `offset` is one too: at least `USUAL`, which has room for an address, and at most the
         // alignment, by which `around` is larger than what is asked for.
         unsafe {
+            // Whoever gives the block back may only know what lies in it, and `dealloc` reads in front of that.
+            block.expose_provenance();
             let aligned = block.add(offset);
             aligned.sub(size_of::<*mut u8>()).cast::<*mut u8>().write(block);
             aligned
@@ -55,9 +57,9 @@ unsafe impl GlobalAlloc for Aligned {
         }
         // It was computed once for `alloc`, and does not fail now.
         let Some(around) = around(layout) else { return };
-        // SAFETY: `alloc` wrote the address of the block, which has this layout, in front of what it gave.
+        // SAFETY: `alloc` wrote the address of the block, which has this layout, in front of what it gave, and exposed its provenance.
         unsafe {
-            let block = pointer.sub(size_of::<*mut u8>()).cast::<*mut u8>().read();
+            let block = ptr::with_exposed_provenance::<*mut u8>(pointer.addr() - size_of::<*mut u8>()).read();
             System.dealloc(block, around);
         }
     }
