@@ -110,7 +110,8 @@ fn populate(crowd: &Scope<'_>) -> anyhow::Result<()> {
             json!({"metadata": {"name": name}, "spec": {"ports": [{"name": "http", "port": 80, "targetPort": 8080}]}});
         let slice = json!({"metadata": {"name": format!("{name}-1"), "labels": {"kubernetes.io/service-name": name}},
             "addressType": "IPv4", "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}], "endpoints": endpoints});
-        let route = json!({"metadata": {"name": name}, "spec": {"parentRefs": [parent],
+        let route = json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+            "metadata": {"name": name}, "spec": {"parentRefs": [parent],
             "rules": [{"timeouts": {"request": "10s"}, "backendRefs": [{"name": name, "port": 80}]}]}});
         let made = async {
             let post = PostParams::default();
@@ -164,12 +165,18 @@ fn crowded(cluster: &Cluster) -> anyhow::Result<()> {
     moving.measure(" among them")?;
     resident(cluster)?;
 
-    let killed = Instant::now();
+    let (killed, before) = (Instant::now(), restarts(cluster)?);
     for (pod, container) in discoveries(cluster)? {
         cluster.kill(&cluster.control(), &pod, &container)?;
     }
+    cluster.until(POD_PATIENCE, "discovery runs again", || Ok(restarts(cluster)?.filter(|now| Some(*now) > before)))?;
+    let again = Instant::now();
     moving.to(1)?;
-    println!("    a change had arrived {:.1?} after discovery was killed", moving.arrives(1)? - killed);
+    println!(
+        "    discovery ran again {:.1?} after it was killed; a change had arrived {:.1?} later",
+        again - killed,
+        moving.arrives(1)? - again
+    );
     moving.measure(" with the next discovery")?;
 
     if std::env::var_os("REMORA_CLUSTER_LONG").is_some_and(|set| set == "1") {
@@ -268,6 +275,16 @@ fn discoveries(cluster: &Cluster) -> anyhow::Result<Vec<(String, String)>> {
         Ok((name, pod["spec"]["containers"][0]["name"].as_str().context("no container")?.to_owned()))
     };
     pods.iter().map(of).collect()
+}
+
+/// How often discovery's containers were started again; `None` while one does not run.
+fn restarts(cluster: &Cluster) -> anyhow::Result<Option<u64>> {
+    let pods = cluster.objects(&cluster.control(), "v1/pods", &format!("{}={}", names::PART, names::DISCOVERY))?;
+    let of = |pod: &Value| {
+        let status = &pod["status"]["containerStatuses"][0];
+        status["state"]["running"].is_object().then(|| status["restartCount"].as_u64()).flatten()
+    };
+    Ok(pods.iter().map(of).sum())
 }
 
 /// The memory of each discovery.
