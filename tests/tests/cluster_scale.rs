@@ -183,7 +183,7 @@ fn crowded(cluster: &Cluster) -> anyhow::Result<()> {
         let away = cluster.stop(Part::ApiServer)?;
         std::thread::park_timeout(AWAY);
         away.resume()?;
-        moving.changes_after(0, "the API server's return")?;
+        moving.changes_after(1, "the API server's return")?;
         moving.to(0)?;
         moving.arrives(0)?;
         cluster.save()?;

@@ -77,6 +77,8 @@ snapshot() { # save|restore
   esac
   start_etcd
   start_part apiserver
+  # kube-proxy sees neither the API server's return nor, with versions of before, anything else for more than a minute.
+  for n in $(nodes); do stop "proxy-$n"; start_proxy "$n"; done
   [[ $1 == save ]] && return
   stop dns
   start_dns
