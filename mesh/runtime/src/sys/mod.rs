@@ -1,4 +1,4 @@
-//! What only the operating system knows of a process. In: nothing. Out: plain values. Does not: decide anything.
+//! What only the operating system knows of a process, and the process's allocator. In: nothing. Out: plain values. Does not: decide anything.
 //!
 //! The one module of this crate in which `unsafe` is allowed.
 
