@@ -224,9 +224,8 @@ async fn decided<S>(
         }
         Err(FirstError::Upstream(OpenError::Connect(error))) => {
             drop(caller.judge(Act::Bytes));
-            let stats = caller.port.signals.bytes(&caller.peer_name, caller.tls);
-            stats.request();
-            stats.failure(error.reason(), Duration::ZERO);
+            let now = Instant::now();
+            caller.port.signals.bytes(&caller.peer_name, caller.tls, now).failure(error.reason(), now);
             stream.abort();
             return remora_runtime::limited!(info, %error, cause = error.cause(), "cannot reach the application");
         }
@@ -304,41 +303,41 @@ where
         Ok(permit) => permit,
         Err(denial) => return denied(&client, &caller, &denial),
     };
-    let stats = caller.port.signals.bytes(&caller.peer_name, caller.tls);
     let started = Instant::now();
-    stats.request();
+    let mut begun = caller.port.signals.bytes(&caller.peer_name, caller.tls, started);
+    let record = begun.record().clone();
+    record.tries(caller.app.endpoint.address, started);
     let mut upstream = match opened {
         Some(upstream) => upstream,
         None => match connect::tcp(&permit, caller.app.endpoint.address, limits::APP_CONNECT_TIMEOUT).await {
             Ok(stream) => Prefixed::new(stream),
             Err(error) => {
-                stats.failure(error.reason(), started.elapsed());
+                begun.failure(error.reason(), Instant::now());
                 client.abort();
                 return remora_runtime::limited!(info, %error, cause = error.cause(), "cannot reach the application");
             }
         },
     };
-    stats.connection_opened();
-    match revoke::bytes(permit, &mut client, &mut upstream, &stats, caller.revoked(Act::Bytes)).await {
-        Ok(()) => stats.success(started.elapsed()),
+    record.sent(Instant::now());
+    let _open = record.open();
+    match revoke::bytes(permit, &mut client, &mut upstream, &record, caller.revoked(Act::Bytes)).await {
+        Ok(()) => begun.success(Instant::now()),
         Err(ended) => {
             match &ended {
                 revoke::Ended::Broken(error) => tracing::debug!(%error, "byte connection broke"),
                 revoke::Ended::Revoked(why) => why.note(&caller.peer, &caller.port),
             }
-            stats.failure(ended.reason(), started.elapsed());
+            begun.failure(ended.reason(), Instant::now());
         }
     }
-    stats.connection_closed();
 }
 
 /// Refused callers share one series: what they send must not use up the room for those that are let in. They are told by a
 /// reset, since an orderly end would pass for an answer without a byte.
 fn denied(client: &impl Abort, caller: &Visit, denial: &policy::Denial) {
     client.abort();
-    let stats = caller.port.signals.denied(Proto::Tcp, caller.tls);
-    stats.request();
-    stats.failure(Reason::Denied, Duration::ZERO);
+    let now = Instant::now();
+    caller.port.signals.denied::<()>(None, Proto::Tcp, caller.tls, now).failure(Reason::Denied, now);
     remora_runtime::limited!(info, peer = %caller.peer_name, address = %caller.peer.address, port = caller.port.number,
         reason = Reason::Denied.as_str(), %denial, "connection denied");
 }

@@ -444,13 +444,33 @@ pub(crate) const TRUST_JITTER: Duration = Duration::from_secs(1);
 /// Threads of the data path. More than this on one pod is an error in a setting.
 pub(crate) const WORKERS_MAX: usize = 64;
 
-/// Routes that are counted separately. 1000 of 3 KiB are 3 MiB, and a scrape of them is 2 MB of text.
-pub(crate) const SERIES_MAX: usize = 1000;
+/// Series: what one peer does at one route. 2048 of half a KiB are 1 MiB.
+pub(crate) const SERIES_MAX: usize = 2048;
+/// Routes, and peers, that have latencies and a history of their own: 10 KiB each where there is much to tell.
+pub(crate) const TRACKS_MAX: usize = 256;
 
-/// Failures that are kept one by one, for `/errors`.
-pub(crate) const ERRORS_KEPT: usize = 100;
-/// Of all failures within this time one is kept.
-pub(crate) const ERRORS_PAUSE: Duration = Duration::from_millis(10);
+/// Records of requests that ended are kept in chunks of 32, of 16 KiB. A worker keeps so many of the last: 1024 records, …
+pub(crate) const RECORD_CHUNKS_RECENT: usize = 32;
+/// … and so many of failures, and of the slowest: 256 records each.
+pub(crate) const RECORD_CHUNKS_KEPT: usize = 8;
+/// Failures that are kept a second, so that those of half a minute find room, …
+pub(crate) const FAILURES_KEPT_A_SECOND: u32 = 8;
+/// … and slow ones: of two minutes.
+pub(crate) const SLOW_KEPT_A_SECOND: u32 = 2;
+/// Records of a worker that wait for another request.
+pub(crate) const SPARE_RECORDS_MAX: usize = 64;
+/// Bytes of a filter of records, …
+pub(crate) const FILTER_BYTES_MAX: usize = 1024;
+/// … and how deep it is nested.
+pub(crate) const FILTER_DEPTH_MAX: usize = 16;
+/// Records that one answer of `/tap` has.
+pub(crate) const TAP_MAX: usize = 2000;
+/// Records a second that one reader of `/tap/live` gets.
+pub(crate) const TAP_LIVE_MAX: usize = 500;
+/// Readers of `/signals/live` and `/tap/live` at a time.
+pub(crate) const LIVE_READERS_MAX: usize = 8;
+/// Failures that `/errors` shows.
+pub(crate) const ERRORS_SHOWN: usize = 100;
 
 /// Waits before a second and later retry: doubled from the one to the other.
 pub(crate) const BACKOFF_MIN: Duration = Duration::from_millis(25);

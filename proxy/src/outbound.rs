@@ -135,39 +135,40 @@ async fn bytes(world: &Rc<World>, mut client: Prefixed<TcpStream>, (pool, opened
         Err(reason) => return failed(&client, plan, reason),
     };
     let (peer, tls) = pool.peers();
-    let stats = plan.counters.bytes(&peer, tls);
-    stats.request();
-    stats.connection_opened();
-    match forward::bytes(policy::outbound(To::Target(&plan.outbound.target)), &mut client, &mut upstream, &stats).await
+    let mut begun = plan.counters.bytes(&peer, tls, started);
+    let record = begun.record().clone();
+    let _open = record.open();
+    match forward::bytes(policy::outbound(To::Target(&plan.outbound.target)), &mut client, &mut upstream, &record).await
     {
-        Ok(()) => stats.success(started.elapsed()),
+        Ok(()) => begun.success(Instant::now()),
         Err(error) => {
             tracing::debug!(%error, "byte connection broke");
-            stats.failure(error.reason(), started.elapsed());
+            begun.failure(error.reason(), Instant::now());
         }
     }
-    stats.connection_closed();
 }
 
 /// A destination that is outside the mesh: untouched, to where it was going.
 async fn pass(world: &Rc<World>, mut client: Prefixed<TcpStream>, target: SocketAddr) {
     let permit = policy::outbound(To::Target(&Target::Address(target)));
-    let stats = world.directory.passed().bytes(&"".into(), Tls::Passthrough);
-    let started = Instant::now();
-    stats.request();
-    stats.connection_opened();
+    let mut begun = world.directory.passed().bytes(&"".into(), Tls::Passthrough, Instant::now());
+    let record = begun.record().clone();
+    let _open = record.open();
+    record.tries(target, Instant::now());
     match connect::tcp(&permit, target, world.resources.config.connect_timeout).await {
-        Ok(mut upstream) => match forward::bytes(permit, &mut client, &mut upstream, &stats).await {
-            Ok(()) => stats.success(started.elapsed()),
-            Err(error) => stats.failure(error.reason(), started.elapsed()),
-        },
+        Ok(mut upstream) => {
+            record.sent(Instant::now());
+            match forward::bytes(permit, &mut client, &mut upstream, &record).await {
+                Ok(()) => begun.success(Instant::now()),
+                Err(error) => begun.failure(error.reason(), Instant::now()),
+            }
+        }
         Err(error) => {
             remora_runtime::limited!(info, %error, cause = error.cause(), "cannot pass a connection through");
-            stats.failure(error.reason(), started.elapsed());
+            begun.failure(error.reason(), Instant::now());
             client.abort();
         }
     }
-    stats.connection_closed();
 }
 
 /// A connection that may go nowhere for now. HTTP is answered with the reason, anything else is reset.
@@ -198,9 +199,9 @@ async fn refused(world: Rc<World>, mut client: Prefixed<TcpStream>, target: Sock
 fn failed(client: &impl Abort, plan: &Plan, reason: Reason) {
     client.abort();
     let (peer, tls) = plan.parent.peers();
-    let stats = plan.counters.bytes(&peer, tls);
-    stats.request();
+    let now = Instant::now();
+    let mut begun = plan.counters.bytes(&peer, tls, now);
     let why = Blame::from(reason);
-    stats.failure(if tls == Tls::Mtls { why.at_peer() } else { why }, std::time::Duration::ZERO);
+    begun.failure(if tls == Tls::Mtls { why.at_peer() } else { why }, now);
     remora_runtime::limited!(info by reason.as_str(), target = %plan.outbound.target, reason = reason.as_str(), "connection failed");
 }

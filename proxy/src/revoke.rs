@@ -7,7 +7,7 @@ use crate::{
     forward,
     io::Abort,
     policy::{Act, Denial, Peer, Permit},
-    telemetry::{Reason, RouteStats},
+    telemetry::{Reason, Record},
     tls::{Trust, UNTRUSTED},
 };
 use remora_runtime::{seldom::Seldom, tls::VerifyError};
@@ -94,7 +94,7 @@ pub(crate) async fn bytes<A, B>(
     permit: Permit,
     down: &mut A,
     up: &mut B,
-    stats: &RouteStats,
+    record: &Record,
     revoked: impl Future<Output = Revoked>,
 ) -> Result<(), Ended>
 where
@@ -102,7 +102,7 @@ where
     B: AsyncRead + AsyncWrite + Abort + Unpin,
 {
     let why = {
-        let mut relayed = pin!(forward::bytes(permit, down, up, stats));
+        let mut relayed = pin!(forward::bytes(permit, down, up, record));
         // Asked with every byte, and answers once if ever.
         let revoked = Seldom::new(revoked);
         tokio::select! {

@@ -11,7 +11,7 @@ use crate::{
     limits, outbound, pulse,
     resources::Resources,
     tasks::Tasks,
-    telemetry::Routes,
+    telemetry::{Journal, Routes},
     tls,
     world::World,
 };
@@ -59,7 +59,7 @@ async fn serve(parts: Parts, listeners: Listeners) -> std::io::Result<usize> {
     });
     let settings = parts.discover.settings.clone();
     let world = Rc::new(World {
-        directory: Directory::new(parts.discover, resources.clone(), branch, parts.routes),
+        directory: Directory::new(parts.discover, resources.clone(), branch, Journal::new(&parts.routes)),
         resources,
         drain: parts.drain,
         peers: crate::http::peers::Peers::default(),

@@ -2,24 +2,30 @@
 //!
 //! In: a listener on the control thread and an [`AdminState`]. Out: the endpoints that every component has
 //! ([`remora_runtime::admin`], which also bounds connections, heads and bodies and keeps foreign web pages out), and those
-//! of this proxy: the page at `/`, `/routes`, `/errors`, `/config`, `/certificate`, `POST /drain` and the application's
-//! probes ([`probe`]). `/live`, `/ready` and, within bounds, `/metrics` are for every client, probes for clients that have the pod's token;
+//! of this proxy: the page at `/`, `/signals` and `/tap` ([`live`] has them as they happen), `/routes`, `/errors`, `/config`, `/certificate`,
+//! `POST /drain` and the application's probes ([`probe`]). docs/admin-api.md describes them. `/live`, `/ready` and, within bounds, `/metrics` are for every client, probes for clients that have the pod's token;
 //! the rest is for the pod itself. It shows no secrets: the configuration is what its
 //! caller hands over. It also moves the telemetry's windows on.
 
-use crate::{probe, telemetry::Routes};
+mod live;
+
+use crate::{
+    limits, probe,
+    telemetry::{Routes, Tapped},
+};
 use axum::{
-    Json, Router,
-    extract::State,
+    Extension, Json, Router,
+    extract::{Query, State},
     http::{StatusCode, header},
-    response::{Html, IntoResponse},
+    response::{Html, IntoResponse, Response},
     routing::{get, post},
 };
 use remora_runtime::{
     admin::{self, Admin},
     drain,
 };
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
 use std::{net::IpAddr, sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,
@@ -30,8 +36,8 @@ const PAGE: &str = include_str!("page.html");
 /// The page loads nothing from elsewhere and is shown in no frame.
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
                            connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
-const PATHS: &str = "no such path; there are: / /routes /errors /config /certificate /metrics /live /ready \
-                     /log-level (GET, PUT) /drain (POST)\n";
+const PATHS: &str = "no such path; there are: / /signals /signals/live /signals/heatmap?route=ID /tap?filter= /tap/live?filter= \
+                     /routes /errors /config /certificate /metrics /live /ready /log-level (GET, PUT) /drain (POST)\n";
 
 /// What the admin port shows and does. Its functions must return at once: they run on the control thread.
 #[derive(Clone)]
@@ -87,11 +93,17 @@ fn router(state: AdminState) -> Router {
     });
     let own = Router::new()
         .route("/", get(page))
+        .route("/signals", get(|State(state): State<AdminState>| async move { Json(signals_json(&state)) }))
+        .route("/signals/live", get(live::signals))
+        .route("/signals/heatmap", get(heatmap))
+        .route("/tap", get(tap))
+        .route("/tap/live", get(live::tap))
         .route("/routes", get(|State(state): State<AdminState>| async move { Json(state.routes.json()) }))
         .route("/errors", get(|State(state): State<AdminState>| async move { Json(errors(&state.routes)) }))
         .route("/config", get(|State(state): State<AdminState>| async move { Json((state.config)()) }))
         .route("/certificate", get(|State(state): State<AdminState>| async move { Json((state.certificate)()) }))
-        .route("/drain", post(start_drain));
+        .route("/drain", post(start_drain))
+        .layer(Extension(live::Readers::default()));
     let probes = probe::router(state.probes.clone());
     admin::local_only(own)
         .with_state(state)
@@ -102,6 +114,33 @@ fn router(state: AdminState) -> Router {
 
 async fn page() -> impl IntoResponse {
     ([(header::CONTENT_SECURITY_POLICY, PAGE_POLICY)], Html(PAGE))
+}
+
+/// Everything that `/signals` shows.
+fn signals_json(state: &AdminState) -> Map<String, Value> {
+    state.routes.signals()
+}
+
+#[derive(Debug, Deserialize)]
+struct OfRoute {
+    route: u32,
+}
+
+async fn heatmap(State(state): State<AdminState>, Query(OfRoute { route }): Query<OfRoute>) -> Response {
+    match state.routes.heatmap(route) {
+        Some(heatmap) => Json(heatmap).into_response(),
+        None => (StatusCode::NOT_FOUND, format!("no route has the id {route}; /signals lists them\n")).into_response(),
+    }
+}
+
+async fn tap(State(state): State<AdminState>, Query(asked): Query<live::Asked>) -> Response {
+    let filter = match asked.filter() {
+        Ok(filter) => filter,
+        Err(refused) => return refused.into_response(),
+    };
+    let most = asked.last.unwrap_or(100).min(limits::TAP_MAX);
+    let Tapped { records, seen, kept, since_ms } = state.routes.tap(&filter, most);
+    Json(json!({ "records": records, "seen": seen, "kept": kept, "since_ms": since_ms })).into_response()
 }
 
 fn errors(routes: &Routes) -> Value {

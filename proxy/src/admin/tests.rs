@@ -1,7 +1,7 @@
 //! The admin port over real sockets.
 
 use super::*;
-use crate::telemetry::{Direction, Proto, Reason, RouteKey, Tls};
+use crate::telemetry::{Counters, Direction, Journal, Proto, Reason, Tls};
 use remora_runtime::admin::Readiness;
 use std::{
     net::SocketAddr,
@@ -21,19 +21,19 @@ struct Admin {
     served: tokio::task::JoinHandle<()>,
 }
 
+/// A request that timed out after a second.
+fn fail_once(routes: &Arc<Routes>) {
+    let counters = Counters::new(Journal::new(routes), Direction::Outbound, "shop/api:8080".into(), Vec::new());
+    let request = http::Request::get("/").body(()).unwrap();
+    let started = Instant::now();
+    let mut begun = counters.request(None, &request, Proto::Http1, (&"".into(), Tls::Mtls), started);
+    begun.failure(Reason::Timeout, started + Duration::from_secs(1));
+}
+
 impl Admin {
     async fn start() -> Self {
         let routes = Routes::new("shop/web-1".into());
-        let stats = routes.stats(RouteKey {
-            direction: Direction::Outbound,
-            parent: "shop/api:8080".into(),
-            route: "GET /".into(),
-            peer: "".into(),
-            tls: Tls::Mtls,
-            protocol: Proto::Http1,
-        });
-        stats.request();
-        stats.failure(Reason::Timeout, Duration::from_secs(1));
+        fail_once(&routes);
         let drained = Arc::new(AtomicBool::new(false));
         let is_drained = drained.clone();
         let ready = Readiness::new();

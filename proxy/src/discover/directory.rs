@@ -12,7 +12,7 @@ use crate::{
     first::Habit,
     limits,
     resources::Resources,
-    telemetry::{Counters, Direction, Reason, Routes},
+    telemetry::{Counters, Direction, Journal, Reason},
 };
 use remora_api::sync::Name;
 use remora_model::Target;
@@ -22,7 +22,6 @@ use std::{
     fmt,
     net::SocketAddr,
     rc::Rc,
-    sync::Arc,
     time::Duration,
 };
 use tokio::{
@@ -85,11 +84,11 @@ impl fmt::Debug for Directory {
 
 impl Directory {
     /// Knows nothing yet.
-    pub(crate) fn new(handle: Handle, resources: Rc<Resources>, make: MakeBranch, routes: Arc<Routes>) -> Self {
+    pub(crate) fn new(handle: Handle, resources: Rc<Resources>, make: MakeBranch, journal: Rc<Journal>) -> Self {
         // Never the address: labels come from what discovery vouches for.
-        let passed = Rc::new(Counters::new(routes.clone(), Direction::Outbound, "unknown".into(), Vec::new()));
+        let passed = Rc::new(Counters::new(journal.clone(), Direction::Outbound, "unknown".into(), Vec::new()));
         let share = (limits::TARGETS_MAX / resources.config.workers.max(1)).max(limits::EVICTED_AT_ONCE);
-        let plans = Plans::new(handle, (resources, make), routes);
+        let plans = Plans::new(handle, (resources, make), journal);
         Self {
             waiting: Waiting::new(limits::WAITING_OUTBOUND_MAX, plans.handle.wanted.clone()),
             ports: Ports::new(plans.clone()),

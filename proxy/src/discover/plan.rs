@@ -5,7 +5,7 @@ use crate::{
     backend::Pool,
     http::layer::{Branch, MirrorTarget},
     resources::Resources,
-    telemetry::{Counters, Direction, Reason, Routes},
+    telemetry::{Counters, Direction, Journal, Reason},
 };
 use remora_model::{BackendId, BackendRef, BackendRefState, Filter, Outbound, Rule, bytes};
 use std::{cell::RefCell, collections::HashMap, fmt, rc::Rc, sync::Arc};
@@ -63,14 +63,14 @@ impl Plan {
     /// Of a target whose parent is this pool; `pools` has every backend that its rules name.
     pub(super) fn new(
         (resources, make): (&Rc<Resources>, MakeBranch),
-        routes: Arc<Routes>,
+        journal: Rc<Journal>,
         outbound: Arc<Outbound>,
         parent: Rc<Pool>,
         pools: &HashMap<BackendId, Rc<Pool>>,
     ) -> Self {
         let name = parent.id.to_string().into();
         let labels = outbound.rules.iter().map(|rule| rule.label.clone()).collect();
-        let counters = Rc::new(Counters::new(routes, Direction::Outbound, name, labels));
+        let counters = Rc::new(Counters::new(journal, Direction::Outbound, name, labels));
         let branch = |rule: Option<(usize, &Rule)>, pool: Option<&Rc<Pool>>, own: &[Filter]| {
             let of_rule = rule.map(|(_, rule)| &rule.filters[..]).unwrap_or_default();
             let filters: Vec<&Filter> = of_rule.iter().chain(own).collect();

@@ -6,7 +6,7 @@ use crate::{
     backend::{Pool, endpoint::Table},
     limits,
     resources::Resources,
-    telemetry::{Reason, Routes},
+    telemetry::{Journal, Reason},
 };
 use remora_api::sync::{Name, Resource};
 use remora_model::{BackendId, Outbound, Parent};
@@ -23,7 +23,7 @@ use tokio::{sync::oneshot, time::sleep};
 #[derive(Clone)]
 pub(super) struct Plans {
     pub(super) handle: Handle,
-    pub(super) routes: Arc<Routes>,
+    pub(super) journal: Rc<Journal>,
     pub(super) resources: Rc<Resources>,
     make: MakeBranch,
     pub(super) connections: Rc<Table>,
@@ -31,8 +31,8 @@ pub(super) struct Plans {
 }
 
 impl Plans {
-    pub(super) fn new(handle: Handle, (resources, make): (Rc<Resources>, MakeBranch), routes: Arc<Routes>) -> Self {
-        Self { handle, resources, make, routes, connections: Rc::default(), pools: Rc::default() }
+    pub(super) fn new(handle: Handle, (resources, make): (Rc<Resources>, MakeBranch), journal: Rc<Journal>) -> Self {
+        Self { handle, resources, make, journal, connections: Rc::default(), pools: Rc::default() }
     }
 
     /// What follows for a target from what is known of it.
@@ -60,7 +60,7 @@ impl Plans {
         }
         Rc::new(Plan::new(
             (&self.resources, self.make),
-            self.routes.clone(),
+            self.journal.clone(),
             Arc::new(outbound.clone()),
             parent,
             &pools,

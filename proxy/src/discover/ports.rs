@@ -294,7 +294,7 @@ impl Inner {
             return Ok(port.clone()); // another connection was quicker
         }
         let (kept, mut dropped) = oneshot::channel();
-        let signals = Rc::new(Counters::inbound(self.plans.routes.clone(), inbound.parent.clone()));
+        let signals = Rc::new(Counters::inbound(self.plans.journal.clone(), inbound.parent.clone()));
         let port = Port::new(number, compiled(inbound), signals, Some(kept));
         self.own.borrow_mut().insert(number, port.clone());
         let (weak, handle) = (Rc::downgrade(&port), self.plans.handle.clone());
@@ -343,7 +343,7 @@ impl Inner {
                     let parent = default.inbound.parent.clone();
                     let before = self.default.borrow().as_ref().ok().map(|default| default.signals.clone());
                     let signals = before.filter(|signals| signals.parent() == &*parent);
-                    let new = || Rc::new(Counters::inbound(self.plans.routes.clone(), parent));
+                    let new = || Rc::new(Counters::inbound(self.plans.journal.clone(), parent));
                     let policy = compiled(Arc::new(default.inbound.clone()));
                     let declared = default.declared.clone();
                     Ok(Rc::new(Default { policy, declared, signals: signals.unwrap_or_else(new) }))

@@ -3,7 +3,7 @@ use crate::{
     config,
     http::outbound::branch,
     resources::Resources,
-    telemetry::{Reason, Routes},
+    telemetry::{Journal, Reason, Routes},
 };
 use remora_model::{
     Backend, BackendId, BackendSettings, Inbound, InboundDefault, MtlsMode, Outbound, Parent, Protocol, Target,
@@ -93,7 +93,7 @@ pub(super) fn world(change: impl FnOnce(&mut config::Config)) -> World {
         }
     });
     let routes = Routes::new("shop/web-1".into());
-    let directory = Rc::new(Directory::new(handle, Resources::of_tests(config), branch, routes));
+    let directory = Rc::new(Directory::new(handle, Resources::of_tests(config), branch, Journal::new(&routes)));
     World { directory, control, link, wanted, zone, settings, _networks: networks }
 }
 
@@ -410,7 +410,7 @@ fn while_the_process_starts_nothing_is_refused() {
         let (handle, ends) =
             Handle::new(limits::START_PATIENCE, Networks::default(), config::tests::least().settings());
         let Ends { mut commands, link, networks: _networks, .. } = ends;
-        let directory = Directory::new(handle, resources, branch, Routes::new("shop/web-1".into()));
+        let directory = Directory::new(handle, resources, branch, Journal::new(&Routes::new("shop/web-1".into())));
         let target = address(1);
         let control = Control::new();
         control.borrow_mut().say(outbound(&target, Parent::Outside));

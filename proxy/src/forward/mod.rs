@@ -9,7 +9,7 @@ use crate::{
     io::{Abort, pace},
     limits,
     policy::Permit,
-    telemetry::{Reason, RouteStats},
+    telemetry::{Reason, Record},
     tls,
 };
 use std::{future::poll_fn, io, pin::Pin, task::Poll};
@@ -69,7 +69,7 @@ impl Broken {
 /// # Errors
 ///
 /// What the first connection to break says, and `OutOfMemory` where the peer's share of the account has no room for one more relay.
-pub(crate) async fn bytes<A, B>(_permit: Permit, down: &mut A, up: &mut B, stats: &RouteStats) -> Result<(), Broken>
+pub(crate) async fn bytes<A, B>(_permit: Permit, down: &mut A, up: &mut B, record: &Record) -> Result<(), Broken>
 where
     A: AsyncRead + AsyncWrite + Abort + Unpin,
     B: AsyncRead + AsyncWrite + Abort + Unpin,
@@ -90,10 +90,10 @@ where
             let (down, up) = (Pin::new(&mut *down), Pin::new(&mut *up));
             let way = match sends {
                 true => sending
-                    .poll(cx, down, up, (&mut turn, holder.as_ref()), |count| stats.bytes_in(count))
+                    .poll(cx, down, up, (&mut turn, holder.as_ref()), |count| record.bytes_in(count))
                     .map_err(|fault| fault.of(Side::Downstream, Side::Upstream))?,
                 false => receiving
-                    .poll(cx, up, down, (&mut turn, holder.as_ref()), |count| stats.bytes_out(count))
+                    .poll(cx, up, down, (&mut turn, holder.as_ref()), |count| record.bytes_out(count))
                     .map_err(|fault| fault.of(Side::Upstream, Side::Downstream))?,
             };
             ended += u8::from(way.is_ready());

@@ -5,7 +5,7 @@ use crate::{
     limits,
     policy::{self, To},
     sys::Watch,
-    telemetry::{Direction, Fault, Proto, RouteKey, Routes, Tls},
+    telemetry::Fault,
 };
 use remora_model::Target;
 use socket2::SockRef;
@@ -23,17 +23,6 @@ async fn pair() -> (TcpStream, TcpStream) {
     (dialled, listener.accept().await.unwrap().0)
 }
 
-fn stats() -> std::sync::Arc<RouteStats> {
-    Routes::new("shop/web-1".into()).stats(RouteKey {
-        direction: Direction::Outbound,
-        parent: "shop/db:5432".into(),
-        route: "tcp".into(),
-        peer: "".into(),
-        tls: Tls::Plain,
-        protocol: Proto::Tcp,
-    })
-}
-
 fn permit() -> Permit {
     policy::outbound(To::Target(&Target::Address(([127, 0, 0, 1], 1).into())))
 }
@@ -41,9 +30,9 @@ fn permit() -> Permit {
 /// What a client reads through a relay from a server that says `half` and then ends as it likes.
 async fn read_through(end: impl FnOnce(TcpStream)) -> (String, io::Result<()>, Result<(), Broken>) {
     let ((mut client, mut down), (mut up, mut server)) = (pair().await, pair().await);
-    let stats = stats();
+    let record = Record::of_tests();
     let relay = async {
-        let outcome = bytes(permit(), &mut down, &mut up, &stats).await;
+        let outcome = bytes(permit(), &mut down, &mut up, &record).await;
         drop((down, up));
         outcome
     };
@@ -75,11 +64,11 @@ async fn a_reset_on_one_side_is_a_reset_on_the_other() {
 async fn who_broke_first_is_at_fault() {
     for breaks in [Side::Downstream, Side::Upstream] {
         let ((client, mut down), (mut up, server)) = (pair().await, pair().await);
-        let stats = stats();
+        let record = Record::of_tests();
         let (breaking, mut other) = if breaks == Side::Downstream { (client, server) } else { (server, client) };
         SockRef::from(&breaking).set_linger(Some(Duration::ZERO)).unwrap();
         drop(breaking);
-        let broken = bytes(permit(), &mut down, &mut up, &stats).await.unwrap_err();
+        let broken = bytes(permit(), &mut down, &mut up, &record).await.unwrap_err();
         drop((down, up));
         let told = other.read(&mut [0]).await.map_err(|error| error.kind());
         assert_eq!((broken.side, told), (breaks, Err(io::ErrorKind::ConnectionReset)));
@@ -99,9 +88,9 @@ async fn a_proper_end_on_one_side_is_a_proper_end_on_the_other() {
 async fn a_reset_is_passed_on_although_its_side_is_not_read() {
     for half_closed in [false, true] {
         let ((mut client, mut down), (mut up, mut server)) = (pair().await, pair().await);
-        let stats = stats();
+        let record = Record::of_tests();
         let relay = async {
-            let outcome = bytes(permit(), &mut down, &mut up, &stats).await;
+            let outcome = bytes(permit(), &mut down, &mut up, &record).await;
             drop((down, up));
             outcome
         };
@@ -125,9 +114,9 @@ async fn a_reset_is_passed_on_although_its_side_is_not_read() {
 #[tokio::test(start_paused = true)]
 async fn what_was_said_before_both_sides_ended_in_order_arrives_however_late_it_is_read() {
     let ((mut client, mut down), (mut up, mut server)) = (pair().await, pair().await);
-    let stats = stats();
+    let record = Record::of_tests();
     let relay = async {
-        let outcome = bytes(permit(), &mut down, &mut up, &stats).await;
+        let outcome = bytes(permit(), &mut down, &mut up, &record).await;
         drop((down, up));
         outcome
     };
@@ -157,10 +146,10 @@ async fn what_stands_still_behind_both_ends_is_given_up_in_time() {
         // So that the relay has to hold something, and the end behind the rest arrives there.
         SockRef::from(if takes == Side::Upstream { &up } else { &down }).set_send_buffer_size(4096).unwrap();
         let (mut says, mut silent) = if takes == Side::Upstream { (client, server) } else { (server, client) };
-        let stats = stats();
+        let record = Record::of_tests();
         let began = tokio::time::Instant::now();
         let relay = async {
-            let outcome = bytes(permit(), &mut down, &mut up, &stats).await;
+            let outcome = bytes(permit(), &mut down, &mut up, &record).await;
             drop((down, up));
             outcome
         };
@@ -218,8 +207,8 @@ async fn one_poll_of_a_stream_that_never_ends_is_bounded_and_neither_way_starves
     for piece in [None, Some(1), Some(1000), Some(3 * limits::RELAY_TURN_BYTES / 4)] {
         let (mut down, mut up) = (Endless { piece, ..Endless::default() }, Endless { piece, ..Endless::default() });
         let read = [down.read.clone(), up.read.clone()];
-        let stats = stats();
-        let mut relay = std::pin::pin!(bytes(permit(), &mut down, &mut up, &stats));
+        let record = Record::of_tests();
+        let mut relay = std::pin::pin!(bytes(permit(), &mut down, &mut up, &record));
         let (mut before, polls) = (0, 20);
         for _ in 0..polls {
             assert!(futures_util::poll!(relay.as_mut()).is_pending());
@@ -242,7 +231,7 @@ async fn a_question_and_its_answer_pass_between_the_turns_of_streams_that_never_
             for _ in 0..STREAMS {
                 let (mut down, mut up) = (Endless::default(), Endless::default());
                 (down.read, up.read) = (moved.clone(), moved.clone());
-                tokio::task::spawn_local(async move { bytes(permit(), &mut down, &mut up, &stats()).await });
+                tokio::task::spawn_local(async move { bytes(permit(), &mut down, &mut up, &Record::of_tests()).await });
             }
             tokio::task::spawn_local(async move {
                 while let Ok(byte) = answers.read_u8().await {

@@ -7,16 +7,15 @@ use super::{
 use crate::{
     account::{Charge, Holder},
     backend::{InFlight, endpoint::Lease},
-    telemetry::{Blame, Reason, RouteStats},
+    telemetry::{Begun, Blame, Reason, Record},
 };
 use http::HeaderMap;
-use std::{fmt, sync::Arc};
+use std::{fmt, rc::Rc};
 use tokio::time::Instant;
 
-/// Counts a request once, whatever becomes of it. Dropped before its end, it counts as cancelled by the client.
+/// Ends a request's record once, whatever becomes of it. Dropped before its end, it counts as cancelled by the client.
 pub(crate) struct Exchange {
-    stats: Arc<RouteStats>,
-    started: Instant,
+    begun: Begun,
     grpc: bool,
     server_error: bool,
     /// Why the peer's proxy answered in place of its application, if it did: both ends count the same reason.
@@ -29,31 +28,18 @@ pub(crate) struct Exchange {
     charge: Option<Charge>,
     /// The same for its answer, while that stands still.
     stalled: Option<Charge>,
-    done: bool,
 }
 
 impl fmt::Debug for Exchange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Exchange").field("done", &self.done).finish_non_exhaustive()
+        f.debug_struct("Exchange").field("begun", &self.begun).finish_non_exhaustive()
     }
 }
 
 impl Exchange {
-    /// Begins to count a request.
-    pub(crate) fn begin(stats: Arc<RouteStats>, started: Instant, grpc: bool) -> Self {
-        stats.request();
-        Self {
-            stats,
-            started,
-            grpc,
-            server_error: false,
-            told: None,
-            in_flight: None,
-            lease: None,
-            charge: None,
-            stalled: None,
-            done: false,
-        }
+    /// What was begun is an exchange.
+    pub(crate) fn of(begun: Begun, grpc: bool) -> Self {
+        Self { begun, grpc, server_error: false, told: None, in_flight: None, lease: None, charge: None, stalled: None }
     }
 
     /// Keeps `charge` for as long as the request is under way.
@@ -74,7 +60,10 @@ impl Exchange {
             && let Some(charge) = &self.charge
         {
             match stall::hold(&charge.holder(), bytes) {
-                Ok(stalled) => self.stalled = Some(stalled),
+                Ok(stalled) => {
+                    self.stalled = Some(stalled);
+                    self.begun.record().waits(Instant::now());
+                }
                 Err(overloaded) => {
                     self.fail(Reason::Overloaded);
                     return Err(overloaded);
@@ -86,12 +75,14 @@ impl Exchange {
 
     /// All that came of the answer was taken.
     pub(crate) fn flows(&mut self) {
-        self.stalled = None;
+        if self.stalled.take().is_some() {
+            self.begun.record().taken();
+        }
     }
 
-    /// The route's counters.
-    pub(crate) fn stats(&self) -> &Arc<RouteStats> {
-        &self.stats
+    /// What is noted of it meanwhile.
+    pub(crate) fn record(&self) -> &Rc<Record> {
+        self.begun.record()
     }
 
     /// The response is one that the peer's proxy made, for this reason.
@@ -102,6 +93,7 @@ impl Exchange {
     /// The head of a response came.
     pub(crate) fn head(&mut self, status: http::StatusCode, in_flight: Option<InFlight>, lease: Option<Lease>) {
         self.server_error = status.is_server_error();
+        self.record().answered(status);
         self.in_flight = in_flight;
         self.lease = lease;
     }
@@ -113,21 +105,23 @@ impl Exchange {
 
     /// Bytes of the response's body went by.
     pub(crate) fn received(&self, bytes: usize) {
-        self.stats.bytes_out(bytes as u64);
+        self.record().bytes_out(bytes as u64);
     }
 
     /// The response is complete.
     pub(crate) fn ended(&mut self, trailers: Option<&HeaderMap>) {
-        if std::mem::replace(&mut self.done, true) {
+        if self.begun.is_done() {
             return;
+        }
+        if self.grpc {
+            self.record().answered_grpc(trailers.and_then(grpc::status));
         }
         let failed = self.server_error || (self.grpc && trailers.is_some_and(grpc::failed));
         let now = Instant::now();
-        let latency = now.saturating_duration_since(self.started);
         match self.told {
-            Some(reason) => self.stats.failure(reason, latency),
-            None if failed => self.stats.server_error(latency),
-            None => self.stats.success(latency),
+            Some(reason) => self.begun.failure(reason, now),
+            None if failed => self.begun.server_error(now),
+            None => self.begun.success(now),
         }
         self.in_flight = None;
         if let Some(lease) = self.lease.take() {
@@ -137,17 +131,7 @@ impl Exchange {
 
     /// The request failed.
     pub(crate) fn fail(&mut self, why: impl Into<Blame>) {
-        if !std::mem::replace(&mut self.done, true) {
-            self.stats.failure(why, self.started.elapsed());
-        }
+        self.begun.failure(why, Instant::now());
         self.in_flight = None;
-    }
-}
-
-impl Drop for Exchange {
-    fn drop(&mut self) {
-        if !self.done {
-            self.stats.cancelled(self.started.elapsed());
-        }
     }
 }

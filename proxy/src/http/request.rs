@@ -21,11 +21,11 @@ use crate::{
     },
     limits,
     policy::{Permit, Permitted},
-    telemetry::{Proto, Reason, RouteStats},
+    telemetry::{Proto, Reason, Record},
 };
 use http::{Request, Response, uri::Authority};
 use hyper::body::Incoming;
-use std::{cell::Cell, net::SocketAddr, rc::Rc, sync::Arc};
+use std::{cell::Cell, net::SocketAddr, rc::Rc};
 use tokio::time::Instant;
 
 pub(crate) use crate::backend::endpoint::Failed;
@@ -142,7 +142,7 @@ impl Way {
 }
 
 /// What policy said of a request that came into the pod. One that is refused goes on, to be counted and answered.
-pub(crate) type Judged<B = Incoming> = Result<Permitted<Entering<B>>, Refused>;
+pub(crate) type Judged<B = Incoming> = Result<Permitted<Entering<B>>, Refused<B>>;
 
 /// A request that may come in, with the authority that it names.
 #[derive(Debug)]
@@ -154,10 +154,9 @@ pub(crate) struct Entering<B = Incoming> {
 
 /// A request that may not, as the signals see it.
 #[derive(Debug)]
-pub(crate) struct Refused {
-    pub proto: Proto,
-    pub started: Instant,
-    pub grpc: bool,
+pub(crate) struct Refused<B = Incoming> {
+    /// Boxed: it is seldom, and would be as large as what goes on.
+    pub restored: Box<Restored<B>>,
     pub why: Failed,
 }
 
@@ -169,7 +168,8 @@ pub(crate) struct Counted<D, B = RequestBody> {
     pub started: Instant,
     pub grpc: bool,
     pub client: Rc<ClientConnection>,
-    pub stats: Arc<RouteStats>,
+    /// What is noted of it on its way.
+    pub record: Rc<Record>,
     /// What it offers to become, if it asks to leave HTTP.
     pub offer: Option<Rc<Offer>>,
     /// What only requests in its direction have.
@@ -200,12 +200,12 @@ impl<D, B> Counted<D, B> {
     /// The same request with another body, if there is one.
     pub(crate) fn try_with_body<C, E>(
         self,
-        change: impl FnOnce(B, &Arc<RouteStats>) -> Result<C, E>,
+        change: impl FnOnce(B, &Rc<Record>) -> Result<C, E>,
     ) -> Result<Counted<D, C>, E> {
-        let Self { request, authority, started, grpc, client, stats, offer, of } = self;
+        let Self { request, authority, started, grpc, client, record, offer, of } = self;
         let (parts, body) = request.into_parts();
-        let request = Request::from_parts(parts, change(body, &stats)?);
-        Ok(Counted { request, authority, started, grpc, client, stats, offer, of })
+        let request = Request::from_parts(parts, change(body, &record)?);
+        Ok(Counted { request, authority, started, grpc, client, record, offer, of })
     }
 }
 
@@ -217,6 +217,7 @@ pub(crate) struct Attempt {
     pub began: Instant,
     pub grpc: bool,
     pub client: Rc<ClientConnection>,
+    pub record: Rc<Record>,
     pub offer: Option<Rc<Offer>>,
     /// The endpoints that the tries before it failed at.
     pub tried: Vec<SocketAddr>,

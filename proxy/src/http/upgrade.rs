@@ -201,11 +201,11 @@ impl Tunnel {
             // Before whichever has left is dropped.
             let (Ok(down), Ok(mut up)) = left else { return drop(fuses) };
             fuses.into_iter().for_each(Fuse::off);
-            let stats = exchange.stats().clone();
+            let record = exchange.record().clone();
             let holder = exchange.holder().unwrap_or_else(|| resources.pod.clone());
             let mut down = Prefixed::charged(down, holder);
-            stats.connection_opened();
-            match revoke::bytes(permit, &mut down, &mut up, &stats, revoked).await {
+            let _open = record.open();
+            match revoke::bytes(permit, &mut down, &mut up, &record, revoked).await {
                 Ok(()) => exchange.ended(None),
                 Err(revoke::Ended::Broken(error)) => {
                     tracing::debug!(%error, "tunnel broke");
@@ -213,7 +213,6 @@ impl Tunnel {
                 }
                 Err(ended @ revoke::Ended::Revoked(_)) => exchange.fail(ended.reason()),
             }
-            stats.connection_closed();
         });
         let mut head = head.map(|()| ResponseBody::Empty);
         head.extensions_mut().insert(Left);
@@ -349,10 +348,9 @@ pub(crate) async fn tunnel<B: 'static>(
     }
     let pool = plan.bytes(&mut resources.rng.borrow_mut());
     let (peer, tls) = pool.as_ref().map_or_else(|_| ("".into(), Tls::Plain), |pool| pool.peers());
-    let stats = plan.counters.bytes(&peer, tls);
-    let started = Instant::now();
     // It is recorded also if its client does not wait until its end is in sight.
-    let mut begun = Exchange::begin(stats.clone(), started, false);
+    let mut begun = Exchange::of(plan.counters.bytes(&peer, tls, Instant::now()), false);
+    let record = begun.record().clone();
     let connected = async { connect(&resources, &*pool?).await };
     let (mut upstream, in_flight, permit) = match connected.await {
         Ok(connected) => connected,
@@ -364,13 +362,12 @@ pub(crate) async fn tunnel<B: 'static>(
     let (pod, client) = (resources.pod.clone(), End::of_client(&mut request));
     resources.tasks.spawn(async move {
         let Ok(client) = client.left().await else { return upstream.abort() };
-        stats.connection_opened();
+        let _open = record.open();
         let mut client = Prefixed::charged(client, pod);
-        match revoke::bytes(permit, &mut client, &mut upstream, &stats, pending()).await {
+        match revoke::bytes(permit, &mut client, &mut upstream, &record, pending()).await {
             Ok(()) => begun.ended(None),
             Err(ended) => begun.fail(ended.reason()),
         }
-        stats.connection_closed();
         drop(in_flight);
     });
     let mut answer = respond::empty(StatusCode::OK);
@@ -394,8 +391,8 @@ fn by_name(resources: Rc<Resources>, plan: Rc<Plan>, client: End) -> Response<Re
             Err(FirstError::Upstream(reason)) => (Err(reason), None),
         };
         let (peer, tls) = pool.as_ref().map_or_else(|_| ("".into(), Tls::Plain), |pool| pool.peers());
-        let stats = plan.counters.bytes(&peer, tls);
-        let mut begun = Exchange::begin(stats.clone(), Instant::now(), false);
+        let mut begun = Exchange::of(plan.counters.bytes(&peer, tls, Instant::now()), false);
+        let record = begun.record().clone();
         let connected = async {
             let pool = pool?;
             match opened {
@@ -412,12 +409,11 @@ fn by_name(resources: Rc<Resources>, plan: Rc<Plan>, client: End) -> Response<Re
                 return begun.fail(reason);
             }
         };
-        stats.connection_opened();
-        match revoke::bytes(permit, &mut client, &mut upstream, &stats, pending()).await {
+        let _open = record.open();
+        match revoke::bytes(permit, &mut client, &mut upstream, &record, pending()).await {
             Ok(()) => begun.ended(None),
             Err(ended) => begun.fail(ended.reason()),
         }
-        stats.connection_closed();
     });
     let mut answer = respond::empty(StatusCode::OK);
     answer.extensions_mut().insert(Left);

@@ -10,7 +10,7 @@ use crate::{
     limits,
     resources::Resources,
     tasks::Tasks,
-    telemetry::Routes,
+    telemetry::{Journal, Routes},
     tls,
     world::World,
 };
@@ -80,7 +80,7 @@ impl Proxy {
         let routes = Routes::new("shop/web-1".into());
         let (drain, watch) = drain::channel();
         let world = Rc::new(World {
-            directory: Directory::new(handle, resources.clone(), branch, routes.clone()),
+            directory: Directory::new(handle, resources.clone(), branch, Journal::new(&routes)),
             resources,
             drain: watch,
             peers: Peers::default(),

@@ -5,9 +5,10 @@
 
 use super::{
     Blame, Fault, Reason,
-    prometheus::{FAMILIES, Kind, LABELS},
+    histogram::BOUNDS,
+    prometheus::{DURATION, FAMILIES, Kind, LABELS},
 };
-use crate::tls;
+use crate::{limits, tls};
 use remora_runtime::tls::{Failure, VerifyError};
 use std::fmt::Write as _;
 
@@ -189,13 +190,24 @@ pub(crate) fn page() -> String {
     for &(label, help) in LABELS {
         line(&mut page, format_args!("- `{label}`: {help}"));
     }
-    page.push_str("\nAt most 1000 combinations have series of their own; later ones are counted under the route `other`. A series that was idle for ten minutes \
-         is removed and makes room for another.\n\n");
+    let (series, tracks) = (limits::SERIES_MAX, limits::TRACKS_MAX);
+    line(
+        &mut page,
+        format_args!(
+            "\nAt most {series} combinations, of {tracks} routes and {tracks} peers, have series of their own; later ones are counted under the route \
+         `other`. A series that was idle for ten minutes makes room for another. A scrape has at most {series} samples of each family below, and {tracks} \
+         times {} of latencies, which a route has and not its peers.\n",
+            BOUNDS.len() + 3
+        ),
+    );
     head(&mut page);
     for family in FAMILIES {
         let label: String = family.labels.iter().map(|label| format!(", `{label}`")).collect();
         row(&mut page, family.name, family.kind, &format!("those above{label}"), family.help);
     }
+    let (name, help, labels) = DURATION;
+    let labels: Vec<_> = LABELS[..labels].iter().map(|(label, _)| format!("`{label}`")).collect();
+    row(&mut page, name, Kind::Histogram, &labels.join(", "), help);
     page.push_str("\n## Per process\n\n");
     head(&mut page);
     for metric in PROCESS {

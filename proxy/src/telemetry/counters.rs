@@ -1,20 +1,24 @@
 //! Which counters a request or connection has: of its route's label, its gRPC method or its path's template. In: a request
-//! and who is at the other end. Out: the counters, found by index. Bounded: names come from what discovery said, and from
+//! and who is at the other end. Out: its record, which knows its counters, found by index. Bounded: names come from what discovery said, and from
 //! a limited number of templates and methods.
 
-use super::{DENIED, Direction, Found, OTHER, PathTemplates, Proto, RouteKey, RouteStats, Routes, TemplateId, Tls};
+use super::{
+    Begun, DENIED, Direction, Found, Journal, OTHER, PathTemplates, Proto, RouteKey, RouteStats, Routes, TemplateId,
+    Tls,
+};
 use crate::limits;
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     fmt,
+    rc::Rc,
     sync::Arc,
 };
 use tokio::time::Instant;
 
 /// The counters of a target or port, resolved once per route and found by index.
 pub(crate) struct Counters {
-    routes: Arc<Routes>,
+    journal: Rc<Journal>,
     direction: Direction,
     parent: Arc<str>,
     labels: Vec<Arc<str>>,
@@ -60,9 +64,9 @@ enum Which {
 }
 
 impl Counters {
-    pub(crate) fn new(routes: Arc<Routes>, direction: Direction, parent: Arc<str>, labels: Vec<Arc<str>>) -> Self {
+    pub(crate) fn new(journal: Rc<Journal>, direction: Direction, parent: Arc<str>, labels: Vec<Arc<str>>) -> Self {
         Self {
-            routes,
+            journal,
             direction,
             parent,
             labels,
@@ -75,8 +79,12 @@ impl Counters {
         }
     }
 
-    pub(crate) fn inbound(routes: Arc<Routes>, parent: Arc<str>) -> Self {
-        Self::new(routes, Direction::Inbound, parent, Vec::new())
+    pub(crate) fn inbound(journal: Rc<Journal>, parent: Arc<str>) -> Self {
+        Self::new(journal, Direction::Inbound, parent, Vec::new())
+    }
+
+    fn routes(&self) -> &Routes {
+        self.journal.routes()
     }
 
     /// What they are counted under.
@@ -84,29 +92,35 @@ impl Counters {
         &self.parent
     }
 
-    /// The counters of a request: of its rule, else of its gRPC method, else of its path's template.
+    /// A request begins, and is counted under its rule, else under its gRPC method, else under its path's template.
     pub(crate) fn request<B>(
         &self,
         rule: Option<usize>,
         request: &http::Request<B>,
         protocol: Proto,
-        peer: &Arc<str>,
-        tls: Tls,
-        now: Instant,
-    ) -> Arc<RouteStats> {
+        (peer, tls): (&Arc<str>, Tls),
+        started: Instant,
+    ) -> Begun {
         let labelled = rule.filter(|index| self.labels.get(*index).is_some_and(|label| !label.is_empty()));
         let route = match labelled {
             Some(index) => Which::Rule(index),
-            None if protocol == Proto::Grpc => Which::Method(self.method(request.uri().path(), self.second(now))),
-            None => Which::Template(self.template(request.method(), request.uri().path(), self.second(now))),
+            None if protocol == Proto::Grpc => Which::Method(self.method(request.uri().path(), self.second(started))),
+            None => Which::Template(self.template(request.method(), request.uri().path(), self.second(started))),
         };
-        self.find(route, peer, tls, protocol)
+        self.journal.request(self.find(route, peer, tls, protocol), request, started)
     }
 
-    /// The counters of refused requests: one series for all of them, whatever their caller and route, so that they take
-    /// no room from allowed requests.
-    pub(crate) fn denied(&self, protocol: Proto, tls: Tls) -> Arc<RouteStats> {
-        self.search(&Slot { route: Which::Denied, peer: "".into(), tls, protocol }).stats
+    /// A request that is refused begins: one series for all of them, whatever their caller and route, so that they take no room from
+    /// allowed requests. Of what became bytes, or never was a request, there is no head.
+    pub(crate) fn denied<B>(
+        &self,
+        request: Option<&http::Request<B>>,
+        protocol: Proto,
+        tls: Tls,
+        started: Instant,
+    ) -> Begun {
+        let slot = Slot { route: Which::Denied, peer: "".into(), tls, protocol };
+        self.journal.refused(self.search(&slot).stats, request, started)
     }
 
     fn second(&self, now: Instant) -> u32 {
@@ -124,16 +138,16 @@ impl Counters {
         id
     }
 
-    /// The counters of a byte connection.
-    pub(crate) fn bytes(&self, peer: &Arc<str>, tls: Tls) -> Arc<RouteStats> {
-        self.find(Which::Bytes, peer, tls, Proto::Tcp)
+    /// A byte connection begins.
+    pub(crate) fn bytes(&self, peer: &Arc<str>, tls: Tls, started: Instant) -> Begun {
+        self.journal.bytes(self.find(Which::Bytes, peer, tls, Proto::Tcp), started)
     }
 
     fn find(&self, route: Which, peer: &Arc<str>, tls: Tls, protocol: Proto) -> Arc<RouteStats> {
         if let Some((last, found)) = &*self.last.borrow()
             && Arc::ptr_eq(&last.peer, peer)
             && (&last.route, last.tls, last.protocol) == (&route, tls, protocol)
-            && self.routes.is_current(found)
+            && self.routes().is_current(found)
         {
             return found.stats.clone();
         }
@@ -145,7 +159,7 @@ impl Counters {
     }
 
     fn search(&self, slot: &Slot) -> Found {
-        if let Some(found) = self.known.borrow().get(slot).filter(|found| self.routes.is_current(found)) {
+        if let Some(found) = self.known.borrow().get(slot).filter(|found| self.routes().is_current(found)) {
             return found.clone();
         }
         let route = match &slot.route {
@@ -157,10 +171,10 @@ impl Counters {
         };
         let (direction, parent) = (self.direction, self.parent.clone());
         let Slot { peer, tls, protocol, .. } = slot.clone();
-        let found = self.routes.find(RouteKey { direction, parent, route, peer, tls, protocol });
+        let found = self.routes().find(RouteKey { direction, parent, route, peer, tls, protocol });
         let mut known = self.known.borrow_mut();
         if known.len() >= limits::SERIES_PER_TARGET_MAX {
-            known.retain(|_, found| self.routes.is_current(found));
+            known.retain(|_, found| self.routes().is_current(found));
         }
         if known.len() < limits::SERIES_PER_TARGET_MAX {
             known.insert(slot.clone(), found.clone());
@@ -214,12 +228,12 @@ mod tests {
     #[test]
     fn what_is_refused_has_one_series_however_much_there_is_of_it() {
         let routes = Routes::new("shop/web-1".into());
-        let signals = Counters::inbound(routes.clone(), "shop/api:80".into());
-        let one = signals.denied(Proto::Http1, Tls::Plain);
+        let signals = Counters::inbound(Journal::new(&routes), "shop/api:80".into());
+        let now = Instant::now();
         for _ in 0..3000 {
-            assert!(Arc::ptr_eq(&one, &signals.denied(Proto::Http1, Tls::Plain)));
+            signals.denied(Some(&request("/never")), Proto::Http1, Tls::Plain, now);
         }
-        signals.request(None, &request("/orders"), Proto::Http1, &"".into(), Tls::Mtls, Instant::now());
+        signals.request(None, &request("/orders"), Proto::Http1, (&"".into(), Tls::Mtls), now);
         assert_eq!(shown(&routes), ["GET /orders", "denied"]);
     }
 
@@ -227,31 +241,35 @@ mod tests {
     fn what_had_no_room_has_its_own_series_as_soon_as_there_is_some() {
         let routes = Routes::new("shop/web-1".into());
         let start = Instant::now();
-        let full: Vec<_> = (0..limits::SERIES_MAX)
+        let full: Vec<_> = (0..limits::TRACKS_MAX)
             .map(|i| {
                 let (direction, parent, peer) = (Direction::Inbound, "shop/old:80".into(), "".into());
                 let (tls, protocol) = (Tls::Plain, Proto::Http1);
                 routes.find(RouteKey { direction, parent, route: i.to_string().into(), peer, tls, protocol })
             })
             .collect();
-        let signals = Counters::inbound(routes.clone(), "shop/api:80".into());
+        let signals = Counters::inbound(Journal::new(&routes), "shop/api:80".into());
         let peer: Arc<str> = "".into();
-        let ask = || signals.request(None, &request("/orders"), Proto::Http1, &peer, Tls::Mtls, start);
-        let (other, denied) = (ask(), signals.denied(Proto::Http1, Tls::Mtls));
-        assert!(Arc::ptr_eq(&other, &denied), "there is no room");
+        let ask = || signals.request(None, &request("/orders"), Proto::Http1, (&peer, Tls::Mtls), start);
+        let deny = || signals.denied::<()>(None, Proto::Http1, Tls::Mtls, start);
+        let same = |one: &Begun, other: &Begun| one.record().series() == other.record().series();
+        let (other, denied) = (ask(), deny());
+        assert!(same(&other, &denied), "there is no room");
         assert!(full.iter().all(|found| routes.is_current(found)));
-        other.request(); // so it is not given up itself
+        // What is under way is not given up itself.
         routes.tick(start + limits::SIGNALS_IDLE + Duration::from_secs(60));
-        assert!(!Arc::ptr_eq(&other, &ask()) && !Arc::ptr_eq(&denied, &signals.denied(Proto::Http1, Tls::Mtls)));
+        assert!(!same(&other, &ask()) && !same(&denied, &deny()));
         assert_eq!(shown(&routes).iter().filter(|name| *name == "GET /orders" || *name == DENIED).count(), 2);
     }
 
     #[test]
     fn paths_and_methods_that_nobody_asks_for_make_room_for_those_that_somebody_does() {
         let routes = Routes::new("shop/web-1".into());
-        let signals = Counters::inbound(routes.clone(), "shop/api:80".into());
+        let signals = Counters::inbound(Journal::new(&routes), "shop/api:80".into());
         let (peer, start): (Arc<str>, _) = ("".into(), Instant::now());
-        let ask = |path: &str, protocol, now| signals.request(None, &request(path), protocol, &peer, Tls::Mtls, now);
+        let ask = |path: &str, protocol, now| {
+            signals.request(None, &request(path), protocol, (&peer, Tls::Mtls), now).record().series()
+        };
         let letters =
             |i: usize| ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"].map(|c| c.repeat(i / 10 + 1))[i % 10].clone();
         for i in 0..limits::TEMPLATES_MAX {
@@ -259,10 +277,10 @@ mod tests {
             ask(&format!("/p.S/M{i}"), Proto::Grpc, start);
         }
         let other = ask("/orders", Proto::Http1, start);
-        assert!(Arc::ptr_eq(&other, &ask("/orders/x", Proto::Http1, start)), "there is no room");
+        assert_eq!(other, ask("/orders/x", Proto::Http1, start), "there is no room");
         let later = start + limits::SIGNALS_IDLE + Duration::from_secs(11);
-        assert!(!Arc::ptr_eq(&other, &ask("/orders", Proto::Http1, later)));
-        assert!(!Arc::ptr_eq(&ask("/p.S/New", Proto::Grpc, later), &ask("/p.S/Newer", Proto::Grpc, later)));
+        assert_ne!(other, ask("/orders", Proto::Http1, later));
+        assert_ne!(ask("/p.S/New", Proto::Grpc, later), ask("/p.S/Newer", Proto::Grpc, later));
         let names = shown(&routes);
         assert!(["GET /orders", "/p.S/New"].iter().all(|name| names.iter().any(|shown| shown == name)), "{names:?}");
     }

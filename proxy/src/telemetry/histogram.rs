@@ -20,8 +20,16 @@ const OCTAVES: usize = 31;
 const PARTS_LOG2: u32 = 5;
 const PARTS: usize = 1 << PARTS_LOG2;
 
-/// The bounds of the buckets shown to Prometheus: the client libraries' classic ones, from 5 ms to 10 s.
-pub(crate) const BOUNDS: [Duration; 11] = [
+/// Buckets of a histogram.
+pub(crate) const BUCKETS: usize = OCTAVES * PARTS;
+
+/// The bounds of the buckets shown to Prometheus: the client libraries' classic ones, from 5 ms to 10 s, and five below them, since calls
+/// between pods of a cluster often take less than a millisecond.
+pub(crate) const BOUNDS: [Duration; 15] = [
+    Duration::from_micros(250),
+    Duration::from_micros(500),
+    Duration::from_millis(1),
+    Duration::from_micros(2500),
     Duration::from_millis(5),
     Duration::from_millis(10),
     Duration::from_millis(25),
@@ -54,6 +62,11 @@ impl Histogram {
         let (ns, index) = place(latency);
         self.add(index, 1);
         self.sum_ns.fetch_add(ns, Relaxed);
+    }
+
+    /// All latencies added up, in nanoseconds: what tells cheaply whether anything was counted since.
+    pub(crate) fn sum_ns(&self) -> u64 {
+        self.sum_ns.load(Relaxed)
     }
 
     /// What is counted so far.
@@ -96,6 +109,16 @@ impl Snapshot {
     /// How many latencies.
     pub(crate) fn count(&self) -> u64 {
         self.count
+    }
+
+    /// Its buckets that are not empty, in ascending order: their places below [`BUCKETS`], and how many latencies each has.
+    pub(crate) fn counts(&self) -> &[(u16, u64)] {
+        &self.counts
+    }
+
+    /// All of them added up, in nanoseconds.
+    pub(crate) fn sum_ns(&self) -> u64 {
+        self.sum_ns
     }
 
     /// All of them added up.
@@ -154,8 +177,19 @@ fn place(latency: Duration) -> (u64, usize) {
     (ns, (octave - OCTAVE_MIN) as usize * PARTS + part)
 }
 
+/// The least latency of half a power of two, of which there are two in each octave of buckets: the rows of a heatmap.
+pub(crate) fn row_starts(row: usize) -> Duration {
+    let octave = 1 << (OCTAVE_MIN as usize + row / 2);
+    Duration::from_nanos(octave + octave / 2 * (row as u64 % 2))
+}
+
+/// The row of a heatmap that a bucket belongs to.
+pub(crate) fn row(index: u16) -> usize {
+    usize::from(index) / (PARTS / 2)
+}
+
 /// The middle of a bucket, in nanoseconds.
-fn middle(index: u16) -> u64 {
+pub(crate) fn middle(index: u16) -> u64 {
     let octave = OCTAVE_MIN + u32::from(index) / PARTS as u32;
     let part = u64::from(index) % PARTS as u64;
     let width = 1 << (octave - PARTS_LOG2);
@@ -234,7 +268,16 @@ mod tests {
         for ms in [1, 6, 6, 90, 20_000] {
             histogram.record(Duration::from_millis(ms));
         }
-        assert_eq!(histogram.snapshot().cumulative(), [1, 3, 3, 3, 4, 4, 4, 4, 4, 4, 4]);
+        assert_eq!(histogram.snapshot().cumulative(), [0, 0, 0, 1, 1, 3, 3, 3, 4, 4, 4, 4, 4, 4, 4]);
+    }
+
+    #[test]
+    fn rows_of_a_heatmap_are_two_for_each_doubling() {
+        for ns in [512_u64, 767, 768, 1024, 1500, 1_000_000, 123_456_789] {
+            let row = row(place(Duration::from_nanos(ns)).1 as u16);
+            let (starts, ends) = (row_starts(row), row_starts(row + 1));
+            assert!((starts..ends).contains(&Duration::from_nanos(ns)), "{ns}: {starts:?} to {ends:?}");
+        }
     }
 
     #[test]

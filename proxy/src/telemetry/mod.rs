@@ -1,27 +1,36 @@
 //! Golden signals: what is counted, under which names, and how it is shown.
 //!
 //! In: a [`RouteKey`] when a route is built, which gives the [`RouteStats`] that requests then increment without locks
-//! or look-ups. Out: JSON for people and the demo, Prometheus text for scrapers. No key is made of unchecked request
-//! data: a path becomes a name only by [`PathTemplates`]. It keeps no history; a scraper does that.
+//! or look-ups; and for each request or byte connection one [`Record`]. Out: JSON for people and programs ([`view`]), Prometheus text for
+//! scrapers. No key is made of unchecked request data: a path becomes a name only by [`PathTemplates`]. History is kept for fifteen
+//! minutes; a scraper keeps more.
 
 #[cfg(test)]
 mod catalog;
 mod counters;
-mod errors;
+mod filter;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 pub(crate) mod histogram;
+mod history;
 pub(crate) mod prometheus;
 pub(crate) mod reason;
+mod record;
 mod routes;
 mod stats;
+mod tap;
 mod template;
+mod tracks;
+mod view;
 
 pub(crate) use counters::Counters;
+pub(crate) use filter::Filter;
 pub(crate) use reason::{Blame, Fault, Reason};
+pub(crate) use record::{Begun, Journal, Record};
 use routes::Found;
 pub(crate) use routes::{Direction, Proto, RouteKey, Routes, Tls};
 pub(crate) use stats::RouteStats;
+pub(crate) use tap::{Follow, Tapped};
 pub(crate) use template::OTHER;
 use template::{PathTemplates, TemplateId};
 

@@ -2,9 +2,10 @@
 //! there; a failure's reason appears with its first failure.
 
 use super::{
-    RouteKey,
-    histogram::BOUNDS,
+    RouteKey, Routes,
+    histogram::{BOUNDS, Snapshot},
     stats::{Failures, Reading},
+    tracks::{Of, Track},
 };
 use std::fmt::{Display, Write as _};
 
@@ -76,13 +77,6 @@ pub(crate) const FAMILIES: &[Family] = &[
         write: |series, reading| series.sample("", &[], reading.requests),
     },
     Family {
-        name: "remora_request_duration_seconds",
-        kind: Kind::Histogram,
-        help: "Time from a request to the end of its response, failures included.",
-        labels: &[],
-        write: write_histogram,
-    },
-    Family {
         name: "remora_failures_total",
         kind: Kind::Counter,
         help: "Requests that failed, by reason and by whose fault it is; status_5xx is the application's own.",
@@ -133,8 +127,37 @@ pub(crate) const FAMILIES: &[Family] = &[
     },
 ];
 
-/// Appends all families.
-pub(super) fn render(routes: &[(RouteKey, Reading)], out: &mut String) {
+/// The family of latencies, which routes have and not their peers: its labels are the first of [`LABELS`].
+pub(crate) const DURATION: (&str, &str, usize) = (
+    "remora_request_duration_seconds",
+    "Time from a request to the end of its response, failures included, whoever called.",
+    3,
+);
+
+impl Routes {
+    /// Appends everything in Prometheus' text format.
+    pub(crate) fn prometheus(&self, out: &mut String) {
+        let now = tokio::time::Instant::now();
+        let readings: Vec<_> = self.series().iter().map(|stats| (stats.key.clone(), stats.read(now))).collect();
+        render(&readings, out);
+        durations(&self.tracks().0, out);
+    }
+}
+
+fn durations(routes: &[std::sync::Arc<Track>], out: &mut String) {
+    let (name, help, _) = DURATION;
+    line(out, format_args!("# HELP {name} {help}"));
+    line(out, format_args!("# TYPE {name} {}", Kind::Histogram.as_str()));
+    for track in routes {
+        if let Of::Route { direction, parent, route } = &track.of {
+            let labels = pairs(&[direction.as_str(), parent, route]);
+            write_histogram(&mut Series { out, name, labels: &labels, own: &[] }, &track.latency());
+        }
+    }
+}
+
+/// Appends all families of series.
+fn render(routes: &[(RouteKey, Reading)], out: &mut String) {
     let routes: Vec<(String, &Reading)> = routes.iter().map(|(key, reading)| (labels(key), reading)).collect();
     for family in FAMILIES {
         line(out, format_args!("# HELP {} {}", family.name, family.help));
@@ -161,19 +184,23 @@ impl Series<'_> {
     }
 }
 
-fn write_histogram(series: &mut Series<'_>, reading: &Reading) {
+fn write_histogram(series: &mut Series<'_>, latency: &Snapshot) {
     series.own = &["le"];
-    for (bound, count) in BOUNDS.iter().zip(reading.latency.cumulative()) {
+    for (bound, count) in BOUNDS.iter().zip(latency.cumulative()) {
         series.sample("_bucket", &[&bound.as_secs_f64().to_string()], count);
     }
-    series.sample("_bucket", &["+Inf"], reading.latency.count());
+    series.sample("_bucket", &["+Inf"], latency.count());
     series.own = &[];
-    series.sample("_sum", &[], reading.latency.sum().as_secs_f64());
-    series.sample("_count", &[], reading.latency.count());
+    series.sample("_sum", &[], latency.sum().as_secs_f64());
+    series.sample("_count", &[], latency.count());
 }
 
 fn labels(key: &RouteKey) -> String {
-    let values = [key.direction.as_str(), &key.parent, &key.route, &key.peer, key.tls.as_str(), key.protocol.as_str()];
+    pairs(&[key.direction.as_str(), &key.parent, &key.route, &key.peer, key.tls.as_str(), key.protocol.as_str()])
+}
+
+/// The first of [`LABELS`] with these values.
+fn pairs(values: &[&str]) -> String {
     let mut text = String::new();
     for ((name, _), value) in LABELS.iter().zip(values) {
         if !text.is_empty() {
@@ -231,7 +258,7 @@ mod tests {
         let routes = Routes::new("shop/web-1".into());
         let stats = routes.stats(key("GET /"));
         stats.request();
-        stats.failure(Reason::Denied, Duration::from_millis(7));
+        stats.failure(Reason::Denied.into(), Duration::from_millis(7));
         let text = shown(&routes);
         for family in FAMILIES {
             let help = text.find(&format!("# HELP {} ", family.name)).unwrap();
@@ -240,7 +267,8 @@ mod tests {
             assert!(help < kind && kind < first, "{}", family.name);
         }
         for line in text.lines().filter(|line| !line.starts_with('#')) {
-            for (label, _) in LABELS {
+            let labels = if line.starts_with(DURATION.0) { &LABELS[..DURATION.2] } else { LABELS };
+            for (label, _) in labels {
                 assert!(line.contains(&format!("{label}=\"")), "{label} is missing in {line}");
             }
         }
@@ -251,19 +279,20 @@ mod tests {
         let routes = Routes::new("shop/web-1".into());
         let stats = routes.stats(key("GET /"));
         stats.request();
-        stats.failure(Reason::Denied, Duration::from_millis(7));
+        stats.failure(Reason::Denied.into(), Duration::from_millis(7));
         stats.bytes_out(9);
         let text = shown(&routes);
         let labels = "direction=\"outbound\",parent=\"shop/api:8080\",route=\"GET /\",\
                       peer=\"spiffe://cluster.local/ns/shop/sa/api\",tls=\"mtls\",protocol=\"http1\"";
+        let route = "direction=\"outbound\",parent=\"shop/api:8080\",route=\"GET /\"";
         for wanted in [
             format!("remora_requests_total{{{labels}}} 1"),
-            format!("remora_request_duration_seconds_bucket{{{labels},le=\"0.005\"}} 0"),
-            format!("remora_request_duration_seconds_bucket{{{labels},le=\"0.01\"}} 1"),
-            format!("remora_request_duration_seconds_bucket{{{labels},le=\"10\"}} 1"),
-            format!("remora_request_duration_seconds_bucket{{{labels},le=\"+Inf\"}} 1"),
-            format!("remora_request_duration_seconds_sum{{{labels}}} 0.007"),
-            format!("remora_request_duration_seconds_count{{{labels}}} 1"),
+            format!("remora_request_duration_seconds_bucket{{{route},le=\"0.005\"}} 0"),
+            format!("remora_request_duration_seconds_bucket{{{route},le=\"0.01\"}} 1"),
+            format!("remora_request_duration_seconds_bucket{{{route},le=\"10\"}} 1"),
+            format!("remora_request_duration_seconds_bucket{{{route},le=\"+Inf\"}} 1"),
+            format!("remora_request_duration_seconds_sum{{{route}}} 0.007"),
+            format!("remora_request_duration_seconds_count{{{route}}} 1"),
             format!("remora_failures_total{{{labels},reason=\"denied\",fault=\"client\"}} 1"),
             format!("remora_bytes_total{{{labels},flow=\"out\"}} 9"),
         ] {

@@ -65,6 +65,15 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
+    /// Every one of them, in the order of [`Fault::index`].
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Client, Self::Proxy, Self::Network, Self::Peer, Self::Application, Self::Configuration];
+
+    /// Its place in [`Fault::ALL`].
+    pub(crate) const fn index(self) -> u8 {
+        self as u8
+    }
+
     /// The word for it.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {

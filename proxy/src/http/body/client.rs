@@ -6,14 +6,14 @@ use crate::{
         Wire,
         stall::{Overloaded, Stall},
     },
-    telemetry::{Reason, RouteStats},
+    telemetry::{Reason, Record},
 };
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::{
     pin::Pin,
-    sync::Arc,
+    rc::Rc,
     task::{Context, Poll},
 };
 
@@ -49,7 +49,7 @@ pub(crate) struct ClientBody {
     body: Incoming,
     stall: Stall,
     wire: Wire,
-    stats: Arc<RouteStats>,
+    record: Rc<Record>,
 }
 
 impl ClientBody {
@@ -57,12 +57,12 @@ impl ClientBody {
         body: Incoming,
         wire: Wire,
         (holder, window): (&Holder, usize),
-        stats: Arc<RouteStats>,
+        record: Rc<Record>,
     ) -> Result<Self, Overloaded> {
         let whole = body.size_hint().upper().and_then(|bytes| usize::try_from(bytes).ok());
         let mut stall = Stall::new(holder.clone(), whole.map_or(window, |bytes| bytes.min(window)));
         stall.begin()?;
-        Ok(Self { body, stall, wire, stats })
+        Ok(Self { body, stall, wire, record })
     }
 
     pub(super) fn stands_still(&mut self) -> Result<(), Overloaded> {
@@ -74,7 +74,7 @@ impl ClientBody {
         if let Poll::Ready(Some(Ok(frame))) = &polled
             && let Some(data) = frame.data_ref()
         {
-            self.stats.bytes_in(data.len() as u64);
+            self.record.bytes_in(data.len() as u64);
         }
         match &polled {
             Poll::Ready(Some(Ok(_))) if !self.body.is_end_stream() => self.stall.begin()?,

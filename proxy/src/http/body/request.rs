@@ -8,14 +8,14 @@ use super::{
 use crate::{
     account::Holder,
     http::{Wire, stall::Overloaded},
-    telemetry::RouteStats,
+    telemetry::Record,
 };
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::{
     pin::Pin,
-    sync::Arc,
+    rc::Rc,
     task::{Context, Poll},
 };
 
@@ -28,18 +28,18 @@ pub(crate) enum RequestBody {
 }
 
 impl RequestBody {
-    /// What a client sends, counted in `stats`, of which at most `window` bytes are held while nobody takes them. A body that ended with the head
+    /// What a client sends, counted in `record`, of which at most `window` bytes are held while nobody takes them. A body that ended with the head
     /// costs nothing.
     pub(crate) fn new(
         incoming: Incoming,
         wire: Wire,
         (holder, window): (&Holder, usize),
-        stats: &Arc<RouteStats>,
+        record: &Rc<Record>,
     ) -> Result<Self, Overloaded> {
         if incoming.is_end_stream() {
             Ok(Self::Empty)
         } else {
-            ClientBody::new(incoming, wire, (holder, window), stats.clone()).map(Self::Stream)
+            ClientBody::new(incoming, wire, (holder, window), record.clone()).map(Self::Stream)
         }
     }
 

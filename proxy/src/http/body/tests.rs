@@ -9,7 +9,7 @@ use crate::{
     http::Wire,
     limits,
     tasks::{LocalExec, Tasks},
-    telemetry::{Counters, Routes, Tls},
+    telemetry::Record,
 };
 use bytes::Bytes;
 use h2::{Reason, SendStream};
@@ -60,9 +60,7 @@ async fn received(wire: Wire, stream: DuplexStream) -> ClientBody {
             drop(spawn_local(http2::Builder::new(executor).serve_connection(stream, service)));
         }
     }
-    let counters = Counters::inbound(Routes::new("shop/api-1".into()), "shop/api:80".into());
-    let stats = counters.bytes(&"".into(), Tls::Plain);
-    ClientBody::new(told.await.unwrap(), wire, (&holder(), limits::HTTP1_BUFFER_BYTES), stats).unwrap()
+    ClientBody::new(told.await.unwrap(), wire, (&holder(), limits::HTTP1_BUFFER_BYTES), Record::of_tests()).unwrap()
 }
 
 /// An upload over HTTP/2.

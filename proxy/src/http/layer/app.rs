@@ -17,6 +17,7 @@ use crate::{
     limits,
     policy::Permit,
     resources::Resources,
+    telemetry::Record,
 };
 use http::{Request, Version};
 use std::{pin::Pin, rc::Rc};
@@ -45,8 +46,9 @@ impl Service<Ingoing> for App {
     always_ready!();
 
     fn call(&mut self, ingoing: Ingoing) -> Self::Future {
-        let Ingoing { request, started, client, offer, of, .. } = ingoing;
-        let going = Going { upstream: self.upstream.clone(), client, permit: of.permit };
+        let Ingoing { request, started, client, record, offer, of, .. } = ingoing;
+        record.tries(self.upstream.endpoint.address, Instant::now());
+        let going = Going { upstream: self.upstream.clone(), client, record, permit: of.permit };
         match offer {
             Some(offer) => Box::pin(going.leave(self.resources.clone(), offer, request)),
             None if request.version() == Version::HTTP_2 => Box::pin(going.over_http2(of.way.caller(), request)),
@@ -59,6 +61,7 @@ impl Service<Ingoing> for App {
 struct Going {
     upstream: Rc<Upstream>,
     client: Rc<ClientConnection>,
+    record: Rc<Record>,
     permit: Permit,
 }
 
@@ -86,8 +89,11 @@ impl Going {
     }
 
     fn came_to(self, sent: Result<Answer, Failed>) -> Outcome {
-        let Self { upstream, client, permit } = self;
-        let Answer { response, lease, .. } = sent.inspect_err(|_| client.last.set(true))?;
+        let Self { upstream, client, record, permit } = self;
+        let Answer { response, lease, sent } = sent.inspect_err(|_| client.last.set(true))?;
+        if let Some(at) = sent {
+            record.sent(at);
+        }
         if client.wire == Wire::Http1 {
             client.last.set(headers::says_close(response.headers()));
         }

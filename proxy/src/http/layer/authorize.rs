@@ -59,7 +59,7 @@ mod tests {
     use super::{super::test::id, *};
     use crate::{
         http::{Wire, body::request::RequestBody, request::ClientConnection},
-        telemetry::Reason,
+        telemetry::{Reason, Record},
     };
     use futures_util::FutureExt;
     use http::Request;
@@ -76,7 +76,8 @@ mod tests {
         });
         let request = Request::get("http://api/a").body(RequestBody::Empty).unwrap();
         let client = ClientConnection::of_application(Wire::Http2, true);
-        let attempt = Attempt { request, began: Instant::now(), grpc: false, client, offer: None, tried: Vec::new() };
+        let (record, began) = (Record::of_tests(), Instant::now());
+        let attempt = Attempt { request, began, grpc: false, client, record, offer: None, tried: Vec::new() };
         let outcome = AuthorizeLayer::egress(&id()).layer(inner).call(attempt).now_or_never().unwrap();
         assert_eq!(outcome.unwrap_err().reason, Reason::NoEndpoints);
     }

@@ -19,7 +19,7 @@ use crate::{
     limits,
     policy::{Permit, Permitted},
     resources::Resources,
-    telemetry::Reason,
+    telemetry::{Reason, Record},
 };
 use futures_util::future::Either;
 use http::{Request, Response};
@@ -60,7 +60,8 @@ impl Service<Permitted<Attempt>> for Balance {
         let (permit, attempt) = attempt.open();
         match self.pick(&permit, &attempt) {
             Ok((upstream, in_flight)) => {
-                let Attempt { mut request, began, grpc, client, offer, .. } = attempt;
+                let Attempt { mut request, began, grpc, client, record, offer, .. } = attempt;
+                record.tries(upstream.endpoint.address, Instant::now());
                 // An upgrade keeps its form; everything else has the one of between proxies, which others do not take.
                 let (unfit, http1) = match (&offer, &upstream.endpoint.identity) {
                     (None, None) => {
@@ -71,8 +72,20 @@ impl Service<Permitted<Attempt>> for Balance {
                 };
                 let until = self.within.map(|within| began + within);
                 let balance = self.clone();
-                let trying =
-                    Try { balance, permit, upstream, in_flight, began, grpc, until, client, offer, unfit, http1 };
+                let trying = Try {
+                    balance,
+                    permit,
+                    upstream,
+                    in_flight,
+                    began,
+                    grpc,
+                    until,
+                    client,
+                    record,
+                    offer,
+                    unfit,
+                    http1,
+                };
                 Box::pin(trying.send(request))
             }
             Err(reason) => Box::pin(std::future::ready(Err(Failed::new(reason)))),
@@ -107,6 +120,7 @@ struct Try {
     grpc: bool,
     until: Option<Instant>,
     client: Rc<ClientConnection>,
+    record: Rc<Record>,
     offer: Option<Rc<Offer>>,
     /// What is different from the form of between proxies. Boxed, as between proxies nothing is.
     unfit: Option<Box<form::Unfit>>,
@@ -180,8 +194,11 @@ impl Try {
 
     /// The answer with where it came from, whose statistics are told.
     fn answered(self, answer: Answer) -> Box<Answered> {
-        let Self { permit, upstream, in_flight, began, grpc, until, .. } = self;
+        let Self { permit, upstream, in_flight, began, grpc, until, record, .. } = self;
         let Answer { response, lease, sent } = answer;
+        if let Some(at) = sent {
+            record.sent(at);
+        }
         let now = Instant::now();
         let mesh = upstream.endpoint.identity.is_some();
         // Only a peer that proved who it is may say what became of the request.
@@ -281,7 +298,8 @@ mod tests {
         let request = Request::get("http://api.shop/a").version(Version::HTTP_2).header(headers::RESTORE, "1.1");
         let request = request.body(RequestBody::Empty).unwrap();
         let client = ClientConnection::of_application(Wire::Http1, true);
-        let attempt = Attempt { request, began: Instant::now(), grpc: false, client, offer: None, tried };
+        let (record, began) = (Record::of_tests(), Instant::now());
+        let attempt = Attempt { request, began, grpc: false, client, record, offer: None, tried };
         Permitted::outbound(To::Backend(&id()), attempt)
     }
 

@@ -79,7 +79,7 @@ where
     fn call(&mut self, counted: Counted<D, Incoming>) -> Self::Future {
         let ChargeLayer { holder, bytes, whose } = &self.layer;
         let (wire, window) = (counted.client.wire, counted.client.window);
-        let counted = counted.try_with_body(|body, stats| RequestBody::new(body, wire, (holder, window), stats));
+        let counted = counted.try_with_body(|body, record| RequestBody::new(body, wire, (holder, window), record));
         match (holder.charge(*bytes), counted) {
             (Some(charge), Ok(counted)) => Within::inner(self.inner.call(counted), Charged(charge)),
             _ => Within::early(Err(whose.refused())),

@@ -64,17 +64,14 @@ where
 }
 
 fn judge<B>(visit: &Visit, host: &LastHost, restored: Restored<B>) -> Judged<B> {
-    let refused = |restored: &Restored<B>, why| {
-        let (proto, started, grpc) = (restored.proto(), restored.started, restored.grpc);
-        Err(Refused { proto, started, grpc, why })
-    };
+    let refused = |restored, why| Err(Refused { restored: Box::new(restored), why });
     let request = &restored.request;
     if restored.client.wire == Wire::Http2 && !headers::within_bounds(request.headers()) {
-        return refused(&restored, Failed::new(Reason::HeaderTooLarge));
+        return refused(restored, Failed::new(Reason::HeaderTooLarge));
     }
     let authority = match headers::authority(request, host) {
         Ok(authority) => authority,
-        Err(reason) => return refused(&restored, Failed::refused(reason, "the request names no single authority")),
+        Err(reason) => return refused(restored, Failed::refused(reason, "the request names no single authority")),
     };
     let (method, path) = (request.method(), request.uri().path());
     match visit.judge(Act::Request { method, path }) {
@@ -86,7 +83,7 @@ fn judge<B>(visit: &Visit, host: &LastHost, restored: Restored<B>) -> Judged<B> 
             };
             remora_runtime::limited!(info by why.reason.as_str(), peer = %visit.peer_name, address = %visit.peer.address,
                 parent = %visit.port.inbound().parent, method = policy::logged(method.as_str()), path = policy::logged(path), reason = why.reason.as_str(), %denial, "request denied");
-            refused(&restored, why)
+            refused(restored, why)
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::{
     },
     limits,
     resources::Resources,
-    telemetry::{Reason, RouteStats},
+    telemetry::{Reason, Record},
 };
 use http::{Request, StatusCode};
 use pin_project_lite::pin_project;
@@ -28,7 +28,6 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     rc::Rc,
-    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -84,7 +83,7 @@ where
 
     fn call(&mut self, outgoing: Outgoing) -> Self::Future {
         let RetryLayer { rule, pool, .. } = &self.layer;
-        let Outgoing { request, started, grpc, client, stats, offer, .. } = outgoing;
+        let Outgoing { request, started, grpc, client, record, offer, .. } = outgoing;
         pool.deposit(started);
         let repeatable = rule.attempts > 0 && (rule.any_method || request.method().is_idempotent());
         let (kept, request) = match rule.attempts {
@@ -94,10 +93,17 @@ where
                 (Some(kept), request)
             }
         };
-        let first =
-            Attempt { request, began: started, grpc, client: client.clone(), offer: offer.clone(), tried: Vec::new() };
+        let first = Attempt {
+            request,
+            began: started,
+            grpc,
+            client: client.clone(),
+            record: record.clone(),
+            offer: offer.clone(),
+            tried: Vec::new(),
+        };
         let first = self.inner.call(first);
-        let again = Again { service: self.clone(), kept, repeatable, grpc, client, offer, stats };
+        let again = Again { service: self.clone(), kept, repeatable, grpc, client, offer, record };
         Tries { state: State::First { first }, again: Some(Box::new(again)) }
     }
 }
@@ -152,7 +158,7 @@ struct Again<S> {
     grpc: bool,
     client: Rc<ClientConnection>,
     offer: Option<Rc<Offer>>,
-    stats: Arc<RouteStats>,
+    record: Rc<Record>,
 }
 
 impl<S> Again<S> {
@@ -229,7 +235,7 @@ impl<S> Again<S> {
         }
         let paid = self.pool().withdraw(Instant::now());
         if !paid {
-            self.stats.retry_overflow();
+            self.record.retry_overflow();
         }
         paid
     }
@@ -279,14 +285,14 @@ where
                 self.pause(made).await;
             }
             // Counted now: the client may have left, or the deadline passed, while this waited.
-            self.stats.retry();
+            self.record.retry();
             outcome = self.attempt(request, tried.clone()).await;
         }
     }
 
     fn attempt(&mut self, request: Request<RequestBody>, tried: Vec<SocketAddr>) -> S::Future {
-        let (client, offer) = (self.client.clone(), self.offer.clone());
-        let attempt = Attempt { request, began: Instant::now(), grpc: self.grpc, client, offer, tried };
+        let (client, record, offer) = (self.client.clone(), self.record.clone(), self.offer.clone());
+        let attempt = Attempt { request, began: Instant::now(), grpc: self.grpc, client, record, offer, tried };
         self.service.inner.call(attempt)
     }
 }

@@ -84,11 +84,11 @@ where
     fn call(&mut self, Routed { arrived, prefix }: Routed<B>) -> Self::Future {
         let OfRule { counters, rule, pool } = &self.of;
         let (peer, tls) = pool.peers();
-        let stats = counters.request(*rule, &arrived.request, arrived.proto(), &peer, tls, arrived.started);
-        let exchange = Exchange::begin(stats.clone(), arrived.started, arrived.grpc);
+        let begun = counters.request(*rule, &arrived.request, arrived.proto(), (&peer, tls), arrived.started);
+        let (record, exchange) = (begun.record().clone(), Exchange::of(begun, arrived.grpc));
         let Arrived { request, started, grpc, authority, client } = arrived;
         let of = Outward { prefix };
-        let outgoing = Counted { request, authority, started, grpc, client, stats, offer: None, of };
+        let outgoing = Counted { request, authority, started, grpc, client, record, offer: None, of };
         Within::inner(self.inner.call(outgoing), exchange)
     }
 }
@@ -108,17 +108,18 @@ where
         let signals = &visit.port.signals;
         let (permit, Entering { restored, authority }) = match judged {
             Ok(permitted) => permitted.open(),
-            Err(Refused { proto, started, grpc, why }) => {
-                let exchange = Exchange::begin(signals.denied(proto, visit.tls), started, grpc);
-                return Within::early(exchange.after(Err(why)));
+            Err(Refused { restored, why }) => {
+                let (proto, tls, grpc) = (restored.proto(), visit.tls, restored.grpc);
+                let begun = signals.denied(Some(&restored.request), proto, tls, restored.started);
+                return Within::early(Exchange::of(begun, grpc).after(Err(why)));
             }
         };
         let proto = restored.proto();
         let Restored { request, started, grpc, client, way } = restored;
-        let stats = signals.request(None, &request, proto, &visit.peer_name, visit.tls, started);
-        let exchange = Exchange::begin(stats.clone(), started, grpc);
+        let begun = signals.request(None, &request, proto, (&visit.peer_name, visit.tls), started);
+        let (record, exchange) = (begun.record().clone(), Exchange::of(begun, grpc));
         let of = Inward { way, permit };
-        let ingoing = Counted { request, authority, started, grpc, client, stats, offer: None, of };
+        let ingoing = Counted { request, authority, started, grpc, client, record, offer: None, of };
         Within::inner(self.inner.call(ingoing), exchange)
     }
 }
@@ -180,9 +181,10 @@ mod tests {
         super::test::{Inner, Visited, World, address, arrived, failed, open_port, real},
         *,
     };
-    use crate::{
-        http::{Wire, body::request::RequestBody},
-        telemetry::Proto,
+    use crate::http::{
+        Wire,
+        body::request::RequestBody,
+        request::{ClientConnection, Way},
     };
     use http::Request;
     use http_body_util::BodyExt;
@@ -225,7 +227,11 @@ mod tests {
             let mut service = SignalsLayer::of_port(&visited.visit).layer(inner.clone());
             for _ in 0..2 {
                 let why = Failed::refused(Reason::Denied, "because");
-                let refused = Refused { proto: Proto::Http1, started: Instant::now(), grpc: false, why };
+                let request = Request::get("/a").body(RequestBody::Empty).unwrap();
+                let (started, client) = (Instant::now(), ClientConnection::of_application(Wire::Http1, true));
+                let way = Way::Same { caller: 0 };
+                let restored = Box::new(Restored { request, started, grpc: false, client, way });
+                let refused = Refused { restored, why };
                 let Ok(answer) = service.call(Err(refused)).await;
                 assert_eq!(
                     (answer.status().as_u16(), &answer.headers()["x-remora-error"]),

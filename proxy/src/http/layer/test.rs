@@ -19,7 +19,7 @@ use crate::{
     policy::{self, Act, Peer, To},
     resources::Resources,
     sim::Proxy,
-    telemetry::{Counters, Direction, Proto, Reason, Routes, Tls},
+    telemetry::{Counters, Direction, Journal, Proto, Reason, Routes, Tls},
 };
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, request::Builder};
@@ -86,7 +86,8 @@ impl World {
         let (kept, _) = oneshot::channel();
         let pool = Rc::new(Pool::new(id(), (doubt, Zone::default()), (&resources, &table), kept));
         let routes = Routes::new("shop/web-1".into());
-        let counters = Counters::new(routes.clone(), Direction::Outbound, "shop/api:80".into(), vec!["rule".into()]);
+        let counters =
+            Counters::new(Journal::new(&routes), Direction::Outbound, "shop/api:80".into(), vec!["rule".into()]);
         let world = Self { resources, pool, routes, counters: Rc::new(counters), doubts };
         world.settings(generous(), addresses);
         world
@@ -118,11 +119,13 @@ impl World {
     /// A request as it is inside of signals.
     pub(super) fn outgoing(&self, wire: Wire, request: Builder) -> Outgoing {
         let request = request.body(RequestBody::Empty).unwrap();
-        let stats = self.counters.request(Some(0), &request, Proto::Http1, &"".into(), Tls::Plain, Instant::now());
+        let peer = (&"".into(), Tls::Plain);
+        let begun = self.counters.request(Some(0), &request, Proto::Http1, peer, Instant::now());
+        let record = begun.record().clone();
         let grpc = crate::http::grpc::is_grpc(request.headers());
         let (started, client) = (Instant::now(), ClientConnection::of_application(wire, true));
         let authority = request.uri().authority().cloned();
-        Counted { request, authority, started, grpc, client, stats, offer: None, of: Outward { prefix: 0 } }
+        Counted { request, authority, started, grpc, client, record, offer: None, of: Outward { prefix: 0 } }
     }
 
     /// What the one route of the test has counted under `name`.
@@ -162,7 +165,7 @@ impl Visited {
     pub(super) fn new(inbound: Inbound, mesh: bool, app: SocketAddr) -> Self {
         let resources = Resources::of_tests(config::tests::least());
         let routes = Routes::new("shop/api-1".into());
-        let port = Port::of_tests(inbound, Rc::new(Counters::inbound(routes.clone(), "shop/api:80".into())));
+        let port = Port::of_tests(inbound, Rc::new(Counters::inbound(Journal::new(&routes), "shop/api:80".into())));
         let identity = mesh.then(|| SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/web").unwrap());
         let visit = Visit {
             holder: resources.pod.clone(),
@@ -187,10 +190,10 @@ impl Visited {
     pub(super) fn ingoing(&self, wire: Wire, mesh: bool, way: Way, request: Builder) -> Ingoing {
         let permit = self.visit.judge(Act::Bytes).unwrap();
         let arrived = arrived(wire, request.body(RequestBody::Empty).unwrap());
-        let stats = self.visit.port.signals.bytes(&"".into(), Tls::Plain);
+        let record = self.visit.port.signals.bytes(&"".into(), Tls::Plain, Instant::now()).record().clone();
         let Arrived { request, started, grpc, authority, .. } = arrived;
         let client = Rc::new(ClientConnection::of_peer(wire, mesh, 1024));
-        Counted { request, authority, started, grpc, client, stats, offer: None, of: Inward { way, permit } }
+        Counted { request, authority, started, grpc, client, record, offer: None, of: Inward { way, permit } }
     }
 }
 

@@ -1,0 +1,238 @@
+//! A record that ended, as words of a [ring](super::ring), and back.
+
+use super::{
+    head::{BYTES, Told},
+    ring::WORDS,
+};
+use crate::telemetry::{Fault, Reason};
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+
+/// Words before the head's.
+const FIXED: usize = 14;
+const _: () = assert!(FIXED + BYTES / 8 <= WORDS, "a record must find room in a slot");
+/// What stands for "none" in a byte.
+const NONE: u8 = u8::MAX;
+
+/// How a request or byte connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Answered below 500, or ended in order.
+    Success,
+    /// The mesh or the network could not serve it: it has a reason.
+    Failure,
+    /// The application said that it failed.
+    ServerError,
+    /// The client gave up.
+    Cancelled,
+}
+
+impl Outcome {
+    const ALL: [Self; 4] = [Self::Success, Self::Failure, Self::ServerError, Self::Cancelled];
+
+    /// The word for it.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Failure => "failure",
+            Self::ServerError => "server_error",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// Where the time of a request went. The four add up to its latency.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Times {
+    /// Here, until there was a connection to send on or one was made: policy, queues, discovery, back-off.
+    pub before: Duration,
+    /// Until the connection was there.
+    pub connect: Duration,
+    /// From the last try's sending to the end of its answer, without …
+    pub server: Duration,
+    /// … the time for which bytes of it waited here, because the client did not take them.
+    pub after: Duration,
+}
+
+/// A record that ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// The series that it was counted in.
+    pub series: u32,
+    /// Refused before it had a route.
+    pub refused: bool,
+    /// When it ended, since the registry was made.
+    pub ended: Duration,
+    pub latency: Duration,
+    pub times: Times,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    /// Of HTTP, if there was an answer.
+    pub status: Option<u16>,
+    pub grpc: Option<u8>,
+    pub outcome: Outcome,
+    pub reason: Option<Reason>,
+    pub fault: Option<Fault>,
+    pub tries: u8,
+    /// Where the last try went.
+    pub endpoint: Option<SocketAddr>,
+    pub head: Told,
+}
+
+/// The same without its head, which is bytes still.
+pub(super) struct Fixed {
+    pub(super) series: u32,
+    pub(super) refused: bool,
+    pub(super) ended: Duration,
+    pub(super) latency: Duration,
+    pub(super) times: Times,
+    pub(super) bytes_in: u64,
+    pub(super) bytes_out: u64,
+    pub(super) status: Option<u16>,
+    pub(super) grpc: Option<u8>,
+    pub(super) outcome: Outcome,
+    pub(super) why: Option<(Reason, Fault)>,
+    pub(super) tries: u8,
+    pub(super) endpoint: Option<SocketAddr>,
+}
+
+impl Fixed {
+    /// The words of the record with this head, and how many of them there are.
+    pub(super) fn words(&self, head: &[u8]) -> ([u64; WORDS], usize) {
+        let mut words = [0; WORDS];
+        let (address, port, family) = match self.endpoint {
+            None => (0, 0, 0),
+            Some(SocketAddr::V4(v4)) => (v4.ip().to_ipv6_mapped().to_bits(), v4.port(), 4),
+            Some(SocketAddr::V6(v6)) => (v6.ip().to_bits(), v6.port(), 6),
+        };
+        let (reason, fault) = self.why.map_or((NONE, NONE), |(reason, fault)| (reason.index() as u8, fault.index()));
+        words[..FIXED].copy_from_slice(&[
+            nanos(self.ended),
+            nanos(self.latency),
+            nanos(self.times.before),
+            nanos(self.times.connect),
+            nanos(self.times.server),
+            nanos(self.times.after),
+            self.bytes_in,
+            self.bytes_out,
+            u64::from_le_bytes([
+                reason,
+                fault,
+                self.outcome as u8,
+                self.tries,
+                self.grpc.unwrap_or(NONE),
+                family,
+                (port & 0xff) as u8,
+                (port >> 8) as u8,
+            ]),
+            u64::from(self.status.unwrap_or(0)) | u64::from(self.series) << 32,
+            (address >> 64) as u64,
+            address as u64,
+            head.len() as u64,
+            u64::from(self.refused),
+        ]);
+        for (word, bytes) in words[FIXED..].iter_mut().zip(head.chunks(8)) {
+            let mut eight = [0; 8];
+            eight[..bytes.len()].copy_from_slice(bytes);
+            *word = u64::from_le_bytes(eight);
+        }
+        (words, FIXED + head.len().div_ceil(8))
+    }
+}
+
+impl Entry {
+    /// What [`Fixed::words`] made.
+    pub(super) fn of(words: &[u64; WORDS]) -> Self {
+        let [reason, fault, outcome, tries, grpc, family, low, high] = words[8].to_le_bytes();
+        let address = Ipv6Addr::from_bits(u128::from(words[10]) << 64 | u128::from(words[11]));
+        let port = u16::from_le_bytes([low, high]);
+        let address = match family {
+            4 => address.to_ipv4_mapped().map(IpAddr::V4),
+            6 => Some(IpAddr::V6(address)),
+            _ => None,
+        };
+        let time = |word: usize| Duration::from_nanos(words[word]);
+        let head: Vec<u8> = words[FIXED..].iter().flat_map(|word| word.to_le_bytes()).collect();
+        let len = (words[12] as usize).min(BYTES);
+        Self {
+            series: (words[9] >> 32) as u32,
+            refused: words[13] != 0,
+            ended: time(0),
+            latency: time(1),
+            times: Times { before: time(2), connect: time(3), server: time(4), after: time(5) },
+            bytes_in: words[6],
+            bytes_out: words[7],
+            status: Some(words[9] as u16).filter(|status| *status > 0),
+            grpc: Some(grpc).filter(|code| *code != NONE),
+            outcome: Outcome::ALL[usize::from(outcome) % Outcome::ALL.len()],
+            reason: Reason::ALL.get(usize::from(reason)).copied(),
+            fault: Fault::ALL.get(usize::from(fault)).copied(),
+            tries,
+            endpoint: address.map(|address| SocketAddr::new(address, port)),
+            head: Told::of(&head[..len]),
+        }
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn there_and_back(fixed: &Fixed, head: &[u8]) -> Entry {
+        let (words, used) = fixed.words(head);
+        assert!(words[used..].iter().all(|word| *word == 0));
+        Entry::of(&words)
+    }
+
+    #[test]
+    fn a_record_comes_out_of_its_words_as_it_went_in() {
+        let milli = Duration::from_millis;
+        for (endpoint, why, status, grpc) in [
+            (Some("10.1.2.3:8080"), Some((Reason::Timeout, Fault::Application)), Some(504), None),
+            (Some("[2001:db8::7]:65535"), Some((Reason::Internal, Fault::Proxy)), Some(200), Some(13)),
+            (None, None, None, Some(0)),
+        ] {
+            let endpoint = endpoint.map(|address| address.parse().unwrap());
+            let times = Times { before: milli(1), connect: milli(2), server: milli(3), after: milli(4) };
+            let fixed = Fixed {
+                series: u32::MAX - 1,
+                refused: why.is_some(),
+                ended: milli(90_000),
+                latency: milli(10),
+                times,
+                bytes_in: 7,
+                bytes_out: u64::MAX,
+                status,
+                grpc,
+                outcome: Outcome::Failure,
+                why,
+                tries: 3,
+                endpoint,
+            };
+            let entry = there_and_back(&fixed, b"\x03GET\x02/a\x01x\x01y");
+            assert_eq!((entry.series, entry.ended, entry.latency), (u32::MAX - 1, milli(90_000), milli(10)));
+            assert_eq!(entry.refused, why.is_some());
+            assert_eq!((entry.times, entry.bytes_in, entry.bytes_out), (times, 7, u64::MAX));
+            assert_eq!((entry.status, entry.grpc, entry.outcome), (status, grpc, Outcome::Failure));
+            assert_eq!((entry.reason.zip(entry.fault), entry.tries, entry.endpoint), (why, 3, endpoint));
+            assert_eq!((entry.head.path.as_str(), entry.head.field("x")), ("/a", Some("y")));
+        }
+    }
+
+    #[test]
+    fn every_reason_fault_and_outcome_has_a_byte_of_its_own() {
+        assert!(Reason::ALL.len() < usize::from(NONE) && Fault::ALL.len() < usize::from(NONE));
+        for (index, outcome) in Outcome::ALL.into_iter().enumerate() {
+            assert_eq!(outcome as usize, index);
+        }
+        for (index, fault) in Fault::ALL.iter().enumerate() {
+            assert_eq!(usize::from(fault.index()), index);
+        }
+    }
+}

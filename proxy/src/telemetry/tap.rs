@@ -1,0 +1,237 @@
+//! Tap: requests and byte connections that ended, read from the workers' rings, whether anybody was looking or not.
+//!
+//! In: a [`Filter`]. Out: JSON (docs/admin-api.md). It reads what workers wrote and costs them nothing; a reader that comes too late for some
+//! is told how many.
+
+use super::{
+    RouteKey, Routes,
+    filter::Filter,
+    record::{Entry, Rings, Which},
+};
+use serde_json::{Map, Value, json};
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+/// What tap found.
+#[derive(Debug)]
+pub(crate) struct Tapped {
+    /// The latest first.
+    pub records: Vec<Value>,
+    /// How many ended since the start, …
+    pub seen: u64,
+    /// … how many of these are kept, …
+    pub kept: u64,
+    /// … and since when all are, in milliseconds since 1970. Failures and slow ones are kept longer.
+    pub since_ms: u64,
+}
+
+impl Routes {
+    /// The last `most` records that `filter` takes.
+    pub(crate) fn tap(&self, filter: &Filter, most: usize) -> Tapped {
+        let (names, rings) = (self.names(), self.rings());
+        let mut entries: Vec<(Entry, bool)> = Vec::new();
+        let mut complete = Duration::ZERO;
+        for rings in &rings {
+            let recent: Vec<Entry> = rings.since(Which::Recent, 0).collect();
+            if rings.written(Which::Recent) > recent.len() as u64 {
+                complete = complete.max(recent.last().map_or(Duration::ZERO, |oldest| oldest.ended));
+            }
+            entries.extend(recent.into_iter().map(|entry| (entry, true)));
+            for which in [Which::Failed, Which::Slow] {
+                entries.extend(rings.since(which, 0).map(|entry| (entry, false)));
+            }
+        }
+        entries.sort_by(|(a, a_recent), (b, b_recent)| (b.ended, b_recent).cmp(&(a.ended, a_recent)));
+        // One that is in two rings is the same in both.
+        entries.dedup_by(|(a, _), (b, _)| a == b);
+        let kept = entries.len() as u64;
+        let taken = entries.iter().filter_map(|(entry, _)| {
+            let key = names.get(&entry.series)?;
+            filter.takes(key, entry, self.wall_ms(entry.ended)).then(|| self.record_json(key, entry))
+        });
+        let seen = rings.iter().map(|rings| rings.written(Which::Recent)).sum();
+        Tapped { records: taken.take(most).collect(), seen, kept, since_ms: self.wall_ms(complete) }
+    }
+
+    /// A reader of what ends from now on.
+    pub(crate) fn follow(self: &Arc<Self>, filter: Filter) -> Follow {
+        let rings = self.rings();
+        let next = rings.iter().map(|rings| KINDS.map(|which| rings.written(which))).collect();
+        Follow { routes: self.clone(), filter, rings, next }
+    }
+
+    fn record_json(&self, key: &RouteKey, entry: &Entry) -> Value {
+        let ms = |time: Duration| json!((time.as_secs_f64() * 1e6).round() / 1e3);
+        let headers: Map<String, Value> =
+            entry.head.fields.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
+        json!({
+            "at_ms": self.wall_ms(entry.ended),
+            "direction": key.direction,
+            "parent": key.parent,
+            "route": key.route,
+            "peer": key.peer,
+            "tls": key.tls,
+            "protocol": key.protocol,
+            "method": entry.head.method,
+            "path": entry.head.path,
+            "outcome": entry.outcome.as_str(),
+            "status": entry.status,
+            "grpc": entry.grpc,
+            "reason": entry.reason.map(|reason| reason.as_str()),
+            "fault": entry.fault.map(|fault| fault.as_str()),
+            "tries": entry.tries,
+            "endpoint": entry.endpoint.map(|endpoint| endpoint.to_string()),
+            "bytes_in": entry.bytes_in,
+            "bytes_out": entry.bytes_out,
+            "ms": ms(entry.latency),
+            "before_ms": ms(entry.times.before),
+            "connect_ms": ms(entry.times.connect),
+            "server_ms": ms(entry.times.server),
+            "after_ms": ms(entry.times.after),
+            "trace": entry.head.trace(),
+            "headers": headers,
+        })
+    }
+}
+
+/// The rings that a follower reads: what is refused is in the second alone.
+const KINDS: [Which; 2] = [Which::Recent, Which::Failed];
+
+/// See [`Routes::follow`].
+#[derive(Debug)]
+pub(crate) struct Follow {
+    routes: Arc<Routes>,
+    filter: Filter,
+    rings: Vec<Arc<Rings>>,
+    /// The next number in each ring of each worker.
+    next: Vec<[u64; KINDS.len()]>,
+}
+
+impl Follow {
+    /// What ended since it was asked last, the oldest first, and how many were overwritten before they were read. At most `most`, the
+    /// latest; the others count as missed too.
+    pub(crate) fn next(&mut self, most: usize) -> (Vec<Value>, u64) {
+        let mut missed = 0;
+        let mut entries: Vec<Entry> = Vec::new();
+        for (rings, next) in self.rings.iter().zip(&mut self.next) {
+            for (which, next) in KINDS.into_iter().zip(next) {
+                let written = rings.written(which);
+                let before = entries.len();
+                entries.extend(rings.since(which, *next));
+                let read = (entries.len() - before) as u64;
+                if which == Which::Recent {
+                    missed += (written - *next).saturating_sub(read);
+                } else {
+                    // Others were among the last already.
+                    let of_failed = entries.split_off(before);
+                    entries.extend(of_failed.into_iter().filter(|entry| entry.refused));
+                }
+                *next = written;
+            }
+        }
+        let names: HashMap<u32, RouteKey> = if entries.is_empty() { HashMap::new() } else { self.routes.names() };
+        entries.sort_by_key(|entry| entry.ended);
+        let mut taken: Vec<Value> = Vec::new();
+        for entry in &entries {
+            if let Some(key) =
+                names.get(&entry.series).filter(|key| self.filter.takes(key, entry, self.routes.wall_ms(entry.ended)))
+            {
+                taken.push(self.routes.record_json(key, entry));
+            }
+        }
+        let over = taken.len().saturating_sub(most);
+        taken.drain(..over);
+        (taken, missed + over as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{Counters, Direction, Journal, Proto, Reason, Tls},
+        *,
+    };
+    use http::Request;
+    use tokio::time::Instant;
+
+    struct World {
+        routes: Arc<Routes>,
+        counters: Counters,
+        start: Instant,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let routes = Routes::new("shop/web-1".into());
+            let counters = Counters::new(Journal::new(&routes), Direction::Outbound, "shop/api:80".into(), Vec::new());
+            Self { start: routes.started(), routes, counters }
+        }
+
+        fn ask(&self, path: &str, at_ms: u64, fails: bool) {
+            let request = Request::get(path).header("x-number", at_ms.to_string()).body(()).unwrap();
+            let at = self.start + Duration::from_millis(at_ms);
+            let mut begun = self.counters.request(None, &request, Proto::Http1, (&"".into(), Tls::Mtls), at);
+            match fails {
+                true => begun.failure(Reason::Timeout, at),
+                false => begun.success(at),
+            }
+        }
+
+        fn deny(&self, at_ms: u64) {
+            let at = self.start + Duration::from_millis(at_ms);
+            let request = Request::get("/denied").body(()).unwrap();
+            self.counters.denied(Some(&request), Proto::Http1, Tls::Plain, at).failure(Reason::Denied, at);
+        }
+
+        fn paths(&self, filter: &str, most: usize) -> Vec<String> {
+            let found = self.routes.tap(&Filter::parse(filter).unwrap(), most);
+            found.records.iter().map(|record| record["path"].as_str().unwrap().to_owned()).collect()
+        }
+    }
+
+    #[test]
+    fn what_has_already_happened_is_found_by_a_filter() {
+        let world = World::new();
+        world.ask("/a", 1, false);
+        world.ask("/b", 2, true);
+        world.ask("/c", 3, false);
+        world.deny(4);
+        assert_eq!(world.paths("", 100), ["/denied", "/c", "/b", "/a"]);
+        assert_eq!(world.paths("", 2), ["/denied", "/c"]);
+        assert_eq!(world.paths("failed", 100), ["/denied", "/b"]);
+        assert_eq!(world.paths("header.x-number=3", 100), ["/c"]);
+        let found = world.routes.tap(&Filter::parse("path=/b").unwrap(), 100);
+        assert_eq!((found.seen, found.kept, found.records.len()), (3, 4, 1));
+        assert_eq!(found.records[0]["reason"], "timeout");
+    }
+
+    #[test]
+    fn failures_are_still_there_when_many_others_came_after_them() {
+        let world = World::new();
+        world.ask("/failed", 1, true);
+        for number in 0..5000 {
+            world.ask("/fine", 10 + number, false);
+        }
+        assert_eq!(world.paths("failed", 100), ["/failed"]);
+        let found = world.routes.tap(&Filter::parse("").unwrap(), 10_000);
+        assert_eq!((found.seen, found.kept), (5001, 1025));
+        assert_eq!(found.since_ms, world.routes.wall_ms(Duration::from_millis(10 + 5000 - 1024)));
+    }
+
+    #[test]
+    fn a_follower_gets_each_record_once_and_hears_how_many_it_missed() {
+        let world = World::new();
+        world.ask("/before", 1, true);
+        let mut follow = world.routes.follow(Filter::parse("").unwrap());
+        assert_eq!(follow.next(100), (Vec::new(), 0));
+        world.ask("/a", 2, false);
+        world.ask("/b", 3, true);
+        world.deny(4);
+        let (records, missed) = follow.next(100);
+        let paths: Vec<_> = records.iter().map(|record| record["path"].as_str().unwrap()).collect();
+        assert_eq!((paths, missed), (vec!["/a", "/b", "/denied"], 0));
+        (0..3000).for_each(|number| world.ask("/c", 10 + number, false));
+        let (records, missed) = follow.next(100);
+        assert_eq!((records.len(), missed), (100, 2900));
+        assert_eq!(follow.next(100), (Vec::new(), 0));
+    }
+}
