@@ -33,6 +33,7 @@ mod revoke;
 mod telemetry;
 mod admin;
 mod pulse;
+mod inspect;
 mod supervise;
 mod probe;
 mod init;

@@ -3,10 +3,10 @@
 
 use crate::{
     accept, account,
-    admin::{self, AdminState},
+    admin::{self, AdminState, Saturation},
     config::{Config, Mode},
     discover::{self, InForce, Link, client::Client},
-    init, limits, probe,
+    init, inspect, limits, probe,
     pulse::{self, Pulse},
     supervise::{self, Alarm},
     sys,
@@ -24,10 +24,16 @@ use remora_runtime::{
     drain, grpc, idle, log, tls,
 };
 use serde_json::{Value, json};
-use std::{process::ExitCode, sync::Arc, thread, time::UNIX_EPOCH};
+use std::{
+    process::ExitCode,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::UNIX_EPOCH,
+};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
+    time::Instant,
 };
 
 /// Requests were cut off when the grace period ended.
@@ -101,6 +107,7 @@ fn run(mut config: Config, logs: log::Handle) -> anyhow::Result<usize> {
     handle.zone.tell(config.zone.clone());
     let account = account::of(config.memory_limit);
     let (pulse, mut answers) = pulse::channel(open.workers.len());
+    let (inspect, mut inspected) = inspect::channel(open.workers.len());
 
     let (identity, background) = control.block_on(async {
         let readiness = Readiness::new();
@@ -111,6 +118,9 @@ fn run(mut config: Config, logs: log::Handle) -> anyhow::Result<usize> {
         let state = AdminState {
             common,
             routes: routes.clone(),
+            inspect,
+            saturation: Saturation::of(config.memory_limit),
+            discovery: discovery_shown(sees.clone()),
             config: shown(config, handle.settings.clone()),
             certificate: certificate_shown(source.clone()),
             probes: probe::Asked { probes: config.probes.clone(), token: config.probe_token.clone() },
@@ -133,8 +143,10 @@ fn run(mut config: Config, logs: log::Handle) -> anyhow::Result<usize> {
 
     let (ended, ends) = mpsc::channel(1);
     answers.reverse();
+    inspected.reverse();
     let workers = spawn_workers(open.workers, &ended, || Parts {
         pulse: answers.pop().expect("there are as many as workers"),
+        inspect: inspected.pop().expect("there are as many as workers"),
         config: config.clone(),
         tls: identity.clone(),
         discover: handle.clone(),
@@ -299,6 +311,26 @@ fn shown_now(config: &Config, settings: &InForce) -> Value {
         "cluster_networks": config.networks.to_string(),
         "unknown": settings.unknown.name(),
         "control_namespace": config.control_namespace,
+    })
+}
+
+/// How the stream to discovery is, and since when, for `/signals`.
+fn discovery_shown(mut link: watch::Receiver<Link>) -> Arc<dyn Fn() -> Value + Send + Sync> {
+    let seen = Arc::new(Mutex::new((*link.borrow_and_update(), Instant::now())));
+    let now = seen.clone();
+    tokio::spawn(async move {
+        while link.changed().await.is_ok() {
+            *now.lock().unwrap_or_else(PoisonError::into_inner) = (*link.borrow_and_update(), Instant::now());
+        }
+    });
+    Arc::new(move || {
+        let (link, since) = *seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = match link {
+            Link::Never => "never",
+            Link::Open => "open",
+            Link::Lost => "lost",
+        };
+        json!({ "state": state, "for_ms": u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX) })
     })
 }
 

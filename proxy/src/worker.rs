@@ -6,7 +6,7 @@ use crate::{
     config::Config,
     discover::Directory,
     http::outbound::branch,
-    inbound,
+    inbound, inspect,
     io::{self, Prefixed, TcpStream},
     limits, outbound, pulse,
     resources::Resources,
@@ -43,6 +43,7 @@ pub(crate) struct Parts {
     pub drain: drain::Watch,
     pub room: accept::Room,
     pub pulse: pulse::Answers,
+    pub inspect: inspect::Answers,
     pub account: Account,
 }
 
@@ -73,6 +74,7 @@ async fn serve(parts: Parts, listeners: Listeners) -> std::io::Result<usize> {
         world.resources.tasks.spawn(listen(world.clone(), room, listener, |from| Peer::at(from.ip()), inbound::serve));
     }
     world.resources.background.spawn(parts.pulse.serve());
+    world.resources.background.spawn(parts.inspect.serve(world.clone()));
     let sweeper = world.clone();
     world.resources.background.spawn(async move {
         loop {

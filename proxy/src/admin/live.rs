@@ -18,6 +18,7 @@ use axum::{
     },
 };
 use futures_util::stream;
+use remora_runtime::drain;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::{
@@ -43,23 +44,42 @@ const LISTS: [(&str, &str); 4] = [("routes", "id"), ("edges", "id"), ("peers", "
 /// A request of the admin port that is answered with this instead.
 pub(super) type Refused = (StatusCode, String);
 
-/// Places for readers.
+/// Places for readers, who are sent away when the admin port stops.
 #[derive(Clone)]
-pub(super) struct Readers(Arc<Semaphore>);
+pub(super) struct Readers {
+    places: Arc<Semaphore>,
+    stop: drain::Watch,
+}
 
-impl Default for Readers {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(limits::LIVE_READERS_MAX)))
-    }
+/// What a reader holds.
+struct Place {
+    stop: drain::Watch,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Readers {
-    fn enter(&self) -> Result<OwnedSemaphorePermit, Refused> {
+    /// None yet; they leave with `stop`.
+    pub(super) fn until(stop: drain::Watch) -> Self {
+        Self { places: Arc::new(Semaphore::new(limits::LIVE_READERS_MAX)), stop }
+    }
+
+    fn enter(&self) -> Result<Place, Refused> {
         let full = || {
             let text = format!("{} readers follow this proxy already; end one of them\n", limits::LIVE_READERS_MAX);
             (StatusCode::SERVICE_UNAVAILABLE, text)
         };
-        self.0.clone().try_acquire_owned().map_err(|_| full())
+        let permit = self.places.clone().try_acquire_owned().map_err(|_| full())?;
+        Ok(Place { stop: self.stop.clone(), _permit: permit })
+    }
+}
+
+impl Place {
+    /// The next event; none once the admin port stops.
+    async fn unless_stopped(&self, next: impl Future<Output = Event>) -> Option<Event> {
+        tokio::select! {
+            event = next => Some(event),
+            () = self.stop.signaled() => None,
+        }
     }
 }
 
@@ -83,11 +103,10 @@ pub(super) async fn signals(State(state): State<AdminState>, Extension(readers):
         Ok(place) => place,
         Err(full) => return full.into_response(),
     };
-    let reader = Reader { state, steps: steps(STEP), seen: None, _place: place };
-    events(stream::unfold(reader, async |mut reader| {
-        reader.steps.tick().await;
-        let event = reader.next();
-        Some((Ok::<_, Infallible>(event), reader))
+    let reader = Reader { state, steps: steps(STEP), seen: None };
+    events(stream::unfold((reader, place), async |(mut reader, place)| {
+        let event = place.unless_stopped(reader.next()).await?;
+        Some((Ok::<_, Infallible>(event), (reader, place)))
     }))
 }
 
@@ -104,7 +123,7 @@ pub(super) async fn tap(
     };
     let follow = state.routes.follow(filter);
     events(stream::unfold((follow, steps(TAP_STEP), place), async |(mut follow, mut steps, place)| {
-        let event = ended(&mut follow, &mut steps).await;
+        let event = place.unless_stopped(ended(&mut follow, &mut steps)).await?;
         Some((Ok::<_, Infallible>(event), (follow, steps, place)))
     }))
 }
@@ -147,15 +166,15 @@ struct Reader {
     state: AdminState,
     steps: Interval,
     seen: Option<Rows>,
-    _place: OwnedSemaphorePermit,
 }
 
 /// Rows as they were told, by list and name.
 type Rows = [HashMap<String, Value>; LISTS.len()];
 
 impl Reader {
-    fn next(&mut self) -> Event {
-        let now = super::signals_json(&self.state);
+    async fn next(&mut self) -> Event {
+        self.steps.tick().await;
+        let now = super::signals_json(&self.state).await;
         match &mut self.seen {
             None => {
                 self.seen = Some(rows(&now));

@@ -8,8 +8,12 @@
 //! caller hands over. It also moves the telemetry's windows on.
 
 mod live;
+mod saturation;
+
+pub(crate) use saturation::Saturation;
 
 use crate::{
+    inspect::Inspect,
     limits, probe,
     telemetry::{Routes, Tapped},
 };
@@ -46,6 +50,12 @@ pub(crate) struct AdminState {
     pub common: Admin,
     /// The golden signals.
     pub routes: Arc<Routes>,
+    /// What workers hold.
+    pub inspect: Inspect,
+    /// How much of its share of the machine the process uses.
+    pub saturation: Saturation,
+    /// How the stream to discovery is.
+    pub discovery: Arc<dyn Fn() -> Value + Send + Sync>,
     /// The settings in force, without secrets.
     pub config: Arc<dyn Fn() -> Value + Send + Sync>,
     /// The current certificate: identity, serial, validity.
@@ -67,24 +77,25 @@ impl std::fmt::Debug for AdminState {
 /// Serves the admin port until `stop`, which should come after the workers have drained: an operator wants to look
 /// while they do. Not cancel safe: dropping it cuts off responses that are under way.
 pub(crate) async fn serve(listener: TcpListener, state: AdminState, stop: drain::Watch) {
-    let sampler = sample(state.routes.clone());
+    let sampler = sample(state.routes.clone(), state.saturation.clone());
     tokio::select! {
-        () = admin::serve_beside(listener, router(state.clone()), state.hosts, stop) => {}
+        () = admin::serve_beside(listener, router(state.clone(), stop.clone()), state.hosts, stop) => {}
         never = sampler => match never {},
     }
 }
 
 /// Moves the windows of rates and quantiles on, once a second.
-async fn sample(routes: Arc<Routes>) -> std::convert::Infallible {
+async fn sample(routes: Arc<Routes>, saturation: Saturation) -> std::convert::Infallible {
     let mut second = tokio::time::interval(Duration::from_secs(1));
     second.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         second.tick().await;
         routes.tick(Instant::now());
+        saturation.tick(Instant::now());
     }
 }
 
-fn router(state: AdminState) -> Router {
+fn router(state: AdminState, stop: drain::Watch) -> Router {
     let routes = state.routes.clone();
     let common = state.common.clone().with_extra_metrics(move || {
         let mut text = String::new();
@@ -93,7 +104,7 @@ fn router(state: AdminState) -> Router {
     });
     let own = Router::new()
         .route("/", get(page))
-        .route("/signals", get(|State(state): State<AdminState>| async move { Json(signals_json(&state)) }))
+        .route("/signals", get(|State(state): State<AdminState>| async move { Json(signals_json(&state).await) }))
         .route("/signals/live", get(live::signals))
         .route("/signals/heatmap", get(heatmap))
         .route("/tap", get(tap))
@@ -103,7 +114,7 @@ fn router(state: AdminState) -> Router {
         .route("/config", get(|State(state): State<AdminState>| async move { Json((state.config)()) }))
         .route("/certificate", get(|State(state): State<AdminState>| async move { Json((state.certificate)()) }))
         .route("/drain", post(start_drain))
-        .layer(Extension(live::Readers::default()));
+        .layer(Extension(live::Readers::until(stop)));
     let probes = probe::router(state.probes.clone());
     admin::local_only(own)
         .with_state(state)
@@ -117,8 +128,15 @@ async fn page() -> impl IntoResponse {
 }
 
 /// Everything that `/signals` shows.
-fn signals_json(state: &AdminState) -> Map<String, Value> {
-    state.routes.signals()
+async fn signals_json(state: &AdminState) -> Map<String, Value> {
+    let (backends, silent) = state.inspect.backends().await;
+    let mut shown = state.routes.signals();
+    shown.insert("backends".to_owned(), json!(backends));
+    shown.insert("discovery".to_owned(), (state.discovery)());
+    let mut saturation = state.saturation.json();
+    saturation.insert("workers_silent".to_owned(), json!(silent));
+    shown.insert("saturation".to_owned(), Value::Object(saturation));
+    shown
 }
 
 #[derive(Debug, Deserialize)]

@@ -1,7 +1,10 @@
 //! The admin port over real sockets.
 
 use super::*;
-use crate::telemetry::{Counters, Direction, Journal, Proto, Reason, Tls};
+use crate::{
+    inspect,
+    telemetry::{Counters, Direction, Journal, Proto, Reason, Tls},
+};
 use remora_runtime::admin::Readiness;
 use std::{
     net::SocketAddr,
@@ -41,6 +44,9 @@ impl Admin {
         let state = AdminState {
             common: admin::Admin::new(ready.clone()),
             routes,
+            inspect: inspect::channel(0).0,
+            saturation: Saturation::of(1000),
+            discovery: Arc::new(|| json!({"state": "open"})),
             config: Arc::new(|| json!({"mode": "explicit"})),
             certificate: Arc::new(|| json!({"serial": "0a"})),
             probes: probe::Asked::default(),
@@ -96,10 +102,79 @@ async fn every_path_answers() {
     assert_eq!(body(&admin.get("/errors").await)["errors"][0]["reason"], "timeout");
     assert_eq!(body(&admin.get("/config").await)["mode"], "explicit");
     assert_eq!(body(&admin.get("/certificate").await)["serial"], "0a");
+    let signals = body(&admin.get("/signals").await);
+    assert_eq!((&signals["routes"][0]["route"], &signals["discovery"]["state"]), (&json!("GET /"), &json!("open")));
+    assert_eq!((&signals["backends"], &signals["saturation"]["memory_limit_bytes"]), (&json!([]), &json!(1000)));
+    let id = &signals["routes"][0]["id"];
+    assert_eq!(body(&admin.get(&format!("/signals/heatmap?route={id}")).await)["step_s"], 10);
+    check(&admin.get("/signals/heatmap?route=999").await, "404", "no route has the id 999");
     let metrics = admin.get("/metrics").await;
     check(&metrics, "200", "# HELP remora_requests_total ");
     check(&metrics, "200", "content-type: text/plain; version=0.0.4");
     check(&metrics, "200", "x-content-type-options: nosniff");
+}
+
+#[tokio::test]
+async fn tap_finds_what_a_filter_takes_and_says_what_is_wrong_with_one() {
+    let admin = Admin::start().await;
+    let found = body(&admin.get("/tap?filter=reason%3Dtimeout%20and%20ms%3E%3D1000").await);
+    assert_eq!((found["records"].as_array().unwrap().len(), &found["seen"]), (1, &json!(1)));
+    assert_eq!(body(&admin.get("/tap?filter=status%3D200").await)["records"], json!([]));
+    assert_eq!(body(&admin.get("/tap?last=0").await)["records"], json!([]));
+    for path in ["/tap?filter=stauts%3D1", "/tap/live?filter=stauts%3D1"] {
+        check(&admin.get(path).await, "400", "filter, character 1: there is no field `stauts`");
+    }
+}
+
+/// A reader of what happens, behind the head of the answer.
+async fn follow(admin: &Admin, path: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(admin.at).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {}\r\n\r\n", admin.at);
+    stream.write_all(request.as_bytes()).await.unwrap();
+    stream
+}
+
+/// Reads until `text` came.
+async fn until(stream: &mut TcpStream, text: &str) -> String {
+    let mut read = String::new();
+    while !read.contains(text) {
+        let mut some = [0; 4096];
+        let n = stream.read(&mut some).await.unwrap();
+        assert!(n > 0, "no {text:?} in {read}");
+        read.push_str(&String::from_utf8_lossy(&some[..n]));
+    }
+    read
+}
+
+#[tokio::test]
+async fn a_reader_hears_all_at_first_and_then_of_changes_every_second() {
+    let admin = Admin::start().await;
+    let mut reader = follow(&admin, "/signals/live").await;
+    let first = until(&mut reader, "event: change").await;
+    assert!(first.contains("content-type: text/event-stream") && first.contains("event: all\ndata: {"), "{first}");
+    let change = until(&mut reader, "\n\n").await;
+    assert!(change.contains(r#""gone":{"#), "{change}");
+}
+
+#[tokio::test]
+async fn there_are_places_for_eight_readers_and_one_that_leaves_makes_room() {
+    let admin = Admin::start().await;
+    let mut readers = Vec::new();
+    for _ in 0..limits::LIVE_READERS_MAX {
+        let mut reader = follow(&admin, "/tap/live").await;
+        until(&mut reader, "text/event-stream").await;
+        readers.push(reader);
+    }
+    check(&admin.get("/signals/live").await, "503", "8 readers follow this proxy already");
+    readers.pop();
+    // The server hears of it with its next event.
+    let mut again = follow(&admin, "/tap/live").await;
+    let mut answer = until(&mut again, "\r\n\r\n").await;
+    while answer.starts_with("HTTP/1.1 503") {
+        again = follow(&admin, "/tap/live").await;
+        answer = until(&mut again, "\r\n\r\n").await;
+    }
+    assert!(answer.contains("text/event-stream"), "{answer}");
 }
 
 #[tokio::test]
@@ -125,7 +200,19 @@ async fn drain_needs_a_post_and_no_foreign_page_can_send_it() {
 async fn a_rebound_name_sees_only_what_is_open_to_all() {
     let admin = Admin::start().await;
     let host = "host: evil.example\r\n";
-    for path in ["/", "/routes", "/config", "/errors", "/certificate", "/log-level", "/nothing"] {
+    for path in [
+        "/",
+        "/signals",
+        "/signals/live",
+        "/tap",
+        "/tap/live",
+        "/routes",
+        "/config",
+        "/errors",
+        "/certificate",
+        "/log-level",
+        "/nothing",
+    ] {
         check(&admin.ask("GET", path, host, "").await, "403", "IP address or localhost");
     }
     for path in ["/live", "/metrics"] {
@@ -137,6 +224,8 @@ async fn a_rebound_name_sees_only_what_is_open_to_all() {
 async fn it_stops_although_a_client_holds_a_connection() {
     let admin = Admin::start().await;
     let idle = TcpStream::connect(admin.at).await.unwrap();
+    let mut reader = follow(&admin, "/signals/live").await;
+    until(&mut reader, "event: all").await;
     check(&admin.get("/live").await, "200", "");
     admin.signal.drain().await;
     admin.served.await.unwrap();

@@ -52,8 +52,18 @@ impl Budget {
     /// Takes one retry out, or says that the budget is spent.
     #[must_use]
     pub(crate) fn withdraw(&self, now: Instant) -> bool {
+        if self.left(now) < 1.0 {
+            return false;
+        }
         let bucket = self.bucket(now);
-        let current = bucket.get().0;
+        let (number, requests, retries) = bucket.get();
+        bucket.set((number, requests, retries.saturating_add(1)));
+        true
+    }
+
+    /// Retries that it has at `now`.
+    pub(crate) fn left(&self, now: Instant) -> f64 {
+        let current = self.bucket(now).get().0;
         let (mut requests, mut retries) = (0.0, 0.0);
         for bucket in &self.buckets {
             let (number, more_requests, more_retries) = bucket.get();
@@ -64,13 +74,7 @@ impl Budget {
         }
         // The fixed part is a rate, not a lump: its interval's worth at the start, the window's worth once that is over.
         let age = (self.age(now) + self.rate_interval).min(self.window);
-        let allowed = self.ratio * requests + self.rate * age.as_secs_f64();
-        if retries + 1.0 > allowed {
-            return false;
-        }
-        let (number, requests, retries) = bucket.get();
-        bucket.set((number, requests, retries.saturating_add(1)));
-        true
+        self.ratio * requests + self.rate * age.as_secs_f64() - retries
     }
 
     fn age(&self, now: Instant) -> Duration {

@@ -10,6 +10,7 @@ mod budget;
 pub(crate) mod endpoint;
 pub(crate) mod outcome;
 mod pool;
+pub(crate) mod view;
 mod zone;
 
 pub(crate) use backoff::backoff;

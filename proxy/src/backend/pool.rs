@@ -4,6 +4,7 @@ use super::{
     balance::{Balancer, Client, InFlight, Member, NoEndpoint},
     budget::Budget,
     endpoint::{Dialing, Table, Upstream},
+    view::{BackendView, EndpointView},
     zone::Zone,
 };
 use crate::{
@@ -190,6 +191,25 @@ impl Pool {
         }
         self.in_flight.set(self.in_flight.get() + 1);
         Some(Entered(self.in_flight.clone()))
+    }
+
+    /// It, as it is shown to people.
+    pub(crate) fn view(&self, now: Instant) -> BackendView {
+        let balancer = self.balancer.borrow();
+        let endpoints = balancer.views(now).map(|(upstream, seen)| {
+            let Endpoint { address, identity, zone, pod, .. } = &upstream.endpoint;
+            let identity = identity.as_ref().map(|id| id.as_str().to_owned()).unwrap_or_default();
+            EndpointView { address: *address, pod: pod.to_string(), identity, zone: zone.to_string(), seen }
+        });
+        BackendView {
+            name: self.id.to_string(),
+            balancer: balancer.algorithm(),
+            in_flight: self.in_flight.get(),
+            in_flight_max: self.places.get(),
+            // Tenths of a retry are nothing to see.
+            budget: (self.budget.borrow().left(now) * 10.0).round() / 10.0,
+            endpoints: endpoints.collect(),
+        }
     }
 
     /// The requests that have entered and not left.

@@ -8,7 +8,10 @@ use super::{
     ports::Ports, waiting::Waiting,
 };
 use crate::{
-    backend::endpoint::{Table, Upstream},
+    backend::{
+        Pool,
+        endpoint::{Table, Upstream},
+    },
     first::Habit,
     limits,
     resources::Resources,
@@ -103,6 +106,11 @@ impl Directory {
     /// This worker's connections to endpoints.
     pub(crate) fn connections(&self) -> &Rc<Table> {
         &self.plans.connections
+    }
+
+    /// The backends that plans or requests use now.
+    pub(crate) fn backends(&self) -> Vec<Rc<Pool>> {
+        self.plans.backends()
     }
 
     /// The counters of connections that are passed through.

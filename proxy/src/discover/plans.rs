@@ -67,6 +67,11 @@ impl Plans {
         ))
     }
 
+    /// The backends that plans or requests use now.
+    pub(super) fn backends(&self) -> Vec<Rc<Pool>> {
+        self.pools.borrow().values().filter_map(Weak::upgrade).collect()
+    }
+
     fn known_pool(&self, id: &BackendId) -> Option<Rc<Pool>> {
         self.pools.borrow().get(id).and_then(Weak::upgrade)
     }

@@ -312,6 +312,7 @@ pub(crate) async fn connect(resources: &Resources, pool: &Pool) -> Result<(ByteS
                 }
                 // One that has as many connections as it may is well.
                 if let Some(outcome) = outcome::of(error.reason()) {
+                    in_flight.failed_for(Instant::now(), error.reason().as_str());
                     in_flight.record(Instant::now(), started.elapsed(), outcome);
                     pool.doubt();
                 }

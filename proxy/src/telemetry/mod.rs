@@ -29,7 +29,7 @@ pub(crate) use reason::{Blame, Fault, Reason};
 pub(crate) use record::{Begun, Journal, Record};
 use routes::Found;
 pub(crate) use routes::{Direction, Proto, RouteKey, Routes, Tls};
-pub(crate) use stats::RouteStats;
+pub(crate) use stats::{RouteStats, STATUS_5XX};
 pub(crate) use tap::{Follow, Tapped};
 pub(crate) use template::OTHER;
 use template::{PathTemplates, TemplateId};

@@ -51,6 +51,20 @@ pub(super) enum Choice {
     Tiered(Box<Tiers>),
 }
 
+impl Choice {
+    /// The word for it.
+    pub(super) const fn as_str(&self) -> &'static str {
+        match self {
+            Self::PeakEwma => "peak_ewma",
+            Self::LeastRequest => "least_request",
+            Self::RoundRobin(_) => "round_robin",
+            Self::Source { .. } => "hash_source",
+            Self::Request(_) => "hash_request",
+            Self::Tiered(_) => "nearest",
+        }
+    }
+}
+
 /// What of the set is how far, where the nearest that is in rotation serves: on our node, in our zone, elsewhere.
 #[derive(Debug)]
 pub(super) struct Tiers {

@@ -84,7 +84,42 @@ impl Pool {
 #[derive(Clone, Copy, Debug)]
 enum State {
     Ready,
-    Ejected { at: Instant, until: Instant, impostor: bool },
+    Ejected { at: Instant, until: Instant, why: Why },
+}
+
+/// Why an endpoint left the rotation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// So many failures in a row.
+    Consecutive,
+    /// The share of successes over ten seconds.
+    Rate,
+    Unreachable,
+    WrongIdentity,
+}
+
+impl Why {
+    /// Why it stays away after a probe that came to this, for one that left because of `before`.
+    const fn of(outcome: Outcome, before: Self) -> Self {
+        match outcome {
+            Outcome::WrongIdentity => Self::WrongIdentity,
+            Outcome::Unreachable => Self::Unreachable,
+            Outcome::Failure | Outcome::Success => match before {
+                Self::Rate => Self::Rate,
+                _ => Self::Consecutive,
+            },
+        }
+    }
+
+    /// The word for it.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Consecutive => "consecutive_failures",
+            Self::Rate => "failure_rate",
+            Self::Unreachable => "unreachable",
+            Self::WrongIdentity => "wrong_identity",
+        }
+    }
 }
 
 /// One endpoint's health.
@@ -125,16 +160,24 @@ impl Health {
 
     /// News came of an endpoint: if it was an impostor, a probe may look again now.
     pub(super) fn doubt_impostor(&self) {
-        if let State::Ejected { at, impostor: true, .. } = self.state.get() {
-            self.state.set(State::Ejected { at, until: at, impostor: true });
+        if let State::Ejected { at, why: why @ Why::WrongIdentity, .. } = self.state.get() {
+            self.state.set(State::Ejected { at, until: at, why });
         }
     }
 
     /// When its next probe is due, if it is ejected and yet better than nothing.
     pub(super) fn due_at(&self) -> Option<Instant> {
         match self.state.get() {
-            State::Ejected { until, impostor: false, .. } => Some(until),
-            State::Ready | State::Ejected { .. } => None,
+            State::Ejected { why: Why::WrongIdentity, .. } | State::Ready => None,
+            State::Ejected { until, .. } => Some(until),
+        }
+    }
+
+    /// Whether it is in rotation; else why not, when its next probe is due, and whether that is under way.
+    pub(super) fn ejected(&self) -> Option<(Why, Instant, bool)> {
+        match self.state.get() {
+            State::Ready => None,
+            State::Ejected { until, why, .. } => Some((why, until, self.probing.get())),
         }
     }
 
@@ -156,7 +199,7 @@ impl Health {
 
     /// Takes in how a request went: whether the endpoint is back in the rotation by it.
     pub(super) fn record(&self, pool: &Pool, outcome: Outcome, started: Instant, now: Instant) -> bool {
-        if let State::Ejected { at, .. } = self.state.get() {
+        if let State::Ejected { at, why, .. } = self.state.get() {
             // What was sent before the ejection says nothing new.
             if started >= at {
                 match outcome {
@@ -164,7 +207,7 @@ impl Health {
                         self.restore(pool);
                         return true;
                     }
-                    failed if self.probing.get() => self.eject(pool, failed, now),
+                    failed if self.probing.get() => self.eject(pool, Why::of(failed, why), now),
                     _ => {}
                 }
             }
@@ -172,39 +215,40 @@ impl Health {
         }
         self.count(pool, outcome == Outcome::Success, now);
         let accrual = pool.accrual.get();
-        let failed = match outcome {
+        let why = match outcome {
             Outcome::Success => {
                 self.failures.set(0);
                 self.connect_failures.set(0);
                 return false;
             }
-            Outcome::WrongIdentity => true,
+            Outcome::WrongIdentity => Some(Why::WrongIdentity),
             Outcome::Unreachable => {
                 self.connect_failures.set(self.connect_failures.get() + 1);
-                self.connect_failures.get() >= CONNECT_FAILURES
+                (self.connect_failures.get() >= CONNECT_FAILURES).then_some(Why::Unreachable)
             }
             Outcome::Failure => {
                 self.failures.set(self.failures.get().saturating_add(1));
-                self.failures.get() >= accrual.consecutive || self.rate_is_bad(pool, now)
+                let in_a_row = self.failures.get() >= accrual.consecutive;
+                in_a_row.then_some(Why::Consecutive).or_else(|| self.rate_is_bad(pool, now).then_some(Why::Rate))
             }
         };
-        if failed && self.member.get() && pool.can_spare(outcome) {
+        if let Some(why) = why.filter(|_| self.member.get() && pool.can_spare(outcome)) {
             pool.ready.set(pool.ready.get() - 1);
-            self.eject(pool, outcome, now);
+            self.eject(pool, why, now);
         }
         false
     }
 
-    fn eject(&self, pool: &Pool, outcome: Outcome, now: Instant) {
+    fn eject(&self, pool: &Pool, why: Why, now: Instant) {
         let (ejections, accrual) = (self.ejections.get(), pool.accrual.get());
         self.ejections.set(ejections.saturating_add(1));
-        let most = match outcome {
-            Outcome::Unreachable => accrual.backoff_max.min(CONNECT_BACKOFF_MAX),
-            Outcome::WrongIdentity | Outcome::Failure | Outcome::Success => accrual.backoff_max,
+        let most = match why {
+            Why::Unreachable => accrual.backoff_max.min(CONNECT_BACKOFF_MAX),
+            Why::WrongIdentity | Why::Consecutive | Why::Rate => accrual.backoff_max,
         };
         let backoff = accrual.backoff_min.saturating_mul(1 << ejections.min(16)).min(most);
         let until = now + backoff.mul_f64(1.0 - pool.jitter.borrow_mut().f64() / 2.0);
-        self.state.set(State::Ejected { at: now, until, impostor: outcome == Outcome::WrongIdentity });
+        self.state.set(State::Ejected { at: now, until, why });
         if self.member.get() {
             pool.expect_probe(until);
         }

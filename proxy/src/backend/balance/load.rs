@@ -129,6 +129,11 @@ impl Load {
         }
     }
 
+    /// Whether anything was answered.
+    pub(super) fn is_known(&self) -> bool {
+        self.answers.get() > 0
+    }
+
     pub(super) fn in_flight(&self) -> u32 {
         self.in_flight.get()
     }

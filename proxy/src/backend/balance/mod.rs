@@ -28,6 +28,7 @@ mod turns;
 
 pub(crate) use choice::Client;
 
+use super::view::{EndpointSeen, EndpointState, LastFailure};
 use choice::Choice;
 use health::{Health, Pool};
 use http::HeaderMap;
@@ -108,6 +109,15 @@ struct Slot<P> {
 struct Stats {
     load: Load,
     health: Health,
+    told: Told,
+}
+
+/// What is counted for people.
+#[derive(Debug, Default)]
+struct Told {
+    requests: Cell<u64>,
+    failures: Cell<u64>,
+    last_failure: Cell<Option<(Instant, &'static str)>>,
 }
 
 impl<P: Clone> Balancer<P> {
@@ -139,9 +149,9 @@ impl<P: Clone> Balancer<P> {
             self.slots.drain(..).map(|slot| (slot.member.key, slot.stats)).collect();
         for mut member in members {
             member.weight = member.weight.max(1);
-            let stats = known
-                .remove(&member.key)
-                .unwrap_or_else(|| Rc::new(Stats { load: Load::new(self.pool.epoch), health: Health::new() }));
+            let stats = known.remove(&member.key).unwrap_or_else(|| {
+                Rc::new(Stats { load: Load::new(self.pool.epoch), health: Health::new(), told: Told::default() })
+            });
             stats.health.doubt_impostor();
             self.slots.push(Slot { member, stats });
         }
@@ -152,6 +162,38 @@ impl<P: Clone> Balancer<P> {
         self.local = self.slots.iter().filter(|slot| slot.member.tier == 0).count();
         self.choice.update(self.slots.split_at(self.local));
         self.pool.recount(self.slots.iter().map(|slot| &slot.stats.health));
+    }
+
+    /// How an endpoint is chosen, in a word.
+    pub(crate) const fn algorithm(&self) -> &'static str {
+        self.choice.as_str()
+    }
+
+    /// Each endpoint as it is shown to people: its payload, and what the payload does not know.
+    pub(crate) fn views(&self, now: Instant) -> impl Iterator<Item = (&P, EndpointSeen)> {
+        self.slots.iter().map(move |slot| {
+            let Stats { load, health, told } = &*slot.stats;
+            let ejected = health.ejected();
+            let state = match ejected {
+                None => EndpointState::Ready,
+                Some((.., true)) => EndpointState::Probing,
+                Some((.., false)) => EndpointState::Ejected,
+            };
+            let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+            let last_failure = told.last_failure.get();
+            let seen = EndpointSeen {
+                state,
+                why: ejected.map(|(why, ..)| why.as_str()),
+                for_ms: ejected.map(|(_, until, _)| millis(until.saturating_duration_since(now))),
+                in_flight: load.in_flight(),
+                latency_ms: load.is_known().then(|| (load.latency_s(now) * 1e6).round() / 1e3),
+                requests: told.requests.get(),
+                failures: told.failures.get(),
+                last_failure: last_failure
+                    .map(|(at, reason)| LastFailure { reason, ago_ms: millis(now.saturating_duration_since(at)) }),
+            };
+            (&slot.member.payload, seen)
+        })
     }
 
     /// The payload of an endpoint.
@@ -293,6 +335,7 @@ impl<P: Clone> Balancer<P> {
 
     fn picked(&self, slot: &Slot<P>, now: Instant, probe: bool) -> (P, InFlight) {
         slot.stats.load.begin(now);
+        slot.stats.told.requests.set(slot.stats.told.requests.get() + 1);
         let (stats, pool) = (Rc::clone(&slot.stats), Rc::clone(&self.pool));
         (slot.member.payload.clone(), InFlight { stats, pool, started: now, probe, recorded: Cell::new(false) })
     }
@@ -385,13 +428,21 @@ impl InFlight {
         self.probe
     }
 
+    /// It failed at `now`, for that reason: a word for people.
+    pub(crate) fn failed_for(&self, now: Instant, reason: &'static str) {
+        self.stats.told.last_failure.set(Some((now, reason)));
+    }
+
     /// Tells at `now` how it went, and after what latency (for HTTP: from the request on a ready connection to the
     /// response head, as the making of a connection says nothing about the requests after it). The first call counts; one that is dropped without any (the client went away) says nothing about the endpoint.
     pub(crate) fn record(&self, now: Instant, latency: Duration, outcome: Outcome) {
         if self.recorded.replace(true) {
             return;
         }
-        let Stats { load, health } = &*self.stats;
+        let Stats { load, health, told } = &*self.stats;
+        if outcome != Outcome::Success {
+            told.failures.set(told.failures.get() + 1);
+        }
         load.answered(now, (outcome != Outcome::Unreachable).then_some(latency), outcome == Outcome::Success);
         if health.record(&self.pool, outcome, self.started, now) {
             load.forget();

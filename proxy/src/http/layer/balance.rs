@@ -19,7 +19,7 @@ use crate::{
     limits,
     policy::{Permit, Permitted},
     resources::Resources,
-    telemetry::{Reason, Record},
+    telemetry::{self, Reason, Record},
 };
 use futures_util::future::Either;
 use http::{Request, Response};
@@ -185,6 +185,7 @@ impl Try {
             return Failed { endpoint: endpoint.filter(|_| full), ..failed };
         };
         let now = Instant::now();
+        in_flight.failed_for(now, failed.reason.as_str());
         in_flight.record(now, now.saturating_duration_since(began), outcome);
         if outcome != backend::Outcome::Failure {
             balance.pool.doubt();
@@ -211,6 +212,9 @@ impl Try {
             (_, true) => backend::Outcome::Failure,
             _ => backend::Outcome::Success,
         };
+        if outcome != backend::Outcome::Success {
+            in_flight.failed_for(now, told.map_or(telemetry::STATUS_5XX, Reason::as_str));
+        }
         in_flight.record(now, now.saturating_duration_since(sent.unwrap_or(began)), outcome);
         let endpoint = upstream.endpoint.address;
         let origin = Some(Origin { endpoint, mesh, fate, told, in_flight: Some(in_flight), lease, permit });

@@ -1,0 +1,158 @@
+//! A backend as it is shown to people (docs/admin-api.md): made on a worker when somebody asks, and added up over the workers.
+
+use serde::Serialize;
+use std::{collections::BTreeMap, net::SocketAddr};
+
+/// A backend, of one worker or of all.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct BackendView {
+    pub name: String,
+    /// How an endpoint is chosen.
+    pub balancer: &'static str,
+    /// Requests under way, and how many there may be.
+    pub in_flight: u32,
+    pub in_flight_max: u32,
+    /// Retries that the budget has left now.
+    pub budget: f64,
+    pub endpoints: Vec<EndpointView>,
+}
+
+/// One endpoint of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct EndpointView {
+    pub address: SocketAddr,
+    /// Namespace and name of its pod, as far as they are known.
+    pub pod: String,
+    /// Its SPIFFE ID; empty outside the mesh.
+    pub identity: String,
+    pub zone: String,
+    #[serde(flatten)]
+    pub seen: EndpointSeen,
+}
+
+/// What the balancer knows of an endpoint.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct EndpointSeen {
+    pub state: EndpointState,
+    /// Why it is not in rotation.
+    pub why: Option<&'static str>,
+    /// Until it is probed, in milliseconds.
+    pub for_ms: Option<u64>,
+    pub in_flight: u32,
+    /// What the balancer takes for its latency; none before its first answer.
+    pub latency_ms: Option<f64>,
+    /// Tries, and those that failed, since it is known.
+    pub requests: u64,
+    pub failures: u64,
+    pub last_failure: Option<LastFailure>,
+}
+
+/// Whether an endpoint is in rotation; in the order of what counts where workers differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum EndpointState {
+    Ready,
+    Probing,
+    Ejected,
+}
+
+/// The last try that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) struct LastFailure {
+    pub reason: &'static str,
+    /// How long ago, in milliseconds.
+    pub ago_ms: u64,
+}
+
+/// What several workers say of their backends, as one.
+pub(crate) fn merge(workers: impl IntoIterator<Item = Vec<BackendView>>) -> Vec<BackendView> {
+    let mut all: BTreeMap<String, BackendView> = BTreeMap::new();
+    for backend in workers.into_iter().flatten() {
+        match all.get_mut(&backend.name) {
+            Some(known) => known.add(backend),
+            None => {
+                all.insert(backend.name.clone(), backend);
+            }
+        }
+    }
+    all.into_values().collect()
+}
+
+impl BackendView {
+    fn add(&mut self, other: Self) {
+        self.in_flight += other.in_flight;
+        self.in_flight_max = self.in_flight_max.saturating_add(other.in_flight_max);
+        self.budget += other.budget;
+        for endpoint in other.endpoints {
+            match self.endpoints.iter_mut().find(|known| known.address == endpoint.address) {
+                Some(known) => known.seen.add(endpoint.seen),
+                None => self.endpoints.push(endpoint),
+            }
+        }
+    }
+}
+
+impl EndpointSeen {
+    fn add(&mut self, other: Self) {
+        if other.state > self.state {
+            (self.state, self.why, self.for_ms) = (other.state, other.why, other.for_ms);
+        }
+        self.in_flight += other.in_flight;
+        self.requests += other.requests;
+        self.failures += other.failures;
+        self.latency_ms = match (self.latency_ms, other.latency_ms) {
+            (Some(one), Some(another)) => Some(one.max(another)),
+            (one, another) => one.or(another),
+        };
+        self.last_failure = match (self.last_failure, other.last_failure) {
+            (Some(one), Some(another)) if one.ago_ms <= another.ago_ms => Some(one),
+            (one, None) => one,
+            (_, another) => another,
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(state: EndpointState, requests: u64, ago_ms: Option<u64>) -> EndpointView {
+        EndpointView {
+            address: ([10, 0, 0, 1], 80).into(),
+            pod: String::new(),
+            identity: String::new(),
+            zone: String::new(),
+            seen: EndpointSeen {
+                state,
+                why: (state == EndpointState::Ejected).then_some("unreachable"),
+                for_ms: None,
+                in_flight: 1,
+                latency_ms: Some(requests as f64),
+                requests,
+                failures: 1,
+                last_failure: ago_ms.map(|ago_ms| LastFailure { reason: "timeout", ago_ms }),
+            },
+        }
+    }
+
+    #[test]
+    fn what_workers_say_of_one_backend_is_added_up_and_the_worst_state_is_shown() {
+        let backend = |endpoint| BackendView {
+            name: "shop/api:80".to_owned(),
+            balancer: "peak_ewma",
+            in_flight: 2,
+            in_flight_max: 10,
+            budget: 1.5,
+            endpoints: vec![endpoint],
+        };
+        let one = backend(endpoint(EndpointState::Ready, 3, Some(500)));
+        let other = backend(endpoint(EndpointState::Ejected, 5, Some(20)));
+        let [merged] = &merge([vec![one], vec![other]])[..] else { panic!("one backend") };
+        assert_eq!((merged.in_flight, merged.in_flight_max, merged.budget), (4, 20, 3.0));
+        let [endpoint] = &merged.endpoints[..] else { panic!("one endpoint") };
+        let endpoint = &endpoint.seen;
+        assert_eq!((endpoint.state, endpoint.why), (EndpointState::Ejected, Some("unreachable")));
+        assert_eq!((endpoint.requests, endpoint.failures, endpoint.in_flight), (8, 2, 2));
+        assert_eq!((endpoint.latency_ms, endpoint.last_failure.unwrap().ago_ms), (Some(5.0), 20));
+    }
+}
