@@ -11,7 +11,7 @@ use std::{
 };
 
 /// Words before the head's.
-const FIXED: usize = 14;
+pub(super) const FIXED: usize = 14;
 const _: () = assert!(FIXED + BYTES / 8 <= WORDS, "a record must find room in a slot");
 /// What stands for "none" in a byte.
 const NONE: u8 = u8::MAX;
@@ -99,16 +99,15 @@ pub(super) struct Fixed {
 }
 
 impl Fixed {
-    /// The words of the record with this head, and how many of them there are.
-    pub(super) fn words(&self, head: &[u8]) -> ([u64; WORDS], usize) {
-        let mut words = [0; WORDS];
+    /// The words of the record before its head, which has so many bytes.
+    pub(super) fn words(&self, head: usize) -> [u64; FIXED] {
         let (address, port, family) = match self.endpoint {
             None => (0, 0, 0),
             Some(SocketAddr::V4(v4)) => (v4.ip().to_ipv6_mapped().to_bits(), v4.port(), 4),
             Some(SocketAddr::V6(v6)) => (v6.ip().to_bits(), v6.port(), 6),
         };
         let (reason, fault) = self.why.map_or((NONE, NONE), |(reason, fault)| (reason.index() as u8, fault.index()));
-        words[..FIXED].copy_from_slice(&[
+        [
             nanos(self.ended),
             nanos(self.latency),
             nanos(self.times.before),
@@ -130,20 +129,14 @@ impl Fixed {
             u64::from(self.status.unwrap_or(0)) | u64::from(self.series) << 32,
             (address >> 64) as u64,
             address as u64,
-            head.len() as u64,
+            head as u64,
             u64::from(self.refused),
-        ]);
-        for (word, bytes) in words[FIXED..].iter_mut().zip(head.chunks(8)) {
-            let mut eight = [0; 8];
-            eight[..bytes.len()].copy_from_slice(bytes);
-            *word = u64::from_le_bytes(eight);
-        }
-        (words, FIXED + head.len().div_ceil(8))
+        ]
     }
 }
 
 impl Entry {
-    /// What [`Fixed::words`] made.
+    /// What [`Fixed::words`] made, with a head behind it.
     pub(super) fn of(words: &[u64; WORDS]) -> Self {
         let [reason, fault, outcome, tries, grpc, family, low, high] = words[8].to_le_bytes();
         let address = Ipv6Addr::from_bits(u128::from(words[10]) << 64 | u128::from(words[11]));
@@ -182,11 +175,15 @@ fn nanos(duration: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::ring::Ring, *};
 
     fn there_and_back(fixed: &Fixed, head: &[u8]) -> Entry {
-        let (words, used) = fixed.words(head);
-        assert!(words[used..].iter().all(|word| *word == 0));
+        let (ring, writer) = Ring::new(1);
+        let mut words = [0; WORDS];
+        let padded: Vec<[u8; 8]> =
+            head.chunks(8).map(|part| std::array::from_fn(|at| part.get(at).copied().unwrap_or(0xff))).collect();
+        writer.push(&fixed.words(head.len()), &padded);
+        assert!(ring.read(0, &mut words));
         Entry::of(&words)
     }
 

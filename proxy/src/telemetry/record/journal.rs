@@ -6,7 +6,7 @@
 
 use super::{
     Begun, Record,
-    entry::{Entry, Fixed, Outcome},
+    entry::{Entry, FIXED, Fixed, Outcome},
     ring::{Ring, WORDS, Writer},
 };
 use crate::{
@@ -138,15 +138,14 @@ impl Journal {
     /// Keeps a record that ended.
     pub(super) fn write(&self, record: &Record, fixed: &Fixed) {
         let failed = matches!(fixed.outcome, Outcome::Failure | Outcome::ServerError);
-        let (words, used) = fixed.words(record.head.as_bytes());
-        let words = &words[..used];
+        let (words, head) = (&fixed.words(record.head.len()), record.head.eights());
         if !record.refused {
-            self.recent.push(words);
+            self.recent.push(words, head);
         }
         if failed {
-            self.failed.push(fixed.ended, words);
+            self.failed.push(fixed.ended, words, head);
         } else if record.stats.is_slow(fixed.latency) {
-            self.slow.push(fixed.ended, words);
+            self.slow.push(fixed.ended, words, head);
         }
     }
 }
@@ -156,13 +155,13 @@ impl Kept {
         Self { writer, most, second: Cell::new(0), written: Cell::new(0) }
     }
 
-    fn push(&self, ended: Duration, words: &[u64]) {
+    fn push(&self, ended: Duration, words: &[u64; FIXED], head: &[[u8; 8]]) {
         if self.second.replace(ended.as_secs()) != ended.as_secs() {
             self.written.set(0);
         }
         if self.written.get() < self.most {
             self.written.set(self.written.get() + 1);
-            self.writer.push(words);
+            self.writer.push(words, head);
         }
     }
 }

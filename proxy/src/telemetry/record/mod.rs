@@ -173,25 +173,24 @@ impl Record {
         let Some(picked) = self.picked.get() else {
             return Times { before: now.saturating_duration_since(self.started), ..Times::default() };
         };
-        let sent = self.sent.get().unwrap_or(picked);
+        let (sent, connect) = match self.sent.get() {
+            Some(sent) => (sent, sent.saturating_duration_since(picked)),
+            None => (picked, Duration::ZERO),
+        };
         let still = self.waits.get().map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         let answered = now.saturating_duration_since(sent);
         let after = (self.waited.get() + still).min(answered);
-        Times {
-            before: picked.saturating_duration_since(self.started),
-            connect: sent.saturating_duration_since(picked),
-            server: answered - after,
-            after,
-        }
+        Times { before: picked.saturating_duration_since(self.started), connect, server: answered - after, after }
     }
 
     fn fixed(&self, (now, since): (Instant, Duration), outcome: Outcome, why: Option<Blame>) -> Fixed {
+        let times = self.times(now);
         Fixed {
             series: self.stats.id(),
             refused: self.refused,
             ended: since,
-            latency: now.saturating_duration_since(self.started),
-            times: self.times(now),
+            latency: times.before + times.connect + times.server + times.after,
+            times,
             bytes_in: self.bytes_in.get(),
             bytes_out: self.bytes_out.get(),
             status: Some(self.status.get()).filter(|status| *status > 0),

@@ -92,8 +92,9 @@ impl Ring {
 }
 
 impl Writer {
-    /// Writes the next record: `words` of it, at most [`WORDS`]; those beyond are what they were.
-    pub(super) fn push(&self, words: &[u64]) {
+    /// Writes the next record: words, and bytes behind them, eight to a word. What finds no room in [`WORDS`] is left out; words beyond are what
+    /// they were.
+    pub(super) fn push<const N: usize>(&self, words: &[u64; N], bytes: &[[u8; 8]]) {
         let ring = &*self.ring;
         let number = ring.written.load(Relaxed);
         let Some((chunk, at)) = ring.place(number) else { return };
@@ -101,8 +102,12 @@ impl Writer {
         let slot = &ring.chunks[chunk].get_or_init(new)[at];
         slot.number.store(2 * number + 1, Relaxed);
         fence(Release);
-        for (to, from) in slot.words.iter().zip(words) {
+        let (first, rest) = slot.words.split_at(N.min(WORDS));
+        for (to, from) in first.iter().zip(words) {
             to.store(*from, Relaxed);
+        }
+        for (to, from) in rest.iter().zip(bytes) {
+            to.store(u64::from_le_bytes(*from), Relaxed);
         }
         slot.number.store(2 * number + 2, Release);
         ring.written.store(number + 1, Release);
@@ -129,7 +134,7 @@ mod tests {
         let (ring, writer) = Ring::new(2);
         assert_eq!((ring.capacity(), ring.bytes(), read(&ring, 0)), (64, 0, None));
         for number in 0..100 {
-            writer.push(&[number * 3]);
+            writer.push(&[number * 3], &[]);
         }
         assert_eq!(ring.written(), 100);
         for number in 0..120 {
@@ -141,14 +146,14 @@ mod tests {
     #[test]
     fn memory_comes_with_the_first_records() {
         let (ring, writer) = Ring::new(8);
-        writer.push(&[1]);
+        writer.push(&[1], &[]);
         assert_eq!(ring.bytes(), CHUNK * (WORDS + 1) * 8);
     }
 
     #[test]
     fn a_ring_without_room_keeps_nothing() {
         let (ring, writer) = Ring::new(0);
-        writer.push(&[1]);
+        writer.push(&[1], &[]);
         assert_eq!(read(&ring, 0), None);
     }
 
@@ -171,7 +176,7 @@ mod tests {
             whole
         });
         for number in 0..rounds {
-            writer.push(&[number; WORDS]);
+            writer.push(&[number; WORDS / 2], &[number.to_le_bytes(); WORDS / 2]);
         }
         let whole = read.join().unwrap();
         println!("{whole} records read whole while {rounds} were written");
