@@ -69,6 +69,24 @@ impl Admin {
         Ok(target::find(&cluster, namespace, self.target.as_ref()).await?)
     }
 
+    /// How it is to be printed.
+    pub(crate) fn output(&self) -> Output {
+        self.output
+    }
+
+    /// A page of every pod that is meant, or of the one address, with its name; or why it could not be had.
+    pub(crate) async fn pages<T: for<'de> Deserialize<'de>>(
+        &self,
+        path: &str,
+    ) -> anyhow::Result<Vec<(String, Result<T, String>)>> {
+        if let Some(Target::Address(address)) = self.target {
+            return Ok(vec![(address.to_string(), Ok(admin::page(address, path).await?))]);
+        }
+        let all = self.ask::<T>(path).await?;
+        let told = |Answered { pod, answer }: Answered<T>| (pod, answer.map_err(|error| crate::chain(&error)));
+        Ok(all.into_iter().map(told).collect())
+    }
+
     /// Asks every pod that is meant for a page.
     async fn ask<T: for<'de> Deserialize<'de>>(&self, path: &str) -> anyhow::Result<Vec<Answered<T>>> {
         let asked = self.find().await?.into_iter().map(|Found { name: pod, admin }| async {
@@ -273,7 +291,8 @@ fn certificate_rows(all: &[Answered<Option<Certificate>>], now: u64) -> Vec<Line
     table.lines(usize::MAX)
 }
 
-fn pretty(value: &impl Serialize, good: bool) -> Outcome {
+/// JSON for people.
+pub(crate) fn pretty(value: &impl Serialize, good: bool) -> Outcome {
     Ok((serde_json::to_string_pretty(value)? + "\n", good))
 }
 

@@ -11,6 +11,7 @@ mod components;
 mod demo;
 mod inject;
 mod inspect;
+mod look;
 mod install;
 mod signals;
 mod sys;
@@ -49,6 +50,18 @@ enum Command {
     Identity(inspect::Admin),
     /// Show what pods carry: one row per route with success, latency and retries
     Routes(inspect::Admin),
+    /// Show what pods do now, by route and added up: what got worse first
+    Stat(look::StatArgs),
+    /// The same anew every second
+    Top(look::StatArgs),
+    /// Show the endpoints that pods send to: load, latency, which are out of rotation and why
+    Endpoints(inspect::Admin),
+    /// Show who calls whom, and how that is protected
+    Edges(inspect::Admin),
+    /// Show requests that ended, by a filter, whether anybody was looking or not
+    Tap(look::TapArgs),
+    /// Say what is odd in pods' proxies, in words
+    Diagnose(inspect::Admin),
     /// Print a completion script: `remora completions bash > /etc/bash_completion.d/remora`
     Completions {
         /// For which shell
@@ -85,6 +98,12 @@ fn main() -> ExitCode {
         Command::Completions { shell } => completions(shell),
         Command::Identity(args) => inspect::identity(&args, look),
         Command::Routes(args) => inspect::routes(&args, look),
+        Command::Stat(args) => look::stat(&args, look),
+        Command::Top(args) => look::stat(&args.watching(), look),
+        Command::Endpoints(args) => look::endpoints(&args, look),
+        Command::Edges(args) => look::edges(&args, look),
+        Command::Tap(args) => look::tap(&args, look),
+        Command::Diagnose(args) => look::diagnose(&args, look),
         Command::Check(args) => check::main(&args, look),
         Command::Run(run) => components::become_component(run),
         Command::DemoApp(args) => demo::app::main(args),

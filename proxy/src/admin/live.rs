@@ -174,7 +174,7 @@ type Rows = [HashMap<String, Value>; LISTS.len()];
 impl Reader {
     async fn next(&mut self) -> Event {
         self.steps.tick().await;
-        let now = super::signals_json(&self.state).await;
+        let now = super::signals_json(&self.state, false).await;
         match &mut self.seen {
             None => {
                 self.seen = Some(rows(&now));

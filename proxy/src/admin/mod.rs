@@ -104,7 +104,7 @@ fn router(state: AdminState, stop: drain::Watch) -> Router {
     });
     let own = Router::new()
         .route("/", get(page))
-        .route("/signals", get(|State(state): State<AdminState>| async move { Json(signals_json(&state).await) }))
+        .route("/signals", get(signals))
         .route("/signals/live", get(live::signals))
         .route("/signals/heatmap", get(heatmap))
         .route("/tap", get(tap))
@@ -127,10 +127,21 @@ async fn page() -> impl IntoResponse {
     ([(header::CONTENT_SECURITY_POLICY, PAGE_POLICY)], Html(PAGE))
 }
 
+#[derive(Debug, Deserialize)]
+struct Detail {
+    /// With the latencies of each window, for who adds up those of several proxies.
+    #[serde(default)]
+    histograms: bool,
+}
+
+async fn signals(State(state): State<AdminState>, Query(Detail { histograms }): Query<Detail>) -> impl IntoResponse {
+    Json(signals_json(&state, histograms).await)
+}
+
 /// Everything that `/signals` shows.
-async fn signals_json(state: &AdminState) -> Map<String, Value> {
+async fn signals_json(state: &AdminState, histograms: bool) -> Map<String, Value> {
     let (backends, silent) = state.inspect.backends().await;
-    let mut shown = state.routes.signals();
+    let mut shown = state.routes.signals(histograms);
     shown.insert("backends".to_owned(), json!(backends));
     shown.insert("discovery".to_owned(), (state.discovery)());
     let mut saturation = state.saturation.json();

@@ -154,6 +154,8 @@ pub(crate) struct Window {
     pub failed: u64,
     /// The median, the 95th and the 99th percentile; none if nothing ended.
     pub quantiles: Option<[Duration; 3]>,
+    /// Its latencies: the middle of each bucket that is not empty, in nanoseconds, and how many it has.
+    pub latencies: Vec<(u64, u64)>,
 }
 
 /// See the module.
@@ -207,6 +209,7 @@ impl History {
             ended: tally.ended(),
             failed: tally.failed,
             quantiles: tally.quantiles([0.5, 0.95, 0.99]),
+            latencies: tally.latencies(),
         })
     }
 
@@ -321,6 +324,12 @@ impl Tally {
 
     fn ended(&self) -> u64 {
         self.ended
+    }
+
+    fn latencies(&self) -> Vec<(u64, u64)> {
+        let filled = self.buckets.iter().enumerate().filter(|(_, count)| **count > 0);
+        // There are fewer than 2^16 buckets.
+        filled.map(|(index, count)| (middle(index as u16), *count)).collect()
     }
 
     /// The latencies that these shares, in ascending order, do not exceed.

@@ -128,12 +128,15 @@ impl Track {
         lock(&self.past).history.window(clock, span, self.born)
     }
 
-    /// Adds every window under its name.
-    pub(super) fn windows(&self, clock: &Clock, row: &mut Map<String, Value>) {
+    /// Adds every window under its name, with its latencies where those are asked for.
+    pub(super) fn windows(&self, clock: &Clock, histograms: bool, row: &mut Map<String, Value>) {
         let past = lock(&self.past);
         for span in Span::ALL {
             let window = past.history.window(clock, span, self.born);
-            row.insert(span.as_str().to_owned(), window.as_ref().map_or(Value::Null, window_json));
+            row.insert(
+                span.as_str().to_owned(),
+                window.as_ref().map_or(Value::Null, |window| window_json(window, histograms)),
+            );
         }
     }
 
@@ -178,19 +181,23 @@ impl Spent {
     }
 }
 
-fn window_json(window: &Window) -> Value {
+fn window_json(window: &Window, histograms: bool) -> Value {
     let share = if window.ended == 0 { 0.0 } else { window.failed as f64 / window.ended as f64 };
     let [p50, p95, p99] = match window.quantiles {
         Some(quantiles) => quantiles.map(|quantile| json!(ms(quantile.as_secs_f64() * 1e3))),
         None => [Value::Null, Value::Null, Value::Null],
     };
-    json!({
+    let mut shown = json!({
         "rps": ms(window.ended as f64 / window.seconds),
         "requests": window.ended,
         "failed": window.failed,
         "errors": (share * 1e6).round() / 1e6,
         "p50_ms": p50, "p95_ms": p95, "p99_ms": p99,
-    })
+    });
+    if histograms {
+        shown["latencies_ns"] = json!(window.latencies);
+    }
+    shown
 }
 
 /// To three decimals.

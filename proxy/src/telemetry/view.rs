@@ -57,7 +57,8 @@ impl Routes {
     }
 
     /// What happens now, as `/signals` shows it: routes, who calls them, and peers.
-    pub(crate) fn signals(&self) -> Map<String, Value> {
+    /// With the latencies of each window where those are asked for.
+    pub(crate) fn signals(&self, histograms: bool) -> Map<String, Value> {
         let now = Instant::now();
         let series: Vec<(Arc<RouteStats>, Reading)> =
             self.series().into_iter().map(|stats| (stats.clone(), stats.read(now))).collect();
@@ -72,10 +73,13 @@ impl Routes {
         shown.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
         shown.insert("at_ms".to_owned(), json!(self.wall_ms(now.saturating_duration_since(self.started()))));
         shown.insert("uptime_s".to_owned(), json!(self.uptime_s(now)));
-        let routes = routes.iter().filter_map(|track| Some(self.track_json(track, sums.get(&track.id)?)));
+        let routes = routes.iter().filter_map(|track| Some(self.track_json(track, sums.get(&track.id)?, histograms)));
         shown.insert("routes".to_owned(), routes.collect());
         shown.insert("edges".to_owned(), series.iter().map(|(stats, reading)| edge_json(stats, reading)).collect());
-        shown.insert("peers".to_owned(), peers.iter().map(|track| self.track_json(track, &Sum::default())).collect());
+        shown.insert(
+            "peers".to_owned(),
+            peers.iter().map(|track| self.track_json(track, &Sum::default(), histograms)).collect(),
+        );
         shown
     }
 
@@ -90,7 +94,7 @@ impl Routes {
         rounded(now.saturating_duration_since(self.started()).as_secs_f64())
     }
 
-    fn track_json(&self, track: &Track, sum: &Sum) -> Value {
+    fn track_json(&self, track: &Track, sum: &Sum, histograms: bool) -> Value {
         let mut row = Map::from_iter([("id".to_owned(), json!(track.id))]);
         match &track.of {
             Of::Route { direction, parent, route } => {
@@ -106,7 +110,7 @@ impl Routes {
                 row.insert("tls".to_owned(), json!(tls));
             }
         }
-        track.windows(&self.clock(), &mut row);
+        track.windows(&self.clock(), histograms, &mut row);
         Value::Object(row)
     }
 
@@ -272,7 +276,14 @@ mod tests {
             stats.failure(Blame::from(Reason::Timeout), Duration::from_millis(5));
         }
         routes.tick(routes.started() + Duration::from_secs(1));
-        let shown = routes.signals();
+        assert!(routes.signals(false)["routes"][0]["s10"].get("latencies_ns").is_none());
+        let shown = routes.signals(true);
+        let latencies = shown["routes"][0]["s10"]["latencies_ns"].as_array().unwrap();
+        assert!(
+            latencies.len() == 1
+                && latencies[0][1] == 3
+                && latencies[0][0].as_u64().unwrap().abs_diff(5_000_000) < 100_000
+        );
         let (all, edges, peers) = (&shown["routes"], &shown["edges"], &shown["peers"]);
         assert_eq!((all[0]["requests"].as_u64(), all[0]["failures"]["timeout"].as_u64()), (Some(3), Some(3)));
         assert_eq!((all[0]["s10"]["requests"].as_u64(), all[0]["s10"]["errors"].as_f64()), (Some(3), Some(1.0)));
