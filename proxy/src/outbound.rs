@@ -137,6 +137,7 @@ async fn bytes(world: &Rc<World>, mut client: Prefixed<TcpStream>, (pool, opened
     let (peer, tls) = pool.peers();
     let mut begun = plan.counters.bytes(&peer, tls, started);
     let record = begun.record().clone();
+    record.connected(started, Instant::now());
     let _open = record.open();
     match forward::bytes(policy::outbound(To::Target(&plan.outbound.target)), &mut client, &mut upstream, &record).await
     {

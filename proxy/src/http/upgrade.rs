@@ -350,7 +350,8 @@ pub(crate) async fn tunnel<B: 'static>(
     let pool = plan.bytes(&mut resources.rng.borrow_mut());
     let (peer, tls) = pool.as_ref().map_or_else(|_| ("".into(), Tls::Plain), |pool| pool.peers());
     // It is recorded also if its client does not wait until its end is in sight.
-    let mut begun = Exchange::of(plan.counters.bytes(&peer, tls, Instant::now()), false);
+    let started = Instant::now();
+    let mut begun = Exchange::of(plan.counters.bytes(&peer, tls, started), false);
     let record = begun.record().clone();
     let connected = async { connect(&resources, &*pool?).await };
     let (mut upstream, in_flight, permit) = match connected.await {
@@ -363,6 +364,7 @@ pub(crate) async fn tunnel<B: 'static>(
     let (pod, client) = (resources.pod.clone(), End::of_client(&mut request));
     resources.tasks.spawn(async move {
         let Ok(client) = client.left().await else { return upstream.abort() };
+        record.connected(started, Instant::now());
         let _open = record.open();
         let mut client = Prefixed::charged(client, pod);
         match revoke::bytes(permit, &mut client, &mut upstream, &record, pending()).await {
@@ -392,7 +394,8 @@ fn by_name(resources: Rc<Resources>, plan: Rc<Plan>, client: End) -> Response<Re
             Err(FirstError::Upstream(reason)) => (Err(reason), None),
         };
         let (peer, tls) = pool.as_ref().map_or_else(|_| ("".into(), Tls::Plain), |pool| pool.peers());
-        let mut begun = Exchange::of(plan.counters.bytes(&peer, tls, Instant::now()), false);
+        let started = Instant::now();
+        let mut begun = Exchange::of(plan.counters.bytes(&peer, tls, started), false);
         let record = begun.record().clone();
         let connected = async {
             let pool = pool?;
@@ -410,6 +413,7 @@ fn by_name(resources: Rc<Resources>, plan: Rc<Plan>, client: End) -> Response<Re
                 return begun.fail(reason);
             }
         };
+        record.connected(started, Instant::now());
         let _open = record.open();
         match revoke::bytes(permit, &mut client, &mut upstream, &record, pending()).await {
             Ok(()) => begun.ended(None),

@@ -111,6 +111,13 @@ impl Record {
         self.sent.set(None);
     }
 
+    /// It was connected between these two times, to an endpoint that is not told: a byte connection, whose record begins when it is
+    /// connected.
+    pub(crate) fn connected(&self, began: Instant, now: Instant) {
+        self.picked.set(Some(began));
+        self.sent.set(Some(now));
+    }
+
     /// The try was sent at that time, when the connection that it had to wait for was there.
     pub(crate) fn sent(&self, at: Instant) {
         self.sent.set(Some(at));

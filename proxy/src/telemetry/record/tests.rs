@@ -85,6 +85,17 @@ fn a_request_that_never_had_an_endpoint_spent_its_time_here() {
 }
 
 #[test]
+fn a_byte_connection_tells_how_long_it_took_to_be_connected() {
+    let (world, start) = (World::new(), Instant::now());
+    let mut begun = world.counters.bytes(&"".into(), Tls::Mtls, start);
+    begun.record().connected(start, start + 3 * MS);
+    begun.success(start + 10 * MS);
+    let entry = &world.kept(Which::Recent)[0];
+    assert_eq!(entry.times, Times { connect: 3 * MS, server: 7 * MS, ..Times::default() });
+    assert_eq!((entry.head.method.as_str(), entry.status), ("", None));
+}
+
+#[test]
 fn a_record_is_used_again_unless_somebody_still_holds_it() {
     let (world, start) = (World::new(), Instant::now());
     let first = world.begin("/a", start);
