@@ -10,7 +10,7 @@ use crate::{
     pulse::{self, Pulse},
     supervise::{self, Alarm},
     sys,
-    telemetry::Routes,
+    telemetry::{self, Routes},
     worker::{self, Listeners, Parts},
 };
 use anyhow::Context;
@@ -95,6 +95,7 @@ fn start() -> ExitCode {
 /// What kept it from starting, and at once what ended that never should: see [`supervise`].
 fn run(mut config: Config, logs: log::Handle) -> anyhow::Result<usize> {
     let metrics = install_metrics().map_err(anyhow::Error::msg)?;
+    telemetry::describe();
     let room = accept::Room::new(sys::raise_limit().context("cannot read the limit of open files")?);
     let control = tokio::runtime::Builder::new_current_thread().enable_all().build().context("control runtime")?;
     let open = control.block_on(open_all(&mut config))?;

@@ -96,10 +96,11 @@ async fn sample(routes: Arc<Routes>, saturation: Saturation) -> std::convert::In
 }
 
 fn router(state: AdminState, stop: drain::Watch) -> Router {
-    let routes = state.routes.clone();
+    let (routes, saturation) = (state.routes.clone(), state.saturation.clone());
     let common = state.common.clone().with_extra_metrics(move || {
         let mut text = String::new();
         routes.prometheus(&mut text);
+        saturation.prometheus(&mut text);
         text
     });
     let own = Router::new()

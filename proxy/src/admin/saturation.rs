@@ -6,6 +6,7 @@
 use serde_json::{Map, Value, json};
 use std::{
     collections::VecDeque,
+    fmt::Write as _,
     fs,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -48,6 +49,29 @@ impl Saturation {
             samples.pop_front();
         }
         samples.push_back(sample);
+    }
+
+    /// The same in Prometheus' text format, under the names that client libraries use.
+    pub(super) fn prometheus(&self, out: &mut String) {
+        let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
+        let cpu = samples.back().map(|sample| sample.all.to_string());
+        let memory = memory().map(|bytes| bytes.to_string());
+        let families = [
+            ("process_cpu_seconds_total", "counter", "Processor time of the process, in seconds.", cpu),
+            ("process_resident_memory_bytes", "gauge", "Memory of the process that is resident.", memory),
+            (
+                "remora_memory_limit_bytes",
+                "gauge",
+                "Memory that the process may have.",
+                Some(self.memory_limit.to_string()),
+            ),
+        ];
+        for (name, kind, help, value) in families {
+            if let Some(value) = value {
+                // Writing to a string cannot fail.
+                let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n");
+            }
+        }
     }
 
     /// As `/signals` shows it: shares of one processor.
@@ -135,6 +159,11 @@ mod tests {
     fn this_process_uses_some_of_the_machine() {
         let saturation = Saturation::of(1000);
         saturation.tick(Instant::now());
+        let mut text = String::new();
+        saturation.prometheus(&mut text);
+        for line in ["# TYPE process_cpu_seconds_total counter", "remora_memory_limit_bytes 1000"] {
+            assert!(text.lines().any(|it| it == line), "no {line} in {text}");
+        }
         let shown = saturation.json();
         assert!(
             shown["memory_bytes"].as_u64().unwrap() > 1_000_000 && shown["memory_limit_bytes"] == 1000,

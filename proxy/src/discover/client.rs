@@ -27,6 +27,10 @@ pub(crate) struct Client {
     pub set_log: SetLog,
 }
 
+fn connected(is: bool) {
+    metrics::gauge!("remora_discovery_connected").set(if is { 1.0 } else { 0.0 });
+}
+
 /// How often the stream could not be kept, in a row.
 #[derive(Debug, Default)]
 struct Failures(u32);
@@ -73,6 +77,7 @@ pub(crate) async fn run(client: Client, connect: impl Fn() -> Channel) {
         };
         if *link.borrow() == Link::Open {
             link.send_replace(Link::Lost);
+            connected(false);
         }
         failures.count(&lost);
         // A discovery that has no room for us says when it will have: each proxy is told another time.
@@ -170,6 +175,7 @@ impl Session<'_> {
             }
         };
         self.link.send_replace(Link::Open);
+        connected(true);
         let since = Some(Instant::now());
         let mut looks = interval(limits::DOUBT_MIN);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -5,7 +5,6 @@
 //! scrapers. No key is made of unchecked request data: a path becomes a name only by [`PathTemplates`]. History is kept for fifteen
 //! minutes; a scraper keeps more.
 
-#[cfg(test)]
 mod catalog;
 mod counters;
 mod filter;
@@ -13,6 +12,8 @@ mod filter;
 pub(crate) mod fuzzing;
 pub(crate) mod histogram;
 mod history;
+#[cfg(test)]
+mod metrics_page;
 pub(crate) mod prometheus;
 pub(crate) mod reason;
 mod record;
@@ -23,6 +24,7 @@ mod template;
 mod tracks;
 mod view;
 
+pub(crate) use catalog::describe;
 pub(crate) use counters::Counters;
 pub(crate) use filter::Filter;
 pub(crate) use reason::{Blame, Fault, Reason};

@@ -240,6 +240,7 @@ impl Health {
     }
 
     fn eject(&self, pool: &Pool, why: Why, now: Instant) {
+        metrics::counter!("remora_ejections_total", "reason" => why.as_str()).increment(1);
         let (ejections, accrual) = (self.ejections.get(), pool.accrual.get());
         self.ejections.set(ejections.saturating_add(1));
         let most = match why {
