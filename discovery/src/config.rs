@@ -5,7 +5,7 @@ use ipnet::IpNet;
 use remora_model::{ProxySettings, Setting, network};
 use remora_runtime::{
     log,
-    settings::{Mistakes, drain_grace, log_filter, unknown_targets},
+    settings::{Mistakes, access_log, drain_grace, log_filter, unknown_targets},
 };
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -55,6 +55,9 @@ pub struct Config {
     /// How long open requests of running proxies may take when their pod shuts down; the same
     #[arg(long, env = "REMORA_DISCOVERY_PROXY_DRAIN_GRACE", value_name = "TIME")]
     pub proxy_drain_grace: Option<String>,
+    /// What running proxies write to their access log: off, or json, logfmt or apache, and a filter behind it; the same
+    #[arg(long, env = "REMORA_DISCOVERY_PROXY_ACCESS_LOG", value_name = "TEXT")]
+    pub proxy_access_log: Option<String>,
     /// host:port of the identity service
     #[arg(long, env = "REMORA_DISCOVERY_IDENTITY_ADDR", required_unless_present = "insecure_listen")]
     pub identity_addr: Option<String>,
@@ -98,6 +101,7 @@ impl Config {
             log_filter: setting("--proxy-log-level", self.proxy_log_level.as_deref(), log_filter)?,
             unknown_targets: setting("--proxy-unknown", self.proxy_unknown.as_deref(), unknown_targets)?,
             drain_grace: setting("--proxy-drain-grace", self.proxy_drain_grace.as_deref(), drain_grace)?,
+            access_log: setting("--proxy-access-log", self.proxy_access_log.as_deref(), access_log)?,
         })
     }
 

@@ -32,6 +32,7 @@ mod revoke;
 // beside the path
 mod telemetry;
 mod admin;
+mod access_log;
 mod pulse;
 mod inspect;
 mod supervise;

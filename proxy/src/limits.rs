@@ -469,6 +469,8 @@ pub(crate) const TAP_MAX: usize = 2000;
 pub(crate) const TAP_LIVE_MAX: usize = 500;
 /// Readers of `/signals/live` and `/tap/live` at a time.
 pub(crate) const LIVE_READERS_MAX: usize = 8;
+/// Batches of lines that wait for the writer of the access log: one each 50 ms.
+pub(crate) const ACCESS_LOG_BATCHES: usize = 16;
 /// Failures that `/errors` shows.
 pub(crate) const ERRORS_SHOWN: usize = 100;
 

@@ -2,7 +2,9 @@
 //! in good order.
 
 use crate::{
-    accept, account,
+    accept,
+    access_log::AccessLog,
+    account,
     admin::{self, AdminState, Saturation},
     config::{Config, Mode},
     discover::{self, InForce, Link, client::Client},
@@ -108,6 +110,7 @@ fn run(mut config: Config, logs: log::Handle) -> anyhow::Result<usize> {
     handle.zone.tell(config.zone.clone());
     let account = account::of(config.memory_limit);
     let (pulse, mut answers) = pulse::channel(open.workers.len());
+    let access_log = AccessLog::to(std::io::stdout(), &routes).context("cannot start a thread for the access log")?;
     let (inspect, mut inspected) = inspect::channel(open.workers.len());
 
     let (identity, background) = control.block_on(async {
@@ -138,6 +141,7 @@ fn run(mut config: Config, logs: log::Handle) -> anyhow::Result<usize> {
             ("admin", tokio::spawn(admin::serve(open.admin, state, stopped))),
             ("idle", tokio::spawn(idle::watch())),
             ("memory", tokio::spawn(account::keep(account.clone()))),
+            ("access-log", tokio::spawn(access_log.clone().run(handle.settings.clone()))),
         ];
         anyhow::Ok((source, background))
     })?;
@@ -160,6 +164,7 @@ fn run(mut config: Config, logs: log::Handle) -> anyhow::Result<usize> {
     drop(handle);
     let running = Running { workers, background, ends, signal, asked: drained, settings };
     let outcome = control.block_on(running.until_drained(&stop));
+    access_log.finish();
     // The drain does not wait for a name that is being resolved.
     control.shutdown_background();
     outcome
@@ -307,6 +312,7 @@ fn shown_now(config: &Config, settings: &InForce) -> Value {
         "workers": config.workers,
         "log": &*settings.log,
         "drain_grace_s": settings.drain_grace.as_secs_f64(),
+        "access_log": settings.access_log.to_string(),
         "memory_limit_bytes": config.memory_limit,
         "opaque_ports": config.opaque_ports,
         "cluster_networks": config.networks.to_string(),

@@ -31,6 +31,8 @@ pub struct ProxyDefaults {
     pub log: Log,
     /// How long open requests may take when the pod ends.
     pub drain_grace: String,
+    /// What they write to their access log.
+    pub access_log: String,
     /// What it may use.
     pub resources: Resources,
     /// Ports of the pod that bypass the proxy.
@@ -118,6 +120,7 @@ impl Default for ProxyDefaults {
         Self {
             log: Log::default(),
             drain_grace: "30s".to_owned(),
+            access_log: "off".to_owned(),
             resources: Resources::default(),
             skip_inbound_ports: Vec::new(),
             skip_outbound_ports: Vec::new(),

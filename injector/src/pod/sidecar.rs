@@ -156,6 +156,7 @@ fn env(ours: &Ours<'_>, probes: &BTreeMap<String, Probe>) -> Vec<Value> {
         value("REMORA_PROXY_LOG", settings.log.clone()),
         value("REMORA_PROXY_LOG_FORMAT", settings.log_format.clone()),
         value("REMORA_PROXY_DRAIN_GRACE", settings.drain_grace.clone()),
+        value("REMORA_PROXY_ACCESS_LOG", settings.access_log.clone()),
         value("REMORA_PROXY_UNKNOWN", settings.unknown.clone()),
     ];
     if !defaults.cluster_networks.is_empty() {

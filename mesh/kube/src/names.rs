@@ -70,6 +70,8 @@ pub const LOG_LEVEL: &str = "remora.dev/log-level";
 pub const UNKNOWN: &str = "remora.dev/unknown";
 /// Annotation of a pod or namespace: how long open requests may take when the pod shuts down, also while it runs.
 pub const DRAIN_GRACE: &str = "remora.dev/drain-grace";
+/// Annotation of a pod or namespace: what the proxy writes to its access log, also while it runs.
+pub const ACCESS_LOG: &str = "remora.dev/access-log";
 /// Annotation of a pod whose traffic nothing redirects: where its proxy takes connections.
 pub const PROXY_ADDRESS: &str = "remora.dev/proxy-address";
 /// Annotation of a route whose requests may be sent twice whatever their method.

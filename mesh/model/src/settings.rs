@@ -72,6 +72,82 @@ impl FromStr for UnknownTargets {
     }
 }
 
+/// Which requests and byte connections a proxy writes to its access log, and how.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum AccessLog {
+    /// None.
+    #[default]
+    Off,
+    /// Those that the filter takes; an empty filter takes all.
+    On {
+        /// How a line is written.
+        format: AccessLogFormat,
+        /// In the language of `/tap`, which only the proxy reads; at most [`ACCESS_LOG_FILTER_BYTES_MAX`] bytes.
+        filter: Arc<str>,
+    },
+}
+
+/// Bytes of an access log's filter.
+pub const ACCESS_LOG_FILTER_BYTES_MAX: usize = 1024;
+
+/// How a line of the access log is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AccessLogFormat {
+    /// One JSON object a line.
+    Json,
+    /// `name=value` pairs.
+    Logfmt,
+    /// The combined log format of Apache.
+    Apache,
+}
+
+impl AccessLogFormat {
+    /// Every one of them.
+    pub const ALL: [Self; 3] = [Self::Json, Self::Logfmt, Self::Apache];
+
+    /// The word for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+            Self::Logfmt => "logfmt",
+            Self::Apache => "apache",
+        }
+    }
+}
+
+impl fmt::Display for AccessLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::On { format, filter } if filter.is_empty() => f.write_str(format.name()),
+            Self::On { format, filter } => write!(f, "{} {filter}", format.name()),
+        }
+    }
+}
+
+/// A text that names no [`AccessLog`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("is off, json, logfmt or apache, and behind the format a filter if there is one, such as: json status>=500")]
+pub struct InvalidAccessLog;
+
+impl FromStr for AccessLog {
+    type Err = InvalidAccessLog;
+
+    fn from_str(text: &str) -> Result<Self, InvalidAccessLog> {
+        let (word, filter) = text.trim().split_once(char::is_whitespace).unwrap_or((text.trim(), ""));
+        if word == "off" && filter.is_empty() {
+            return Ok(Self::Off);
+        }
+        let format = AccessLogFormat::ALL.into_iter().find(|format| format.name() == word).ok_or(InvalidAccessLog)?;
+        let filter = filter.trim();
+        if filter.len() > ACCESS_LOG_FILTER_BYTES_MAX {
+            return Err(InvalidAccessLog);
+        }
+        Ok(Self::On { format, filter: filter.into() })
+    }
+}
+
 /// All of a proxy's settings that change while it runs.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ProxySettings {
@@ -80,6 +156,8 @@ pub struct ProxySettings {
     pub unknown_targets: Setting<UnknownTargets>,
     /// How long open requests may take when the pod shuts down; at most [`DRAIN_GRACE_MAX`].
     pub drain_grace: Setting<Duration>,
+    /// What is written to its access log.
+    pub access_log: Setting<AccessLog>,
 }
 
 #[cfg(test)]
@@ -91,6 +169,17 @@ mod tests {
         assert_eq!(Setting::Said(3).or(1, 2), 3);
         assert_eq!(Setting::AsStarted.or(1, 2), 1);
         assert_eq!(Setting::Unreadable.or(1, 2), 2);
+    }
+
+    #[test]
+    fn an_access_log_is_read_as_it_is_written() {
+        for text in ["off", "json", "logfmt status>=500", "apache not failed"] {
+            assert_eq!(text.parse::<AccessLog>().map(|read| read.to_string()).as_deref(), Ok(text));
+        }
+        let long = format!("json {}", "a".repeat(ACCESS_LOG_FILTER_BYTES_MAX + 1));
+        for wrong in ["", "on", "off failed", "JSON", &long] {
+            assert_eq!(wrong.parse::<AccessLog>(), Err(InvalidAccessLog), "{wrong}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use crate::log;
 use remora_model::{
     UnknownTargets,
-    settings::{DRAIN_GRACE_MAX, LOG_FILTER_BYTES_MAX},
+    settings::{AccessLog, DRAIN_GRACE_MAX, LOG_FILTER_BYTES_MAX},
 };
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -108,6 +108,14 @@ pub fn log_filter(text: &str) -> Result<Arc<str>, String> {
 /// # Errors
 /// It is another word.
 pub fn unknown_targets(text: &str) -> Result<UnknownTargets, String> {
+    parsed(text)
+}
+
+/// What a proxy writes to its access log: `off`, or `json`, `logfmt` or `apache`, and a filter behind it.
+///
+/// # Errors
+/// It is none of these. The filter is read by the proxy alone.
+pub fn access_log(text: &str) -> Result<AccessLog, String> {
     parsed(text)
 }
 

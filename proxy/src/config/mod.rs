@@ -6,10 +6,11 @@ use crate::{
     http::guard::Patience,
     limits,
     probe::{self, Probes},
+    telemetry::Filter,
 };
-use remora_model::{SpiffeId, TrustDomain, UnknownTargets};
+use remora_model::{SpiffeId, TrustDomain, UnknownTargets, settings::AccessLog};
 pub(crate) use remora_runtime::settings::Mistakes;
-use remora_runtime::settings::{duration, parsed, unknown_targets};
+use remora_runtime::settings::{self, duration, parsed, unknown_targets};
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv6Addr, SocketAddr},
@@ -52,6 +53,8 @@ pub(crate) struct Config {
     pub control_namespace: String,
     pub workers: usize,
     pub drain_grace: Duration,
+    /// What is written to the access log.
+    pub access_log: AccessLog,
     pub connect_timeout: Duration,
     pub patience: Patience,
     /// What the process may use, of which peers have a part: see [`account`].
@@ -112,6 +115,7 @@ impl Config {
         let control_namespace = read.or("CONTROL_NAMESPACE", "remora", label);
         let workers = read.or("WORKERS", &default_workers().to_string(), workers);
         let drain_grace = read.or("DRAIN_GRACE", "30s", duration);
+        let access_log = read.or("ACCESS_LOG", "off", access_log);
         let connect_timeout = read.or("CONNECT_TIMEOUT", "10s", duration);
         let header_timeout = read.or("HEADER_TIMEOUT", &in_ms(limits::HEADER_TIMEOUT), duration);
         let body_timeout = read.or("BODY_TIMEOUT", &in_ms(limits::BODY_TIMEOUT), duration);
@@ -146,6 +150,7 @@ impl Config {
                 control_namespace: control_namespace?,
                 workers: workers?,
                 drain_grace: drain_grace?,
+                access_log: access_log?,
                 connect_timeout: connect_timeout?,
                 patience: Patience { head: header_timeout?, body: body_timeout?, idle: idle_timeout? },
                 memory_limit: memory_limit?,
@@ -170,7 +175,12 @@ impl Config {
 
     /// The settings that discovery may change, as the proxy was started.
     pub(crate) fn settings(&self) -> InForce {
-        InForce { log: self.log.as_str().into(), unknown: self.unknown, drain_grace: self.drain_grace }
+        InForce {
+            log: self.log.as_str().into(),
+            unknown: self.unknown,
+            drain_grace: self.drain_grace,
+            access_log: self.access_log.clone(),
+        }
     }
 
     /// The identity of a part of the control plane.
@@ -299,6 +309,15 @@ fn workers(text: &str) -> Result<usize, String> {
     }
 }
 
+/// With a filter that can be read.
+fn access_log(text: &str) -> Result<AccessLog, String> {
+    let log = settings::access_log(text)?;
+    match &log {
+        AccessLog::On { filter, .. } => Filter::parse(filter).map(|_| log).map_err(|error| error.to_string()),
+        AccessLog::Off => Ok(log),
+    }
+}
+
 fn ports(text: &str) -> Result<BTreeSet<u16>, String> {
     let ranges = remora_model::ports::read(text).map_err(|error| error.to_string())?;
     Ok(ranges.into_iter().flatten().collect())
@@ -373,6 +392,18 @@ pub(crate) mod tests {
         ("IDENTITY_ADDR", "identity:4180"),
         ("DISCOVERY_ADDR", "discovery:4181"),
     ];
+
+    #[test]
+    fn an_access_log_has_a_filter_that_can_be_read() {
+        let with = |text: &str| read(&[&LEAST[..], &[("ACCESS_LOG", text)]].concat());
+        assert_eq!(with("json status>=500").unwrap().access_log.to_string(), "json status>=500");
+        for (text, expected) in
+            [("on", "is off, json, logfmt or apache"), ("json stauts=1", "there is no field `stauts`")]
+        {
+            let wrong = with(text).unwrap_err().to_string();
+            assert!(wrong.contains("REMORA_PROXY_ACCESS_LOG") && wrong.contains(expected), "{wrong}");
+        }
+    }
 
     #[test]
     fn six_settings_are_enough() {

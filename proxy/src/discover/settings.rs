@@ -4,7 +4,8 @@
 //! A version that is in force changes nothing, and a filter is set only where discovery says another than before: what a person
 //! sets at the admin port's `/log-level` holds until then.
 
-use remora_model::{ProxySettings, UnknownTargets};
+use crate::telemetry::Filter;
+use remora_model::{ProxySettings, UnknownTargets, settings::AccessLog};
 use remora_runtime::log::LogError;
 use std::{fmt, sync::Arc, time::Duration};
 use tokio::sync::watch;
@@ -17,6 +18,8 @@ pub(crate) struct InForce {
     /// What becomes of connections to destinations outside of the cluster's ranges that the mesh does not know.
     pub unknown: UnknownTargets,
     pub drain_grace: Duration,
+    /// What is written to the access log; its filter can be read.
+    pub access_log: AccessLog,
 }
 
 /// Sets the filter of the process's log.
@@ -53,6 +56,7 @@ impl Settings {
             log: said.log_filter.or(start.log, before.log.clone()),
             unknown: said.unknown_targets.or(start.unknown, before.unknown),
             drain_grace: said.drain_grace.or(start.drain_grace, before.drain_grace),
+            access_log: said.access_log.or(start.access_log, before.access_log.clone()),
         };
         let mut unused = Vec::new();
         if next.log != before.log
@@ -62,9 +66,16 @@ impl Settings {
             unused.push(format!("log_filter: {error}"));
             next.log = before.log.clone();
         }
+        if let AccessLog::On { filter, .. } = &next.access_log
+            && let Err(error) = Filter::parse(filter)
+        {
+            remora_runtime::limited!(warn, %error, in_force = %before.access_log, "discovery sent an access log whose filter cannot be read; the one in force stays");
+            unused.push(format!("access_log: {error}"));
+            next.access_log = before.access_log.clone();
+        }
         if next != before {
-            let InForce { log, unknown, drain_grace } = &next;
-            tracing::info!(%log, %unknown, ?drain_grace, "settings changed");
+            let InForce { log, unknown, drain_grace, access_log } = &next;
+            tracing::info!(%log, %unknown, ?drain_grace, %access_log, "settings changed");
             metrics::counter!("remora_settings_changes_total").increment(1);
             self.in_force.send_replace(next);
         }
@@ -105,14 +116,21 @@ pub(super) mod tests {
             log_filter: Setting::Said("debug".into()),
             unknown_targets: Setting::Said(UnknownTargets::Deny),
             drain_grace: Setting::Said(Duration::from_secs(5)),
+            access_log: Setting::Said("json failed".parse().unwrap()),
         };
-        let said = InForce { log: "debug".into(), unknown: UnknownTargets::Deny, drain_grace: Duration::from_secs(5) };
+        let said = InForce {
+            log: "debug".into(),
+            unknown: UnknownTargets::Deny,
+            drain_grace: Duration::from_secs(5),
+            access_log: "json failed".parse().unwrap(),
+        };
         assert_eq!(settings.take(1, all), Vec::<String>::new());
         assert_eq!(*in_force.borrow(), said);
         let unreadable = ProxySettings {
             log_filter: Setting::Unreadable,
             unknown_targets: Setting::Unreadable,
             drain_grace: Setting::Unreadable,
+            access_log: Setting::Unreadable,
         };
         settings.take(2, unreadable);
         assert_eq!(*in_force.borrow(), said);
@@ -131,6 +149,17 @@ pub(super) mod tests {
         assert_eq!(in_force.borrow().drain_grace, Duration::ZERO);
         settings.take(3, log("debug"));
         assert_eq!(*set.lock().unwrap(), ["debug"]);
+    }
+
+    #[test]
+    fn an_access_log_whose_filter_cannot_be_read_is_told_and_the_one_in_force_stays() {
+        let (mut settings, in_force, _) = settings();
+        let said =
+            |text: &str| ProxySettings { access_log: Setting::Said(text.parse().unwrap()), ..ProxySettings::default() };
+        assert_eq!(settings.take(1, said("logfmt failed")), Vec::<String>::new());
+        let unused = settings.take(2, said("json stauts>=500"));
+        assert!(unused.len() == 1 && unused[0].starts_with("access_log: filter, character 1"), "{unused:?}");
+        assert_eq!(in_force.borrow().access_log.to_string(), "logfmt failed");
     }
 
     #[test]

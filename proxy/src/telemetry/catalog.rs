@@ -68,6 +68,11 @@ pub(super) const PROCESS: &[Metric] = &[
         "Times something was counted under the route other, because the bound on series, path templates, gRPC methods or audit rules was reached.",
     ),
     counter(
+        "remora_access_log_dropped_total",
+        "",
+        "Lines of the access log that were left out: more ended than are kept, or the reader of standard output was too slow.",
+    ),
+    counter(
         "remora_ejections_total",
         "reason",
         "Times an endpoint left the rotation, or stayed away after its probe: consecutive_failures, failure_rate, unreachable or wrong_identity (outlier detection).",

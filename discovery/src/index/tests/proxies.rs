@@ -29,6 +29,7 @@ fn a_pods_word_counts_before_its_namespaces_and_that_before_the_meshs() {
         log_filter: Setting::Said("info".into()),
         unknown_targets: Setting::Said(UnknownTargets::Deny),
         drain_grace: Setting::Said(Duration::from_secs(5)),
+        access_log: Setting::AsStarted,
     };
     assert_eq!(settings(of_namespace, "", &mesh), said);
     let log_filter = Setting::Said("info,remora_proxy=debug".into());
@@ -44,6 +45,7 @@ fn an_annotation_that_cannot_be_read_is_reported_and_leaves_what_its_proxies_hav
         log_filter: Setting::Unreadable,
         unknown_targets: Setting::Unreadable,
         drain_grace: Setting::AsStarted,
+        access_log: Setting::AsStarted,
     };
     assert_eq!(settings(namespace, "remora.dev/log-level: '=,='", &mesh), unreadable);
     let told = world(namespace, "remora.dev/log-level: ''", &mesh).reports;

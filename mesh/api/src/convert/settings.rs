@@ -4,16 +4,17 @@ use super::{At, InvalidMessage, Problem, millis, text, to_millis};
 use crate::v1;
 use remora_model::{
     ProxySettings, Setting, UnknownTargets,
-    settings::{DRAIN_GRACE_MAX, LOG_FILTER_BYTES_MAX},
+    settings::{ACCESS_LOG_FILTER_BYTES_MAX, AccessLog, AccessLogFormat, DRAIN_GRACE_MAX, LOG_FILTER_BYTES_MAX},
 };
 
 impl From<&ProxySettings> for v1::ProxySettings {
     fn from(settings: &ProxySettings) -> Self {
-        let ProxySettings { log_filter, unknown_targets, drain_grace } = settings;
+        let ProxySettings { log_filter, unknown_targets, drain_grace, access_log } = settings;
         let unreadable = [
             (*log_filter == Setting::Unreadable, v1::ProxySetting::LogFilter),
             (*unknown_targets == Setting::Unreadable, v1::ProxySetting::UnknownTargets),
             (*drain_grace == Setting::Unreadable, v1::ProxySetting::DrainGrace),
+            (*access_log == Setting::Unreadable, v1::ProxySetting::AccessLog),
         ];
         let unknown_targets = said(unknown_targets).map_or(v1::UnknownTargets::Unspecified, |said| match said {
             UnknownTargets::Pass => v1::UnknownTargets::Pass,
@@ -23,6 +24,7 @@ impl From<&ProxySettings> for v1::ProxySettings {
             log_filter: said(log_filter).map(ToString::to_string).unwrap_or_default(),
             unknown_targets: unknown_targets.into(),
             drain_grace_ms: said(drain_grace).map(|grace| to_millis(*grace)),
+            access_log: said(access_log).map(Into::into),
             unreadable: unreadable.into_iter().filter(|(is, _)| *is).map(|(_, setting)| setting.into()).collect(),
         }
     }
@@ -54,6 +56,7 @@ impl TryFrom<v1::ProxySettings> for ProxySettings {
             log_filter: setting(filter.map(text).transpose().at("log_filter")?),
             unknown_targets: setting(unknown),
             drain_grace: setting(grace),
+            access_log: setting(message.access_log.map(AccessLog::try_from).transpose().at("access_log")?),
         };
         for unreadable in message.unreadable {
             let unreadable = v1::ProxySetting::try_from(unreadable).map_err(|_| Problem::UnknownVariant);
@@ -62,9 +65,45 @@ impl TryFrom<v1::ProxySettings> for ProxySettings {
                 v1::ProxySetting::LogFilter => set_unreadable(&mut settings.log_filter)?,
                 v1::ProxySetting::UnknownTargets => set_unreadable(&mut settings.unknown_targets)?,
                 v1::ProxySetting::DrainGrace => set_unreadable(&mut settings.drain_grace)?,
+                v1::ProxySetting::AccessLog => set_unreadable(&mut settings.access_log)?,
             }
         }
         Ok(settings)
+    }
+}
+
+impl From<&AccessLog> for v1::AccessLog {
+    fn from(log: &AccessLog) -> Self {
+        let (format, filter) = match log {
+            AccessLog::Off => (v1::AccessLogFormat::Unspecified, String::new()),
+            AccessLog::On { format, filter } => {
+                let format = match format {
+                    AccessLogFormat::Json => v1::AccessLogFormat::Json,
+                    AccessLogFormat::Logfmt => v1::AccessLogFormat::Logfmt,
+                    AccessLogFormat::Apache => v1::AccessLogFormat::Apache,
+                };
+                (format, filter.to_string())
+            }
+        };
+        Self { format: format.into(), filter }
+    }
+}
+
+impl TryFrom<v1::AccessLog> for AccessLog {
+    type Error = InvalidMessage;
+
+    fn try_from(message: v1::AccessLog) -> Result<Self, InvalidMessage> {
+        let format = v1::AccessLogFormat::try_from(message.format).map_err(|_| Problem::UnknownVariant);
+        let format = match format.at("format")? {
+            v1::AccessLogFormat::Unspecified => return Ok(Self::Off),
+            v1::AccessLogFormat::Json => AccessLogFormat::Json,
+            v1::AccessLogFormat::Logfmt => AccessLogFormat::Logfmt,
+            v1::AccessLogFormat::Apache => AccessLogFormat::Apache,
+        };
+        if message.filter.len() > ACCESS_LOG_FILTER_BYTES_MAX {
+            return Err(Problem::OutOfRange.at("filter"));
+        }
+        Ok(Self::On { format, filter: text(message.filter).at("filter")? })
     }
 }
 
@@ -92,11 +131,13 @@ mod tests {
             log_filter: Setting::Said("info,remora_proxy=debug".into()),
             unknown_targets: Setting::Said(UnknownTargets::Deny),
             drain_grace: Setting::Said(Duration::ZERO),
+            access_log: Setting::Said("apache ms>200".parse().unwrap()),
         };
         let unreadable = ProxySettings {
             log_filter: Setting::Unreadable,
             unknown_targets: Setting::Unreadable,
             drain_grace: Setting::Unreadable,
+            access_log: Setting::Unreadable,
         };
         for settings in [ProxySettings::default(), said, unreadable] {
             assert_eq!(ProxySettings::try_from(v1::ProxySettings::from(&settings)), Ok(settings));

@@ -13,7 +13,9 @@ use remora_model::{
     HeaderEdit, HeaderMatch, HostPattern, Inbound, InboundDefault, LoadBalancer, Locality, MtlsMode, Operation,
     OriginPattern, Origins, Outbound, Parent, PathMatch, PathPattern, PathRewrite, Pattern, Protocol, ProxySettings,
     QueryMatch, Redirect, RequestHash, Retry, RetryIntervals, RouteMatch, Rule, Setting, Source, SpiffeId, Target,
-    TcpRule, Timeouts, TlsRule, TrustDomain, Unidentified, UnknownTargets, ValueMatch, cors::Allowed,
+    TcpRule, Timeouts, TlsRule, TrustDomain, Unidentified, UnknownTargets, ValueMatch,
+    cors::Allowed,
+    settings::{AccessLog, AccessLogFormat},
 };
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
@@ -303,11 +305,13 @@ fn others() -> Vec<Sample> {
         log_filter: Setting::Said("info,remora_proxy=debug".into()),
         unknown_targets: Setting::Said(UnknownTargets::Deny),
         drain_grace: Setting::Said(Duration::from_secs(45)),
+        access_log: Setting::Said(AccessLog::On { format: AccessLogFormat::Logfmt, filter: "status>=500".into() }),
     };
     let unreadable = ProxySettings {
         log_filter: Setting::Unreadable,
         unknown_targets: Setting::Unreadable,
         drain_grace: Setting::Unreadable,
+        access_log: Setting::Unreadable,
     };
     vec![
         said("networks", Kind::Networks(v1::Networks { cidrs: vec!["10.96.0.0/12".into(), "fd00::/8".into()] })),

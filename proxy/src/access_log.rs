@@ -1,0 +1,363 @@
+//! The access log: a line on standard output for each request and byte connection that ended, or for those that a filter takes.
+//!
+//! In: the workers' records, which are there anyway, and the setting, which may change while the proxy runs. Out: lines. It costs the data path
+//! nothing: the control thread reads the records, a thread of its own writes. Neither waits for a reader that takes nothing; what is
+//! left out is counted, and the log says how many lines are missing where they are.
+
+use crate::{
+    discover::InForce,
+    limits,
+    telemetry::{Filter, Follow, Routes},
+};
+use remora_model::settings::{AccessLog as Setting, AccessLogFormat as Format};
+use serde_json::Value;
+use std::{
+    fmt::Write as _,
+    io::Write,
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{SyncSender, TrySendError, sync_channel},
+    },
+    thread,
+    time::Duration,
+};
+use tokio::{sync::watch, time::sleep};
+
+/// How often records are read.
+const STEP: Duration = Duration::from_millis(50);
+/// Records that are written of one step: at 20 steps a second more than a worker's ring holds.
+const STEP_MAX: usize = 4096;
+
+/// See the module. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct AccessLog(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    routes: Arc<Routes>,
+    setting: Setting,
+    reads: Option<(Follow, Format)>,
+    lines: Option<SyncSender<String>>,
+    /// Lines that were left out and not told yet.
+    missing: u64,
+    writer: Option<thread::JoinHandle<()>>,
+}
+
+impl AccessLog {
+    /// Writes to `out`, nothing yet.
+    ///
+    /// # Errors
+    /// There is no thread to be had.
+    pub(crate) fn to(mut out: impl Write + Send + 'static, routes: &Arc<Routes>) -> std::io::Result<Self> {
+        let (lines, taken) = sync_channel::<String>(limits::ACCESS_LOG_BATCHES);
+        let writer = thread::Builder::new().name("access-log".to_owned()).spawn(move || {
+            for batch in taken {
+                // Nobody may be reading any more, which is no reason to end.
+                drop(out.write_all(batch.as_bytes()).and_then(|()| out.flush()));
+            }
+        })?;
+        let state = State {
+            routes: routes.clone(),
+            setting: Setting::Off,
+            reads: None,
+            lines: Some(lines),
+            missing: 0,
+            writer: Some(writer),
+        };
+        Ok(Self(Arc::new(Mutex::new(state))))
+    }
+
+    /// Writes what ends, as the settings say. Never returns; cancel safe.
+    pub(crate) async fn run(self, mut settings: watch::Receiver<InForce>) {
+        loop {
+            let setting = settings.borrow_and_update().access_log.clone();
+            let off = setting == Setting::Off;
+            self.state().set(setting);
+            if off {
+                // Without a sender there are no other settings ever.
+                if settings.changed().await.is_err() {
+                    return std::future::pending().await;
+                }
+            } else {
+                tokio::select! {
+                    _ = settings.changed() => {}
+                    () = sleep(STEP) => self.state().step(),
+                }
+            }
+        }
+    }
+
+    /// Writes what is left, and waits for the writer, unless its reader takes nothing.
+    pub(crate) fn finish(&self) {
+        let mut state = self.state();
+        state.step();
+        let stuck = state.missing > 0;
+        state.lines = None;
+        if let Some(writer) = state.writer.take().filter(|_| !stuck) {
+            // It cannot have panicked: it writes bytes.
+            drop(writer.join());
+        }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn set(&mut self, setting: Setting) {
+        if setting == self.setting {
+            return;
+        }
+        // What ended until now is written as it was asked for until now.
+        self.step();
+        self.reads = match &setting {
+            Setting::Off => None,
+            // One that cannot be read is never in force.
+            Setting::On { format, filter } => {
+                Filter::parse(filter).ok().map(|filter| (self.routes.follow(filter), *format))
+            }
+        };
+        self.setting = setting;
+    }
+
+    fn step(&mut self) {
+        let (Some((follow, format)), Some(lines)) = (&mut self.reads, &self.lines) else { return };
+        let (records, missed) = follow.next(STEP_MAX);
+        self.missing += missed;
+        if records.is_empty() {
+            return;
+        }
+        let mut batch = String::new();
+        if self.missing > 0 {
+            told_missing(*format, self.missing, &mut batch);
+        }
+        records.iter().for_each(|record| line(*format, record, &mut batch));
+        match lines.try_send(batch) {
+            Ok(()) => {
+                metrics::counter!("remora_access_log_dropped_total").increment(self.missing);
+                self.missing = 0;
+            }
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => self.missing += records.len() as u64,
+        }
+    }
+}
+
+/// Appends how many lines are missing here.
+fn told_missing(format: Format, missing: u64, out: &mut String) {
+    // Writing to a string cannot fail.
+    let _ = match format {
+        Format::Json => writeln!(out, "{{\"missing\":{missing}}}"),
+        Format::Logfmt => writeln!(out, "missing={missing}"),
+        Format::Apache => writeln!(out, "# {missing} lines are missing here"),
+    };
+}
+
+/// Appends one record.
+fn line(format: Format, record: &Value, out: &mut String) {
+    // Writing to a string cannot fail.
+    let _ = match format {
+        Format::Json => writeln!(out, "{record}"),
+        Format::Logfmt => logfmt(record, out),
+        Format::Apache => apache(record, out),
+    };
+}
+
+fn logfmt(record: &Value, out: &mut String) -> std::fmt::Result {
+    let mut first = true;
+    for (name, value) in record.as_object().into_iter().flatten() {
+        let text = match value {
+            Value::Null | Value::Object(_) => continue,
+            Value::String(text) if text.is_empty() => continue,
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        let plain = text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'=' | b'\\'));
+        // JSON's escapes are those of logfmt.
+        let text = if plain { text } else { Value::String(text).to_string() };
+        write!(out, "{}{name}={text}", if first { "" } else { " " })?;
+        first = false;
+    }
+    writeln!(out)
+}
+
+/// The combined log format; the peer's identity stands where a user does. A byte connection has its protocol for a request.
+fn apache(record: &Value, out: &mut String) -> std::fmt::Result {
+    let word = |name: &str| record[name].as_str().unwrap_or_default();
+    let quoted = |text: &str| text.chars().flat_map(char::escape_default).collect::<String>();
+    let or_dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
+    let at_ms = record["at_ms"].as_u64().unwrap_or_default();
+    let request = match word("method") {
+        "" => word("protocol").to_owned(),
+        method => {
+            format!("{method} {} {}", word("path"), if word("protocol") == "http1" { "HTTP/1.1" } else { "HTTP/2.0" })
+        }
+    };
+    let header = |name: &str| or_dash(quoted(record["headers"][name].as_str().unwrap_or_default()));
+    writeln!(
+        out,
+        "{} - {} [{}] \"{}\" {} {} \"{}\" \"{}\"",
+        or_dash(word("endpoint").to_owned()),
+        or_dash(quoted(word("peer")).replace(' ', "+")),
+        clf_time(at_ms / 1000),
+        quoted(&request),
+        record["status"].as_u64().unwrap_or_default(),
+        record["bytes_out"].as_u64().unwrap_or_default(),
+        header("referer"),
+        header("user-agent"),
+    )
+}
+
+/// A time of day in UTC, as Apache writes it.
+fn clf_time(seconds: u64) -> String {
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
+    // Years begin in March here, so that the leap day is a year's last; eras are 400 years (146 097 days).
+    let since = days + 719_468;
+    let (era, day) = (since / 146_097, since % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (year, month) = (era * 400 + year + u64::from(month >= 10), (month as usize + 2) % 12);
+    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+    format!("{day:02}/{}/{year}:{hour:02}:{minute:02}:{second:02} +0000", MONTHS[month])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::{Counters, Direction, Journal, Proto, Reason, Tls};
+    use serde_json::json;
+    use std::sync::mpsc::{Receiver, channel};
+    use tokio::time::Instant;
+
+    struct World {
+        routes: Arc<Routes>,
+        counters: Counters,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let routes = Routes::new("shop/web-1".into());
+            let counters = Counters::new(Journal::new(&routes), Direction::Inbound, "shop/api:80".into(), Vec::new());
+            Self { routes, counters }
+        }
+
+        fn ask(&self, path: &str, fails: bool) {
+            let request = http::Request::get(path).header("user-agent", "curl/8").body(()).unwrap();
+            let now = Instant::now();
+            let mut begun = self.counters.request(None, &request, Proto::Http1, (&"".into(), Tls::Mtls), now);
+            if fails { begun.failure(Reason::Timeout, now) } else { begun.success(now) }
+        }
+    }
+
+    /// Standard output that a test reads.
+    struct Out(std::sync::mpsc::Sender<String>);
+
+    impl Write for Out {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.send(String::from_utf8_lossy(bytes).into_owned()).map_err(std::io::Error::other)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn log(world: &World) -> (AccessLog, Receiver<String>) {
+        let (tell, told) = channel();
+        (AccessLog::to(Out(tell), &world.routes).unwrap(), told)
+    }
+
+    #[test]
+    fn what_ends_is_written_as_the_setting_says_and_nothing_before_or_after_it_says_so() {
+        let world = World::new();
+        let (log, told) = log(&world);
+        world.ask("/before", true);
+        log.state().set("json failed".parse().unwrap());
+        world.ask("/fine", false);
+        world.ask("/failed", true);
+        log.state().set(Setting::Off);
+        world.ask("/after", true);
+        log.finish();
+        let text: String = told.iter().collect();
+        let [line] = &text.lines().collect::<Vec<_>>()[..] else { panic!("{text}") };
+        let line: Value = serde_json::from_str(line).unwrap();
+        assert_eq!((&line["path"], &line["reason"]), (&json!("/failed"), &json!("timeout")));
+    }
+
+    #[test]
+    fn a_reader_that_takes_nothing_stops_nobody_and_hears_later_how_much_is_missing() {
+        /// Takes nothing until it is let.
+        struct Stuck(Receiver<()>, Out);
+        impl Write for Stuck {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                // An end of the test lets it too.
+                let _ = self.0.recv();
+                self.1.write(bytes)
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let world = World::new();
+        let (tell, told) = channel();
+        let (let_go, stuck) = channel();
+        let log = AccessLog::to(Stuck(stuck, Out(tell)), &world.routes).unwrap();
+        log.state().set("logfmt".parse().unwrap());
+        let steps = limits::ACCESS_LOG_BATCHES + 5;
+        for _ in 0..steps {
+            world.ask("/a", false);
+            log.state().step();
+        }
+        let missing = log.state().missing;
+        assert!(missing >= 3, "{missing} of {steps}");
+        drop(let_go);
+        // The writer goes on by itself: there is room when the first batch is out.
+        let first = told.recv().unwrap();
+        assert!(first.contains("path=/a"), "{first}");
+        loop {
+            world.ask("/last", false);
+            log.state().step();
+            if log.state().missing == 0 {
+                break;
+            }
+            told.recv().unwrap();
+        }
+        log.finish();
+        let rest: String = told.iter().collect();
+        assert!(rest.lines().any(|line| line.starts_with("missing=")), "{rest}");
+    }
+
+    #[test]
+    fn a_line_is_written_in_each_format() {
+        let record = json!({
+            "at_ms": 1_790_000_000_123_u64, "peer": "spiffe://a/ns/shop/sa/web", "protocol": "http2", "method": "GET", "path": "/a\"b",
+            "status": 200, "bytes_out": 12, "endpoint": null, "reason": null, "headers": {"user-agent": "curl 8"},
+        });
+        let written = |format| {
+            let mut out = String::new();
+            line(format, &record, &mut out);
+            out
+        };
+        assert_eq!(
+            written(Format::Apache),
+            "- - spiffe://a/ns/shop/sa/web [21/Sep/2026:14:13:20 +0000] \"GET /a\\\"b HTTP/2.0\" 200 12 \"-\" \"curl 8\"\n"
+        );
+        let logfmt = written(Format::Logfmt);
+        assert!(
+            logfmt.contains("path=\"/a\\\"b\"") && logfmt.contains("status=200") && !logfmt.contains("reason"),
+            "{logfmt}"
+        );
+        assert_eq!(serde_json::from_str::<Value>(&written(Format::Json)).unwrap(), record);
+    }
+
+    #[test]
+    fn times_are_those_of_the_calendar() {
+        assert_eq!(clf_time(0), "01/Jan/1970:00:00:00 +0000");
+        assert_eq!(clf_time(951_782_400), "29/Feb/2000:00:00:00 +0000");
+        assert_eq!(clf_time(1_735_689_599), "31/Dec/2024:23:59:59 +0000");
+    }
+}
