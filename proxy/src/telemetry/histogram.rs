@@ -243,6 +243,20 @@ mod tests {
     }
 
     #[test]
+    fn what_threads_record_at_once_is_all_counted() {
+        let (threads, each, histogram) = (4_u64, 40_u64, Histogram::new());
+        std::thread::scope(|scope| {
+            let record = |from: u64| {
+                (0..each).for_each(|at| histogram.record(Duration::from_micros(1 << ((from + at) % 20))));
+            };
+            (0..threads).for_each(|from| drop(scope.spawn(move || record(from))));
+        });
+        assert_eq!(histogram.snapshot().count(), threads * each);
+        let sum: u64 = (0..threads).flat_map(|from| (0..each).map(move |at| 1 << ((from + at) % 20))).sum();
+        assert_eq!(histogram.snapshot().sum(), Duration::from_micros(sum));
+    }
+
+    #[test]
     fn an_empty_histogram_has_no_quantile() {
         assert_eq!(Histogram::new().quantile(0.5), None);
     }

@@ -111,6 +111,36 @@ fn no_manifest_promises_an_older_toolchain_than_is_checked() -> anyhow::Result<(
     Ok(())
 }
 
+/// A package that no workspace has is neither built nor tested, and nobody notices.
+#[test]
+fn every_package_is_of_the_workspace() -> anyhow::Result<()> {
+    let mut found = Vec::new();
+    manifests(&top(), &mut found)?;
+    ensure!(found.len() > 10, "only {} packages were seen", found.len());
+    let manifest = fs::read_to_string(top().join("Cargo.toml"))?;
+    let lines = manifest.lines().filter(|line| line.starts_with("members") || line.starts_with("exclude"));
+    let named: Vec<_> = lines.flat_map(|line| line.split('"').skip(1).step_by(2)).collect();
+    let strays: Vec<_> = found.iter().filter(|package| !named.contains(&package.as_str())).collect();
+    ensure!(strays.is_empty(), "packages that no workspace has, add them to members of Cargo.toml: {strays:?}");
+    Ok(())
+}
+
+/// The folders of a folder that have a manifest, by their paths from the top.
+fn manifests(folder: &Path, into: &mut Vec<String>) -> anyhow::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let built = path.file_name().is_some_and(|name| name == "target" || name == ".git" || name == "node_modules");
+        if !path.is_dir() || built {
+            continue;
+        }
+        if path.join("Cargo.toml").is_file() {
+            into.push(path.strip_prefix(top())?.display().to_string());
+        }
+        manifests(&path, into)?;
+    }
+    Ok(())
+}
+
 #[test]
 fn a_use_is_a_path_that_begins_with_the_crate() {
     for code in ["use http;", "use http::Uri;", "let x = http::Uri::default();", "use http as h;", "::http::Uri"] {

@@ -1,7 +1,11 @@
 //! What both sides of the streams of a simulation said and how they ended, written down before they did it; and what follows of it.
 
 use crate::sim::trace::Trace;
-use std::{cell::RefCell, collections::BTreeMap, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 use tokio::time::Instant;
 
 /// By then a side knows that the other one has reset the stream, whether it reads or not, …
@@ -40,6 +44,8 @@ pub(super) struct Book {
     /// How often an application got each stream, and how often one took it.
     had: RefCell<BTreeMap<u64, (usize, usize)>>,
     outcomes: RefCell<BTreeMap<u64, Outcome>>,
+    /// Streams whose client's connection broke.
+    broken: RefCell<BTreeSet<u64>>,
 }
 
 impl Book {
@@ -102,6 +108,15 @@ impl Book {
         let over = ended && self.known(own, |said| said.end.is_some());
         let reset = self.known(message, |said| said.reset).filter(|_| !over && (ended || !held));
         reset.map(|at| at.elapsed()).filter(|since| *since > TELL)
+    }
+
+    /// The connection of the stream's client broke, perhaps with something in it that its library had taken as said.
+    pub(super) fn breaks(&self, id: u64) {
+        self.broken.borrow_mut().insert(id);
+    }
+
+    pub(super) fn is_broken(&self, id: u64) -> bool {
+        self.broken.borrow().contains(&id)
     }
 
     /// An application got a stream: for the how manieth time.

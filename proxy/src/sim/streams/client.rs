@@ -14,14 +14,14 @@ use crate::{
         ledger::answer,
     },
 };
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, rc::Rc};
 use tokio::{
     io::{AsyncWriteExt as _, ReadHalf, WriteHalf, split},
     time::timeout,
 };
 
 /// Makes a stream to whoever listens at `to`.
-pub(super) async fn run(world: &World, stream: &Stream, (to, from): (SocketAddr, SocketAddr)) {
+pub(super) async fn run(world: &Rc<World>, stream: &Stream, (to, from): (SocketAddr, SocketAddr)) {
     let outcome = match timeout(PATIENCE, one(world, stream, (to, from))).await {
         Ok(outcome) => outcome,
         Err(_) => {
@@ -33,7 +33,7 @@ pub(super) async fn run(world: &World, stream: &Stream, (to, from): (SocketAddr,
     world.book.outcome(world.trace(), stream.id, outcome);
 }
 
-async fn one(world: &World, stream: &Stream, (to, from): (SocketAddr, SocketAddr)) -> Outcome {
+async fn one(world: &Rc<World>, stream: &Stream, (to, from): (SocketAddr, SocketAddr)) -> Outcome {
     let Ok(connection) = world.shared.net.dial(to, from).await else { return Outcome::Broken("connect") };
     world.trace().say("client", format_args!("stream {}: {:?}, {:?}", stream.id, stream.begins, stream.script));
     if stream.begins == Begins::Extended {

@@ -96,9 +96,47 @@ impl AsyncWrite for Over2 {
     }
 }
 
+/// A client's connection, which it ends as a client does that wants to hear all: it reads to the other side's end before it closes. Closed over
+/// what is unread, a server's GOAWAY for instance, it would be reset, and who relays it as bytes would have to say so.
+struct Lingering {
+    inner: TcpStream,
+    ended: bool,
+}
+
+impl AsyncRead for Lingering {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Lingering {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.ended {
+            ready!(Pin::new(&mut self.inner).poll_shutdown(cx))?;
+            self.ended = true;
+        }
+        loop {
+            let mut rest = [0; 256];
+            let mut rest = ReadBuf::new(&mut rest);
+            ready!(Pin::new(&mut self.inner).poll_read(cx, &mut rest))?;
+            if rest.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
 /// One stream on a connection of its own, from its client's side.
-pub(super) async fn client(world: &World, stream: &Stream, connection: TcpStream) -> Outcome {
-    match ask(stream, connection).await {
+pub(super) async fn client(world: &Rc<World>, stream: &Stream, connection: TcpStream) -> Outcome {
+    match ask(world, stream, connection).await {
         Err(_) => Outcome::Broken("before it began"),
         Ok((head, over)) => match (head.status().as_u16(), number(head.headers(), "x-sim-try")) {
             (200, Some(execution)) => {
@@ -118,10 +156,16 @@ pub(super) async fn client(world: &World, stream: &Stream, connection: TcpStream
     }
 }
 
-async fn ask(stream: &Stream, connection: TcpStream) -> io::Result<(Response<()>, Over2)> {
+async fn ask(world: &Rc<World>, stream: &Stream, connection: TcpStream) -> io::Result<(Response<()>, Over2)> {
+    let connection = Lingering { inner: connection, ended: false };
     let (sender, driver) = client::handshake(connection).await.map_err(io::Error::other)?;
-    // How it ends its stream hears.
-    tokio::task::spawn_local(async move { drop(driver.await) });
+    // How it ends its stream hears, but not whether what the library had taken of it was sent.
+    let (world, id) = (world.clone(), stream.id);
+    tokio::task::spawn_local(async move {
+        if driver.await.is_err() {
+            world.book.breaks(id);
+        }
+    });
     let mut sender = sender.ready().await.map_err(io::Error::other)?;
     let told = async {
         while !sender.is_extended_connect_protocol_enabled() {

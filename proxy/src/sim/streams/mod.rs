@@ -152,11 +152,9 @@ fn records(world: &World, mesh: &Mesh) {
     if seen > made || (world.plan.base.quiet && seen < stayed) {
         trace.wrong(format_args!("{made} streams were made, and the outbound proxy has counted {seen}"));
     }
-    // The client of an HTTP/2 stream has said its end when its library has it, and may be gone before that is sent.
-    let whole = |stream: &&plan::Stream| {
-        stream.begins != plan::Begins::Extended && book.outcome_of(stream.id) == Some(Outcome::Whole)
-    };
-    let whole = inside().filter(whole).filter(|stream| !world.has_gone(stream.id)).count() as u64;
+    let whole = |stream: &&plan::Stream| book.outcome_of(stream.id) == Some(Outcome::Whole);
+    let is_sent = |stream: &&plan::Stream| !world.has_gone(stream.id) && !book.is_broken(stream.id);
+    let whole = inside().filter(whole).filter(is_sent).count() as u64;
     let good = mesh.outbound.counted("success");
     if good < whole {
         trace.wrong(format_args!("{whole} streams are whole, and the outbound proxy has counted {good}"));
