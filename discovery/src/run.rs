@@ -82,6 +82,7 @@ fn on_its_own_thread<F: Future<Output = ()>>(
     // Its own runtime must update its readiness, not the one that may be busy.
     let listener = listener.into_std()?;
     let run = move || {
+        process::run_promptly();
         let served = runtime.block_on(async {
             serve(TcpListener::from_std(listener)?).await;
             std::io::Result::Ok(())
