@@ -27,7 +27,7 @@ const STREAMS_MAX: u32 = 16;
 
 /// Parses the arguments and runs until SIGTERM.
 pub fn main() -> ExitCode {
-    process::main("remora-discovery", Config::checked, |config| (quiet(&config.log), config.log_format), run)
+    process::main("remora-discovery", Config::checked, |config| (config.log.clone(), config.log_format), run)
 }
 
 async fn run(config: Config, log: log::Handle) -> anyhow::Result<()> {
@@ -82,6 +82,7 @@ fn on_its_own_thread<F: Future<Output = ()>>(
     // Its own runtime must update its readiness, not the one that may be busy.
     let listener = listener.into_std()?;
     let run = move || {
+        process::run_promptly();
         let served = runtime.block_on(async {
             serve(TcpListener::from_std(listener)?).await;
             std::io::Result::Ok(())
@@ -121,11 +122,6 @@ impl Drop for Streams {
             runtime.shutdown_background();
         }
     }
-}
-
-/// Without the library's words on each attempt of a watch, which `source::kubernetes` tells of once; unless asked for.
-fn quiet(filter: &str) -> String {
-    if filter.contains("kube_runtime") { filter.to_owned() } else { format!("{filter},kube_runtime::watcher=off") }
 }
 
 fn mesh(config: &Config) -> anyhow::Result<Mesh> {

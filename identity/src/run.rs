@@ -17,10 +17,11 @@ use crate::{
 use futures_util::future::{BoxFuture, FutureExt as _};
 use kube::Client;
 use remora_kube::{
-    client::{ClientError, connect},
+    client::{ClientError, connect_as},
     events::Events,
     lease::{Candidate, elect},
     names::IDENTITY,
+    outage::Part,
 };
 use remora_runtime::{
     admin::{self, Admin, Readiness},
@@ -33,6 +34,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 use tokio::net::TcpListener;
+
+const PART: Part = Part {
+    name: IDENTITY,
+    stands_still: "tokens that are new here are not reviewed; the issuer's Secret and the ConfigMaps of trust anchors are not kept up",
+    works_on: "certificates are renewed by tokens that were accepted before, and bundles are served",
+};
 
 /// How long open calls may take after a signal.
 const DRAIN_GRACE: Duration = Duration::from_secs(10);
@@ -82,7 +89,7 @@ impl World {
                 cluster: None,
             }),
             Place::Kubernetes { pod } => {
-                let client = connect(IDENTITY).await.map_err(RunError::Client)?;
+                let client = connect_as(PART).await.map_err(RunError::Client)?;
                 let (events, writing) = Events::new(client.clone(), IDENTITY, &pod, drain);
                 let candidate = Candidate { namespace: namespace.to_owned(), name: IDENTITY.to_owned(), me: pod };
                 Ok(Self {

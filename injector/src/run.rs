@@ -7,10 +7,11 @@ use crate::{
     webhook::{Decider, Stats, serve},
 };
 use remora_kube::{
-    client::{ClientError, connect},
+    client::{ClientError, connect_as},
     events::Events,
     lease::{Candidate, elect},
     names::INJECTOR,
+    outage::Part,
 };
 use remora_runtime::{
     admin::{self, Admin, Readiness},
@@ -18,6 +19,12 @@ use remora_runtime::{
 };
 use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+
+const PART: Part = Part {
+    name: INJECTOR,
+    stands_still: "the webhook's configuration and certificate and the list of namespaces are not kept up",
+    works_on: "reviews are answered by what was read before",
+};
 
 /// How long reviews under way may take after the drain's delay.
 const DRAIN_GRACE: Duration = Duration::from_secs(10);
@@ -42,7 +49,7 @@ pub fn main() -> ExitCode {
 
 async fn run(config: Config, log: log::Handle) -> Result<(), RunError> {
     let metrics = admin::install_metrics().map_err(RunError::Metrics)?;
-    let client = connect(INJECTOR).await.map_err(RunError::Client)?;
+    let client = connect_as(PART).await.map_err(RunError::Client)?;
     let listener = bind(config.listen).await?;
     let admin_listener = bind(config.admin).await?;
     let namespace = config.defaults.control_namespace.clone();

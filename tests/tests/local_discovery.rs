@@ -6,8 +6,15 @@ use remora_tests::{
     patience::until,
 };
 use std::{
+    fs::{self, File},
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener},
+    os::unix::process::CommandExt as _,
+    process::{Child, Command},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
     thread,
 };
 
@@ -86,4 +93,85 @@ fn a_policy_that_is_broken_when_discovery_starts_opens_nothing_and_stops_nothing
     let log = mesh.discovery.log();
     assert!(log.contains("ending") && !log.contains("did not end in time"), "{}", mesh.discovery.log_end());
     Ok(())
+}
+
+/// An API server that hangs up on whoever calls, and how often it did.
+fn away() -> anyhow::Result<(SocketAddr, Arc<AtomicUsize>)> {
+    let (listener, calls) = (TcpListener::bind(("127.0.0.1", 0))?, Arc::<AtomicUsize>::default());
+    let (address, counted) = (listener.local_addr()?, Arc::clone(&calls));
+    thread::spawn(move || {
+        for called in listener.incoming().flatten() {
+            counted.fetch_add(1, SeqCst);
+            drop(called);
+        }
+    });
+    Ok((address, calls))
+}
+
+/// Ends with the test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn an_api_server_that_is_away_is_told_of_in_one_line_whatever_the_filter_unless_it_names_the_library()
+-> anyhow::Result<()> {
+    const OURS: &str = "the API server cannot be reached";
+    const THEIRS: &str = "failed with error";
+    let (server, calls) = away()?;
+    let dir = tempfile::tempdir()?;
+    let (kubeconfig, log) = (dir.path().join("kubeconfig"), dir.path().join("log"));
+    let text = format!(
+        "apiVersion: v1
+kind: Config
+clusters: [{{ name: c, cluster: {{ server: 'http://{server}' }} }}]
+contexts: [{{ name: c, context: {{ cluster: c, user: u }} }}]
+users: [{{ name: u, user: {{ token: t }} }}]
+current-context: c
+"
+    );
+    fs::write(&kubeconfig, text)?;
+    let mut discovery = Command::new(env!("CARGO_BIN_EXE_remora-components"));
+    discovery.arg0("remora-discovery").env_clear().env("KUBECONFIG", &kubeconfig).stderr(File::create(&log)?);
+    discovery.args(["--kubernetes", "--insecure-listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+    let _discovery = Ended(discovery.spawn()?);
+
+    let said = || fs::read_to_string(&log).map_err(anyhow::Error::from);
+    let tried = |times: usize| {
+        let enough = calls.load(SeqCst) + times;
+        until("it tries again", || Ok((calls.load(SeqCst) >= enough).then_some(())))
+            .with_context(|| said().unwrap_or_default())
+    };
+    let admin: SocketAddr = until("the admin server listens", || {
+        let said = said()?;
+        let line = said.lines().find_map(|line| line.split_once("admin server listens admin="));
+        Ok(line.map(|(_, address)| address.trim().parse()).transpose()?)
+    })?;
+    let filter = |filter: &str| -> anyhow::Result<()> {
+        let length = filter.len();
+        let put = format!(
+            "PUT /log-level HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{filter}"
+        );
+        let answer = http::Answer::parse(&http::exchange(admin, put.as_bytes())?)?;
+        ensure!(answer.status == 204, "{}", answer.head);
+        Ok(())
+    };
+    tried(40)?;
+    filter("debug")?;
+    tried(40)?;
+    let quiet = said()?;
+    let ours: Vec<&str> = quiet.lines().filter(|line| line.contains(OURS)).collect();
+    let [only] = ours.as_slice() else { anyhow::bail!("{} lines of ours in {quiet}", ours.len()) };
+    for field in [&format!("server=\"http://{server}/\""), " WARN ", "since=", "why=", "stands_still=", "works_on="] {
+        ensure!(only.contains(field), "no {field} in {only}");
+    }
+    ensure!(!quiet.contains(THEIRS) && !quiet.contains("cannot be watched"), "{quiet}");
+    filter("info,kube_client=info")?;
+    until("the library speaks", || Ok(said()?.contains(THEIRS).then_some(())))
 }

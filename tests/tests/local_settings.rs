@@ -32,11 +32,14 @@ impl Manifest {
     }
 }
 
+/// What stands before each filter that names none of these.
+const QUIET: &str = "h2=error,kube_client::client=off,kube_client::client::tls=warn,kube_runtime::watcher=off";
+
 fn filter_becomes(proxy: &Proxy, filter: &str) -> anyhow::Result<()> {
     until(&format!("the log's filter becomes {filter}"), || {
         let now = proxy.admin("/log-level")?;
         let directives = |filter: &str| filter.trim().split(',').map(str::to_owned).collect::<BTreeSet<_>>();
-        ensure!(directives(&now) == directives(&format!("h2=error,{filter}")), "it is {now}");
+        ensure!(directives(&now) == directives(&format!("{QUIET},{filter}")), "it is {now}");
         Ok(Some(()))
     })
 }

@@ -21,15 +21,13 @@ pub enum Asked {
     Inbound(Key, u16),
     /// All ports of a pod that are not declared.
     InboundDefault(Key),
-    /// The settings of a pod's proxy.
-    Settings(Key),
 }
 
 impl Asked {
     /// Its name on the wire; `None` for what is told without being asked for.
     pub fn name(&self) -> Option<Name> {
         match self {
-            Self::Networks | Self::Own { .. } | Self::Settings(_) => None,
+            Self::Networks | Self::Own { .. } => None,
             Self::Outbound(_, target) => Some(Name::Outbound(target.clone())),
             Self::Backend(id) => Some(Name::Backend(id.clone())),
             Self::Inbound(_, port) => Some(Name::Inbound(*port)),
@@ -50,6 +48,8 @@ pub struct Own {
     pub proof: Proof,
     /// The zone that it is in.
     pub zone: Option<String>,
+    /// The settings of its proxy. `None`: the pod is not known.
+    pub settings: Option<ProxySettings>,
 }
 
 /// What it is answered. `None`: nobody knows yet.
@@ -61,7 +61,6 @@ pub enum Answer {
     Backend(Option<Arc<Backend>>),
     Inbound(Option<Inbound>),
     InboundDefault(Option<InboundDefault>),
-    Settings(Option<ProxySettings>),
 }
 
 impl Facts {
@@ -71,12 +70,12 @@ impl Facts {
             Asked::Own { pod: (namespace, pod), account, address } => Answer::Own(Own {
                 proof: self.prove(namespace, pod, account, *address),
                 zone: self.zone(namespace, pod).map(str::to_owned),
+                settings: self.proxy_settings(namespace, pod),
             }),
             Asked::Outbound(namespace, target) => Answer::Outbound(self.outbound(namespace, target)),
             Asked::Backend(id) => Answer::Backend(self.backend(id)),
             Asked::Inbound((namespace, pod), port) => Answer::Inbound(self.inbound(namespace, pod, *port)),
             Asked::InboundDefault((namespace, pod)) => Answer::InboundDefault(self.inbound_default(namespace, pod)),
-            Asked::Settings((namespace, pod)) => Answer::Settings(self.proxy_settings(namespace, pod)),
         }
     }
 }

@@ -44,7 +44,7 @@ impl Facts {
             self.slices_of.get(key).filter_map(|slice| self.slices.get(slice)).map(|slice| &**slice).collect();
         let selected: Vec<&Pod> =
             self.selected.get(key).filter_map(|pod| self.pods.get(pod)).map(|pod| &**pod).collect();
-        found.named.extend(names(&slices, &selected).map(|(name, ip)| ((key.clone(), name), ip)));
+        found.named = names(&slices, &selected).collect();
         for port in service.spec.ports.iter().filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP") {
             let id = backend_id(key, port.port);
             let endpoints = self.endpoints(service, port, (&slices, &selected), &id, &mut found);
@@ -77,11 +77,12 @@ impl Facts {
         }
         self.served.replace(&before.served, &now.served);
         self.selecting.replace(&before.selecting, &now.selecting);
+        let named = |name: &String| (key.clone(), name.clone());
         for name in before.named.keys().filter(|name| !now.named.contains_key(*name)) {
-            self.named.put(name.clone(), None);
+            self.named.put(named(name), None);
         }
-        for (name, ip) in &now.named {
-            self.named.put(name.clone(), Some(*ip));
+        for (name, ip) in now.named.iter().filter(|(name, ip)| before.named.get(*name) != Some(*ip)) {
+            self.named.put(named(name), Some(*ip));
         }
         let unseen = now.unseen.iter().filter(|line| !before.unseen.contains(line)).cloned().collect();
         now.reports = Vec::new();
@@ -227,13 +228,13 @@ fn first_ip(endpoint: &SliceEndpoint) -> Option<IpAddr> {
 }
 
 /// The names under which a headless Service's endpoints are known one by one.
-fn names(slices: &[&EndpointSlice], pods: &[&Pod]) -> impl Iterator<Item = (String, IpAddr)> {
+fn names<'a>(slices: &'a [&EndpointSlice], pods: &'a [&Pod]) -> impl Iterator<Item = (String, IpAddr)> + 'a {
     let endpoints = slices.iter().flat_map(|slice| &slice.endpoints).filter_map(|endpoint| {
         let name = endpoint.hostname.as_ref().or_else(|| endpoint.target_ref.as_ref().map(|t| &t.name))?;
         Some((name.clone(), first_ip(endpoint)?))
     });
     let pods = pods.iter().filter_map(|pod| Some((pod.metadata.name.clone(), *values::pod_ips(pod).first()?)));
-    pods.chain(endpoints).collect::<Vec<_>>().into_iter()
+    pods.chain(endpoints)
 }
 
 /// A pod as the endpoint controller would see it. Manifests by hand need not say that a pod is ready.

@@ -20,7 +20,8 @@ pub(super) struct Served {
     pub(super) backends: BTreeMap<BackendId, Arc<Backend>>,
     pub(super) served: BTreeSet<(IpAddr, (u16, BackendId))>,
     pub(super) selecting: BTreeSet<(Key, (u16, BackendId))>,
-    pub(super) named: BTreeMap<(Key, String), IpAddr>,
+    /// Its endpoints by their own names.
+    pub(super) named: BTreeMap<String, IpAddr>,
     pub(super) reports: Vec<String>,
     pub(super) unseen: Vec<String>,
 }

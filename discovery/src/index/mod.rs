@@ -130,8 +130,8 @@ enum Cell {
     Route(ObjectId),
     /// The routes of a Service port.
     Rules(BackendId),
-    /// What somebody asked for.
-    Asked(Asked),
+    /// What somebody asked for. One copy of its name serves all who keep it: there are some for each proxy.
+    Asked(Arc<Asked>),
     // From here on: what is to be said to people, which waits until somebody wants to know.
     Status(ObjectId),
     PoliciesOf(String),
@@ -181,15 +181,15 @@ impl World {
     }
 
     /// Answers, and tells from now on when the answer may be another, until it is [forgotten](Self::forget).
-    pub fn ask(&mut self, asked: &Asked) -> Answer {
+    pub fn ask(&mut self, asked: &Arc<Asked>) -> Answer {
         let (answer, read) = reading(|| self.facts.answer(asked));
-        self.graph.ran(Cell::Asked(asked.clone()), read);
+        self.graph.ran(Cell::Asked(Arc::clone(asked)), read);
         answer
     }
 
     /// Nobody asks for it any more.
-    pub fn forget(&mut self, asked: &Asked) {
-        self.graph.forget(&Cell::Asked(asked.clone()));
+    pub fn forget(&mut self, asked: &Arc<Asked>) {
+        self.graph.forget(&Cell::Asked(Arc::clone(asked)));
     }
 
     /// Whether there is a proxy that lacks a feature.

@@ -34,8 +34,8 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     world: World,
-    /// For those who can carry out all that there is, and apart from them for those who cannot.
-    cells: HashMap<Asked, BTreeMap<Features, Weak<Cell>>>,
+    /// For those who can carry out all that there is, and apart from them for those who cannot. Nearly always that is one cell.
+    cells: HashMap<Arc<Asked>, Vec<Weak<Cell>>>,
     /// How many proxies lack a feature.
     lacking: BTreeMap<Feature, usize>,
 }
@@ -54,14 +54,14 @@ pub struct Applied {
 /// A resource that somebody asked for.
 #[derive(Debug)]
 pub(super) struct Cell {
-    asked: Asked,
+    asked: Arc<Asked>,
     /// By which its readers ask for it, if they do.
     pub(super) name: Option<Arc<Name>>,
     /// What its readers can carry out.
     features: Features,
     latest: Mutex<Arc<Resource>>,
-    /// Whom a new version wakes.
-    readers: Mutex<BTreeMap<usize, Arc<Mailbox>>>,
+    /// Whom a new version wakes, in the order of their addresses. A pod's own have one, some have all.
+    readers: Mutex<Vec<Arc<Mailbox>>>,
 }
 
 /// Which of a stream's resources are others. Bounded by what it asked for.
@@ -88,7 +88,7 @@ impl Hub {
         let mut state = lock(&self.0.state);
         let State { world, cells, .. } = &mut *state;
         world.apply(changes, &mut |asked, answer| {
-            for cell in cells.get(asked).into_iter().flat_map(BTreeMap::values).filter_map(Weak::upgrade) {
+            for cell in cells.get(asked).into_iter().flatten().filter_map(Weak::upgrade) {
                 cell.renew(Resource::of(answer.clone(), cell.features));
             }
         });
@@ -132,15 +132,19 @@ impl Hub {
     pub(super) fn ask(&self, asked: Asked, features: Features, mailbox: &Arc<Mailbox>) -> Arc<Cell> {
         let features = if asked.has_rules() { features } else { Features::all() };
         let mut state = lock(&self.0.state);
-        let known = state.cells.get(&asked).and_then(|all| all.get(&features)?.upgrade());
-        let cell = known.unwrap_or_else(|| {
+        let known = state.cells.get(&asked);
+        let mut same = known.into_iter().flatten().filter_map(Weak::upgrade).filter(|cell| cell.features == features);
+        let cell = same.next().unwrap_or_else(|| {
+            let asked = Arc::new(asked);
             let latest = Mutex::new(Arc::new(Resource::of(state.world.ask(&asked), features)));
             let name = asked.name().map(Arc::new);
-            let cell = Arc::new(Cell { asked: asked.clone(), name, features, latest, readers: Mutex::default() });
-            state.cells.entry(asked).or_default().insert(features, Arc::downgrade(&cell));
+            let cell = Arc::new(Cell { asked: Arc::clone(&asked), name, features, latest, readers: Mutex::default() });
+            let all = state.cells.entry(asked).or_default();
+            all.reserve_exact(1);
+            all.push(Arc::downgrade(&cell));
             cell
         });
-        lock(&cell.readers).insert(Arc::as_ptr(mailbox).addr(), Arc::clone(mailbox));
+        cell.join(mailbox);
         cell
     }
 
@@ -168,22 +172,20 @@ impl Hub {
     /// How many resources somebody asks for.
     #[cfg(test)]
     pub(super) fn asked(&self) -> usize {
-        lock(&self.0.state).cells.values().map(BTreeMap::len).sum()
+        lock(&self.0.state).cells.values().map(Vec::len).sum()
     }
 
     /// Unsubscribes. What nobody asks for any more is forgotten.
     pub(super) fn leave(&self, cells: impl IntoIterator<Item = Arc<Cell>>, mailbox: &Arc<Mailbox>) {
         let mut state = lock(&self.0.state);
         for cell in cells {
-            let mut readers = lock(&cell.readers);
-            readers.remove(&Arc::as_ptr(mailbox).addr());
             // Only under the lock does anybody join.
-            if !readers.is_empty() {
+            if cell.part(mailbox) {
                 continue;
             }
             let State { world, cells, .. } = &mut *state;
             if let Some(all) = cells.get_mut(&cell.asked) {
-                all.remove(&cell.features);
+                all.retain(|known| known.as_ptr() != Arc::as_ptr(&cell));
                 if all.is_empty() {
                     cells.remove(&cell.asked);
                     world.forget(&cell.asked);
@@ -199,12 +201,32 @@ impl Cell {
         Arc::clone(&lock(&self.latest))
     }
 
+    /// From now on a new version wakes this reader.
+    fn join(&self, mailbox: &Arc<Mailbox>) {
+        let mut readers = lock(&self.readers);
+        if let Err(at) = readers.binary_search_by_key(&Arc::as_ptr(mailbox), Arc::as_ptr) {
+            if readers.is_empty() {
+                readers.reserve_exact(1);
+            }
+            readers.insert(at, Arc::clone(mailbox));
+        }
+    }
+
+    /// No more. Whether it has other readers.
+    fn part(&self, mailbox: &Arc<Mailbox>) -> bool {
+        let mut readers = lock(&self.readers);
+        if let Ok(at) = readers.binary_search_by_key(&Arc::as_ptr(mailbox), Arc::as_ptr) {
+            readers.remove(at);
+        }
+        !readers.is_empty()
+    }
+
     fn renew(self: &Arc<Self>, resource: Resource) {
         if self.latest().version == resource.version {
             return;
         }
         *lock(&self.latest) = Arc::new(resource);
-        for reader in lock(&self.readers).values() {
+        for reader in &*lock(&self.readers) {
             lock(&reader.due).insert(Arc::as_ptr(self).addr(), Arc::clone(self));
             reader.filled.notify_one();
         }

@@ -5,10 +5,12 @@
 //! no queue, and a proxy that reads nothing delays no other, and gets the latest when it reads again.
 
 mod budget;
+mod entries;
 mod hub;
 pub mod limits;
 mod opening;
 mod peers;
+mod requests;
 mod resource;
 mod subscriber;
 mod wire;
@@ -31,11 +33,12 @@ use remora_api::{
 };
 use remora_model::SpiffeId;
 use remora_runtime::{drain, grpc::Peer};
+use requests::Requests;
 use resource::Encoded;
 use std::{net::IpAddr, sync::Arc, time::Duration};
 use subscriber::{Next, Subscriber};
 use tokio::time::Instant;
-use tonic::{Code, Request, Status, Streaming};
+use tonic::{Code, Status};
 use wire::Messages;
 
 /// The service.
@@ -73,9 +76,9 @@ impl Service {
         Server(self)
     }
 
-    async fn sync(&self, request: Request<Streaming<SyncRequest>>) -> Result<Messages, Status> {
-        let peer = request.extensions().get::<Peer>();
-        let (address, peer) = (peer.map(|peer| peer.addr.ip().to_canonical()), peer.and_then(|peer| peer.id.clone()));
+    async fn sync(&self, peer: Option<Peer>, requests: Requests) -> Result<Messages, Status> {
+        let address = peer.as_ref().map(|peer| peer.addr.ip().to_canonical());
+        let peer = peer.and_then(|peer| peer.id);
         let identity = peer.as_ref().map(SpiffeId::as_str).unwrap_or_default();
         // Until anything is known no stream opens, so that no proxy takes itself for ready on our silence.
         tokio::select! {
@@ -94,7 +97,7 @@ impl Service {
             Some(arrived.inspect_err(|status| ended(status, peer.as_ref(), &self.lines))?)
         };
         let conversation = Conversation {
-            requests: request.into_inner(),
+            requests,
             draining: self.draining.clone(),
             peer,
             address,
@@ -103,7 +106,8 @@ impl Service {
             opening: Some(opening),
             proxy: None,
         };
-        let responses = stream::unfold(Some(conversation), |conversation| async move {
+        // A future holds what it takes more than once, so that is a pointer.
+        let responses = stream::unfold(Some(Box::new(conversation)), |conversation| async move {
             let mut conversation = conversation?;
             match conversation.next().await {
                 Ok(response) => Some((Ok(response?), Some(conversation))),
@@ -119,7 +123,7 @@ impl Service {
 
 /// One stream.
 struct Conversation {
-    requests: Streaming<SyncRequest>,
+    requests: Requests,
     draining: drain::Watch,
     peer: Option<SpiffeId>,
     address: Option<IpAddr>,
@@ -154,7 +158,7 @@ impl Connected {
 
 /// Whether the pod is known to be the caller's; an error if it is known to be another's.
 fn proof(subscriber: &Subscriber) -> Result<bool, Status> {
-    match subscriber.own().map_or(Proof::Unknown, |own| own.proof) {
+    match subscriber.proof() {
         Proof::Unknown => Ok(false),
         Proof::Proven => Ok(true),
         Proof::Refuted(why) => Err(Status::permission_denied(format!("pod {} {why}", subscriber.named()))),
@@ -207,7 +211,7 @@ impl Conversation {
                 () = proxy.subscriber.mailbox.filled() => {}
                 () = self.draining.signaled() => return Err(ending()),
                 _ = &mut proxy.place.lost => return Err(replaced()),
-                message = self.requests.message() => match message {
+                message = self.requests.next() => match message {
                     Ok(Some(message)) => proxy.subscriber.take(message)?,
                     // The proxy is gone, in good order or not.
                     Ok(None) | Err(_) => return Ok(None),
@@ -223,7 +227,7 @@ impl Conversation {
             if !proxy.subscriber.hears() {
                 break;
             }
-            match self.requests.message().now_or_never() {
+            match self.requests.next().now_or_never() {
                 Some(Ok(Some(message))) => proxy.subscriber.take(message)?,
                 Some(Ok(None) | Err(_)) => return Ok(false),
                 None => break,
@@ -244,7 +248,7 @@ impl Conversation {
 
     async fn hello(&mut self) -> Result<Hello, Status> {
         let first = tokio::select! {
-            first = tokio::time::timeout(HELLO_TIMEOUT, self.requests.message()) => first,
+            first = tokio::time::timeout(HELLO_TIMEOUT, self.requests.next()) => first,
             () = self.draining.signaled() => return Err(ending()),
         };
         let first = first.map_err(|_| Status::deadline_exceeded(format!("no hello within {HELLO_TIMEOUT:?}")))??;

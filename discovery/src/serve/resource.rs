@@ -4,7 +4,7 @@
 //! versions before. Its version is a digest of what it says. Immutable, but for the deltas that it remembers.
 
 use super::limits::{DELTAS_MAX, RESPONSE_BYTES_MAX};
-use crate::index::{Answer, Own};
+use crate::index::{Answer, Own, Proof};
 use prost::{Message as _, bytes::BufMut as _};
 use remora_api::{
     sync::Delta,
@@ -42,9 +42,19 @@ pub(super) enum Says {
     /// Nothing beside its version.
     Inbound,
     /// The backends that a target leads to.
-    Outbound(Arc<[BackendId]>),
+    Outbound(Box<[BackendId]>),
     Backend(Arc<Backend>, Deltas),
-    Own(Own),
+    Own(Box<Known>),
+}
+
+/// What is known of a proxy's own pod. The message beside it says its zone.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) proof: Proof,
+    /// Whether its zone is known.
+    pub(super) zoned: bool,
+    /// The version of its proxy's settings, and the message that carries them.
+    pub(super) settings: Option<(u64, Encoded)>,
 }
 
 /// Messages from earlier versions: none where the whole says no more.
@@ -60,9 +70,16 @@ impl Resource {
                 Self::made(v1::Networks { cidrs }, Says::Inbound, |_, networks| Kind::Networks(networks))
             }
             Answer::Own(own) => {
-                let zone = own.zone.clone().unwrap_or_default();
                 let version = digest(format!("{own:?}").as_bytes());
-                Self { version, whole: message(Kind::Zone(zone)), says: Says::Own(own), closed: Box::default() }
+                let Own { proof, zone, settings } = own;
+                let settings = settings.map(|settings| {
+                    let kind =
+                        |version, settings| Kind::Settings(v1::SettingsResource { version, settings: Some(settings) });
+                    let made = Self::made(v1::ProxySettings::from(&settings), Says::Nothing, kind);
+                    (made.version, made.whole)
+                });
+                let says = Says::Own(Box::new(Known { proof, zoned: zone.is_some(), settings }));
+                Self { version, whole: message(Kind::Zone(zone.unwrap_or_default())), says, closed: Box::default() }
             }
             Answer::Outbound(outbound) => {
                 let (outbound, closed) = outbound.within(known);
@@ -93,15 +110,15 @@ impl Resource {
                 };
                 Self { closed: closed.into(), ..Self::made(message, Says::Inbound, kind) }
             }
-            Answer::Settings(Some(settings)) => {
-                let kind =
-                    |version, settings| Kind::Settings(v1::SettingsResource { version, settings: Some(settings) });
-                Self::made(v1::ProxySettings::from(&settings), Says::Inbound, kind)
-            }
-            Answer::Backend(None) | Answer::Inbound(None) | Answer::InboundDefault(None) | Answer::Settings(None) => {
+            Answer::Backend(None) | Answer::Inbound(None) | Answer::InboundDefault(None) => {
                 Self { version: 0, whole: Encoded::new(), says: Says::Nothing, closed: Box::default() }
             }
         }
+    }
+
+    /// The backends that a target leads to.
+    pub(super) fn leads(&self) -> &[BackendId] {
+        if let Says::Outbound(backends) = &self.says { backends } else { &[] }
     }
 
     fn made<M: prost::Message>(inner: M, says: Says, kind: impl FnOnce(u64, M) -> Kind) -> Self {

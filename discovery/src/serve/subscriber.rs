@@ -7,11 +7,12 @@
 
 use super::{
     budget::Lines,
+    entries::Entries,
     hub::{Cell, Hub, Mailbox},
     limits::{HELD_MAX, MADE_MAX, SUBSCRIPTIONS_MAX, TURN, UNIT_BYTES, UNPROVEN_SUBSCRIPTIONS_MAX},
     resource::{Encoded, Resource, Says, message},
 };
-use crate::index::{Asked, Own, Proof};
+use crate::index::{Asked, Proof};
 use remora_api::{
     convert,
     sync::Name,
@@ -19,7 +20,7 @@ use remora_api::{
 };
 use remora_model::{BackendId, Feature, Features};
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeSet, VecDeque},
     net::IpAddr,
     sync::Arc,
 };
@@ -37,32 +38,6 @@ pub(super) enum Next {
     Nothing,
 }
 
-/// What there is under a name: there are some sixty for each of ten thousand proxies.
-#[derive(Debug, Default)]
-struct Entry {
-    /// Where it is subscribed to at the hub.
-    cell: Option<Arc<Cell>>,
-    /// The backends that it leads to, as of the last look.
-    leads: Arc<[BackendId]>,
-    /// The version that the proxy holds; 0 if none.
-    version: u64,
-    /// What we sent, to make deltas from.
-    sent: Option<Arc<Resource>>,
-    /// The proxy subscribed to it.
-    wanted: bool,
-    /// Offered in Hello and not yet looked at: to be confirmed.
-    offered: bool,
-    /// The last message was a delta, which the proxy may be unable to apply.
-    delta: bool,
-}
-
-impl Entry {
-    /// The proxy is taken to hold nothing of it.
-    fn let_go(&mut self) {
-        (self.version, self.sent, self.offered, self.delta) = (0, None, false, false);
-    }
-}
-
 /// One proxy.
 #[derive(Debug)]
 pub(super) struct Subscriber {
@@ -77,8 +52,8 @@ pub(super) struct Subscriber {
     networks: Arc<Cell>,
     /// Whether it knows in what zone it is.
     zoned: bool,
-    /// The settings of its proxy, if it can change them while it runs.
-    settings: Option<Arc<Cell>>,
+    /// Whether its proxy can change its settings while it runs.
+    takes_settings: bool,
     /// The versions of the ranges and of the settings that were sent to it.
     networks_sent: u64,
     settings_sent: u64,
@@ -87,8 +62,7 @@ pub(super) struct Subscriber {
     /// Work since this was asked last.
     spent: u32,
     lines: Arc<Lines>,
-    /// What it subscribed to, holds, or is subscribed to at the hub. Names are the cells' own where there is one.
-    entries: BTreeMap<Arc<Name>, Entry>,
+    entries: Entries,
     /// How many of them it subscribed to.
     wanted: usize,
     /// What is to be looked at.
@@ -108,8 +82,6 @@ impl Subscriber {
         let features = convert::features(&hello.features);
         let lacks = Features::all().beyond(features);
         let (mailbox, pod) = (Arc::<Mailbox>::default(), (hello.namespace.clone(), hello.pod.clone()));
-        let settings = features.contain(Feature::Settings).then(|| Asked::Settings(pod.clone()));
-        let settings = settings.map(|asked| hub.ask(asked, features, &mailbox));
         let own = Asked::Own { pod, account: hello.service_account, address };
         let own = hub.ask(own, features, &mailbox);
         let networks = hub.ask(Asked::Networks, features, &mailbox);
@@ -120,7 +92,7 @@ impl Subscriber {
             own,
             networks,
             zoned: !hello.zone.is_empty(),
-            settings,
+            takes_settings: features.contain(Feature::Settings),
             networks_sent: 0,
             settings_sent: 0,
             proven: false,
@@ -129,13 +101,13 @@ impl Subscriber {
             namespace: hello.namespace,
             pod: hello.pod,
             features,
-            entries: BTreeMap::new(),
+            entries: Entries::default(),
             wanted: 0,
             due: BTreeSet::new(),
             made: VecDeque::new(),
             untidy: true,
         };
-        subscriber.proven = subscriber.own().is_some_and(|own| own.proof == Proof::Proven);
+        subscriber.proven = subscriber.proof() == Proof::Proven;
         if !lacks.is_empty() {
             subscriber.say(|pod, left_out| {
                 tracing::warn!(pod, version = hello.proxy_version, %lacks, left_out, "proxy is too old for some features; rules that need them are closed there");
@@ -149,7 +121,7 @@ impl Subscriber {
                 continue;
             }
             if at < HELD_MAX {
-                let entry = subscriber.entries.entry(name).or_default();
+                let entry = subscriber.entries.at(name);
                 (entry.version, entry.offered) = (offered.version, true);
             }
         }
@@ -172,7 +144,7 @@ impl Subscriber {
             }
             return false;
         }
-        let entry = self.entries.entry(name.clone()).or_default();
+        let entry = self.entries.at(name.clone());
         self.wanted += usize::from(!std::mem::replace(&mut entry.wanted, true));
         self.due.insert(name);
         true
@@ -243,9 +215,10 @@ impl Subscriber {
     /// The proxy is taken to hold nothing of this name, nor of the backends that it leads to.
     fn forget(&mut self, name: &Name) {
         let Some(entry) = self.entries.get_mut(name) else { return };
-        entry.let_go();
         self.wanted -= usize::from(std::mem::take(&mut entry.wanted));
-        for id in &*std::mem::take(&mut entry.leads) {
+        let seen = entry.seen.take();
+        entry.let_go();
+        for id in seen.as_deref().map_or(&[][..], Resource::leads) {
             if let Some(backend) = self.entries.get_mut(&Name::Backend(id.clone())) {
                 backend.let_go();
             }
@@ -254,7 +227,7 @@ impl Subscriber {
 
     /// Whether something that it subscribed to leads to the backend.
     fn leads_to(&self, id: &BackendId) -> bool {
-        self.entries.values().any(|entry| entry.leads.contains(id))
+        self.entries.all().any(|entry| entry.leads().contains(id))
     }
 
     /// Rules that the proxy could not read, and which stand in their closed form there. With a proxy of our own version there
@@ -287,7 +260,9 @@ impl Subscriber {
             tracing::warn!(pod, %name, reason = nack.reason, left_out, "proxy refused a resource");
         });
         if let Some(entry) = self.entries.get_mut(&name) {
-            entry.sent = None;
+            if matches!(*name, Name::Backend(_)) {
+                entry.seen = None;
+            }
             if std::mem::take(&mut entry.delta) {
                 entry.version = 0;
                 self.due.insert(name);
@@ -296,9 +271,9 @@ impl Subscriber {
         Ok(())
     }
 
-    /// What is known of its own pod.
-    pub(super) fn own(&self) -> Option<Own> {
-        if let Says::Own(own) = &self.own.latest().says { Some(own.clone()) } else { None }
+    /// Whether its pod is known, and its own.
+    pub(super) fn proof(&self) -> Proof {
+        if let Says::Own(known) = &self.own.latest().says { known.proof } else { Proof::Unknown }
     }
 
     /// Its pod is known to be the caller's from now on.
@@ -336,17 +311,16 @@ impl Subscriber {
             self.networks_sent = networks.version;
             return Next::Tell(networks.whole.clone());
         }
-        if !self.zoned {
-            let own = self.own.latest();
-            if let Says::Own(Own { zone: Some(_), .. }) = &own.says {
-                self.zoned = true;
+        let own = self.own.latest();
+        if let Says::Own(known) = &own.says {
+            if known.zoned && !std::mem::replace(&mut self.zoned, true) {
                 return Next::Tell(own.whole.clone());
             }
-        }
-        if let Some(settings) = self.settings.as_ref().map(|cell| cell.latest()).filter(|latest| latest.version != 0)
-            && std::mem::replace(&mut self.settings_sent, settings.version) != settings.version
-        {
-            return Next::Tell(settings.whole.clone());
+            if let Some((version, settings)) = known.settings.as_ref().filter(|_| self.takes_settings)
+                && std::mem::replace(&mut self.settings_sent, *version) != *version
+            {
+                return Next::Tell(settings.clone());
+            }
         }
         for _ in 0..TURN {
             if let Some(made) = self.made.pop_front() {
@@ -356,6 +330,8 @@ impl Subscriber {
                 Some(name) => self.look_at(&name),
                 None => {
                     self.tidy();
+                    // They had room for the longest burst.
+                    (self.made, self.due) = (VecDeque::new(), BTreeSet::new());
                     return Next::Nothing;
                 }
             }
@@ -372,15 +348,15 @@ impl Subscriber {
             return;
         }
         let resource = self.latest(name);
-        if let Says::Outbound(backends) = &resource.says {
-            for id in &**backends {
+        if matches!(resource.says, Says::Outbound(_)) {
+            for id in resource.leads() {
                 let name = Name::Backend(id.clone());
                 self.due.remove(&name);
                 self.turn(&name);
             }
             if let Some(entry) = self.entries.get_mut(name) {
-                let before = std::mem::replace(&mut entry.leads, Arc::clone(backends));
-                self.untidy |= before != *backends;
+                self.untidy |= entry.leads() != resource.leads();
+                entry.seen = Some(Arc::clone(&resource));
             }
         }
         self.turn(name);
@@ -397,13 +373,12 @@ impl Subscriber {
             Name::Backend(id) => Asked::Backend(id.clone()),
             Name::Inbound(port) => Asked::Inbound(pod(), *port),
             Name::InboundDefault => Asked::InboundDefault(pod()),
-            Name::Settings => Asked::Settings(pod()),
+            // They come with what is known of its own pod.
+            Name::Settings => return self.own.latest(),
         };
         let cell = self.hub.ask(asked, self.features, &self.mailbox);
         let latest = cell.latest();
-        let (known, entry) = self.entries.remove_entry(name).unzip();
-        let name = cell.name.clone().or(known).unwrap_or_else(|| Arc::new(name.clone()));
-        self.entries.insert(name, Entry { cell: Some(cell), ..entry.unwrap_or_default() });
+        self.entries.subscribed(name, cell);
         latest
     }
 
@@ -420,13 +395,17 @@ impl Subscriber {
                 let current = v1::Current { name: Some(name.into()), version: resource.version };
                 self.made.push_back(message(Kind::Current(current)));
                 // What a nack took away does not come back: only who just offered it holds what we would have sent.
-                entry.sent = matches!(resource.says, Says::Backend(..)).then_some(resource);
+                if matches!(resource.says, Says::Backend(..)) {
+                    entry.seen = Some(resource);
+                }
             }
             return;
         }
-        let (message, delta) = resource.after(entry.sent.as_deref().filter(|sent| sent.version == entry.version));
+        let (message, delta) = resource.after(entry.seen.as_deref().filter(|sent| sent.version == entry.version));
         (entry.version, entry.offered, entry.delta) = (resource.version, false, delta);
-        entry.sent = matches!(resource.says, Says::Backend(..)).then(|| Arc::clone(&resource));
+        if matches!(resource.says, Says::Backend(..)) {
+            entry.seen = Some(Arc::clone(&resource));
+        }
         self.made.push_back(message);
         for feature in resource.closed.iter().flat_map(|closed| closed.lacks.iter()) {
             metrics::counter!("remora_discovery_degraded_rules_total", "feature" => feature.name()).increment(1);
@@ -444,13 +423,13 @@ impl Subscriber {
         if !std::mem::take(&mut self.untidy) {
             return;
         }
-        let leads: Vec<Arc<[BackendId]>> = self.entries.values().map(|entry| Arc::clone(&entry.leads)).collect();
-        let backends: BTreeSet<&BackendId> = leads.iter().flat_map(|leads| &**leads).collect();
-        let left = self.entries.extract_if(.., |name, entry| match &**name {
+        let seen: Vec<Arc<Resource>> = self.entries.all().filter_map(|entry| entry.seen.clone()).collect();
+        let backends: BTreeSet<&BackendId> = seen.iter().flat_map(|seen| seen.leads()).collect();
+        let left = self.entries.take(|name, entry| match name {
             Name::Backend(id) => !backends.contains(id),
             _ => !entry.wanted,
         });
-        let left: Vec<Arc<Cell>> = left.filter_map(|(_, entry)| entry.cell).collect();
+        let left: Vec<Arc<Cell>> = left.into_iter().filter_map(|entry| entry.cell).collect();
         if !left.is_empty() {
             self.hub.leave(left, &self.mailbox);
         }
@@ -459,9 +438,9 @@ impl Subscriber {
 
 impl Drop for Subscriber {
     fn drop(&mut self) {
-        let cells = std::mem::take(&mut self.entries).into_values().filter_map(|entry| entry.cell);
+        let cells = self.entries.take(|_, _| true).into_iter().filter_map(|entry| entry.cell);
         let own = [Arc::clone(&self.own), Arc::clone(&self.networks)];
-        self.hub.leave(cells.chain(own).chain(self.settings.take()), &self.mailbox);
+        self.hub.leave(cells.chain(own), &self.mailbox);
         self.hub.lack(Features::all().beyond(self.features), false);
     }
 }

@@ -1,10 +1,9 @@
-//! `Discovery` as gRPC carries it. Requests are read by tonic; responses are framed here, because what is sent was made once for
-//! all who are sent it: a message goes out as it lies in memory, and a stream that is silent has no buffer.
+//! `Discovery` as gRPC carries it. Requests ([`Requests`]) and responses are framed here and not by tonic, because what is sent was
+//! made once for all who are sent it: a message goes out as it lies in memory, and a stream that is silent has no buffer.
 
-use super::{Service, limits::REQUEST_BYTES_MAX, resource::Encoded};
+use super::{Service, requests::Requests, resource::Encoded};
 use http_body::Frame;
-use prost::{Message as _, bytes::BytesMut};
-use remora_api::v1::SyncRequest;
+use prost::bytes::BytesMut;
 use std::{
     convert::Infallible,
     pin::Pin,
@@ -12,15 +11,12 @@ use std::{
 };
 use tokio_stream::Stream;
 use tonic::{
-    Request, Status, Streaming,
+    Status,
     body::Body,
-    codec::{BufferSettings, DecodeBuf, Decoder},
-    codegen::{Body as HttpBody, BoxFuture, Service as TowerService, StdError, http},
+    codegen::{Body as HttpBody, BoxFuture, Service as TowerService, http},
     server::NamedService,
 };
 
-/// What the buffer of a stream's requests begins with: most are small, and streams are many.
-const BUFFER_BYTES: usize = 512;
 /// What of the messages that are there is sent together.
 const GATHERED_BYTES: usize = 32 * 1024;
 
@@ -35,11 +31,7 @@ impl NamedService for Server {
     const NAME: &'static str = "remora.v1.Discovery";
 }
 
-impl<B> TowerService<http::Request<B>> for Server
-where
-    B: HttpBody + Send + 'static,
-    B::Error: Into<StdError> + Send + 'static,
-{
+impl TowerService<http::Request<Body>> for Server {
     type Response = http::Response<Body>;
     type Error = Infallible;
     type Future = BoxFuture<Self::Response, Infallible>;
@@ -48,14 +40,14 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let service = self.0.clone();
         Box::pin(async move {
             if request.uri().path() != "/remora.v1.Discovery/Sync" {
                 return Ok(Status::unimplemented("discovery has no such method").into_http());
             }
-            let request = request.map(|body| Streaming::new_request(Requests, body, None, Some(REQUEST_BYTES_MAX)));
-            Ok(match service.sync(Request::from_http(request)).await {
+            let peer = request.extensions().get().cloned();
+            Ok(match service.sync(peer, Requests::new(request.into_body())).await {
                 Ok(messages) => answer(messages),
                 Err(status) => status.into_http(),
             })
@@ -133,24 +125,6 @@ fn trailers(status: &Status) -> http::HeaderMap {
         trailers.insert(Status::GRPC_STATUS, http::HeaderValue::from(status.code() as i32));
     }
     trailers
-}
-
-/// How requests are read.
-#[derive(Debug, Clone, Copy)]
-struct Requests;
-
-impl Decoder for Requests {
-    type Item = SyncRequest;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<SyncRequest>, Status> {
-        let read = SyncRequest::decode(buffer);
-        read.map(Some).map_err(|error| Status::internal(format!("a request cannot be read: {error}")))
-    }
-
-    fn buffer_settings(&self) -> BufferSettings {
-        BufferSettings::new(BUFFER_BYTES, BUFFER_BYTES)
-    }
 }
 
 #[cfg(test)]

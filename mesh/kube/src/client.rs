@@ -4,6 +4,8 @@
 //! its version in `User-Agent`. The client has no timeout of its own over a whole call, since watches have no end; so
 //! every call that is not a watch goes through [`call`] or [`call_within`]. Watches use [`watching`].
 
+use crate::outage::{Outage, Part};
+use http::Response;
 use kube::{
     Client,
     client::ClientBuilder,
@@ -11,7 +13,8 @@ use kube::{
     core::Status,
     runtime::watcher,
 };
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
+use tower::{BoxError, util::MapResultLayer};
 
 /// How long to wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -117,16 +120,36 @@ pub async fn config(options: &KubeConfigOptions) -> Result<Config, ClientError> 
     Ok(config)
 }
 
-/// A client for the part named `part`, such as `remora-identity`. Does not connect yet.
-pub fn client(mut config: Config, part: &str) -> Result<Client, ClientError> {
-    let agent = format!("{part}/{}", env!("CARGO_PKG_VERSION")).parse().map_err(ClientError::Agent)?;
-    config.headers.push((http::header::USER_AGENT, agent));
-    Ok(ClientBuilder::try_from(config).map_err(ClientError::Build)?.build())
+/// A client for the program named `agent`, whose caller tells its user what fails. Does not connect yet.
+pub fn client(config: Config, agent: &str) -> Result<Client, ClientError> {
+    Ok(ClientBuilder::try_from(named(config, agent)?).map_err(ClientError::Build)?.build())
 }
 
-/// [`config`] and [`client`] with nothing chosen: what a part in its pod wants.
-pub async fn connect(part: &str) -> Result<Client, ClientError> {
-    client(config(&KubeConfigOptions::default()).await?, part)
+/// A client for a part of the control plane, that logs when the API server cannot be reached. Does not connect yet.
+pub fn client_as(part: Part, config: Config) -> Result<Client, ClientError> {
+    let outage = Arc::new(Outage::new(part, config.cluster_url.to_string()));
+    let watched = MapResultLayer::new(move |ended: Result<Response<_>, BoxError>| {
+        outage.ended(ended.as_ref().map(Response::status).map_err(|error| chain(&**error)));
+        ended
+    });
+    let builder = ClientBuilder::try_from(named(config, part.name)?).map_err(ClientError::Build)?;
+    Ok(builder.with_layer(&watched).build())
+}
+
+fn named(mut config: Config, agent: &str) -> Result<Config, ClientError> {
+    let agent = format!("{agent}/{}", env!("CARGO_PKG_VERSION")).parse().map_err(ClientError::Agent)?;
+    config.headers.push((http::header::USER_AGENT, agent));
+    Ok(config)
+}
+
+/// [`config`] and [`client`] with nothing chosen.
+pub async fn connect(agent: &str) -> Result<Client, ClientError> {
+    client(config(&KubeConfigOptions::default()).await?, agent)
+}
+
+/// [`config`] and [`client_as`] with nothing chosen: what a part in its pod wants.
+pub async fn connect_as(part: Part) -> Result<Client, ClientError> {
+    client_as(part, config(&KubeConfigOptions::default()).await?)
 }
 
 /// Waits for `request` for [`CALL_TIMEOUT`]. Cancel-safe as far as reads go; a cancelled write may have happened.

@@ -4,6 +4,7 @@
 //! |--|--|
 //! | [`names`] | names that several parts must agree on |
 //! | [`client`] | a client of the API server, and calls that end |
+//! | [`outage`] | what is said while the API server cannot be reached |
 //! | [`lease`] | which replica writes |
 //! | [`events`] | what `kubectl describe` shows |
 //! | [`mod@apply`] | server-side apply |
@@ -11,6 +12,7 @@
 
 pub mod names;
 pub mod client;
+pub mod outage;
 pub mod lease;
 pub mod events;
 pub mod apply;

@@ -1,7 +1,10 @@
 //! A process from its command line to its exit code, the same for every part of the control plane.
 
-use crate::{EX_USAGE, idle, log, settings::Mistakes};
-use std::{fmt::Display, process::ExitCode};
+use crate::{EX_USAGE, idle, log, settings::Mistakes, sys};
+use std::{fmt::Display, process::ExitCode, time::Duration};
+
+/// The shortest turns that Linux gives.
+const TURN: Duration = Duration::from_micros(100);
 
 /// Parses the command line and the environment into `R`, has `read` judge it, starts the log that `log` names, and runs
 /// `run` on this thread until it ends, which gives memory back while it is [`idle`]. What is wrong with the settings goes to standard error, with [`EX_USAGE`].
@@ -63,4 +66,12 @@ where
     };
     log::flush();
     code
+}
+
+/// Has the calling thread run soon after it is woken, however busy the others of its cgroup are. For one that does little each time
+/// and is waited for, such as the admin server's. Where the kernel does not do so the thread runs as any other.
+pub fn run_promptly() {
+    if let Err(error) = sys::set_turns(TURN) {
+        tracing::debug!(%error, "this thread cannot have short turns");
+    }
 }

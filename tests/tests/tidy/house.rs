@@ -112,9 +112,9 @@ const WIRE: [(&str, &str); 12] = [
     ("proxy/src/run.rs", "says hello"),
     ("discovery/src/index/routes.rs", "measures how much of a message a rule takes"),
     ("discovery/src/serve/mod.rs", "discovery's end of the stream"),
+    ("discovery/src/serve/requests.rs", "reads what proxies say"),
     ("discovery/src/serve/resource.rs", "encodes a resource once for all"),
     ("discovery/src/serve/subscriber.rs", "what one proxy is sent"),
-    ("discovery/src/serve/wire.rs", "serves what is encoded"),
     ("identity/src/server.rs", "serves"),
     ("identity/src/service.rs", "answers"),
 ];

@@ -199,10 +199,10 @@ fn what_did_not_change_is_the_same_value_and_is_not_told_again() {
         world.facts.backend(&parent).unwrap()
     };
     for target in ["api:80", "api:90", "api.shop:80"] {
-        world.ask(&Asked::Outbound("shop".to_owned(), target.parse().unwrap()));
+        world.ask(&Arc::new(Asked::Outbound("shop".to_owned(), target.parse().unwrap())));
     }
     let asked = [80, 90].map(|port| Asked::Backend(backend_id(&("shop".to_owned(), "api".to_owned()), port)));
-    asked.iter().for_each(|asked| drop(world.ask(asked)));
+    asked.iter().for_each(|asked| drop(world.ask(&Arc::new(asked.clone()))));
     let before = ["api:80", "api:90"].map(|target| backend(&world, target));
     let text = WORLD.replace("containerPort: 8000", "containerPort: 8001");
     let mut told = Vec::new();

@@ -236,7 +236,6 @@ fn questions() -> Vec<Asked> {
             all.push(Asked::Backend(pod_backend(&key(pod), 8080)));
             all.extend([80, 8080].map(|port| Asked::Inbound(key(pod), port)));
             all.push(Asked::InboundDefault(key(pod)));
-            all.push(Asked::Settings(key(pod)));
             let address = Some("10.1.0.1".parse().unwrap());
             all.push(Asked::Own { pod: key(pod), account: "web".to_owned(), address });
         }
@@ -273,10 +272,10 @@ fn try_one(seed: u64) {
         for _ in 0..10 {
             let asked = &questions[chance.below(questions.len())];
             if chance.below(4) == 0 {
-                world.forget(asked);
+                world.forget(&Arc::new(asked.clone()));
                 answers.remove(asked);
             } else {
-                answers.insert(asked.clone(), world.ask(asked));
+                answers.insert(asked.clone(), world.ask(&Arc::new(asked.clone())));
             }
         }
         if chance.below(4) == 0 {

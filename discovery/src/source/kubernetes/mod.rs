@@ -24,6 +24,7 @@ use remora_kube::{
     events::Events,
     lease::{Candidate, elect},
     names,
+    outage::Part,
 };
 use remora_runtime::{admin, drain};
 use std::{collections::BTreeSet, time::Duration};
@@ -42,11 +43,17 @@ pub(crate) const CONDITION: &str = "kubernetes";
 /// A read that takes longer than this is on a dead connection: the server ends each watch before.
 const READ_TIMEOUT: Duration = Duration::from_secs(70);
 
+const PART: Part = Part {
+    name: names::DISCOVERY,
+    stands_still: "changes of objects reach no proxy; statuses and Events are not written",
+    works_on: "what was read before is served, to proxies that come anew as well",
+};
+
 /// The way to the API.
 pub(crate) async fn client() -> Result<Client, ClientError> {
     let mut config = remora_kube::client::config(&KubeConfigOptions::default()).await?;
     config.read_timeout = Some(READ_TIMEOUT);
-    remora_kube::client::client(config, names::DISCOVERY)
+    remora_kube::client::client_as(PART, config)
 }
 
 /// Watches the API and publishes what its objects mean, until the drain.
@@ -115,6 +122,8 @@ struct Feed {
 #[derive(Default)]
 struct Told {
     unreadable: BTreeSet<String>,
+    /// Kinds that cannot be watched, for reasons of their own.
+    troubled: BTreeSet<&'static str>,
     too_many: bool,
 }
 
@@ -158,7 +167,7 @@ impl Feed {
     fn take(&mut self, (kind, change): (&'static str, Change)) -> bool {
         let before = self.store.in_trouble(kind);
         if let Change::Trouble(why) | Change::Forbidden(why) = &change
-            && !before
+            && self.told.troubled.insert(kind)
         {
             tracing::warn!(kind, why, "cannot be watched; its known objects stay in force");
         }
@@ -166,7 +175,7 @@ impl Feed {
         // Another writer removed what we said, or it is out of date.
         changed |= self.store.resaid().is_some_and(|object| !self.hub.is_said(object));
         let after = self.store.in_trouble(kind);
-        if before && !after {
+        if !after && self.told.troubled.remove(kind) {
             tracing::info!(kind, "is watched again");
         }
         if before != after {

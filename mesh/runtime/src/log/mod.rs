@@ -128,22 +128,65 @@ impl fmt::Debug for Handle {
     }
 }
 
-/// h2 warns of every odd frame, so that a peer could fill a disk; who wants to see that says so: `info,h2=warn`.
-const QUIET: &str = "h2=error";
+/// Of these crates less is said than the filter asks for, unless it names them (`info,h2=warn`; a part of them counts as well):
+/// - h2 warns of every odd frame, so that a peer could fill a disk.
+/// - kube's client and watcher log each try that fails, several a second while the API server is away. All of these come back as
+///   errors too, and parts tell of them in their own words (`remora_kube::outage`). That a bundle of CAs cannot be read is told there only.
+const QUIET: [(&str, &str); 3] = [
+    ("h2", "h2=error"),
+    ("kube_client", "kube_client::client=off,kube_client::client::tls=warn"),
+    ("kube_runtime", "kube_runtime::watcher=off"),
+];
 
 fn parse(filter: &str) -> Result<EnvFilter, LogError> {
-    EnvFilter::try_new(format!("{QUIET},{filter}"))
+    let named: Vec<&str> = filter.split(',').filter_map(|directive| directive.split([':', '=', '[']).next()).collect();
+    let quiet = QUIET.iter().filter(|(name, _)| !named.iter().any(|named| named == name));
+    let directives: Vec<&str> = quiet.map(|(_, directives)| *directives).chain([filter]).collect();
+    EnvFilter::try_new(directives.join(","))
         .map_err(|e| LogError::Filter { filter: filter.to_owned(), reason: e.to_string() })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::{io, sync::Mutex};
+
+    /// What is logged of some lines of ours and of libraries, first with the filter `at_first`, then with `live`.
+    fn logged(at_first: &str, live: &str) -> [String; 2] {
+        let (filter, handle) = reload::Layer::new(parse(at_first).unwrap());
+        let handle = Handle(handle);
+        let (said, pipe) = io::pipe().unwrap();
+        let layer = format::layer().with_ansi(false).without_time().with_target(false).with_writer(Mutex::new(pipe));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(filter).with(layer), || {
+            say();
+            handle.set(live).unwrap();
+            tracing::error!(target: "remora_discovery", "--");
+            say();
+        });
+        let said = io::read_to_string(said).unwrap().replace(" WARN ", "").replace("ERROR ", "");
+        let (first, then) = said.split_once("--\n").unwrap();
+        [first, then].map(|said| said.trim().replace('\n', " "))
+    }
+
+    fn say() {
+        tracing::error!(target: "kube_client::client::builder", "attempt");
+        tracing::warn!(target: "kube_client::client", "eof");
+        tracing::warn!(target: "kube_client::client::tls", "stale");
+        tracing::warn!(target: "kube_runtime::watcher", "watch");
+        tracing::warn!(target: "h2::proto", "frame");
+        tracing::warn!(target: "remora_discovery", "ours");
+    }
 
     #[test]
-    fn odd_frames_fill_no_log_unless_asked_for() {
-        assert_eq!(parse("info").unwrap().to_string(), "h2=error,info");
-        assert_eq!(parse("info,h2=warn").unwrap().to_string(), "h2=warn,info");
+    fn what_libraries_say_without_end_is_left_out_by_live_filters_as_well_unless_they_name_them() {
+        let quiet = "stale ours";
+        assert_eq!(logged("info", "debug"), [quiet, quiet]);
+        assert_eq!(logged("info", "info,kube_client=info"), [quiet, "attempt eof stale ours"]);
+        assert_eq!(
+            logged("info,h2=warn", "info,kube_client::client::builder=error"),
+            ["stale frame ours", "attempt eof stale ours"]
+        );
+        assert_eq!(logged("kube_runtime=warn,info", "remora_discovery=info"), ["stale watch ours", quiet]);
         assert!(parse("=,=").is_err());
     }
 }

@@ -4,6 +4,8 @@
 
 mod aligned;
 mod memory;
+mod turns;
 
 pub(crate) use aligned::Aligned;
 pub(crate) use memory::{cpu_time, give_back, release_freed, return_large_blocks};
+pub(crate) use turns::set_turns;

@@ -36,6 +36,8 @@ pub(super) enum Change {
     Absent,
     /// It cannot be listed or watched, and why. What is known of it stays.
     Trouble(String),
+    /// The same, because the API server cannot be reached, which is no matter of this kind.
+    Away(String),
     /// The same, because we have no right to it.
     Forbidden(String),
 }
@@ -111,7 +113,7 @@ impl Store {
                 (held.trouble, held.forbidden) = (None, false);
                 false
             }
-            Change::Trouble(why) => {
+            Change::Trouble(why) | Change::Away(why) => {
                 held.trouble = Some(why);
                 false
             }

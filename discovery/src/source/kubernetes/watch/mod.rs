@@ -94,6 +94,14 @@ enum Failure {
     Refused(Box<Status>),
 }
 
+impl Failure {
+    /// Whether nobody answered, or the answer broke off.
+    fn is_away(&self) -> bool {
+        let (Self::Call(CallError::Away(error)) | Self::Watch(error)) = self else { return false };
+        matches!(error, kube::Error::Service(_) | kube::Error::HyperError(_) | kube::Error::ReadEvents(_))
+    }
+}
+
 impl From<kube::Error> for Failure {
     fn from(error: kube::Error) -> Self {
         match error {
@@ -164,6 +172,7 @@ pub(super) async fn watch<T: Kind + Into<Object>>(client: Client, changes: Chang
         (is_well, watch.proven) = (false, false);
         let trouble = match failure {
             Failure::Forbidden(why) => Change::Forbidden(why),
+            away if away.is_away() => Change::Away(away.to_string()),
             other => Change::Trouble(other.to_string()),
         };
         if changes.send((T::KIND, trouble)).await.is_err() {

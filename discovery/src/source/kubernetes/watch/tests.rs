@@ -94,6 +94,7 @@ async fn told<T: Kind + Into<Object>>(server: &Server, count: usize) -> Vec<Stri
             Change::Resumed => "resumed".to_owned(),
             Change::Absent => "absent".to_owned(),
             Change::Trouble(why) => format!("trouble: {why}"),
+            Change::Away(why) => format!("away: {why}"),
             Change::Forbidden(why) => format!("forbidden: {why}"),
             Change::Applied(Err(unreadable)) => format!("unreadable: {}", unreadable.problem),
         });
