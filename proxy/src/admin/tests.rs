@@ -114,6 +114,44 @@ async fn every_path_answers() {
     check(&metrics, "200", "x-content-type-options: nosniff");
 }
 
+/// The names and words of a table of the page, in its order: `const NAME = { name: "words", … };`.
+fn words_of(table: &str) -> Vec<(&'static str, &'static str)> {
+    let (_, rest) = PAGE.split_once(&format!("const {table} = {{\n")).expect("the page has the table");
+    let (lines, _) = rest.split_once("\n};").expect("the table ends");
+    let pair = |line: &'static str| line.trim().strip_suffix("\",")?.split_once(": \"");
+    lines.lines().map(|line| pair(line).unwrap_or_else(|| panic!("no name and words: {line}"))).collect()
+}
+
+#[test]
+fn every_reason_and_fault_has_its_words_in_the_page() {
+    let mut reasons: Vec<_> = Reason::ALL.iter().map(|reason| reason.as_str()).chain(["status_5xx"]).collect();
+    let mut faults: Vec<_> = Reason::ALL.iter().map(|reason| reason.fault().as_str()).collect();
+    for (table, named) in [("REASONS", &mut reasons), ("FAULTS", &mut faults)] {
+        named.sort_unstable();
+        named.dedup();
+        let words = words_of(table);
+        let mut told: Vec<_> = words.iter().map(|(name, _)| *name).collect();
+        told.sort_unstable();
+        assert_eq!(told, *named, "{table}");
+        let empty: Vec<_> = words.iter().filter(|(_, words)| !words.contains(' ')).collect();
+        assert!(empty.is_empty(), "{table}: not in words: {empty:?}");
+    }
+}
+
+#[test]
+fn the_page_is_small_asks_nobody_else_and_parses_no_text_as_html() {
+    assert!(PAGE.len() < 80_000, "{} bytes", PAGE.len());
+    let addresses: Vec<_> = PAGE.match_indices("://").map(|(at, _)| &PAGE[at.saturating_sub(6)..at + 12]).collect();
+    // The name of SVG, and of identities: neither is asked.
+    let asked = addresses.iter().filter(|text| !text.contains("http://www.w3.o") && !text.contains("spiffe"));
+    assert_eq!(asked.collect::<Vec<_>>(), Vec::<&&str>::new());
+    for danger in
+        ["innerHTML", "outerHTML", "insertAdjacent", "document.write", "DOMParser", "setHTML", "srcdoc", "eval("]
+    {
+        assert!(!PAGE.contains(danger), "{danger}");
+    }
+}
+
 #[tokio::test]
 async fn tap_finds_what_a_filter_takes_and_says_what_is_wrong_with_one() {
     let admin = Admin::start().await;
