@@ -337,7 +337,11 @@ where
 fn denied(client: &impl Abort, caller: &Visit, denial: &policy::Denial) {
     client.abort();
     let now = Instant::now();
-    caller.port.signals.denied::<()>(None, Proto::Tcp, caller.tls, now).failure(Reason::Denied, now);
+    caller
+        .port
+        .signals
+        .denied::<()>(None, Proto::Tcp, (&caller.peer_name, caller.tls), now)
+        .failure(Reason::Denied, now);
     remora_runtime::limited!(info, peer = %caller.peer_name, address = %caller.peer.address, port = caller.port.number,
         reason = Reason::Denied.as_str(), %denial, "connection denied");
 }

@@ -105,8 +105,7 @@ impl Config {
         let namespace = read.required("NAMESPACE", label);
         let pod = read.required("POD", label);
         let service_account = read.or("SERVICE_ACCOUNT", "default", label);
-        let zone = read.or("ZONE", "", text);
-        let node = read.or("NODE", "", text);
+        let (zone, node) = (read.or("ZONE", "", text), read.or("NODE", "", text));
         let trust_domain = read.or("TRUST_DOMAIN", "cluster.local", trust_domain);
         let trust_anchors = read.required("TRUST_ANCHORS", text);
         let token = read.required("TOKEN", text);
@@ -121,8 +120,7 @@ impl Config {
         let body_timeout = read.or("BODY_TIMEOUT", &in_ms(limits::BODY_TIMEOUT), duration);
         let idle_timeout = read.or("IDLE_TIMEOUT", &in_ms(limits::CLIENT_IDLE_TIMEOUT), duration);
         let memory_limit = read.or("MEMORY_LIMIT", &account::memory_limit().to_string(), memory);
-        let log = read.or("LOG", "info", text);
-        let log_json = read.or("LOG_FORMAT", "text", log_format);
+        let (log, log_json) = (read.or("LOG", "info", text), read.or("LOG_FORMAT", "text", log_format));
         let app_host = read.or("APP_HOST", "127.0.0.1", parsed);
         let opaque_ports = read.or("OPAQUE_PORTS", "", ports);
         let networks = read.or("CLUSTER_NETWORKS", "", networks);

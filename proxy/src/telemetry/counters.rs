@@ -116,11 +116,11 @@ impl Counters {
         &self,
         request: Option<&http::Request<B>>,
         protocol: Proto,
-        tls: Tls,
+        (peer, tls): (&str, Tls),
         started: Instant,
     ) -> Begun {
         let slot = Slot { route: Which::Denied, peer: "".into(), tls, protocol };
-        self.journal.refused(self.search(&slot).stats, request, started)
+        self.journal.refused(self.search(&slot).stats, (request, peer), started)
     }
 
     fn second(&self, now: Instant) -> u32 {
@@ -231,7 +231,7 @@ mod tests {
         let signals = Counters::inbound(Journal::new(&routes), "shop/api:80".into());
         let now = Instant::now();
         for _ in 0..3000 {
-            signals.denied(Some(&request("/never")), Proto::Http1, Tls::Plain, now);
+            signals.denied(Some(&request("/never")), Proto::Http1, ("", Tls::Plain), now);
         }
         signals.request(None, &request("/orders"), Proto::Http1, (&"".into(), Tls::Mtls), now);
         assert_eq!(shown(&routes), ["GET /orders", "denied"]);
@@ -251,7 +251,7 @@ mod tests {
         let signals = Counters::inbound(Journal::new(&routes), "shop/api:80".into());
         let peer: Arc<str> = "".into();
         let ask = || signals.request(None, &request("/orders"), Proto::Http1, (&peer, Tls::Mtls), start);
-        let deny = || signals.denied::<()>(None, Proto::Http1, Tls::Mtls, start);
+        let deny = || signals.denied::<()>(None, Proto::Http1, ("", Tls::Mtls), start);
         let same = |one: &Begun, other: &Begun| one.record().series() == other.record().series();
         let (other, denied) = (ask(), deny());
         assert!(same(&other, &denied), "there is no room");

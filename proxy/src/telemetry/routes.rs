@@ -18,7 +18,7 @@ use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -122,6 +122,8 @@ pub(crate) struct Routes {
     short: AtomicBool,
     /// How often there was room again.
     rooms: AtomicU32,
+    /// How often something was counted under `other`.
+    full: AtomicU64,
 }
 
 /// What there is.
@@ -202,6 +204,7 @@ impl Routes {
             swept: Mutex::default(),
             short: AtomicBool::default(),
             rooms: AtomicU32::default(),
+            full: AtomicU64::default(),
         })
     }
 
@@ -260,6 +263,7 @@ impl Routes {
             return Found { stats: known.series(key, tracks, now), short_of_room: None };
         }
         super::series_full("series");
+        self.full.fetch_add(1, Relaxed);
         self.short.store(true, Relaxed);
         // How it was protected and what was spoken stay true, at the price of a dozen keys beyond the bound.
         let other = RouteKey { parent: "".into(), route: OTHER.into(), peer: "".into(), ..key };
@@ -311,6 +315,11 @@ impl Routes {
         if self.short.load(Relaxed) {
             self.make_room(&mut lock(&self.known), now);
         }
+    }
+
+    /// How often something had to be counted under `other`.
+    pub(super) fn full(&self) -> u64 {
+        self.full.load(Relaxed)
     }
 
     /// The clock of the windows. Held, it stops them.

@@ -61,14 +61,19 @@ impl Routes {
 
     fn record_json(&self, key: &RouteKey, entry: &Entry) -> Value {
         let ms = |time: Duration| json!((time.as_secs_f64() * 1e6).round() / 1e3);
-        let headers: Map<String, Value> =
-            entry.head.fields.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
+        let headers: Map<String, Value> = entry
+            .head
+            .fields
+            .iter()
+            .filter(|(name, _)| name != ":peer")
+            .map(|(name, value)| (name.clone(), json!(value)))
+            .collect();
         json!({
             "at_ms": self.wall_ms(entry.ended),
             "direction": key.direction,
             "parent": key.parent,
             "route": key.route,
-            "peer": key.peer,
+            "peer": entry.head.peer().unwrap_or(&key.peer),
             "tls": key.tls,
             "protocol": key.protocol,
             "method": entry.head.method,
@@ -179,7 +184,9 @@ mod tests {
         fn deny(&self, at_ms: u64) {
             let at = self.start + Duration::from_millis(at_ms);
             let request = Request::get("/denied").body(()).unwrap();
-            self.counters.denied(Some(&request), Proto::Http1, Tls::Plain, at).failure(Reason::Denied, at);
+            self.counters
+                .denied(Some(&request), Proto::Http1, ("spiffe://a/ns/shop/sa/stranger", Tls::Mtls), at)
+                .failure(Reason::Denied, at);
         }
 
         fn paths(&self, filter: &str, most: usize) -> Vec<String> {
@@ -198,6 +205,7 @@ mod tests {
         assert_eq!(world.paths("", 100), ["/denied", "/c", "/b", "/a"]);
         assert_eq!(world.paths("", 2), ["/denied", "/c"]);
         assert_eq!(world.paths("failed", 100), ["/denied", "/b"]);
+        assert_eq!(world.paths("peer=shop/stranger", 100), ["/denied"], "its series does not tell who");
         assert_eq!(world.paths("header.x-number=3", 100), ["/c"]);
         let found = world.routes.tap(&Filter::parse("path=/b").unwrap(), 100);
         assert_eq!((found.seen, found.kept, found.records.len()), (3, 4, 1));

@@ -49,7 +49,7 @@ impl Routes {
             "direction": key.direction,
             "parent": key.parent,
             "route": key.route,
-            "peer": key.peer,
+            "peer": entry.head.peer().unwrap_or(&key.peer),
             "reason": entry.reason?.as_str(),
             "fault": entry.fault?.as_str(),
             "after_ms": rounded(entry.latency.as_secs_f64() * 1e3),
@@ -75,6 +75,7 @@ impl Routes {
         shown.insert("uptime_s".to_owned(), json!(self.uptime_s(now)));
         let routes = routes.iter().filter_map(|track| Some(self.track_json(track, sums.get(&track.id)?, histograms)));
         shown.insert("routes".to_owned(), routes.collect());
+        shown.insert("dropped".to_owned(), json!({ "series": self.full() }));
         shown.insert("edges".to_owned(), series.iter().map(|(stats, reading)| edge_json(stats, reading)).collect());
         shown.insert(
             "peers".to_owned(),

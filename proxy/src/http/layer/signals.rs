@@ -109,8 +109,9 @@ where
         let (permit, Entering { restored, authority }) = match judged {
             Ok(permitted) => permitted.open(),
             Err(Refused { restored, why }) => {
-                let (proto, tls, grpc) = (restored.proto(), visit.tls, restored.grpc);
-                let begun = signals.denied(Some(&restored.request), proto, tls, restored.started);
+                let (proto, grpc) = (restored.proto(), restored.grpc);
+                let peer = (&*visit.peer_name, visit.tls);
+                let begun = signals.denied(Some(&restored.request), proto, peer, restored.started);
                 return Within::early(Exchange::of(begun, grpc).after(Err(why)));
             }
         };

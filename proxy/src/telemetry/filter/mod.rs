@@ -155,7 +155,7 @@ impl Text {
             Self::Direction => key.direction.as_str(),
             Self::Parent => &key.parent,
             Self::Route => &key.route,
-            Self::Peer => &key.peer,
+            Self::Peer => entry.head.peer().unwrap_or(&key.peer),
             Self::Tls => key.tls.as_str(),
             Self::Protocol => key.protocol.as_str(),
             Self::Method => &entry.head.method,

@@ -11,6 +11,8 @@ pub(super) const BYTES: usize = 384;
 const PATH_MAX: usize = 160;
 /// … and what a field's value may.
 const VALUE_MAX: usize = 96;
+/// The field that says who asked for what was refused.
+const PEER: &str = ":peer";
 /// What stands for a value that is not kept.
 const REDACTED: &[u8] = b"[redacted]";
 
@@ -31,11 +33,35 @@ impl Head {
         self.len = 0;
     }
 
+    /// Behind the head of what was refused: who asked for it, whom its series does not tell.
+    pub(super) fn note_peer(&mut self, peer: &str) {
+        if self.len == 0 {
+            self.part(b"", 0);
+            self.part(b"", 0);
+        }
+        self.field(PEER, peer.as_bytes());
+    }
+
     /// What is kept of `request`.
     pub(super) fn write<B>(&mut self, request: &http::Request<B>) {
+        self.target(request);
+        self.fields(request);
+    }
+
+    /// The same of one that was refused, with who asked for it.
+    pub(super) fn write_refused<B>(&mut self, request: &http::Request<B>, peer: &str) {
+        self.target(request);
+        self.note_peer(peer);
+        self.fields(request);
+    }
+
+    fn target<B>(&mut self, request: &http::Request<B>) {
         self.len = 0;
         self.part(request.method().as_str().as_bytes(), 24);
         self.part(request.uri().path().as_bytes(), PATH_MAX);
+    }
+
+    fn fields<B>(&mut self, request: &http::Request<B>) {
         if let Some(authority) = request.uri().authority() {
             self.field(":authority", authority.as_str().as_bytes());
         }
@@ -61,10 +87,11 @@ impl Head {
 
     fn field(&mut self, name: &str, value: &[u8]) {
         // A name without its value, or a part of a name, would be worse than none.
-        let value = &value[..value.len().min(VALUE_MAX)];
+        let most = if name == PEER { PATH_MAX } else { VALUE_MAX };
+        let value = &value[..value.len().min(most)];
         if name.len() <= usize::from(u8::MAX) && self.len + name.len() + value.len() + 2 <= BYTES {
             self.part(name.as_bytes(), name.len());
-            self.part(value, VALUE_MAX);
+            self.part(value, most);
         }
     }
 
@@ -121,6 +148,11 @@ impl Told {
             fields.push((name, value));
         }
         Self { method, path, fields }
+    }
+
+    /// Who asked for it, where its series does not tell.
+    pub(crate) fn peer(&self) -> Option<&str> {
+        self.field(PEER)
     }
 
     /// The trace that it belongs to, if it says so (W3C Trace Context §3.2).

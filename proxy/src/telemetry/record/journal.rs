@@ -94,14 +94,17 @@ impl Journal {
     pub(in crate::telemetry) fn refused<B>(
         self: &Rc<Self>,
         stats: Arc<RouteStats>,
-        request: Option<&http::Request<B>>,
+        (request, peer): (Option<&http::Request<B>>, &str),
         started: Instant,
     ) -> Begun {
         self.begin(stats, started, |record| {
             record.refused = true;
             match request {
-                Some(request) => record.head.write(request),
-                None => record.head.clear(),
+                Some(request) => record.head.write_refused(request, peer),
+                None => {
+                    record.head.clear();
+                    record.head.note_peer(peer);
+                }
             }
         })
     }

@@ -121,7 +121,7 @@ fn what_is_refused_takes_no_room_among_the_last_requests_and_a_storm_of_failures
     world.begin("/failed", start).failure(Reason::Timeout, start);
     for _ in 0..100_000 {
         let request = Request::get("/storm").body(()).unwrap();
-        world.counters.denied(Some(&request), Proto::Http1, Tls::Plain, start).failure(Reason::Denied, start);
+        world.counters.denied(Some(&request), Proto::Http1, ("", Tls::Plain), start).failure(Reason::Denied, start);
     }
     let paths = |which| world.kept(which).into_iter().map(|entry| entry.head.path).collect::<Vec<_>>();
     assert_eq!(paths(Which::Recent), ["/failed", "/honest"]);
