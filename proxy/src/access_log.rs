@@ -25,8 +25,6 @@ use tokio::{sync::watch, time::sleep};
 
 /// How often records are read.
 const STEP: Duration = Duration::from_millis(50);
-/// Records that are written of one step: at 20 steps a second more than a worker's ring holds.
-const STEP_MAX: usize = 4096;
 
 /// See the module. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -123,7 +121,7 @@ impl State {
 
     fn step(&mut self) {
         let (Some((follow, format)), Some(lines)) = (&mut self.reads, &self.lines) else { return };
-        let (records, missed) = follow.next(STEP_MAX);
+        let (records, missed) = follow.next(limits::ACCESS_LOG_RECORDS);
         self.missing += missed;
         if records.is_empty() {
             return;

@@ -469,6 +469,12 @@ pub(crate) const TAP_MAX: usize = 2000;
 pub(crate) const TAP_LIVE_MAX: usize = 500;
 /// Readers of `/signals/live` and `/tap/live` at a time.
 pub(crate) const LIVE_READERS_MAX: usize = 8;
+/// Bytes of a request's path in its record, …
+pub(crate) const RECORD_PATH_BYTES: usize = 160;
+/// … and of a field's value: a record's head has 384 in all.
+pub(crate) const RECORD_VALUE_BYTES: usize = 96;
+/// Records that the access log takes at once, 20 times a second: more than a worker's ring holds.
+pub(crate) const ACCESS_LOG_RECORDS: usize = 4096;
 /// Batches of lines that wait for the writer of the access log: one each 50 ms.
 pub(crate) const ACCESS_LOG_BATCHES: usize = 16;
 /// Failures that `/errors` shows.

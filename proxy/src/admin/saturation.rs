@@ -17,7 +17,7 @@ const SECONDS: usize = 10;
 /// Ticks a second of the times in `/proc` (`USER_HZ`, which is 100 on every architecture that Linux has left; proc(5)).
 const HZ: f64 = 100.0;
 /// A page of memory, where nothing else is said.
-const PAGE_BYTES: u64 = 4096;
+const PAGE_SIZE: u64 = 4096;
 
 /// See the module. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -129,7 +129,7 @@ fn seconds(stat: &str) -> Option<f64> {
 
 fn memory() -> Option<u64> {
     let pages: u64 = fs::read_to_string("/proc/self/statm").ok()?.split_ascii_whitespace().nth(1)?.parse().ok()?;
-    Some(pages * PAGE_BYTES)
+    Some(pages * PAGE_SIZE)
 }
 
 #[cfg(test)]

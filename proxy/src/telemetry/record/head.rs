@@ -3,14 +3,11 @@
 //!
 //! Written when a request begins, into room that is there already; read when somebody asks for records that ended.
 
+use crate::limits;
 use http::{HeaderName, HeaderValue};
 
 /// Bytes that are kept of one head.
 pub(super) const BYTES: usize = 384;
-/// Of these, what a path may take, …
-const PATH_MAX: usize = 160;
-/// … and what a field's value may.
-const VALUE_MAX: usize = 96;
 /// The field that says who asked for what was refused.
 const PEER: &str = ":peer";
 /// What stands for a value that is not kept.
@@ -58,7 +55,7 @@ impl Head {
     fn target<B>(&mut self, request: &http::Request<B>) {
         self.len = 0;
         self.part(request.method().as_str().as_bytes(), 24);
-        self.part(request.uri().path().as_bytes(), PATH_MAX);
+        self.part(request.uri().path().as_bytes(), limits::RECORD_PATH_BYTES);
     }
 
     fn fields<B>(&mut self, request: &http::Request<B>) {
@@ -87,7 +84,7 @@ impl Head {
 
     fn field(&mut self, name: &str, value: &[u8]) {
         // A name without its value, or a part of a name, would be worse than none.
-        let most = if name == PEER { PATH_MAX } else { VALUE_MAX };
+        let most = if name == PEER { limits::RECORD_PATH_BYTES } else { limits::RECORD_VALUE_BYTES };
         let value = &value[..value.len().min(most)];
         if name.len() <= usize::from(u8::MAX) && self.len + name.len() + value.len() + 2 <= BYTES {
             self.part(name.as_bytes(), name.len());
@@ -238,11 +235,11 @@ mod tests {
             request = request.header(format!("x-field-{number}"), "v".repeat(number * 30));
         }
         let told = told(&request.body(()).unwrap());
-        assert_eq!(told.path.len(), PATH_MAX);
+        assert_eq!(told.path.len(), limits::RECORD_PATH_BYTES);
         assert!(told.fields.len() >= 3 && told.fields.len() < 40, "{}", told.fields.len());
         for (name, value) in &told.fields {
             let number: usize = name.trim_start_matches("x-field-").parse().unwrap();
-            assert_eq!(value.len(), (number * 30).min(VALUE_MAX), "{name}");
+            assert_eq!(value.len(), (number * 30).min(limits::RECORD_VALUE_BYTES), "{name}");
         }
     }
 
