@@ -123,7 +123,7 @@ impl State {
         let (Some((follow, format)), Some(lines)) = (&mut self.reads, &self.lines) else { return };
         let (records, missed) = follow.next(limits::ACCESS_LOG_RECORDS);
         self.missing += missed;
-        if records.is_empty() {
+        if records.is_empty() && self.missing == 0 {
             return;
         }
         let mut batch = String::new();
@@ -357,5 +357,67 @@ mod tests {
         assert_eq!(clf_time(0), "01/Jan/1970:00:00:00 +0000");
         assert_eq!(clf_time(951_782_400), "29/Feb/2000:00:00:00 +0000");
         assert_eq!(clf_time(1_735_689_599), "31/Dec/2024:23:59:59 +0000");
+    }
+
+    #[test]
+    fn the_setting_changes_often_and_each_line_is_written_once_as_it_was_when_the_request_ended() {
+        let world = World::new();
+        let (log, told) = log(&world);
+        let (mut rng, mut setting, mut expected, mut got) =
+            (fastrand::Rng::with_seed(2), "off", Vec::new(), Vec::new());
+        for number in 0..600 {
+            match rng.u32(..3) {
+                0 => setting = ["off", "json", "logfmt", "apache", "json failed", "logfmt failed"][rng.usize(..6)],
+                1 => log.state().step(),
+                _ => {
+                    let (path, fails) = (format!("/n{number}"), rng.bool());
+                    world.ask(&path, fails);
+                    if setting != "off" && (fails || !setting.ends_with("failed")) {
+                        expected.push(match setting.split(' ').next() {
+                            Some("json") => format!("\"path\":\"{path}\""),
+                            Some("logfmt") => format!(" path={path} "),
+                            _ => format!("\"GET {path} HTTP/1.1\""),
+                        });
+                    }
+                }
+            }
+            log.state().set(setting.parse().unwrap());
+            // The writer keeps up: what was handed to it is waited for.
+            let behind = log.state().reads.as_ref().is_none() && got.len() < expected.len();
+            if behind || number % 8 == 0 {
+                log.state().step();
+                while got.len() < expected.len() {
+                    got.extend(told.recv().unwrap().lines().map(str::to_owned).collect::<Vec<_>>());
+                }
+            }
+        }
+        log.finish();
+        got.extend(told.iter().flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()));
+        assert_eq!(got.len(), expected.len());
+        assert!(expected.len() > 80, "{}", expected.len());
+        for (line, expected) in got.iter().zip(&expected) {
+            assert!(line.contains(expected.as_str()), "no {expected} in {line}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_told_although_no_line_comes_after_it() {
+        for (setting, expected) in [
+            ("json failed", "{\"missing\":1976}"),
+            ("logfmt failed", "missing=1976"),
+            ("apache failed", "# 1976 lines are missing here"),
+        ] {
+            let world = World::new();
+            let (log, told) = log(&world);
+            log.state().set(setting.parse().unwrap());
+            world.ask("/failed", true);
+            log.state().step();
+            (0..3000).for_each(|_| world.ask("/fine", false));
+            log.finish();
+            let text: String = told.iter().collect();
+            let lines: Vec<_> = text.lines().collect();
+            assert_eq!((lines.len(), lines[1]), (2, expected), "{text}");
+            assert!(lines[0].contains("/failed"), "{text}");
+        }
     }
 }

@@ -9,6 +9,7 @@ use crate::{
     limits,
     world::World,
 };
+use futures_util::future::join_all;
 use std::rc::Rc;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -51,19 +52,18 @@ impl Inspect {
     /// What all workers hold, and how many of them did not say. Cancel safe.
     pub(crate) async fn backends(&self) -> (Vec<BackendView>, usize) {
         let deadline = Instant::now() + limits::PULSE_TIMEOUT;
-        let (mut told, mut silent) = (Vec::new(), 0);
-        for worker in &*self.0 {
+        // All at once: one that does not answer takes no time from the others.
+        let asked = self.0.iter().map(async |worker| {
             let (tell, answer) = oneshot::channel();
             let ask = async {
                 worker.send(tell).await.ok()?;
                 answer.await.ok()
             };
-            match timeout_at(deadline, ask).await {
-                Ok(Some(backends)) => told.push(backends),
-                Ok(None) | Err(_) => silent += 1,
-            }
-        }
-        (view::merge(told), silent)
+            timeout_at(deadline, ask).await.ok().flatten()
+        });
+        let told = join_all(asked).await;
+        let silent = told.iter().filter(|backends| backends.is_none()).count();
+        (view::merge(told.into_iter().flatten()), silent)
     }
 }
 
@@ -86,5 +86,55 @@ mod tests {
         let told = backend.clone();
         tokio::spawn(async move { first.0.recv().await.unwrap().send(vec![told]) });
         assert_eq!(inspect.backends().await, (vec![backend], 1));
+    }
+
+    fn backend(name: &str, in_flight: u32) -> BackendView {
+        let (name, balancer) = (name.to_owned(), "peak_ewma");
+        BackendView { name, balancer, in_flight, in_flight_max: 8, budget: 0.5, endpoints: Vec::new() }
+    }
+
+    /// A worker that answers all questions alike.
+    async fn answer(mut answers: Answers, told: Vec<BackendView>) {
+        while let Some(asker) = answers.0.recv().await {
+            let _ = asker.send(told.clone());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn workers_that_answer_are_heard_although_one_before_them_does_not() {
+        for silent in 0..4 {
+            let (inspect, answers) = channel(4);
+            let mut held = Vec::new();
+            for (worker, answers) in answers.into_iter().enumerate() {
+                if worker == silent {
+                    held.push(answers);
+                } else {
+                    tokio::spawn(answer(answers, vec![backend("shop/api:80", 2), backend("shop/db:1", 1)]));
+                }
+            }
+            // Of the questions before, the silent one has one waiting still.
+            for _ in 0..3 {
+                let asked = Instant::now();
+                let (told, missing) = inspect.backends().await;
+                let told: Vec<_> = told.iter().map(|it| (it.name.as_str(), it.in_flight, it.in_flight_max)).collect();
+                assert_eq!((told, missing), (vec![("shop/api:80", 6, 24), ("shop/db:1", 3, 24)], 1), "{silent}");
+                assert_eq!(asked.elapsed().as_millis(), limits::PULSE_TIMEOUT.as_millis());
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_that_is_gone_is_missing_at_once_and_one_that_wakes_up_is_there_again() {
+        let (inspect, mut answers) = channel(3);
+        let (gone, asleep, awake) = (answers.remove(0), answers.remove(0), answers.remove(0));
+        drop(gone);
+        tokio::spawn(answer(awake, vec![backend("shop/api:80", 1)]));
+        assert_eq!(inspect.backends().await, (vec![backend("shop/api:80", 1)], 2));
+        tokio::spawn(answer(asleep, vec![backend("shop/other:80", 5)]));
+        let asked = Instant::now();
+        let both = vec![backend("shop/api:80", 1), backend("shop/other:80", 5)];
+        assert_eq!(inspect.backends().await, (both, 1));
+        assert_eq!(asked.elapsed().as_millis(), 0, "nobody waits for who is gone");
+        assert_eq!(channel(0).0.backends().await, (Vec::new(), 0));
     }
 }

@@ -17,3 +17,6 @@ pub(crate) use backoff::backoff;
 pub(crate) use balance::{InFlight, Outcome};
 pub(crate) use pool::{Entered, Pool};
 pub(crate) use zone::Zone;
+
+#[cfg(test)]
+mod pool_tests;

@@ -206,8 +206,8 @@ impl Pool {
             balancer: balancer.algorithm(),
             in_flight: self.in_flight.get(),
             in_flight_max: self.places.get(),
-            // Tenths of a retry are nothing to see.
-            budget: (self.budget.borrow().left(now) * 10.0).round() / 10.0,
+            // Tenths of a retry are nothing to see; nor are those that are owed, as requests that paid for them are forgotten before them.
+            budget: (self.budget.borrow().left(now).max(0.0) * 10.0).round() / 10.0,
             endpoints: endpoints.collect(),
         }
     }

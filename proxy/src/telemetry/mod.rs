@@ -51,3 +51,6 @@ pub(crate) fn refused(direction: Direction, reason: Reason, detail: &'static str
     metrics::counter!("remora_requests_refused_total", "direction" => direction, "reason" => reason, "detail" => detail)
         .increment(1);
 }
+
+#[cfg(test)]
+mod tap_tests;

@@ -41,10 +41,16 @@ impl Routes {
             }
         }
         entries.sort_by(|(a, a_recent), (b, b_recent)| (b.ended, b_recent).cmp(&(a.ended, a_recent)));
-        // One that is in two rings is the same in both.
-        entries.dedup_by(|(a, _), (b, _)| a == b);
-        let kept = entries.len() as u64;
-        let taken = entries.iter().filter_map(|(entry, _)| {
+        // One that is in two rings is the same in both, and those that ended at that moment may stand in between.
+        let mut once: Vec<Entry> = Vec::new();
+        for (entry, recent) in entries {
+            let mut same_moment = once.iter().rev().take_while(|other| other.ended == entry.ended);
+            if recent || entry.refused || !same_moment.any(|other| *other == entry) {
+                once.push(entry);
+            }
+        }
+        let kept = once.len() as u64;
+        let taken = once.iter().filter_map(|entry| {
             let key = names.get(&entry.series)?;
             filter.takes(key, entry, self.wall_ms(entry.ended)).then(|| self.record_json(key, entry))
         });
@@ -121,7 +127,8 @@ impl Follow {
             for (which, next) in KINDS.into_iter().zip(next) {
                 let written = rings.written(which);
                 let before = entries.len();
-                entries.extend(rings.since(which, *next));
+                // Not what is written meanwhile: that is for the next time.
+                entries.extend(rings.between(which, *next..written));
                 let read = (entries.len() - before) as u64;
                 if which == Which::Recent {
                     missed += (written - *next).saturating_sub(read);

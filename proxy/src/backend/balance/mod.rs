@@ -461,3 +461,5 @@ impl Drop for InFlight {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod view_tests;

@@ -15,6 +15,7 @@ use crate::{
 };
 use std::{
     cell::{Cell, RefCell},
+    ops::Range,
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -185,10 +186,14 @@ impl Rings {
 
     /// The records from the number `from` on that are still there, the latest first.
     pub(crate) fn since(&self, which: Which, from: u64) -> impl Iterator<Item = Entry> {
+        self.between(which, from..self.written(which))
+    }
+
+    /// The same of the records of these numbers.
+    pub(crate) fn between(&self, which: Which, numbers: Range<u64>) -> impl Iterator<Item = Entry> {
         let ring = self.ring(which);
-        let written = ring.written();
-        let first = from.max(written.saturating_sub(ring.capacity()));
-        (first..written).rev().filter_map(|number| {
+        let first = numbers.start.max(numbers.end.saturating_sub(ring.capacity()));
+        (first..numbers.end).rev().filter_map(|number| {
             let mut words = [0; WORDS];
             ring.read(number, &mut words).then(|| Entry::of(&words))
         })
