@@ -359,6 +359,103 @@ mod tests {
         assert_eq!(clf_time(1_735_689_599), "31/Dec/2024:23:59:59 +0000");
     }
 
+    /// Text of what is hard to write down.
+    fn text(rng: &mut fastrand::Rng) -> String {
+        const HARD: [char; 20] = [
+            'a', 'u', ' ', '"', '\\', '\'', '=', '\n', '\r', '\t', '\0', '\x1b', '\x7f', 'é', '\u{85}', '\u{2028}',
+            '😀', '-', '{', ']',
+        ];
+        (0..rng.usize(..12)).map(|_| HARD[rng.usize(..HARD.len())]).collect()
+    }
+
+    fn record(rng: &mut fastrand::Rng) -> Value {
+        let number = |rng: &mut fastrand::Rng| if rng.bool() { json!(rng.u32(..)) } else { Value::Null };
+        json!({
+            "at_ms": rng.u64(..4_000_000_000_000), "peer": text(rng), "protocol": "http1", "method": "GET", "path": text(rng),
+            "status": number(rng), "bytes_out": rng.u32(..), "ms": f64::from(rng.u32(..4000)) / 8.0, "endpoint": null, "trace": text(rng),
+            "headers": {"user-agent": text(rng), "referer": text(rng)},
+        })
+    }
+
+    /// The record's line, without its end.
+    fn written(format: Format, record: &Value) -> String {
+        let mut out = String::new();
+        line(format, record, &mut out);
+        assert_eq!(out.pop(), Some('\n'));
+        assert!(!out.contains(['\n', '\r', '\0', '\x1b', '\t']), "{out:?}");
+        out
+    }
+
+    /// Names and values of a line of logfmt.
+    fn of_logfmt(mut line: &str) -> Vec<(String, String)> {
+        let mut pairs = Vec::new();
+        while !line.is_empty() {
+            let (name, rest) = line.split_once('=').unwrap();
+            let (value, len) = if rest.starts_with('"') {
+                let mut values = serde_json::Deserializer::from_str(rest).into_iter::<String>();
+                (values.next().unwrap().unwrap(), values.byte_offset())
+            } else {
+                let len = rest.find(' ').unwrap_or(rest.len());
+                (rest[..len].to_owned(), len)
+            };
+            pairs.push((name.to_owned(), value));
+            line = rest[len..].strip_prefix(' ').unwrap_or(&rest[len..]);
+        }
+        pairs
+    }
+
+    /// The text up to the quote that ends it, and what is behind that.
+    fn of_quoted(text: &str) -> (String, &str) {
+        let (mut out, mut chars) = (String::new(), text.chars());
+        while let Some(char) = chars.next() {
+            match char {
+                '"' => break,
+                '\\' => match chars.next().unwrap() {
+                    'n' => out.push('\n'),
+                    'r' => out.push('\r'),
+                    't' => out.push('\t'),
+                    'u' => {
+                        let code = chars.by_ref().skip(1).take_while(|char| *char != '}').collect::<String>();
+                        out.push(char::from_u32(u32::from_str_radix(&code, 16).unwrap()).unwrap());
+                    }
+                    other => out.push(other),
+                },
+                other => out.push(other),
+            }
+        }
+        (out, chars.as_str())
+    }
+
+    #[test]
+    fn whatever_a_record_says_is_read_back_from_one_line_of_each_format() {
+        let mut rng = fastrand::Rng::with_seed(1);
+        for _ in 0..2000 {
+            let record = record(&mut rng);
+            assert_eq!(serde_json::from_str::<Value>(&written(Format::Json, &record)).unwrap(), record);
+            let expected = record.as_object().unwrap().iter().filter_map(|(name, value)| match value {
+                Value::Null | Value::Object(_) => None,
+                Value::String(text) => (!text.is_empty()).then(|| (name.clone(), text.clone())),
+                other => Some((name.clone(), other.to_string())),
+            });
+            assert_eq!(of_logfmt(&written(Format::Logfmt, &record)), expected.collect::<Vec<_>>());
+            let line = written(Format::Apache, &record);
+            assert!(line.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()), "{line:?}");
+            let (peer, rest) = line.strip_prefix("- - ").unwrap().split_once(" [").unwrap();
+            let or_dash = |text: &Value| text.as_str().filter(|text| !text.is_empty()).unwrap_or("-").to_owned();
+            assert_eq!(of_quoted(peer).0.len(), or_dash(&record["peer"]).len(), "it is one word: {line}");
+            let (request, rest) = of_quoted(rest.split_once(" +0000] \"").unwrap().1);
+            assert_eq!(request, format!("GET {} HTTP/1.1", record["path"].as_str().unwrap()));
+            let (status, rest) = rest.strip_prefix(' ').unwrap().split_once(' ').unwrap();
+            assert_eq!(status, record["status"].as_u64().unwrap_or(0).to_string());
+            let (bytes, rest) = rest.split_once(" \"").unwrap();
+            assert_eq!(bytes, record["bytes_out"].to_string());
+            let (referer, rest) = of_quoted(rest);
+            let (agent, rest) = of_quoted(rest.strip_prefix(" \"").unwrap());
+            let headers = &record["headers"];
+            assert_eq!((referer, agent, rest), (or_dash(&headers["referer"]), or_dash(&headers["user-agent"]), ""));
+        }
+    }
+
     #[test]
     fn the_setting_changes_often_and_each_line_is_written_once_as_it_was_when_the_request_ended() {
         let world = World::new();

@@ -237,6 +237,13 @@ fn change(mut now: Map<String, Value>, seen: &mut Rows) -> Map<String, Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        admin::{Admin, Saturation},
+        inspect, probe,
+        telemetry::{Counters, Direction, Journal, Proto, Reason, Routes, Tls},
+    };
+    use remora_runtime::admin::Readiness;
+    use tokio::time::Instant;
 
     fn signals(routes: Value) -> Map<String, Value> {
         Map::from_iter([("at_ms".to_owned(), json!(1)), ("routes".to_owned(), routes)])
@@ -250,5 +257,175 @@ mod tests {
         assert_eq!(changed["gone"]["routes"], json!([3]));
         let again = change(signals(json!([{"id": 1, "n": 1}, {"id": 2, "n": 2}, {"id": 4, "n": 1}])), &mut seen);
         assert_eq!((&again["routes"], &again["gone"]["routes"]), (&json!([]), &json!([])));
+    }
+
+    /// Rows with random names of few, each once.
+    fn random(rng: &mut fastrand::Rng, at_ms: u64) -> Map<String, Value> {
+        let mut signals = Map::from_iter([("at_ms".to_owned(), json!(at_ms))]);
+        for (list, field) in LISTS {
+            let mut rows = Vec::new();
+            for number in 0..12_u32 {
+                if rng.bool() {
+                    let id = if field == "id" { json!(number) } else { json!(format!("shop/\"{number}\":80")) };
+                    let n = rng.u32(..3);
+                    rows.push(json!({ field: id, "n": n, "route": number + 100, "peer": number + 200, "tls": "mtls", "protocol": "grpc" }));
+                }
+            }
+            rng.shuffle(&mut rows);
+            signals.insert(list.to_owned(), Value::Array(rows));
+        }
+        signals
+    }
+
+    /// What a reader has made of the events until now.
+    #[derive(Default)]
+    struct Replayed(HashMap<&'static str, HashMap<String, Value>>);
+
+    impl Replayed {
+        fn take(&mut self, event: &Map<String, Value>) {
+            for (list, field) in LISTS {
+                let rows = self.0.entry(list).or_default();
+                for row in event[list].as_array().unwrap() {
+                    rows.insert(name(row, field), row.clone());
+                }
+                for gone in event.get("gone").map_or(&Vec::new(), |gone| gone[list].as_array().unwrap()) {
+                    let gone = if list == "edges" { &gone["id"] } else { gone };
+                    assert!(rows.remove(&gone.to_string()).is_some(), "{list}: {gone} was never there");
+                }
+            }
+        }
+
+        fn check(&self, signals: &Map<String, Value>) {
+            for (list, field) in LISTS {
+                let rows = signals[list].as_array().unwrap().iter();
+                let there: HashMap<_, _> = rows.map(|row| (name(row, field), row.clone())).collect();
+                assert_eq!(self.0[list], there, "{list}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_reader_that_misses_steps_has_the_present_rows_after_each_event_that_it_gets() {
+        for seed in 0..20 {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let first = random(&mut rng, 0);
+            let (mut seen, mut reader) = (rows(&first), Replayed::default());
+            reader.take(&first);
+            reader.check(&first);
+            for at_ms in 1..30 {
+                let mut now = random(&mut rng, at_ms);
+                // It was slow: the world went on meanwhile.
+                for _ in 0..rng.u32(..3) {
+                    now = random(&mut rng, at_ms);
+                }
+                let event = change(now.clone(), &mut seen);
+                assert_eq!(event["at_ms"], at_ms, "what is no list of rows is always there");
+                for (list, field) in LISTS {
+                    for row in event[list].as_array().unwrap() {
+                        let known = reader.0[list].get(&name(row, field));
+                        assert_ne!(known, Some(row), "a row that is what it was is not told again");
+                    }
+                }
+                reader.take(&event);
+                reader.check(&now);
+            }
+        }
+    }
+
+    #[test]
+    fn an_edge_that_is_gone_is_told_by_what_it_is_between_and_one_that_returns_is_told_whole() {
+        let edge = json!({"id": 7, "route": 1, "peer": 2, "tls": "mtls", "protocol": "http2", "requests": 9});
+        let world = |edges: Value| Map::from_iter([("edges".to_owned(), edges)]);
+        let mut seen = rows(&world(json!([edge])));
+        let gone = change(world(json!([])), &mut seen);
+        let name = json!({"id": 7, "route": 1, "peer": 2, "tls": "mtls", "protocol": "http2"});
+        assert_eq!((&gone["edges"], &gone["gone"]), (&json!([]), &json!({"edges": [name]})));
+        let again = change(world(json!([edge])), &mut seen);
+        assert_eq!((&again["edges"], &again["gone"]), (&json!([edge]), &json!({"edges": []})));
+    }
+
+    fn state(routes: &Arc<Routes>) -> AdminState {
+        AdminState {
+            common: Admin::new(Readiness::new()),
+            routes: routes.clone(),
+            inspect: inspect::channel(0).0,
+            saturation: Saturation::of(1000),
+            discovery: Arc::new(|| json!({"state": "open"})),
+            config: Arc::new(|| json!({})),
+            certificate: Arc::new(|| json!({})),
+            probes: probe::Asked::default(),
+            hosts: Vec::new(),
+            drain: Arc::new(|| ()),
+        }
+    }
+
+    fn ask(counters: &Counters, path: &str, fails: bool) {
+        let (request, now) = (axum::http::Request::get(path).body(()).unwrap(), Instant::now());
+        let mut begun = counters.request(None, &request, Proto::Http1, (&"".into(), Tls::Mtls), now);
+        if fails { begun.failure(Reason::Timeout, now) } else { begun.success(now) }
+    }
+
+    /// The name and the data of an event as it goes over the wire.
+    async fn sent(event: Event) -> (String, Map<String, Value>) {
+        let body = events(stream::iter([Ok(event)])).into_body();
+        let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        let (name, data) = text.strip_prefix("event: ").unwrap().split_once("\ndata: ").unwrap();
+        (name.to_owned(), serde_json::from_str(data.strip_suffix("\n\n").unwrap()).unwrap())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_gets_everything_first_and_then_what_makes_it_what_signals_shows() {
+        let routes = Routes::new("shop/web-1".into());
+        let services: Vec<_> = ["shop/api:80", "shop/cart:80", "shop/db:80"]
+            .map(|name| Counters::new(Journal::new(&routes), Direction::Outbound, name.into(), Vec::new()))
+            .into();
+        ask(&services[0], "/a", false);
+        let mut reader = Reader { state: state(&routes), steps: steps(STEP), seen: None };
+        let (mut replayed, mut rng, mut began) = (Replayed::default(), fastrand::Rng::with_seed(4), Instant::now());
+        for number in 0..12 {
+            for _ in 0..rng.u32(..3) {
+                ask(&services[rng.usize(..3)], ["/a", "/b", "/c"][rng.usize(..3)], rng.bool());
+                routes.tick(Instant::now());
+            }
+            let (name, data) = sent(reader.next().await).await;
+            assert_eq!(name, if number == 0 { "all" } else { "change" });
+            assert_eq!(began.elapsed(), if number == 0 { Duration::ZERO } else { STEP });
+            began = Instant::now();
+            replayed.take(&data);
+            replayed.check(&crate::admin::signals_json(&reader.state, false).await);
+            assert_eq!(data["discovery"]["state"], "open");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_of_tap_hears_of_what_ended_at_the_next_step_and_of_silence_after_twelve() {
+        let routes = Routes::new("shop/web-1".into());
+        let counters = Counters::new(Journal::new(&routes), Direction::Outbound, "shop/api:80".into(), Vec::new());
+        let mut follow = routes.follow(Filter::parse("failed").unwrap());
+        let (mut steps, began) = (steps(TAP_STEP), Instant::now());
+        let (name, data) = sent(ended(&mut follow, &mut steps).await).await;
+        assert_eq!((name.as_str(), &data["records"], &data["dropped"]), ("records", &json!([]), &json!(0)));
+        assert_eq!(began.elapsed(), TAP_STEP * (QUIET_STEPS - 1), "the first step is at once");
+        ask(&counters, "/fine", false);
+        ask(&counters, "/failed", true);
+        let began = Instant::now();
+        let (_, data) = sent(ended(&mut follow, &mut steps).await).await;
+        assert_eq!(began.elapsed(), TAP_STEP);
+        assert_eq!((&data["records"][0]["path"], &data["records"][1]), (&json!("/failed"), &Value::Null));
+        let most = limits::TAP_LIVE_MAX / 4;
+        (0..most + 3).for_each(|_| ask(&counters, "/failed", true));
+        let (_, data) = sent(ended(&mut follow, &mut steps).await).await;
+        assert_eq!((data["records"].as_array().unwrap().len(), &data["dropped"]), (most, &json!(3)));
+    }
+
+    #[tokio::test]
+    async fn a_reader_is_sent_away_when_the_port_stops_whatever_it_waits_for() {
+        let (signal, stop) = drain::channel();
+        let readers = Readers::until(stop);
+        let place = readers.enter().unwrap();
+        assert!(place.unless_stopped(async { event("all", &json!({})) }).await.is_some());
+        signal.start();
+        assert!(place.unless_stopped(std::future::pending()).await.is_none());
     }
 }

@@ -155,4 +155,76 @@ mod tests {
         assert_eq!((endpoint.requests, endpoint.failures, endpoint.in_flight), (8, 2, 2));
         assert_eq!((endpoint.latency_ms, endpoint.last_failure.unwrap().ago_ms), (Some(5.0), 20));
     }
+
+    fn random(rng: &mut fastrand::Rng) -> EndpointView {
+        let state = [EndpointState::Ready, EndpointState::Probing, EndpointState::Ejected][rng.usize(..3)];
+        let mut view = endpoint(state, rng.u64(..100), rng.bool().then(|| rng.u64(..1000)));
+        view.address.set_port(rng.u16(80..84));
+        view.seen.latency_ms = rng.bool().then(|| f64::from(rng.u32(..50)));
+        view.seen.in_flight = rng.u32(..5);
+        view
+    }
+
+    #[test]
+    fn in_whichever_order_workers_answer_each_endpoint_is_there_once_with_the_sums_and_extremes_of_all() {
+        let mut rng = fastrand::Rng::with_seed(6);
+        for _ in 0..200 {
+            let mut workers: Vec<Vec<BackendView>> = Vec::new();
+            for _ in 0..4 {
+                let mut names = ["shop/b:80", "shop/a:80", "other/c:80"];
+                rng.shuffle(&mut names);
+                let backend = |name: &&str, rng: &mut fastrand::Rng| {
+                    let endpoints: BTreeMap<SocketAddr, _> =
+                        (0..rng.u32(..4)).map(|_| random(rng)).map(|it| (it.address, it)).collect();
+                    let endpoints = endpoints.into_values().collect();
+                    let (balancer, in_flight) = ("nearest", rng.u32(..9));
+                    BackendView { name: (*name).into(), balancer, in_flight, in_flight_max: 9, budget: 0.5, endpoints }
+                };
+                let known = rng.usize(..=3);
+                workers.push(names[..known].iter().map(|name| backend(name, &mut rng)).collect());
+            }
+            let all: Vec<BackendView> = workers.iter().flatten().cloned().collect();
+            rng.shuffle(&mut workers);
+            let merged = merge(workers);
+            assert!(merged.is_sorted_by(|a, b| a.name < b.name));
+            for backend in &merged {
+                let of: Vec<_> = all.iter().filter(|it| it.name == backend.name).collect();
+                assert_eq!(backend.in_flight, of.iter().map(|it| it.in_flight).sum::<u32>());
+                assert_eq!((backend.in_flight_max, backend.budget), (9 * of.len() as u32, 0.5 * of.len() as f64));
+                let known: std::collections::BTreeSet<_> =
+                    of.iter().flat_map(|it| &it.endpoints).map(|it| it.address).collect();
+                assert_eq!(backend.endpoints.len(), known.len());
+                for endpoint in &backend.endpoints {
+                    check(endpoint, of.iter().flat_map(|it| &it.endpoints));
+                }
+            }
+        }
+    }
+
+    /// That `merged` is what `all` say of it.
+    fn check<'a>(merged: &EndpointView, all: impl Iterator<Item = &'a EndpointView>) {
+        let of: Vec<_> = all.filter(|it| it.address == merged.address).map(|it| &it.seen).collect();
+        let (seen, latencies) = (&merged.seen, of.iter().filter_map(|it| it.latency_ms));
+        assert_eq!(Some(seen.state), of.iter().map(|it| it.state).max());
+        assert_eq!(seen.why.is_some(), seen.state == EndpointState::Ejected, "the reason is of that state");
+        assert_eq!(seen.requests, of.iter().map(|it| it.requests).sum::<u64>());
+        assert_eq!(seen.failures, of.len() as u64);
+        assert_eq!(seen.in_flight, of.iter().map(|it| it.in_flight).sum::<u32>());
+        assert_eq!(seen.latency_ms, latencies.reduce(f64::max));
+        let ago = of.iter().filter_map(|it| it.last_failure).map(|it| it.ago_ms);
+        assert_eq!(seen.last_failure.map(|it| it.ago_ms), ago.min());
+    }
+
+    #[test]
+    fn an_endpoint_is_one_flat_object_with_its_state_in_a_word() {
+        let shown = serde_json::to_value(endpoint(EndpointState::Ejected, 3, Some(20))).unwrap();
+        let expected = serde_json::json!({
+            "address": "10.0.0.1:80", "pod": "", "identity": "", "zone": "", "state": "ejected", "why": "unreachable", "for_ms": null,
+            "in_flight": 1, "latency_ms": 3.0, "requests": 3, "failures": 1, "last_failure": {"reason": "timeout", "ago_ms": 20},
+        });
+        assert_eq!(shown, expected);
+        for (state, word) in [(EndpointState::Ready, "ready"), (EndpointState::Probing, "probing")] {
+            assert_eq!(serde_json::to_value(endpoint(state, 1, None)).unwrap()["state"], word);
+        }
+    }
 }
