@@ -132,7 +132,7 @@ impl Node {
 
 impl Number {
     fn of(self, entry: &Entry, at_ms: u64) -> Option<f64> {
-        let ms = |time: Duration| Some(time.as_secs_f64() * 1e3);
+        let ms = |time: Duration| Some(time.as_nanos() as f64 / 1e6);
         match self {
             Self::Status => entry.status.map(f64::from),
             Self::Grpc => entry.grpc.map(f64::from),
@@ -188,6 +188,9 @@ fn is_peer(peer: &str, value: &str) -> bool {
     let parts = path.and_then(|path| path.strip_prefix("ns/")?.split_once("/sa/"));
     parts.is_some_and(|parts| Some(parts) == value.split_once('/'))
 }
+
+#[cfg(test)]
+mod model_tests;
 
 #[cfg(test)]
 mod tests {
