@@ -392,3 +392,6 @@ fn as_inbound(resource: &Resource) -> Option<Arc<Inbound>> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

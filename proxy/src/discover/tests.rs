@@ -13,14 +13,14 @@ use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
 /// Plays the control thread: answers what it was told to, and holds the rest open.
 pub(super) struct Control {
-    answers: HashMap<Name, State>,
+    pub(super) answers: HashMap<Name, State>,
     /// Everything else is answered so.
     otherwise: State,
-    held: HashMap<Name, watch::Sender<State>>,
+    pub(super) held: HashMap<Name, watch::Sender<State>>,
     unwatched: Vec<Name>,
     watched: usize,
-    doubted: Vec<Name>,
-    full: bool,
+    pub(super) doubted: Vec<Name>,
+    pub(super) full: bool,
     /// There is no room for backends.
     full_of_backends: bool,
 }
@@ -131,7 +131,7 @@ fn backend(name: &str) -> Resource {
     Resource::Backend(Backend { id: id(name), protocol: Protocol::Detect, settings, endpoints })
 }
 
-fn inbound(port: u16, parent: &str) -> Inbound {
+pub(super) fn inbound(port: u16, parent: &str) -> Inbound {
     Inbound {
         port,
         parent: parent.into(),
@@ -144,7 +144,7 @@ fn inbound(port: u16, parent: &str) -> Inbound {
     }
 }
 
-fn default(declared: &[u16]) -> Resource {
+pub(super) fn default(declared: &[u16]) -> Resource {
     Resource::InboundDefault(InboundDefault { inbound: inbound(0, "shop/web-1:*"), declared: declared.to_vec() })
 }
 

@@ -135,3 +135,6 @@ impl Exchange {
         self.in_flight = None;
     }
 }
+
+#[cfg(test)]
+mod tests;

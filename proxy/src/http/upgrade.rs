@@ -195,7 +195,7 @@ impl Tunnel {
     ) -> Response<ResponseBody> {
         let Self { client, upstream, fuse, resources, revoked } = self;
         let fuses = [fuse, Fuse::on(&client.breaker)];
-        exchange.head(StatusCode::OK, in_flight, None);
+        exchange.head(head.status(), in_flight, None);
         resources.clone().tasks.spawn(async move {
             let left = tokio::join!(client.left(), upstream.left());
             // Before whichever has left is dropped.

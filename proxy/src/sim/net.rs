@@ -149,6 +149,11 @@ impl Net {
         incoming
     }
 
+    /// Somebody who is up to `late_ms` late in all things.
+    pub(crate) fn host(&self, at: SocketAddr, late_ms: u64) -> Incoming {
+        self.listen(at, None, move |_| Weather { late_ms, ..Weather::FINE })
+    }
+
     /// Somewhere where nobody answers.
     pub(crate) fn silent(&self, at: SocketAddr) -> Incoming {
         let incoming = self.listen(at, None, |_| Weather::FINE);

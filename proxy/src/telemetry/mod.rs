@@ -29,6 +29,8 @@ pub(crate) use counters::Counters;
 pub(crate) use filter::Filter;
 pub(crate) use reason::{Blame, Fault, Reason};
 pub(crate) use record::{Begun, Journal, Record};
+#[cfg(test)]
+pub(crate) use record::{Entry, Times, Which};
 use routes::Found;
 pub(crate) use routes::{Direction, Proto, RouteKey, Routes, Tls};
 pub(crate) use stats::{RouteStats, STATUS_5XX};

@@ -118,7 +118,8 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::http2::Dial, *};
+    use crate::{tasks::Tasks, telemetry::Reason};
 
     fn endpoint(identity: Option<&str>, change: impl FnOnce(&mut Endpoint)) -> Endpoint {
         let mut endpoint = Endpoint {
@@ -176,5 +177,81 @@ mod tests {
         drop((held, own));
         table.sweep();
         assert_eq!((table.known.borrow().len(), table.own.borrow().len()), (0, 0));
+    }
+
+    /// Nobody connects by it.
+    #[derive(Clone)]
+    struct Never(Tasks);
+
+    impl Dial for Never {
+        fn generation(&self) -> u64 {
+            0
+        }
+
+        async fn dial(&self, _: &Rc<Streams>, _: u64) -> Result<(), Reason> {
+            panic!("no connection is to be made")
+        }
+
+        fn runs_on(&self) -> &Tasks {
+            &self.0
+        }
+    }
+
+    /// So many connections to one endpoint, to servers that say nothing.
+    async fn connected(table: &Table, tasks: &Tasks, (port, many): (u16, usize)) -> Rc<Connections> {
+        let endpoint = endpoint(Some("api"), |endpoint| endpoint.address.set_port(port));
+        let connections = table.find(&endpoint, &unsaid(), 1);
+        for _ in 0..many {
+            let (ours, theirs) = tokio::io::duplex(1 << 10);
+            let place = connections.places.take().expect("there is room");
+            connections.http2.add((ours, endpoint.address, place), 0, None, tasks).await.expect("it is written");
+            tasks.spawn(async move {
+                let _silent = theirs;
+                std::future::pending::<()>().await;
+            });
+        }
+        connections
+    }
+
+    fn run(test: impl Future<Output = ()>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, test);
+    }
+
+    #[test]
+    fn a_full_table_makes_room_by_what_was_unused_for_the_longest_time() {
+        run(async {
+            let (table, tasks) = (Table::default(), Tasks::default());
+            let half = limits::MESH_CONNECTIONS_MAX / 2;
+            let old = connected(&table, &tasks, (1, half)).await;
+            table.sweep();
+            let new = connected(&table, &tasks, (2, half - 1)).await;
+            let open = || (old.http2.len(), new.http2.len());
+            assert!(table.make_room() && open() == (half, half - 1), "there is room for one more");
+            let last = connected(&table, &tasks, (3, 1)).await;
+            assert!(table.make_room(), "it is made");
+            assert_eq!((open(), last.http2.len()), ((0, half - 1), 1));
+            assert!(table.make_room() && open() == (0, half - 1), "and there is some now");
+        });
+    }
+
+    #[test]
+    fn a_full_table_whose_connections_are_all_in_use_has_no_room_until_one_is_not() {
+        run(async {
+            let (table, tasks) = (Table::default(), Tasks::default());
+            let half = limits::MESH_CONNECTIONS_MAX / 2;
+            let one = connected(&table, &tasks, (1, half)).await;
+            let two = connected(&table, &tasks, (2, half)).await;
+            let stream = |of: &Rc<Connections>| of.http2.ready(0, || Never(tasks.clone())).expect("a stream");
+            // An endpoint with one stream on one of its connections is in use.
+            let (used, using) = (stream(&one), stream(&two));
+            table.sweep();
+            assert!(!table.make_room());
+            assert_eq!((one.http2.len(), two.http2.len()), (half, half), "nothing was closed for that");
+            drop(used);
+            assert!(table.make_room());
+            assert_eq!((one.http2.len(), two.http2.len()), (0, half));
+            drop(using);
+        });
     }
 }

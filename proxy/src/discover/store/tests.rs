@@ -375,3 +375,123 @@ fn the_zone_is_what_is_told_first() {
     }
     assert!(zone.is("a") && !zone.is("b"));
 }
+
+fn endpoint(number: u16, weight: u32) -> remora_model::Endpoint {
+    let address = ([10, 0, 0, 1], number).into();
+    remora_model::Endpoint { address, identity: None, proxy: None, weight, zone: "".into(), pod: "".into(), node: None }
+}
+
+fn holding(endpoints: &[remora_model::Endpoint]) -> Backend {
+    let (settings, endpoints) = (BackendSettings::default(), endpoints.to_vec());
+    Backend { id: id("api"), protocol: Protocol::Detect, settings, endpoints }
+}
+
+fn whole(backend: &Backend, version: u64) -> v1::SyncResponse {
+    said(v1::sync_response::Kind::Backend(v1::BackendResource { version, backend: Some(backend.into()) }))
+}
+
+fn changed(from: (&Backend, u64), to: (&Backend, u64)) -> v1::SyncResponse {
+    let delta = Delta::between(from, to).expect("only endpoints differ");
+    said(v1::sync_response::Kind::BackendDelta((&delta).into()))
+}
+
+/// What its readers have of the backend.
+fn read(known: &Known) -> Backend {
+    match &*known.borrow() {
+        State::Held(resource) => match &**resource {
+            Resource::Backend(backend) => backend.clone(),
+            other => panic!("{other:?}"),
+        },
+        other => panic!("{other:?}"),
+    }
+}
+
+fn nacked(messages: &[v1::SyncRequest]) -> Option<(u64, &str)> {
+    match messages {
+        [v1::SyncRequest { kind: Some(v1::sync_request::Kind::Nack(nack)) }] => Some((nack.version, &nack.reason)),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_delta_that_has_nothing_to_be_applied_to_is_refused_and_no_reader_hears_of_it() {
+    let (mut store, _) = store();
+    let name = Name::Backend(id("api"));
+    let (old, new) = (holding(&[]), holding(&[endpoint(1, 1)]));
+    let delta = || changed((&old, 1), (&new, 2));
+    let none = Some((2, "nothing is held to apply a delta to"));
+    assert_eq!(nacked(&store.apply(delta())), none);
+    assert_eq!(store.len(), 1, "it is not held because of that");
+    let (_, known) = watch(&mut store, name.clone());
+    let known = known.unwrap();
+    assert_eq!(nacked(&store.apply(delta())), none);
+    assert!(matches!(&*known.borrow(), State::Silent), "the whole follows");
+    store.unusable(name.clone(), "because");
+    assert_eq!(nacked(&store.apply(delta())), none);
+    assert!(matches!(&*known.borrow(), State::Unusable(_)));
+    assert_eq!(store.apply(whole(&old, 1)), [request::ack(&name, 1)]);
+    assert_eq!(store.apply(delta()), [request::ack(&name, 2)]);
+    assert_eq!(read(&known), new);
+}
+
+#[test]
+fn a_delta_of_another_version_or_of_what_is_not_there_leaves_what_is_held() {
+    let (mut store, _) = store();
+    let (_, known) = watch(&mut store, Name::Backend(id("api")));
+    let mut known = known.unwrap();
+    let (one, two) = (holding(&[endpoint(1, 1)]), holding(&[endpoint(2, 1)]));
+    store.apply(whole(&one, 5));
+    known.borrow_and_update();
+    for (from, version) in [(4, 6), (6, 7), (0, 5)] {
+        let said = store.apply(changed((&one, from), (&two, version)));
+        assert_eq!(nacked(&said).map(|(version, _)| version), Some(version), "{said:?}");
+    }
+    let said = store.apply(changed((&two, 5), (&holding(&[]), 6)));
+    assert_eq!(nacked(&said).map(|(version, _)| version), Some(6), "it is not there to be taken away: {said:?}");
+    assert!(!known.has_changed().unwrap() && read(&known) == one);
+    store.apply(changed((&one, 5), (&two, 6)));
+    assert_eq!(read(&known), two);
+}
+
+#[test]
+fn a_delta_that_changes_nothing_is_taken_and_moves_the_version_alone() {
+    let (mut store, _) = store();
+    let name = Name::Backend(id("api"));
+    let _used = watch(&mut store, target(1));
+    store.apply(says_target(&target(1), 1, &["api"]));
+    let (_, known) = watch(&mut store, name.clone());
+    let mut known = known.unwrap();
+    let backend = holding(&[endpoint(1, 1), endpoint(2, 1)]);
+    store.apply(whole(&backend, 5));
+    known.borrow_and_update();
+    assert_eq!(store.apply(changed((&backend, 5), (&backend, 5))), [request::ack(&name, 5)]);
+    assert!(!known.has_changed().unwrap(), "it is the same version");
+    assert_eq!(store.apply(changed((&backend, 5), (&backend, 6))), [request::ack(&name, 6)]);
+    assert_eq!(read(&known), backend);
+    assert!(hello(&store.opening(&v1::Hello::default())).held.contains(&request::held(&name, 6)));
+    let stale = store.apply(changed((&backend, 5), (&backend, 7)));
+    assert_eq!(nacked(&stale).map(|(version, _)| version), Some(7));
+}
+
+#[test]
+fn deltas_one_after_the_other_come_to_what_the_whole_would_say() {
+    let mut rng = fastrand::Rng::with_seed(7);
+    let (mut store, _) = store();
+    let (_, known) = watch(&mut store, Name::Backend(id("api")));
+    let known = known.unwrap();
+    let mut held = holding(&[]);
+    store.apply(whole(&held, 1));
+    for version in 1..200 {
+        let mut endpoints = Vec::new();
+        for number in 1..20 {
+            if rng.bool() {
+                endpoints.push(endpoint(number, rng.u32(1..3)));
+            }
+        }
+        let next = holding(&endpoints);
+        let said = store.apply(changed((&held, version), (&next, version + 1)));
+        assert_eq!(said, [request::ack(&Name::Backend(id("api")), version + 1)]);
+        assert_eq!(read(&known), next, "version {version}");
+        held = next;
+    }
+}

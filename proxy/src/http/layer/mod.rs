@@ -19,6 +19,8 @@ mod hop;
 mod judge;
 mod leave;
 mod mirror;
+#[cfg(test)]
+mod noted;
 mod retry;
 mod restore;
 mod route;

@@ -25,7 +25,14 @@ impl World {
     }
 
     fn kept(&self, which: Which) -> Vec<Entry> {
-        self.routes.rings().iter().flat_map(|rings| rings.since(which, 0)).collect()
+        self.routes.kept(which)
+    }
+}
+
+impl Routes {
+    /// The records that ended and are kept, the latest first.
+    pub(crate) fn kept(&self, which: Which) -> Vec<Entry> {
+        self.rings().iter().flat_map(|rings| rings.since(which, 0)).collect()
     }
 }
 
