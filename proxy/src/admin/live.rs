@@ -360,7 +360,7 @@ mod tests {
     }
 
     fn ask(counters: &Counters, path: &str, fails: bool) {
-        let (request, now) = (axum::http::Request::get(path).body(()).unwrap(), Instant::now());
+        let (request, now) = (http::Request::get(path).body(()).unwrap(), Instant::now());
         let mut begun = counters.request(None, &request, Proto::Http1, (&"".into(), Tls::Mtls), now);
         if fails { begun.failure(Reason::Timeout, now) } else { begun.success(now) }
     }

@@ -143,7 +143,10 @@ impl Track {
     /// Where the time went in the last minute, in the mean.
     pub(super) fn time(&self) -> Value {
         let now = self.spent.read();
-        let since = lock(&self.past).spent.front().copied().unwrap_or_default();
+        let past = lock(&self.past);
+        // What is younger than the window is told of from its start.
+        let since = if past.spent.len() > 6 { past.spent.front().copied().unwrap_or_default() } else { [0; 5] };
+        drop(past);
         let since = if now[4] > since[4] { since } else { [0; 5] };
         let of = now[4].saturating_sub(since[4]).max(1) as f64;
         let mean = |part: usize| ms(now[part].saturating_sub(since[part]) as f64 / of / 1e6);
@@ -260,6 +263,16 @@ mod tests {
         pass(&track, &mut clock, &mut now, 100, || spend(50, 1));
         pass(&track, &mut clock, &mut now, 90, || spend(1, 3));
         assert_eq!(track.time(), json!({ "before_ms": 1.0, "connect_ms": 0.0, "server_ms": 3.0, "after_ms": 0.0 }));
+    }
+
+    #[test]
+    fn the_parts_of_the_time_of_a_young_track_are_those_of_its_whole_life() {
+        let mut now = Instant::now();
+        let (track, mut clock) = (track(now), Clock::new(now));
+        let spend = |server: u32| track.spend(&Times { server: MS * server, ..Times::default() });
+        pass(&track, &mut clock, &mut now, 10, || spend(1));
+        pass(&track, &mut clock, &mut now, 10, || spend(3));
+        assert_eq!(track.time()["server_ms"], 2.0);
     }
 
     #[test]

@@ -22,7 +22,7 @@ const PATH: [&str; 13] = [
     "route/",
 ];
 /// Without tests beside them: the file, the file of its test, the test.
-const ELSEWHERE: [(&str, &str, &str); 17] = [
+const ELSEWHERE: [(&str, &str, &str); 15] = [
     (
         "backend/endpoint/bytes.rs",
         "tests/tests/local_ends.rs",
@@ -33,13 +33,7 @@ const ELSEWHERE: [(&str, &str, &str); 17] = [
         "tests/tests/local_slow.rs",
         "what_one_callers_answers_and_resets_do_to_a_connection_they_do_to_nobody_else",
     ),
-    (
-        "backend/outcome.rs",
-        "proxy/src/http/layer/balance.rs",
-        "a_try_goes_past_the_endpoints_that_failed_and_back_to_them_where_all_did",
-    ),
     ("http/destination.rs", "tests/tests/local_routes.rs", "a_service_is_called_by_every_name_that_it_has"),
-    ("http/exchange.rs", "proxy/src/http/layer/signals.rs", "a_request_has_one_record_whatever_becomes_of_it"),
     ("http/inbound.rs", "tests/tests/hostile_authz.rs", "no_spelling_of_a_reserved_header_reaches_an_application"),
     ("http/outbound.rs", "tests/tests/local_routes.rs", "a_backends_filters_are_for_its_requests_alone"),
     ("http/request.rs", "proxy/src/http/layer/sanitize.rs", "a_request_names_one_authority_or_goes_nowhere"),

@@ -68,29 +68,6 @@ fn ports_in_use_are_never_forgotten_nor_is_one_that_is_used_again_and_again() {
 }
 
 #[test]
-fn a_port_that_is_declared_no_more_goes_when_the_last_connection_has_gone() {
-    run(async {
-        let World { directory, control, .. } = world(|_| {});
-        control.borrow_mut().say(default(&[PORT]));
-        control.borrow_mut().say(Resource::Inbound(inbound(PORT, "shop/web:80")));
-        let port = directory.port(PORT).await.expect("declared");
-        let other = directory.port(999).await.expect("let in");
-        let own = Rc::downgrade(&port);
-        directory.sweep();
-        assert!(directory.known_port(PORT).is_some_and(|known| Rc::ptr_eq(&known, &port)));
-        let mut changes = other.changes();
-        control.borrow_mut().say(default(&[]));
-        changes.next().await;
-        directory.sweep();
-        assert!(own.strong_count() > 0, "a connection uses it");
-        drop(port);
-        directory.sweep();
-        assert_eq!(own.strong_count(), 0);
-        assert_eq!(&*directory.port(PORT).await.expect("let in").inbound().parent, "shop/web-1:*");
-    });
-}
-
-#[test]
 fn a_port_that_there_is_no_subscription_for_is_refused_until_there_is_one() {
     run(async {
         let World { directory, control, .. } = world(|_| {});

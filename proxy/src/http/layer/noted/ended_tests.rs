@@ -7,7 +7,9 @@ fn given_up(polls: usize) -> Option<Entry> {
     let mut entry = None;
     networked(async |net| {
         let script = Script::of(&[&[(20, BUSY)], &[(20, HALF), (20, "world")]]);
-        [1, 2].map(|last| script.at(&net, address(last), 10));
+        for last in [1, 2] {
+            script.at(&net, address(last), 10);
+        }
         let mut out = Out::of(&[address(1), address(2)], &rule(2, &[503]));
         let (request, _client) = incoming(GET.as_bytes()).await;
         let began = Instant::now();

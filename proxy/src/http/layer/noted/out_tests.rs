@@ -36,7 +36,9 @@ fn a_new_connection_takes_its_time_and_a_kept_one_none() {
 fn the_endpoint_is_the_last_trys_and_what_was_before_it_is_no_answers_time() {
     networked(async |net| {
         let script = Script::of(&[&[(20, BUSY)], &[(30, FINE)]]);
-        [1, 2].map(|last| script.at(&net, address(last), 0));
+        for last in [1, 2] {
+            script.at(&net, address(last), 0);
+        }
         let mut out = Out::of(&[address(1), address(2)], &rule(3, &[503]));
         let began = Instant::now();
         let entry = out.record(GET).await;
