@@ -10,13 +10,14 @@ use crate::{
     telemetry::{Filter, Follow, Routes},
 };
 use remora_model::settings::{AccessLog as Setting, AccessLogFormat as Format};
+use remora_runtime::utc::Utc;
 use serde_json::Value;
 use std::{
     fmt::Write as _,
     io::Write,
     sync::{
         Arc, Mutex, PoisonError,
-        mpsc::{SyncSender, TrySendError, sync_channel},
+        mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel},
     },
     thread,
     time::Duration,
@@ -38,7 +39,8 @@ struct State {
     lines: Option<SyncSender<String>>,
     /// Lines that were left out and not told yet.
     missing: u64,
-    writer: Option<thread::JoinHandle<()>>,
+    /// Says that the writer has written all, by its end.
+    written: Receiver<()>,
 }
 
 impl AccessLog {
@@ -48,7 +50,9 @@ impl AccessLog {
     /// There is no thread to be had.
     pub(crate) fn to(mut out: impl Write + Send + 'static, routes: &Arc<Routes>) -> std::io::Result<Self> {
         let (lines, taken) = sync_channel::<String>(limits::ACCESS_LOG_BATCHES);
-        let writer = thread::Builder::new().name("access-log".to_owned()).spawn(move || {
+        let (until_written, written) = channel();
+        thread::Builder::new().name("access-log".to_owned()).spawn(move || {
+            let _until_written: Sender<()> = until_written;
             for batch in taken {
                 // Nobody may be reading any more, which is no reason to end.
                 drop(out.write_all(batch.as_bytes()).and_then(|()| out.flush()));
@@ -60,7 +64,7 @@ impl AccessLog {
             reads: None,
             lines: Some(lines),
             missing: 0,
-            writer: Some(writer),
+            written,
         };
         Ok(Self(Arc::new(Mutex::new(state))))
     }
@@ -85,16 +89,13 @@ impl AccessLog {
         }
     }
 
-    /// Writes what is left, and waits for the writer, unless its reader takes nothing.
+    /// Writes what is left, and waits for that, for [`limits::ACCESS_LOG_LAST`] at most: its reader may take nothing.
     pub(crate) fn finish(&self) {
         let mut state = self.state();
         state.step();
-        let stuck = state.missing > 0;
         state.lines = None;
-        if let Some(writer) = state.writer.take().filter(|_| !stuck) {
-            // It cannot have panicked: it writes bytes.
-            drop(writer.join());
-        }
+        // Either way it is over: the writer has ended, or it is left behind.
+        let _ = state.written.recv_timeout(limits::ACCESS_LOG_LAST);
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -209,17 +210,10 @@ fn apache(record: &Value, out: &mut String) -> std::fmt::Result {
 /// A time of day in UTC, as Apache writes it.
 fn clf_time(seconds: u64) -> String {
     const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
-    // Years begin in March here, so that the leap day is a year's last; eras are 400 years (146 097 days).
-    let since = days + 719_468;
-    let (era, day) = (since / 146_097, since % 146_097);
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let (year, month) = (era * 400 + year + u64::from(month >= 10), (month as usize + 2) % 12);
-    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
-    format!("{day:02}/{}/{year}:{hour:02}:{minute:02}:{second:02} +0000", MONTHS[month])
+    let Utc { year, month, day, hour, minute, second } = Utc::of(seconds);
+    // Months count from 1.
+    let month = MONTHS[(month as usize + 11) % 12];
+    format!("{day:02}/{month}/{year}:{hour:02}:{minute:02}:{second:02} +0000")
 }
 
 #[cfg(test)]
@@ -227,7 +221,6 @@ mod tests {
     use super::*;
     use crate::telemetry::{Counters, Direction, Journal, Proto, Reason, Tls};
     use serde_json::json;
-    use std::sync::mpsc::{Receiver, channel};
     use tokio::time::Instant;
 
     struct World {
@@ -327,6 +320,32 @@ mod tests {
         log.finish();
         let rest: String = told.iter().collect();
         assert!(rest.lines().any(|line| line.starts_with("missing=")), "{rest}");
+    }
+
+    #[test]
+    fn an_end_does_not_wait_for_a_reader_that_takes_nothing() {
+        /// Takes nothing, until the test has ended.
+        struct Stuck(Receiver<()>);
+        impl Write for Stuck {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                let _ = self.0.recv();
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let world = World::new();
+        let (_until_then, stuck) = channel();
+        let log = AccessLog::to(Stuck(stuck), &world.routes).unwrap();
+        log.state().set("json".parse().unwrap());
+        world.ask("/a", false);
+        let (tell, told) = channel();
+        thread::spawn(move || {
+            log.finish();
+            tell.send(())
+        });
+        assert_eq!(told.recv_timeout(10 * limits::ACCESS_LOG_LAST), Ok(()));
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::{ops::RangeInclusive, time::Duration};
 /// The memory that this process may use, where neither its cgroup nor `REMORA_PROXY_MEMORY_LIMIT` says.
 pub(crate) const MEMORY_DEFAULT_BYTES: u64 = 512 << 20;
 
-/// What the proxy holds that no peer causes: its code and heap at rest (16 MiB), what discovery sent, signals (1000
-/// series), and the log's queue.
+/// What the proxy holds that no peer causes: its code and heap at rest (16 MiB), what discovery sent, signals (2048
+/// series, 256 routes and as many peers: 8 MiB if all are busy; records of a worker: 1 MiB), and the log's queue.
 pub(crate) const MEMORY_BASE_BYTES: u64 = 40 << 20;
 
 /// What peers can make it hold, as charged to the [`account`](crate::account): three eighths of the process's limit, and less
@@ -475,6 +475,8 @@ pub(crate) const RECORD_PATH_BYTES: usize = 160;
 pub(crate) const RECORD_VALUE_BYTES: usize = 96;
 /// Records that the access log takes at once, 20 times a second: more than a worker's ring holds.
 pub(crate) const ACCESS_LOG_RECORDS: usize = 4096;
+/// How long the process waits at its end for the access log to be written.
+pub(crate) const ACCESS_LOG_LAST: Duration = Duration::from_secs(1);
 /// Batches of lines that wait for the writer of the access log: one each 50 ms.
 pub(crate) const ACCESS_LOG_BATCHES: usize = 16;
 /// Failures that `/errors` shows.

@@ -29,6 +29,7 @@ pub mod settings;
 pub mod process;
 pub mod accept;
 pub mod idle;
+pub mod utc;
 mod sys;
 
 /// Of every program that this is linked into.

@@ -15,7 +15,7 @@ pub use crate::{
     },
     init::fuzzing::{init_settings, netlink_answers},
     probe::fuzzing::probe_settings,
-    telemetry::fuzzing::path_templates,
+    telemetry::fuzzing::{filters, path_templates},
 };
 
 use crate::{
@@ -34,6 +34,7 @@ remora_replay::replays! {
     a_deadline_is_passed_on_and_never_lengthened: grpc_fields, 20_000;
     what_is_taken_off_a_request_is_gone: request_fields, 20_000;
     templates_are_bounded_and_harmless: path_templates, 20_000;
+    a_filter_is_read_or_refused_at_its_place: filters, 20_000;
     an_answer_of_the_kernel_is_read_to_its_end: netlink_answers, 20_000;
     rules_are_written_as_the_kernel_reads_them: init_settings, 2_000;
     a_probe_that_is_taken_can_be_asked: probe_settings, 20_000;

@@ -1,6 +1,10 @@
-//! Fuzz target of the names of requests. In: paths, a line each. Out: nothing, or a panic.
+//! Fuzz targets of what signals read: the names of requests (paths, a line each), and filters. Out: nothing, or a panic.
 
-use super::template::{OTHER, PathTemplates};
+use super::{
+    filter::Filter,
+    template::{OTHER, PathTemplates},
+};
+use crate::limits;
 use http::Method;
 
 /// Templates that live at once: few, so that room runs out.
@@ -24,5 +28,20 @@ pub fn path_templates(data: &[u8]) {
         let rest = name.strip_prefix(&format!("{method} ")).unwrap_or(&name);
         assert!(rest.bytes().all(harmless) && name.len() <= NAME_BYTES_MAX, "{name:?}");
         assert!(&*name == OTHER || rest.starts_with('/'), "{name:?}");
+    }
+}
+
+/// A filter is read or refused at a place within it, and one that is read is the same between parentheses, unless it is as deep or as long as
+/// one may be.
+pub fn filters(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    match Filter::parse(&text) {
+        Err(error) => assert!(error.at <= text.chars().count() && !error.what.is_empty(), "{text:?}: {error}"),
+        Ok(filter) => {
+            let within = Filter::parse(&format!("({text})"));
+            let room = text.len() + 2 <= limits::FILTER_BYTES_MAX && !text.trim().is_empty();
+            let deep = within.as_ref().is_err_and(|error| error.what.contains("levels"));
+            assert!(!room || deep || within == Ok(filter), "{text:?}");
+        }
     }
 }

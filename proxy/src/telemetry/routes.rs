@@ -223,6 +223,11 @@ impl Routes {
         lock(&self.rings).push(rings);
     }
 
+    /// The records of workers that began after the first `known` of them.
+    pub(super) fn rings_after(&self, known: usize) -> Vec<Arc<Rings>> {
+        lock(&self.rings).get(known..).unwrap_or_default().to_vec()
+    }
+
     /// The records of each worker.
     pub(super) fn rings(&self) -> Vec<Arc<Rings>> {
         lock(&self.rings).clone()

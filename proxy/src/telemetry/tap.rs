@@ -121,6 +121,9 @@ impl Follow {
     /// What ended since it was asked last, the oldest first, and how many were overwritten before they were read. At most `most`, the
     /// latest; the others count as missed too.
     pub(crate) fn next(&mut self, most: usize) -> (Vec<Value>, u64) {
+        // A worker may have begun since, above all where somebody follows from the process's start on.
+        self.rings.extend(self.routes.rings_after(self.rings.len()));
+        self.next.resize(self.rings.len(), [0; KINDS.len()]);
         let mut missed = 0;
         let mut entries: Vec<Entry> = Vec::new();
         for (rings, next) in self.rings.iter().zip(&mut self.next) {
@@ -230,6 +233,17 @@ mod tests {
         let found = world.routes.tap(&Filter::parse("").unwrap(), 10_000);
         assert_eq!((found.seen, found.kept), (5001, 1025));
         assert_eq!(found.since_ms, world.routes.wall_ms(Duration::from_millis(10 + 5000 - 1024)));
+    }
+
+    #[test]
+    fn a_follower_hears_of_workers_that_begin_after_it() {
+        let routes = Routes::new("shop/web-1".into());
+        let mut follow = routes.follow(Filter::parse("").unwrap());
+        let counters = Counters::new(Journal::new(&routes), Direction::Outbound, "shop/api:80".into(), Vec::new());
+        let world = World { start: routes.started(), routes, counters };
+        world.ask("/a", 1, false);
+        let (records, missed) = follow.next(100);
+        assert_eq!((records.len(), missed), (1, 0));
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub(super) fn tokens(text: &str) -> Result<Vec<At<'_>>, usize> {
     let mut at = 0;
     while let Some(first) = text[at..].chars().next() {
         let token = match first {
-            ' ' | '\t' | '\n' | '\r' => {
+            space if space.is_ascii_whitespace() => {
                 at += 1;
                 continue;
             }
@@ -64,6 +64,16 @@ fn quoted(text: &str) -> Option<(usize, Token<'_>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Found by the fuzz target: a form feed ended a word and was no space, so that a word of nothing was found without end.
+    #[test]
+    fn whatever_ends_a_word_is_a_token_or_a_space() {
+        for byte in 0..=127_u8 {
+            let text = char::from(byte).to_string();
+            let tokens = tokens(&text).unwrap_or_default();
+            assert!(tokens.len() <= 1 && tokens.iter().all(|(_, token)| *token != Token::Word("")), "{byte}");
+        }
+    }
 
     #[test]
     fn words_operators_and_quotes_are_told_apart_at_their_places() {

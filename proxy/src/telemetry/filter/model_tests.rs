@@ -337,7 +337,7 @@ fn a_filter_that_lacks_any_one_of_its_words_but_a_not_is_refused() {
         let text = of.join(" ");
         if text.len() <= limits::FILTER_BYTES_MAX {
             let error = Filter::parse(&text).expect_err(&text);
-            assert!(text.is_char_boundary(error.at), "{text}: {error}");
+            assert!(error.at <= text.chars().count(), "{text}: {error}");
             refused += 1;
         }
     }

@@ -10,7 +10,7 @@ use crate::limits;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("filter, character {}: {what}", .at + 1)]
 pub(crate) struct ParseError {
-    /// Bytes before it.
+    /// Characters before it.
     pub at: usize,
     pub what: String,
 }
@@ -31,6 +31,13 @@ struct Parser<'a> {
 
 /// The tree of a filter; none for an empty one.
 pub(super) fn filter(text: &str) -> Parsed<Option<Node>> {
+    // The parser counts bytes, people count characters.
+    let characters =
+        |error: ParseError| ParseError { at: text.get(..error.at).map_or(0, |before| before.chars().count()), ..error };
+    tree(text).map_err(characters)
+}
+
+fn tree(text: &str) -> Parsed<Option<Node>> {
     if text.len() > limits::FILTER_BYTES_MAX {
         return Err(error(0, format!("it is longer than {} bytes", limits::FILTER_BYTES_MAX)));
     }
@@ -242,6 +249,7 @@ mod tests {
             ("path!/a", "filter, character 5: expected = != < <= > >= or ~"),
             (")", "filter, character 1: expected a field"),
             ("header.=1", "filter, character 1: there is no field `header.`"),
+            ("path=ä and ö=1", "filter, character 12: there is no field `ö`"),
         ] {
             let said = wrong(text);
             assert!(said.starts_with(expected), "{text}: {said}");
