@@ -77,6 +77,8 @@ pub(crate) enum Error {
     Timeout { place: Place, limit: Duration },
     #[error("{place} has no {path}: only a proxy's admin port (4191) does; `remora check` asks all kinds")]
     NotAProxy { place: Place, path: String },
+    #[error("{place}: {reason}")]
+    Refused { place: Place, reason: String },
     #[error(
         "{place} answered {path} with {status}: is it an admin port (4191 proxy, 4192 identity, 4193 discovery, \
          4194 injector)?"
@@ -208,6 +210,10 @@ pub(crate) async fn get(place: impl Into<Place>, path: &str) -> Result<Answer, E
 pub(crate) async fn page<T: for<'de> Deserialize<'de>>(place: impl Into<Place>, path: &str) -> Result<T, Error> {
     let place = place.into();
     let answer = get(place.clone(), path).await?;
+    if answer.status == StatusCode::BAD_REQUEST {
+        // What is wrong with what was asked, which the port says best.
+        return Err(Error::Refused { place, reason: String::from_utf8_lossy(&answer.body).trim().to_owned() });
+    }
     if !answer.status.is_success() {
         return Err(Error::status(place, path, answer.status));
     }
@@ -270,6 +276,20 @@ mod tests {
         for text in ["127.77.0.11:4191", "http://127.77.0.11:4191", "http://127.77.0.11:4191/routes"] {
             assert_eq!(address(text), wanted, "{text}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_with_a_question_is_told_as_the_port_says_it() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (asked, ()) = tokio::join!(page::<serde_json::Value>(address, "/tap?filter=x"), async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 1024]).await.unwrap();
+            let answer = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 23\r\n\r\nfilter, character 1: x\n";
+            stream.write_all(answer).await.unwrap();
+        });
+        assert_eq!(asked.unwrap_err().to_string(), format!("{address}: filter, character 1: x"));
     }
 
     #[test]

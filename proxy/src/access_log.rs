@@ -244,7 +244,7 @@ mod tests {
     }
 
     /// Standard output that a test reads.
-    struct Out(std::sync::mpsc::Sender<String>);
+    struct Out(Sender<String>);
 
     impl Write for Out {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
