@@ -116,7 +116,7 @@ async fn run(config: Config, log: log::Handle) -> Result<(), RunError> {
     let shown: Arc<OnceLock<Arc<Authority>>> = Arc::default();
     let authority = Arc::clone(&shown);
     let admin = Admin::new(readiness.clone()).with_log(log).with_metrics(metrics);
-    let admin = admin.with_extra_metrics(move || authority.get().map(|it| it.prometheus()).unwrap_or_default());
+    let admin = admin.with_extra_metrics(move |_| authority.get().map(|it| it.prometheus()).unwrap_or_default().into());
     let admin = tokio::spawn(admin::serve(admin_listener, admin.router(), watch.clone()));
     let mut work = tokio::spawn(work(config, listener, shown, readiness.clone(), watch));
     let terminated = tokio::select! {

@@ -89,7 +89,7 @@ async fn run(config: Config, log: log::Handle) -> Result<(), RunError> {
         Decider { defaults: config.defaults, namespaces: namespaces.clone(), events, stats: Arc::clone(&stats) };
     let shown = Arc::clone(&stats);
     let admin = Admin::new(readiness.clone()).with_log(log).with_metrics(metrics);
-    let admin = admin.with_extra_metrics(move || shown.prometheus());
+    let admin = admin.with_extra_metrics(move |_| shown.prometheus().into());
 
     let mut tasks = JoinSet::new();
     tasks.spawn(election);

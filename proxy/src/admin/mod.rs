@@ -25,7 +25,10 @@ use axum::{
     routing::{get, post},
 };
 use remora_runtime::{
-    admin::{self, Admin},
+    admin::{
+        self, Admin,
+        exposition::{Details, Form, Page},
+    },
     drain,
 };
 use serde::Deserialize;
@@ -97,11 +100,12 @@ async fn sample(routes: Arc<Routes>, saturation: Saturation) -> std::convert::In
 
 fn router(state: AdminState, stop: drain::Watch) -> Router {
     let (routes, saturation) = (state.routes.clone(), state.saturation.clone());
-    let common = state.common.clone().with_extra_metrics(move || {
+    let common = state.common.clone().with_extra_metrics(move |form| {
         let mut text = String::new();
         routes.prometheus(&mut text);
         saturation.prometheus(&mut text);
-        text
+        let details = if form == Form::Text { Details::new() } else { routes.details() };
+        Page { text, details }
     });
     let own = Router::new()
         .route("/", get(page))

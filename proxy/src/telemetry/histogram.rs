@@ -5,6 +5,7 @@
 //! cumulative buckets that Prometheus wants. What is shorter than 512 ns counts as 512 ns, what is longer than 18 minutes
 //! as 18 minutes. Not a consistent cut: a snapshot taken while others record may miss what they are just adding.
 
+use remora_runtime::admin::exposition::NATIVE_SCHEMA;
 use std::{
     sync::{
         OnceLock,
@@ -153,6 +154,22 @@ impl Snapshot {
         })
     }
 
+    /// The same in the buckets of a native histogram of Prometheus, in seconds: the number of each that is not empty, in ascending order, and
+    /// how many latencies it has. A bucket of ours belongs to where its middle is, which is at most 1.6 % away from what it has.
+    pub(crate) fn native(&self) -> Vec<(i32, u64)> {
+        let per_octave = f64::from(1 << NATIVE_SCHEMA);
+        let mut buckets: Vec<(i32, u64)> = Vec::new();
+        for &(index, count) in &self.counts {
+            // From 512 ns to 18 minutes that is within -168 and 81.
+            let number = (Duration::from_nanos(middle(index)).as_secs_f64().log2() * per_octave).ceil() as i32;
+            match buckets.last_mut() {
+                Some((last, sum)) if *last == number => *sum += count,
+                _ => buckets.push((number, count)),
+            }
+        }
+        buckets
+    }
+
     /// For each of [`BOUNDS`], how many were not longer. A bucket that straddles a bound belongs to where its middle is.
     pub(crate) fn cumulative(&self) -> [u64; BOUNDS.len()] {
         let mut below = [0; BOUNDS.len()];
@@ -199,6 +216,28 @@ pub(crate) fn middle(index: u16) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_native_bucket_has_what_is_between_its_bounds_and_no_more_than_a_64th_beyond() {
+        let histogram = Histogram::new();
+        let mut random = fastrand::Rng::with_seed(11);
+        for _ in 0..1000 {
+            let latency = Duration::from_nanos(1 << random.u32(9..40)).mul_f64(1.0 + random.f64());
+            let alone = Histogram::new();
+            alone.record(latency);
+            histogram.record(latency);
+            let [(number, 1)] = alone.snapshot().native()[..] else { panic!("one latency has one bucket") };
+            let (above, most) = (f64::from(number - 1) / 8.0, f64::from(number) / 8.0);
+            let seconds = latency.as_secs_f64().min(1100.0);
+            assert!(
+                seconds > above.exp2() * (63.0 / 64.0) && seconds <= most.exp2() * (65.0 / 64.0),
+                "{latency:?} {number}"
+            );
+        }
+        let all = histogram.snapshot().native();
+        assert!(all.is_sorted_by(|(a, _), (b, _)| a < b), "{all:?}");
+        assert_eq!(all.iter().map(|(_, count)| count).sum::<u64>(), 1000);
+    }
 
     #[test]
     fn every_value_between_1_us_and_1000_s_comes_back_within_2_percent() {

@@ -35,7 +35,14 @@ fn page() -> String {
         "# Metrics of the proxy\n\n\
          Made from `proxy/src/telemetry/catalog.rs` by `REMORA_WRITE_DOCS=1 cargo test -p remora-proxy the_metrics_page`; \
          do not edit. Names and labels, once released, stay.\n\n\
-         Served at `/metrics` of the admin port (4191) in Prometheus' text format.\n\n\
+         Served at `/metrics` of the admin port (4191), in the form that the scraper's `Accept` likes best:\n\n\
+         | form | what it has more |\n|--|--|\n\
+         | Prometheus' text 0.0.4 | |\n\
+         | OpenMetrics 1.0.0, which Prometheus asks for | exemplars: for each bucket of a route the latest request that said its trace \
+         (`traceparent`), of those that tap keeps; Prometheus keeps them with `--enable-feature=exemplar-storage` |\n\
+         | Prometheus' protobuf (`io.prometheus.client.MetricFamily`) | exemplars, and native histograms of schema 3 (a bucket is 9 % wider than \
+         the one before; a latency may stand in a neighbouring bucket if it is within 1.6 % of the bound) beside the classic buckets; Prometheus asks \
+         for it with `--enable-feature=native-histograms`, and then keeps these alone, unless `scrape_classic_histograms` says otherwise |\n\n\
          ## Per route\n\n",
     );
     for &(label, help) in LABELS {

@@ -7,6 +7,7 @@
 
 mod catalog;
 mod counters;
+mod details;
 mod filter;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;

@@ -2,7 +2,7 @@
 //! there; a failure's reason appears with its first failure.
 
 use super::{
-    RouteKey, Routes,
+    Direction, RouteKey, Routes,
     histogram::{BOUNDS, Snapshot},
     stats::{Failures, Reading},
     tracks::{Of, Track},
@@ -144,13 +144,18 @@ impl Routes {
     }
 }
 
+/// The labels of a route's latencies.
+pub(super) fn route_labels(direction: Direction, parent: &str, route: &str) -> String {
+    pairs(&[direction.as_str(), parent, route])
+}
+
 fn durations(routes: &[std::sync::Arc<Track>], out: &mut String) {
     let (name, help, _) = DURATION;
     line(out, format_args!("# HELP {name} {help}"));
     line(out, format_args!("# TYPE {name} {}", Kind::Histogram.as_str()));
     for track in routes {
         if let Of::Route { direction, parent, route } = &track.of {
-            let labels = pairs(&[direction.as_str(), parent, route]);
+            let labels = route_labels(*direction, parent, route);
             write_histogram(&mut Series { out, name, labels: &labels, own: &[] }, &track.latency());
         }
     }

@@ -7,6 +7,7 @@
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+pub mod exposition;
 mod origin;
 mod room;
 mod scrape;
@@ -21,6 +22,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use exposition::{Form, Page};
 use futures_util::future::BoxFuture;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -89,7 +91,7 @@ impl Readiness {
     }
 }
 
-type Extra = Arc<dyn Fn() -> String + Send + Sync>;
+type Extra = Arc<dyn Fn(Form) -> Page + Send + Sync>;
 type Alive = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
 /// What the common endpoints show.
@@ -134,9 +136,10 @@ impl Admin {
         self
     }
 
-    /// Appends text (in the Prometheus format) to `/metrics`: counters that are kept elsewhere for speed.
+    /// Appends what this says to `/metrics`: counters that are kept elsewhere for speed. Of the form that was asked for it need only know
+    /// whether that has room for more than the text.
     #[must_use]
-    pub fn with_extra_metrics(mut self, extra: impl Fn() -> String + Send + Sync + 'static) -> Self {
+    pub fn with_extra_metrics(mut self, extra: impl Fn(Form) -> Page + Send + Sync + 'static) -> Self {
         self.extra = Some(Arc::new(extra));
         self
     }
@@ -330,18 +333,22 @@ async fn ready(State(admin): State<Admin>) -> Response {
 }
 
 async fn metrics(State(admin): State<Admin>, request: Request) -> Response {
+    let accepts = request.headers().get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let form = Form::asked(&accepts.collect::<Vec<_>>().join(","));
     let render = || {
-        let mut text = admin.metrics.as_ref().map(PrometheusHandle::render).unwrap_or_default();
+        let mut page = Page::from(admin.metrics.as_ref().map(PrometheusHandle::render).unwrap_or_default());
         if let Some(extra) = &admin.extra {
-            text.push_str(&extra());
+            let Page { text, details } = extra(form);
+            page.text.push_str(&text);
+            page.details = details;
         }
-        text
+        form.write(page)
     };
     let stranger = request.extensions().get::<Ends>().filter(|ends| !ends.known).map(|ends| ends.peer.ip());
-    let text = match stranger {
+    let page = match stranger {
         None => Bytes::from(render()),
-        Some(peer) => match admin.scrapes.text(peer, Instant::now(), render) {
-            Some(text) => text,
+        Some(peer) => match admin.scrapes.page(form, peer, Instant::now(), render) {
+            Some(page) => page,
             None => {
                 metrics::counter!("remora_admin_refused_total", "reason" => "scrapes").increment(1);
                 let often = "this address scrapes more often than once a second\n";
@@ -349,7 +356,7 @@ async fn metrics(State(admin): State<Admin>, request: Request) -> Response {
             }
         },
     };
-    ([("content-type", "text/plain; version=0.0.4")], text).into_response()
+    ([(header::CONTENT_TYPE, form.content_type())], page).into_response()
 }
 
 async fn read_level(State(admin): State<Admin>) -> String {
@@ -395,7 +402,7 @@ mod tests {
         let addr = listener.local_addr().unwrap();
         let readiness = Readiness::new();
         readiness.waiting("certificate", "not issued yet");
-        let admin = Admin::new(readiness.clone()).with_extra_metrics(|| "extra 1\n".into());
+        let admin = Admin::new(readiness.clone()).with_extra_metrics(|_| "extra 1\n".to_owned().into());
         let server = tokio::spawn(serve(listener, admin.router(), watch));
         assert!(ask(addr, "/live").await.starts_with("HTTP/1.1 200"));
         let answer = ask(addr, "/ready").await;
@@ -476,7 +483,7 @@ mod tests {
     async fn an_answer_is_not_cut_while_it_is_read_and_is_when_nobody_reads_it() {
         let (_signal, watch) = drain::channel();
         let text = "metric 1\n".repeat(20_000);
-        let admin = Admin::new(Readiness::new()).with_extra_metrics(move || text.clone());
+        let admin = Admin::new(Readiness::new()).with_extra_metrics(move |_| text.clone().into());
         let (room, local) = (Room::new(Vec::new()), SocketAddr::from(([127, 0, 0, 1], 4191)));
         for (pause, whole) in [(SILENCE_MAX / 2, true), (SILENCE_MAX * 2, false)] {
             let (mut client, server) = tokio::io::duplex(4096);
