@@ -123,7 +123,7 @@ fn run(mut config: Config, logs: log::Handle) -> anyhow::Result<usize> {
             common,
             routes: routes.clone(),
             inspect,
-            saturation: Saturation::of(config.memory_limit),
+            saturation: Saturation::of(config.memory_limit, crate::config::cpu_limit()),
             discovery: discovery_shown(sees.clone()),
             config: shown(config, handle.settings.clone()),
             certificate: certificate_shown(source.clone()),

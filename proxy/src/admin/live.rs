@@ -349,7 +349,7 @@ mod tests {
             common: Admin::new(Readiness::new()),
             routes: routes.clone(),
             inspect: inspect::channel(0).0,
-            saturation: Saturation::of(1000),
+            saturation: Saturation::of(1000, None),
             discovery: Arc::new(|| json!({"state": "open"})),
             config: Arc::new(|| json!({})),
             certificate: Arc::new(|| json!({})),

@@ -23,6 +23,8 @@ const PAGE_SIZE: u64 = 4096;
 #[derive(Debug, Clone)]
 pub(crate) struct Saturation {
     memory_limit: u64,
+    /// In processors.
+    cpu_limit: Option<f64>,
     samples: Arc<Mutex<VecDeque<Sample>>>,
 }
 
@@ -36,9 +38,9 @@ struct Sample {
 }
 
 impl Saturation {
-    /// Of a process that may have so much memory.
-    pub(crate) fn of(memory_limit: u64) -> Self {
-        Self { memory_limit, samples: Arc::default() }
+    /// Of a process that may have so much memory, and so many processors if there is a quota.
+    pub(crate) fn of(memory_limit: u64, cpu_limit: Option<f64>) -> Self {
+        Self { memory_limit, cpu_limit, samples: Arc::default() }
     }
 
     /// Reads what there is. To be called once a second.
@@ -83,6 +85,7 @@ impl Saturation {
             shown.insert("cpu".to_owned(), json!(cpu));
             shown.insert("workers".to_owned(), json!(workers));
         }
+        shown.insert("cpu_limit".to_owned(), json!(self.cpu_limit));
         shown.insert("memory_bytes".to_owned(), json!(memory()));
         shown.insert("memory_limit_bytes".to_owned(), json!(self.memory_limit));
         shown
@@ -157,7 +160,7 @@ mod tests {
 
     #[test]
     fn this_process_uses_some_of_the_machine() {
-        let saturation = Saturation::of(1000);
+        let saturation = Saturation::of(1000, Some(0.5));
         saturation.tick(Instant::now());
         let mut text = String::new();
         saturation.prometheus(&mut text);
@@ -166,7 +169,9 @@ mod tests {
         }
         let shown = saturation.json();
         assert!(
-            shown["memory_bytes"].as_u64().unwrap() > 1_000_000 && shown["memory_limit_bytes"] == 1000,
+            shown["memory_bytes"].as_u64().unwrap() > 1_000_000
+                && shown["memory_limit_bytes"] == 1000
+                && shown["cpu_limit"] == 0.5,
             "{shown:?}"
         );
     }

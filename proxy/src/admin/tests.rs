@@ -45,7 +45,7 @@ impl Admin {
             common: admin::Admin::new(ready.clone()),
             routes,
             inspect: inspect::channel(0).0,
-            saturation: Saturation::of(1000),
+            saturation: Saturation::of(1000, None),
             discovery: Arc::new(|| json!({"state": "open"})),
             config: Arc::new(|| json!({"mode": "explicit"})),
             certificate: Arc::new(|| json!({"serial": "0a"})),

@@ -353,13 +353,21 @@ fn memory(text: &str) -> Result<u64, String> {
     }
 }
 
+/// The cgroup's CPU quota, in processors, if there is one (cgroups v2).
+pub(crate) fn cpu_limit() -> Option<f64> {
+    quota(&std::fs::read_to_string("/sys/fs/cgroup/cpu.max").ok()?)
+}
+
+/// What `cpu.max` says: microseconds of processor time in each period of so many.
+fn quota(text: &str) -> Option<f64> {
+    let (quota, period) = text.trim().split_once(' ')?;
+    let (quota, period) = (quota.parse::<u32>().ok()?, period.parse::<u32>().ok().filter(|period| *period > 0)?);
+    Some(f64::from(quota) / f64::from(period))
+}
+
 /// The cgroup's CPU quota, rounded up; 1 where there is none, because a sidecar is a guest.
 fn default_workers() -> usize {
-    let quota = std::fs::read_to_string("/sys/fs/cgroup/cpu.max").ok().and_then(|text| {
-        let (quota, period) = text.trim().split_once(' ')?;
-        Some(quota.parse::<u64>().ok()?.div_ceil(period.parse::<u64>().ok()?))
-    });
-    quota.and_then(|cpus| usize::try_from(cpus).ok()).unwrap_or(1).clamp(1, limits::WORKERS_MAX)
+    cpu_limit().map_or(1, |cpus| cpus.ceil() as usize).clamp(1, limits::WORKERS_MAX)
 }
 
 fn ipv6_available() -> bool {
@@ -390,6 +398,14 @@ pub(crate) mod tests {
         ("IDENTITY_ADDR", "identity:4180"),
         ("DISCOVERY_ADDR", "discovery:4181"),
     ];
+
+    #[test]
+    fn a_quota_is_in_processors_and_none_is_none() {
+        assert_eq!((quota("150000 100000\n"), quota("50000 100000")), (Some(1.5), Some(0.5)));
+        for none in ["max 100000", "", "100000", "1 0", "-1 100000"] {
+            assert_eq!(quota(none), None, "{none:?}");
+        }
+    }
 
     #[test]
     fn an_access_log_has_a_filter_that_can_be_read() {

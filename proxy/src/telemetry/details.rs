@@ -7,25 +7,29 @@ use super::{
     Direction, Routes,
     histogram::BOUNDS,
     prometheus::{DURATION, route_labels},
-    record::{Entry, Which},
-    tracks::Of,
+    record::Which,
+    tracks::{Of, Traced, Track},
 };
 use remora_runtime::admin::exposition::{Detail, Details, Exemplar};
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 /// A route, as far as its latencies are told.
 type Route = (Direction, Arc<str>, Arc<str>);
 /// For each bucket of the text, the latest request in it that said which trace it belongs to.
-type Latest = [Option<Entry>; BOUNDS.len() + 1];
+type Latest = BTreeMap<usize, Traced>;
 
 impl Routes {
     /// What text has no room for, by name and labels of each route's latencies.
     pub(crate) fn details(&self) -> Details {
         let mut traced = self.traced();
-        let detail = |track: &Arc<super::tracks::Track>| {
+        let detail = |track: &Arc<Track>| {
             let Of::Route { direction, parent, route } = &track.of else { return None };
-            let latest = traced.remove(&(*direction, parent.clone(), route.clone()));
-            let exemplars = latest.into_iter().flatten().flatten().filter_map(|entry| self.exemplar(&entry)).collect();
+            let latest = traced.remove(&(*direction, parent.clone(), route.clone())).unwrap_or_default();
+            let exemplars = track.show(latest).into_iter().map(|traced| self.exemplar(traced)).collect();
             let labels = route_labels(*direction, parent, route);
             Some((format!("{}{{{labels}}}", DURATION.0), Detail { native: track.latency().native(), exemplars }))
         };
@@ -39,11 +43,13 @@ impl Routes {
         for rings in self.rings() {
             for which in [Which::Recent, Which::Failed, Which::Slow] {
                 for entry in rings.since(which, 0) {
-                    let Some(key) = names.get(&entry.series).filter(|_| entry.head.trace().is_some()) else { continue };
-                    let route = (key.direction, key.parent.clone(), key.route.clone());
-                    let latest = &mut traced.entry(route).or_default()[bucket(entry.latency)];
-                    if latest.as_ref().is_none_or(|known| known.ended < entry.ended) {
-                        *latest = Some(entry);
+                    let trace = entry.head.trace().and_then(|trace| u128::from_str_radix(trace, 16).ok());
+                    let Some((key, trace)) = names.get(&entry.series).zip(trace) else { continue };
+                    let new = Traced { ended: entry.ended, latency: entry.latency, trace };
+                    let latest = traced.entry((key.direction, key.parent.clone(), key.route.clone())).or_default();
+                    let known = latest.entry(bucket(entry.latency)).or_insert(new);
+                    if known.ended < new.ended {
+                        *known = new;
                     }
                 }
             }
@@ -51,9 +57,8 @@ impl Routes {
         traced
     }
 
-    fn exemplar(&self, entry: &Entry) -> Option<Exemplar> {
-        let trace = entry.head.trace()?.to_owned();
-        Some(Exemplar { trace, value: entry.latency.as_secs_f64(), at: self.wall_ms(entry.ended) as f64 / 1e3 })
+    fn exemplar(&self, Traced { ended, latency, trace }: Traced) -> Exemplar {
+        Exemplar { trace: format!("{trace:032x}"), value: latency.as_secs_f64(), at: self.wall_ms(ended) as f64 / 1e3 }
     }
 }
 
@@ -99,6 +104,18 @@ mod tests {
         let shown: Vec<_> = detail.exemplars.iter().map(|exemplar| (exemplar.trace.as_str(), exemplar.value)).collect();
         assert_eq!(shown, [(&*trace("a"), 0.001), (&*trace("c"), 0.004), (&*trace("d"), 20.0)]);
         assert_eq!(detail.native.iter().map(|(_, count)| count).sum::<u64>(), 5);
+    }
+
+    #[test]
+    fn a_bucket_never_goes_back_to_an_older_request() {
+        let routes = Routes::new("shop/web-1".into());
+        let counters = Counters::new(Journal::new(&routes), Direction::Outbound, "shop/api:8080".into(), Vec::new());
+        let shown = || routes.details().into_values().flat_map(|detail| detail.exemplars).collect::<Vec<_>>();
+        answered(&counters, Some(&"e".repeat(32)), MS);
+        let first = shown();
+        // So many that the last of all have pushed it out.
+        (0..3000).for_each(|_| answered(&counters, None, MS));
+        assert_eq!((shown(), first.len()), (first, 1));
     }
 
     #[test]

@@ -16,7 +16,7 @@ const TENS: usize = 60;
 /// … and of a minute.
 const MINUTES: usize = 16;
 /// The minute that is compared with now: this many whole ones ended after it.
-const BEFORE: usize = 10;
+pub(super) const BEFORE: usize = 10;
 
 /// Which time a window is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +93,7 @@ impl Clock {
         self.ticks.is_multiple_of(10)
     }
 
-    fn ends_minute(&self) -> bool {
+    pub(super) fn ends_minute(&self) -> bool {
         self.ticks.is_multiple_of(60)
     }
 

@@ -6,7 +6,7 @@
 use super::{
     Direction, Tls,
     histogram::{Histogram, Snapshot, row, row_starts},
-    history::{Clock, History, Span, Window},
+    history::{BEFORE, Clock, History, Span, Window},
     record::Times,
 };
 use serde_json::{Map, Value, json};
@@ -54,11 +54,24 @@ struct Spent {
     of: AtomicU64,
 }
 
+/// A request that belongs to a trace and stands for those of its bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Traced {
+    /// When it ended, since the registry was made.
+    pub(super) ended: Duration,
+    pub(super) latency: Duration,
+    pub(super) trace: u128,
+}
+
 #[derive(Debug, Default)]
 struct Past {
     history: History,
-    /// What was spent at the last ends of ten seconds, the oldest first.
+    /// The latest of each bucket that text shows, in their order, as far as somebody asked.
+    traced: Vec<(usize, Traced)>,
+    /// What was spent at the last ends of ten seconds, the oldest first, …
     spent: VecDeque<[u64; 5]>,
+    /// … and at the last ends of minutes.
+    spent_by_minute: VecDeque<[u64; 5]>,
 }
 
 impl Track {
@@ -113,9 +126,30 @@ impl Track {
             past.spent.pop_front();
         }
         past.spent.push_back(self.spent.read());
+        if clock.ends_minute() {
+            // The ends of the minute that is compared with now are the oldest two.
+            if past.spent_by_minute.len() > BEFORE + 1 {
+                past.spent_by_minute.pop_front();
+            }
+            past.spent_by_minute.push_back(self.spent.read());
+        }
         let lately = past.history.window(clock, Span::Minute, self.born).and_then(|window| window.quantiles);
         let slow = lately.map_or(u64::MAX, |[.., p99]| u64::try_from(p99.as_nanos()).unwrap_or(u64::MAX));
         self.slow.store(slow, Relaxed);
+    }
+
+    /// The latest requests with a trace, each of another bucket, of these and of those that were shown before: a scraper takes none that is older
+    /// than the one that it has.
+    pub(super) fn show(&self, news: impl IntoIterator<Item = (usize, Traced)>) -> Vec<Traced> {
+        let traced = &mut lock(&self.past).traced;
+        for (bucket, new) in news {
+            match traced.binary_search_by_key(&bucket, |(known, _)| *known) {
+                Ok(at) if traced[at].1.ended < new.ended => traced[at].1 = new,
+                Ok(_) => {}
+                Err(at) => traced.insert(at, (bucket, new)),
+            }
+        }
+        traced.iter().map(|(_, traced)| *traced).collect()
     }
 
     /// All latencies since the start.
@@ -133,10 +167,13 @@ impl Track {
         let past = lock(&self.past);
         for span in Span::ALL {
             let window = past.history.window(clock, span, self.born);
-            row.insert(
-                span.as_str().to_owned(),
-                window.as_ref().map_or(Value::Null, |window| window_json(window, histograms)),
-            );
+            let mut shown = window.as_ref().map_or(Value::Null, |window| window_json(window, histograms));
+            if span == Span::Before
+                && let (Some(window), Some(time)) = (shown.as_object_mut(), past.time_before())
+            {
+                window.insert("time".to_owned(), time);
+            }
+            row.insert(span.as_str().to_owned(), shown);
         }
     }
 
@@ -148,9 +185,7 @@ impl Track {
         let since = if past.spent.len() > 6 { past.spent.front().copied().unwrap_or_default() } else { [0; 5] };
         drop(past);
         let since = if now[4] > since[4] { since } else { [0; 5] };
-        let of = now[4].saturating_sub(since[4]).max(1) as f64;
-        let mean = |part: usize| ms(now[part].saturating_sub(since[part]) as f64 / of / 1e6);
-        json!({ "before_ms": mean(0), "connect_ms": mean(1), "server_ms": mean(2), "after_ms": mean(3) })
+        means(since, now)
     }
 
     /// Its last ten minutes by time and latency. `wall` tells the time of day of an instant, in milliseconds since 1970.
@@ -176,6 +211,24 @@ impl Track {
             "failed": of(|bucket| bucket.2),
         })
     }
+}
+
+impl Past {
+    /// Where the time went in the minute that is compared with now; none if nothing ended in it.
+    fn time_before(&self) -> Option<Value> {
+        let ends = |minutes: usize| self.spent_by_minute.len().checked_sub(minutes).map(|at| self.spent_by_minute[at]);
+        let end = ends(BEFORE + 1)?;
+        // What is younger than its beginning is told of from its start.
+        let begin = ends(BEFORE + 2).unwrap_or_default();
+        (end[4] > begin[4]).then(|| means(begin, end))
+    }
+}
+
+/// Where the time went between two readings, in the mean.
+fn means(before: [u64; 5], after: [u64; 5]) -> Value {
+    let of = after[4].saturating_sub(before[4]).max(1) as f64;
+    let mean = |part: usize| ms(after[part].saturating_sub(before[part]) as f64 / of / 1e6);
+    json!({ "before_ms": mean(0), "connect_ms": mean(1), "server_ms": mean(2), "after_ms": mean(3) })
 }
 
 impl Spent {
@@ -273,6 +326,30 @@ mod tests {
         pass(&track, &mut clock, &mut now, 10, || spend(1));
         pass(&track, &mut clock, &mut now, 10, || spend(3));
         assert_eq!(track.time()["server_ms"], 2.0);
+    }
+
+    #[test]
+    fn the_minute_that_is_compared_with_now_says_where_its_time_went() {
+        let mut now = Instant::now();
+        let (track, mut clock) = (track(now), Clock::new(now));
+        let spend = |server: u32| {
+            track.record(MS * server, false);
+            track.spend(&Times { server: MS * server, ..Times::default() });
+        };
+        let before = |clock: &Clock| {
+            let mut row = Map::new();
+            track.windows(clock, false, &mut row);
+            row["before"]["time"]["server_ms"].clone()
+        };
+        // Minute by minute 1 ms, 2 ms, …
+        for minute in 1..=10 {
+            pass(&track, &mut clock, &mut now, 60, || spend(minute));
+            assert_eq!(before(&clock), Value::Null, "{minute}");
+        }
+        for minute in 11..=40 {
+            pass(&track, &mut clock, &mut now, 60, || spend(minute));
+            assert_eq!(before(&clock), f64::from(minute - 10), "{minute}");
+        }
     }
 
     #[test]
