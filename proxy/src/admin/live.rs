@@ -3,7 +3,10 @@
 //! A reader costs the control thread some work while it takes what it is sent, and nothing while it does not: each event is made when the one before
 //! has gone, so that a slow one misses steps and nothing queues up. There are at most [`limits::LIVE_READERS_MAX`] readers at a time.
 
-use super::AdminState;
+use super::{
+    AdminState,
+    signals::{self, Told},
+};
 use crate::{
     limits,
     telemetry::{Filter, Follow},
@@ -20,13 +23,8 @@ use axum::{
 use futures_util::stream;
 use remora_runtime::drain;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
-use std::{
-    collections::{HashMap, HashSet},
-    convert::Infallible,
-    sync::Arc,
-    time::Duration,
-};
+use serde_json::json;
+use std::{convert::Infallible, sync::Arc, time::Duration};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Interval, MissedTickBehavior, interval},
@@ -38,9 +36,6 @@ const STEP: Duration = Duration::from_secs(1);
 const TAP_STEP: Duration = Duration::from_millis(250);
 /// After so many of these steps without anything it hears that there was nothing.
 const QUIET_STEPS: u32 = 12;
-/// Lists of [`Routes::signals`](crate::telemetry::Routes::signals), and the field that tells their rows apart.
-const LISTS: [(&str, &str); 4] = [("routes", "id"), ("edges", "id"), ("peers", "id"), ("backends", "name")];
-
 /// A request of the admin port that is answered with this instead.
 pub(super) type Refused = (StatusCode, String);
 
@@ -98,12 +93,12 @@ impl Asked {
 }
 
 /// `/signals/live`.
-pub(super) async fn signals(State(state): State<AdminState>, Extension(readers): Extension<Readers>) -> Response {
+pub(super) async fn of_signals(State(state): State<AdminState>, Extension(readers): Extension<Readers>) -> Response {
     let place = match readers.enter() {
         Ok(place) => place,
         Err(full) => return full.into_response(),
     };
-    let reader = Reader { state, steps: steps(STEP), seen: None };
+    let reader = Reader { state, steps: steps(STEP), told: Told::default() };
     events(stream::unfold((reader, place), async |(mut reader, place)| {
         let event = place.unless_stopped(reader.next()).await?;
         Some((Ok::<_, Infallible>(event), (reader, place)))
@@ -138,7 +133,7 @@ async fn ended(follow: &mut Follow, steps: &mut Interval) -> Event {
         let (records, missed) = follow.next(most);
         quiet += 1;
         if !records.is_empty() || missed > 0 || quiet == QUIET_STEPS {
-            return event("records", &json!({ "records": records, "dropped": missed }));
+            return event("records", json!({ "records": records, "dropped": missed }).to_string());
         }
     }
 }
@@ -156,193 +151,37 @@ where
     Sse::new(events).keep_alive(KeepAlive::default()).into_response()
 }
 
-fn event(name: &str, data: &Value) -> Event {
+fn event(name: &str, json: String) -> Event {
     // JSON has no line feed, which is all that could end the event early.
-    Event::default().event(name).data(data.to_string())
+    Event::default().event(name).data(json)
 }
 
-/// A reader of signals, with what it was told last.
+/// A reader of signals, with what it was told.
 struct Reader {
     state: AdminState,
     steps: Interval,
-    seen: Option<Rows>,
+    told: Told,
 }
-
-/// Rows as they were told, by list and name.
-type Rows = [HashMap<String, Value>; LISTS.len()];
 
 impl Reader {
     async fn next(&mut self) -> Event {
         self.steps.tick().await;
-        let now = super::signals_json(&self.state, false).await;
-        match &mut self.seen {
-            None => {
-                self.seen = Some(rows(&now));
-                event("all", &Value::Object(now))
-            }
-            Some(seen) => event("change", &Value::Object(change(now, seen))),
-        }
+        let name = if self.told.is_new() { "all" } else { "change" };
+        event(name, signals::text(&self.state, false, Some(&mut self.told)).await)
     }
-}
-
-fn name(row: &Value, field: &str) -> String {
-    row[field].to_string()
-}
-
-fn rows(signals: &Map<String, Value>) -> Rows {
-    LISTS.map(|(list, field)| {
-        let rows = signals.get(list).and_then(Value::as_array).into_iter().flatten();
-        rows.map(|row| (name(row, field), row.clone())).collect()
-    })
-}
-
-/// What is not as `seen`, which becomes as `now`.
-fn change(mut now: Map<String, Value>, seen: &mut Rows) -> Map<String, Value> {
-    let mut gone = Map::new();
-    for ((list, field), seen) in LISTS.into_iter().zip(seen) {
-        let Some(Value::Array(rows)) = now.get_mut(list) else { continue };
-        let there: HashSet<String> = rows.iter().map(|row| name(row, field)).collect();
-        rows.retain(|row| {
-            let known = seen.get_mut(&name(row, field));
-            match known {
-                Some(known) if known == row => false,
-                Some(known) => {
-                    known.clone_from(row);
-                    true
-                }
-                None => {
-                    seen.insert(name(row, field), row.clone());
-                    true
-                }
-            }
-        });
-        let mut left = Vec::new();
-        seen.retain(|name, row| {
-            let stays = there.contains(name);
-            if !stays {
-                left.push(match list {
-                    // What an edge is called by others: they need not keep its number.
-                    "edges" => json!({ "id": row["id"], "route": row["route"], "peer": row["peer"], "tls": row["tls"], "protocol": row["protocol"] }),
-                    _ => row[field].clone(),
-                });
-            }
-            stays
-        });
-        gone.insert(list.to_owned(), Value::Array(left));
-    }
-    now.insert("gone".to_owned(), Value::Object(gone));
-    now
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        admin::{Admin, Saturation},
+        admin::{Admin, Saturation, signals::tests::Replayed},
         inspect, probe,
         telemetry::{Counters, Direction, Journal, Proto, Reason, Routes, Tls},
     };
     use remora_runtime::admin::Readiness;
+    use serde_json::{Map, Value};
     use tokio::time::Instant;
-
-    fn signals(routes: Value) -> Map<String, Value> {
-        Map::from_iter([("at_ms".to_owned(), json!(1)), ("routes".to_owned(), routes)])
-    }
-
-    #[test]
-    fn a_change_has_the_rows_that_are_not_what_they_were_and_the_names_of_those_that_are_gone() {
-        let mut seen = rows(&signals(json!([{"id": 1, "n": 1}, {"id": 2, "n": 1}, {"id": 3, "n": 1}])));
-        let changed = change(signals(json!([{"id": 1, "n": 1}, {"id": 2, "n": 2}, {"id": 4, "n": 1}])), &mut seen);
-        assert_eq!(changed["routes"], json!([{"id": 2, "n": 2}, {"id": 4, "n": 1}]));
-        assert_eq!(changed["gone"]["routes"], json!([3]));
-        let again = change(signals(json!([{"id": 1, "n": 1}, {"id": 2, "n": 2}, {"id": 4, "n": 1}])), &mut seen);
-        assert_eq!((&again["routes"], &again["gone"]["routes"]), (&json!([]), &json!([])));
-    }
-
-    /// Rows with random names of few, each once.
-    fn random(rng: &mut fastrand::Rng, at_ms: u64) -> Map<String, Value> {
-        let mut signals = Map::from_iter([("at_ms".to_owned(), json!(at_ms))]);
-        for (list, field) in LISTS {
-            let mut rows = Vec::new();
-            for number in 0..12_u32 {
-                if rng.bool() {
-                    let id = if field == "id" { json!(number) } else { json!(format!("shop/\"{number}\":80")) };
-                    let n = rng.u32(..3);
-                    rows.push(json!({ field: id, "n": n, "route": number + 100, "peer": number + 200, "tls": "mtls", "protocol": "grpc" }));
-                }
-            }
-            rng.shuffle(&mut rows);
-            signals.insert(list.to_owned(), Value::Array(rows));
-        }
-        signals
-    }
-
-    /// What a reader has made of the events until now.
-    #[derive(Default)]
-    struct Replayed(HashMap<&'static str, HashMap<String, Value>>);
-
-    impl Replayed {
-        fn take(&mut self, event: &Map<String, Value>) {
-            for (list, field) in LISTS {
-                let rows = self.0.entry(list).or_default();
-                for row in event[list].as_array().unwrap() {
-                    rows.insert(name(row, field), row.clone());
-                }
-                for gone in event.get("gone").map_or(&Vec::new(), |gone| gone[list].as_array().unwrap()) {
-                    let gone = if list == "edges" { &gone["id"] } else { gone };
-                    assert!(rows.remove(&gone.to_string()).is_some(), "{list}: {gone} was never there");
-                }
-            }
-        }
-
-        fn check(&self, signals: &Map<String, Value>) {
-            for (list, field) in LISTS {
-                let rows = signals[list].as_array().unwrap().iter();
-                let there: HashMap<_, _> = rows.map(|row| (name(row, field), row.clone())).collect();
-                assert_eq!(self.0[list], there, "{list}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_reader_that_misses_steps_has_the_present_rows_after_each_event_that_it_gets() {
-        for seed in 0..20 {
-            let mut rng = fastrand::Rng::with_seed(seed);
-            let first = random(&mut rng, 0);
-            let (mut seen, mut reader) = (rows(&first), Replayed::default());
-            reader.take(&first);
-            reader.check(&first);
-            for at_ms in 1..30 {
-                let mut now = random(&mut rng, at_ms);
-                // It was slow: the world went on meanwhile.
-                for _ in 0..rng.u32(..3) {
-                    now = random(&mut rng, at_ms);
-                }
-                let event = change(now.clone(), &mut seen);
-                assert_eq!(event["at_ms"], at_ms, "what is no list of rows is always there");
-                for (list, field) in LISTS {
-                    for row in event[list].as_array().unwrap() {
-                        let known = reader.0[list].get(&name(row, field));
-                        assert_ne!(known, Some(row), "a row that is what it was is not told again");
-                    }
-                }
-                reader.take(&event);
-                reader.check(&now);
-            }
-        }
-    }
-
-    #[test]
-    fn an_edge_that_is_gone_is_told_by_what_it_is_between_and_one_that_returns_is_told_whole() {
-        let edge = json!({"id": 7, "route": 1, "peer": 2, "tls": "mtls", "protocol": "http2", "requests": 9});
-        let world = |edges: Value| Map::from_iter([("edges".to_owned(), edges)]);
-        let mut seen = rows(&world(json!([edge])));
-        let gone = change(world(json!([])), &mut seen);
-        let name = json!({"id": 7, "route": 1, "peer": 2, "tls": "mtls", "protocol": "http2"});
-        assert_eq!((&gone["edges"], &gone["gone"]), (&json!([]), &json!({"edges": [name]})));
-        let again = change(world(json!([edge])), &mut seen);
-        assert_eq!((&again["edges"], &again["gone"]), (&json!([edge]), &json!({"edges": []})));
-    }
 
     fn state(routes: &Arc<Routes>) -> AdminState {
         AdminState {
@@ -381,7 +220,7 @@ mod tests {
             .map(|name| Counters::new(Journal::new(&routes), Direction::Outbound, name.into(), Vec::new()))
             .into();
         ask(&services[0], "/a", false);
-        let mut reader = Reader { state: state(&routes), steps: steps(STEP), seen: None };
+        let mut reader = Reader { state: state(&routes), steps: steps(STEP), told: Told::default() };
         let (mut replayed, mut rng, mut began) = (Replayed::default(), fastrand::Rng::with_seed(4), Instant::now());
         for number in 0..12 {
             for _ in 0..rng.u32(..3) {
@@ -393,7 +232,8 @@ mod tests {
             assert_eq!(began.elapsed(), if number == 0 { Duration::ZERO } else { STEP });
             began = Instant::now();
             replayed.take(&data);
-            replayed.check(&crate::admin::signals_json(&reader.state, false).await);
+            let now = signals::text(&reader.state, false, None).await;
+            replayed.check(&serde_json::from_str(&now).unwrap());
             assert_eq!(data["discovery"]["state"], "open");
         }
     }
@@ -424,7 +264,7 @@ mod tests {
         let (signal, stop) = drain::channel();
         let readers = Readers::until(stop);
         let place = readers.enter().unwrap();
-        assert!(place.unless_stopped(async { event("all", &json!({})) }).await.is_some());
+        assert!(place.unless_stopped(async { event("all", "{}".to_owned()) }).await.is_some());
         signal.start();
         assert!(place.unless_stopped(std::future::pending()).await.is_none());
     }

@@ -9,6 +9,7 @@
 
 mod live;
 mod saturation;
+mod signals;
 
 pub(crate) use saturation::Saturation;
 
@@ -32,7 +33,7 @@ use remora_runtime::{
     drain,
 };
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::{net::IpAddr, sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,
@@ -109,12 +110,12 @@ fn router(state: AdminState, stop: drain::Watch) -> Router {
     });
     let own = Router::new()
         .route("/", get(page))
-        .route("/signals", get(signals))
-        .route("/signals/live", get(live::signals))
+        .route("/signals", get(everything))
+        .route("/signals/live", get(live::of_signals))
         .route("/signals/heatmap", get(heatmap))
         .route("/tap", get(tap))
         .route("/tap/live", get(live::tap))
-        .route("/routes", get(|State(state): State<AdminState>| async move { Json(state.routes.json()) }))
+        .route("/routes", get(by_route))
         .route("/errors", get(|State(state): State<AdminState>| async move { Json(errors(&state.routes)) }))
         .route("/config", get(|State(state): State<AdminState>| async move { Json((state.config)()) }))
         .route("/certificate", get(|State(state): State<AdminState>| async move { Json((state.certificate)()) }))
@@ -139,20 +140,18 @@ struct Detail {
     histograms: bool,
 }
 
-async fn signals(State(state): State<AdminState>, Query(Detail { histograms }): Query<Detail>) -> impl IntoResponse {
-    Json(signals_json(&state, histograms).await)
+async fn everything(State(state): State<AdminState>, Query(Detail { histograms }): Query<Detail>) -> Response {
+    json_text(signals::text(&state, histograms, None).await)
 }
 
-/// Everything that `/signals` shows.
-async fn signals_json(state: &AdminState, histograms: bool) -> Map<String, Value> {
-    let (backends, silent) = state.inspect.backends().await;
-    let mut shown = state.routes.signals(histograms);
-    shown.insert("backends".to_owned(), json!(backends));
-    shown.insert("discovery".to_owned(), (state.discovery)());
-    let mut saturation = state.saturation.json();
-    saturation.insert("workers_silent".to_owned(), json!(silent));
-    shown.insert("saturation".to_owned(), Value::Object(saturation));
-    shown
+async fn by_route(State(state): State<AdminState>) -> Response {
+    let mut object = signals::Object::new(&state.routes.head());
+    object.list("routes", state.routes.rows(), |_, _| true);
+    json_text(object.end())
+}
+
+fn json_text(text: String) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], text).into_response()
 }
 
 #[derive(Debug, Deserialize)]

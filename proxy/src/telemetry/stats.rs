@@ -255,12 +255,14 @@ pub(super) struct Reading {
     pub(super) bytes_out: u64,
 }
 
-/// Requests counted at each of the last ticks, the oldest first.
+/// Requests counted at each of the last ticks, the oldest first. Of thousands of series each has one, so it is kept small.
 #[derive(Debug)]
 struct Rate {
-    ticks: [(Instant, u64); RATE_TICKS],
+    born: Instant,
+    /// Milliseconds since then, and how many requests there were: of both the lower bits, which tell ten seconds apart.
+    ticks: [(u32, u32); RATE_TICKS],
     /// How many of them there are.
-    many: usize,
+    many: u8,
     /// How many requests there were at the last tick, and since when.
     requests: u64,
     moved: Instant,
@@ -268,26 +270,31 @@ struct Rate {
 
 impl Rate {
     fn new(now: Instant) -> Self {
-        Self { ticks: [(now, 0); RATE_TICKS], many: 1, requests: 0, moved: now }
+        Self { born: now, ticks: [(0, 0); RATE_TICKS], many: 1, requests: 0, moved: now }
     }
 
     fn tick(&mut self, now: Instant, requests: u64) {
         if requests != self.requests {
             (self.requests, self.moved) = (requests, now);
         }
-        if self.many == RATE_TICKS {
+        if usize::from(self.many) == RATE_TICKS {
             self.ticks.rotate_left(1);
             self.many -= 1;
         }
-        self.ticks[self.many] = (now, requests);
+        self.ticks[usize::from(self.many)] = (self.millis(now), requests as u32);
         self.many += 1;
+    }
+
+    /// Since it was born, modulo 2^32.
+    fn millis(&self, now: Instant) -> u32 {
+        now.saturating_duration_since(self.born).as_millis() as u32
     }
 
     /// Requests per second since the oldest tick; a route younger than a second is shown as if it were one.
     fn rate(&self, now: Instant, requests: u64) -> f64 {
         let (since, before) = self.ticks[0];
-        let seconds = now.saturating_duration_since(since).as_secs_f64().max(1.0);
-        requests.saturating_sub(before) as f64 / seconds
+        let seconds = (f64::from(self.millis(now).wrapping_sub(since)) / 1e3).max(1.0);
+        f64::from((requests as u32).wrapping_sub(before)) / seconds
     }
 }
 
@@ -327,6 +334,20 @@ mod tests {
         assert!((rate - 10.0).abs() < 0.01, "{rate}");
         let idle = stats.read(now + Duration::from_secs(91)).rps;
         assert!(idle < 1.0, "{idle}: the rate falls even if the sampler stalls");
+    }
+
+    #[test]
+    fn the_rate_is_right_where_the_lower_bits_begin_anew() {
+        let start = Instant::now();
+        let mut rate = Rate::new(start);
+        let (mut requests, mut now) =
+            (u64::from(u32::MAX) - 50, start + Duration::from_millis(u64::from(u32::MAX) - 4500));
+        for _ in 0..20 {
+            rate.tick(now, requests);
+            (requests, now) = (requests + 7, now + SECOND);
+        }
+        let shown = rate.rate(now, requests);
+        assert!((shown - 7.0).abs() < 1e-9, "{shown}");
     }
 
     #[test]

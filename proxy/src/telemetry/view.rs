@@ -17,19 +17,36 @@ use std::{
 use tokio::time::Instant;
 
 impl Routes {
-    /// Everything since the start, by route and peer, as `/routes` shows it.
+    /// Whose signals these are, for `/routes`.
+    pub(crate) fn head(&self) -> Map<String, Value> {
+        self.head_at(Instant::now())
+    }
+
+    fn head_at(&self, now: Instant) -> Map<String, Value> {
+        let mut head = Map::new();
+        head.insert("pod".to_owned(), json!(self.pod));
+        head.insert("identity".to_owned(), json!(self.identity()));
+        head.insert("uptime_s".to_owned(), json!(self.uptime_s(now)));
+        head
+    }
+
+    /// Everything since the start, by route and peer, as `/routes` shows it: each row is made when it is asked for.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = Value> {
+        let now = Instant::now();
+        self.series().into_iter().map(move |stats| self.route_json(&stats, now))
+    }
+
+    /// The same as a whole.
+    #[cfg(test)]
     pub(crate) fn json(&self) -> Value {
         self.json_at(Instant::now())
     }
 
-    pub(super) fn json_at(&self, now: Instant) -> Value {
-        let routes: Vec<Value> = self.series().iter().map(|stats| self.route_json(stats, now)).collect();
-        json!({
-            "pod": self.pod,
-            "identity": self.identity(),
-            "uptime_s": self.uptime_s(now),
-            "routes": routes,
-        })
+    #[cfg(test)]
+    fn json_at(&self, now: Instant) -> Value {
+        let mut shown = self.head_at(now);
+        shown.insert("routes".to_owned(), self.rows().collect());
+        Value::Object(shown)
     }
 
     /// The failures that are kept, the latest first.
@@ -57,8 +74,7 @@ impl Routes {
     }
 
     /// What happens now, as `/signals` shows it: routes, who calls them, and peers.
-    /// With the latencies of each window where those are asked for.
-    pub(crate) fn signals(&self, histograms: bool) -> Map<String, Value> {
+    pub(crate) fn signals(&self) -> Signals<'_> {
         let now = Instant::now();
         let series: Vec<(Arc<RouteStats>, Reading)> =
             self.series().into_iter().map(|stats| (stats.clone(), stats.read(now))).collect();
@@ -66,22 +82,7 @@ impl Routes {
         for (stats, reading) in &series {
             sums.entry(stats.route.id).or_default().add(reading);
         }
-        let (routes, peers) = self.tracks();
-        let mut shown = Map::new();
-        shown.insert("pod".to_owned(), json!(self.pod));
-        shown.insert("identity".to_owned(), json!(self.identity()));
-        shown.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
-        shown.insert("at_ms".to_owned(), json!(self.wall_ms(now.saturating_duration_since(self.started()))));
-        shown.insert("uptime_s".to_owned(), json!(self.uptime_s(now)));
-        let routes = routes.iter().filter_map(|track| Some(self.track_json(track, sums.get(&track.id)?, histograms)));
-        shown.insert("routes".to_owned(), routes.collect());
-        shown.insert("dropped".to_owned(), json!({ "series": self.full() }));
-        shown.insert("edges".to_owned(), series.iter().map(|(stats, reading)| edge_json(stats, reading)).collect());
-        shown.insert(
-            "peers".to_owned(),
-            peers.iter().map(|track| self.track_json(track, &Sum::default(), histograms)).collect(),
-        );
-        shown
+        Signals { of: self, now, series, sums, tracks: self.tracks() }
     }
 
     /// Latencies of the route with this number over the last ten minutes; none if there is no such route.
@@ -140,6 +141,46 @@ impl Routes {
         sum.add(&reading);
         sum.show(&mut row);
         Value::Object(row)
+    }
+}
+
+/// What was counted at one moment. Its rows are made one by one, when they are asked for: there may be thousands.
+pub(crate) struct Signals<'a> {
+    of: &'a Routes,
+    now: Instant,
+    series: Vec<(Arc<RouteStats>, Reading)>,
+    /// By the number of the route.
+    sums: HashMap<u32, Sum>,
+    tracks: (Vec<Arc<Track>>, Vec<Arc<Track>>),
+}
+
+impl Signals<'_> {
+    /// All that is no list.
+    pub(crate) fn head(&self) -> Map<String, Value> {
+        let mut head = self.of.head_at(self.now);
+        head.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
+        let since = self.now.saturating_duration_since(self.of.started());
+        head.insert("at_ms".to_owned(), json!(self.of.wall_ms(since)));
+        head.insert("dropped".to_owned(), json!({ "series": self.of.full() }));
+        head
+    }
+
+    /// With the latencies of each window where those are asked for.
+    pub(crate) fn routes(&self, histograms: bool) -> impl Iterator<Item = Value> {
+        self.tracks.0.iter().filter_map(move |track| {
+            let sum = self.sums.get(&track.id)?;
+            Some(self.of.track_json(track, sum, histograms))
+        })
+    }
+
+    /// Who calls which route.
+    pub(crate) fn edges(&self) -> impl Iterator<Item = Value> {
+        self.series.iter().map(|(stats, reading)| edge_json(stats, reading))
+    }
+
+    /// With the latencies of each window where those are asked for.
+    pub(crate) fn peers(&self, histograms: bool) -> impl Iterator<Item = Value> {
+        self.tracks.1.iter().map(move |track| self.of.track_json(track, &Sum::default(), histograms))
     }
 }
 
@@ -277,8 +318,13 @@ mod tests {
             stats.failure(Blame::from(Reason::Timeout), Duration::from_millis(5));
         }
         routes.tick(routes.started() + Duration::from_secs(1));
-        assert!(routes.signals(false)["routes"][0]["s10"].get("latencies_ns").is_none());
-        let shown = routes.signals(true);
+        let signals = routes.signals();
+        assert!(signals.routes(false).all(|row| row["s10"].get("latencies_ns").is_none()));
+        let shown = json!({
+            "routes": signals.routes(true).collect::<Vec<_>>(),
+            "edges": signals.edges().collect::<Vec<_>>(),
+            "peers": signals.peers(true).collect::<Vec<_>>(),
+        });
         let latencies = shown["routes"][0]["s10"]["latencies_ns"].as_array().unwrap();
         assert!(
             latencies.len() == 1

@@ -67,6 +67,8 @@ enum Command {
     Bulk(hurt::Args),
     /// Two hostile hosts do all they can to one pod, which an honest peer calls
     Hostile(hurt::Args),
+    /// A million distinct paths and hosts, a hundred routes of twenty peers, and readers of signals that take nothing
+    Cardinality(hurt::Args),
 }
 
 /// `90s`, `10m`.
@@ -96,6 +98,7 @@ fn main() -> ExitCode {
         Command::Fds(args) => hurt::run(Hurt::Fds, &args),
         Command::Bulk(args) => hurt::run(Hurt::Bulk, &args),
         Command::Hostile(args) => hurt::run(Hurt::Hostile, &args),
+        Command::Cardinality(args) => hurt::run(Hurt::Cardinality, &args),
     };
     match outcome.and_then(|report| report.print(output)) {
         Ok(met) => ExitCode::from(u8::from(!met)),

@@ -92,13 +92,13 @@ pub(super) fn run(time: Duration, logs: Option<&Path>, report: &mut Report) -> a
 }
 
 /// A caller and a server with the Service `server`, a proxy each.
-struct Pair {
-    client: Proxy,
-    server: Proxy,
+pub(super) struct Pair {
+    pub(super) client: Proxy,
+    pub(super) server: Proxy,
 }
 
 impl Pair {
-    fn open(mesh: &Mesh, client: &str, server: &'static str) -> anyhow::Result<(Self, victim::Ports)> {
+    pub(super) fn open(mesh: &Mesh, client: &str, server: &'static str) -> anyhow::Result<(Self, victim::Ports)> {
         let spec = mesh.proxy(server);
         let ports = victim::start(spec.ip())?;
         let pair = Self {

@@ -55,7 +55,7 @@ async fn hold(shop: &Shop, time: Duration, report: &mut Report) -> anyhow::Resul
 }
 
 /// The resident memory once it no longer changes: the last answers are written, what they took is given back.
-async fn settled(proxy: &Program) -> anyhow::Result<u64> {
+pub(super) async fn settled(proxy: &Program) -> anyhow::Result<u64> {
     let (mut looks, mut last, mut same) = (tokio::time::interval(LOOK), proxy.resident_bytes()?, 0);
     for _ in 0..LOOKS_MAX {
         looks.tick().await;

@@ -3,6 +3,7 @@
 
 pub(crate) mod backend;
 mod bulk;
+mod cardinality;
 mod discovery;
 mod endpoint_kill;
 mod fds;
@@ -33,6 +34,7 @@ pub(crate) enum Hurt {
     Fds,
     Bulk,
     Hostile,
+    Cardinality,
 }
 
 #[derive(Debug, clap::Args)]
@@ -58,6 +60,7 @@ pub(crate) fn run(hurt: Hurt, args: &Args) -> anyhow::Result<Report> {
         Hurt::Fds => ("fds", 0, fds::run),
         Hurt::Bulk => ("bulk", 30, bulk::run),
         Hurt::Hostile => ("hostile", 20 * 60, hostile::run),
+        Hurt::Cardinality => ("cardinality", 20 * 60, cardinality::run),
     };
     let mut report = Report::new(name);
     let started = Instant::now();
