@@ -23,8 +23,9 @@ mod report;
 
 use crate::{
     Look, admin,
-    cluster::{self, Cluster},
-    inspect::{self, Output},
+    cluster::{self, Cluster, target},
+    inspect,
+    output::Output,
     text,
 };
 use remora_kube::{client::CallError, names};
@@ -47,6 +48,7 @@ const WAIT_MAX: Duration = Duration::from_secs(3600);
 #[command(after_help = "  remora check --pre                        before installing\n  \
     remora check                              the control plane\n  \
     remora check --namespace shop --proxies   a namespace, and each of its sidecars\n  \
+    remora check -A                           every namespace that is opted in\n  \
     remora check 127.0.0.1:4191               one admin port, without Kubernetes")]
 pub(crate) struct Args {
     /// Admin ports to ask instead of a cluster, for example 127.0.0.1:4191 127.0.0.1:4192
@@ -56,11 +58,17 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with_all = ["namespace", "proxies"])]
     pre: bool,
     /// A namespace too: is it opted in, has every pod its sidecar, and if not, why
-    #[arg(short, long, value_name = "NAME")]
+    #[arg(short, long, value_name = "NAME", value_parser = target::name)]
     namespace: Option<String>,
+    /// Every namespace that is opted in
+    #[arg(short = 'A', long, conflicts_with_all = ["namespace", "pre", "addresses"])]
+    all_namespaces: bool,
     /// Each sidecar too, of that namespace or of all: readiness, version, certificate
     #[arg(long)]
     proxies: bool,
+    /// With --proxies: only those of pods with these labels, for example app=web,tier!=cache
+    #[arg(short = 'l', long, value_name = "SELECTOR", requires = "proxies")]
+    selector: Option<String>,
     /// Where the control plane is
     #[arg(long, value_name = "NAME", default_value = names::NAMESPACE)]
     control_plane_namespace: String,
@@ -79,12 +87,13 @@ pub(crate) fn main(args: &Args, look: Look) -> ExitCode {
     if !args.addresses.is_empty() {
         return inspect::check(&args.addresses, args.output, look);
     }
-    crate::finish(crate::block_on(async {
+    crate::finish_as(args.output, crate::block_on(async {
         let cluster = Cluster::connect(&args.cluster).await?;
         let began = Instant::now();
+        let question = args.question();
         let report = loop {
             let asked = Instant::now();
-            let report = Report::new(checks(args, &cluster).await, asked.elapsed().as_secs_f64());
+            let report = Report::new(Box::pin(checks(&question, &cluster)).await, asked.elapsed().as_secs_f64());
             if report.ok || args.wait.is_none_or(|limit| began.elapsed() + PAUSE > limit) {
                 break report;
             }
@@ -98,30 +107,65 @@ pub(crate) fn main(args: &Args, look: Look) -> ExitCode {
     }))
 }
 
-async fn checks(args: &Args, cluster: &Cluster) -> Vec<Check> {
-    let own = args.control_plane_namespace.as_str();
+/// What is asked of a cluster.
+#[derive(Debug)]
+struct Question<'a> {
+    /// The control plane's namespace.
+    own: &'a str,
+    pre: bool,
+    namespace: Option<&'a str>,
+    all_namespaces: bool,
+    proxies: bool,
+    selector: Option<&'a str>,
+}
+
+impl Args {
+    fn question(&self) -> Question<'_> {
+        Question {
+            own: &self.control_plane_namespace,
+            pre: self.pre,
+            namespace: self.namespace.as_deref(),
+            all_namespaces: self.all_namespaces,
+            proxies: self.proxies,
+            selector: self.selector.as_deref(),
+        }
+    }
+}
+
+async fn checks(question: &Question<'_>, cluster: &Cluster) -> Vec<Check> {
+    let own = question.own;
     // Without an answer here, all others would say the same.
     let server = control::server(cluster).await;
     if server.status == Status::Failed {
         return vec![server];
     }
-    if args.pre {
+    if question.pre {
         return [vec![server], pre::checks(cluster, own).await].concat();
     }
     let namespace = async {
-        match &args.namespace {
+        match question.namespace {
             Some(name) => namespace::checks(cluster, own, name).await,
+            None if question.all_namespaces => namespace::everywhere(cluster, own).await,
             None => Vec::new(),
         }
     };
     let proxies = async {
-        match args.proxies {
-            true => proxies::checks(cluster, own, args.namespace.as_deref()).await,
+        match question.proxies {
+            true => proxies::checks(cluster, own, question.namespace, question.selector).await,
             false => Vec::new(),
         }
     };
-    let (control, namespace, proxies) = join!(control::checks(cluster, own), namespace, proxies);
+    // Each on the heap: together they are more than a thread's stack wants to hold.
+    let (control, namespace, proxies) =
+        join!(Box::pin(control::checks(cluster, own)), Box::pin(namespace), Box::pin(proxies));
     [vec![server], control, namespace, proxies].concat()
+}
+
+/// The checks of the control plane, and of a namespace if there is one, once.
+pub(crate) async fn report(cluster: &Cluster, own: &str, namespace: Option<&str>) -> Report {
+    let asked = Instant::now();
+    let question = Question { own, pre: false, namespace, all_namespaces: false, proxies: false, selector: None };
+    Report::new(Box::pin(checks(&question, cluster)).await, asked.elapsed().as_secs_f64())
 }
 
 fn wait(text: &str) -> Result<Duration, String> {
