@@ -63,62 +63,70 @@ pub(crate) async fn pages<T: for<'de> Deserialize<'de>>(
 /// Asks every pod that is meant for a page, a few at a time.
 async fn ask<T: for<'de> Deserialize<'de>>(scope: &Scope, path: &str) -> anyhow::Result<Vec<Answered<T>>> {
     let found = scope.open().await?.find().await?;
-    let asked = found.into_iter().map(|Found { name: pod, admin, .. }| async {
-        Answered { pod, answer: admin::page(admin, path).await }
-    });
+    let asked = found
+        .into_iter()
+        .map(|Found { name: pod, admin, .. }| async { Answered { pod, answer: admin::page(admin, path).await } });
     Ok(stream::iter(asked).buffered(FORWARDS_MAX).collect().await)
 }
 
 /// `remora routes`.
 pub(crate) fn routes(args: &Admin, look: Look) -> ExitCode {
     let width = sys::terminal_size().map_or(PLAIN_WIDTH, |(columns, _)| columns.into());
-    finish_as(args.output, block_on(async {
-        if let Some(address) = args.scope.address() {
+    finish_as(
+        args.output,
+        block_on(async {
+            if let Some(address) = args.scope.address() {
+                if args.output == Output::Json {
+                    return pretty(&admin::page::<serde_json::Value>(address, "/routes").await?, true);
+                }
+                let routes: Routes = admin::page(address, "/routes").await?;
+                return Ok((text::render(&route_lines(&routes, width), look.coloured), true));
+            }
+            let all = ask::<serde_json::Value>(&args.scope, "/routes").await?;
+            let good = all.iter().all(|it| it.answer.is_ok());
             if args.output == Output::Json {
-                return pretty(&admin::page::<serde_json::Value>(address, "/routes").await?, true);
+                return pretty(&json(all), good);
             }
-            let routes: Routes = admin::page(address, "/routes").await?;
-            return Ok((text::render(&route_lines(&routes, width), look.coloured), true));
-        }
-        let all = ask::<serde_json::Value>(&args.scope, "/routes").await?;
-        let good = all.iter().all(|it| it.answer.is_ok());
-        if args.output == Output::Json {
-            return pretty(&json(all), good);
-        }
-        let mut lines = Vec::new();
-        for Answered { pod, answer } in all {
-            if !lines.is_empty() {
-                lines.push(Line::default());
+            let mut lines = Vec::new();
+            for Answered { pod, answer } in all {
+                if !lines.is_empty() {
+                    lines.push(Line::default());
+                }
+                match answer.map(serde_json::from_value) {
+                    Ok(Ok(routes)) => lines.extend(route_lines(&routes, width)),
+                    Ok(Err(error)) => lines.push(unread(&pod, &error)),
+                    Err(error) => lines.push(unread(&pod, &error)),
+                }
             }
-            match answer.map(serde_json::from_value) {
-                Ok(Ok(routes)) => lines.extend(route_lines(&routes, width)),
-                Ok(Err(error)) => lines.push(unread(&pod, &error)),
-                Err(error) => lines.push(unread(&pod, &error)),
-            }
-        }
-        Ok((text::render(&lines, look.coloured), good))
-    }))
+            Ok((text::render(&lines, look.coloured), good))
+        }),
+    )
 }
 
 /// `remora identity`.
 pub(crate) fn identity(args: &Admin, look: Look) -> ExitCode {
-    finish_as(args.output, block_on(async {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        if let Some(address) = args.scope.address() {
-            let certificate: Option<Certificate> = admin::page(address, "/certificate").await?;
-            let good = certificate.as_ref().is_some_and(|it| it.holds(now));
-            return match args.output {
-                Output::Json => pretty(&certificate, good),
-                Output::Text => Ok((text::render(&certificate_lines(certificate.as_ref(), now), look.coloured), good)),
-            };
-        }
-        let all = ask::<Option<Certificate>>(&args.scope, "/certificate").await?;
-        let good = all.iter().all(|it| matches!(&it.answer, Ok(Some(it)) if it.holds(now)));
-        match args.output {
-            Output::Json => pretty(&json(all), good),
-            Output::Text => Ok((text::render(&certificate_rows(&all, now), look.coloured), good)),
-        }
-    }))
+    finish_as(
+        args.output,
+        block_on(async {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            if let Some(address) = args.scope.address() {
+                let certificate: Option<Certificate> = admin::page(address, "/certificate").await?;
+                let good = certificate.as_ref().is_some_and(|it| it.holds(now));
+                return match args.output {
+                    Output::Json => pretty(&certificate, good),
+                    Output::Text => {
+                        Ok((text::render(&certificate_lines(certificate.as_ref(), now), look.coloured), good))
+                    }
+                };
+            }
+            let all = ask::<Option<Certificate>>(&args.scope, "/certificate").await?;
+            let good = all.iter().all(|it| matches!(&it.answer, Ok(Some(it)) if it.holds(now)));
+            match args.output {
+                Output::Json => pretty(&json(all), good),
+                Output::Text => Ok((text::render(&certificate_rows(&all, now), look.coloured), good)),
+            }
+        }),
+    )
 }
 
 /// One JSON object per pod: its name, and what it said, or why it could not be asked.
@@ -145,15 +153,18 @@ struct Checked {
 
 /// `remora check` of addresses.
 pub(crate) fn check(addresses: &[SocketAddr], output: Output, look: Look) -> ExitCode {
-    finish_as(output, block_on(async {
-        let asked = addresses.iter().map(|&admin| checked(admin));
-        let all = futures_util::future::join_all(asked).await;
-        let good = all.iter().all(|it| it.ready);
-        match output {
-            Output::Json => pretty(&all, good),
-            Output::Text => Ok((text::render(&check_lines(&all), look.coloured), good)),
-        }
-    }))
+    finish_as(
+        output,
+        block_on(async {
+            let asked = addresses.iter().map(|&admin| checked(admin));
+            let all = futures_util::future::join_all(asked).await;
+            let good = all.iter().all(|it| it.ready);
+            match output {
+                Output::Json => pretty(&all, good),
+                Output::Text => Ok((text::render(&check_lines(&all), look.coloured), good)),
+            }
+        }),
+    )
 }
 
 async fn checked(admin: SocketAddr) -> Checked {

@@ -56,9 +56,9 @@ enum Command {
     Identity(inspect::Admin),
     /// Show what pods carry: one row per route with success, latency and retries
     Routes(inspect::Admin),
-    /// Show what pods do now, by route and added up: what got worse first
+    /// Show what pods do now, added up by route or workload: what got worse first
     Stat(look::StatArgs),
-    /// The same anew every second
+    /// Show what pods do now, anew every two seconds: `stat --watch`
     Top(look::StatArgs),
     /// Show the endpoints that pods send to: load, latency, which are out of rotation and why
     Endpoints(look::EndpointsArgs),
@@ -133,6 +133,8 @@ fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<
 }
 
 #[cfg(test)]
+mod page;
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -150,11 +152,24 @@ mod tests {
             "remora uninstall --keep-crds --force",
             "remora inject --manual --image a:b -",
             "remora completions fish",
+            "remora stat -A -l app=web --by pod --window 15m -o wide",
+            "remora top ns/shop deployment.apps/web svc/front",
+            "remora endpoints pods/web-1 -w --interval 5s -o json",
+            "remora edges -A --as jane --as-group ops --kubeconfig f",
+            "remora diagnose pod/web-1 --full -o json",
+            "remora bug-report deploy/web -n shop --file r.tar.gz --within 1m",
+            "remora version --client -o json",
+            "remora check -A --proxies -l app=web",
+            "remora run identity --help",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
         for line in [
             "remora check --pre -n shop",
+            "remora check -l app=web",
+            "remora stat -A deploy/web",
+            "remora stat web",
+            "remora edges --interval 1ms",
             "remora check --pre 127.0.0.1:4191",
             "remora inject --image a:b",
             "remora install --namespace kube-system",

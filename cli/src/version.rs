@@ -73,7 +73,9 @@ async fn run(args: &VersionArgs, look: Look) -> Outcome {
         match Cluster::connect(&args.cluster).await {
             Ok(cluster) => versions = of_cluster(&cluster, &args.control_plane_namespace).await,
             // What was named and is not there is a mistake; that there is none is not.
-            Err(error) if args.cluster.kubeconfig.is_some() || args.cluster.context.is_some() => return Err(error.into()),
+            Err(error) if args.cluster.kubeconfig.is_some() || args.cluster.context.is_some() => {
+                return Err(error.into());
+            }
             Err(error) => versions.unknown.push(crate::chain(&error)),
         }
     }

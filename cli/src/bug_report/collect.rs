@@ -169,7 +169,10 @@ impl Report {
             let resource = policies::resource(kind);
             let mut found = policies::objects(cluster, &resource, None).await;
             if found.as_ref().is_err_and(CallError::is_forbidden) && !scope.all_namespaces {
-                self.leave_out(&format!("{} of all namespaces", kind.kind), &format!("they may not be read; those of {namespace} were"));
+                self.leave_out(
+                    &format!("{} of all namespaces", kind.kind),
+                    &format!("they may not be read; those of {namespace} were"),
+                );
                 found = policies::objects(cluster, &resource, Some(namespace)).await;
             }
             self.found(&format!("objects/{}.{}.yaml", kind.plural, kind.group), found, |_| true)?;
@@ -218,7 +221,11 @@ impl Report {
         if values.len() > OBJECTS_MAX {
             self.leave_out(name, &format!("only the first {OBJECTS_MAX} objects are in the report"));
         }
-        let text: String = values.into_iter().take(OBJECTS_MAX).map(|it| format!("---\n{}", yaml::write(&redact::object(it)))).collect();
+        let text: String = values
+            .into_iter()
+            .take(OBJECTS_MAX)
+            .map(|it| format!("---\n{}", yaml::write(&redact::object(it))))
+            .collect();
         if text.is_empty() {
             return Ok(());
         }

@@ -15,11 +15,7 @@ mod collect;
 mod proxies;
 mod redact;
 
-use crate::{
-    Outcome, block_on,
-    cluster::scope::Scope,
-    finish,
-};
+use crate::{Outcome, block_on, cluster::scope::Scope, finish};
 use archive::{Archive, Made};
 use collect::Report;
 use remora_runtime::{settings::duration_within, utc::Utc};

@@ -61,7 +61,8 @@ pub(super) async fn components(report: &mut Report, cluster: &Cluster, own: &str
         for pod in pods {
             let folder = format!("control-plane/{}", pod.name_any());
             let mut files = logs(cluster, &pod, None).await;
-            let place = PodPort { client: cluster.client.clone(), namespace: own.to_owned(), pod: pod.name_any(), port };
+            let place =
+                PodPort { client: cluster.client.clone(), namespace: own.to_owned(), pod: pod.name_any(), port };
             files.extend(pages(&Place::Pod(place), &PAGES[PAGES.len() - 2..]).await);
             write(report, &folder, files)?;
         }
@@ -71,7 +72,8 @@ pub(super) async fn components(report: &mut Report, cluster: &Cluster, own: &str
 
 /// The sidecars of the pods that were named.
 pub(super) async fn sidecars(report: &mut Report, session: &Session<'_>, scope: &Scope) -> Result<(), Error> {
-    let named = !scope.targets.is_empty() || scope.all_namespaces || scope.selector.is_some() || scope.namespace.is_some();
+    let named =
+        !scope.targets.is_empty() || scope.all_namespaces || scope.selector.is_some() || scope.namespace.is_some();
     if !named {
         report.leave_out("sidecars", "none was named: say deploy/NAME, -n NAMESPACE or -A");
         return Ok(());

@@ -13,20 +13,11 @@ const REDACTED: &str = "[redacted]";
 const LEFT_OUT: &str = "[left out]";
 /// The last word of the name of a field whose values are, or may well be, credentials: the list by which proxies keep no such value
 /// (docs/admin-api.md).
-const SECRET_WORDS: [&str; 10] = [
-    "authorization",
-    "cookie",
-    "token",
-    "key",
-    "apikey",
-    "secret",
-    "password",
-    "signature",
-    "assertion",
-    "cert",
-];
+const SECRET_WORDS: [&str; 10] =
+    ["authorization", "cookie", "token", "key", "apikey", "secret", "password", "signature", "assertion", "cert"];
 /// Annotations of applications' objects that are kept: those of Remora and of Kubernetes itself. Any other may hold anything.
-const ANNOTATIONS_KEPT: [&str; 4] = ["remora.dev/", "app.kubernetes.io/", "deployment.kubernetes.io/", "kubectl.kubernetes.io/restartedAt"];
+const ANNOTATIONS_KEPT: [&str; 4] =
+    ["remora.dev/", "app.kubernetes.io/", "deployment.kubernetes.io/", "kubectl.kubernetes.io/restartedAt"];
 /// An annotation with a whole object, as it was applied once.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// The containers whose environment and arguments are ours to show.
@@ -44,7 +35,8 @@ static SECRETS: LazyLock<Vec<Regex>> = LazyLock::new(|| {
         // The credentials behind their scheme.
         r"(?i-u)(?P<keep>\b(?:bearer|basic|digest|negotiate)[ \t]+)[A-Za-z0-9+/=._~-]{4,}".to_owned(),
         // Fields whose values have spaces and semicolons: within their quotes, or to the end of the line.
-        r#"(?i-u)(?P<keep>\b(?:[a-z0-9]+[-_])*(?:authorization|cookie)\\?["']?[ \t]*[:=][ \t]*\\?["'])[^"'\\\r\n]+"#.to_owned(),
+        r#"(?i-u)(?P<keep>\b(?:[a-z0-9]+[-_])*(?:authorization|cookie)\\?["']?[ \t]*[:=][ \t]*\\?["'])[^"'\\\r\n]+"#
+            .to_owned(),
         r#"(?i-u)(?P<keep>\b(?:[a-z0-9]+[-_])*(?:authorization|cookie)[ \t]*[:=][ \t]*)[^"'\\\s\[][^\r\n]*"#.to_owned(),
         // `name: value`, `name=value`, `"name": "value"`, `\"name\":\"value\"`.
         format!(
@@ -96,7 +88,9 @@ fn containers(value: &mut Value) {
         Value::Object(fields) => {
             for (name, value) in fields.iter_mut() {
                 match value {
-                    Value::Array(all) if ["containers", "initContainers", "ephemeralContainers"].contains(&name.as_str()) => {
+                    Value::Array(all)
+                        if ["containers", "initContainers", "ephemeralContainers"].contains(&name.as_str()) =>
+                    {
                         all.iter_mut().for_each(container);
                     }
                     other => containers(other),
@@ -155,7 +149,10 @@ mod tests {
             ("a -----BEGIN EC PRIVATE KEY-----\nMHc\n-----END EC PRIVATE KEY-----\nb".to_owned(), "a [redacted]\nb"),
             ("-----BEGIN PRIVATE KEY-----\nMHc and its end was cut off".to_owned(), "[redacted]"),
             ("a monkey: 7, route=GET /tokens ms=3".to_owned(), "a monkey: 7, route=GET /tokens ms=3"),
-            ("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----".to_owned(), "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----"),
+            (
+                "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----".to_owned(),
+                "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----",
+            ),
         ];
         for (before, after) in cases {
             assert_eq!(text(&before), after, "{before}");

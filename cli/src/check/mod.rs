@@ -24,6 +24,7 @@ mod report;
 use crate::{
     Look, admin,
     cluster::{self, Cluster, target},
+    exit::Exit,
     inspect,
     output::Output,
     text,
@@ -87,24 +88,49 @@ pub(crate) fn main(args: &Args, look: Look) -> ExitCode {
     if !args.addresses.is_empty() {
         return inspect::check(&args.addresses, args.output, look);
     }
-    crate::finish_as(args.output, crate::block_on(async {
-        let cluster = Cluster::connect(&args.cluster).await?;
-        let began = Instant::now();
-        let question = args.question();
-        let report = loop {
-            let asked = Instant::now();
-            let report = Report::new(Box::pin(checks(&question, &cluster)).await, asked.elapsed().as_secs_f64());
-            if report.ok || args.wait.is_none_or(|limit| began.elapsed() + PAUSE > limit) {
-                break report;
-            }
-            tokio::time::sleep(PAUSE).await;
-        };
-        let text = match args.output {
-            Output::Json => serde_json::to_string_pretty(&report)? + "\n",
-            Output::Text => text::render(&report.lines(), look.coloured),
-        };
-        Ok((text, report.ok))
-    }))
+    match crate::block_on(run(args, look)) {
+        // What was found is printed, and that it is not for want of a cluster is for scripts to see.
+        Ok((text, Found::NoCluster)) => match text::print(&text) {
+            Ok(()) => Exit::Unreachable.into(),
+            Err(error) => crate::finish_as(args.output, Err(error.into())),
+        },
+        Ok((text, found)) => crate::finish_as(args.output, Ok((text, found == Found::Good))),
+        Err(error) => crate::finish_as(args.output, Err(error)),
+    }
+}
+
+/// What came of all checks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Good,
+    Wrong,
+    /// The API server does not answer: nothing was checked.
+    NoCluster,
+}
+
+async fn run(args: &Args, look: Look) -> anyhow::Result<(String, Found)> {
+    let cluster = Cluster::connect(&args.cluster).await?;
+    let began = Instant::now();
+    let question = args.question();
+    let (report, answered) = loop {
+        let asked = Instant::now();
+        let (checks, answered) = Box::pin(checks(&question, &cluster)).await;
+        let report = Report::new(checks, asked.elapsed().as_secs_f64());
+        if report.ok || args.wait.is_none_or(|limit| began.elapsed() + PAUSE > limit) {
+            break (report, answered);
+        }
+        tokio::time::sleep(PAUSE).await;
+    };
+    let text = match args.output {
+        Output::Json => serde_json::to_string_pretty(&report)? + "\n",
+        Output::Text => text::render(&report.lines(), look.coloured),
+    };
+    let found = match (report.ok, answered) {
+        (true, _) => Found::Good,
+        (false, true) => Found::Wrong,
+        (false, false) => Found::NoCluster,
+    };
+    Ok((text, found))
 }
 
 /// What is asked of a cluster.
@@ -132,15 +158,17 @@ impl Args {
     }
 }
 
-async fn checks(question: &Question<'_>, cluster: &Cluster) -> Vec<Check> {
+/// The checks, and whether the API server answered.
+async fn checks(question: &Question<'_>, cluster: &Cluster) -> (Vec<Check>, bool) {
     let own = question.own;
     // Without an answer here, all others would say the same.
-    let server = control::server(cluster).await;
-    if server.status == Status::Failed {
-        return vec![server];
-    }
+    let server = match control::server(cluster).await {
+        Ok(server) if server.status == Status::Failed => return (vec![server], true),
+        Ok(server) => server,
+        Err(silent) => return (vec![silent], false),
+    };
     if question.pre {
-        return [vec![server], pre::checks(cluster, own).await].concat();
+        return ([vec![server], pre::checks(cluster, own).await].concat(), true);
     }
     let namespace = async {
         match question.namespace {
@@ -158,14 +186,15 @@ async fn checks(question: &Question<'_>, cluster: &Cluster) -> Vec<Check> {
     // Each on the heap: together they are more than a thread's stack wants to hold.
     let (control, namespace, proxies) =
         join!(Box::pin(control::checks(cluster, own)), Box::pin(namespace), Box::pin(proxies));
-    [vec![server], control, namespace, proxies].concat()
+    ([vec![server], control, namespace, proxies].concat(), true)
 }
 
 /// The checks of the control plane, and of a namespace if there is one, once.
 pub(crate) async fn report(cluster: &Cluster, own: &str, namespace: Option<&str>) -> Report {
     let asked = Instant::now();
     let question = Question { own, pre: false, namespace, all_namespaces: false, proxies: false, selector: None };
-    Report::new(Box::pin(checks(&question, cluster)).await, asked.elapsed().as_secs_f64())
+    let (checks, _) = Box::pin(checks(&question, cluster)).await;
+    Report::new(checks, asked.elapsed().as_secs_f64())
 }
 
 fn wait(text: &str) -> Result<Duration, String> {

@@ -27,22 +27,24 @@ pub(crate) const FORWARDS_MAX: usize = 8;
 /// The name that the API server's audit log sees.
 const AGENT: &str = "remora-cli";
 
+/// Below which `--help` lists them.
+pub(crate) const HEADING: &str = "Cluster";
+
 /// Which cluster, and as whom: flags that mean what they mean to kubectl.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[group(skip)]
-#[command(next_help_heading = "Cluster")]
 pub(crate) struct Args {
     /// The kubeconfig file; else the files that KUBECONFIG names, else ~/.kube/config
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = HEADING)]
     pub(crate) kubeconfig: Option<PathBuf>,
     /// The kubeconfig's context; its current one if not given
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", help_heading = HEADING)]
     pub(crate) context: Option<String>,
     /// Act as this user, for example system:serviceaccount:shop:default
-    #[arg(long = "as", id = "as", value_name = "USER")]
+    #[arg(long = "as", id = "as", value_name = "USER", help_heading = HEADING)]
     pub(crate) user: Option<String>,
     /// Act as a member of this group; may be repeated
-    #[arg(long = "as-group", id = "as-group", value_name = "GROUP", requires = "as")]
+    #[arg(long = "as-group", id = "as-group", value_name = "GROUP", requires = "as", help_heading = HEADING)]
     pub(crate) groups: Vec<String>,
 }
 
@@ -58,7 +60,9 @@ pub(crate) enum NoCluster {
     /// A mistake in what was typed.
     #[error("the kubeconfig has no context {0:?}: `kubectl config get-contexts` lists those it has")]
     Context(String),
-    #[error("no cluster to ask: say --kubeconfig FILE, or set KUBECONFIG, and see that `kubectl get --raw /version` works")]
+    #[error(
+        "no cluster to ask: say --kubeconfig FILE, or set KUBECONFIG, and see that `kubectl get --raw /version` works"
+    )]
     Away(#[source] ClientError),
 }
 

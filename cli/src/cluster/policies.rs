@@ -57,7 +57,11 @@ pub(crate) fn resource(kind: Registered) -> ApiResource {
     ApiResource {
         group: kind.group.to_owned(),
         version: kind.version.to_owned(),
-        api_version: if kind.group.is_empty() { kind.version.to_owned() } else { format!("{}/{}", kind.group, kind.version) },
+        api_version: if kind.group.is_empty() {
+            kind.version.to_owned()
+        } else {
+            format!("{}/{}", kind.group, kind.version)
+        },
         kind: kind.kind.to_owned(),
         plural: kind.plural.to_owned(),
     }

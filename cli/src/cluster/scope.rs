@@ -67,7 +67,9 @@ pub(crate) enum Error {
     NoneMeshed { what: String, namespace: String },
     #[error("no pod in namespace {0} has a sidecar: `remora check --namespace {0}` says why")]
     NoneInNamespace(String),
-    #[error("no pod of the cluster has a sidecar: `kubectl annotate namespace NAMESPACE remora.dev/inject=enabled`, and restart its pods")]
+    #[error(
+        "no pod of the cluster has a sidecar: `kubectl annotate namespace NAMESPACE remora.dev/inject=enabled`, and restart its pods"
+    )]
     NoneAtAll,
     #[error("no pod with a sidecar has the labels {selector} in {place}")]
     NoneSelected { selector: String, place: String },
@@ -207,14 +209,16 @@ async fn everywhere(cluster: &Cluster, scope: &Scope) -> Result<Vec<Found>, Erro
 /// The living pods with a sidecar that all of `selectors` take.
 async fn meshed(cluster: &Cluster, pods: &Api<Pod>, selectors: &[&str]) -> Result<Vec<Found>, CallError> {
     let meshed = target::meshed_selector();
-    let all: Vec<&str> = [meshed.as_str()].into_iter().chain(selectors.iter().copied()).filter(|it| !it.is_empty()).collect();
+    let all: Vec<&str> =
+        [meshed.as_str()].into_iter().chain(selectors.iter().copied()).filter(|it| !it.is_empty()).collect();
     let pods = list::living(pods, ListParams::default().labels(&all.join(","))).await?;
     Ok(pods.iter().map(|pod| found(cluster, &pod.metadata)).collect())
 }
 
 fn found(cluster: &Cluster, meta: &ObjectMeta) -> Found {
     let (namespace, pod) = (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default());
-    let port = PodPort { client: cluster.client.clone(), namespace: namespace.clone(), pod, port: names::PROXY_ADMIN_PORT };
+    let port =
+        PodPort { client: cluster.client.clone(), namespace: namespace.clone(), pod, port: names::PROXY_ADMIN_PORT };
     Found { name: format!("{namespace}/{}", port.pod), workload: workload(meta), namespace, admin: Place::Pod(port) }
 }
 
@@ -234,12 +238,7 @@ pub(crate) fn workload(meta: &ObjectMeta) -> String {
 }
 
 /// The selector of a workload's pods as the API server takes it, empty if it has none; `None` if there is no such workload.
-async fn selector(
-    cluster: &Cluster,
-    namespace: &str,
-    kind: Workload,
-    name: &str,
-) -> Result<Option<String>, Error> {
+async fn selector(cluster: &Cluster, namespace: &str, kind: Workload, name: &str) -> Result<Option<String>, Error> {
     let client = cluster.client.clone();
     let of_labels = |it: LabelSelector| -> Result<String, Error> {
         let what = || Error::Selectorless(format!("{kind:?} {name}"));

@@ -15,7 +15,10 @@ fn scope(line: &str) -> Result<Scope, clap::Error> {
 fn flags_are_kubectls() {
     let all = scope("-A -l app=web --kubeconfig f --context c --as u --as-group g --as-group h").unwrap();
     assert!(all.all_namespaces && all.selector.as_deref() == Some("app=web"));
-    assert_eq!((all.cluster.user.as_deref(), all.cluster.groups.as_slice()), (Some("u"), &["g".to_owned(), "h".to_owned()][..]));
+    assert_eq!(
+        (all.cluster.user.as_deref(), all.cluster.groups.as_slice()),
+        (Some("u"), &["g".to_owned(), "h".to_owned()][..])
+    );
     assert_eq!(scope("-n shop deploy/web sts/db pods/x").unwrap().targets.len(), 3);
     for wrong in ["-A deploy/web", "-A -n shop", "-n Shop", "--as-group g", "web"] {
         assert!(scope(wrong).is_err(), "{wrong}");
@@ -25,7 +28,8 @@ fn flags_are_kubectls() {
 fn meta(owner: Option<(&str, &str)>, hash: Option<&str>) -> ObjectMeta {
     let owners = owner.map(|(kind, name)| serde_json::json!([{ "apiVersion": "v1", "kind": kind, "name": name, "uid": "u", "controller": true }]));
     let labels = hash.map(|hash| serde_json::json!({ "pod-template-hash": hash }));
-    serde_json::from_value(serde_json::json!({ "name": "web-5d-x", "ownerReferences": owners, "labels": labels })).unwrap()
+    serde_json::from_value(serde_json::json!({ "name": "web-5d-x", "ownerReferences": owners, "labels": labels }))
+        .unwrap()
 }
 
 #[test]

@@ -179,7 +179,10 @@ fn read(world: &World, path: &str, query: &str) -> Response<Full<Bytes>> {
             && selector.as_deref().is_none_or(|selector| selects(selector, &it["metadata"]["labels"]))
     });
     match name {
-        None => json_answer(200, &json!({ "apiVersion": version, "kind": "List", "metadata": {}, "items": chosen.collect::<Vec<_>>() })),
+        None => json_answer(
+            200,
+            &json!({ "apiVersion": version, "kind": "List", "metadata": {}, "items": chosen.collect::<Vec<_>>() }),
+        ),
         Some(name) => match chosen.into_iter().find(|it| it["metadata"]["name"] == **name) {
             Some(object) => json_answer(200, object),
             None => refuse(404, "NotFound", &format!("{plural} {name:?} not found")),

@@ -125,7 +125,9 @@ mod tests {
         for text in ["pod/web-1", "po/web-1", "pods/web-1", "pods.v1/web-1"] {
             assert_eq!(parse(text), Ok(Target::Pod("web-1".into())), "{text}");
         }
-        for text in ["deploy/web", "deployment/web", "deployments/web", "deployment.apps/web", "deployments.v1.apps/web"] {
+        for text in
+            ["deploy/web", "deployment/web", "deployments/web", "deployment.apps/web", "deployments.v1.apps/web"]
+        {
             assert_eq!(parse(text), workload(Workload::Deployment, "web"), "{text}");
         }
         assert_eq!(parse("statefulset.apps/db"), workload(Workload::StatefulSet, "db"));

@@ -33,7 +33,9 @@ const CLOSE_MAX: usize = 16;
 
 /// What `remora diagnose` is asked.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "The exit code is 1 if anything is odd. Of more than 16 pods the signals alone are judged, unless --full or -o json asks for all.")]
+#[command(
+    after_help = "The exit code is 1 if anything is odd. Of more than 16 pods the signals alone are judged, unless --full or -o json asks for all."
+)]
 pub(crate) struct DiagnoseArgs {
     #[command(flatten)]
     scope: Scope,
@@ -111,7 +113,9 @@ async fn from_afar(args: &DiagnoseArgs, look: Look) -> Outcome {
     let mut lines: Vec<_> = silent.iter().map(Silent::line).collect();
     odd.iter().for_each(|(signals, odd)| lines.extend(shown(signals, odd)));
     let judged = "by their signals; name a pod for its certificate, settings and policies";
-    lines.push(Line::of(Style::Good, format!("in {well} pods nothing is odd")).and(Style::Faint, format!(" ({judged})")));
+    lines.push(
+        Line::of(Style::Good, format!("in {well} pods nothing is odd")).and(Style::Faint, format!(" ({judged})")),
+    );
     Ok((text::render(&lines, look.coloured), good))
 }
 
@@ -146,10 +150,19 @@ fn shown(pod: &Signals, odd: &[String]) -> Vec<Line> {
 
 /// What counts in the metrics that should be zero, and what it means.
 const COUNTED: [(&str, &str); 6] = [
-    ("remora_discovery_nacks_total", "updates from discovery could not be read; the state before them is in force: are discovery and this proxy of versions that know each other?"),
-    ("remora_discovery_closed_rules_total", "rules could not be read and are closed: those routes answer 500, those deny rules deny; `remora check` names the policies"),
+    (
+        "remora_discovery_nacks_total",
+        "updates from discovery could not be read; the state before them is in force: are discovery and this proxy of versions that know each other?",
+    ),
+    (
+        "remora_discovery_closed_rules_total",
+        "rules could not be read and are closed: those routes answer 500, those deny rules deny; `remora check` names the policies",
+    ),
     ("remora_discovery_full_total", "destinations could not be followed, for as many as the proxy may hold are in use"),
-    ("remora_certificate_renewal_failures_total", "attempts to renew the certificate failed; look at the log of deploy/remora-identity"),
+    (
+        "remora_certificate_renewal_failures_total",
+        "attempts to renew the certificate failed; look at the log of deploy/remora-identity",
+    ),
     ("remora_discovery_ports_refused_total", "connections were refused because the policy of their port is unknown"),
     ("remora_access_log_dropped_total", "lines of the access log were dropped: whoever reads the log is too slow"),
 ];
@@ -208,7 +221,10 @@ fn oddities(pod: &Signals) -> Vec<String> {
         ));
     }
     if saturation.workers_silent > 0 {
-        odd.push(format!("{} workers did not say in time what they hold: they are busy, or stuck", saturation.workers_silent));
+        odd.push(format!(
+            "{} workers did not say in time what they hold: they are busy, or stuck",
+            saturation.workers_silent
+        ));
     }
     for backend in &pod.backends {
         if backend.endpoints.is_empty() {
@@ -359,7 +375,14 @@ mod tests {
     fn everything_is_shown_and_what_could_not_be_read_says_so() {
         let it = state(|it| _ = it.pages.insert("/routes", Err("no answer within 8 s".to_owned())));
         let shown = text::render(&it.lines(100), false);
-        for expected in ["settings", "log                       info", "13 min 20 s left", "no answer within 8 s", "shop/db:80", "policies"] {
+        for expected in [
+            "settings",
+            "log                       info",
+            "13 min 20 s left",
+            "no answer within 8 s",
+            "shop/db:80",
+            "policies",
+        ] {
             assert!(shown.contains(expected), "no {expected:?} in {shown}");
         }
         let value = value(&it, &[]);

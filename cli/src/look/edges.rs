@@ -142,7 +142,11 @@ fn table(all: &BTreeMap<Key, Edge>, wide: bool) -> Vec<Line> {
         ];
         if wide {
             let protocols: Vec<_> = edge.protocols.iter().map(String::as_str).collect();
-            cells.extend([protocols.join(",").into(), edge.bytes_in.to_string().into(), edge.bytes_out.to_string().into()]);
+            cells.extend([
+                protocols.join(",").into(),
+                edge.bytes_in.to_string().into(),
+                edge.bytes_out.to_string().into(),
+            ]);
         }
         table.row(cells);
     }
@@ -171,11 +175,7 @@ mod tests {
     fn an_edge_that_both_ends_saw_is_shown_once_in_whatever_order_they_were_asked() {
         let web = "spiffe://cluster.local/ns/shop/sa/web";
         let api = "spiffe://cluster.local/ns/shop/sa/api";
-        let pods = [
-            pod("api", "inbound", web, 7),
-            pod("web", "outbound", api, 8),
-            pod("batch", "outbound", api, 3),
-        ];
+        let pods = [pod("api", "inbound", web, 7), pod("web", "outbound", api, 8), pod("batch", "outbound", api, 3)];
         for order in [[0, 1, 2], [1, 2, 0], [2, 1, 0]] {
             let mut seen = Seen::default();
             order.iter().for_each(|at| seen.add(&pods[*at]));
@@ -191,6 +191,9 @@ mod tests {
         let mut seen = Seen { whole: true, ..Seen::default() };
         seen.add(&pod("api", "inbound", "spiffe://cluster.local/ns/shop/sa/web", 7));
         let shown: Vec<_> = table(&seen.merged(), true).iter().map(|line| line.render(false)).collect();
-        assert!(shown[1].starts_with("spiffe://cluster.local/ns/shop/sa/web") && shown[0].contains("BYTES IN"), "{shown:?}");
+        assert!(
+            shown[1].starts_with("spiffe://cluster.local/ns/shop/sa/web") && shown[0].contains("BYTES IN"),
+            "{shown:?}"
+        );
     }
 }

@@ -162,8 +162,7 @@ mod tests {
             endpoints,
         };
         let ejected = endpoint("ejected", Some("unreachable"), Some(2000));
-        let shown =
-            rows(&[backend(vec![endpoint("ready", None, None), ejected]), backend(Vec::new())], true);
+        let shown = rows(&[backend(vec![endpoint("ready", None, None), ejected]), backend(Vec::new())], true);
         let shown = text::render(&shown, false);
         for expected in [
             "shop/api:80  peak_ewma, 1 of 10 open, 2.5 retries left",

@@ -71,8 +71,7 @@ impl Spent {
     /// The part of the time that is the largest, where it is not the server's.
     fn slow_part(&self) -> Option<&'static str> {
         let mean = self.mean();
-        let parts =
-            [("here", mean.before_ms), ("connecting", mean.connect_ms), ("client reads slowly", mean.after_ms)];
+        let parts = [("here", mean.before_ms), ("connecting", mean.connect_ms), ("client reads slowly", mean.after_ms)];
         let largest = parts.into_iter().max_by(|(_, a), (_, b)| a.total_cmp(b))?;
         (largest.1 > mean.server_ms && largest.1 > 1.0).then_some(largest.0)
     }
@@ -340,7 +339,10 @@ mod tests {
         }
         let json = rows.json();
         assert_eq!(json.len(), 1);
-        assert_eq!((&json[0]["namespace"], &json[0]["workload"], &json[0]["pods"]), (&json!("shop"), &json!("deploy/web"), &json!(2)));
+        assert_eq!(
+            (&json[0]["namespace"], &json[0]["workload"], &json[0]["pods"]),
+            (&json!("shop"), &json!("deploy/web"), &json!(2))
+        );
         assert_eq!((&json[0]["now"]["requests"], &json[0]["now"]["p50_ms"]), (&json!(100), &json!(1.0)));
         assert_eq!(json[0]["now"]["p99_ms"], json!(900.0), "never the mean of two");
         let shown = shown(rows, true);

@@ -218,7 +218,10 @@ fn failures(page: &Value, now: u64) -> Option<Vec<Line>> {
         let word = |field: &str| it[field].as_str().unwrap_or_default();
         let ago = now.saturating_sub(it["unix_time"].as_f64().unwrap_or_default().max(0.0) as u64);
         let what = format!("{} {} {}", word("direction"), word("parent"), word("route"));
-        named(&format!("{} ago", span(ago)), &format!("{} ({}): {what} with {}", word("reason"), word("fault"), word("peer")))
+        named(
+            &format!("{} ago", span(ago)),
+            &format!("{} ({}): {what} with {}", word("reason"), word("fault"), word("peer")),
+        )
     };
     Some(page["errors"].as_array()?.iter().take(FAILURES_SHOWN_MAX).map(line).collect())
 }
@@ -229,7 +232,8 @@ mod tests {
 
     #[test]
     fn metrics_of_a_name_are_added_up_and_histograms_left_out() {
-        let page = "# TYPE a counter\na{x=\"1\"} 2\na{x=\"2\"} 3\nb 1.5\nc_bucket{le=\"1\"} 9\nc_sum 1\nc_count 9\nodd\n";
+        let page =
+            "# TYPE a counter\na{x=\"1\"} 2\na{x=\"2\"} 3\nb 1.5\nc_bucket{le=\"1\"} 9\nc_sum 1\nc_count 9\nodd\n";
         assert_eq!(sums(page), BTreeMap::from([("a".to_owned(), 5.0), ("b".to_owned(), 1.5)]));
     }
 }

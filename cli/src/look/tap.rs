@@ -31,18 +31,21 @@ pub(crate) struct TapArgs {
 
 /// `remora tap`.
 pub(crate) fn tap(args: &TapArgs, look: Look) -> ExitCode {
-    finish_as(args.admin.output, block_on(async {
-        let mut follow = Follow::default();
-        loop {
-            let (records, errors) = ask(args, follow.since).await?;
-            errors.iter().for_each(|error| eprintln!("remora: {error}"));
-            print(args, look, &follow.unseen(records))?;
-            if !args.follow {
-                return Ok((String::new(), errors.is_empty()));
+    finish_as(
+        args.admin.output,
+        block_on(async {
+            let mut follow = Follow::default();
+            loop {
+                let (records, errors) = ask(args, follow.since).await?;
+                errors.iter().for_each(|error| eprintln!("remora: {error}"));
+                print(args, look, &follow.unseen(records))?;
+                if !args.follow {
+                    return Ok((String::new(), errors.is_empty()));
+                }
+                tokio::time::sleep(FOLLOW_STEP).await;
             }
-            tokio::time::sleep(FOLLOW_STEP).await;
-        }
-    }))
+        }),
+    )
 }
 
 /// What was printed already.

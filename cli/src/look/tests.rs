@@ -91,8 +91,7 @@ async fn all_replicas_of_discovery_are_asked_once_and_what_they_know_is_put_toge
     }))
     .await;
     let (said, silent) = asked(&server).await;
-    let expected =
-        [("pay/card-1", 4), ("pay/card-2", 5), ("shop/web-1", 1), ("shop/web-2", 2), ("shop/web-3", 3)];
+    let expected = [("pay/card-1", 4), ("pay/card-2", 5), ("shop/web-1", 1), ("shop/web-2", 2), ("shop/web-3", 3)];
     assert_eq!(said, expected.map(|(pod, n)| (pod.to_owned(), n)));
     assert!(silent.is_empty(), "{silent:?}");
     assert_eq!(server.asked("/portforward"), 4, "two namespaces of two replicas, and no pod");
@@ -151,11 +150,16 @@ async fn targets_selectors_and_namespaces_mean_what_they_mean_to_kubectl() {
             ..server.everywhere()
         };
         let found = scope.open().await.unwrap().find().await;
-        found.map(|all| all.into_iter().map(|it| it.name).collect::<Vec<_>>().join(" ")).map_err(|error| error.to_string())
+        found
+            .map(|all| all.into_iter().map(|it| it.name).collect::<Vec<_>>().join(" "))
+            .map_err(|error| error.to_string())
     };
     let web = "shop/web-1 shop/web-2 shop/web-3";
     assert_eq!(find(&["deployment.apps/web"], None).await.unwrap(), web);
-    assert_eq!(find(&["svc/front", "pod/web-1", "ns/pay"], None).await.unwrap(), format!("pay/card-1 pay/card-2 {web}"));
+    assert_eq!(
+        find(&["svc/front", "pod/web-1", "ns/pay"], None).await.unwrap(),
+        format!("pay/card-1 pay/card-2 {web}")
+    );
     assert_eq!(find(&["ns/pay"], Some("app=card")).await.unwrap(), "pay/card-1 pay/card-2");
     assert_eq!(find(&[], Some("app=card")).await.unwrap(), "pay/card-1 pay/card-2");
     assert!(find(&["ns/pay"], Some("app=web")).await.unwrap_err().contains("labels app=web in namespace pay"));

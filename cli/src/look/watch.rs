@@ -108,7 +108,8 @@ mod tests {
     fn a_screen_is_never_longer_or_wider_than_the_terminal() {
         let lines = || Shown::Lines((0..10).map(|n| Line::of(Style::Bad, format!("line {n} is long"))).collect());
         let text = screen(lines(), (6, 5), PLAIN);
-        let shown: Vec<_> = text.trim_start_matches(HOME).trim_end_matches(REST_OF_SCREEN).split(REST_OF_LINE).collect();
+        let shown: Vec<_> =
+            text.trim_start_matches(HOME).trim_end_matches(REST_OF_SCREEN).split(REST_OF_LINE).collect();
         assert_eq!(shown, ["line 0", "line 1", "line 2", "… 7 more lines", ""]);
         let text = screen(lines(), (80, 50), PLAIN);
         assert!(text.contains("line 9 is long") && !text.contains("more lines"), "{text:?}");
