@@ -248,7 +248,9 @@ async fn ask(
         }
         Place::Pod(port) => {
             let lost = |source| Error::Forward { place: place.clone(), source };
-            let mut forwarded = port.open().await.map_err(lost)?;
+            let silent = |_| Error::Timeout { place: place.clone(), limit: FORWARDED_TIMEOUT };
+            let opened = tokio::time::timeout(FORWARDED_TIMEOUT, port.open()).await;
+            let mut forwarded = opened.map_err(silent)?.map_err(lost)?;
             match exchange(place, forwarded.stream().map_err(lost)?, path, take).await {
                 Ok(status) => Ok(status),
                 // Why the far end took nothing is said beside the stream.

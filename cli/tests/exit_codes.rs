@@ -13,9 +13,9 @@ users: [{ name: u, user: {} }]
 
 /// Runs it with a kubeconfig whose API server is not there.
 fn remora(args: &[&str]) -> Output {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().expect("a folder");
     let file = dir.path().join("config");
-    std::fs::write(&file, NOWHERE).unwrap();
+    std::fs::write(&file, NOWHERE).expect("a file");
     let mut command = Command::new(env!("CARGO_BIN_EXE_remora"));
     command
         .args(args)

@@ -12,7 +12,7 @@ use crate::{
     },
     text, version,
 };
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
     Api,
     api::{ApiResource, ListParams},
@@ -20,7 +20,10 @@ use kube::{
 use remora_discovery::objects::registry::kinds;
 use remora_kube::{client::CallError, names, yaml};
 use serde_json::Value;
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 /// Objects of a kind that are written.
 const OBJECTS_MAX: usize = 2000;
@@ -59,10 +62,14 @@ impl Report {
     /// Everything. It fails only if the file cannot be written.
     pub(super) async fn all(&mut self, session: &Session<'_>, scope: &Scope) -> Result<(), Error> {
         let own = scope.control_plane_namespace.as_str();
+        if session.cluster.is_none() {
+            self.write("versions.json", &format!("{:#}\n", serde_json::json!({ "client": version::OWN })))?;
+        }
         if let Some(cluster) = &session.cluster {
             // Each on the heap: together they are more than a thread's stack wants to hold.
             Box::pin(self.versions(cluster, own)).await?;
-            Box::pin(self.checks(cluster, scope)).await?;
+            Box::pin(self.checks(cluster, session)).await?;
+            Box::pin(self.nodes(cluster)).await?;
             Box::pin(self.control(cluster, own)).await?;
             Box::pin(self.admission(cluster)).await?;
             Box::pin(proxies::components(self, cluster, own)).await?;
@@ -123,14 +130,40 @@ impl Report {
         self.write_or_fail("versions.json", serde_json::to_string_pretty(&versions).map_err(|error| error.to_string()))
     }
 
-    async fn checks(&mut self, cluster: &Cluster, scope: &Scope) -> Result<(), Error> {
+    async fn checks(&mut self, cluster: &Cluster, session: &Session<'_>) -> Result<(), Error> {
         if !self.begin("remora check") {
             return Ok(());
         }
-        let namespace = scope.namespace.as_deref();
+        let scope = session.scope;
+        let named = scope.namespace.is_some() || !scope.targets.is_empty();
+        let namespace = named.then(|| session.namespace());
         let report = check::report(cluster, &scope.control_plane_namespace, namespace).await;
         self.write("check.txt", &text::render(&report.lines(), false))?;
         self.write_or_fail("check.json", serde_json::to_string_pretty(&report).map_err(|error| error.to_string()))
+    }
+
+    /// What the nodes run, how many of each, without their names.
+    async fn nodes(&mut self, cluster: &Cluster) -> Result<(), Error> {
+        if !self.begin("versions of the nodes") {
+            return Ok(());
+        }
+        let api: Api<Node> = Api::all(cluster.client.clone());
+        let found = list::all(&api, ListParams::default()).await.map_err(|error| crate::chain(&error));
+        let text = found.map(|nodes| {
+            let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+            for info in nodes.into_iter().filter_map(|node| node.status?.node_info) {
+                let said = [
+                    info.kubelet_version,
+                    info.container_runtime_version,
+                    info.os_image,
+                    info.kernel_version,
+                    info.architecture,
+                ];
+                *counts.entry(said.join(", ")).or_insert(0) += 1;
+            }
+            counts.iter().map(|(said, count)| format!("{count}: {said}\n")).collect()
+        });
+        self.write_or_fail("nodes.txt", text)
     }
 
     /// What is in the control plane's namespace, but for Secrets; of ConfigMaps the trust anchors, which are public.

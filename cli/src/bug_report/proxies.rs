@@ -90,7 +90,11 @@ pub(super) async fn sidecars(report: &mut Report, session: &Session<'_>, scope: 
         report.leave_out(&format!("{} of {} sidecars", found.len() - SIDECARS_MAX, found.len()), &why);
     }
     let chosen: Vec<Found> = found.into_iter().take(SIDECARS_MAX).collect();
-    if !report.begin(&format!("{} sidecars", chosen.len())) {
+    let what = match chosen.len() {
+        1 => "1 sidecar".to_owned(),
+        count => format!("{count} sidecars"),
+    };
+    if !report.begin(&what) {
         return Ok(());
     }
     let until = report.until();

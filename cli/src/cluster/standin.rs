@@ -12,7 +12,10 @@ use remora_kube::names;
 use serde_json::{Value, json};
 use std::{
     convert::Infallible,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
 };
 use tokio::net::TcpListener;
 use tokio_tungstenite::{
@@ -44,6 +47,14 @@ pub(crate) struct Standin {
     dir: tempfile::TempDir,
     /// Every path that was asked for.
     asked: Arc<Mutex<Vec<String>>>,
+    forwards: Arc<Forwards>,
+}
+
+/// How many ports are forwarded now, and were at most.
+#[derive(Debug, Default)]
+struct Forwards {
+    now: AtomicUsize,
+    most: AtomicUsize,
 }
 
 /// A pod with a sidecar, of a Deployment.
@@ -74,14 +85,15 @@ impl Standin {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, world, asked) =
             (listener.local_addr().unwrap(), Arc::new(world), Arc::new(Mutex::new(Vec::new())));
-        let log = asked.clone();
+        let (log, forwards) = (asked.clone(), Arc::new(Forwards::default()));
+        let counted = forwards.clone();
         tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let (world, log) = (world.clone(), log.clone());
+                let (world, log, forwards) = (world.clone(), log.clone(), counted.clone());
                 let service = service_fn(move |request| {
                     log.lock().unwrap().push(request_path(&request));
-                    let answer = answer(&world, request);
+                    let answer = answer(&world, &forwards, request);
                     async { Ok::<_, Infallible>(answer) }
                 });
                 tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades());
@@ -93,7 +105,7 @@ impl Standin {
              clusters: [{{ name: c, cluster: {{ server: 'http://{address}' }} }}]\nusers: [{{ name: u, user: {{}} }}]\n"
         );
         std::fs::write(dir.path().join("config"), config).unwrap();
-        Self { dir, asked }
+        Self { dir, asked, forwards }
     }
 
     /// The flags that mean this server.
@@ -115,6 +127,11 @@ impl Standin {
         }
     }
 
+    /// How many ports were forwarded at the same time, at most.
+    pub(crate) fn forwards_most(&self) -> usize {
+        self.forwards.most.load(SeqCst)
+    }
+
     /// How often a path was asked for that contains `part`.
     pub(crate) fn asked(&self, part: &str) -> usize {
         self.asked.lock().unwrap().iter().filter(|path| path.contains(part)).count()
@@ -125,7 +142,7 @@ fn request_path(request: &Request<Incoming>) -> String {
     request.uri().path_and_query().map_or_else(String::new, ToString::to_string)
 }
 
-fn answer(world: &Arc<World>, mut request: Request<Incoming>) -> Response<Full<Bytes>> {
+fn answer(world: &Arc<World>, forwards: &Arc<Forwards>, mut request: Request<Incoming>) -> Response<Full<Bytes>> {
     let path = request.uri().path().to_owned();
     let query = request.uri().query().unwrap_or_default().to_owned();
     if world.forbidden.iter().any(|prefix| path.starts_with(prefix.as_str())) {
@@ -137,7 +154,7 @@ fn answer(world: &Arc<World>, mut request: Request<Incoming>) -> Response<Full<B
         let port = query.split('&').find_map(|part| part.strip_prefix("ports=")).unwrap().parse().unwrap();
         let accept = derive_accept_key(request.headers()[header::SEC_WEBSOCKET_KEY].as_bytes());
         let upgrade = hyper::upgrade::on(&mut request);
-        tokio::spawn(forward(world.clone(), format!("{namespace}/{name}"), port, upgrade));
+        tokio::spawn(forward(world.clone(), forwards.clone(), format!("{namespace}/{name}"), port, upgrade));
         return Response::builder()
             .status(StatusCode::SWITCHING_PROTOCOLS)
             .header(header::CONNECTION, "Upgrade")
@@ -217,8 +234,15 @@ fn refuse(code: u16, reason: &str, message: &str) -> Response<Full<Bytes>> {
 }
 
 /// Two channels for the port, data and errors, each of which begins with the port's number; then one request and its answer.
-async fn forward(world: Arc<World>, pod: String, port: u16, upgrade: hyper::upgrade::OnUpgrade) {
+async fn forward(
+    world: Arc<World>,
+    forwards: Arc<Forwards>,
+    pod: String,
+    port: u16,
+    upgrade: hyper::upgrade::OnUpgrade,
+) {
     let Ok(upgraded) = upgrade.await else { return };
+    forwards.most.fetch_max(forwards.now.fetch_add(1, SeqCst) + 1, SeqCst);
     let mut socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
     for channel in [0, 1] {
         let [low, high] = port.to_le_bytes();
@@ -234,6 +258,9 @@ async fn forward(world: Arc<World>, pod: String, port: u16, upgrade: hyper::upgr
     }
     let request = String::from_utf8(request).unwrap();
     let path = request.split(' ').nth(1).unwrap();
+    // Who has its answer asks the next at once.
+    tokio::task::yield_now().await;
+    forwards.now.fetch_sub(1, SeqCst);
     let Some((status, body)) = (world.port)(&pod, port, path) else {
         socket.send(Message::binary([&[1], &b"connection refused"[..]].concat())).await.ok();
         socket.close(None).await.ok();

@@ -65,7 +65,7 @@ impl<'a> Asking<'a> {
         let mut left: BTreeMap<String, &Found> = found.iter().map(|it| (it.name.clone(), it)).collect();
         let mut why = BTreeMap::new();
         let mut left_max = usize::MAX;
-        if found.len() > FEW && self.from_discovery(&found, &mut left, &mut why, &mut each).await {
+        if found.len() > FEW && self.ask_discovery(&found, &mut left, &mut why, &mut each).await {
             left_max = LEFT_MAX;
         }
         let (asked, beyond): (Vec<_>, Vec<_>) =
@@ -90,7 +90,7 @@ impl<'a> Asking<'a> {
     }
 
     /// Whether discovery could be asked. It takes what answered out of `left`.
-    async fn from_discovery(
+    async fn ask_discovery(
         &self,
         found: &[Found],
         left: &mut BTreeMap<String, &Found>,

@@ -168,7 +168,7 @@ const COUNTED: [(&str, &str); 6] = [
 ];
 
 /// What its other pages say that should not be so.
-fn of_state(state: &State, now: u64) -> Vec<String> {
+pub(super) fn of_state(state: &State, now: u64) -> Vec<String> {
     let mut odd: Vec<String> = state.waits.iter().map(|why| format!("it is not ready: {why}")).collect();
     match &state.certificate {
         None => odd.push("it has no certificate: `remora identity` says why".to_owned()),
@@ -191,7 +191,7 @@ fn of_state(state: &State, now: u64) -> Vec<String> {
     if log.contains("debug") || log.contains("trace") {
         odd.push(format!("its log level is {log:?}, which costs processor time: `remora.dev/log-level` sets it"));
     }
-    for policy in state.policies.iter().flatten() {
+    for policy in state.policies.iter().flatten().flatten() {
         if let Holds::No(why) = &policy.holds {
             odd.push(format!("{} of its namespace does not hold as it was meant: {why}", policy.title));
         }
@@ -347,7 +347,7 @@ mod tests {
             certificate: Some(certificate),
             waits: Vec::new(),
             metrics: BTreeMap::new(),
-            policies: Ok(Vec::new()),
+            policies: Some(Ok(Vec::new())),
         };
         change(&mut state);
         state

@@ -25,8 +25,8 @@ pub(super) struct State {
     pub(super) waits: Vec<String>,
     /// Its counters and gauges without labels, and the sums of those with labels.
     pub(super) metrics: BTreeMap<String, f64>,
-    /// The policies of its namespace, by title: what discovery says of each, and the whole.
-    pub(super) policies: Result<Vec<policies::Policy>, String>,
+    /// The policies of its namespace, or why they could not be read. None where no cluster was asked.
+    pub(super) policies: Option<Result<Vec<policies::Policy>, String>>,
 }
 
 /// What is read beside the signals.
@@ -55,9 +55,9 @@ pub(super) async fn read(place: &Place, namespace: &str, cluster: Option<&Cluste
     };
     let policies = match cluster {
         Some(cluster) if !namespace.is_empty() => {
-            policies::all(cluster, Some(namespace)).await.map_err(|error| crate::chain(&error))
+            Some(policies::all(cluster, Some(namespace)).await.map_err(|error| crate::chain(&error)))
         }
-        _ => Ok(Vec::new()),
+        _ => None,
     };
     Ok(State { signals, pages, certificate, waits, metrics, policies })
 }
@@ -95,8 +95,9 @@ impl State {
             })
             .collect();
         let policies = match &self.policies {
-            Ok(policies) => json!(policies.iter().map(|it| &it.value).collect::<Vec<_>>()),
-            Err(error) => json!({ "error": error }),
+            Some(Ok(policies)) => json!(policies.iter().map(|it| &it.value).collect::<Vec<_>>()),
+            Some(Err(error)) => json!({ "error": error }),
+            None => Value::Null,
         };
         all.extend([
             ("waits".to_owned(), json!(self.waits)),
@@ -116,13 +117,14 @@ impl State {
         section(&mut lines, "certificate", self.certificate_lines(now));
         section(&mut lines, "limits and load", self.load());
         section(&mut lines, "from discovery since the start", self.counted("remora_discovery_"));
-        section(&mut lines, "policies of the namespace", self.policy_lines());
+        if let Some(policies) = self.policy_lines() {
+            section(&mut lines, "policies of the namespace", policies);
+        }
         section(&mut lines, "refused by policy since the start", self.counted("remora_policy_"));
         section(&mut lines, "routes since the start", self.of_page("/routes", routes));
-        section(&mut lines, "backends and their endpoints", {
-            let known = !self.signals.backends.is_empty();
-            known.then(|| endpoints::rows(&self.signals.backends, true)).unwrap_or_default()
-        });
+        let backends = &self.signals.backends;
+        let backends = if backends.is_empty() { Vec::new() } else { endpoints::rows(backends, true) };
+        section(&mut lines, "backends and their endpoints", backends);
         section(&mut lines, "the last failures", self.of_page("/errors", |errors| failures(errors, now)));
         lines
     }
@@ -171,8 +173,8 @@ impl State {
         with.map(|(name, value)| named(name, &value.to_string())).collect()
     }
 
-    fn policy_lines(&self) -> Vec<Line> {
-        match &self.policies {
+    fn policy_lines(&self) -> Option<Vec<Line>> {
+        Some(match self.policies.as_ref()? {
             Err(error) => vec![Line::of(Style::Bad, format!("    {error}"))],
             Ok(policies) => policies
                 .iter()
@@ -182,7 +184,7 @@ impl State {
                     policies::Holds::No(why) => Line::of(Style::Bad, format!("    {}  {why}", policy.title)),
                 })
                 .collect(),
-        }
+        })
     }
 }
 

@@ -4,6 +4,7 @@ use super::{ask, model::Signals};
 use crate::{
     admin::Place,
     cluster::{
+        FORWARDS_MAX,
         scope::{Found, Scope},
         standin::{self, Standin, World},
         target,
@@ -120,6 +121,47 @@ async fn without_a_right_in_the_control_planes_namespace_or_with_an_older_one_ea
         assert_eq!((said.len(), silent.len()), (5, 0));
         assert!(said.iter().all(|(_, requests)| *requests == 10), "{said:?}");
     }
+}
+
+#[tokio::test]
+async fn pods_are_asked_a_few_at_a_time() {
+    let mut world = world(&["/api/v1/namespaces/remora/pods"], |_, _| None);
+    world.objects.extend((0..40).map(|n| standin::pod("wide", &format!("w-{n}"), "w")));
+    let server = Standin::start(world).await;
+    let (said, _) = asked(&server).await;
+    let most = server.forwards_most();
+    assert!(said.len() == 45 && (2..=FORWARDS_MAX).contains(&most), "{most} at once");
+}
+
+#[tokio::test]
+async fn everything_that_a_proxy_holds_is_read_with_the_policies_of_its_namespace() {
+    let mut world = world(&[], |_, _| None);
+    let said =
+        json!([{ "type": "Accepted", "status": "False", "reason": "Invalid", "message": "spec.mode: is wrong" }]);
+    world.objects.push(json!({ "apiVersion": "policy.remora.dev/v1alpha1", "kind": "MeshTLSPolicy", "metadata": { "namespace": "shop", "name": "strict" }, "status": { "conditions": said } }));
+    let kinds: Vec<_> = crate::cluster::policies::ours().collect();
+    let kind = kinds.iter().find(|kind| kind.kind == "MeshTLSPolicy").unwrap();
+    world.objects.last_mut().unwrap()["apiVersion"] = format!("{}/{}", kind.group, kind.version).into();
+    let answers = world.port;
+    world.port = Box::new(move |pod, port, path| match path {
+        "/ready" => Some((503, "discovery: no answer yet\n".to_owned())),
+        "/config" => Some((200, json!({ "log": "info" }).to_string())),
+        path => answers(pod, port, path),
+    });
+    let server = Standin::start(world).await;
+    let found =
+        Scope { targets: vec![target::parse("pod/web-1").unwrap()], all_namespaces: false, ..server.everywhere() };
+    let found = found.open().await.unwrap().find().await.unwrap().remove(0);
+    let state = super::state::read(&found.admin, &found.namespace, Some(&server.cluster().await)).await.unwrap();
+    let odd = super::diagnose::of_state(&state, 100);
+    assert!(odd.contains(&"it is not ready: discovery: no answer yet".to_owned()), "{odd:?}");
+    assert!(
+        odd.iter().any(|it| it.contains("MeshTLSPolicy shop/strict") && it.contains("spec.mode: is wrong")),
+        "{odd:?}"
+    );
+    let json = state.json();
+    assert_eq!((&json["config"]["log"], &json["policies"][0]["metadata"]["name"]), (&json!("info"), &json!("strict")));
+    assert!(json["errors"]["error"].as_str().is_some_and(|why| why.contains("connection refused")), "{json}");
 }
 
 #[tokio::test]
