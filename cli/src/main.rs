@@ -22,9 +22,8 @@ mod table;
 mod text;
 mod version;
 
-use exit::{Outcome, chain, finish, finish_as};
-
 use clap::{CommandFactory as _, Parser, Subcommand};
+use exit::{Outcome, chain, finish, finish_as};
 use std::{ffi::OsString, io::IsTerminal, process::ExitCode};
 
 #[derive(Parser)]

@@ -8,17 +8,19 @@
 //! | [`archive`] | the file and its bounds |
 //! | [`collect`] | what goes into it, in which order |
 //! | [`proxies`] | of those, the pages and logs of single pods |
+//! | [`report`] | the report while it is made |
 //! | [`redact`] | what is taken out of all of it |
 
 mod archive;
 mod collect;
 mod proxies;
 mod redact;
+mod report;
 
 use crate::{Outcome, block_on, cluster::scope::Scope, finish};
 use archive::{Archive, Made};
-use collect::Report;
 use remora_runtime::{settings::duration_within, utc::Utc};
+use report::Report;
 use std::{
     path::PathBuf,
     process::ExitCode,
@@ -63,7 +65,7 @@ async fn run(args: &BugReportArgs) -> Outcome {
     let path = args.file.clone().unwrap_or_else(|| PathBuf::from(format!("{folder}.tar.gz")));
     let session = args.scope.open().await?;
     let mut report = Report::new(Archive::create(&path, &folder, now)?, args.within);
-    report.all(&session, &args.scope).await?;
+    collect::all(&mut report, &session).await?;
     let made = report.finish()?;
     Ok((told(&made, &path), true))
 }

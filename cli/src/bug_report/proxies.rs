@@ -1,21 +1,21 @@
 //! Single pods in a report: the control plane's with their logs and metrics, and the sidecars of those that the report is about.
 
-use super::{
-    archive::Error,
-    collect::{Report, pods},
-    redact,
-};
+use super::{archive::Error, redact, report::Report};
 use crate::{
     admin::{self, Place},
     cluster::{
         Cluster, FORWARDS_MAX,
         forward::PodPort,
-        scope::{Found, Scope, Session},
+        list,
+        scope::{Found, Session},
     },
 };
 use futures_util::{StreamExt as _, stream};
 use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, ResourceExt as _, api::LogParams};
+use kube::{
+    Api, ResourceExt as _,
+    api::{ListParams, LogParams},
+};
 use remora_kube::{client, names, yaml};
 use std::time::{Duration, Instant};
 
@@ -71,7 +71,8 @@ pub(super) async fn components(report: &mut Report, cluster: &Cluster, own: &str
 }
 
 /// The sidecars of the pods that were named.
-pub(super) async fn sidecars(report: &mut Report, session: &Session<'_>, scope: &Scope) -> Result<(), Error> {
+pub(super) async fn sidecars(report: &mut Report, session: &Session<'_>) -> Result<(), Error> {
+    let scope = session.scope;
     let named =
         !scope.targets.is_empty() || scope.all_namespaces || scope.selector.is_some() || scope.namespace.is_some();
     if !named {
@@ -181,4 +182,10 @@ fn write(report: &mut Report, folder: &str, files: Files) -> Result<(), Error> {
         report.write_or_fail(&format!("{folder}/{name}"), text)?;
     }
     Ok(())
+}
+
+/// The pods of a namespace that have these labels.
+async fn pods(cluster: &Cluster, namespace: &str, labels: &str) -> Result<Vec<Pod>, String> {
+    let api: Api<Pod> = Api::namespaced(cluster.client.clone(), namespace);
+    list::all(&api, ListParams::default().labels(labels)).await.map_err(|error| crate::chain(&error))
 }
