@@ -63,6 +63,19 @@ impl Exit {
         cause.downcast_ref::<scope::Error>().map(Self::of_scope)
     }
 
+    /// What to do about it, where the message does not say.
+    fn remedy(error: &anyhow::Error) -> Option<&'static str> {
+        let call = error.chain().find_map(|cause| match cause.downcast_ref::<scope::Error>() {
+            Some(scope::Error::Call(call)) => Some(call),
+            _ => cause.downcast_ref::<CallError>(),
+        })?;
+        match Self::of_call(call) {
+            Self::Forbidden => Some("ask for that permission, or say -n NAMESPACE for where you have it"),
+            Self::Unreachable => Some("does `kubectl get --raw /readyz` work with this kubeconfig?"),
+            _ => None,
+        }
+    }
+
     fn of_cluster(error: &NoCluster) -> Self {
         match error {
             NoCluster::Context(_) => Self::Usage,
@@ -127,7 +140,10 @@ pub(crate) fn finish_as(output: Output, outcome: Outcome) -> ExitCode {
         Ok(true) => Exit::Good.into(),
         Ok(false) => Exit::Wrong.into(),
         Err(error) => {
-            let (exit, why) = (Exit::of(&error), chain(&*error));
+            let (exit, mut why) = (Exit::of(&error), chain(&*error));
+            if let Some(remedy) = Exit::remedy(&error) {
+                why = format!("{why}; {remedy}");
+            }
             if output == Output::Json {
                 // Standard output may be what failed; standard error has it all the same.
                 text::print(&failure(exit, &why)).ok();
@@ -185,6 +201,10 @@ mod tests {
         }
         let within = Err::<(), _>(refused(403)).context("reading pods").unwrap_err();
         assert_eq!(Exit::of(&within), Exit::Forbidden, "the cause counts, wherever it stands");
+        assert!(Exit::remedy(&within).is_some_and(|remedy| remedy.contains("permission")));
+        assert!(
+            Exit::remedy(&scope::Error::from(refused(503)).into()).is_some_and(|remedy| remedy.contains("/readyz"))
+        );
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use crate::{
     Look, Outcome, block_on,
-    cluster::{self, Cluster, list, target},
+    cluster::{self, Cluster, ControlPlane, list, target},
     finish_as,
     inspect::pretty,
     output::Output,
@@ -29,9 +29,8 @@ pub(crate) struct VersionArgs {
     /// Only this command's version; no cluster is asked
     #[arg(long)]
     client: bool,
-    /// Where the control plane is
-    #[arg(long, value_name = "NAME", default_value = names::NAMESPACE, value_parser = target::name)]
-    control_plane_namespace: String,
+    #[command(flatten)]
+    control_plane: ControlPlane,
     /// How to print it
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
@@ -71,7 +70,7 @@ async fn run(args: &VersionArgs, look: Look) -> Outcome {
     };
     if !args.client {
         match Cluster::connect(&args.cluster).await {
-            Ok(cluster) => versions = of_cluster(&cluster, &args.control_plane_namespace).await,
+            Ok(cluster) => versions = of_cluster(&cluster, &args.control_plane.namespace).await,
             // What was named and is not there is a mistake; that there is none is not.
             Err(error) if args.cluster.kubeconfig.is_some() || args.cluster.context.is_some() => {
                 return Err(error.into());

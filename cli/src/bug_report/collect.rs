@@ -38,13 +38,12 @@ const ADMISSION_KINDS: [(&str, &str, &str); 4] = [
 const GATEWAY: &str = "gateway.networking";
 
 /// Everything. It fails only if the file cannot be written.
-pub(super) async fn all(report: &mut Report, session: &Session<'_>) -> Result<(), Error> {
-    let own = session.scope.control_plane_namespace.as_str();
+pub(super) async fn all(report: &mut Report, session: &Session<'_>, own: &str) -> Result<(), Error> {
     match &session.cluster {
         // Each on the heap: together they are more than a thread's stack wants to hold.
         Some(cluster) => {
             Box::pin(versions(report, cluster, own)).await?;
-            Box::pin(checks(report, cluster, session)).await?;
+            Box::pin(checks(report, cluster, session, own)).await?;
             Box::pin(nodes(report, cluster)).await?;
             Box::pin(control(report, cluster, own)).await?;
             Box::pin(admission(report, cluster)).await?;
@@ -64,14 +63,14 @@ async fn versions(report: &mut Report, cluster: &Cluster, own: &str) -> Result<(
     report.write_or_fail("versions.json", serde_json::to_string_pretty(&versions).map_err(|error| error.to_string()))
 }
 
-async fn checks(report: &mut Report, cluster: &Cluster, session: &Session<'_>) -> Result<(), Error> {
+async fn checks(report: &mut Report, cluster: &Cluster, session: &Session<'_>, own: &str) -> Result<(), Error> {
     if !report.begin("remora check") {
         return Ok(());
     }
     let scope = session.scope;
     let named = scope.namespace.is_some() || !scope.targets.is_empty();
     let namespace = named.then(|| session.namespace());
-    let found = check::report(cluster, &scope.control_plane_namespace, namespace).await;
+    let found = check::report(cluster, own, namespace).await;
     report.write("check.txt", &text::render(&found.lines(), false))?;
     report.write_or_fail("check.json", serde_json::to_string_pretty(&found).map_err(|error| error.to_string()))
 }

@@ -17,7 +17,11 @@ mod proxies;
 mod redact;
 mod report;
 
-use crate::{Outcome, block_on, cluster::scope::Scope, finish};
+use crate::{
+    Outcome, block_on,
+    cluster::{ControlPlane, scope::Scope},
+    finish,
+};
 use archive::{Archive, Made};
 use remora_runtime::{settings::duration_within, utc::Utc};
 use report::Report;
@@ -42,6 +46,8 @@ const WITHIN_MAX: Duration = Duration::from_secs(3600);
 pub(crate) struct BugReportArgs {
     #[command(flatten)]
     scope: Scope,
+    #[command(flatten)]
+    control_plane: ControlPlane,
     /// Where to write it [default: remora-bug-report-TIME.tar.gz in this folder]
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
@@ -65,7 +71,7 @@ async fn run(args: &BugReportArgs) -> Outcome {
     let path = args.file.clone().unwrap_or_else(|| PathBuf::from(format!("{folder}.tar.gz")));
     let session = args.scope.open().await?;
     let mut report = Report::new(Archive::create(&path, &folder, now)?, args.within);
-    collect::all(&mut report, &session).await?;
+    collect::all(&mut report, &session, &args.control_plane.namespace).await?;
     let made = report.finish()?;
     Ok((told(&made, &path), true))
 }

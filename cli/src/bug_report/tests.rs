@@ -52,7 +52,12 @@ async fn made(server: &Standin, targets: &[&str]) -> (BTreeMap<String, String>, 
         all_namespaces: false,
         ..server.everywhere()
     };
-    let args = BugReportArgs { scope, file: Some(file.clone()), within: Duration::from_secs(60) };
+    let args = BugReportArgs {
+        scope,
+        control_plane: ControlPlane { namespace: names::NAMESPACE.to_owned() },
+        file: Some(file.clone()),
+        within: Duration::from_secs(60),
+    };
     let (said, good) = run(&args).await.unwrap();
     assert!(good, "parts that failed fail nothing");
     (files(&file), said)

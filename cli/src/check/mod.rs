@@ -23,13 +23,13 @@ mod report;
 
 use crate::{
     Look, admin,
-    cluster::{self, Cluster, target},
+    cluster::{self, Cluster, ControlPlane, target},
     exit::Exit,
     inspect,
     output::Output,
     text,
 };
-use remora_kube::{client::CallError, names};
+use remora_kube::client::CallError;
 use remora_runtime::settings::duration_within;
 use report::{Check, Report, Status};
 use std::{
@@ -70,9 +70,8 @@ pub(crate) struct Args {
     /// With --proxies: only those of pods with these labels, for example app=web,tier!=cache
     #[arg(short = 'l', long, value_name = "SELECTOR", requires = "proxies")]
     selector: Option<String>,
-    /// Where the control plane is
-    #[arg(long, value_name = "NAME", default_value = names::NAMESPACE)]
-    control_plane_namespace: String,
+    #[command(flatten)]
+    control_plane: ControlPlane,
     /// Try again until nothing fails, for so long: 60s
     #[arg(long, value_name = "DURATION", value_parser = wait)]
     wait: Option<Duration>,
@@ -148,7 +147,7 @@ struct Question<'a> {
 impl Args {
     fn question(&self) -> Question<'_> {
         Question {
-            own: &self.control_plane_namespace,
+            own: &self.control_plane.namespace,
             pre: self.pre,
             namespace: self.namespace.as_deref(),
             all_namespaces: self.all_namespaces,

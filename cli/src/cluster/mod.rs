@@ -19,7 +19,10 @@ pub(crate) mod standin;
 pub(crate) mod target;
 
 use kube::config::{KubeConfigOptions, KubeconfigError};
-use remora_kube::client::{self, ClientError};
+use remora_kube::{
+    client::{self, ClientError},
+    names,
+};
 use std::path::PathBuf;
 
 /// How many pods are asked at once, each by a port-forward of its own: enough for speed, too few for an API server to notice.
@@ -46,6 +49,15 @@ pub(crate) struct Args {
     /// Act as a member of this group; may be repeated
     #[arg(long = "as-group", id = "as-group", value_name = "GROUP", requires = "as", help_heading = HEADING)]
     pub(crate) groups: Vec<String>,
+}
+
+/// Where the control plane is.
+#[derive(Debug, Clone, clap::Args)]
+#[group(skip)]
+pub(crate) struct ControlPlane {
+    /// Where the control plane is
+    #[arg(long = "control-plane-namespace", id = "control-plane-namespace", value_name = "NAME", default_value = names::NAMESPACE, value_parser = target::name)]
+    pub(crate) namespace: String,
 }
 
 /// A cluster to ask.

@@ -42,9 +42,6 @@ pub(crate) struct Scope {
     /// Only pods with these labels, for example app=web,tier!=cache
     #[arg(short = 'l', long, value_name = "SELECTOR")]
     pub(crate) selector: Option<String>,
-    /// Where the control plane is
-    #[arg(long, value_name = "NAME", default_value = names::NAMESPACE, value_parser = target::name)]
-    pub(crate) control_plane_namespace: String,
     #[command(flatten)]
     pub(crate) cluster: Args,
 }

@@ -119,12 +119,7 @@ impl Standin {
 
     /// All pods of it.
     pub(crate) fn everywhere(&self) -> Scope {
-        Scope {
-            all_namespaces: true,
-            control_plane_namespace: names::NAMESPACE.to_owned(),
-            cluster: self.args(),
-            ..Scope::default()
-        }
+        Scope { all_namespaces: true, cluster: self.args(), ..Scope::default() }
     }
 
     /// How many ports were forwarded at the same time, at most.

@@ -7,7 +7,7 @@ use super::{
 use crate::{
     admin,
     cluster::{
-        FORWARDS_MAX,
+        ControlPlane, FORWARDS_MAX,
         scope::{Found, Scope, Session},
     },
     text::{Line, Style},
@@ -42,13 +42,15 @@ impl Silent {
 /// Asks the same pods again and again.
 pub(super) struct Asking<'a> {
     session: Session<'a>,
+    /// The control plane's namespace.
+    own: &'a str,
     /// That discovery is not asked, and why, is said once.
     told: Cell<bool>,
 }
 
 impl<'a> Asking<'a> {
-    pub(super) async fn of(scope: &'a Scope) -> anyhow::Result<Self> {
-        Ok(Self { session: scope.open().await?, told: Cell::new(false) })
+    pub(super) async fn of(scope: &'a Scope, control_plane: &'a ControlPlane) -> anyhow::Result<Self> {
+        Ok(Self { session: scope.open().await?, own: &control_plane.namespace, told: Cell::new(false) })
     }
 
     /// Asks all once. `each` gets what every pod says, in no order; what is returned are those that said nothing, in the order of names.
@@ -113,8 +115,7 @@ impl<'a> Asking<'a> {
                 }
             }
         };
-        let own = &self.session.scope.control_plane_namespace;
-        match fan_in::ask(cluster, own, &fan_in::queries(found), take).await {
+        match fan_in::ask(cluster, self.own, &fan_in::queries(found), take).await {
             Ok(()) => true,
             Err(refused) => {
                 if !self.told.replace(true) {

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     Look, Outcome, admin, block_on,
     cluster::{
-        FORWARDS_MAX,
+        ControlPlane, FORWARDS_MAX,
         policies::Holds,
         scope::{Found, Scope},
     },
@@ -39,6 +39,8 @@ const CLOSE_MAX: usize = 16;
 pub(crate) struct DiagnoseArgs {
     #[command(flatten)]
     scope: Scope,
+    #[command(flatten)]
+    control_plane: ControlPlane,
     /// Everything that the proxy holds too: settings, certificate, limits, policies, routes, endpoints, failures
     #[arg(long)]
     full: bool,
@@ -100,7 +102,7 @@ async fn run(args: &DiagnoseArgs, look: Look) -> Outcome {
 
 /// Many pods, by what they say to who asks them all: only those where something is odd are shown.
 async fn from_afar(args: &DiagnoseArgs, look: Look) -> Outcome {
-    let asking = Asking::of(&args.scope).await?;
+    let asking = Asking::of(&args.scope, &args.control_plane).await?;
     let (mut odd, mut well) = (Vec::new(), 0_usize);
     let silent = asking
         .signals(|_, signals| match oddities(&signals) {

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     Look, block_on,
-    cluster::scope::Scope,
+    cluster::{ControlPlane, scope::Scope},
     finish_as,
     output::{Output, WideOutput},
     signals::share,
@@ -25,6 +25,8 @@ use std::{
 pub(crate) struct EdgesArgs {
     #[command(flatten)]
     scope: Scope,
+    #[command(flatten)]
+    control_plane: ControlPlane,
     #[command(flatten)]
     watch: Watch,
     /// How to print it
@@ -52,7 +54,7 @@ pub(crate) fn edges(args: &EdgesArgs, look: Look) -> ExitCode {
     finish_as(
         args.output.into(),
         block_on(async {
-            let asking = Asking::of(&args.scope).await?;
+            let asking = Asking::of(&args.scope, &args.control_plane).await?;
             args.watch.run(look, async || shown(args, &asking).await).await
         }),
     )

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     Look, block_on,
-    cluster::scope::Scope,
+    cluster::{ControlPlane, scope::Scope},
     finish_as,
     output::{Output, WideOutput},
     signals::millis,
@@ -23,6 +23,8 @@ pub(crate) struct EndpointsArgs {
     #[command(flatten)]
     scope: Scope,
     #[command(flatten)]
+    control_plane: ControlPlane,
+    #[command(flatten)]
     watch: Watch,
     /// How to print it
     #[arg(short, long, value_enum, default_value_t)]
@@ -34,7 +36,7 @@ pub(crate) fn endpoints(args: &EndpointsArgs, look: Look) -> ExitCode {
     finish_as(
         args.output.into(),
         block_on(async {
-            let asking = Asking::of(&args.scope).await?;
+            let asking = Asking::of(&args.scope, &args.control_plane).await?;
             args.watch.run(look, async || shown(args, &asking).await).await
         }),
     )

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     Look, block_on,
-    cluster::scope::Scope,
+    cluster::{ControlPlane, scope::Scope},
     finish_as,
     output::{Output, WideOutput},
 };
@@ -23,6 +23,8 @@ use std::process::ExitCode;
 pub(crate) struct StatArgs {
     #[command(flatten)]
     scope: Scope,
+    #[command(flatten)]
+    control_plane: ControlPlane,
     /// Over which time
     #[arg(long, value_enum, default_value_t)]
     window: Span,
@@ -49,7 +51,7 @@ pub(crate) fn stat(args: &StatArgs, look: Look) -> ExitCode {
     finish_as(
         args.output.into(),
         block_on(async {
-            let asking = Asking::of(&args.scope).await?;
+            let asking = Asking::of(&args.scope, &args.control_plane).await?;
             args.watch.run(look, async || shown(args, &asking).await).await
         }),
     )

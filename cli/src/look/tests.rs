@@ -4,7 +4,7 @@ use super::{ask, model::Signals};
 use crate::{
     admin::Place,
     cluster::{
-        FORWARDS_MAX,
+        ControlPlane, FORWARDS_MAX,
         scope::{Found, Scope},
         standin::{self, Standin, World},
         target,
@@ -72,7 +72,8 @@ fn ndjson(said: &[(&str, u64)], silent: &[&str]) -> Option<(u16, String)> {
 async fn asked(server: &Standin) -> (Vec<(String, u64)>, Vec<ask::Silent>) {
     let scope = server.everywhere();
     let mut said = Vec::new();
-    let asking = ask::Asking::of(&scope).await.unwrap();
+    let control_plane = ControlPlane { namespace: names::NAMESPACE.to_owned() };
+    let asking = ask::Asking::of(&scope, &control_plane).await.unwrap();
     let silent = asking.signals(|found, signals| said.push((found.name.clone(), signals.routes[0].m1.requests)));
     let silent = silent.await.unwrap();
     said.sort();
