@@ -125,6 +125,22 @@ async fn without_a_right_in_the_control_planes_namespace_or_with_an_older_one_ea
 }
 
 #[tokio::test]
+async fn a_mesh_of_a_thousand_pods_is_asked_by_one_forward_to_each_replica() {
+    let name = |n: usize| format!("n{}/p-{n}", n % 20);
+    let mut world = world(&[], move |replica, path| {
+        assert_eq!(path, "/mesh/signals");
+        let half = usize::from(replica == "two");
+        let known: Vec<String> = (0..1000).filter(|n| n % 2 == half).map(name).collect();
+        ndjson(&known.iter().map(|pod| (pod.as_str(), 1)).collect::<Vec<_>>(), &[])
+    });
+    world.objects.retain(|it| it["metadata"]["namespace"] == names::NAMESPACE);
+    world.objects.extend((0..1000).map(|n| standin::pod(&format!("n{}", n % 20), &format!("p-{n}"), "p")));
+    let server = Standin::start(world).await;
+    let (said, silent) = asked(&server).await;
+    assert_eq!((said.len(), silent.len(), server.asked("/portforward")), (1000, 0, 2));
+}
+
+#[tokio::test]
 async fn pods_are_asked_a_few_at_a_time() {
     let mut world = world(&["/api/v1/namespaces/remora/pods"], |_, _| None);
     world.objects.extend((0..40).map(|n| standin::pod("wide", &format!("w-{n}"), "w")));
