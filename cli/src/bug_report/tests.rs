@@ -107,3 +107,20 @@ async fn without_a_target_no_sidecar_is_asked_and_the_report_says_so() {
     assert!(!files.keys().any(|name| name.starts_with("proxies/")), "{:#?}", files.keys());
     assert!(said.contains("left out: sidecars: none was named"), "{said}");
 }
+
+#[tokio::test]
+async fn what_there_is_no_time_for_is_left_out_and_named() {
+    let server = Standin::start(world()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("report.tar.gz");
+    let scope =
+        Scope { targets: vec![target::parse("pod/web-1").unwrap()], all_namespaces: false, ..server.everywhere() };
+    let session = scope.open().await.unwrap();
+    let mut report = Report::new(Archive::create(&file, "r", 7).unwrap(), Duration::ZERO);
+    collect::all(&mut report, &session, names::NAMESPACE).await.unwrap();
+    let made = report.finish().unwrap();
+    let files = files(&file);
+    assert_eq!(files.keys().collect::<Vec<_>>(), ["failures.txt", "left-out.txt"]);
+    assert!(made.left_out.contains(&"remora check: the time is over (--within)".to_owned()), "{:?}", made.left_out);
+    assert!(files["left-out.txt"].contains("1 sidecar: the time is over"), "{}", files["left-out.txt"]);
+}
