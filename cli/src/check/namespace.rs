@@ -319,4 +319,26 @@ mod tests {
         assert_eq!(some(&names), "0, 1, 2, 3, 4 and 2 more");
         assert_eq!(some(&names[..5]), "0, 1, 2, 3, 4");
     }
+
+    #[tokio::test]
+    async fn every_namespace_that_is_opted_in_is_checked_and_no_other() {
+        use crate::cluster::standin::{self, Standin, World};
+        let namespace = |name: &str, inject: &str| serde_json::json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name, "annotations": { names::INJECT: inject } } });
+        let mut bare = standin::pod("pay", "bare", "card");
+        bare["metadata"]["labels"] = serde_json::json!({});
+        let objects = vec![
+            namespace("shop", "enabled"),
+            namespace("pay", "enabled"),
+            namespace("other", "disabled"),
+            standin::pod("shop", "web-1", "web"),
+            bare,
+        ];
+        let server = Standin::start(World { objects, ..World::default() }).await;
+        let all = everywhere(&server.cluster().await, names::NAMESPACE).await;
+        let of = |group: &str| all.iter().filter(|it| it.group == group).collect::<Vec<_>>();
+        assert!(of("namespace other").is_empty() && !of("namespace shop").is_empty(), "{all:?}");
+        let sidecars = |group: &str| of(group).into_iter().find(|it| it.name == "sidecars").map(|it| it.status);
+        assert_eq!(sidecars("namespace shop"), Some(Status::Ok));
+        assert_eq!(sidecars("namespace pay"), Some(Status::Failed));
+    }
 }

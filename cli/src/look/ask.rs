@@ -84,7 +84,11 @@ impl<'a> Asking<'a> {
         while let Some((it, answer)) = answers.next().await {
             match answer {
                 Ok(signals) => each(it, signals),
-                Err(error) => silent.push(Silent { pod: it.name.clone(), error: crate::chain(&error) }),
+                Err(error) => {
+                    let said =
+                        why.remove(&it.name).map_or_else(String::new, |said| format!("discovery says: {said}; "));
+                    silent.push(Silent { pod: it.name.clone(), error: format!("{said}{}", crate::chain(&error)) });
+                }
             }
         }
         silent.sort_by(|a, b| a.pod.cmp(&b.pod));

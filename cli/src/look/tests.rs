@@ -194,6 +194,24 @@ async fn a_pod_that_did_not_answer_is_named_and_hides_no_other() {
 }
 
 #[tokio::test]
+async fn a_pod_that_answers_nobody_is_named_with_what_both_ways_say() {
+    let mut world = world(&[], |replica, path| match (replica, path.contains("shop")) {
+        ("one", true) => ndjson(&[("shop/web-1", 1), ("shop/web-2", 2)], &["shop/web-3"]),
+        _ => ndjson(&[("pay/card-1", 1), ("pay/card-2", 2)], &[]),
+    });
+    let answers = world.port;
+    world.port = Box::new(move |pod, port, path| if pod == "shop/web-3" { None } else { answers(pod, port, path) });
+    let server = Standin::start(world).await;
+    let (said, silent) = asked(&server).await;
+    assert_eq!((said.len(), silent.len()), (4, 1));
+    let why = &silent[0].error;
+    assert!(
+        why.starts_with("discovery says: it did not answer within 5 s; ") && why.contains("connection refused"),
+        "{why}"
+    );
+}
+
+#[tokio::test]
 async fn targets_selectors_and_namespaces_mean_what_they_mean_to_kubectl() {
     let mut world = world(&[], |_, _| None);
     let selector = json!({ "selector": { "matchLabels": { "app": "web" } }, "template": {} });
