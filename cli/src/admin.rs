@@ -31,6 +31,8 @@ const FORWARDED_TIMEOUT: Duration = Duration::from_secs(8);
 const BODY_BYTES_MAX: usize = 8 << 20;
 /// Between two pieces of an answer that comes line by line: discovery waits 5 s for each proxy.
 const LINES_PAUSE_MAX: Duration = Duration::from_secs(15);
+/// All of it: discovery asks 32 proxies at a time, so this is enough for some thousand of them of which many are silent.
+const LINES_TIMEOUT: Duration = Duration::from_secs(180);
 /// One line of such an answer: discovery takes at most 1 MiB of each proxy, and this is far above it.
 const LINE_BYTES_MAX: usize = 4 << 20;
 
@@ -224,7 +226,8 @@ pub(crate) async fn lines(place: Place, path: &str, mut each: impl FnMut(&[u8]))
             false => Ok(()),
         }
     };
-    let status = ask(&place, path, &mut take).await?;
+    let asked = tokio::time::timeout(LINES_TIMEOUT, ask(&place, path, &mut take)).await;
+    let status = asked.map_err(|_| Error::Timeout { place: place.clone(), limit: LINES_TIMEOUT })??;
     if !line.is_empty() {
         each(&line);
     }
