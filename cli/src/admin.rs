@@ -8,7 +8,7 @@ use crate::{
 };
 use bytes::Bytes;
 use http::{Request, StatusCode};
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
@@ -29,6 +29,12 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 const FORWARDED_TIMEOUT: Duration = Duration::from_secs(8);
 /// `/routes` holds a bounded set of routes; this is far above it.
 const BODY_BYTES_MAX: usize = 8 << 20;
+/// Between two pieces of an answer that comes line by line: discovery waits 5 s for each proxy.
+const LINES_PAUSE_MAX: Duration = Duration::from_secs(15);
+/// All of it: discovery asks 32 proxies at a time, so this is enough for some thousand of them of which many are silent.
+const LINES_TIMEOUT: Duration = Duration::from_secs(180);
+/// One line of such an answer: discovery takes at most 1 MiB of each proxy, and this is far above it.
+const LINE_BYTES_MAX: usize = 4 << 20;
 
 /// Where an admin port is.
 #[derive(Debug, Clone)]
@@ -48,6 +54,16 @@ impl From<SocketAddr> for Place {
 impl From<PodPort> for Place {
     fn from(port: PodPort) -> Self {
         Self::Pod(port)
+    }
+}
+
+impl Place {
+    /// How long an answer may take.
+    fn limit(&self) -> Duration {
+        match self {
+            Self::Address(_) => TIMEOUT,
+            Self::Pod(_) => FORWARDED_TIMEOUT,
+        }
     }
 }
 
@@ -180,30 +196,74 @@ impl Certificate {
 /// Sends one GET.
 pub(crate) async fn get(place: impl Into<Place>, path: &str) -> Result<Answer, Error> {
     let place = place.into();
-    let limit = match &place {
-        Place::Address(_) => TIMEOUT,
-        Place::Pod(_) => FORWARDED_TIMEOUT,
-    };
-    let answer = async {
-        match &place {
-            Place::Address(address) => {
-                let stream = TcpStream::connect(address).await;
-                let stream = stream.map_err(|source| Error::Connect { place: place.clone(), source })?;
-                exchange(&place, stream, path).await
-            }
-            Place::Pod(port) => {
-                let lost = |source| Error::Forward { place: place.clone(), source };
-                let mut forwarded = port.open().await.map_err(lost)?;
-                let answer = exchange(&place, forwarded.stream().map_err(lost)?, path).await;
-                // Why the far end took nothing is said beside the stream.
-                match (answer, forwarded.close().await) {
-                    (Err(_), Some(reason)) => Err(lost(forward::Error::Refused(reason))),
-                    (answer, _) => answer,
-                }
-            }
+    let limit = place.limit();
+    let mut body = Vec::new();
+    let mut keep = |piece: &[u8]| match body.len() + piece.len() > BODY_BYTES_MAX {
+        true => Err(format!("it has more than {} MiB", BODY_BYTES_MAX >> 20)),
+        false => {
+            body.extend_from_slice(piece);
+            Ok(())
         }
     };
-    tokio::time::timeout(limit, answer).await.map_err(|_| Error::Timeout { place: place.clone(), limit })?
+    let asked = tokio::time::timeout(limit, ask(&place, path, &mut keep)).await;
+    let status = asked.map_err(|_| Error::Timeout { place: place.clone(), limit })??;
+    Ok(Answer { status, body })
+}
+
+/// Sends one GET whose answer is lines (NDJSON), each of which `each` gets as it arrives.
+pub(crate) async fn lines(place: Place, path: &str, mut each: impl FnMut(&[u8])) -> Result<(), Error> {
+    let mut line = Vec::new();
+    let mut take = |piece: &[u8]| {
+        let mut parts = piece.split(|byte| *byte == b'\n');
+        line.extend_from_slice(parts.next().unwrap_or_default());
+        for next in parts {
+            each(&line);
+            line.clear();
+            line.extend_from_slice(next);
+        }
+        match line.len() > LINE_BYTES_MAX {
+            true => Err(format!("a line has more than {} MiB", LINE_BYTES_MAX >> 20)),
+            false => Ok(()),
+        }
+    };
+    let asked = tokio::time::timeout(LINES_TIMEOUT, ask(&place, path, &mut take)).await;
+    let status = asked.map_err(|_| Error::Timeout { place: place.clone(), limit: LINES_TIMEOUT })??;
+    if !line.is_empty() {
+        each(&line);
+    }
+    match status {
+        status if status.is_success() => Ok(()),
+        status => Err(Error::status(place, path, status)),
+    }
+}
+
+/// Connects and asks; an answer's pieces go to `take`, which may refuse them.
+async fn ask(
+    place: &Place,
+    path: &str,
+    take: &mut impl FnMut(&[u8]) -> Result<(), String>,
+) -> Result<StatusCode, Error> {
+    match place {
+        Place::Address(address) => {
+            let stream = TcpStream::connect(address).await;
+            let stream = stream.map_err(|source| Error::Connect { place: place.clone(), source })?;
+            exchange(place, stream, path, take).await
+        }
+        Place::Pod(port) => {
+            let lost = |source| Error::Forward { place: place.clone(), source };
+            let silent = |_| Error::Timeout { place: place.clone(), limit: FORWARDED_TIMEOUT };
+            let opened = tokio::time::timeout(FORWARDED_TIMEOUT, port.open()).await;
+            let mut forwarded = opened.map_err(silent)?.map_err(lost)?;
+            match exchange(place, forwarded.stream().map_err(lost)?, path, take).await {
+                Ok(status) => Ok(status),
+                // Why the far end took nothing is said beside the stream.
+                Err(error) => match forwarded.close().await {
+                    Some(reason) => Err(lost(forward::Error::Refused(reason))),
+                    None => Err(error),
+                },
+            }
+        }
+    }
 }
 
 /// Gets a JSON page and reads it.
@@ -224,7 +284,8 @@ async fn exchange(
     place: &Place,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     path: &str,
-) -> Result<Answer, Error> {
+    take: &mut impl FnMut(&[u8]) -> Result<(), String>,
+) -> Result<StatusCode, Error> {
     let http = |source| Error::Http { place: place.clone(), source };
     let body = |reason: String| Error::Body { place: place.clone(), reason };
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
@@ -238,9 +299,15 @@ async fn exchange(
         .body(Empty::<Bytes>::new())
         .map_err(|error| body(error.to_string()))?;
     let exchange = async {
-        let (head, rest) = sender.send_request(request).await.map_err(http)?.into_parts();
-        let rest = Limited::new(rest, BODY_BYTES_MAX).collect().await.map_err(|error| body(error.to_string()))?;
-        Ok(Answer { status: head.status, body: rest.to_bytes().to_vec() })
+        let silent = |_| Error::Timeout { place: place.clone(), limit: LINES_PAUSE_MAX };
+        let answer = tokio::time::timeout(LINES_PAUSE_MAX, sender.send_request(request)).await;
+        let (head, mut rest) = answer.map_err(silent)?.map_err(http)?.into_parts();
+        while let Some(frame) = tokio::time::timeout(LINES_PAUSE_MAX, rest.frame()).await.map_err(silent)? {
+            if let Ok(piece) = frame.map_err(|error| body(error.to_string()))?.into_data() {
+                take(&piece).map_err(body)?;
+            }
+        }
+        Ok(head.status)
     };
     // The connection is driven beside the exchange and dropped with it: no task is left behind.
     tokio::pin!(exchange, connection);
@@ -290,6 +357,25 @@ mod tests {
             stream.write_all(answer).await.unwrap();
         });
         assert_eq!(asked.unwrap_err().to_string(), format!("{address}: filter, character 1: x"));
+    }
+
+    #[tokio::test]
+    async fn an_answer_of_lines_is_taken_line_by_line_however_it_is_cut() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut taken = Vec::new();
+        let each = |line: &[u8]| taken.push(String::from_utf8_lossy(line).into_owned());
+        let (asked, ()) = tokio::join!(lines(address.into(), "/mesh/signals", each), async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 1024]).await.unwrap();
+            let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+            for piece in [head, "3\r\n1\n2\r\n", "3\r\n2\n3\r\n", "1\r\n\n\r\n0\r\n\r\n"] {
+                stream.write_all(piece.as_bytes()).await.unwrap();
+            }
+        });
+        asked.unwrap();
+        assert_eq!(taken, ["1", "22", "3"]);
     }
 
     #[test]

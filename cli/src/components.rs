@@ -12,12 +12,16 @@ use std::{
 #[derive(Debug, Subcommand)]
 pub(crate) enum Run {
     /// The sidecar
+    #[command(disable_help_flag = true)]
     Proxy(Rest),
     /// The cluster's CA
+    #[command(disable_help_flag = true)]
     Identity(Rest),
     /// What turns manifests into what each proxy needs
+    #[command(disable_help_flag = true)]
     Discovery(Rest),
     /// The webhook that puts the sidecar into pods
+    #[command(disable_help_flag = true)]
     Injector(Rest),
 }
 

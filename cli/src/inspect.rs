@@ -6,13 +6,14 @@
 
 use crate::{
     Look, Outcome,
-    admin::{self, Certificate, Place, Routes},
+    admin::{self, Certificate, Routes},
     block_on,
     cluster::{
-        self, Cluster, POD_REQUESTS_MAX,
-        target::{self, Found, Target},
+        FORWARDS_MAX,
+        scope::{Found, Scope},
     },
-    finish,
+    finish_as,
+    output::Output,
     signals::{SignalTable, arrow},
     sys,
     table::{Align, Table},
@@ -30,31 +31,14 @@ use std::{
 /// Where routes are shown that are not on a terminal: nothing is cut.
 const PLAIN_WIDTH: usize = 400;
 
-/// Whose admin port to ask.
+/// Whose admin port to ask, and how to print what it says.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Admin {
-    /// pod/NAME, deploy/NAME, sts/NAME, ds/NAME, job/NAME, or HOST:PORT of an admin port, for example 127.0.0.1:4191.
-    /// Without it, every pod of the namespace that has a sidecar
-    #[arg(value_parser = target::parse)]
-    target: Option<Target>,
-    /// The namespace of the pods; the kubeconfig's if not given
-    #[arg(short, long, value_name = "NAME")]
-    namespace: Option<String>,
+    #[command(flatten)]
+    pub(crate) scope: Scope,
     /// How to print it
     #[arg(short, long, value_enum, default_value_t)]
-    output: Output,
-    #[command(flatten)]
-    cluster: cluster::Args,
-}
-
-/// For people or for scripts.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Output {
-    /// A table
-    #[default]
-    Text,
-    /// One JSON value
-    Json,
+    pub(crate) output: Output,
 }
 
 /// What a pod said.
@@ -63,90 +47,86 @@ struct Answered<T> {
     answer: Result<T, admin::Error>,
 }
 
-impl Admin {
-    async fn find(&self) -> anyhow::Result<Vec<Found>> {
-        let cluster = Cluster::connect(&self.cluster).await?;
-        let namespace = self.namespace.as_deref().unwrap_or(cluster.namespace());
-        Ok(target::find(&cluster, namespace, self.target.as_ref()).await?)
+/// A page of every pod that is meant, with its name; or why it could not be had. Where one address was meant, nothing else is
+/// worth saying than why it could not be asked.
+pub(crate) async fn pages<T: for<'de> Deserialize<'de>>(
+    scope: &Scope,
+    path: &str,
+) -> anyhow::Result<Vec<(String, Result<T, String>)>> {
+    if let Some(address) = scope.address() {
+        return Ok(vec![(address.to_string(), Ok(admin::page(address, path).await?))]);
     }
+    let told = |Answered { pod, answer }: Answered<T>| (pod, answer.map_err(|error| crate::chain(&error)));
+    Ok(ask(scope, path).await?.into_iter().map(told).collect())
+}
 
-    /// How it is to be printed.
-    pub(crate) fn output(&self) -> Output {
-        self.output
-    }
-
-    /// A page of every pod that is meant, or of the one address, with its name; or why it could not be had.
-    pub(crate) async fn pages<T: for<'de> Deserialize<'de>>(
-        &self,
-        path: &str,
-    ) -> anyhow::Result<Vec<(String, Result<T, String>)>> {
-        if let Some(Target::Address(address)) = self.target {
-            return Ok(vec![(address.to_string(), Ok(admin::page(address, path).await?))]);
-        }
-        let all = self.ask::<T>(path).await?;
-        let told = |Answered { pod, answer }: Answered<T>| (pod, answer.map_err(|error| crate::chain(&error)));
-        Ok(all.into_iter().map(told).collect())
-    }
-
-    /// Asks every pod that is meant for a page.
-    async fn ask<T: for<'de> Deserialize<'de>>(&self, path: &str) -> anyhow::Result<Vec<Answered<T>>> {
-        let asked = self.find().await?.into_iter().map(|Found { name: pod, admin }| async {
-            Answered { pod, answer: admin::page(Place::from(admin), path).await }
-        });
-        Ok(stream::iter(asked).buffered(POD_REQUESTS_MAX).collect().await)
-    }
+/// Asks every pod that is meant for a page, a few at a time.
+async fn ask<T: for<'de> Deserialize<'de>>(scope: &Scope, path: &str) -> anyhow::Result<Vec<Answered<T>>> {
+    let found = scope.open().await?.find().await?;
+    let asked = found
+        .into_iter()
+        .map(|Found { name: pod, admin, .. }| async { Answered { pod, answer: admin::page(admin, path).await } });
+    Ok(stream::iter(asked).buffered(FORWARDS_MAX).collect().await)
 }
 
 /// `remora routes`.
 pub(crate) fn routes(args: &Admin, look: Look) -> ExitCode {
     let width = sys::terminal_size().map_or(PLAIN_WIDTH, |(columns, _)| columns.into());
-    finish(block_on(async {
-        if let Some(Target::Address(address)) = args.target {
+    finish_as(
+        args.output,
+        block_on(async {
+            if let Some(address) = args.scope.address() {
+                if args.output == Output::Json {
+                    return pretty(&admin::page::<serde_json::Value>(address, "/routes").await?, true);
+                }
+                let routes: Routes = admin::page(address, "/routes").await?;
+                return Ok((text::render(&route_lines(&routes, width), look.coloured), true));
+            }
+            let all = ask::<serde_json::Value>(&args.scope, "/routes").await?;
+            let good = all.iter().all(|it| it.answer.is_ok());
             if args.output == Output::Json {
-                return pretty(&admin::page::<serde_json::Value>(address, "/routes").await?, true);
+                return pretty(&json(all), good);
             }
-            let routes: Routes = admin::page(address, "/routes").await?;
-            return Ok((text::render(&route_lines(&routes, width), look.coloured), true));
-        }
-        let all = args.ask::<serde_json::Value>("/routes").await?;
-        let good = all.iter().all(|it| it.answer.is_ok());
-        if args.output == Output::Json {
-            return pretty(&json(all), good);
-        }
-        let mut lines = Vec::new();
-        for Answered { pod, answer } in all {
-            if !lines.is_empty() {
-                lines.push(Line::default());
+            let mut lines = Vec::new();
+            for Answered { pod, answer } in all {
+                if !lines.is_empty() {
+                    lines.push(Line::default());
+                }
+                match answer.map(serde_json::from_value) {
+                    Ok(Ok(routes)) => lines.extend(route_lines(&routes, width)),
+                    Ok(Err(error)) => lines.push(unread(&pod, &error)),
+                    Err(error) => lines.push(unread(&pod, &error)),
+                }
             }
-            match answer.map(serde_json::from_value) {
-                Ok(Ok(routes)) => lines.extend(route_lines(&routes, width)),
-                Ok(Err(error)) => lines.push(unread(&pod, &error)),
-                Err(error) => lines.push(unread(&pod, &error)),
-            }
-        }
-        Ok((text::render(&lines, look.coloured), good))
-    }))
+            Ok((text::render(&lines, look.coloured), good))
+        }),
+    )
 }
 
 /// `remora identity`.
 pub(crate) fn identity(args: &Admin, look: Look) -> ExitCode {
-    finish(block_on(async {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        if let Some(Target::Address(address)) = args.target {
-            let certificate: Option<Certificate> = admin::page(address, "/certificate").await?;
-            let good = certificate.as_ref().is_some_and(|it| it.holds(now));
-            return match args.output {
-                Output::Json => pretty(&certificate, good),
-                Output::Text => Ok((text::render(&certificate_lines(certificate.as_ref(), now), look.coloured), good)),
-            };
-        }
-        let all = args.ask::<Option<Certificate>>("/certificate").await?;
-        let good = all.iter().all(|it| matches!(&it.answer, Ok(Some(it)) if it.holds(now)));
-        match args.output {
-            Output::Json => pretty(&json(all), good),
-            Output::Text => Ok((text::render(&certificate_rows(&all, now), look.coloured), good)),
-        }
-    }))
+    finish_as(
+        args.output,
+        block_on(async {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            if let Some(address) = args.scope.address() {
+                let certificate: Option<Certificate> = admin::page(address, "/certificate").await?;
+                let good = certificate.as_ref().is_some_and(|it| it.holds(now));
+                return match args.output {
+                    Output::Json => pretty(&certificate, good),
+                    Output::Text => {
+                        Ok((text::render(&certificate_lines(certificate.as_ref(), now), look.coloured), good))
+                    }
+                };
+            }
+            let all = ask::<Option<Certificate>>(&args.scope, "/certificate").await?;
+            let good = all.iter().all(|it| matches!(&it.answer, Ok(Some(it)) if it.holds(now)));
+            match args.output {
+                Output::Json => pretty(&json(all), good),
+                Output::Text => Ok((text::render(&certificate_rows(&all, now), look.coloured), good)),
+            }
+        }),
+    )
 }
 
 /// One JSON object per pod: its name, and what it said, or why it could not be asked.
@@ -173,15 +153,18 @@ struct Checked {
 
 /// `remora check` of addresses.
 pub(crate) fn check(addresses: &[SocketAddr], output: Output, look: Look) -> ExitCode {
-    finish(block_on(async {
-        let asked = addresses.iter().map(|&admin| checked(admin));
-        let all = futures_util::future::join_all(asked).await;
-        let good = all.iter().all(|it| it.ready);
-        match output {
-            Output::Json => pretty(&all, good),
-            Output::Text => Ok((text::render(&check_lines(&all), look.coloured), good)),
-        }
-    }))
+    finish_as(
+        output,
+        block_on(async {
+            let asked = addresses.iter().map(|&admin| checked(admin));
+            let all = futures_util::future::join_all(asked).await;
+            let good = all.iter().all(|it| it.ready);
+            match output {
+                Output::Json => pretty(&all, good),
+                Output::Text => Ok((text::render(&check_lines(&all), look.coloured), good)),
+            }
+        }),
+    )
 }
 
 async fn checked(admin: SocketAddr) -> Checked {
@@ -321,7 +304,7 @@ mod tests {
             generation: 1,
             anchors: 2,
         };
-        let place = Place::Address(SocketAddr::from(([127, 0, 0, 1], 4191)));
+        let place = admin::Place::Address(SocketAddr::from(([127, 0, 0, 1], 4191)));
         let lost = admin::Error::Timeout { place, limit: Duration::from_secs(2) };
         let all = [
             Answered { pod: "shop/web-1".to_owned(), answer: Ok(Some(it)) },

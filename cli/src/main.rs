@@ -5,20 +5,25 @@
 //! It holds no logic of the mesh itself.
 
 mod admin;
+mod bug_report;
 mod check;
 mod cluster;
 mod components;
 mod demo;
+mod exit;
 mod inject;
 mod inspect;
 mod look;
 mod install;
+mod output;
 mod signals;
 mod sys;
 mod table;
 mod text;
+mod version;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
+use exit::{Outcome, chain, finish, finish_as};
 use std::{ffi::OsString, io::IsTerminal, process::ExitCode};
 
 #[derive(Parser)]
@@ -50,18 +55,22 @@ enum Command {
     Identity(inspect::Admin),
     /// Show what pods carry: one row per route with success, latency and retries
     Routes(inspect::Admin),
-    /// Show what pods do now, by route and added up: what got worse first
+    /// Show what pods do now, added up by route or workload: what got worse first
     Stat(look::StatArgs),
-    /// The same anew every second
+    /// Show what pods do now, anew every two seconds: `stat --watch`
     Top(look::StatArgs),
     /// Show the endpoints that pods send to: load, latency, which are out of rotation and why
-    Endpoints(inspect::Admin),
+    Endpoints(look::EndpointsArgs),
     /// Show who calls whom, and how that is protected
-    Edges(inspect::Admin),
+    Edges(look::EdgesArgs),
     /// Show requests that ended, by a filter, whether anybody was looking or not
     Tap(look::TapArgs),
     /// Say what is odd in pods' proxies, in words
-    Diagnose(inspect::Admin),
+    Diagnose(look::DiagnoseArgs),
+    /// Write one file for who is to help: versions, checks, objects, logs, and what proxies say; without Secrets
+    BugReport(bug_report::BugReportArgs),
+    /// Show the versions of this command, of the control plane and of the proxies: how many of each
+    Version(version::VersionArgs),
     /// Print a completion script: `remora completions bash > /etc/bash_completion.d/remora`
     Completions {
         /// For which shell
@@ -104,6 +113,8 @@ fn main() -> ExitCode {
         Command::Edges(args) => look::edges(&args, look),
         Command::Tap(args) => look::tap(&args, look),
         Command::Diagnose(args) => look::diagnose(&args, look),
+        Command::BugReport(args) => bug_report::bug_report(&args),
+        Command::Version(args) => version::version(&args, look),
         Command::Check(args) => check::main(&args, look),
         Command::Run(run) => components::become_component(run),
         Command::DemoApp(args) => demo::app::main(args),
@@ -116,39 +127,12 @@ fn completions(shell: clap_complete::Shell) -> ExitCode {
     finish(Ok((String::from_utf8_lossy(&script).into_owned(), true)))
 }
 
-/// What is printed, and whether all was well.
-type Outcome = anyhow::Result<(String, bool)>;
-
 fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
 }
 
-/// Prints what came of a command, and says by the exit code whether all was well.
-fn finish(outcome: Outcome) -> ExitCode {
-    match outcome.and_then(|(text, good)| Ok(text::print(&text).map(|()| good)?)) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("remora: {}", chain(&*error));
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// An error and what caused it, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.ends_with(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
-}
-
+#[cfg(test)]
+mod page;
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,11 +151,24 @@ mod tests {
             "remora uninstall --keep-crds --force",
             "remora inject --manual --image a:b -",
             "remora completions fish",
+            "remora stat -A -l app=web --by pod --window 15m -o wide",
+            "remora top ns/shop deployment.apps/web svc/front",
+            "remora endpoints pods/web-1 -w --interval 5s -o json",
+            "remora edges -A --as jane --as-group ops --kubeconfig f",
+            "remora diagnose pod/web-1 --full -o json",
+            "remora bug-report deploy/web -n shop --file r.tar.gz --within 1m",
+            "remora version --client -o json",
+            "remora check -A --proxies -l app=web",
+            "remora run identity --help",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
         for line in [
             "remora check --pre -n shop",
+            "remora check -l app=web",
+            "remora stat -A deploy/web",
+            "remora stat web",
+            "remora edges --interval 1ms",
             "remora check --pre 127.0.0.1:4191",
             "remora inject --image a:b",
             "remora install --namespace kube-system",

@@ -64,14 +64,14 @@ pub(super) async fn checks(cluster: &Cluster, own: &str) -> Vec<Check> {
     all
 }
 
-/// The API server, and whether it is young enough.
-pub(super) async fn server(cluster: &Cluster) -> Check {
+/// The API server, and whether it is young enough; or that it does not answer.
+pub(super) async fn server(cluster: &Cluster) -> Result<Check, Check> {
     const NAME: &str = "API server";
     let info = match client::call(cluster.client.apiserver_version()).await {
         Ok(info) => info,
-        Err(error) => return unanswered(pre::GROUP, NAME, &error),
+        Err(error) => return Err(unanswered(pre::GROUP, NAME, &error)),
     };
-    match pre::version(&info.git_version) {
+    Ok(match pre::version(&info.git_version) {
         Some(version) if version < SERVER_MIN => Check::failed(
             pre::GROUP,
             NAME,
@@ -79,7 +79,7 @@ pub(super) async fn server(cluster: &Cluster) -> Check {
             "upgrade it to 1.30 or later",
         ),
         _ => Check::ok(pre::GROUP, NAME, info.git_version),
-    }
+    })
 }
 
 async fn crds(cluster: &Cluster) -> Check {

@@ -23,11 +23,13 @@ mod report;
 
 use crate::{
     Look, admin,
-    cluster::{self, Cluster},
-    inspect::{self, Output},
+    cluster::{self, Cluster, ControlPlane, target},
+    exit::Exit,
+    inspect,
+    output::Output,
     text,
 };
-use remora_kube::{client::CallError, names};
+use remora_kube::client::CallError;
 use remora_runtime::settings::duration_within;
 use report::{Check, Report, Status};
 use std::{
@@ -47,6 +49,7 @@ const WAIT_MAX: Duration = Duration::from_secs(3600);
 #[command(after_help = "  remora check --pre                        before installing\n  \
     remora check                              the control plane\n  \
     remora check --namespace shop --proxies   a namespace, and each of its sidecars\n  \
+    remora check -A                           every namespace that is opted in\n  \
     remora check 127.0.0.1:4191               one admin port, without Kubernetes")]
 pub(crate) struct Args {
     /// Admin ports to ask instead of a cluster, for example 127.0.0.1:4191 127.0.0.1:4192
@@ -56,14 +59,19 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with_all = ["namespace", "proxies"])]
     pre: bool,
     /// A namespace too: is it opted in, has every pod its sidecar, and if not, why
-    #[arg(short, long, value_name = "NAME")]
+    #[arg(short, long, value_name = "NAME", value_parser = target::name)]
     namespace: Option<String>,
+    /// Every namespace that is opted in
+    #[arg(short = 'A', long, conflicts_with_all = ["namespace", "pre", "addresses"])]
+    all_namespaces: bool,
     /// Each sidecar too, of that namespace or of all: readiness, version, certificate
     #[arg(long)]
     proxies: bool,
-    /// Where the control plane is
-    #[arg(long, value_name = "NAME", default_value = names::NAMESPACE)]
-    control_plane_namespace: String,
+    /// With --proxies: only those of pods with these labels, for example app=web,tier!=cache
+    #[arg(short = 'l', long, value_name = "SELECTOR", requires = "proxies")]
+    selector: Option<String>,
+    #[command(flatten)]
+    control_plane: ControlPlane,
     /// Try again until nothing fails, for so long: 60s
     #[arg(long, value_name = "DURATION", value_parser = wait)]
     wait: Option<Duration>,
@@ -79,49 +87,113 @@ pub(crate) fn main(args: &Args, look: Look) -> ExitCode {
     if !args.addresses.is_empty() {
         return inspect::check(&args.addresses, args.output, look);
     }
-    crate::finish(crate::block_on(async {
-        let cluster = Cluster::connect(&args.cluster).await?;
-        let began = Instant::now();
-        let report = loop {
-            let asked = Instant::now();
-            let report = Report::new(checks(args, &cluster).await, asked.elapsed().as_secs_f64());
-            if report.ok || args.wait.is_none_or(|limit| began.elapsed() + PAUSE > limit) {
-                break report;
-            }
-            tokio::time::sleep(PAUSE).await;
-        };
-        let text = match args.output {
-            Output::Json => serde_json::to_string_pretty(&report)? + "\n",
-            Output::Text => text::render(&report.lines(), look.coloured),
-        };
-        Ok((text, report.ok))
-    }))
+    match crate::block_on(run(args, look)) {
+        // What was found is printed, and that it is not for want of a cluster is for scripts to see.
+        Ok((text, Found::NoCluster)) => match text::print(&text) {
+            Ok(()) => Exit::Unreachable.into(),
+            Err(error) => crate::finish_as(args.output, Err(error.into())),
+        },
+        Ok((text, found)) => crate::finish_as(args.output, Ok((text, found == Found::Good))),
+        Err(error) => crate::finish_as(args.output, Err(error)),
+    }
 }
 
-async fn checks(args: &Args, cluster: &Cluster) -> Vec<Check> {
-    let own = args.control_plane_namespace.as_str();
-    // Without an answer here, all others would say the same.
-    let server = control::server(cluster).await;
-    if server.status == Status::Failed {
-        return vec![server];
+/// What came of all checks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Good,
+    Wrong,
+    /// The API server does not answer: nothing was checked.
+    NoCluster,
+}
+
+async fn run(args: &Args, look: Look) -> anyhow::Result<(String, Found)> {
+    let cluster = Cluster::connect(&args.cluster).await?;
+    let began = Instant::now();
+    let question = args.question();
+    let (report, answered) = loop {
+        let asked = Instant::now();
+        let (checks, answered) = Box::pin(checks(&question, &cluster)).await;
+        let report = Report::new(checks, asked.elapsed().as_secs_f64());
+        if report.ok || args.wait.is_none_or(|limit| began.elapsed() + PAUSE > limit) {
+            break (report, answered);
+        }
+        tokio::time::sleep(PAUSE).await;
+    };
+    let text = match args.output {
+        Output::Json => serde_json::to_string_pretty(&report)? + "\n",
+        Output::Text => text::render(&report.lines(), look.coloured),
+    };
+    let found = match (report.ok, answered) {
+        (true, _) => Found::Good,
+        (false, true) => Found::Wrong,
+        (false, false) => Found::NoCluster,
+    };
+    Ok((text, found))
+}
+
+/// What is asked of a cluster.
+#[derive(Debug)]
+struct Question<'a> {
+    /// The control plane's namespace.
+    own: &'a str,
+    pre: bool,
+    namespace: Option<&'a str>,
+    all_namespaces: bool,
+    proxies: bool,
+    selector: Option<&'a str>,
+}
+
+impl Args {
+    fn question(&self) -> Question<'_> {
+        Question {
+            own: &self.control_plane.namespace,
+            pre: self.pre,
+            namespace: self.namespace.as_deref(),
+            all_namespaces: self.all_namespaces,
+            proxies: self.proxies,
+            selector: self.selector.as_deref(),
+        }
     }
-    if args.pre {
-        return [vec![server], pre::checks(cluster, own).await].concat();
+}
+
+/// The checks, and whether the API server answered.
+async fn checks(question: &Question<'_>, cluster: &Cluster) -> (Vec<Check>, bool) {
+    let own = question.own;
+    // Without an answer here, all others would say the same.
+    let server = match control::server(cluster).await {
+        Ok(server) if server.status == Status::Failed => return (vec![server], true),
+        Ok(server) => server,
+        Err(silent) => return (vec![silent], false),
+    };
+    if question.pre {
+        return ([vec![server], pre::checks(cluster, own).await].concat(), true);
     }
     let namespace = async {
-        match &args.namespace {
+        match question.namespace {
             Some(name) => namespace::checks(cluster, own, name).await,
+            None if question.all_namespaces => namespace::everywhere(cluster, own).await,
             None => Vec::new(),
         }
     };
     let proxies = async {
-        match args.proxies {
-            true => proxies::checks(cluster, own, args.namespace.as_deref()).await,
+        match question.proxies {
+            true => proxies::checks(cluster, own, question.namespace, question.selector).await,
             false => Vec::new(),
         }
     };
-    let (control, namespace, proxies) = join!(control::checks(cluster, own), namespace, proxies);
-    [vec![server], control, namespace, proxies].concat()
+    // Each on the heap: together they are more than a thread's stack wants to hold.
+    let (control, namespace, proxies) =
+        join!(Box::pin(control::checks(cluster, own)), Box::pin(namespace), Box::pin(proxies));
+    ([vec![server], control, namespace, proxies].concat(), true)
+}
+
+/// The checks of the control plane, and of a namespace if there is one, once.
+pub(crate) async fn report(cluster: &Cluster, own: &str, namespace: Option<&str>) -> Report {
+    let asked = Instant::now();
+    let question = Question { own, pre: false, namespace, all_namespaces: false, proxies: false, selector: None };
+    let (checks, _) = Box::pin(checks(&question, cluster)).await;
+    Report::new(checks, asked.elapsed().as_secs_f64())
 }
 
 fn wait(text: &str) -> Result<Duration, String> {

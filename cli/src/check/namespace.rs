@@ -5,7 +5,8 @@ use super::{
     report::Check,
     unanswered,
 };
-use crate::cluster::{Cluster, target};
+use crate::cluster::{Cluster, FORWARDS_MAX, list, target};
+use futures_util::{StreamExt as _, stream};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, ResourceQuota};
 use kube::{Api, ResourceExt as _, api::ListParams};
 use remora_kube::{client, names};
@@ -52,6 +53,24 @@ pub(super) async fn checks(cluster: &Cluster, own: &str, name: &str) -> Vec<Chec
         Err(error) => all.push(unanswered(&group, "sidecars", &error)),
     }
     all
+}
+
+/// The same of every namespace that is opted in.
+pub(super) async fn everywhere(cluster: &Cluster, own: &str) -> Vec<Check> {
+    const GROUP: &str = "namespaces";
+    let namespaces: Api<Namespace> = Api::all(cluster.client.clone());
+    let all = match list::all(&namespaces, ListParams::default()).await {
+        Ok(all) => all,
+        Err(error) => return vec![unanswered(GROUP, "opted in", &error)],
+    };
+    let opted = all.iter().filter(|it| wish(it.annotations(), it.labels()) == Some(true)).map(Namespace::name_any);
+    let opted: Vec<String> = opted.collect();
+    if opted.is_empty() {
+        let remedy = format!("kubectl annotate namespace NAMESPACE {}=enabled, and restart its pods", names::INJECT);
+        return vec![Check::warning(GROUP, "opted in", format!("none of {}", all.len()), remedy)];
+    }
+    let checked = opted.iter().map(|name| checks(cluster, own, name));
+    stream::iter(checked).buffered(FORWARDS_MAX).collect::<Vec<_>>().await.concat()
 }
 
 /// What an object says of injection: an annotation wins over a label. `None`: nothing, or nothing that is understood.
@@ -299,5 +318,27 @@ mod tests {
         let names: Vec<String> = (0..7).map(|it| it.to_string()).collect();
         assert_eq!(some(&names), "0, 1, 2, 3, 4 and 2 more");
         assert_eq!(some(&names[..5]), "0, 1, 2, 3, 4");
+    }
+
+    #[tokio::test]
+    async fn every_namespace_that_is_opted_in_is_checked_and_no_other() {
+        use crate::cluster::standin::{self, Standin, World};
+        let namespace = |name: &str, inject: &str| serde_json::json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name, "annotations": { names::INJECT: inject } } });
+        let mut bare = standin::pod("pay", "bare", "card");
+        bare["metadata"]["labels"] = serde_json::json!({});
+        let objects = vec![
+            namespace("shop", "enabled"),
+            namespace("pay", "enabled"),
+            namespace("other", "disabled"),
+            standin::pod("shop", "web-1", "web"),
+            bare,
+        ];
+        let server = Standin::start(World { objects, ..World::default() }).await;
+        let all = everywhere(&server.cluster().await, names::NAMESPACE).await;
+        let of = |group: &str| all.iter().filter(|it| it.group == group).collect::<Vec<_>>();
+        assert!(of("namespace other").is_empty() && !of("namespace shop").is_empty(), "{all:?}");
+        let sidecars = |group: &str| of(group).into_iter().find(|it| it.name == "sidecars").map(|it| it.status);
+        assert_eq!(sidecars("namespace shop"), Some(Status::Ok));
+        assert_eq!(sidecars("namespace pay"), Some(Status::Failed));
     }
 }

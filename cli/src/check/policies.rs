@@ -1,86 +1,20 @@
 //! Does every policy hold as it was meant? What discovery says in their statuses.
 
 use super::{report::Check, unanswered};
-use crate::cluster::Cluster;
-use kube::{
-    Api, ResourceExt as _,
-    api::{ApiResource, DynamicObject, ListParams},
+use crate::cluster::{
+    Cluster,
+    policies::{self, Holds},
 };
-use remora_discovery::objects::{
-    kind::{OUR_GROUP, Registered},
-    registry::kinds,
-};
-use remora_kube::client::{self, CallError};
 
 const GROUP: &str = "control plane";
 const NAME: &str = "policies";
 /// So many are named.
 const SHOWN_MAX: usize = 5;
-/// Policies asked for at once.
-const PAGE: u32 = 500;
-
-/// What a policy's status says.
-#[derive(Debug, PartialEq, Eq)]
-enum Holds {
-    /// All of it, or what other policies leave of it.
-    Yes,
-    /// What is wrong.
-    No(String),
-    /// Discovery has not said anything yet.
-    Unsaid,
-}
 
 pub(super) async fn check(cluster: &Cluster) -> Check {
-    let mut all = Vec::new();
-    for kind in kinds().filter(|kind| kind.group == OUR_GROUP) {
-        match found(cluster, kind).await {
-            Ok(found) => all.extend(found),
-            Err(error) => return unanswered(GROUP, NAME, &error),
-        }
-    }
-    judge(&all)
-}
-
-/// The policies of a kind: their names, and whether they hold.
-async fn found(cluster: &Cluster, kind: Registered) -> Result<Vec<(String, Holds)>, CallError> {
-    let resource = ApiResource {
-        group: kind.group.to_owned(),
-        version: kind.version.to_owned(),
-        api_version: format!("{}/{}", kind.group, kind.version),
-        kind: kind.kind.to_owned(),
-        plural: kind.plural.to_owned(),
-    };
-    let api: Api<DynamicObject> = Api::all_with(cluster.client.clone(), &resource);
-    let (mut params, mut all) = (ListParams::default().limit(PAGE), Vec::new());
-    loop {
-        let page = match client::call(api.list(&params)).await {
-            // Its CRD is another check's affair.
-            Err(error) if error.is_not_found() => return Ok(all),
-            page => page?,
-        };
-        all.extend(page.items.iter().map(|policy| {
-            let name = format!("{} {}/{}", kind.kind, policy.namespace().unwrap_or_default(), policy.name_any());
-            (name, holds(&policy.data["status"]))
-        }));
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => params = params.continue_token(&token),
-            None => return Ok(all),
-        }
-    }
-}
-
-fn holds(status: &serde_json::Value) -> Holds {
-    let conditions = status["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let is = |kind: &str, status: &str| conditions.iter().find(|one| one["type"] == kind && one["status"] == status);
-    let wrong =
-        is("Accepted", "False").or_else(|| is("PartiallyInvalid", "True")).or_else(|| is("Ineffective", "True"));
-    match wrong {
-        Some(wrong) => {
-            let text = |field: &str| wrong[field].as_str().unwrap_or_default();
-            Holds::No(format!("{}: {}", text("reason"), text("message")))
-        }
-        None if conditions.is_empty() => Holds::Unsaid,
-        None => Holds::Yes,
+    match policies::all(cluster, None).await {
+        Ok(all) => judge(&all.into_iter().map(|it| (it.title, it.holds)).collect::<Vec<_>>()),
+        Err(error) => unanswered(GROUP, NAME, &error),
     }
 }
 
@@ -119,7 +53,7 @@ mod tests {
     use serde_json::{Value, json};
 
     fn said(conditions: Value) -> Vec<(String, Holds)> {
-        vec![("MeshTLSPolicy shop/p".to_owned(), holds(&json!({ "conditions": conditions })))]
+        vec![("MeshTLSPolicy shop/p".to_owned(), policies::holds(&json!({ "conditions": conditions })))]
     }
 
     fn condition(kind: &str, status: &str) -> Value {

@@ -3,7 +3,7 @@
 use super::{namespace::some, report::Check, unanswered};
 use crate::{
     admin::{self, Certificate},
-    cluster::{Cluster, POD_REQUESTS_MAX, forward::PodPort, target},
+    cluster::{Cluster, FORWARDS_MAX, forward::PodPort, list, target},
 };
 use futures_util::{StreamExt as _, stream};
 use k8s_openapi::api::{
@@ -29,19 +29,26 @@ struct Proxy {
 }
 
 /// All of them, of one namespace or of all.
-pub(super) async fn checks(cluster: &Cluster, own: &str, namespace: Option<&str>) -> Vec<Check> {
+pub(super) async fn checks(
+    cluster: &Cluster,
+    own: &str,
+    namespace: Option<&str>,
+    selector: Option<&str>,
+) -> Vec<Check> {
     let pods: Api<Pod> = match namespace {
         Some(name) => Api::namespaced(cluster.client.clone(), name),
         None => Api::all(cluster.client.clone()),
     };
-    let list = match client::call(pods.list(&ListParams::default().labels(&target::meshed_selector()))).await {
-        Ok(list) => list.items,
+    let meshed = target::meshed_selector();
+    let labels = selector.map_or_else(|| meshed.clone(), |selector| format!("{meshed},{selector}"));
+    let list = match list::all(&pods, ListParams::default().labels(&labels)).await {
+        Ok(list) => list,
         Err(error) => return vec![unanswered(GROUP, "sidecars", &error)],
     };
     let deployments: Api<Deployment> = Api::namespaced(cluster.client.clone(), own);
     let asked = list.into_iter().filter(target::meshed).map(|pod| ask(cluster, pod));
     let (proxies, injector) = join!(
-        stream::iter(asked).buffered(POD_REQUESTS_MAX).collect::<Vec<_>>(),
+        stream::iter(asked).buffered(FORWARDS_MAX).collect::<Vec<_>>(),
         client::call(deployments.get_opt(names::INJECTOR)),
     );
     // The injector gives sidecars its own image.

@@ -97,7 +97,8 @@ impl Report {
     fn verdict(&self) -> Line {
         let count = |status| self.checks.iter().filter(|it| it.status == status).count();
         let (failed, warnings) = (count(Status::Failed), count(Status::Warning));
-        let text = format!("{} checks in {:.1} s", self.checks.len(), self.seconds);
+        let all = self.checks.len();
+        let text = format!("{all} {} in {:.1} s", if all == 1 { "check" } else { "checks" }, self.seconds);
         let line = match failed {
             0 => Line::of(Style::Good, format!("{text}: all hold")),
             1 => Line::of(Style::Bad, format!("{text}: 1 failed")),

@@ -44,6 +44,16 @@ pub(crate) enum Error {
     Refused(String),
 }
 
+impl Error {
+    /// What the API server said, where it was the API server.
+    pub(crate) fn call(&self) -> Option<&CallError> {
+        match self {
+            Self::Api(error) => Some(error),
+            Self::NoStream | Self::Refused(_) => None,
+        }
+    }
+}
+
 impl PodPort {
     /// Opens it.
     pub(crate) async fn open(&self) -> Result<Forwarded, Error> {

@@ -1,27 +1,16 @@
-//! Which pods a person means: `pod/NAME`, `deploy/NAME` and its like, or a whole namespace; or an address.
+//! What a person names: `pod/NAME`, `deploy/NAME` and its like, `ns/NAME`, or an address.
 //!
-//! In: words. Out: [`Found`] pods that have a sidecar, in the order of names. A workload's pods are found by its own
-//! selector, so what `kubectl` counts as its pods is what is asked.
+//! In: words, as kubectl takes them: short, long and plural names of kinds, with or without their group. Out: [`Target`]s. [`super::scope`]
+//! finds the pods that they mean.
 
-use super::{Cluster, forward::PodPort};
 use crate::admin;
-use k8s_openapi::{
-    api::{
-        apps::v1::{DaemonSet, Deployment, StatefulSet},
-        batch::v1::Job,
-        core::v1::Pod,
-    },
-    apimachinery::pkg::apis::meta::v1::LabelSelector,
-};
-use kube::{Api, ResourceExt as _, api::ListParams, core::Selector};
-use remora_kube::{
-    client::{self, CallError},
-    names,
-};
-use std::net::SocketAddr;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
+use remora_kube::names;
+use std::{fmt, net::SocketAddr};
 
 /// What a person may name.
-pub(crate) const EXAMPLES: &str = "pod/NAME, deploy/NAME, sts/NAME, ds/NAME, job/NAME or HOST:PORT";
+pub(crate) const EXAMPLES: &str = "pod/NAME, deploy/NAME, sts/NAME, ds/NAME, job/NAME, svc/NAME, ns/NAME or HOST:PORT";
 
 /// What was named.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,96 +19,84 @@ pub(crate) enum Target {
     Address(SocketAddr),
     /// A pod by name.
     Pod(String),
-    /// The pods of a workload.
+    /// The pods of a workload, or those that a Service selects.
     Workload(Workload, String),
+    /// All pods of a namespace.
+    Namespace(String),
 }
 
-/// A kind that has pods.
+/// A kind that selects pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Workload {
     Deployment,
     StatefulSet,
     DaemonSet,
     Job,
+    Service,
 }
 
-/// Why no pod was found.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
-    #[error(transparent)]
-    Call(#[from] CallError),
-    #[error("there is no {what} in namespace {namespace} (say -n NAMESPACE for another one)")]
-    Absent { what: String, namespace: String },
-    #[error(
-        "pod {namespace}/{pod} has no sidecar: opt in by `kubectl annotate namespace {namespace} \
-         remora.dev/inject=enabled`, then restart it"
-    )]
-    NotMeshed { namespace: String, pod: String },
-    #[error("no pod of {what} in namespace {namespace} has a sidecar: `remora check --namespace {namespace}` says why")]
-    NoneMeshed { what: String, namespace: String },
-    #[error("{0} has a selector that cannot be read")]
-    Selector(String),
+/// A kind: its names, and the API groups that a name may carry (`deployments.apps`, `deployments.v1.apps`).
+type Kind = (&'static [&'static str], &'static str, fn(String) -> Target);
+
+const KINDS: &[Kind] = &[
+    (&["pod", "pods", "po"], "", Target::Pod),
+    (&["namespace", "namespaces", "ns"], "", Target::Namespace),
+    (&["deploy", "deployment", "deployments"], "apps", |name| Target::Workload(Workload::Deployment, name)),
+    (&["sts", "statefulset", "statefulsets"], "apps", |name| Target::Workload(Workload::StatefulSet, name)),
+    (&["ds", "daemonset", "daemonsets"], "apps", |name| Target::Workload(Workload::DaemonSet, name)),
+    (&["job", "jobs"], "batch", |name| Target::Workload(Workload::Job, name)),
+    (&["svc", "service", "services"], "", |name| Target::Workload(Workload::Service, name)),
+];
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Pod(name) => write!(f, "pod/{name}"),
+            Self::Namespace(name) => write!(f, "ns/{name}"),
+            Self::Workload(kind, name) => {
+                let short = match kind {
+                    Workload::Deployment => "deploy",
+                    Workload::StatefulSet => "sts",
+                    Workload::DaemonSet => "ds",
+                    Workload::Job => "job",
+                    Workload::Service => "svc",
+                };
+                write!(f, "{short}/{name}")
+            }
+        }
+    }
 }
 
 /// Reads a target as typed.
 pub(crate) fn parse(text: &str) -> Result<Target, String> {
-    let named = text.split_once('/').filter(|(kind, name)| !kind.contains([':', '.']) && !name.contains('/'));
-    let Some((kind, name)) = named else {
-        if text.contains(':') {
-            return admin::address(text).map(Target::Address);
-        }
+    // No name that Kubernetes takes has a colon; every address has one.
+    if text.contains(':') {
+        return admin::address(text).map(Target::Address);
+    }
+    let Some((kind, name)) = text.split_once('/') else {
         return Err(format!("say which kind it is: {EXAMPLES}"));
     };
     if name.is_empty() {
         return Err(format!("say which {kind}: {EXAMPLES}"));
     }
-    let workload = |kind| Ok(Target::Workload(kind, name.to_owned()));
-    match kind {
-        "pod" | "pods" | "po" => Ok(Target::Pod(name.to_owned())),
-        "deploy" | "deployment" | "deployments" => workload(Workload::Deployment),
-        "sts" | "statefulset" | "statefulsets" => workload(Workload::StatefulSet),
-        "ds" | "daemonset" | "daemonsets" => workload(Workload::DaemonSet),
-        "job" | "jobs" => workload(Workload::Job),
-        _ => Err(format!("{kind:?} is no kind that has pods: {EXAMPLES}")),
-    }
+    let (word, group) = kind.split_once('.').unwrap_or((kind, ""));
+    let group = group.strip_prefix("v1").map_or(group, |rest| rest.trim_start_matches('.'));
+    let (_, _, target) = KINDS
+        .iter()
+        .find(|(words, its, _)| words.contains(&word) && (group.is_empty() || group == *its))
+        .ok_or_else(|| format!("{kind:?} is no kind that has pods: {EXAMPLES}"))?;
+    Ok(target(self::name(name)?))
 }
 
-/// A pod with a sidecar.
-#[derive(Debug, Clone)]
-pub(crate) struct Found {
-    /// `namespace/name`.
-    pub(crate) name: String,
-    /// Its proxy's admin port.
-    pub(crate) admin: PodPort,
-}
-
-/// Finds the pods of `target`, or of the whole namespace if there is none.
-pub(crate) async fn find(cluster: &Cluster, namespace: &str, target: Option<&Target>) -> Result<Vec<Found>, Error> {
-    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), namespace);
-    let absent = |what: String| Error::Absent { what, namespace: namespace.to_owned() };
-    let (list, what) = match target {
-        Some(Target::Pod(name)) => {
-            let pod = client::call(pods.get_opt(name)).await?.ok_or_else(|| absent(format!("pod {name}")))?;
-            if !meshed(&pod) {
-                return Err(Error::NotMeshed { namespace: namespace.to_owned(), pod: name.clone() });
-            }
-            return Ok(vec![found(cluster, &pod)]);
-        }
-        Some(Target::Workload(kind, name)) => {
-            let what = format!("{kind:?} {name}");
-            let selector = selector(cluster, namespace, *kind, name).await?.ok_or_else(|| absent(what.clone()))?;
-            let selector: Selector = selector.try_into().map_err(|_| Error::Selector(what.clone()))?;
-            (ListParams::default().labels_from(&selector), what)
-        }
-        Some(Target::Address(_)) | None => (ListParams::default().labels(&meshed_selector()), "any kind".to_owned()),
-    };
-    let mut all: Vec<Found> =
-        client::call(pods.list(&list)).await?.iter().filter(|pod| meshed(pod)).map(|pod| found(cluster, pod)).collect();
-    if all.is_empty() {
-        return Err(Error::NoneMeshed { what, namespace: namespace.to_owned() });
+/// Reads the name of an object (RFC 1123): the API server would refuse all others.
+pub(crate) fn name(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    let ends = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    if text.len() > 253 || !text.chars().all(plain) || !text.starts_with(ends) || !text.ends_with(ends) {
+        return Err(format!("{text:?} is no name in Kubernetes: these are of lower-case letters, digits, '-' and '.'"));
     }
-    all.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(all)
+    Ok(text.to_owned())
 }
 
 /// The label selector of pods that have a sidecar.
@@ -138,50 +115,31 @@ pub(crate) fn ended(pod: &Pod) -> bool {
     matches!(phase, Some("Succeeded" | "Failed"))
 }
 
-fn found(cluster: &Cluster, pod: &Pod) -> Found {
-    let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
-    let name_shown = format!("{namespace}/{name}");
-    let port = names::PROXY_ADMIN_PORT;
-    Found { name: name_shown, admin: PodPort { client: cluster.client.clone(), namespace, pod: name, port } }
-}
-
-/// The selector of a workload's pods; `None` if there is no such workload.
-async fn selector(
-    cluster: &Cluster,
-    namespace: &str,
-    kind: Workload,
-    name: &str,
-) -> Result<Option<LabelSelector>, CallError> {
-    let client = cluster.client.clone();
-    Ok(match kind {
-        Workload::Deployment => {
-            let found = client::call(Api::<Deployment>::namespaced(client, namespace).get_opt(name)).await?;
-            found.and_then(|it| it.spec).map(|spec| spec.selector)
-        }
-        Workload::StatefulSet => {
-            let found = client::call(Api::<StatefulSet>::namespaced(client, namespace).get_opt(name)).await?;
-            found.and_then(|it| it.spec).map(|spec| spec.selector)
-        }
-        Workload::DaemonSet => {
-            let found = client::call(Api::<DaemonSet>::namespaced(client, namespace).get_opt(name)).await?;
-            found.and_then(|it| it.spec).map(|spec| spec.selector)
-        }
-        Workload::Job => {
-            let found = client::call(Api::<Job>::namespaced(client, namespace).get_opt(name)).await?;
-            found.and_then(|it| it.spec).and_then(|spec| spec.selector)
-        }
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn pods_workloads_and_addresses_are_told_apart() {
-        assert_eq!(parse("pod/web-1"), Ok(Target::Pod("web-1".into())));
-        assert_eq!(parse("deploy/web"), Ok(Target::Workload(Workload::Deployment, "web".into())));
-        assert_eq!(parse("statefulset/db"), Ok(Target::Workload(Workload::StatefulSet, "db".into())));
+    fn kinds_have_the_names_that_kubectl_has_for_them() {
+        let workload = |kind, name: &str| Ok(Target::Workload(kind, name.to_owned()));
+        for text in ["pod/web-1", "po/web-1", "pods/web-1", "pods.v1/web-1"] {
+            assert_eq!(parse(text), Ok(Target::Pod("web-1".into())), "{text}");
+        }
+        for text in
+            ["deploy/web", "deployment/web", "deployments/web", "deployment.apps/web", "deployments.v1.apps/web"]
+        {
+            assert_eq!(parse(text), workload(Workload::Deployment, "web"), "{text}");
+        }
+        assert_eq!(parse("statefulset.apps/db"), workload(Workload::StatefulSet, "db"));
+        assert_eq!(parse("ds/log"), workload(Workload::DaemonSet, "log"));
+        assert_eq!(parse("jobs.batch/once"), workload(Workload::Job, "once"));
+        assert_eq!(parse("service/web"), workload(Workload::Service, "web"));
+        assert_eq!(parse("namespace/shop"), Ok(Target::Namespace("shop".into())));
+        assert_eq!(parse("ns/shop").unwrap().to_string(), "ns/shop");
+    }
+
+    #[test]
+    fn addresses_are_told_from_objects() {
         let address = Target::Address(SocketAddr::from(([127, 0, 0, 1], 4191)));
         for text in ["127.0.0.1:4191", "http://127.0.0.1:4191", "http://127.0.0.1:4191/routes"] {
             assert_eq!(parse(text), Ok(address.clone()), "{text}");
@@ -190,8 +148,11 @@ mod tests {
 
     #[test]
     fn what_cannot_be_meant_is_told_what_can() {
-        for text in ["web", "deploy/", "svc/web", ""] {
+        for text in ["web", "deploy/", "cm/web", "deployment.batch/web", ""] {
             assert!(parse(text).unwrap_err().contains("deploy/NAME"), "{text}");
+        }
+        for text in ["pod/Web", "pod/a/b", "pod/-a", "ns/a_b"] {
+            assert!(parse(text).unwrap_err().contains("lower-case letters"), "{text}");
         }
     }
 

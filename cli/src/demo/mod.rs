@@ -35,7 +35,7 @@ pub(crate) struct Args {
     time: Option<Duration>,
     /// What to print: tables, or one JSON object at the end
     #[arg(short, long, value_enum, default_value_t)]
-    output: crate::inspect::Output,
+    output: crate::output::Output,
     /// Requests per second that the shop's front sends
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=5000))]
     rate: u32,

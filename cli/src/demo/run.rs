@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     Look,
-    inspect::Output,
+    output::Output,
     text::{self, Line},
 };
 use anyhow::{Context, bail};

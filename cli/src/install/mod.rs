@@ -26,7 +26,8 @@ pub(crate) struct InstallArgs {
     #[arg(long)]
     ha: bool,
     /// The control plane's namespace
-    #[arg(long, value_name = "NAME", default_value = names::NAMESPACE, value_parser = manifests::namespace)]
+    #[arg(short, long, value_name = "NAME", default_value = names::NAMESPACE, value_parser = manifests::namespace)]
+    #[arg(visible_alias = "control-plane-namespace")]
     namespace: String,
     /// Print the Namespace too where no cluster can be asked; else it is printed if there is none, or if this made it
     #[arg(long)]

@@ -24,9 +24,9 @@ use std::collections::BTreeMap;
 /// Why nothing is listed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    #[error(transparent)]
+    #[error("{0}")]
     Cluster(#[from] NoCluster),
-    #[error(transparent)]
+    #[error("{0}")]
     Call(#[from] CallError),
     #[error("nothing of Remora is in this cluster")]
     Nothing,

@@ -26,9 +26,9 @@ const VERSION_LABEL: &str = "app.kubernetes.io/version";
 /// Why there are no manifests.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    #[error(transparent)]
+    #[error("{0}")]
     Cluster(#[from] NoCluster),
-    #[error(transparent)]
+    #[error("{0}")]
     Call(#[from] CallError),
     #[error("no control plane runs here; start one by: remora install | kubectl apply --server-side -f -")]
     Absent,

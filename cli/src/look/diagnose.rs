@@ -1,45 +1,137 @@
 //! `remora diagnose`: what is odd in a pod's proxy, in words, before everything that it holds.
 
 use super::{
-    Asked, ask, endpoints,
-    model::{Signals, Sum},
+    ask::{Asking, Silent},
+    endpoints,
+    model::{Route, Signals, Sum},
+    state::{self, State},
 };
 use crate::{
-    Look, block_on, finish,
-    inspect::{Admin, Output, pretty, span},
+    Look, Outcome, admin, block_on,
+    cluster::{
+        ControlPlane, FORWARDS_MAX,
+        policies::Holds,
+        scope::{Found, Scope},
+    },
+    finish_as,
+    inspect::{pretty, span},
+    output::Output,
     signals::millis,
     text::{self, Line, Style},
 };
-use std::process::ExitCode;
+use futures_util::{StreamExt as _, stream};
+use serde_json::{Value, json};
+use std::{
+    process::ExitCode,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 /// A share of the memory's limit, or of a worker's thread, from which on it is odd.
 const NEARLY_FULL: f64 = 0.8;
+/// So many pods are looked at page by page; of more, their signals alone unless everything is asked for.
+const CLOSE_MAX: usize = 16;
 
-/// `remora diagnose`.
-pub(crate) fn diagnose(admin: &Admin, look: Look) -> ExitCode {
-    finish(block_on(async {
-        let Asked { pods, silent } = ask(admin).await?;
-        let good = silent.is_empty() && pods.iter().all(|pod| oddities(pod).is_empty());
-        if admin.output() == Output::Json {
-            let json =
-                |pod: &Signals| serde_json::json!({ "pod": pod.pod, "version": pod.version, "odd": oddities(pod) });
-            return pretty(&pods.iter().map(json).collect::<Vec<_>>(), good);
-        }
-        let mut lines = silent;
-        for pod in &pods {
-            lines.extend(shown(pod));
-        }
-        Ok((text::render(&lines, look.coloured), good))
-    }))
+/// What `remora diagnose` is asked.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "The exit code is 1 if anything is odd. Of more than 16 pods the signals alone are judged, unless --full or -o json asks for all."
+)]
+pub(crate) struct DiagnoseArgs {
+    #[command(flatten)]
+    scope: Scope,
+    #[command(flatten)]
+    control_plane: ControlPlane,
+    /// Everything that the proxy holds too: settings, certificate, limits, policies, routes, endpoints, failures
+    #[arg(long)]
+    full: bool,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
 }
 
-fn shown(pod: &Signals) -> Vec<Line> {
+/// `remora diagnose`.
+pub(crate) fn diagnose(args: &DiagnoseArgs, look: Look) -> ExitCode {
+    finish_as(args.output, block_on(run(args, look)))
+}
+
+async fn run(args: &DiagnoseArgs, look: Look) -> Outcome {
+    let session = args.scope.open().await?;
+    let found = session.find().await?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    if found.len() > CLOSE_MAX && !args.full && args.output == Output::Text {
+        return from_afar(args, look).await;
+    }
+    if let Some(address) = args.scope.address() {
+        // Nothing else is worth saying than why it could not be asked.
+        admin::get(address, "/live").await?;
+    }
+    let asked = found.into_iter().map(|Found { name, namespace, admin, .. }| {
+        let cluster = session.cluster.as_ref();
+        async move { (name, state::read(&admin, &namespace, cluster).await) }
+    });
+    let all: Vec<(String, Result<State, admin::Error>)> = stream::iter(asked).buffered(FORWARDS_MAX).collect().await;
+    let mut good = true;
+    let (mut lines, mut values) = (Vec::new(), Vec::new());
+    for (name, answer) in all {
+        match answer {
+            Ok(state) => {
+                let odd = [oddities(&state.signals), of_state(&state, now)].concat();
+                good &= odd.is_empty();
+                values.push(value(&state, &odd));
+                lines.extend(shown(&state.signals, &odd));
+                if args.full {
+                    lines.extend(state.lines(now));
+                } else if !state.signals.backends.is_empty() {
+                    lines.extend(endpoints::rows(&state.signals.backends, false));
+                }
+                lines.push(Line::default());
+            }
+            Err(error) => {
+                good = false;
+                let silent = Silent { pod: name, error: crate::chain(&error) };
+                lines.push(silent.line());
+                values.push(json!(silent));
+            }
+        }
+    }
+    match args.output {
+        Output::Json => pretty(&values, good),
+        Output::Text => Ok((text::render(&lines, look.coloured), good)),
+    }
+}
+
+/// Many pods, by what they say to who asks them all: only those where something is odd are shown.
+async fn from_afar(args: &DiagnoseArgs, look: Look) -> Outcome {
+    let asking = Asking::of(&args.scope, &args.control_plane).await?;
+    let (mut odd, mut well) = (Vec::new(), 0_usize);
+    let silent = asking
+        .signals(|_, signals| match oddities(&signals) {
+            found if found.is_empty() => well += 1,
+            found => odd.push((signals, found)),
+        })
+        .await?;
+    odd.sort_by(|(a, _), (b, _)| a.pod.cmp(&b.pod));
+    let good = silent.is_empty() && odd.is_empty();
+    let mut lines: Vec<_> = silent.iter().map(Silent::line).collect();
+    odd.iter().for_each(|(signals, odd)| lines.extend(shown(signals, odd)));
+    let judged = "by their signals; name a pod for its certificate, settings and policies";
+    lines.push(
+        Line::of(Style::Good, format!("in {well} pods nothing is odd")).and(Style::Faint, format!(" ({judged})")),
+    );
+    Ok((text::render(&lines, look.coloured), good))
+}
+
+fn value(state: &State, odd: &[String]) -> Value {
+    let signals = &state.signals;
+    json!({ "pod": signals.pod, "identity": signals.identity, "version": signals.version, "odd": odd, "state": state.json() })
+}
+
+fn shown(pod: &Signals, odd: &[String]) -> Vec<Line> {
     let up = span(pod.uptime_s.clamp(0.0, 1e9) as u64);
     let mut lines = vec![
         Line::of(Style::Strong, &pod.pod)
             .and(Style::Faint, format!("  {}  version {}, up {up}", pod.identity, pod.version)),
     ];
-    let odd = oddities(pod);
     if odd.is_empty() {
         lines.push(Line::of(Style::Good, "  nothing is odd"));
     }
@@ -55,11 +147,58 @@ fn shown(pod: &Signals) -> Vec<Line> {
             span(pod.discovery.for_ms / 1000)
         ),
     ));
-    if !pod.backends.is_empty() {
-        lines.extend(endpoints::rows(&pod.backends));
-    }
-    lines.push(Line::default());
     lines
+}
+
+/// What counts in the metrics that should be zero, and what it means.
+const COUNTED: [(&str, &str); 6] = [
+    (
+        "remora_discovery_nacks_total",
+        "updates from discovery could not be read; the state before them is in force: are discovery and this proxy of versions that know each other?",
+    ),
+    (
+        "remora_discovery_closed_rules_total",
+        "rules could not be read and are closed: those routes answer 500, those deny rules deny; `remora check` names the policies",
+    ),
+    ("remora_discovery_full_total", "destinations could not be followed, for as many as the proxy may hold are in use"),
+    (
+        "remora_certificate_renewal_failures_total",
+        "attempts to renew the certificate failed; look at the log of deploy/remora-identity",
+    ),
+    ("remora_discovery_ports_refused_total", "connections were refused because the policy of their port is unknown"),
+    ("remora_access_log_dropped_total", "lines of the access log were dropped: whoever reads the log is too slow"),
+];
+
+/// What its other pages say that should not be so.
+pub(super) fn of_state(state: &State, now: u64) -> Vec<String> {
+    let mut odd: Vec<String> = state.waits.iter().map(|why| format!("it is not ready: {why}")).collect();
+    match &state.certificate {
+        None => odd.push("it has no certificate: `remora identity` says why".to_owned()),
+        Some(it) if !it.holds(now) => {
+            odd.push(format!("its certificate is not valid: it ended {} ago", span(now.saturating_sub(it.not_after))));
+        }
+        // It is renewed at a third of its life.
+        Some(it) if it.not_after - now < (it.not_after - it.not_before) / 3 => odd.push(format!(
+            "the renewal of its certificate is overdue, {} are left: can it reach remora-identity?",
+            span(it.not_after - now)
+        )),
+        Some(_) => {}
+    }
+    let counted = COUNTED.iter().filter_map(|(name, what)| {
+        let count = state.metrics.get(*name).filter(|count| **count > 0.0)?;
+        Some(format!("since the start {count} {what}"))
+    });
+    odd.extend(counted);
+    let log = state.page("/config").and_then(|config| config["log"].as_str()).unwrap_or_default();
+    if log.contains("debug") || log.contains("trace") {
+        odd.push(format!("its log level is {log:?}, which costs processor time: `remora.dev/log-level` sets it"));
+    }
+    for policy in state.policies.iter().flatten().flatten() {
+        if let Holds::No(why) = &policy.holds {
+            odd.push(format!("{} of its namespace does not hold as it was meant: {why}", policy.title));
+        }
+    }
+    odd
 }
 
 /// Each thing that should not be so, with its figure and its window.
@@ -81,6 +220,12 @@ fn oddities(pod: &Signals) -> Vec<String> {
         odd.push(format!(
             "worker {number} is busy {:.0} % of the last ten seconds: give the proxy more processor",
             busy * 100.0
+        ));
+    }
+    if saturation.workers_silent > 0 {
+        odd.push(format!(
+            "{} workers did not say in time what they hold: they are busy, or stuck",
+            saturation.workers_silent
         ));
     }
     for backend in &pod.backends {
@@ -105,7 +250,7 @@ fn oddities(pod: &Signals) -> Vec<String> {
     odd
 }
 
-fn of_route(route: &super::model::Route) -> Vec<String> {
+fn of_route(route: &Route) -> Vec<String> {
     let name = format!("{} {} {}", route.direction, route.parent, route.route);
     let (mut now, mut before) = (Sum::default(), Sum::default());
     now.add(&route.m1);
@@ -145,7 +290,8 @@ fn of_route(route: &super::model::Route) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
+    use crate::admin::Certificate;
+    use std::collections::BTreeMap;
 
     fn pod(change: impl FnOnce(&mut Value)) -> Signals {
         let window = |requests: u64, failed: u64, ns: u64| json!({"rps": 1.0, "requests": requests, "failed": failed, "latencies_ns": [[ns, requests]]});
@@ -192,5 +338,58 @@ mod tests {
             let odd = oddities(&pod(trouble));
             assert!(odd.len() == 1 && odd[0].contains(expected), "no {expected:?} in {odd:?}");
         }
+    }
+
+    fn state(change: impl FnOnce(&mut State)) -> State {
+        let certificate =
+            Certificate { identity: "spiffe://a".to_owned(), not_before: 0, not_after: 900, generation: 1, anchors: 1 };
+        let mut state = State {
+            signals: pod(|_| ()),
+            pages: BTreeMap::from([("/config", Ok(json!({ "log": "info" })))]),
+            certificate: Some(certificate),
+            waits: Vec::new(),
+            metrics: BTreeMap::new(),
+            policies: Some(Ok(Vec::new())),
+        };
+        change(&mut state);
+        state
+    }
+
+    #[test]
+    fn what_a_proxy_holds_is_judged_with_what_it_does() {
+        type Trouble = fn(&mut State);
+        let troubles: [(Trouble, &str); 6] = [
+            (|it| it.waits.push("discovery: no answer yet".to_owned()), "it is not ready: discovery: no answer yet"),
+            (|it| it.certificate = None, "it has no certificate"),
+            (|it| it.certificate.as_mut().unwrap().not_after = 99, "it ended 1 s ago"),
+            (|it| it.certificate.as_mut().unwrap().not_after = 120, "overdue, 20 s are left"),
+            (|it| _ = it.metrics.insert("remora_discovery_nacks_total".to_owned(), 2.0), "since the start 2 updates"),
+            (|it| _ = it.pages.insert("/config", Ok(json!({ "log": "debug" }))), "its log level is \"debug\""),
+        ];
+        assert_eq!(of_state(&state(|_| ()), 100), Vec::<String>::new());
+        for (trouble, expected) in troubles {
+            let odd = of_state(&state(trouble), 100);
+            assert!(odd.len() == 1 && odd[0].contains(expected), "no {expected:?} in {odd:?}");
+        }
+    }
+
+    #[test]
+    fn everything_is_shown_and_what_could_not_be_read_says_so() {
+        let it = state(|it| _ = it.pages.insert("/routes", Err("no answer within 8 s".to_owned())));
+        let shown = text::render(&it.lines(100), false);
+        for expected in [
+            "settings",
+            "log                       info",
+            "13 min 20 s left",
+            "no answer within 8 s",
+            "shop/db:80",
+            "policies",
+        ] {
+            assert!(shown.contains(expected), "no {expected:?} in {shown}");
+        }
+        let value = value(&it, &[]);
+        assert_eq!(value["state"]["config"]["log"], "info");
+        assert_eq!(value["state"]["routes"]["error"], "no answer within 8 s");
+        assert_eq!(value["state"]["backends"][0]["name"], "shop/db:80");
     }
 }

@@ -1,48 +1,76 @@
 //! `remora endpoints`: the endpoints that pods send to, as each proxy sees them: load, latency, and which are out of rotation and why.
 
-use super::{Asked, ask, model::Endpoint};
+use super::{
+    ask::{Asking, Silent},
+    model::{Backend, Endpoint},
+    watch::{Drawn, Shown, Watch, json},
+};
 use crate::{
-    Look, block_on, finish,
-    inspect::{Admin, Output, pretty},
+    Look, block_on,
+    cluster::{ControlPlane, scope::Scope},
+    finish_as,
+    output::{Output, WideOutput},
     signals::millis,
     table::{Align, Table},
-    text::{self, Line, Span, Style},
+    text::{Line, Span, Style},
 };
-use std::process::ExitCode;
+use serde_json::{Value, json as value};
+use std::{collections::BTreeMap, process::ExitCode};
 
-/// `remora endpoints`.
-pub(crate) fn endpoints(admin: &Admin, look: Look) -> ExitCode {
-    finish(block_on(async {
-        if admin.output() == Output::Json {
-            let all = admin.pages::<serde_json::Value>("/signals").await?;
-            let good = all.iter().all(|(_, answer)| answer.is_ok());
-            let shown: Vec<_> = all
-                .into_iter()
-                .map(|(pod, answer)| match answer {
-                    Ok(signals) => serde_json::json!({ "pod": pod, "backends": signals["backends"] }),
-                    Err(error) => serde_json::json!({ "pod": pod, "error": error }),
-                })
-                .collect();
-            return pretty(&shown, good);
-        }
-        let Asked { pods, silent } = ask(admin).await?;
-        let good = silent.is_empty();
-        let mut lines = silent;
-        for pod in pods {
-            lines.push(Line::of(Style::Strong, &pod.pod));
-            if pod.backends.is_empty() {
-                lines.push(Line::of(Style::Faint, "  sends to no Service now"));
-                continue;
-            }
-            lines.extend(rows(&pod.backends));
-        }
-        Ok((text::render(&lines, look.coloured), good))
-    }))
+/// What `remora endpoints` is asked.
+#[derive(Debug, clap::Args)]
+pub(crate) struct EndpointsArgs {
+    #[command(flatten)]
+    scope: Scope,
+    #[command(flatten)]
+    control_plane: ControlPlane,
+    #[command(flatten)]
+    watch: Watch,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t)]
+    output: WideOutput,
 }
 
-pub(super) fn rows(backends: &[super::model::Backend]) -> Vec<Line> {
+/// `remora endpoints`.
+pub(crate) fn endpoints(args: &EndpointsArgs, look: Look) -> ExitCode {
+    finish_as(
+        args.output.into(),
+        block_on(async {
+            let asking = Asking::of(&args.scope, &args.control_plane).await?;
+            args.watch.run(look, async || shown(args, &asking).await).await
+        }),
+    )
+}
+
+async fn shown(args: &EndpointsArgs, asking: &Asking<'_>) -> Drawn {
+    let mut pods: BTreeMap<String, Vec<Backend>> = BTreeMap::new();
+    let silent = asking
+        .signals(|_, signals| {
+            pods.insert(signals.pod, signals.backends);
+        })
+        .await?;
+    let good = silent.is_empty();
+    if Output::from(args.output) == Output::Json {
+        let said = pods.iter().map(|(pod, backends)| value!({ "pod": pod, "backends": backends }));
+        let all: Vec<Value> = said.chain(silent.iter().map(|it| value!(it))).collect();
+        return json(&all, good);
+    }
+    let mut lines: Vec<_> = silent.iter().map(Silent::line).collect();
+    for (pod, backends) in pods {
+        lines.push(Line::of(Style::Strong, pod));
+        if backends.is_empty() {
+            lines.push(Line::of(Style::Faint, "  sends to no Service now"));
+            continue;
+        }
+        lines.extend(rows(&backends, args.output.wide()));
+    }
+    Ok((Shown::Lines(lines), good))
+}
+
+/// A line for each backend, and a row for each of its endpoints.
+pub(super) fn rows(backends: &[Backend], wide: bool) -> Vec<Line> {
     use Align::{Left, Right};
-    let mut table = Table::new(&[
+    let mut columns = vec![
         ("  ENDPOINT", Left),
         ("POD", Left),
         ("ZONE", Left),
@@ -52,7 +80,11 @@ pub(super) fn rows(backends: &[super::model::Backend]) -> Vec<Line> {
         ("TRIES", Right),
         ("FAILED", Right),
         ("LAST FAILURE", Left),
-    ]);
+    ];
+    if wide {
+        columns.push(("IDENTITY", Left));
+    }
+    let mut table = Table::new(&columns);
     for backend in backends {
         let (name, balancer, budget) = (&backend.name, &backend.balancer, backend.budget);
         let open = format!("{} of {} open", backend.in_flight, backend.in_flight_max);
@@ -63,8 +95,8 @@ pub(super) fn rows(backends: &[super::model::Backend]) -> Vec<Line> {
             table.across(Line::of(Style::Bad, "  it has no endpoints"));
         }
         for endpoint in &backend.endpoints {
-            table.row([
-                format!("  {}", endpoint.address).into(),
+            let mut cells = vec![
+                Span::from(format!("  {}", endpoint.address)),
                 endpoint.pod.as_str().into(),
                 endpoint.zone.as_str().into(),
                 state(endpoint),
@@ -73,7 +105,11 @@ pub(super) fn rows(backends: &[super::model::Backend]) -> Vec<Line> {
                 endpoint.requests.to_string().into(),
                 endpoint.failures.to_string().into(),
                 last(endpoint).into(),
-            ]);
+            ];
+            if wide {
+                cells.push(endpoint.identity.as_str().into());
+            }
+            table.row(cells);
         }
     }
     table.lines(usize::MAX)
@@ -100,16 +136,15 @@ fn last(endpoint: &Endpoint) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::model::{Backend, LastFailure},
-        *,
-    };
+    use super::{super::model::LastFailure, *};
+    use crate::text;
 
     #[test]
     fn an_endpoint_that_is_out_of_rotation_says_why_and_until_when() {
         let endpoint = |state: &str, why: Option<&str>, for_ms| Endpoint {
             address: "10.0.0.1:80".to_owned(),
             pod: "api-1".to_owned(),
+            identity: "spiffe://a/ns/shop/sa/api".to_owned(),
             zone: String::new(),
             state: state.to_owned(),
             why: why.map(str::to_owned),
@@ -129,13 +164,14 @@ mod tests {
             endpoints,
         };
         let ejected = endpoint("ejected", Some("unreachable"), Some(2000));
-        let shown =
-            text::render(&rows(&[backend(vec![endpoint("ready", None, None), ejected]), backend(Vec::new())]), false);
+        let shown = rows(&[backend(vec![endpoint("ready", None, None), ejected]), backend(Vec::new())], true);
+        let shown = text::render(&shown, false);
         for expected in [
             "shop/api:80  peak_ewma, 1 of 10 open, 2.5 retries left",
             "ejected: unreachable, probed in 2",
             "timeout 1 min 5 s ago",
             "it has no endpoints",
+            "spiffe://a/ns/shop/sa/api",
         ] {
             assert!(shown.contains(expected), "no {expected:?} in {shown}");
         }

@@ -1,44 +1,34 @@
-//! `remora stat`, `endpoints`, `edges`, `tap` and `diagnose`: what pods do now, read from their admin ports and added up.
+//! `remora stat`, `top`, `endpoints`, `edges`, `tap` and `diagnose`: what pods do now, read from their proxies and added up.
 //!
-//! In: the pods that are meant, each asked through the API server, or one address. Out: tables for people, worst first, or JSON. Counts and
-//! latencies of several pods are added up bucket by bucket; quantiles are never averaged. It changes nothing.
+//! In: the pods that are meant. Discovery is asked for all of them at once, where that is allowed; else each is asked through the API server.
+//! Out: tables for people, worst first, or JSON. Counts and latencies of several pods are added up bucket by bucket; quantiles are never
+//! averaged. It changes nothing.
+//!
+//! | module | |
+//! |--|--|
+//! | [`ask`] | the signals of all pods that are meant |
+//! | [`fan_in`] | the same of one place: discovery, that asks the proxies |
+//! | [`model`] | what a proxy says |
+//! | [`rows`] | signals added up: a row per route, workload, pod or namespace |
+//! | [`watch`] | the same anew, as a screen or one table behind the other |
 
+mod ask;
 mod diagnose;
 mod edges;
 mod endpoints;
+mod fan_in;
 mod model;
+mod rows;
 mod stat;
+mod state;
 mod tap;
+mod watch;
 
-pub(crate) use diagnose::diagnose;
-pub(crate) use edges::edges;
-pub(crate) use endpoints::endpoints;
+pub(crate) use diagnose::{DiagnoseArgs, diagnose};
+pub(crate) use edges::{EdgesArgs, edges};
+pub(crate) use endpoints::{EndpointsArgs, endpoints};
 pub(crate) use stat::{StatArgs, stat};
 pub(crate) use tap::{TapArgs, tap};
-
-use crate::{
-    inspect::Admin,
-    text::{Line, Style},
-};
-use model::Signals;
-
-/// What each pod said, and a line for each that said nothing.
-struct Asked {
-    pods: Vec<Signals>,
-    silent: Vec<Line>,
-}
-
-/// Asks all pods that are meant for their signals.
-async fn ask(admin: &Admin) -> anyhow::Result<Asked> {
-    let (mut pods, mut silent) = (Vec::new(), Vec::new());
-    for (pod, answer) in admin.pages::<Signals>("/signals?histograms=true").await? {
-        match answer {
-            Ok(signals) => pods.push(signals),
-            Err(error) => silent.push(Line::of(Style::Strong, pod).and(Style::Bad, format!("  {error}"))),
-        }
-    }
-    Ok(Asked { pods, silent })
-}
 
 /// `namespace/account` of our own trust domain, the whole ID of any other, and a dash for nobody.
 fn short(peer: &str, own: &str) -> String {
@@ -52,3 +42,6 @@ fn short(peer: &str, own: &str) -> String {
         _ => peer.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests;

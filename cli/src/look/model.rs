@@ -1,6 +1,6 @@
 //! What `/signals` of a proxy says (docs/admin-api.md), as far as it is read here, and how that of several proxies is added up.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// What one proxy says.
@@ -56,13 +56,19 @@ pub(super) struct Edge {
     pub(super) route: u32,
     pub(super) peer: String,
     pub(super) tls: String,
+    #[serde(default)]
+    pub(super) protocol: String,
     pub(super) requests: u64,
     pub(super) success: u64,
     pub(super) failures: BTreeMap<String, u64>,
     pub(super) rps: f64,
+    #[serde(default)]
+    pub(super) bytes_in: u64,
+    #[serde(default)]
+    pub(super) bytes_out: u64,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 pub(super) struct Backend {
     pub(super) name: String,
     pub(super) balancer: String,
@@ -72,10 +78,12 @@ pub(super) struct Backend {
     pub(super) endpoints: Vec<Endpoint>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 pub(super) struct Endpoint {
     pub(super) address: String,
     pub(super) pod: String,
+    #[serde(default)]
+    pub(super) identity: String,
     pub(super) zone: String,
     pub(super) state: String,
     pub(super) why: Option<String>,
@@ -87,19 +95,19 @@ pub(super) struct Endpoint {
     pub(super) last_failure: Option<LastFailure>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 pub(super) struct LastFailure {
     pub(super) reason: String,
     pub(super) ago_ms: u64,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 pub(super) struct Discovery {
     pub(super) state: String,
     pub(super) for_ms: u64,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 pub(super) struct Saturation {
     #[serde(default)]
     pub(super) cpu: f64,
@@ -107,23 +115,30 @@ pub(super) struct Saturation {
     pub(super) workers: Vec<f64>,
     pub(super) memory_bytes: Option<u64>,
     pub(super) memory_limit_bytes: u64,
+    /// Workers that did not say in time what they hold.
+    #[serde(default)]
+    pub(super) workers_silent: u64,
 }
 
 /// Which window of a route.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum, Serialize)]
 pub(crate) enum Span {
     /// The last ten seconds
     #[value(name = "10s")]
+    #[serde(rename = "10s")]
     Seconds10,
     /// The last minute
     #[default]
     #[value(name = "1m")]
+    #[serde(rename = "1m")]
     Minute,
     /// The last five minutes
     #[value(name = "5m")]
+    #[serde(rename = "5m")]
     Minutes5,
     /// The last fifteen minutes
     #[value(name = "15m")]
+    #[serde(rename = "15m")]
     Minutes15,
 }
 

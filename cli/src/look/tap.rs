@@ -1,8 +1,9 @@
 //! `remora tap`: requests and connections that ended, whether anybody was looking or not, by a filter; and those that end from now on.
 
 use crate::{
-    Look, block_on, finish,
-    inspect::{Admin, Output},
+    Look, block_on, finish_as,
+    inspect::{self, Admin},
+    output::Output,
     signals::millis,
     text::{self, Line, Style},
 };
@@ -30,18 +31,21 @@ pub(crate) struct TapArgs {
 
 /// `remora tap`.
 pub(crate) fn tap(args: &TapArgs, look: Look) -> ExitCode {
-    finish(block_on(async {
-        let mut follow = Follow::default();
-        loop {
-            let (records, errors) = ask(args, follow.since).await?;
-            errors.iter().for_each(|error| eprintln!("remora: {error}"));
-            print(args, look, &follow.unseen(records))?;
-            if !args.follow {
-                return Ok((String::new(), errors.is_empty()));
+    finish_as(
+        args.admin.output,
+        block_on(async {
+            let mut follow = Follow::default();
+            loop {
+                let (records, errors) = ask(args, follow.since).await?;
+                errors.iter().for_each(|error| eprintln!("remora: {error}"));
+                print(args, look, &follow.unseen(records))?;
+                if !args.follow {
+                    return Ok((String::new(), errors.is_empty()));
+                }
+                tokio::time::sleep(FOLLOW_STEP).await;
             }
-            tokio::time::sleep(FOLLOW_STEP).await;
-        }
-    }))
+        }),
+    )
 }
 
 /// What was printed already.
@@ -80,7 +84,7 @@ async fn ask(args: &TapArgs, since: u64) -> anyhow::Result<(Vec<Value>, Vec<Stri
     let last = if since == 0 { args.last } else { 2000 };
     let path = format!("/tap?last={last}&filter={}", percent(&filter));
     let (mut records, mut errors) = (Vec::new(), Vec::new());
-    for (pod, answer) in args.admin.pages::<Value>(&path).await? {
+    for (pod, answer) in inspect::pages::<Value>(&args.admin.scope, &path).await? {
         match answer {
             Err(error) => errors.push(format!("{pod}: {error}")),
             Ok(mut found) => {
@@ -106,7 +110,7 @@ fn percent(text: &str) -> String {
 }
 
 fn print(args: &TapArgs, look: Look, records: &[Value]) -> anyhow::Result<()> {
-    let text = match args.admin.output() {
+    let text = match args.admin.output {
         Output::Json => records.iter().map(|record| format!("{record}\n")).collect(),
         Output::Text => text::render(&records.iter().map(line).collect::<Vec<_>>(), look.coloured),
     };

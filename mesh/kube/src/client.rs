@@ -9,11 +9,11 @@ use http::Response;
 use kube::{
     Client,
     client::ClientBuilder,
-    config::{Config, InClusterError, KubeConfigOptions, KubeconfigError},
+    config::{Config, InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError},
     core::Status,
     runtime::watcher,
 };
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 use tower::{BoxError, util::MapResultLayer};
 
 /// How long to wait for a connection.
@@ -37,6 +37,9 @@ pub enum ClientError {
         /// What is wrong with the pod's service account.
         in_cluster: Box<InClusterError>,
     },
+    /// The kubeconfig that was named, or the context in it, cannot be used.
+    #[error("the kubeconfig cannot be used: {}", chain(.0))]
+    Kubeconfig(Box<KubeconfigError>),
     /// The part's name or version make no header.
     #[error("no User-Agent: {0}")]
     Agent(#[source] http::header::InvalidHeaderValue),
@@ -108,16 +111,28 @@ impl From<kube::Error> for CallError {
 /// Unlike `Config::infer` it takes no debugging overrides from the environment, which could make a part speak to
 /// another server as another user.
 pub async fn config(options: &KubeConfigOptions) -> Result<Config, ClientError> {
-    let mut config = match Config::from_kubeconfig(options).await {
+    let config = match Config::from_kubeconfig(options).await {
         Ok(config) => config,
         Err(kubeconfig) => Config::incluster().map_err(|in_cluster| ClientError::Config {
             kubeconfig: Box::new(kubeconfig),
             in_cluster: Box::new(in_cluster),
         })?,
     };
+    Ok(bounded(config))
+}
+
+/// Reads the configuration that a person named: the file `kubeconfig`, or the one that [`config`] would read, with `options` in it. A pod's
+/// service account is never taken for it.
+pub async fn config_named(kubeconfig: Option<&Path>, options: &KubeConfigOptions) -> Result<Config, ClientError> {
+    let refused = |error| ClientError::Kubeconfig(Box::new(error));
+    let read = kubeconfig.map_or_else(Kubeconfig::read, Kubeconfig::read_from).map_err(refused)?;
+    Ok(bounded(Config::from_custom_kubeconfig(read, options).await.map_err(refused)?))
+}
+
+fn bounded(mut config: Config) -> Config {
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     config.write_timeout = Some(WRITE_TIMEOUT);
-    Ok(config)
+    config
 }
 
 /// A client for the program named `agent`, whose caller tells its user what fails. Does not connect yet.

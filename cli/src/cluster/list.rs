@@ -1,0 +1,47 @@
+//! Objects of a kind, page by page, so that no answer is as large as a cluster.
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api,
+    api::{ListParams, PartialObjectMeta},
+};
+use remora_kube::client::{self, CallError};
+use serde::de::DeserializeOwned;
+use std::fmt::Debug;
+
+/// Objects asked for at once.
+const PAGE: u32 = 500;
+/// More than any cluster holds of a kind that is listed here; it ends a list whose server never ends it.
+const PAGES_MAX: usize = 400;
+
+/// All that `params` mean.
+pub(crate) async fn all<K>(api: &Api<K>, params: ListParams) -> Result<Vec<K>, CallError>
+where
+    K: Clone + DeserializeOwned + Debug,
+{
+    let (mut params, mut all) = (params.limit(PAGE), Vec::new());
+    for _ in 0..PAGES_MAX {
+        let page = client::call(api.list(&params)).await?;
+        all.extend(page.items);
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => break,
+        }
+    }
+    Ok(all)
+}
+
+/// The metadata of pods that have not ended.
+pub(crate) async fn living(pods: &Api<Pod>, params: ListParams) -> Result<Vec<PartialObjectMeta<Pod>>, CallError> {
+    let mut params = params.fields("status.phase!=Succeeded,status.phase!=Failed").limit(PAGE);
+    let mut all = Vec::new();
+    for _ in 0..PAGES_MAX {
+        let page = client::call(pods.list_metadata(&params)).await?;
+        all.extend(page.items);
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => break,
+        }
+    }
+    Ok(all)
+}
