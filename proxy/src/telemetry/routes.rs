@@ -15,7 +15,9 @@ use super::{
 use crate::limits;
 use serde::Serialize;
 use std::{
+    borrow::Borrow,
     collections::{HashMap, HashSet, VecDeque},
+    hash::{Hash, Hasher},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -129,7 +131,8 @@ pub(crate) struct Routes {
 /// What there is.
 #[derive(Debug, Default)]
 struct Known {
-    series: HashMap<RouteKey, Arc<RouteStats>>,
+    /// By their keys, which they have themselves.
+    series: HashSet<ByKey>,
     routes: HashMap<Of, Arc<Track>>,
     peers: HashMap<Of, Arc<Track>>,
     /// Names of series that were given up, which records may still speak of.
@@ -138,7 +141,36 @@ struct Known {
     last: u32,
 }
 
+/// A series that is found by its key: thousands of copies of keys would be a quarter of a megabyte.
+#[derive(Debug)]
+struct ByKey(Arc<RouteStats>);
+
+impl Borrow<RouteKey> for ByKey {
+    fn borrow(&self) -> &RouteKey {
+        &self.0.key
+    }
+}
+
+impl Hash for ByKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.key.hash(state);
+    }
+}
+
+impl PartialEq for ByKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.key == other.0.key
+    }
+}
+
+impl Eq for ByKey {}
+
 impl Known {
+    /// All series, in any order.
+    fn all(&self) -> impl Iterator<Item = &Arc<RouteStats>> {
+        self.series.iter().map(|ByKey(stats)| stats)
+    }
+
     fn has_room(&self, (route, peer): &(Of, Of)) -> bool {
         let track = |known: &HashMap<Of, Arc<Track>>, of| known.len() < limits::TRACKS_MAX || known.contains_key(of);
         self.series.len() < limits::SERIES_MAX && track(&self.routes, route) && track(&self.peers, peer)
@@ -146,7 +178,7 @@ impl Known {
 
     /// The series of `key`, made if there is none.
     fn series(&mut self, key: RouteKey, (route, peer): (Of, Of), now: Instant) -> Arc<RouteStats> {
-        if let Some(stats) = self.series.get(&key) {
+        if let Some(ByKey(stats)) = self.series.get(&key) {
             return stats.clone();
         }
         let last = &mut self.last;
@@ -159,23 +191,23 @@ impl Known {
             known.entry(of).or_insert_with_key(new).clone()
         };
         let tracks = (track(&mut self.routes, route), track(&mut self.peers, peer));
-        let stats = Arc::new(RouteStats::new(next(), key.clone(), tracks, now));
-        self.series.insert(key, stats.clone());
+        let stats = Arc::new(RouteStats::new(next(), key, tracks, now));
+        self.series.insert(ByKey(stats.clone()));
         stats
     }
 
     /// Gives up what was idle for long, with the routes and peers that only such had.
     fn sweep(&mut self, now: Instant) {
         let gone = &mut self.gone;
-        self.series.retain(|key, stats| {
+        self.series.retain(|ByKey(stats)| {
             let retires = stats.retire(now, limits::SIGNALS_IDLE);
             if retires {
-                gone.push_back((stats.id(), key.clone()));
+                gone.push_back((stats.id(), stats.key.clone()));
             }
             !retires
         });
         gone.drain(..gone.len().saturating_sub(limits::SERIES_MAX));
-        let used: HashSet<u32> = self.series.values().flat_map(|stats| [stats.route.id, stats.peer.id]).collect();
+        let used: HashSet<u32> = self.all().flat_map(|stats| [stats.route.id, stats.peer.id]).collect();
         self.routes.retain(|_, track| used.contains(&track.id));
         self.peers.retain(|_, track| used.contains(&track.id));
     }
@@ -257,7 +289,7 @@ impl Routes {
 
     fn find_at(&self, key: RouteKey, now: Instant) -> Found {
         let mut known = lock(&self.known);
-        if let Some(stats) = known.series.get(&key) {
+        if let Some(ByKey(stats)) = known.series.get(&key) {
             return Found { stats: stats.clone(), short_of_room: None };
         }
         let tracks = key.tracks();
@@ -312,7 +344,7 @@ impl Routes {
         let (series, tracks) = {
             let known = lock(&self.known);
             let tracks = known.routes.values().chain(known.peers.values()).cloned();
-            (known.series.values().cloned().collect::<Vec<_>>(), tracks.collect::<Vec<_>>())
+            (known.all().cloned().collect::<Vec<_>>(), tracks.collect::<Vec<_>>())
         };
         series.iter().for_each(|stats| stats.tick(now));
         tracks.iter().for_each(|track| track.tick(&clock));
@@ -334,7 +366,7 @@ impl Routes {
 
     /// A copy of all series in a stable order, so that workers do not wait for a reader.
     pub(super) fn series(&self) -> Vec<Arc<RouteStats>> {
-        let mut all: Vec<_> = lock(&self.known).series.values().cloned().collect();
+        let mut all: Vec<_> = lock(&self.known).all().cloned().collect();
         all.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         all
     }
@@ -353,7 +385,7 @@ impl Routes {
     /// The keys of all series by their number, given up ones included.
     pub(super) fn names(&self) -> HashMap<u32, RouteKey> {
         let known = lock(&self.known);
-        let there = known.series.values().map(|stats| (stats.id(), stats.key.clone()));
+        let there = known.all().map(|stats| (stats.id(), stats.key.clone()));
         there.chain(known.gone.iter().cloned()).collect()
     }
 }
