@@ -8,6 +8,7 @@ mod admin;
 mod check;
 mod cluster;
 mod components;
+mod dashboard;
 mod demo;
 mod inject;
 mod inspect;
@@ -60,6 +61,8 @@ enum Command {
     Edges(inspect::Admin),
     /// Show requests that ended, by a filter, whether anybody was looking or not
     Tap(look::TapArgs),
+    /// Open the page of the mesh, or of one pod: what got worse, who calls whom
+    Dashboard(dashboard::Args),
     /// Say what is odd in pods' proxies, in words
     Diagnose(inspect::Admin),
     /// Print a completion script: `remora completions bash > /etc/bash_completion.d/remora`
@@ -103,6 +106,7 @@ fn main() -> ExitCode {
         Command::Endpoints(args) => look::endpoints(&args, look),
         Command::Edges(args) => look::edges(&args, look),
         Command::Tap(args) => look::tap(&args, look),
+        Command::Dashboard(args) => dashboard::main(&args, look),
         Command::Diagnose(args) => look::diagnose(&args, look),
         Command::Check(args) => check::main(&args, look),
         Command::Run(run) => components::become_component(run),
@@ -167,6 +171,9 @@ mod tests {
             "remora uninstall --keep-crds --force",
             "remora inject --manual --image a:b -",
             "remora completions fish",
+            "remora dashboard",
+            "remora dashboard --port 8080 --no-browser --context prod",
+            "remora dashboard pod/web-1 -n shop",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
