@@ -9,6 +9,7 @@ mod bug_report;
 mod check;
 mod cluster;
 mod components;
+mod dashboard;
 mod demo;
 mod exit;
 mod inject;
@@ -65,6 +66,8 @@ enum Command {
     Edges(look::EdgesArgs),
     /// Show requests that ended, by a filter, whether anybody was looking or not
     Tap(look::TapArgs),
+    /// Open the page of the mesh, or of one pod: what got worse, who calls whom
+    Dashboard(dashboard::Args),
     /// Say what is odd in pods' proxies, in words
     Diagnose(look::DiagnoseArgs),
     /// Write one file for who is to help: versions, checks, objects, logs, and what proxies say; without Secrets
@@ -112,6 +115,7 @@ fn main() -> ExitCode {
         Command::Endpoints(args) => look::endpoints(&args, look),
         Command::Edges(args) => look::edges(&args, look),
         Command::Tap(args) => look::tap(&args, look),
+        Command::Dashboard(args) => dashboard::main(&args, look),
         Command::Diagnose(args) => look::diagnose(&args, look),
         Command::BugReport(args) => bug_report::bug_report(&args),
         Command::Version(args) => version::version(&args, look),
@@ -160,6 +164,9 @@ mod tests {
             "remora version --client -o json",
             "remora check -A --proxies -l app=web",
             "remora run identity --help",
+            "remora dashboard",
+            "remora dashboard --port 8080 --no-browser --context prod",
+            "remora dashboard pod/web-1 -n shop",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }

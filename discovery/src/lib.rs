@@ -8,6 +8,7 @@
 //! | [`index`] | what they mean: objects to resources, pure |
 //! | `feed` | from source to index, when something changed |
 //! | [`serve`] | pushes resources: one stream per proxy |
+//! | `map` | who calls whom in the mesh, for people: asks proxies while somebody reads |
 //! | [`config`], [`main`] | the process |
 
 pub mod objects;
@@ -15,6 +16,7 @@ pub mod source;
 pub mod index;
 mod feed;
 pub mod serve;
+mod map;
 pub mod config;
 mod run;
 // for tests and cargo-fuzz alone

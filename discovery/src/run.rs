@@ -4,6 +4,7 @@ use crate::{
     config::Config,
     feed,
     index::Mesh,
+    map,
     serve::{Hub, Service},
     source::kubernetes,
 };
@@ -40,14 +41,20 @@ async fn run(config: Config, log: log::Handle) -> anyhow::Result<()> {
     let listener =
         TcpListener::bind(config.admin).await.with_context(|| format!("cannot listen on {}", config.admin))?;
     tracing::info!(admin = %listener.local_addr()?, "admin server listens");
-    let router = admin::Admin::new(readiness.clone()).with_log(log).with_metrics(metrics).router();
-    let until = draining.clone();
-    let admin = on_its_own_thread(listener, move |listener| admin::serve(listener, router, until))?;
-
     let hub = Hub::new(mesh(&config)?);
+    let service = Service::new(hub.clone(), draining.clone());
+    let (router, beside) = map::router(service.asking());
+    let router = admin::Admin::new(readiness.clone()).with_log(log).with_metrics(metrics).router().merge(router);
+    let until = draining.clone();
+    let admin = on_its_own_thread(listener, async move |listener| {
+        tokio::select! {
+            () = admin::serve(listener, router, until) => {}
+            never = beside => match never {},
+        }
+    })?;
     let streams = Streams::start()?;
     let mut reading = std::pin::pin!(read(&config, hub.clone(), &readiness, draining.clone()));
-    let mut serving = std::pin::pin!(streams.run(serve(config.clone(), hub, readiness.clone(), draining)));
+    let mut serving = std::pin::pin!(streams.run(serve(config.clone(), service, readiness.clone(), draining)));
     let early = tokio::select! {
         served = &mut serving => Some(served),
         read = &mut reading => Some(read),
@@ -144,12 +151,16 @@ async fn read(config: &Config, hub: Hub, readiness: &admin::Readiness, draining:
     kubernetes::run(client, hub, namespace, pod, readiness.clone(), draining).await
 }
 
-async fn serve(config: Config, hub: Hub, readiness: admin::Readiness, draining: drain::Watch) -> anyhow::Result<()> {
+async fn serve(
+    config: Config,
+    service: Service,
+    readiness: admin::Readiness,
+    draining: drain::Watch,
+) -> anyhow::Result<()> {
     let mut server = Server::builder()
         .http2_keepalive_interval(Some(grpc::KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(grpc::KEEP_ALIVE_TIMEOUT))
         .max_concurrent_streams(STREAMS_MAX);
-    let service = Service::new(hub, draining.clone());
     if let Some(address) = config.insecure_listen {
         let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
         tracing::warn!(listen = %listener.local_addr()?, "serves plaintext to any client; for tests only");

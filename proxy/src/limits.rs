@@ -444,6 +444,16 @@ pub(crate) const TRUST_JITTER: Duration = Duration::from_secs(1);
 /// Threads of the data path. More than this on one pod is an error in a setting.
 pub(crate) const WORKERS_MAX: usize = 64;
 
+/// Asks of discovery that wait for their answers; more are not answered, as no discovery has more under way.
+pub(crate) const ASKED_MAX: usize = 4;
+/// How long the control thread rests after it made an answer for discovery, as a multiple of what that took: a tenth of a core
+/// at most is discovery's, however often it asks; …
+pub(crate) const ANSWER_REST: u32 = 10;
+/// … but so long at least, …
+pub(crate) const ANSWER_REST_MIN: Duration = Duration::from_millis(100);
+/// … and no longer, as a person waits.
+pub(crate) const ANSWER_REST_MAX: Duration = Duration::from_secs(2);
+
 /// Series: what one peer does at one route. 2048 of half a KiB are 1 MiB.
 pub(crate) const SERIES_MAX: usize = 2048;
 /// Routes, and peers, that have latencies and a history of their own: 10 KiB each where there is much to tell.

@@ -117,8 +117,8 @@ fn run(mut config: Config, logs: log::Handle) -> anyhow::Result<usize> {
         let readiness = Readiness::new();
         let (source, certify) = certificate(config)?;
         let sees = ends.link.subscribe();
-        let discovery = discovery(config, source.clone(), ends, handle.zone.clone(), &logs)?;
-        let common = Admin::new(readiness.clone()).with_log(logs).with_metrics(metrics).with_alive(alive(pulse));
+        let common =
+            Admin::new(readiness.clone()).with_log(logs.clone()).with_metrics(metrics).with_alive(alive(pulse));
         let state = AdminState {
             common,
             routes: routes.clone(),
@@ -134,6 +134,8 @@ fn run(mut config: Config, logs: log::Handle) -> anyhow::Result<usize> {
                 Arc::new(move || signal.start())
             },
         };
+        let answer = admin::answers(state.clone());
+        let discovery = discovery(config, source.clone(), ends, handle.zone.clone(), (logs, answer))?;
         tokio::spawn(ready(readiness, source.clone(), sees, routes.clone()));
         let background: Vec<supervise::Task> = vec![
             ("certify", certify),
@@ -232,7 +234,7 @@ fn discovery(
     mut source: certify::Source,
     ends: discover::Ends,
     zone: crate::backend::Zone,
-    logs: &log::Handle,
+    (logs, answer): (log::Handle, discover::MakeAnswer),
 ) -> anyhow::Result<JoinHandle<()>> {
     let expected = config.control_plane("remora-discovery").context("the trust domain makes no SPIFFE ID")?;
     let current = source.clone();
@@ -251,11 +253,10 @@ fn discovery(
         held: Vec::new(),
         features: convert::to_features(Features::all()),
     };
-    let logs = logs.clone();
     let set_log: discover::SetLog = Box::new(move |filter| logs.set(filter));
     Ok(tokio::spawn(async move {
         if source.wait_for(Option::is_some).await.is_ok() {
-            discover::client::run(Client { hello, ends, zone, set_log }, connect).await;
+            discover::client::run(Client { hello, ends, zone, set_log, answer }, connect).await;
         }
     }))
 }

@@ -241,7 +241,7 @@ async fn converse(shared: Arc<Shared>, mut requests: Streaming<SyncRequest>, out
                 let task = Name::try_from(name).ok().and_then(|name| answering.remove(&name));
                 task.inspect(|task| task.abort());
             }
-            sync_request::Kind::Ack(_) | sync_request::Kind::Nack(_) => {}
+            sync_request::Kind::Ack(_) | sync_request::Kind::Nack(_) | sync_request::Kind::Answer(_) => {}
         }
     }
     answering.into_values().for_each(|task| task.abort());

@@ -101,7 +101,8 @@ fn pod_table(frame: &Frame<'_>) -> Table {
     let state = |up| if up { Span::new(Style::Good, "up") } else { Span::new(Style::Bad, "DOWN") };
     for it in &frame.sight.control {
         let empty = Span::default;
-        let admin = format!("http://{}", it.admin).into();
+        let page = if it.name == "discovery" { "/mesh" } else { "" };
+        let admin = format!("http://{}{page}", it.admin).into();
         table.row([it.name.into(), empty(), empty(), state(it.ready), empty(), empty(), empty(), admin]);
     }
     let mut pods: Vec<_> = frame.layout.pods().iter().collect();

@@ -46,6 +46,7 @@ pub mod status;
 mod tables;
 mod targets;
 mod values;
+mod workloads;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -53,6 +54,7 @@ pub(crate) mod tests;
 pub use answers::{Answer, Asked, Own};
 pub use change::Change;
 pub use pods::Proof;
+pub use workloads::{Member, Workload};
 
 use crate::objects::{Metadata, Object, Origin, core::Service};
 use facts::Facts;

@@ -4,8 +4,11 @@
 //! others, in its [`Mailbox`]. Streams read resources without the world's lock; they take it to subscribe, and then wait for at
 //! most one set of changes. Nothing is sent under it.
 
-use super::resource::Resource;
-use crate::index::{Asked, Change, Mesh, World, status::ObjectStatus};
+use super::{
+    asks::{Answered, Asks, Failure, Path, Room},
+    resource::Resource,
+};
+use crate::index::{Asked, Change, Member, Mesh, World, status::ObjectStatus};
 use remora_api::sync::Name;
 use remora_model::{Feature, Features};
 use std::{
@@ -64,11 +67,13 @@ pub(super) struct Cell {
     readers: Mutex<Vec<Arc<Mailbox>>>,
 }
 
-/// Which of a stream's resources are others. Bounded by what it asked for.
+/// Which of a stream's resources are others, and what its proxy is asked. Bounded by what it asked for.
 #[derive(Debug, Default)]
 pub(super) struct Mailbox {
     due: Mutex<BTreeMap<usize, Arc<Cell>>>,
     filled: Notify,
+    /// What the proxy is asked.
+    pub(super) asks: Asks,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -110,6 +115,11 @@ impl Hub {
             self.0.statuses.send_replace(statuses);
         }
         reports
+    }
+
+    /// The pods that are known.
+    pub(crate) fn members(&self) -> Vec<Member> {
+        lock(&self.0.state).world.members()
     }
 
     /// Resolves once anything is known.
@@ -237,6 +247,13 @@ impl Mailbox {
     /// What came since this was asked last.
     pub(super) fn take(&self) -> impl Iterator<Item = Arc<Cell>> {
         std::mem::take(&mut *lock(&self.due)).into_values()
+    }
+
+    /// Asks its proxy.
+    pub(super) fn ask(&self, path: Path, room: &Arc<Room>) -> Result<Answered, Failure> {
+        let answered = self.asks.ask(path, room)?;
+        self.filled.notify_one();
+        Ok(answered)
     }
 
     /// Resolves when something comes, or came since this was awaited last. Cancel-safe.

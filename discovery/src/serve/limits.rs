@@ -42,3 +42,35 @@ pub const OPENING_PATIENCE: Duration = Duration::from_secs(10);
 pub const RETURNS_PER_SECOND: u32 = 1000;
 /// The longest that any of them is sent away for.
 pub const RETURN_MAX: Duration = Duration::from_secs(10);
+/// Bytes of answers of proxies that are there at the same time, of all streams: what is beyond is not kept.
+pub const ANSWERS_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// How long a proxy may take to answer a person.
+pub const ASK_PATIENCE: Duration = Duration::from_secs(5);
+/// For so long one answer serves all who ask the same, …
+pub const ANSWER_SHARED: Duration = Duration::from_secs(2);
+/// … unless there are answers of so many bytes already: what is kept for others must not push out what is under way.
+pub const ANSWERS_KEPT_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Proxies that are asked at the same time for one reader, where answers are large: at most half of [`ANSWERS_BYTES_MAX`].
+pub const ASKED_AT_ONCE_MAX: usize = 32;
+/// The same for the map, whose answers are small: on a core, more at once are no faster.
+pub const ASKED_FOR_MAP_AT_ONCE_MAX: usize = 256;
+/// Readers of `/mesh/signals` at a time.
+pub const SIGNALS_READERS_MAX: usize = 8;
+/// Pods that one reader may name.
+pub const PODS_NAMED_MAX: usize = 4096;
+/// How long the map waits for a proxy.
+pub const MAP_PATIENCE: Duration = Duration::from_millis(1500);
+/// How long a map is current: it is made anew only when somebody reads it after that.
+pub const MAP_FRESH: Duration = Duration::from_secs(2);
+/// After so long without a reader a map is forgotten.
+pub const MAP_KEPT: Duration = Duration::from_secs(10);
+/// Rows of one proxy's answer that the map takes: it has so many routes and peers at most.
+pub const MAP_ROWS_MAX: usize = 512;
+/// Buckets of one histogram: all that there are have fewer.
+pub const MAP_BUCKETS_MAX: usize = 4096;
+/// Edges of the whole map. With more, those that have least traffic are left out.
+pub const MAP_EDGES_MAX: usize = 20_000;
+/// Proxies that did not answer which the map names.
+pub const MAP_SILENT_MAX: usize = 100;
+/// Pods that the map names of one workload.
+pub const MAP_PODS_NAMED_MAX: usize = 10;

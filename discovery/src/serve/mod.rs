@@ -4,6 +4,8 @@
 //! what each proxy subscribed to, when it differs from what it holds. A stream is polled by its connection: it owns no task and
 //! no queue, and a proxy that reads nothing delays no other, and gets the latest when it reads again.
 
+mod asking;
+mod asks;
 mod budget;
 mod entries;
 mod hub;
@@ -18,7 +20,10 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
+pub use asking::Asking;
+pub(crate) use asks::{Body, Failure};
 pub use hub::{Applied, Hub, Statuses};
+pub(crate) use peers::Proxy;
 pub use wire::Server;
 
 use crate::index::Proof;
@@ -64,6 +69,11 @@ impl Service {
             opening: Opening::default(),
             lines: Arc::default(),
         }
+    }
+
+    /// Asks the proxies whose streams are served.
+    pub fn asking(&self) -> Asking {
+        Asking::new(self.peers.clone(), self.hub.clone())
     }
 
     /// For a plaintext listener in tests: believes every Hello.
@@ -167,6 +177,7 @@ fn proof(subscriber: &Subscriber) -> Result<bool, Status> {
 
 impl Drop for Connected {
     fn drop(&mut self) {
+        self.subscriber.mailbox.asks.end();
         metrics::gauge!("remora_discovery_streams").decrement(1.0);
     }
 }
@@ -241,6 +252,9 @@ impl Conversation {
         let Some(proxy) = &mut self.proxy else { return Ok(Next::Nothing) };
         if self.service.danger_any_peer || proof(&proxy.subscriber)? {
             proxy.subscriber.prove();
+            if proxy.subscriber.answers() {
+                proxy.place.answers(&proxy.subscriber.mailbox);
+            }
             self.unproven = None;
         }
         Ok(proxy.subscriber.next())

@@ -4,7 +4,7 @@
 //! has as many streams as it has pods, and [`UNPROVEN_MAX`] more: those of unknown pods, and replaced streams that have
 //! not ended yet because their proxy does not read.
 
-use super::limits::UNPROVEN_MAX;
+use super::{hub::Mailbox, limits::UNPROVEN_MAX};
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -23,10 +23,18 @@ pub(super) struct Peers(Arc<Mutex<Known>>);
 #[derive(Debug, Default)]
 struct Known {
     /// By the pod that they say they are. Dropping the sender ends the stream.
-    streams: HashMap<Key, (u64, oneshot::Sender<()>)>,
+    streams: HashMap<Key, Stream>,
     /// Those that are unproven or lost their place, by identity.
     unproven: HashMap<String, Count>,
     next: u64,
+}
+
+#[derive(Debug)]
+struct Stream {
+    serial: u64,
+    _end: oneshot::Sender<()>,
+    /// Where its proxy can be asked, once its pod is known.
+    answers: Option<Arc<Mailbox>>,
 }
 
 #[derive(Debug, Default)]
@@ -34,6 +42,24 @@ struct Count {
     streams: usize,
     /// Told when there is one less.
     less: Arc<Notify>,
+}
+
+/// A proxy that has a stream.
+#[derive(Debug, Clone)]
+pub(crate) struct Proxy {
+    pub(crate) identity: Arc<str>,
+    pub(crate) namespace: String,
+    pub(crate) pod: String,
+    /// Where to ask it, if it can be asked.
+    pub(super) mailbox: Option<Arc<Mailbox>>,
+}
+
+impl Proxy {
+    /// One that cannot be asked.
+    #[cfg(test)]
+    pub(crate) fn unasked(identity: &str, namespace: &str, pod: &str) -> Self {
+        Self { identity: identity.into(), namespace: namespace.to_owned(), pod: pod.to_owned(), mailbox: None }
+    }
 }
 
 /// That a stream counts among the unproven of its identity, until it is dropped.
@@ -49,6 +75,8 @@ pub(super) struct Place {
     peers: Peers,
     key: Key,
     serial: u64,
+    /// Whether its proxy can be asked.
+    answers: bool,
     /// Resolves when a newer stream has the place.
     pub(super) lost: oneshot::Receiver<()>,
 }
@@ -87,10 +115,25 @@ impl Peers {
         let mut known = self.lock();
         known.next += 1;
         let serial = known.next;
-        if known.streams.insert(key.clone(), (serial, end)).is_some() {
+        let stream = Stream { serial, _end: end, answers: None };
+        if known.streams.insert(key.clone(), stream).is_some() {
             known.unproven.entry(key.0.clone()).or_default().streams += 1;
         }
-        Place { peers: self.clone(), key, serial, lost }
+        Place { peers: self.clone(), key, serial, answers: false, lost }
+    }
+
+    /// The proxies that have a stream, in the order of their names, of those that `wanted` takes by namespace and pod.
+    pub(super) fn proxies(&self, wanted: impl Fn(&str, &str) -> bool) -> Vec<Proxy> {
+        let known = self.lock();
+        let all = known.streams.iter().filter_map(|((identity, named), stream)| {
+            let (namespace, pod) = named.split_once('/').filter(|(namespace, pod)| wanted(namespace, pod))?;
+            let (namespace, pod, mailbox) = (namespace.to_owned(), pod.to_owned(), stream.answers.clone());
+            Some(Proxy { identity: identity.as_str().into(), namespace, pod, mailbox })
+        });
+        let mut all: Vec<Proxy> = all.collect();
+        drop(known);
+        all.sort_unstable_by(|a, b| (&a.namespace, &a.pod).cmp(&(&b.namespace, &b.pod)));
+        all
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
@@ -110,6 +153,19 @@ impl Known {
     }
 }
 
+impl Place {
+    /// Its proxy can be asked from now on.
+    pub(super) fn answers(&mut self, mailbox: &Arc<Mailbox>) {
+        if std::mem::replace(&mut self.answers, true) {
+            return;
+        }
+        let mut known = self.peers.lock();
+        if let Some(stream) = known.streams.get_mut(&self.key).filter(|stream| stream.serial == self.serial) {
+            stream.answers = Some(Arc::clone(mailbox));
+        }
+    }
+}
+
 impl Drop for Unproven {
     fn drop(&mut self) {
         self.peers.lock().release(&self.identity);
@@ -119,7 +175,7 @@ impl Drop for Unproven {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut known = self.peers.lock();
-        if known.streams.get(&self.key).is_some_and(|(serial, _)| *serial == self.serial) {
+        if known.streams.get(&self.key).is_some_and(|stream| stream.serial == self.serial) {
             known.streams.remove(&self.key);
         } else {
             known.release(&self.key.0);
@@ -146,6 +202,25 @@ mod tests {
         assert!(second.lost.try_recv().is_err_and(|e| e == oneshot::error::TryRecvError::Empty), "it has the place");
         drop((second, other));
         assert!(peers.lock().streams.is_empty());
+    }
+
+    #[test]
+    fn a_proxy_can_be_asked_once_its_pod_is_known_and_only_over_its_newest_stream() {
+        let (peers, mailbox) = (Peers::default(), Arc::<Mailbox>::default());
+        let can_be_asked =
+            || peers.proxies(|namespace, _| namespace == "shop").iter().filter(|it| it.mailbox.is_some()).count();
+        let mut first = peers.settle("id", "shop/a");
+        let _other = peers.settle("id", "else/a");
+        assert_eq!((peers.proxies(|_, _| true).len(), can_be_asked()), (2, 0));
+        first.answers(&mailbox);
+        assert_eq!(can_be_asked(), 1);
+        let mut second = peers.settle("id", "shop/a");
+        assert_eq!(can_be_asked(), 0, "nothing of the newer one is known yet");
+        second.answers(&mailbox);
+        drop(first);
+        assert_eq!(can_be_asked(), 1);
+        drop(second);
+        assert!(peers.proxies(|namespace, _| namespace == "shop").is_empty());
     }
 
     #[test]

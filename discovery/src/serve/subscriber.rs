@@ -208,6 +208,11 @@ impl Subscriber {
             }
             Some(sync_request::Kind::Nack(nack)) => self.refused(nack),
             Some(sync_request::Kind::Hello(_)) => Err(Status::invalid_argument("hello comes once")),
+            Some(sync_request::Kind::Answer(part)) => {
+                let units = part.body.len() / UNIT_BYTES;
+                self.spent = self.spent.saturating_add(u32::try_from(units).unwrap_or(u32::MAX));
+                self.mailbox.asks.answered(part)
+            }
             None => Err(Status::invalid_argument("a message of a kind that this version does not know")),
         }
     }
@@ -276,6 +281,11 @@ impl Subscriber {
         if let Says::Own(known) = &self.own.latest().says { known.proof } else { Proof::Unknown }
     }
 
+    /// Whether its proxy answers what it is asked.
+    pub(super) fn answers(&self) -> bool {
+        self.features.contain(Feature::Asks)
+    }
+
     /// Its pod is known to be the caller's from now on.
     pub(super) fn prove(&mut self) {
         self.proven = true;
@@ -329,6 +339,9 @@ impl Subscriber {
             match self.due.pop_first() {
                 Some(name) => self.look_at(&name),
                 None => {
+                    if let Some(ask) = self.mailbox.asks.unsent() {
+                        return Next::Tell(message(Kind::Ask(ask)));
+                    }
                     self.tidy();
                     // They had room for the longest burst.
                     (self.made, self.due) = (VecDeque::new(), BTreeSet::new());

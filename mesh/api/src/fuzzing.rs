@@ -48,7 +48,7 @@ pub fn discovery_updates(data: &[u8]) {
         }
         Ok(Update::Delta(delta)) => assert_eq!(Delta::try_from(v1::BackendDelta::from(&delta)), Ok(delta)),
         Ok(Update::Current { name, .. } | Update::Refused { name, .. }) => read_back(&name),
-        Ok(Update::Zone(_) | Update::Networks(_)) => assert_eq!(envelope, None),
+        Ok(Update::Zone(_) | Update::Networks(_) | Update::Ask { .. }) => assert_eq!(envelope, None),
         Ok(Update::Settings { version, settings }) => {
             assert_eq!(envelope, Some(((&Name::Settings).into(), version)));
             assert_eq!(ProxySettings::try_from(v1::ProxySettings::from(&settings)), Ok(settings));
@@ -154,7 +154,7 @@ pub fn discovery_requests(data: &[u8]) {
         Some(sync_request::Kind::Subscribe(name) | sync_request::Kind::Unsubscribe(name)) => vec![name],
         Some(sync_request::Kind::Ack(ack)) => ack.name.into_iter().collect(),
         Some(sync_request::Kind::Nack(nack)) => nack.name.into_iter().collect(),
-        None => Vec::new(),
+        Some(sync_request::Kind::Answer(_)) | None => Vec::new(),
     };
     for name in names {
         match Name::try_from(name) {

@@ -59,6 +59,8 @@ pub enum Update {
     Networks(Vec<IpNet>),
     /// The proxy's own settings.
     Settings { version: u64, settings: ProxySettings },
+    /// Tell what the admin port shows at `path`, by an answer of the same number.
+    Ask { id: u32, path: Arc<str> },
 }
 
 /// What changed among the endpoints of a backend.
@@ -186,6 +188,7 @@ impl TryFrom<v1::SyncResponse> for Update {
             Kind::BackendDelta(delta) => Ok(Self::Delta(delta.try_into().at("backend_delta")?)),
             Kind::Zone(zone) => Ok(Self::Zone(optional_text("zone", zone)?)),
             Kind::Current(m) => Ok(Self::Current { name: required("name", m.name)?, version: m.version }),
+            Kind::Ask(m) => Ok(Self::Ask { id: m.id, path: optional_text("path", m.path)? }),
             Kind::Refused(m) => {
                 Ok(Self::Refused { name: required("name", m.name)?, reason: optional_text("reason", m.reason)? })
             }
@@ -232,6 +235,7 @@ impl TryFrom<Received> for Update {
             Kind::Current(_) => return Err(unknown("current")),
             Kind::Zone(_) => return Err(unknown("zone")),
             Kind::Settings(_) => return Err(unknown("settings")),
+            Kind::Ask(_) => return Err(unknown("ask")),
             // Whatever else it says, it is refused.
             kind @ Kind::Refused(_) => return v1::SyncResponse { kind: Some(kind) }.try_into(),
         };
@@ -255,7 +259,7 @@ pub fn envelope(message: &v1::SyncResponse) -> Option<(v1::ResourceName, u64)> {
         Kind::Refused(m) => return Some((m.name.clone()?, 0)),
         Kind::InboundDefault(m) => (Of::InboundDefault(true), m.version),
         Kind::Settings(m) => (Of::Settings(true), m.version),
-        Kind::Zone(_) | Kind::Networks(_) => return None,
+        Kind::Zone(_) | Kind::Networks(_) | Kind::Ask(_) => return None,
     };
     Some((v1::ResourceName { kind: Some(kind) }, version))
 }
@@ -298,6 +302,12 @@ pub mod request {
     /// Says that a version was refused, by the name that [`super::envelope`] read.
     pub fn nack(name: v1::ResourceName, version: u64, reason: String) -> SyncRequest {
         request(Kind::Nack(v1::Nack { name: Some(name), version, reason }))
+    }
+
+    /// A part of an answer to what discovery asked; the status is that of the last part.
+    pub fn answer(id: u32, body: Vec<u8>, last: Option<u16>) -> SyncRequest {
+        let (status, last) = (last.map_or(0, u32::from), last.is_some());
+        request(Kind::Answer(v1::Answer { id, body, last, status }))
     }
 
     /// A resource that we hold, for [`v1::Hello::held`].

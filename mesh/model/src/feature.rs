@@ -49,11 +49,13 @@ pub enum Feature {
     GrpcRetries,
     /// Backends that say over which times retries are bounded.
     RetryIntervals,
+    /// Questions of discovery that the proxy answers from its admin port. A proxy without is not asked.
+    Asks,
 }
 
 impl Feature {
     /// All that there are, in their order.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::HeaderFilters,
         Self::Redirects,
         Self::Rewrites,
@@ -72,6 +74,7 @@ impl Feature {
         Self::Settings,
         Self::GrpcRetries,
         Self::RetryIntervals,
+        Self::Asks,
     ];
 
     /// Its name in logs, metrics and statuses.
@@ -95,6 +98,7 @@ impl Feature {
             Self::Settings => "settings",
             Self::GrpcRetries => "grpc-retries",
             Self::RetryIntervals => "retry-intervals",
+            Self::Asks => "asks",
         }
     }
 

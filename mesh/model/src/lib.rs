@@ -3,7 +3,8 @@
 //! Pure values: no IO, no async, no clock, no wire format. `mesh/api` turns them into messages; discovery makes them,
 //! the proxy acts on them.
 
-pub mod backend;
+pub mod asks;
+mod backend;
 pub mod bytes;
 pub mod connection;
 pub mod cors;

@@ -2,15 +2,17 @@
 //!
 //! In: a listener on the control thread and an [`AdminState`]. Out: the endpoints that every component has
 //! ([`remora_runtime::admin`], which also bounds connections, heads and bodies and keeps foreign web pages out), and those
-//! of this proxy: the page at `/`, `/signals` and `/tap` ([`live`] has them as they happen), `/routes`, `/errors`, `/config`, `/certificate`,
+//! of this proxy: the page at `/`, `/signals` and `/tap` ([`live`] has them as they happen), `/map`, `/routes`, `/errors`, `/config`, `/certificate`,
 //! `POST /drain` and the application's probes ([`probe`]). docs/admin-api.md describes them. `/live`, `/ready` and, within bounds, `/metrics` are for every client, probes for clients that have the pod's token;
 //! the rest is for the pod itself. It shows no secrets: the configuration is what its
 //! caller hands over. It also moves the telemetry's windows on.
 
+mod asked;
 mod live;
 mod saturation;
 mod signals;
 
+pub(crate) use asked::answers;
 pub(crate) use saturation::Saturation;
 
 use crate::{
@@ -45,7 +47,7 @@ const PAGE: &str = include_str!("page.html");
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
                            connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 const PATHS: &str = "no such path; there are: / /signals /signals/live /signals/heatmap?route=ID /tap?filter= /tap/live?filter= \
-                     /routes /errors /config /certificate /metrics /live /ready /log-level (GET, PUT) /drain (POST)\n";
+                     /map /routes /errors /config /certificate /metrics /live /ready /log-level (GET, PUT) /drain (POST)\n";
 
 /// What the admin port shows and does. Its functions must return at once: they run on the control thread.
 #[derive(Clone)]
@@ -116,9 +118,10 @@ fn router(state: AdminState, stop: drain::Watch) -> Router {
         .route("/tap", get(tap))
         .route("/tap/live", get(live::tap))
         .route("/routes", get(by_route))
+        .route("/map", get(map))
         .route("/errors", get(|State(state): State<AdminState>| async move { Json(errors(&state.routes)) }))
-        .route("/config", get(|State(state): State<AdminState>| async move { Json((state.config)()) }))
-        .route("/certificate", get(|State(state): State<AdminState>| async move { Json((state.certificate)()) }))
+        .route("/config", get(config))
+        .route("/certificate", get(certificate))
         .route("/drain", post(start_drain))
         .layer(Extension(live::Readers::until(stop)));
     let probes = probe::router(state.probes.clone());
@@ -127,6 +130,18 @@ fn router(state: AdminState, stop: drain::Watch) -> Router {
         .merge(probes)
         .merge(common.router())
         .fallback(|| async { (StatusCode::NOT_FOUND, PATHS) })
+}
+
+async fn map(State(state): State<AdminState>) -> Json<Value> {
+    Json(state.routes.map())
+}
+
+async fn config(State(state): State<AdminState>) -> Json<Value> {
+    Json((state.config)())
+}
+
+async fn certificate(State(state): State<AdminState>) -> Json<Value> {
+    Json((state.certificate)())
 }
 
 async fn page() -> impl IntoResponse {
@@ -146,7 +161,7 @@ async fn everything(State(state): State<AdminState>, Query(Detail { histograms }
 
 async fn by_route(State(state): State<AdminState>) -> Response {
     let mut object = signals::Object::new(&state.routes.head());
-    object.list("routes", state.routes.rows(), |_, _| true);
+    object.list("routes", state.routes.by_route(), |_, _| true);
     json_text(object.end())
 }
 

@@ -1,7 +1,12 @@
 //! The one stream to discovery. In: what workers subscribe to. Out: resources, kept for them whatever happens to the
 //! stream. On reconnect it offers what it holds, so that nothing is sent twice and nothing is lost.
 
-use super::{Command, Ends, Link, SetLog, Wanted, Zone, settings::Settings, store::Store};
+use super::{
+    Command, Ends, Link, SetLog, Wanted, Zone,
+    answers::{Answers, MakeAnswer},
+    settings::Settings,
+    store::Store,
+};
 use crate::limits;
 use remora_api::{
     receive::{self, Received},
@@ -25,6 +30,8 @@ pub(crate) struct Client {
     pub zone: Zone,
     /// Sets the log's filter, which discovery may change.
     pub set_log: SetLog,
+    /// What the admin port shows, for discovery to ask.
+    pub answer: MakeAnswer,
 }
 
 fn connected(is: bool) {
@@ -64,13 +71,14 @@ impl Failures {
 /// Runs until no worker is left. Never gives up: while discovery is down, the configuration stays as it is. `connect` makes a channel for
 /// each stream, so that the next stream does not use a dead connection.
 pub(crate) async fn run(client: Client, connect: impl Fn() -> Channel) {
-    let Client { hello, ends: Ends { mut commands, link, networks, settings, wanted }, zone, set_log } = client;
+    let Client { hello, ends: Ends { mut commands, link, networks, settings, wanted }, zone, set_log, answer } = client;
     let mut store = Store::new(zone, networks, Settings::new(settings, set_log));
-    let mut failures = Failures::default();
+    let (mut failures, mut answers) = (Failures::default(), Answers::new(answer));
     loop {
         let opening = store.opening(&hello);
         let late = late(&wanted, failures.patience());
-        let mut session = Session { opening, link: &link, commands: &mut commands, store: &mut store };
+        let (commands, answers) = (&mut commands, &mut answers);
+        let mut session = Session { opening, link: &link, commands, store: &mut store, answers };
         let lost = match session.run(connect(), late).await {
             End::NoWorkers => return,
             End::Lost(lost) => lost,
@@ -85,7 +93,7 @@ pub(crate) async fn run(client: Client, connect: impl Fn() -> Channel) {
         metrics::counter!("remora_discovery_disconnects_total").increment(1);
         let Lost { error, .. } = lost;
         remora_runtime::limited!(warn, %error, retry_in = ?wait, held = store.len(), "discovery is down; the known configuration stays in force");
-        if pause(wait, &wanted, &mut commands, &mut store).await.is_none() {
+        if pause(wait, &wanted, commands, &mut store).await.is_none() {
             return;
         }
     }
@@ -151,12 +159,17 @@ struct Session<'a> {
     link: &'a watch::Sender<Link>,
     commands: &'a mut mpsc::Receiver<Command>,
     store: &'a mut Store,
+    answers: &'a mut Answers,
 }
 
 impl Session<'_> {
     async fn run(&mut self, channel: Channel, late: impl Future<Output = ()>) -> End {
         let (send, receive) = mpsc::channel::<v1::SyncRequest>(limits::DISCOVERY_QUEUE_MAX);
         let outgoing = tokio_stream::iter(std::mem::take(&mut self.opening)).chain(ReceiverStream::new(receive));
+        // Of answers one part at a time is on its way, so that no other message waits for more.
+        let (tell, told) = mpsc::channel::<v1::SyncRequest>(1);
+        let outgoing = outgoing.merge(ReceiverStream::new(told));
+        self.answers.forget();
         let opening = receive::sync(channel, limits::UPDATE_BYTES_MAX, outgoing);
         let (mut connecting, mut late) = (std::pin::pin!(opening), std::pin::pin!(late));
         // What is to be said, in order. Discovery hears us only while we listen, so listening never waits for saying.
@@ -183,7 +196,10 @@ impl Session<'_> {
             tokio::select! {
                 now = looks.tick(), if self.store.has_refused() => outbox.extend(self.store.again(now)),
                 update = updates.next() => match update {
-                    Some(Ok(update)) => outbox.extend(self.store.apply(update)),
+                    Some(Ok(update)) => match self.answers.take(update) {
+                        Some(update) => outbox.extend(self.store.apply(update)),
+                        None => {}
+                    },
                     Some(Err(status)) => return lost(since, &status),
                     None => return lost(since, &Status::unavailable("discovery ended the stream")),
                 },
@@ -195,6 +211,12 @@ impl Session<'_> {
                 command = self.commands.recv(), if outbox.len() < limits::OUTBOX_MAX => match command {
                     Some(command) => outbox.extend(self.store.take(command)),
                     None => return End::NoWorkers,
+                },
+                () = self.answers.made(), if self.answers.are_asked() => {}
+                permit = tell.reserve(), if self.answers.have_part() => match (permit, self.answers.part()) {
+                    (Ok(permit), Some(part)) => permit.send(part),
+                    (Ok(_), None) => {}
+                    (Err(_), _) => return lost(since, &Status::unavailable("discovery takes no more answers")),
                 },
             }
         }
@@ -266,7 +288,8 @@ mod tests {
             let mute = Mute(dials.clone());
             let connect = move || Endpoint::from_static("http://discovery:1").connect_with_connector_lazy(mute.clone());
             let set_log: SetLog = Box::new(|_| Ok(()));
-            let client = Client { hello: v1::Hello::default(), ends, zone: Zone::default(), set_log };
+            let answer: MakeAnswer = Box::new(|_| Box::pin(async { (200, Vec::new()) }));
+            let client = Client { hello: v1::Hello::default(), ends, zone: Zone::default(), set_log, answer };
             let until = async |time| {
                 sleep_until(time).await;
                 dials.load(Relaxed)

@@ -4,6 +4,7 @@
 //!
 //! [`client`] runs on the control thread and holds the one stream; workers subscribe through a [`Handle`].
 
+mod answers;
 pub(crate) mod client;
 mod directory;
 mod networks;
@@ -15,6 +16,7 @@ mod shares;
 mod store;
 mod waiting;
 
+pub(crate) use answers::MakeAnswer;
 pub(crate) use directory::{Directory, Route};
 pub(crate) use networks::{Answer, Networks, Refusal, Verdict, Way};
 pub(crate) use plan::{BranchSpec, MakeBranch, Plan};

@@ -13,6 +13,7 @@ mod filter;
 pub(crate) mod fuzzing;
 pub(crate) mod histogram;
 mod history;
+mod map;
 #[cfg(test)]
 mod metrics_page;
 pub(crate) mod prometheus;

@@ -31,7 +31,7 @@ impl Routes {
     }
 
     /// Everything since the start, by route and peer, as `/routes` shows it: each row is made when it is asked for.
-    pub(crate) fn rows(&self) -> impl Iterator<Item = Value> {
+    pub(crate) fn by_route(&self) -> impl Iterator<Item = Value> {
         let now = Instant::now();
         self.series().into_iter().map(move |stats| self.route_json(&stats, now))
     }
@@ -45,7 +45,7 @@ impl Routes {
     #[cfg(test)]
     fn json_at(&self, now: Instant) -> Value {
         let mut shown = self.head_at(now);
-        shown.insert("routes".to_owned(), self.rows().collect());
+        shown.insert("routes".to_owned(), self.by_route().collect());
         Value::Object(shown)
     }
 

@@ -104,13 +104,15 @@ fn bound(line: &str) -> Option<&str> {
 }
 
 /// Who speaks the control protocol: its conversions, and the ends of its streams.
-const WIRE: [(&str, &str); 12] = [
+const WIRE: [(&str, &str); 14] = [
     ("mesh/api/", "the conversions"),
     ("mesh/runtime/src/certify/mod.rs", "asks for the certificate"),
+    ("proxy/src/discover/answers.rs", "answers what discovery asks"),
     ("proxy/src/discover/client.rs", "the proxy's end of the stream"),
     ("proxy/src/discover/store/mod.rs", "keeps by name and version what came"),
     ("proxy/src/run.rs", "says hello"),
     ("discovery/src/index/routes.rs", "measures how much of a message a rule takes"),
+    ("discovery/src/serve/asks.rs", "holds the parts of an answer against what was asked"),
     ("discovery/src/serve/mod.rs", "discovery's end of the stream"),
     ("discovery/src/serve/requests.rs", "reads what proxies say"),
     ("discovery/src/serve/resource.rs", "encodes a resource once for all"),

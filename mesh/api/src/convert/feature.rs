@@ -24,6 +24,7 @@ impl From<Feature> for v1::Feature {
             Feature::Settings => Self::Settings,
             Feature::GrpcRetries => Self::GrpcRetries,
             Feature::RetryIntervals => Self::RetryIntervals,
+            Feature::Asks => Self::Asks,
         }
     }
 }

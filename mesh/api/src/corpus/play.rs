@@ -74,6 +74,7 @@ fn this_discovery_says_nothing_that_the_previous_proxy_does_not_know() {
         let bytes = match Update::try_from(Received::decode(&*sample.bytes).unwrap()).unwrap() {
             // Not sent at all.
             Update::Settings { .. } if !previous_features().contain(Feature::Settings) => continue,
+            Update::Ask { .. } if !previous_features().contain(Feature::Asks) => continue,
             Update::Whole { version, resource, .. } => {
                 written(&degraded(resource, previous_features()), version).encode_to_vec()
             }
@@ -94,6 +95,8 @@ fn this_proxy_is_understood_by_the_previous_discovery() {
             "hello" => &["hello.#7"],
             // Said only to a discovery that has sent settings.
             "ack-settings" => &["ack.name.#5"],
+            // Said only to a discovery that has asked.
+            "answer" | "answer-part" => &["#6"],
             _ => &[],
         };
         assert_eq!(found, expected, "{}", sample.name);

@@ -320,6 +320,7 @@ fn others() -> Vec<Sample> {
         said("settings-unreadable", settings(&unreadable)),
         said("current", Kind::Current(current)),
         said("refused", Kind::Refused(refused)),
+        said("ask", Kind::Ask(v1::Ask { id: 3, path: "/map".to_owned() })),
     ]
 }
 
@@ -345,6 +346,8 @@ fn requests() -> Vec<Sample> {
         asked("ack", request::ack(backend, 7)),
         asked("ack-settings", request::ack(&Name::Settings, 7)),
         asked("ack-closed", request::ack_closed(backend, 7, &[closed])),
+        asked("answer", request::answer(3, br#"{"pod":"shop/web-1"}"#.to_vec(), Some(200))),
+        asked("answer-part", request::answer(3, br#"{"pod":"#.to_vec(), None)),
         asked("nack", request::nack(backend.into(), 7, "is unreadable".to_owned())),
     ]);
     made

@@ -280,6 +280,8 @@ impl Store {
                 self.refused.remove(&name);
                 vec![request::ack(&name, version)]
             }
+            // Those are answered, not kept.
+            Ok(Update::Ask { .. }) => Vec::new(),
             Ok(Update::Refused { name, reason }) => {
                 remora_runtime::limited!(warn, %name, %reason, "discovery refused a subscription");
                 if self.table.contains_key(&name) {
