@@ -38,6 +38,18 @@ macro_rules! reasons {
                 Self::ALL.iter().copied().find(|reason| reason.as_str().as_bytes() == text)
             }
 
+            /// Whether a connection could not be made: all the time of such a try went there.
+            pub(crate) const fn is_of_connecting(self) -> bool {
+                matches!(
+                    self,
+                    Self::ConnectRefused
+                        | Self::ConnectTimeout
+                        | Self::ConnectFailed
+                        | Self::TlsRefused
+                        | Self::IdentityMismatch
+                )
+            }
+
             /// Its place in [`Reason::ALL`].
             pub(crate) const fn index(self) -> usize {
                 self as usize

@@ -90,7 +90,12 @@ impl Going {
 
     fn came_to(self, sent: Result<Answer, Failed>) -> Outcome {
         let Self { upstream, client, record, permit } = self;
-        let Answer { response, lease, sent } = sent.inspect_err(|_| client.last.set(true))?;
+        let Answer { response, lease, sent } = sent.inspect_err(|failed| {
+            client.last.set(true);
+            if failed.reason.is_of_connecting() {
+                record.sent(Instant::now());
+            }
+        })?;
         if let Some(at) = sent {
             record.sent(at);
         }

@@ -170,7 +170,10 @@ impl Try {
 
     /// Tells the endpoint's statistics of a try that has no answer, and the next try to pass it over.
     fn blame(self, mut failed: Failed) -> Failed {
-        let Self { balance, upstream, in_flight, began, unfit, .. } = self;
+        let Self { balance, upstream, in_flight, began, unfit, record, .. } = self;
+        if failed.reason.is_of_connecting() {
+            record.sent(Instant::now());
+        }
         if let (Some(unfit), Some(unsent)) = (unfit, &mut failed.unsent) {
             unfit.undo(unsent);
         }

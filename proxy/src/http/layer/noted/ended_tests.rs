@@ -55,6 +55,21 @@ fn a_request_that_is_given_up_wherever_it_waits_tells_how_far_it_came() {
 }
 
 #[test]
+fn the_time_of_a_try_that_was_never_connected_went_into_connecting() {
+    networked(async |net| {
+        let _nobody_answers = net.silent(address(1));
+        let mut out = Out::of(&[address(1)], &rule(0, &[]));
+        let (answer, _client) = out.ask(GET).await;
+        assert_eq!(answer.status(), 504);
+        drop(answer);
+        let entry = last(&out.world.routes);
+        assert_eq!(entry.reason, Some(Reason::ConnectTimeout));
+        assert!(entry.times.connect >= 500 * MS, "{entry:?}");
+        assert_eq!((entry.times.connect, entry.times.server), (entry.latency, Duration::ZERO), "{entry:?}");
+    });
+}
+
+#[test]
 fn an_answer_that_is_given_up_in_the_middle_tells_what_went_to_its_client() {
     for (frames, bytes) in [(0, 0), (1, 5)] {
         networked(async |net| {
