@@ -149,6 +149,7 @@ impl Proxy {
             | Update::Refused { .. }
             | Update::Zone(_)
             | Update::Networks(_)
+            | Update::Ask { .. }
             | Update::Settings { .. } => {}
         }
     }
