@@ -117,10 +117,9 @@ fn run(mut config: Config, logs: log::Handle) -> anyhow::Result<usize> {
         let readiness = Readiness::new();
         let (source, certify) = certificate(config)?;
         let sees = ends.link.subscribe();
-        let common =
-            Admin::new(readiness.clone()).with_log(logs.clone()).with_metrics(metrics).with_alive(alive(pulse));
+        let common = Admin::new(readiness.clone()).with_log(logs.clone()).with_metrics(metrics);
         let state = AdminState {
-            common,
+            common: common.with_alive(alive(pulse)),
             routes: routes.clone(),
             inspect,
             saturation: Saturation::of(config.memory_limit, crate::config::cpu_limit()),
@@ -134,8 +133,8 @@ fn run(mut config: Config, logs: log::Handle) -> anyhow::Result<usize> {
                 Arc::new(move || signal.start())
             },
         };
-        let answer = admin::answers(state.clone());
-        let discovery = discovery(config, source.clone(), ends, handle.zone.clone(), (logs, answer))?;
+        let made = (logs, admin::answers(state.clone()));
+        let discovery = discovery(config, source.clone(), ends, handle.zone.clone(), made)?;
         tokio::spawn(ready(readiness, source.clone(), sees, routes.clone()));
         let background: Vec<supervise::Task> = vec![
             ("certify", certify),

@@ -10,7 +10,7 @@ mod told;
 mod workloads;
 
 use crate::serve::{
-    Asking,
+    Asking, Body, Failure, Proxy,
     limits::{ASKED_FOR_MAP_AT_ONCE_MAX, MAP_FRESH, MAP_KEPT, MAP_PATIENCE, SIGNALS_READERS_MAX},
 };
 use axum::{
@@ -30,6 +30,7 @@ use std::{
 };
 use tokio::{
     sync::{Mutex, Semaphore},
+    task::{JoinError, spawn_blocking},
     time::{Instant, MissedTickBehavior, interval},
 };
 
@@ -78,46 +79,60 @@ async fn map(Of(state): Of<State>, RawQuery(query): RawQuery) -> Response {
         Ok(_) => return (StatusCode::BAD_REQUEST, "a map is of a namespace=NAME, or of all\n").into_response(),
         Err(wrong) => return (StatusCode::BAD_REQUEST, wrong).into_response(),
     };
-    let made = state.current().await;
-    // What takes some milliseconds is done where no probe waits for it.
-    let shown = move || made.map.json(wanted.namespace.as_deref(), made.at_ms, made.took_ms);
-    match tokio::task::spawn_blocking(shown).await {
+    let json =
+        state.current().await.map(|made| move || made.map.json(wanted.namespace.as_deref(), made.at_ms, made.took_ms));
+    let json = match json {
+        Ok(write) => spawn_blocking(write).await,
+        Err(error) => Err(error),
+    };
+    match json {
         Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
-        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, "the map could not be written\n").into_response(),
+        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, "the map could not be made\n").into_response(),
     }
 }
 
 impl State {
     /// The map of now. Who comes while one is made waits for it, and asks nobody.
-    async fn current(&self) -> Made {
+    async fn current(&self) -> Result<Made, JoinError> {
         let mut last = self.last.lock().await;
         if let Some(made) = last.as_ref().filter(|made| made.since.elapsed() < MAP_FRESH) {
-            return made.clone();
+            return Ok(made.clone());
         }
         let since = Instant::now();
-        let map = Arc::new(self.ask_all().await);
+        let map = Arc::new(self.ask_all().await?);
         let at_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis);
         let made = Made { map, since, at_ms, took_ms: millis(since.elapsed()) };
         *last = Some(made.clone());
-        made
+        Ok(made)
     }
 
-    /// Asks every proxy.
-    async fn ask_all(&self) -> Map {
+    /// Asks every proxy. What they say is read and added up on a thread of its own, so that no probe waits for it.
+    async fn ask_all(&self) -> Result<Map, JoinError> {
         let proxies = self.asking.proxies(|_, _| true);
-        let mut builder = Builder::new(&self.asking.members(), &proxies);
+        let (tell, told) = std::sync::mpsc::channel::<(Proxy, Result<Body, Failure>)>();
+        let (asking, all) = (self.asking.clone(), proxies.clone());
+        let build = spawn_blocking(move || {
+            let mut builder = Builder::new(&asking.members(), &all);
+            for (proxy, answer) in told {
+                let answer = answer.map_err(|why| why.to_string());
+                builder.take(&proxy, answer.and_then(|body| told::read(body.bytes())));
+            }
+            builder.build()
+        });
         let late = Instant::now() + MAP_PATIENCE;
         let mut answers = stream::iter(proxies)
             .map(async |proxy| {
                 let patience = late.saturating_duration_since(Instant::now());
-                let answer = self.asking.ask(&proxy, "/map", patience).await.map_err(|why| why.to_string());
-                (answer.and_then(|body| told::read(body.bytes())), proxy)
+                let answer = self.asking.ask(&proxy, "/map", patience).await;
+                (proxy, answer)
             })
             .buffer_unordered(ASKED_FOR_MAP_AT_ONCE_MAX);
-        while let Some((told, proxy)) = answers.next().await {
-            builder.take(&proxy, told);
+        while let Some(answer) = answers.next().await {
+            // It takes all, unless it panicked, which shows below.
+            drop(tell.send(answer));
         }
-        builder.build()
+        drop(tell);
+        build.await
     }
 }
 

@@ -310,8 +310,11 @@ fn member(name: &str, pod: usize) -> (Member, Proxy) {
     (Member { namespace, pod, account: name.to_owned(), workload, meshed: true }, proxy)
 }
 
+/// A proxy with its pod, and what it told, or why not.
+type Told = ((Member, Proxy), Result<String, String>);
+
 /// The map of what these proxies told.
-fn map(told: &[((Member, Proxy), Result<String, String>)]) -> Value {
+fn map(told: &[Told]) -> Value {
     // Both are known in the order of their names.
     let mut members: Vec<Member> = told.iter().map(|((member, _), _)| member.clone()).collect();
     members.sort_by(|a, b| a.pod.cmp(&b.pod));
@@ -369,7 +372,7 @@ fn a_service_that_no_proxy_serves_is_a_node_of_its_own() {
 }
 
 /// Workloads in a row, of which each calls six others.
-fn many(workloads: usize, pods: usize, buckets: u64) -> Vec<((Member, Proxy), Result<String, String>)> {
+fn many(workloads: usize, pods: usize, buckets: u64) -> Vec<Told> {
     let latencies: Vec<(u64, u64)> = (1..=buckets).map(|bucket| (bucket * 1_007_616, bucket)).collect();
     let window = json!({"requests": 900, "failed": 3, "rps": 3.25, "latencies_ns": latencies});
     let bare = json!({"requests": 900, "failed": 3, "rps": 3.25});

@@ -32,6 +32,14 @@ struct Kept {
     answer: Shared<BoxFuture<'static, Answer>>,
 }
 
+impl Kept {
+    /// Whether who asks now may have it: it came just now, or is still waited for.
+    fn serves(&self, now: Instant) -> bool {
+        let patience = if self.answer.peek().is_some() { ANSWER_SHARED } else { ASK_PATIENCE };
+        now.duration_since(self.since) < patience
+    }
+}
+
 /// See the module.
 #[derive(Debug, Clone)]
 pub struct Asking {
@@ -77,7 +85,7 @@ impl Asking {
         let key = (Arc::as_ptr(mailbox).addr(), path);
         let answer = {
             let (mut shared, now) = (self.lock(), Instant::now());
-            let fresh = shared.get(&key).filter(|kept| now.duration_since(kept.since) < ANSWER_SHARED);
+            let fresh = shared.get(&key).filter(|kept| kept.serves(now));
             match fresh {
                 Some(kept) => kept.answer.clone(),
                 None => {
@@ -101,7 +109,7 @@ impl Asking {
     /// Forgets answers that serve nobody any more. To be called now and then.
     pub(crate) fn tidy(&self) {
         let now = Instant::now();
-        self.lock().retain(|_, kept| now.duration_since(kept.since) < ANSWER_SHARED.max(ASK_PATIENCE));
+        self.lock().retain(|_, kept| kept.serves(now));
     }
 
     fn lock(&self) -> MutexGuard<'_, Answers> {

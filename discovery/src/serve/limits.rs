@@ -52,8 +52,8 @@ pub const ANSWER_SHARED: Duration = Duration::from_secs(2);
 pub const ANSWERS_KEPT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Proxies that are asked at the same time for one reader, where answers are large: at most half of [`ANSWERS_BYTES_MAX`].
 pub const ASKED_AT_ONCE_MAX: usize = 32;
-/// The same for the map, whose answers are small: on a core, more at once are no faster.
-pub const ASKED_FOR_MAP_AT_ONCE_MAX: usize = 256;
+/// The same for the map, whose answers are small: of so many proxies that are gone none delays the others.
+pub const ASKED_FOR_MAP_AT_ONCE_MAX: usize = 1024;
 /// Readers of `/mesh/signals` at a time.
 pub const SIGNALS_READERS_MAX: usize = 8;
 /// Pods that one reader may name.

@@ -196,10 +196,9 @@ impl Session<'_> {
             tokio::select! {
                 now = looks.tick(), if self.store.has_refused() => outbox.extend(self.store.again(now)),
                 update = updates.next() => match update {
-                    Some(Ok(update)) => match self.answers.take(update) {
-                        Some(update) => outbox.extend(self.store.apply(update)),
-                        None => {}
-                    },
+                    Some(Ok(update)) => {
+                        outbox.extend(self.answers.take(update).into_iter().flat_map(|update| self.store.apply(update)));
+                    }
                     Some(Err(status)) => return lost(since, &status),
                     None => return lost(since, &Status::unavailable("discovery ended the stream")),
                 },
