@@ -40,7 +40,7 @@ enum Role {
     /// The shop's front: HTTP/1
     Web(web::Args),
     /// What there is to buy: HTTP/1
-    Catalogue,
+    Catalogue(catalogue::Args),
     /// What it costs: gRPC
     Pricing,
     /// Today's offers: WebSocket
@@ -72,7 +72,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     let listener = TcpListener::bind(cli.listen);
     match cli.role {
         Role::Web(args) => web::run(listener.await?, args, stop).await,
-        Role::Catalogue => catalogue::run(listener.await?, stop).await,
+        Role::Catalogue(args) => catalogue::run(listener.await?, args, stop).await,
         Role::Pricing => pricing::run(listener.await?, stop).await,
         Role::Ticker => ticker::run(listener.await?, stop).await,
         Role::Visitor(args) => visitor::run(listener.await?, args, stop).await,
