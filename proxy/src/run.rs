@@ -123,7 +123,7 @@ fn run(mut config: Config, logs: log::Handle) -> anyhow::Result<usize> {
             routes: routes.clone(),
             inspect,
             saturation: Saturation::of(config.memory_limit, crate::config::cpu_limit()),
-            discovery: discovery_shown(sees.clone()),
+            discovery: discovery_shown(sees.clone(), ends.changed.subscribe()),
             config: shown(config, handle.settings.clone()),
             certificate: certificate_shown(source.clone()),
             probes: probe::Asked { probes: config.probes.clone(), token: config.probe_token.clone() },
@@ -322,7 +322,10 @@ fn shown_now(config: &Config, settings: &InForce) -> Value {
 }
 
 /// How the stream to discovery is, and since when, for `/signals`.
-fn discovery_shown(mut link: watch::Receiver<Link>) -> Arc<dyn Fn() -> Value + Send + Sync> {
+fn discovery_shown(
+    mut link: watch::Receiver<Link>,
+    changed: watch::Receiver<Option<Instant>>,
+) -> Arc<dyn Fn() -> Value + Send + Sync> {
     let seen = Arc::new(Mutex::new((*link.borrow_and_update(), Instant::now())));
     let now = seen.clone();
     tokio::spawn(async move {
@@ -337,7 +340,9 @@ fn discovery_shown(mut link: watch::Receiver<Link>) -> Arc<dyn Fn() -> Value + S
             Link::Open => "open",
             Link::Lost => "lost",
         };
-        json!({ "state": state, "for_ms": u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX) })
+        let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let changed = changed.borrow().map(|at| UNIX_EPOCH.elapsed().unwrap_or_default().saturating_sub(at.elapsed()));
+        json!({ "state": state, "for_ms": millis(since.elapsed()), "changed_ms": changed.map(millis) })
     })
 }
 

@@ -71,8 +71,9 @@ impl Failures {
 /// Runs until no worker is left. Never gives up: while discovery is down, the configuration stays as it is. `connect` makes a channel for
 /// each stream, so that the next stream does not use a dead connection.
 pub(crate) async fn run(client: Client, connect: impl Fn() -> Channel) {
-    let Client { hello, ends: Ends { mut commands, link, networks, settings, wanted }, zone, set_log, answer } = client;
-    let mut store = Store::new(zone, networks, Settings::new(settings, set_log));
+    let Client { hello, ends, zone, set_log, answer } = client;
+    let Ends { mut commands, link, networks, settings, wanted, changed } = ends;
+    let mut store = Store::new(zone, networks, Settings::new(settings, set_log)).telling(changed);
     let (mut failures, mut answers) = (Failures::default(), Answers::new(answer));
     loop {
         let opening = store.opening(&hello);

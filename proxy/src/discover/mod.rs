@@ -101,6 +101,8 @@ pub(crate) struct Ends {
     pub settings: watch::Sender<InForce>,
     /// Whether a connection waits for discovery.
     pub wanted: Wanted,
+    /// When a resource last became another, or known.
+    pub changed: watch::Sender<Option<Instant>>,
 }
 
 impl Handle {
@@ -117,7 +119,9 @@ impl Handle {
         let wanted = Wanted::default();
         let (zone, wanted_too) = (Zone::default(), wanted.clone());
         let handle = Self { commands, link, networks, settings, start_until, wanted: wanted_too, zone };
-        (handle, Ends { commands: receiver, link: tell, networks: tell_networks, settings: tell_settings, wanted })
+        let changed = watch::Sender::new(None);
+        let (networks, settings) = (tell_networks, tell_settings);
+        (handle, Ends { commands: receiver, link: tell, networks, settings, wanted, changed })
     }
 
     /// Waits for the first stream, if the process has just started. Cancel safe.

@@ -82,15 +82,23 @@ pub(super) struct Store {
     zone: Zone,
     networks: watch::Sender<Networks>,
     settings: Settings,
+    /// When a resource last became another, or known.
+    changed: watch::Sender<Option<Instant>>,
 }
 
 impl Store {
     /// Holds nothing, and asks for what rules the ports that are not declared.
     pub(super) fn new(zone: Zone, networks: watch::Sender<Networks>, settings: Settings) -> Self {
         let (table, counts, named, doubts) = (HashMap::new(), [0; 3], HashMap::new(), HashMap::new());
-        let mut store = Self { table, counts, named, doubts, refused: HashSet::new(), zone, networks, settings };
+        let (refused, changed) = (HashSet::new(), watch::Sender::new(None));
+        let mut store = Self { table, counts, named, doubts, refused, zone, networks, settings, changed };
         store.insert(Name::InboundDefault);
         store
+    }
+
+    /// Tells `changed` from now on when a resource becomes another, or known.
+    pub(super) fn telling(self, changed: watch::Sender<Option<Instant>>) -> Self {
+        Self { changed, ..self }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -344,6 +352,7 @@ impl Store {
         held.version = version;
         let resource = Arc::new(resource);
         held.state.send_replace(State::Held(resource.clone()));
+        self.changed.send_replace(Some(Instant::now()));
         self.doubts.remove(name);
         if let Resource::Outbound(outbound) = &*resource {
             for id in outbound.backends() {
