@@ -49,11 +49,15 @@ pub enum Feature {
     GrpcRetries,
     /// Backends that say over which times retries are bounded.
     RetryIntervals,
+    /// Settings that say whether the proxy makes spans. For a proxy without, it is as it was started.
+    Tracing,
+    /// Settings that say what the proxy writes to its access log; the same.
+    AccessLog,
 }
 
 impl Feature {
     /// All that there are, in their order.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::HeaderFilters,
         Self::Redirects,
         Self::Rewrites,
@@ -72,6 +76,8 @@ impl Feature {
         Self::Settings,
         Self::GrpcRetries,
         Self::RetryIntervals,
+        Self::Tracing,
+        Self::AccessLog,
     ];
 
     /// Its name in logs, metrics and statuses.
@@ -95,6 +101,8 @@ impl Feature {
             Self::Settings => "settings",
             Self::GrpcRetries => "grpc-retries",
             Self::RetryIntervals => "retry-intervals",
+            Self::Tracing => "tracing",
+            Self::AccessLog => "access-log",
         }
     }
 
