@@ -113,7 +113,7 @@ fn run(mut config: Config, logs: log::Handle) -> anyhow::Result<usize> {
     let (pulse, mut answers) = pulse::channel(open.workers.len());
     let access_log = AccessLog::to(std::io::stdout(), &routes).context("cannot start a thread for the access log")?;
     let (inspect, mut inspected) = inspect::channel(open.workers.len());
-    let (exporter, inbox, requests) = Exporter::new(&routes, config);
+    let (exporter, mut inbox, requests) = Exporter::new(&routes, config);
 
     let (identity, background) = control.block_on(async {
         let readiness = Readiness::new();
@@ -131,10 +131,7 @@ fn run(mut config: Config, logs: log::Handle) -> anyhow::Result<usize> {
             certificate: certificate_shown(source.clone()),
             probes: probe::Asked { probes: config.probes.clone(), token: config.probe_token.clone() },
             hosts: config.host_ips.clone(),
-            drain: {
-                let signal = signal.clone();
-                Arc::new(move || signal.start())
-            },
+            drain: draining(&signal),
         };
         tokio::spawn(ready(readiness, source.clone(), sees, routes.clone()));
         let background: Vec<supervise::Task> = vec![
@@ -152,7 +149,6 @@ fn run(mut config: Config, logs: log::Handle) -> anyhow::Result<usize> {
     let (ended, ends) = mpsc::channel(1);
     answers.reverse();
     inspected.reverse();
-    let mut inbox = Some(inbox);
     let workers = spawn_workers(open.workers, &ended, || Parts {
         pulse: answers.pop().expect("there are as many as workers"),
         inspect: inspected.pop().expect("there are as many as workers"),
@@ -207,6 +203,12 @@ impl Running {
         }
         Ok(cut)
     }
+}
+
+/// What `/drain` does.
+fn draining(signal: &Arc<drain::Signal>) -> Arc<dyn Fn() + Send + Sync> {
+    let signal = signal.clone();
+    Arc::new(move || signal.start())
 }
 
 /// What `/live` asks.

@@ -104,8 +104,7 @@ impl Config {
         let outbound_listen = read.or("OUTBOUND_LISTEN", default_outbound, addresses);
         let inbound_listen = read.or("INBOUND_LISTEN", default_inbound, addresses);
         let admin_listen = read.or("ADMIN_LISTEN", default_admin, parsed);
-        let namespace = read.required("NAMESPACE", label);
-        let pod = read.required("POD", label);
+        let (namespace, pod) = (read.required("NAMESPACE", label), read.required("POD", label));
         let service_account = read.or("SERVICE_ACCOUNT", "default", label);
         let (zone, node) = (read.or("ZONE", "", text), read.or("NODE", "", text));
         let trust_domain = read.or("TRUST_DOMAIN", "cluster.local", trust_domain);
@@ -124,8 +123,7 @@ impl Config {
         let idle_timeout = read.or("IDLE_TIMEOUT", &in_ms(limits::CLIENT_IDLE_TIMEOUT), duration);
         let memory_limit = read.or("MEMORY_LIMIT", &account::memory_limit().to_string(), memory);
         let (log, log_json) = (read.or("LOG", "info", text), read.or("LOG_FORMAT", "text", log_format));
-        let app_host = read.or("APP_HOST", "127.0.0.1", parsed);
-        let opaque_ports = read.or("OPAQUE_PORTS", "", ports);
+        let (app_host, opaque_ports) = (read.or("APP_HOST", "127.0.0.1", parsed), read.or("OPAQUE_PORTS", "", ports));
         let networks = read.or("CLUSTER_NETWORKS", "", networks);
         let unknown = read.or("UNKNOWN", "pass", unknown_targets);
         let probes = read.or("PROBES", "", Probes::parse);

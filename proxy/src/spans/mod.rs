@@ -88,8 +88,8 @@ struct Sending {
 }
 
 impl Exporter {
-    /// Exports nothing yet. Beside it, the end of the worker that sends, and what each worker holds.
-    pub(crate) fn new(routes: &Arc<Routes>, config: &Config) -> (Self, Inbox, Alive) {
+    /// Exports nothing yet. Beside it, the end of the one worker that sends, and what each worker holds.
+    pub(crate) fn new(routes: &Arc<Routes>, config: &Config) -> (Self, Option<Inbox>, Alive) {
         let (out, inbox) = mpsc::channel(1);
         let (hold, alive) = mpsc::channel(1);
         let Config { namespace, pod, service_account, node, .. } = config;
@@ -107,7 +107,7 @@ impl Exporter {
             failures: 0,
             alive,
         };
-        (exporter, Inbox(inbox), hold)
+        (exporter, Some(Inbox(inbox)), hold)
     }
 
     /// Exports what ends, as the settings say, until no request can end any more; then what is left, within [`limits::TRACE_LAST`].

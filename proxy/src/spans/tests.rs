@@ -107,7 +107,7 @@ fn spans_arrive_at_a_collector_and_their_export_makes_none() {
         let (exporter, inbox, alive) = Exporter::new(&proxy.routes, &proxy.world.resources.config);
         let (set, settings) = settings(ON);
         let world = proxy.world.clone();
-        let served = tokio::task::spawn_local(serve(world, inbox));
+        let served = tokio::task::spawn_local(serve(world, inbox.unwrap()));
         let exported = tokio::task::spawn_local(exporter.run(settings));
         tokio::task::yield_now().await;
         let counters = counters(&proxy.routes);
@@ -134,7 +134,8 @@ fn spans_arrive_at_a_collector_and_their_export_makes_none() {
 fn a_setting_is_followed_while_the_proxy_runs() {
     run(true, async {
         let routes = Routes::new("shop/web-1".into());
-        let (exporter, mut inbox, alive) = Exporter::new(&routes, &config::tests::least());
+        let (exporter, inbox, alive) = Exporter::new(&routes, &config::tests::least());
+        let mut inbox = inbox.unwrap();
         let (set, settings) = settings("off");
         tokio::task::spawn_local(exporter.run(settings));
         tokio::task::yield_now().await;
@@ -167,7 +168,7 @@ fn waiting(spans: u64) -> (Exporter, Inbox, Arc<Routes>, Alive) {
     exporter.set(ON.parse().unwrap());
     let counters = counters(&routes);
     (1..=spans).for_each(|id| ask(&counters, id));
-    (exporter, inbox, routes, alive)
+    (exporter, inbox.unwrap(), routes, alive)
 }
 
 #[test]
