@@ -5,7 +5,7 @@ use ipnet::IpNet;
 use remora_model::{ProxySettings, Setting, network};
 use remora_runtime::{
     log,
-    settings::{Mistakes, access_log, drain_grace, log_filter, unknown_targets},
+    settings::{Mistakes, access_log, drain_grace, log_filter, tracing, unknown_targets},
 };
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -58,6 +58,9 @@ pub struct Config {
     /// What running proxies write to their access log: off, or json, logfmt or apache, and a filter behind it; the same
     #[arg(long, env = "REMORA_DISCOVERY_PROXY_ACCESS_LOG", value_name = "TEXT")]
     pub proxy_access_log: Option<String>,
+    /// Whether running proxies make spans: off, or host:port of a collector and sample= and a percentage behind it; the same
+    #[arg(long, env = "REMORA_DISCOVERY_PROXY_TRACING", value_name = "TEXT")]
+    pub proxy_tracing: Option<String>,
     /// host:port of the identity service
     #[arg(long, env = "REMORA_DISCOVERY_IDENTITY_ADDR", required_unless_present = "insecure_listen")]
     pub identity_addr: Option<String>,
@@ -102,6 +105,7 @@ impl Config {
             unknown_targets: setting("--proxy-unknown", self.proxy_unknown.as_deref(), unknown_targets)?,
             drain_grace: setting("--proxy-drain-grace", self.proxy_drain_grace.as_deref(), drain_grace)?,
             access_log: setting("--proxy-access-log", self.proxy_access_log.as_deref(), access_log)?,
+            tracing: setting("--proxy-tracing", self.proxy_tracing.as_deref(), tracing)?,
         })
     }
 
@@ -142,7 +146,12 @@ mod tests {
         assert_eq!(read("--log", "info").unwrap().proxies(), Ok(ProxySettings::default()));
         let said = read("--proxy-log-level", "info,remora_proxy=debug").unwrap().proxies().unwrap();
         assert_eq!(said.log_filter, Setting::Said("info,remora_proxy=debug".into()));
-        for (flag, wrong) in [("--proxy-log-level", ""), ("--proxy-unknown", "allow"), ("--proxy-drain-grace", "2h")] {
+        for (flag, wrong) in [
+            ("--proxy-log-level", ""),
+            ("--proxy-unknown", "allow"),
+            ("--proxy-drain-grace", "2h"),
+            ("--proxy-tracing", "on"),
+        ] {
             assert!(read(flag, wrong).unwrap_err().to_string().contains(flag), "{flag}={wrong}");
         }
     }

@@ -1,4 +1,4 @@
-//! Compiles `proto/remora/v1/*.proto` with protox, so that building needs no `protoc`.
+//! Compiles `proto/remora/v1/*.proto`, and what is used of OTLP, with protox, so that building needs no `protoc`.
 
 use std::{error::Error, path::PathBuf};
 
@@ -11,6 +11,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             files.push(path);
         }
     }
+    files.push("proto/otlp/trace.proto".into());
     // A stable order keeps the generated code the same on every machine.
     files.sort();
     let descriptors = protox::compile(&files, ["proto"])?;

@@ -33,6 +33,7 @@ mod revoke;
 mod telemetry;
 mod admin;
 mod access_log;
+mod spans;
 mod pulse;
 mod inspect;
 mod supervise;

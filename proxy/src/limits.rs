@@ -463,6 +463,8 @@ pub(crate) const TRACKS_MAX: usize = 256;
 pub(crate) const RECORD_CHUNKS_RECENT: usize = 32;
 /// … and so many of failures, and of the slowest: 256 records each.
 pub(crate) const RECORD_CHUNKS_KEPT: usize = 8;
+/// … and of those that a span is made of, if tracing is on: 512 records, which are read 20 times a second.
+pub(crate) const RECORD_CHUNKS_TRACED: usize = 16;
 /// Failures that are kept a second, so that those of half a minute find room, …
 pub(crate) const FAILURES_KEPT_A_SECOND: u32 = 8;
 /// … and slow ones: of two minutes.
@@ -481,7 +483,7 @@ pub(crate) const TAP_LIVE_MAX: usize = 500;
 pub(crate) const LIVE_READERS_MAX: usize = 8;
 /// Bytes of a request's path in its record, …
 pub(crate) const RECORD_PATH_BYTES: usize = 160;
-/// … and of a field's value: a record's head has 384 in all.
+/// … and of a field's value: a record's head has 376 in all.
 pub(crate) const RECORD_VALUE_BYTES: usize = 96;
 /// Records that the access log takes at once, 20 times a second: more than a worker's ring holds.
 pub(crate) const ACCESS_LOG_RECORDS: usize = 4096;
@@ -489,6 +491,28 @@ pub(crate) const ACCESS_LOG_RECORDS: usize = 4096;
 pub(crate) const ACCESS_LOG_LAST: Duration = Duration::from_secs(1);
 /// Batches of lines that wait for the writer of the access log: one each 50 ms.
 pub(crate) const ACCESS_LOG_BATCHES: usize = 16;
+/// How often spans are read from the workers' records.
+pub(crate) const TRACE_STEP: Duration = Duration::from_millis(50);
+/// How long a span waits for others, so that one message has many, …
+pub(crate) const TRACE_DELAY: Duration = Duration::from_secs(1);
+/// … and how many go into one, …
+pub(crate) const TRACE_BATCH_MAX: usize = 512;
+/// … and bytes of them. A collector takes 4 MiB.
+pub(crate) const TRACE_BATCH_BYTES: usize = 512 << 10;
+/// Bytes of spans that wait while the collector takes none: some 1500 spans, beside the batch that is sent.
+pub(crate) const TRACE_PENDING_BYTES: usize = 2 << 20;
+/// How long one export may take, discovery and connection included.
+pub(crate) const TRACE_EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Times that a batch is sent before it is given up for those that came later.
+pub(crate) const TRACE_TRIES_MAX: u32 = 3;
+/// Pause after an export that failed, doubled from one to the next, …
+pub(crate) const TRACE_BACKOFF_MIN: Duration = Duration::from_secs(1);
+/// … up to this.
+pub(crate) const TRACE_BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// Bytes of a collector's answer: a count, and a sentence why.
+pub(crate) const TRACE_ANSWER_BYTES_MAX: usize = 16 << 10;
+/// How long the process waits at its end for spans to be exported.
+pub(crate) const TRACE_LAST: Duration = Duration::from_secs(1);
 /// Failures that `/errors` shows.
 pub(crate) const ERRORS_SHOWN: usize = 100;
 

@@ -10,6 +10,7 @@ use crate::{
     discover::{self, InForce, Link, client::Client},
     init, inspect, limits, probe,
     pulse::{self, Pulse},
+    spans::Exporter,
     supervise::{self, Alarm},
     sys,
     telemetry::{self, Routes},
@@ -112,6 +113,7 @@ fn run(mut config: Config, logs: log::Handle) -> anyhow::Result<usize> {
     let (pulse, mut answers) = pulse::channel(open.workers.len());
     let access_log = AccessLog::to(std::io::stdout(), &routes).context("cannot start a thread for the access log")?;
     let (inspect, mut inspected) = inspect::channel(open.workers.len());
+    let (exporter, mut inbox, requests) = Exporter::new(&routes, config);
 
     let (identity, background) = control.block_on(async {
         let readiness = Readiness::new();
@@ -128,10 +130,7 @@ fn run(mut config: Config, logs: log::Handle) -> anyhow::Result<usize> {
             certificate: certificate_shown(source.clone()),
             probes: probe::Asked { probes: config.probes.clone(), token: config.probe_token.clone() },
             hosts: config.host_ips.clone(),
-            drain: {
-                let signal = signal.clone();
-                Arc::new(move || signal.start())
-            },
+            drain: draining(&signal),
         };
         let made = (logs, admin::answers(state.clone()));
         let discovery = discovery(config, source.clone(), ends, handle.zone.clone(), made)?;
@@ -143,6 +142,7 @@ fn run(mut config: Config, logs: log::Handle) -> anyhow::Result<usize> {
             ("idle", tokio::spawn(idle::watch())),
             ("memory", tokio::spawn(account::keep(account.clone()))),
             ("access-log", tokio::spawn(access_log.clone().run(handle.settings.clone()))),
+            ("spans", tokio::spawn(exporter.run(handle.settings.clone()))),
         ];
         anyhow::Ok((source, background))
     })?;
@@ -160,9 +160,11 @@ fn run(mut config: Config, logs: log::Handle) -> anyhow::Result<usize> {
         drain: drained.clone(),
         room,
         account: account.clone(),
+        spans: inbox.take(),
+        alive: requests.clone(),
     })?;
     let settings = handle.settings.clone();
-    drop(handle);
+    drop((handle, requests));
     let running = Running { workers, background, ends, signal, asked: drained, settings };
     let outcome = control.block_on(running.until_drained(&stop));
     access_log.finish();
@@ -202,6 +204,12 @@ impl Running {
         }
         Ok(cut)
     }
+}
+
+/// What `/drain` does.
+fn draining(signal: &Arc<drain::Signal>) -> Arc<dyn Fn() + Send + Sync> {
+    let signal = signal.clone();
+    Arc::new(move || signal.start())
 }
 
 /// What `/live` asks.
@@ -313,6 +321,7 @@ fn shown_now(config: &Config, settings: &InForce) -> Value {
         "log": &*settings.log,
         "drain_grace_s": settings.drain_grace.as_secs_f64(),
         "access_log": settings.access_log.to_string(),
+        "tracing": settings.tracing.to_string(),
         "memory_limit_bytes": config.memory_limit,
         "opaque_ports": config.opaque_ports,
         "cluster_networks": config.networks.to_string(),

@@ -10,6 +10,7 @@ use crate::{
     io::{self, Prefixed, TcpStream},
     limits, outbound, pulse,
     resources::Resources,
+    spans,
     tasks::Tasks,
     telemetry::{Journal, Routes},
     tls,
@@ -45,6 +46,10 @@ pub(crate) struct Parts {
     pub pulse: pulse::Answers,
     pub inspect: inspect::Answers,
     pub account: Account,
+    /// One worker sends the spans of all …
+    pub spans: Option<spans::Inbox>,
+    /// … of which none is missing while others hold this.
+    pub alive: spans::Alive,
 }
 
 async fn serve(parts: Parts, listeners: Listeners) -> std::io::Result<usize> {
@@ -82,10 +87,16 @@ async fn serve(parts: Parts, listeners: Listeners) -> std::io::Result<usize> {
             sweeper.directory.sweep();
         }
     });
+    let spans = parts.spans.map(|inbox| tokio::task::spawn_local(spans::serve(world.clone(), inbox)));
     // The thread asks for it with everything it does.
     Seldom::new(world.drain.signaled()).await;
     let grace = settings.borrow().drain_grace;
     let finished = tokio::time::timeout(grace, world.resources.tasks.idle()).await.is_ok();
+    // Requests of other workers may go on; their last spans are lost then, if this is the one that sends them.
+    drop(parts.alive);
+    if let Some(spans) = spans {
+        let _ended = tokio::time::timeout(limits::TRACE_LAST, spans).await;
+    }
     Ok(if finished { 0 } else { world.resources.tasks.running() })
 }
 

@@ -37,7 +37,7 @@ impl Asked {
 
     /// Whether its answer has rules or settings, which not every proxy can carry out.
     pub fn has_rules(&self) -> bool {
-        matches!(self, Self::Outbound(..) | Self::Backend(_) | Self::Inbound(..) | Self::InboundDefault(_))
+        !matches!(self, Self::Networks)
     }
 }
 

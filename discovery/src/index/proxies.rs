@@ -5,16 +5,16 @@
 
 use super::{derived::Said, facts::Facts};
 use crate::objects::Metadata;
-use remora_kube::names::{ACCESS_LOG, DRAIN_GRACE, LOG_LEVEL, UNKNOWN};
+use remora_kube::names::{ACCESS_LOG, DRAIN_GRACE, LOG_LEVEL, TRACING, UNKNOWN};
 use remora_model::{ProxySettings, Setting};
-use remora_runtime::settings::{access_log, drain_grace, log_filter, unknown_targets};
+use remora_runtime::settings::{access_log, drain_grace, log_filter, tracing, unknown_targets};
 
 /// What the annotations of a namespace say; `None`: nothing.
 pub(super) fn said(meta: &Metadata) -> Option<Said> {
     let ours = meta
         .annotations
         .iter()
-        .filter(|(name, _)| [LOG_LEVEL, UNKNOWN, DRAIN_GRACE, ACCESS_LOG].contains(&name.as_str()));
+        .filter(|(name, _)| [LOG_LEVEL, UNKNOWN, DRAIN_GRACE, ACCESS_LOG, TRACING].contains(&name.as_str()));
     let said: Said = ours.map(|(name, text)| (name.clone(), text.clone())).collect();
     (!said.is_empty()).then_some(said)
 }
@@ -27,6 +27,7 @@ pub(super) fn problems(meta: &Metadata) -> Vec<String> {
         (UNKNOWN, said(UNKNOWN).and_then(|text| unknown_targets(text).err())),
         (DRAIN_GRACE, said(DRAIN_GRACE).and_then(|text| drain_grace(text).err())),
         (ACCESS_LOG, said(ACCESS_LOG).and_then(|text| access_log(text).err())),
+        (TRACING, said(TRACING).and_then(|text| tracing(text).err())),
     ];
     let problem = |(name, wrong): (&str, Option<String>)| {
         let text = said(name).unwrap_or_default();
@@ -48,6 +49,7 @@ impl Facts {
             unknown_targets: read(text(UNKNOWN), unknown_targets, &default.unknown_targets),
             drain_grace: read(text(DRAIN_GRACE), drain_grace, &default.drain_grace),
             access_log: read(text(ACCESS_LOG), access_log, &default.access_log),
+            tracing: read(text(TRACING), tracing, &default.tracing),
         })
     }
 }

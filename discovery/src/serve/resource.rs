@@ -72,6 +72,7 @@ impl Resource {
             Answer::Own(own) => {
                 let version = digest(format!("{own:?}").as_bytes());
                 let Own { proof, zone, settings } = own;
+                let (settings, closed) = settings.map(|settings| settings.within(known)).unzip();
                 let settings = settings.map(|settings| {
                     let kind =
                         |version, settings| Kind::Settings(v1::SettingsResource { version, settings: Some(settings) });
@@ -79,7 +80,8 @@ impl Resource {
                     (made.version, made.whole)
                 });
                 let says = Says::Own(Box::new(Known { proof, zoned: zone.is_some(), settings }));
-                Self { version, whole: message(Kind::Zone(zone.unwrap_or_default())), says, closed: Box::default() }
+                let closed = closed.unwrap_or_default().into();
+                Self { version, whole: message(Kind::Zone(zone.unwrap_or_default())), says, closed }
             }
             Answer::Outbound(outbound) => {
                 let (outbound, closed) = outbound.within(known);

@@ -18,7 +18,7 @@ use remora_api::{
     sync::Name,
     v1::{self, SyncRequest, sync_request, sync_response::Kind},
 };
-use remora_model::{BackendId, Feature, Features};
+use remora_model::{BackendId, Closed, Feature, Features};
 use std::{
     collections::{BTreeSet, VecDeque},
     net::IpAddr,
@@ -329,7 +329,9 @@ impl Subscriber {
             if let Some((version, settings)) = known.settings.as_ref().filter(|_| self.takes_settings)
                 && std::mem::replace(&mut self.settings_sent, *version) != *version
             {
-                return Next::Tell(settings.clone());
+                let settings = settings.clone();
+                self.degraded(&Name::Settings, &own.closed);
+                return Next::Tell(settings);
             }
         }
         for _ in 0..TURN {
@@ -420,11 +422,16 @@ impl Subscriber {
             entry.seen = Some(Arc::clone(&resource));
         }
         self.made.push_back(message);
-        for feature in resource.closed.iter().flat_map(|closed| closed.lacks.iter()) {
+        self.degraded(name, &resource.closed);
+    }
+
+    /// Counts and says what of a resource the proxy is too old for.
+    fn degraded(&self, name: &Name, closed: &[Closed]) {
+        for feature in closed.iter().flat_map(|closed| closed.lacks.iter()) {
             metrics::counter!("remora_discovery_degraded_rules_total", "feature" => feature.name()).increment(1);
         }
-        if let Some(first) = resource.closed.first() {
-            let (rules, first, lacks) = (resource.closed.len(), &first.rule, first.lacks);
+        if let Some(first) = closed.first() {
+            let (rules, first, lacks) = (closed.len(), &first.rule, first.lacks);
             self.say(|pod, left_out| {
                 tracing::warn!(pod, %name, rules, %first, %lacks, left_out, "rules are sent in their closed form: the proxy is too old for them");
             });

@@ -15,7 +15,7 @@ use remora_api::{
     sync::{Name, Resource, Update, request},
     v1::{Hello, SyncResponse},
 };
-use remora_model::{AuthorizationRule, Feature, Features, LoadBalancer, Rule, Setting, SpiffeId};
+use remora_model::{AuthorizationRule, Feature, Features, LoadBalancer, ProxySettings, Rule, Setting, SpiffeId};
 use std::cell::RefCell;
 
 /// A hub, and what it knows.
@@ -464,14 +464,35 @@ spec: { targetRefs: [{ kind: Service, name: api }], pendingMax: 7, loadBalancer:
     assert_eq!((less.settings.pending_max, less.endpoints), (7, whole.endpoints));
 }
 
+/// A pod with these annotations.
+fn with(annotations: &str) -> Vec<Object> {
+    let text = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{ name: web-1, namespace: shop, annotations: {{ {annotations} }} }}\n"
+    );
+    parse(&text, "world").whole().unwrap()
+}
+
+#[test]
+fn a_setting_that_a_proxy_lacks_is_not_sent_to_it_and_the_others_are() {
+    let known = Known::new();
+    let said = "remora.dev/tracing: 'otel:4317', remora.dev/access-log: json, remora.dev/unknown: deny";
+    let sent = |lacked: &[Feature]| {
+        let features = Features::all().beyond(lacked.iter().copied().collect());
+        let mut proxy = known.subscriber(Hello { features: convert::to_features(features), ..hello() });
+        match &told(&mut proxy, &known, with(said))[..] {
+            [Update::Settings { settings, .. }] => settings.clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let all = sent(&[]);
+    assert!(matches!((&all.tracing, &all.access_log), (Setting::Said(_), Setting::Said(_))));
+    let unknown_targets = all.unknown_targets.clone();
+    let rest = ProxySettings { unknown_targets, ..ProxySettings::default() };
+    assert_eq!(sent(&[Feature::Tracing, Feature::AccessLog]), rest);
+}
+
 #[test]
 fn settings_go_to_proxies_that_can_change_them_and_again_whenever_they_are_others() {
-    let with = |annotation: &str| {
-        let text = format!(
-            "apiVersion: v1\nkind: Pod\nmetadata: {{ name: web-1, namespace: shop, annotations: {{ {annotation} }} }}\n"
-        );
-        parse(&text, "world").whole().unwrap()
-    };
     let known = Known::new();
     let features = convert::to_features(Features::all());
     let mut proxy = known.subscriber(Hello { features, ..hello() });

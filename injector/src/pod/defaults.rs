@@ -33,6 +33,8 @@ pub struct ProxyDefaults {
     pub drain_grace: String,
     /// What they write to their access log.
     pub access_log: String,
+    /// Whether they make spans of requests, and who collects them.
+    pub tracing: String,
     /// What it may use.
     pub resources: Resources,
     /// Ports of the pod that bypass the proxy.
@@ -121,6 +123,7 @@ impl Default for ProxyDefaults {
             log: Log::default(),
             drain_grace: "30s".to_owned(),
             access_log: "off".to_owned(),
+            tracing: "off".to_owned(),
             resources: Resources::default(),
             skip_inbound_ports: Vec::new(),
             skip_outbound_ports: Vec::new(),

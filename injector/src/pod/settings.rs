@@ -34,7 +34,7 @@ const fn setting(name: &'static str, what: &'static str, example: &'static str) 
 }
 
 /// The annotations of pods and namespaces that a person may set, in the order of the documentation.
-pub const SETTINGS: [Setting; 16] = [
+pub const SETTINGS: [Setting; 17] = [
     setting("inject", "whether pods get a sidecar: enabled or disabled", "enabled"),
     setting("skip-inbound-ports", "ports of the pod that bypass the proxy, in plaintext", "22,9000-9099"),
     setting("skip-outbound-ports", "destination ports that bypass the proxy", "3306"),
@@ -57,6 +57,11 @@ pub const SETTINGS: [Setting; 16] = [
         "what the proxy writes to its standard output: `off`, or `json`, `logfmt` or `apache`, and a filter behind it",
         "json status>=500",
     ),
+    setting(
+        "tracing",
+        "whether the proxy makes spans of requests: `off`, or `host:port` of an OpenTelemetry collector, and `sample=` and a percentage behind it",
+        "otel-collector.observability:4317 sample=1%",
+    ),
     setting("proxy-image", "another image for this sidecar, to try a version", "registry.example.com/remora:dev"),
     setting("proxy-image-pull-policy", "Always, IfNotPresent or Never", "Always"),
 ];
@@ -73,6 +78,7 @@ pub(super) struct Settings {
     pub(super) log_format: String,
     pub(super) drain_grace: String,
     pub(super) access_log: String,
+    pub(super) tracing: String,
     pub(super) skip_inbound_ports: String,
     pub(super) skip_outbound_ports: String,
     pub(super) skip_subnets: String,
@@ -195,6 +201,7 @@ pub(super) fn read(
     let log_format = reader.text("log-format", &proxy.log.format, log_format);
     let drain_grace = reader.text("drain-grace", &proxy.drain_grace, drain_grace);
     let access_log = reader.text("access-log", &proxy.access_log, access_log);
+    let tracing = reader.text("tracing", &proxy.tracing, tracing);
     let skip_inbound_ports = reader.text("skip-inbound-ports", &joined(&proxy.skip_inbound_ports), ports);
     let skip_outbound_ports = reader.text("skip-outbound-ports", &joined(&proxy.skip_outbound_ports), ports);
     let skip_subnets = reader.text("skip-subnets", &joined(&proxy.skip_subnets), subnets);
@@ -215,6 +222,7 @@ pub(super) fn read(
         log_format: log_format?,
         drain_grace: drain_grace?,
         access_log: access_log?,
+        tracing: tracing?,
         skip_inbound_ports: skip_inbound_ports?,
         skip_outbound_ports: skip_outbound_ports?,
         skip_subnets: skip_subnets?,
@@ -231,12 +239,13 @@ pub(super) fn check_defaults(defaults: &Defaults, mistakes: &mut Vec<String>) {
     let proxy = &defaults.proxy;
     let [requests, limits] = [&proxy.resources.requests, &proxy.resources.limits];
     let amount = |entry: &Option<Entry>| entry.as_ref().map(Entry::to_string).unwrap_or_default();
-    let checks: [(&str, String, Parse); 14] = [
+    let checks: [(&str, String, Parse); 15] = [
         ("image", defaults.image.clone(), image),
         ("proxy.log.level", proxy.log.level.clone(), log_level),
         ("proxy.log.format", proxy.log.format.clone(), log_format),
         ("proxy.drainGrace", proxy.drain_grace.clone(), drain_grace),
         ("proxy.accessLog", proxy.access_log.clone(), access_log),
+        ("proxy.tracing", proxy.tracing.clone(), tracing),
         ("proxy.skipInboundPorts", joined(&proxy.skip_inbound_ports), ports),
         ("proxy.skipOutboundPorts", joined(&proxy.skip_outbound_ports), ports),
         ("proxy.skipSubnets", joined(&proxy.skip_subnets), subnets),
@@ -293,6 +302,10 @@ fn log_level(text: &str) -> Result<String, String> {
 
 fn access_log(text: &str) -> Result<String, String> {
     settings::access_log(text).map(|log| log.to_string())
+}
+
+fn tracing(text: &str) -> Result<String, String> {
+    settings::tracing(text).map(|tracing| tracing.to_string())
 }
 
 fn drain_grace(text: &str) -> Result<String, String> {

@@ -159,6 +159,10 @@ fn env(ours: &Ours<'_>, probes: &BTreeMap<String, Probe>) -> Vec<Value> {
         value("REMORA_PROXY_ACCESS_LOG", settings.access_log.clone()),
         value("REMORA_PROXY_UNKNOWN", settings.unknown.clone()),
     ];
+    // Only where it says something: a sidecar of an older image, which a pod may name, takes no name that it does not know.
+    if settings.tracing != "off" {
+        env.push(value("REMORA_PROXY_TRACING", settings.tracing.clone()));
+    }
     if !defaults.cluster_networks.is_empty() {
         env.push(value("REMORA_PROXY_CLUSTER_NETWORKS", defaults.cluster_networks.clone()));
     }

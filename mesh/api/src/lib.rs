@@ -24,6 +24,7 @@ pub mod convert;
 #[cfg(test)]
 mod corpus;
 mod name;
+pub mod otlp;
 pub mod receive;
 pub mod sync;
 // for tests and cargo-fuzz alone

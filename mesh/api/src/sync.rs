@@ -40,10 +40,6 @@ impl Resource {
 
 /// One thing that discovery says.
 #[derive(Clone, PartialEq, Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "most are whole resources, and each is taken apart as soon as it is read"
-)]
 pub enum Update {
     /// Take this into use, whatever was held. `closed` says which rules could not be read and stand in their closed form.
     Whole { version: u64, resource: Resource, closed: Vec<InvalidMessage> },

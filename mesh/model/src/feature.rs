@@ -49,13 +49,17 @@ pub enum Feature {
     GrpcRetries,
     /// Backends that say over which times retries are bounded.
     RetryIntervals,
+    /// Settings that say whether the proxy makes spans. For a proxy without, it is as it was started.
+    Tracing,
+    /// Settings that say what the proxy writes to its access log; the same.
+    AccessLog,
     /// Questions of discovery that the proxy answers from its admin port. A proxy without is not asked.
     Asks,
 }
 
 impl Feature {
     /// All that there are, in their order.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::HeaderFilters,
         Self::Redirects,
         Self::Rewrites,
@@ -74,6 +78,8 @@ impl Feature {
         Self::Settings,
         Self::GrpcRetries,
         Self::RetryIntervals,
+        Self::Tracing,
+        Self::AccessLog,
         Self::Asks,
     ];
 
@@ -98,6 +104,8 @@ impl Feature {
             Self::Settings => "settings",
             Self::GrpcRetries => "grpc-retries",
             Self::RetryIntervals => "retry-intervals",
+            Self::Tracing => "tracing",
+            Self::AccessLog => "access-log",
             Self::Asks => "asks",
         }
     }

@@ -21,6 +21,7 @@ pub mod ports;
 pub mod route;
 pub mod settings;
 pub mod target;
+pub mod tracing;
 // for tests and cargo-fuzz alone
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
@@ -44,3 +45,4 @@ pub use route::{
 };
 pub use settings::{ProxySettings, Setting, UnknownTargets};
 pub use target::Target;
+pub use tracing::{Sample, Tracing};

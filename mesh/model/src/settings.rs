@@ -1,5 +1,6 @@
 //! The settings of a proxy that change while it runs.
 
+use crate::{Closed, Feature, Features, Tracing};
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 /// The longest log filter, in bytes.
@@ -158,6 +159,25 @@ pub struct ProxySettings {
     pub drain_grace: Setting<Duration>,
     /// What is written to its access log.
     pub access_log: Setting<AccessLog>,
+    /// Whether it makes spans.
+    pub tracing: Setting<Tracing>,
+}
+
+impl ProxySettings {
+    /// What of them holds for a proxy that can carry out `known`: what it lacks is as it was started, for none of them forbids anything.
+    pub fn within(mut self, known: Features) -> (Self, Vec<Closed>) {
+        let mut closed = Vec::new();
+        leave_out(&mut self.access_log, (Feature::AccessLog, "access-log"), known, &mut closed);
+        leave_out(&mut self.tracing, (Feature::Tracing, "tracing"), known, &mut closed);
+        (self, closed)
+    }
+}
+
+fn leave_out<T>(setting: &mut Setting<T>, (feature, name): (Feature, &str), known: Features, closed: &mut Vec<Closed>) {
+    if !matches!(setting, Setting::AsStarted) && !known.contain(feature) {
+        *setting = Setting::AsStarted;
+        closed.push(Closed { rule: name.into(), lacks: [feature].into_iter().collect() });
+    }
 }
 
 #[cfg(test)]
@@ -180,6 +200,24 @@ mod tests {
         for wrong in ["", "on", "off failed", "JSON", &long] {
             assert_eq!(wrong.parse::<AccessLog>(), Err(InvalidAccessLog), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_setting_that_a_proxy_lacks_is_as_it_was_started_and_the_others_hold() {
+        let all = ProxySettings {
+            drain_grace: Setting::Said(Duration::ZERO),
+            access_log: Setting::Said(AccessLog::Off),
+            tracing: Setting::Unreadable,
+            ..ProxySettings::default()
+        };
+        assert_eq!(all.clone().within(Features::all()), (all.clone(), Vec::new()));
+        let lacked: Features = [Feature::AccessLog, Feature::Tracing].into_iter().collect();
+        let (less, closed) = all.within(Features::all().beyond(lacked));
+        let grace = ProxySettings { drain_grace: Setting::Said(Duration::ZERO), ..ProxySettings::default() };
+        assert_eq!(less, grace);
+        let names: Vec<_> = closed.iter().map(|closed| (&*closed.rule, closed.lacks.to_string())).collect();
+        assert_eq!(names, [("access-log", "access-log".to_owned()), ("tracing", "tracing".to_owned())]);
+        assert_eq!(grace.clone().within(Features::unnamed()), (grace, Vec::new()), "what is not said needs nothing");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use crate::log;
 use remora_model::{
-    UnknownTargets,
+    Tracing, UnknownTargets,
     settings::{AccessLog, DRAIN_GRACE_MAX, LOG_FILTER_BYTES_MAX},
 };
 use std::{fmt, sync::Arc, time::Duration};
@@ -116,6 +116,14 @@ pub fn unknown_targets(text: &str) -> Result<UnknownTargets, String> {
 /// # Errors
 /// It is none of these. The filter is read by the proxy alone.
 pub fn access_log(text: &str) -> Result<AccessLog, String> {
+    parsed(text)
+}
+
+/// Whether a proxy makes spans: `off`, or `host:port` of a collector, and a share of requests behind it.
+///
+/// # Errors
+/// It is neither.
+pub fn tracing(text: &str) -> Result<Tracing, String> {
     parsed(text)
 }
 

@@ -8,7 +8,7 @@ use crate::{
     probe::{self, Probes},
     telemetry::Filter,
 };
-use remora_model::{SpiffeId, TrustDomain, UnknownTargets, settings::AccessLog};
+use remora_model::{SpiffeId, Tracing, TrustDomain, UnknownTargets, settings::AccessLog};
 pub(crate) use remora_runtime::settings::Mistakes;
 use remora_runtime::settings::{self, duration, parsed, unknown_targets};
 use std::{
@@ -55,6 +55,8 @@ pub(crate) struct Config {
     pub drain_grace: Duration,
     /// What is written to the access log.
     pub access_log: AccessLog,
+    /// Whether spans are made of requests, and who collects them.
+    pub tracing: Tracing,
     pub connect_timeout: Duration,
     pub patience: Patience,
     /// What the process may use, of which peers have a part: see [`account`].
@@ -102,8 +104,7 @@ impl Config {
         let outbound_listen = read.or("OUTBOUND_LISTEN", default_outbound, addresses);
         let inbound_listen = read.or("INBOUND_LISTEN", default_inbound, addresses);
         let admin_listen = read.or("ADMIN_LISTEN", default_admin, parsed);
-        let namespace = read.required("NAMESPACE", label);
-        let pod = read.required("POD", label);
+        let (namespace, pod) = (read.required("NAMESPACE", label), read.required("POD", label));
         let service_account = read.or("SERVICE_ACCOUNT", "default", label);
         let (zone, node) = (read.or("ZONE", "", text), read.or("NODE", "", text));
         let trust_domain = read.or("TRUST_DOMAIN", "cluster.local", trust_domain);
@@ -115,14 +116,14 @@ impl Config {
         let workers = read.or("WORKERS", &default_workers().to_string(), workers);
         let drain_grace = read.or("DRAIN_GRACE", "30s", duration);
         let access_log = read.or("ACCESS_LOG", "off", access_log);
+        let tracing = read.or("TRACING", "off", settings::tracing);
         let connect_timeout = read.or("CONNECT_TIMEOUT", "10s", duration);
         let header_timeout = read.or("HEADER_TIMEOUT", &in_ms(limits::HEADER_TIMEOUT), duration);
         let body_timeout = read.or("BODY_TIMEOUT", &in_ms(limits::BODY_TIMEOUT), duration);
         let idle_timeout = read.or("IDLE_TIMEOUT", &in_ms(limits::CLIENT_IDLE_TIMEOUT), duration);
         let memory_limit = read.or("MEMORY_LIMIT", &account::memory_limit().to_string(), memory);
         let (log, log_json) = (read.or("LOG", "info", text), read.or("LOG_FORMAT", "text", log_format));
-        let app_host = read.or("APP_HOST", "127.0.0.1", parsed);
-        let opaque_ports = read.or("OPAQUE_PORTS", "", ports);
+        let (app_host, opaque_ports) = (read.or("APP_HOST", "127.0.0.1", parsed), read.or("OPAQUE_PORTS", "", ports));
         let networks = read.or("CLUSTER_NETWORKS", "", networks);
         let unknown = read.or("UNKNOWN", "pass", unknown_targets);
         let probes = read.or("PROBES", "", Probes::parse);
@@ -149,6 +150,7 @@ impl Config {
                 workers: workers?,
                 drain_grace: drain_grace?,
                 access_log: access_log?,
+                tracing: tracing?,
                 connect_timeout: connect_timeout?,
                 patience: Patience { head: header_timeout?, body: body_timeout?, idle: idle_timeout? },
                 memory_limit: memory_limit?,
@@ -178,6 +180,7 @@ impl Config {
             unknown: self.unknown,
             drain_grace: self.drain_grace,
             access_log: self.access_log.clone(),
+            tracing: self.tracing.clone(),
         }
     }
 

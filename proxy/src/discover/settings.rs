@@ -5,7 +5,7 @@
 //! sets at the admin port's `/log-level` holds until then.
 
 use crate::telemetry::Filter;
-use remora_model::{ProxySettings, UnknownTargets, settings::AccessLog};
+use remora_model::{ProxySettings, Tracing, UnknownTargets, settings::AccessLog};
 use remora_runtime::log::LogError;
 use std::{fmt, sync::Arc, time::Duration};
 use tokio::sync::watch;
@@ -20,6 +20,8 @@ pub(crate) struct InForce {
     pub drain_grace: Duration,
     /// What is written to the access log; its filter can be read.
     pub access_log: AccessLog,
+    /// Whether spans are made of requests, and who collects them.
+    pub tracing: Tracing,
 }
 
 /// Sets the filter of the process's log.
@@ -57,6 +59,7 @@ impl Settings {
             unknown: said.unknown_targets.or(start.unknown, before.unknown),
             drain_grace: said.drain_grace.or(start.drain_grace, before.drain_grace),
             access_log: said.access_log.or(start.access_log, before.access_log.clone()),
+            tracing: said.tracing.or(start.tracing, before.tracing.clone()),
         };
         let mut unused = Vec::new();
         if next.log != before.log
@@ -74,8 +77,8 @@ impl Settings {
             next.access_log = before.access_log.clone();
         }
         if next != before {
-            let InForce { log, unknown, drain_grace, access_log } = &next;
-            tracing::info!(%log, %unknown, ?drain_grace, %access_log, "settings changed");
+            let InForce { log, unknown, drain_grace, access_log, tracing } = &next;
+            tracing::info!(%log, %unknown, ?drain_grace, %access_log, %tracing, "settings changed");
             metrics::counter!("remora_settings_changes_total").increment(1);
             self.in_force.send_replace(next);
         }
@@ -117,12 +120,14 @@ pub(super) mod tests {
             unknown_targets: Setting::Said(UnknownTargets::Deny),
             drain_grace: Setting::Said(Duration::from_secs(5)),
             access_log: Setting::Said("json failed".parse().unwrap()),
+            tracing: Setting::Said("otel:4317 sample=5%".parse().unwrap()),
         };
         let said = InForce {
             log: "debug".into(),
             unknown: UnknownTargets::Deny,
             drain_grace: Duration::from_secs(5),
             access_log: "json failed".parse().unwrap(),
+            tracing: "otel:4317 sample=5%".parse().unwrap(),
         };
         assert_eq!(settings.take(1, all), Vec::<String>::new());
         assert_eq!(*in_force.borrow(), said);
@@ -131,6 +136,7 @@ pub(super) mod tests {
             unknown_targets: Setting::Unreadable,
             drain_grace: Setting::Unreadable,
             access_log: Setting::Unreadable,
+            tracing: Setting::Unreadable,
         };
         settings.take(2, unreadable);
         assert_eq!(*in_force.borrow(), said);

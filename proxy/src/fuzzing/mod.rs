@@ -10,6 +10,7 @@ pub(crate) mod drive;
 pub use crate::{
     detect::fuzzing::{client_hello, first_bytes},
     http::{
+        context::fuzzing::trace_contexts,
         fuzzing::{grpc_fields, http1_answers, request_fields},
         guard::fuzzing::http1_requests,
     },
@@ -38,6 +39,7 @@ remora_replay::replays! {
     an_answer_of_the_kernel_is_read_to_its_end: netlink_answers, 20_000;
     rules_are_written_as_the_kernel_reads_them: init_settings, 2_000;
     a_probe_that_is_taken_can_be_asked: probe_settings, 20_000;
+    the_next_hop_reads_the_span_that_was_written_for_it: trace_contexts, 20_000;
 }
 
 /// The destination that a peer names (PROXY protocol v2): more bytes never change what was read, a header is as long as it

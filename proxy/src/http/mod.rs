@@ -5,13 +5,14 @@ pub(crate) mod answer;
 pub(crate) mod body;
 pub(crate) mod exchange;
 pub(crate) mod extended;
+pub(crate) mod context;
 mod cors;
 pub(crate) mod destination;
 mod filter;
 pub(crate) mod form;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
-mod grpc;
+pub(crate) mod grpc;
 pub(crate) mod guard;
 pub(crate) mod headers;
 pub(crate) mod inbound;

@@ -8,8 +8,8 @@ use super::{
     destination::Destination,
     layer::{
         AdmitLayer, AuthorizeLayer, Balance, Branch, ChargeLayer, DeadlineLayer, Discover, DiscoverLayer, FiltersLayer,
-        HopLayer, MirrorLayer, RetryLayer, Route, Sanitize, SanitizeLayer, SignalsLayer, Tunnel, TunnelLayer,
-        UpgradeLayer,
+        HopLayer, MirrorLayer, RetryLayer, Route, Sanitize, SanitizeLayer, SignalsLayer, TraceLayer, Tunnel,
+        TunnelLayer, UpgradeLayer,
     },
 };
 use crate::{discover::BranchSpec, world::World};
@@ -35,6 +35,7 @@ pub(crate) fn branch(spec: BranchSpec<'_>) -> Branch {
     let backend = pool.unwrap_or(parent);
     ServiceBuilder::new()
         .layer(SignalsLayer::of(counters, index, backend))
+        .layer(TraceLayer::of(counters.sampling(), resources))
         .layer(FiltersLayer::of(filters))
         .layer(ChargeLayer::to(&resources.pod, &parent.id))
         .layer(UpgradeLayer::on(resources))

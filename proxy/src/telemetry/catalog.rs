@@ -72,6 +72,12 @@ pub(super) const PROCESS: &[Metric] = &[
         "",
         "Lines of the access log that were left out: more ended than are kept, or the reader of standard output was too slow.",
     ),
+    counter("remora_trace_spans_exported_total", "", "Spans of requests that a collector has taken."),
+    counter(
+        "remora_trace_spans_dropped_total",
+        "reason",
+        "Spans of requests that were lost: more ended at once than are kept (overwritten), the collector takes fewer than there are (queue_full), cannot be reached (unreachable) or refused them (rejected), or the process ended (ended).",
+    ),
     counter(
         "remora_ejections_total",
         "reason",

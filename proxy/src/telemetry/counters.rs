@@ -3,8 +3,8 @@
 //! a limited number of templates and methods.
 
 use super::{
-    Begun, DENIED, Direction, Found, Journal, OTHER, PathTemplates, Proto, RouteKey, RouteStats, Routes, TemplateId,
-    Tls,
+    Begun, DENIED, Direction, Found, Journal, OTHER, PathTemplates, Proto, RouteKey, RouteStats, Routes, Sampling,
+    TemplateId, Tls,
 };
 use crate::limits;
 use std::{
@@ -85,6 +85,11 @@ impl Counters {
 
     fn routes(&self) -> &Routes {
         self.journal.routes()
+    }
+
+    /// Whether spans are made of what is counted.
+    pub(crate) fn sampling(&self) -> &Arc<Sampling> {
+        self.routes().sampling()
     }
 
     /// What they are counted under.

@@ -6,7 +6,7 @@
 //! long, or is counted under the route `other` of its direction.
 
 use super::{
-    RouteStats,
+    RouteStats, Sampling,
     history::Clock,
     record::Rings,
     template::OTHER,
@@ -118,6 +118,8 @@ pub(crate) struct Routes {
     clock: Mutex<Clock>,
     /// Where workers write the records of what ended.
     rings: Mutex<Vec<Arc<Rings>>>,
+    /// Whether spans are made.
+    sampling: Arc<Sampling>,
     /// When room was looked for last.
     swept: Mutex<Option<Instant>>,
     /// Whether something had no room since it was looked for.
@@ -233,6 +235,7 @@ impl Routes {
             known: Mutex::default(),
             clock: Mutex::new(Clock::new(started)),
             rings: Mutex::default(),
+            sampling: Arc::default(),
             swept: Mutex::default(),
             short: AtomicBool::default(),
             rooms: AtomicU32::default(),
@@ -248,6 +251,17 @@ impl Routes {
     /// The time of day, in milliseconds since 1970, that was so long after the registry was made.
     pub(super) fn wall_ms(&self, since: Duration) -> u64 {
         u64::try_from((self.epoch + since).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The time of day of a moment that far from the start, by the clock as it is now: it may have been set since then.
+    pub(super) fn wall_now(&self, since: Duration) -> Duration {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        (now + since).saturating_sub(self.started.elapsed())
+    }
+
+    /// Whether spans are made.
+    pub(crate) fn sampling(&self) -> &Arc<Sampling> {
+        &self.sampling
     }
 
     /// Records of one more worker.

@@ -98,7 +98,7 @@ impl Routes {
             "connect_ms": ms(entry.times.connect),
             "server_ms": ms(entry.times.server),
             "after_ms": ms(entry.times.after),
-            "trace": entry.head.trace(),
+            "trace": entry.trace(),
             "headers": headers,
         })
     }

@@ -24,12 +24,13 @@ fn a_pods_word_counts_before_its_namespaces_and_that_before_the_meshs() {
     let mesh = Mesh { proxies: of_mesh.clone(), ..mesh() };
     assert_eq!(settings("", "", &super::mesh()), ProxySettings::default(), "the mesh need not say anything");
     assert_eq!(settings("", "", &mesh), of_mesh);
-    let of_namespace = "remora.dev/log-level: info, remora.dev/unknown: deny, remora.dev/drain-grace: 5s";
+    let of_namespace = "remora.dev/log-level: info, remora.dev/unknown: deny, remora.dev/drain-grace: 5s, remora.dev/tracing: 'otel:4317 sample=5%'";
     let said = ProxySettings {
         log_filter: Setting::Said("info".into()),
         unknown_targets: Setting::Said(UnknownTargets::Deny),
         drain_grace: Setting::Said(Duration::from_secs(5)),
         access_log: Setting::AsStarted,
+        tracing: Setting::Said("otel:4317 sample=5%".parse().unwrap()),
     };
     assert_eq!(settings(of_namespace, "", &mesh), said);
     let log_filter = Setting::Said("info,remora_proxy=debug".into());
@@ -46,6 +47,7 @@ fn an_annotation_that_cannot_be_read_is_reported_and_leaves_what_its_proxies_hav
         unknown_targets: Setting::Unreadable,
         drain_grace: Setting::AsStarted,
         access_log: Setting::AsStarted,
+        tracing: Setting::AsStarted,
     };
     assert_eq!(settings(namespace, "remora.dev/log-level: '=,='", &mesh), unreadable);
     let told = world(namespace, "remora.dev/log-level: ''", &mesh).reports;

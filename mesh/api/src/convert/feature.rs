@@ -24,6 +24,8 @@ impl From<Feature> for v1::Feature {
             Feature::Settings => Self::Settings,
             Feature::GrpcRetries => Self::GrpcRetries,
             Feature::RetryIntervals => Self::RetryIntervals,
+            Feature::Tracing => Self::Tracing,
+            Feature::AccessLog => Self::AccessLog,
             Feature::Asks => Self::Asks,
         }
     }

@@ -306,12 +306,14 @@ fn others() -> Vec<Sample> {
         unknown_targets: Setting::Said(UnknownTargets::Deny),
         drain_grace: Setting::Said(Duration::from_secs(45)),
         access_log: Setting::Said(AccessLog::On { format: AccessLogFormat::Logfmt, filter: "status>=500".into() }),
+        tracing: Setting::Said("otel-collector.observability:4317 sample=0.5%".parse().unwrap()),
     };
     let unreadable = ProxySettings {
         log_filter: Setting::Unreadable,
         unknown_targets: Setting::Unreadable,
         drain_grace: Setting::Unreadable,
         access_log: Setting::Unreadable,
+        tracing: Setting::Unreadable,
     };
     vec![
         said("networks", Kind::Networks(v1::Networks { cidrs: vec!["10.96.0.0/12".into(), "fd00::/8".into()] })),

@@ -1,14 +1,23 @@
 //! A request that can be sent more than once: its head, and its body as long as that is small.
 
 use super::{replay::Replayable, request::RequestBody};
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, Uri, Version, request::Parts};
 
 /// A request that is kept: what it takes to send it another time.
 #[derive(Debug)]
 pub(crate) struct Kept {
     head: Head,
-    /// `None`: the request has no body.
-    body: Option<Replayable>,
+    body: KeptBody,
+}
+
+/// What it takes to send a body another time.
+#[derive(Debug)]
+enum KeptBody {
+    None,
+    Replayable(Replayable),
+    /// Of a request of this proxy's own. Boxed, as such have few bodies, and all others pay for its room.
+    Own(Box<Bytes>),
 }
 
 /// A head that is nearly never sent: its fields in a row, since what a map costs to be looked into would be paid by every request. Without
@@ -46,30 +55,41 @@ impl Kept {
     pub(crate) fn of(request: Request<RequestBody>) -> (Self, Request<RequestBody>) {
         let (head, body) = request.into_parts();
         let (kept, body) = match body {
-            RequestBody::Empty => (None, RequestBody::Empty),
+            RequestBody::Empty | RequestBody::Own(None) => (KeptBody::None, RequestBody::Empty),
+            RequestBody::Own(Some(bytes)) => (KeptBody::Own(Box::new(bytes.clone())), RequestBody::Own(Some(bytes))),
             RequestBody::Stream(source) => {
                 let kept = Replayable::new(source);
                 let body = RequestBody::Replay(kept.body());
-                (Some(kept), body)
+                (KeptBody::Replayable(kept), body)
             }
-            RequestBody::Replay(replay) => (Some(replay.again()), RequestBody::Replay(replay)),
+            RequestBody::Replay(replay) => (KeptBody::Replayable(replay.again()), RequestBody::Replay(replay)),
         };
         (Self { head: Head::of(&head), body: kept }, Request::from_parts(head, body))
     }
 
     /// Whether another try would send the whole of it.
     pub(crate) fn is_whole(&self) -> bool {
-        self.body.as_ref().is_none_or(Replayable::is_whole)
+        match &self.body {
+            KeptBody::Replayable(body) => body.is_whole(),
+            KeptBody::None | KeptBody::Own(_) => true,
+        }
     }
 
     /// Whether all of it came.
     pub(crate) fn is_complete(&self) -> bool {
-        self.body.as_ref().is_none_or(Replayable::is_complete)
+        match &self.body {
+            KeptBody::Replayable(body) => body.is_complete(),
+            KeptBody::None | KeptBody::Own(_) => true,
+        }
     }
 
     /// Another one.
     pub(crate) fn request(&self) -> Request<RequestBody> {
-        let body = self.body.as_ref().map_or(RequestBody::Empty, |body| RequestBody::Replay(body.body()));
+        let body = match &self.body {
+            KeptBody::None => RequestBody::Empty,
+            KeptBody::Replayable(body) => RequestBody::Replay(body.body()),
+            KeptBody::Own(bytes) => RequestBody::Own(Some((**bytes).clone())),
+        };
         self.head.request(body)
     }
 }
@@ -88,6 +108,9 @@ mod tests {
             .header("x-other", "a")
             .header("x-several", "2");
         let (kept, sent) = Kept::of(asked.body(RequestBody::Empty).unwrap());
+        let of_own = Request::new(RequestBody::Own(Some(Bytes::from_static(b"all of it"))));
+        let (own, _) = Kept::of(of_own);
+        assert!(matches!(own.request().body(), RequestBody::Own(Some(bytes)) if bytes == "all of it"));
         for again in [kept.request(), kept.request()] {
             let (expected, again) = (&sent, &again);
             assert_eq!(

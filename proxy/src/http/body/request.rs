@@ -25,6 +25,8 @@ pub(crate) enum RequestBody {
     Empty,
     Stream(ClientBody),
     Replay(Replay),
+    /// What this proxy itself asks, until it is sent.
+    Own(Option<Bytes>),
 }
 
 impl RequestBody {
@@ -46,7 +48,7 @@ impl RequestBody {
     /// Whose share of memory it is charged to, if there is anything to charge.
     pub(crate) fn holder(&self) -> Option<Holder> {
         match self {
-            Self::Empty => None,
+            Self::Empty | Self::Own(_) => None,
             Self::Stream(body) => Some(body.holder().clone()),
             Self::Replay(body) => Some(body.holder()),
         }
@@ -55,7 +57,7 @@ impl RequestBody {
     /// The reader needs no more of it now, and will not poll for some time.
     pub(crate) fn stands_still(&mut self) -> Result<(), Overloaded> {
         match self {
-            Self::Empty => Ok(()),
+            Self::Empty | Self::Own(_) => Ok(()),
             Self::Stream(body) => body.stands_still(),
             Self::Replay(body) => body.stands_still(),
         }
@@ -69,6 +71,7 @@ impl Body for RequestBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestError>>> {
         let frame = match &mut *self {
             Self::Empty => return Poll::Ready(None),
+            Self::Own(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Stream(body) => body.poll_frame(cx),
             Self::Replay(body) => body.poll_frame(cx),
         };
@@ -78,6 +81,7 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
+            Self::Own(bytes) => bytes.is_none(),
             Self::Stream(body) => body.is_end_stream(),
             Self::Replay(body) => body.is_end_stream(),
         }
@@ -86,6 +90,7 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
+            Self::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Self::Stream(body) => body.size_hint(),
             Self::Replay(body) => body.size_hint(),
         }

@@ -30,6 +30,7 @@ mod signals;
 mod test;
 #[cfg(test)]
 mod together;
+mod trace;
 mod tunnel;
 mod upgrade;
 
@@ -51,6 +52,7 @@ pub(crate) use retry::{Retry, RetryLayer};
 pub(crate) use route::Route;
 pub(crate) use sanitize::{Sanitize, SanitizeLayer};
 pub(crate) use signals::{OfPort, OfRule, Signals, SignalsLayer};
+pub(crate) use trace::{Trace, TraceLayer};
 pub(crate) use tunnel::{Tunnel, TunnelLayer};
 pub(crate) use upgrade::{Upgrade, UpgradeLayer};
 
@@ -63,7 +65,7 @@ use std::{
 
 /// The stack of one backend of one rule, as a type: its listing is [`super::outbound::branch`].
 pub(crate) type Branch =
-    Signals<OfRule, Filters<Charge<Upgrade<Hop<Admit<Mirror<Deadline<Retry<Authorize<Balance>>>>>>>>>>;
+    Signals<OfRule, Trace<Filters<Charge<Upgrade<Hop<Admit<Mirror<Deadline<Retry<Authorize<Balance>>>>>>>>>>>;
 
 /// What comes of a request inside the stack. Boxed once, where it is made: it is handed up through every layer.
 pub(crate) type Outcome = Result<Box<Answered>, Failed>;

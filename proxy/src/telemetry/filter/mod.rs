@@ -164,7 +164,7 @@ impl Text {
             Self::Reason => entry.reason?.as_str(),
             Self::Fault => entry.fault?.as_str(),
             Self::Endpoint => return entry.endpoint.map(|endpoint| Cow::Owned(endpoint.to_string())),
-            Self::Trace => return entry.head.trace().map(Cow::Borrowed),
+            Self::Trace => return entry.trace(),
             Self::Header(name) => entry.head.field(name)?,
         }))
     }
@@ -219,6 +219,7 @@ mod tests {
             fault: Some(Fault::Application),
             tries: 2,
             endpoint: Some("10.1.2.3:8080".parse().unwrap()),
+            span: None,
             head: Told {
                 method: "GET".to_owned(),
                 path: "/users/7".to_owned(),

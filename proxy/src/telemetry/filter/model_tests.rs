@@ -108,6 +108,7 @@ fn record(random: &mut fastrand::Rng) -> (RouteKey, Entry, u64) {
         fault: maybe(random, fault),
         tries: any(random, &[0, 1, 2, 7]),
         endpoint: maybe(random, endpoint),
+        span: None,
         head: Told { method: any(random, &VALUES).to_owned(), path: any(random, &VALUES).to_owned(), fields },
     };
     (key, entry, any(random, &[0, 7, 1_790_000_000_123]))

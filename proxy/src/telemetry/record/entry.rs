@@ -6,13 +6,20 @@ use super::{
 };
 use crate::telemetry::{Fault, Reason};
 use std::{
+    borrow::Cow,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
 
 /// Words before the head's.
-pub(super) const FIXED: usize = 14;
-const _: () = assert!(FIXED + BYTES / 8 <= WORDS, "a record must find room in a slot");
+pub(super) const FIXED: usize = 13;
+/// The same of a record with a span.
+pub(super) const TRACED: usize = FIXED + 4;
+const _: () = assert!(TRACED + BYTES / 8 <= WORDS, "a record must find room in a slot");
+/// Marks in the word that says how long the head is: refused, …
+const REFUSED: u64 = 1 << 16;
+/// … and with a span.
+const SPAN: u64 = 1 << 17;
 /// What stands for "none" in a byte.
 const NONE: u8 = u8::MAX;
 
@@ -56,6 +63,15 @@ pub(crate) struct Times {
     pub after: Duration,
 }
 
+/// A span in a trace. No id is zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub trace: u128,
+    pub id: u64,
+    /// The caller's; `None`: the trace begins here.
+    pub parent: Option<u64>,
+}
+
 /// A record that ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
@@ -78,6 +94,8 @@ pub(crate) struct Entry {
     pub tries: u8,
     /// Where the last try went.
     pub endpoint: Option<SocketAddr>,
+    /// What is made of it.
+    pub span: Option<Span>,
     pub head: Told,
 }
 
@@ -96,10 +114,21 @@ pub(super) struct Fixed {
     pub(super) why: Option<(Reason, Fault)>,
     pub(super) tries: u8,
     pub(super) endpoint: Option<SocketAddr>,
+    pub(super) span: Option<Span>,
 }
 
 impl Fixed {
-    /// The words of the record before its head, which has so many bytes.
+    /// The words of a record with a span before its head, which has so many bytes.
+    pub(super) fn traced(&self, span: Span, head: usize) -> [u64; TRACED] {
+        let mut words = [0; TRACED];
+        words[..FIXED].copy_from_slice(&self.words(head));
+        words[12] |= SPAN;
+        let (trace, parent) = (span.trace, span.parent.unwrap_or(0));
+        words[FIXED..].copy_from_slice(&[(trace >> 64) as u64, trace as u64, span.id, parent]);
+        words
+    }
+
+    /// The words of a record without one.
     pub(super) fn words(&self, head: usize) -> [u64; FIXED] {
         let (address, port, family) = match self.endpoint {
             None => (0, 0, 0),
@@ -129,14 +158,21 @@ impl Fixed {
             u64::from(self.status.unwrap_or(0)) | u64::from(self.series) << 32,
             (address >> 64) as u64,
             address as u64,
-            head as u64,
-            u64::from(self.refused),
+            head as u64 | if self.refused { REFUSED } else { 0 },
         ]
     }
 }
 
 impl Entry {
-    /// What [`Fixed::words`] made, with a head behind it.
+    /// The trace that it belongs to: its span's, or the one that its head says.
+    pub(crate) fn trace(&self) -> Option<Cow<'_, str>> {
+        match self.span {
+            Some(span) => Some(Cow::Owned(format!("{:032x}", span.trace))),
+            None => self.head.trace().map(Cow::Borrowed),
+        }
+    }
+
+    /// What [`Fixed::words`] or [`Fixed::traced`] made, with a head behind it.
     pub(super) fn of(words: &[u64; WORDS]) -> Self {
         let [reason, fault, outcome, tries, grpc, family, low, high] = words[8].to_le_bytes();
         let address = Ipv6Addr::from_bits(u128::from(words[10]) << 64 | u128::from(words[11]));
@@ -147,11 +183,15 @@ impl Entry {
             _ => None,
         };
         let time = |word: usize| Duration::from_nanos(words[word]);
-        let head: Vec<u8> = words[FIXED..].iter().flat_map(|word| word.to_le_bytes()).collect();
-        let len = (words[12] as usize).min(BYTES);
+        let (span, head) = match words[12] & SPAN {
+            0 => (None, &words[FIXED..]),
+            _ => (Some(span(&words[FIXED..TRACED])), &words[TRACED..]),
+        };
+        let head: Vec<u8> = head.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let len = usize::from(words[12] as u16).min(BYTES);
         Self {
             series: (words[9] >> 32) as u32,
-            refused: words[13] != 0,
+            refused: words[12] & REFUSED != 0,
             ended: time(0),
             latency: time(1),
             times: Times { before: time(2), connect: time(3), server: time(4), after: time(5) },
@@ -164,9 +204,16 @@ impl Entry {
             fault: Fault::ALL.get(usize::from(fault)).copied(),
             tries,
             endpoint: address.map(|address| SocketAddr::new(address, port)),
+            span,
             head: Told::of(&head[..len]),
         }
     }
+}
+
+fn span(words: &[u64]) -> Span {
+    let word = |at: usize| words.get(at).copied().unwrap_or(0);
+    let trace = u128::from(word(0)) << 64 | u128::from(word(1));
+    Span { trace, id: word(2), parent: Some(word(3)).filter(|parent| *parent != 0) }
 }
 
 fn nanos(duration: Duration) -> u64 {
@@ -182,7 +229,10 @@ mod tests {
         let mut words = [0; WORDS];
         let padded: Vec<[u8; 8]> =
             head.chunks(8).map(|part| std::array::from_fn(|at| part.get(at).copied().unwrap_or(0xff))).collect();
-        writer.push(&fixed.words(head.len()), &padded);
+        match fixed.span {
+            None => writer.push(&fixed.words(head.len()), &padded),
+            Some(span) => writer.push(&fixed.traced(span, head.len()), &padded),
+        }
         assert!(ring.read(0, &mut words));
         Entry::of(&words)
     }
@@ -190,10 +240,12 @@ mod tests {
     #[test]
     fn a_record_comes_out_of_its_words_as_it_went_in() {
         let milli = Duration::from_millis;
-        for (endpoint, why, status, grpc) in [
-            (Some("10.1.2.3:8080"), Some((Reason::Timeout, Fault::Application)), Some(504), None),
-            (Some("[2001:db8::7]:65535"), Some((Reason::Internal, Fault::Proxy)), Some(200), Some(13)),
-            (None, None, None, Some(0)),
+        let root = Span { trace: u128::MAX - 1, id: u64::MAX - 2, parent: None };
+        let child = Span { trace: 1, id: 2, parent: Some(u64::MAX) };
+        for (endpoint, why, status, grpc, span) in [
+            (Some("10.1.2.3:8080"), Some((Reason::Timeout, Fault::Application)), Some(504), None, None),
+            (Some("[2001:db8::7]:65535"), Some((Reason::Internal, Fault::Proxy)), Some(200), Some(13), Some(root)),
+            (None, None, None, Some(0), Some(child)),
         ] {
             let endpoint = endpoint.map(|address| address.parse().unwrap());
             let times = Times { before: milli(1), connect: milli(2), server: milli(3), after: milli(4) };
@@ -211,10 +263,11 @@ mod tests {
                 why,
                 tries: 3,
                 endpoint,
+                span,
             };
             let entry = there_and_back(&fixed, b"\x03GET\x02/a\x01x\x01y");
             assert_eq!((entry.series, entry.ended, entry.latency), (u32::MAX - 1, milli(90_000), milli(10)));
-            assert_eq!(entry.refused, why.is_some());
+            assert_eq!((entry.refused, entry.span), (why.is_some(), span));
             assert_eq!((entry.times, entry.bytes_in, entry.bytes_out), (times, 7, u64::MAX));
             assert_eq!((entry.status, entry.grpc, entry.outcome), (status, grpc, Outcome::Failure));
             assert_eq!((entry.reason.zip(entry.fault), entry.tries, entry.endpoint), (why, 3, endpoint));

@@ -7,7 +7,7 @@ use crate::limits;
 use http::{HeaderName, HeaderValue};
 
 /// Bytes that are kept of one head.
-pub(super) const BYTES: usize = 384;
+pub(super) const BYTES: usize = 376;
 /// The field that says who asked for what was refused.
 const PEER: &str = ":peer";
 /// What stands for a value that is not kept.

@@ -1,12 +1,12 @@
 //! A worker's journal: the records that it uses again and again, and the rings that it writes them into.
 //!
-//! Three rings: the last of all; failures, and the slowest, of both of which so many a second are kept and no more, so that they reach further
-//! back than the first. What was refused before it had a route is kept among the failures alone: a stranger's requests must not push
+//! Four rings: the last of all; failures, and the slowest, of both of which so many a second are kept and no more, so that they reach further
+//! back than the first; and those that spans are made of, so that none is lost among others. What was refused before it had a route is kept among the failures alone: a stranger's requests must not push
 //! out those of others.
 
 use super::{
     Begun, Record,
-    entry::{Entry, FIXED, Fixed, Outcome},
+    entry::{Entry, Fixed, Outcome},
     ring::{Ring, WORDS, Writer},
 };
 use crate::{
@@ -30,6 +30,7 @@ pub(crate) struct Journal {
     recent: Writer,
     failed: Kept,
     slow: Kept,
+    traced: Writer,
 }
 
 /// The rings of one worker, to be read.
@@ -38,6 +39,7 @@ pub(crate) struct Rings {
     recent: Arc<Ring>,
     failed: Arc<Ring>,
     slow: Arc<Ring>,
+    traced: Arc<Ring>,
 }
 
 /// Which ring.
@@ -49,6 +51,8 @@ pub(crate) enum Which {
     Failed,
     /// The slowest of their route.
     Slow,
+    /// Those that a span is made of.
+    Traced,
 }
 
 /// A ring of which so many a second are written.
@@ -66,13 +70,15 @@ impl Journal {
         let (recent, recent_writer) = Ring::new(limits::RECORD_CHUNKS_RECENT);
         let (failed, failed_writer) = Ring::new(limits::RECORD_CHUNKS_KEPT);
         let (slow, slow_writer) = Ring::new(limits::RECORD_CHUNKS_KEPT);
-        routes.add(Arc::new(Rings { recent, failed, slow }));
+        let (traced, traced_writer) = Ring::new(limits::RECORD_CHUNKS_TRACED);
+        routes.add(Arc::new(Rings { recent, failed, slow, traced }));
         Rc::new(Self {
             routes: routes.clone(),
             spare: RefCell::default(),
             recent: recent_writer,
             failed: Kept::new(failed_writer, limits::FAILURES_KEPT_A_SECOND),
             slow: Kept::new(slow_writer, limits::SLOW_KEPT_A_SECOND),
+            traced: traced_writer,
         })
     }
 
@@ -141,8 +147,20 @@ impl Journal {
 
     /// Keeps a record that ended.
     pub(super) fn write(&self, record: &Record, fixed: &Fixed) {
+        let head = record.head.len();
+        match fixed.span {
+            None => self.keep(record, fixed, &fixed.words(head)),
+            Some(span) => {
+                let words = fixed.traced(span, head);
+                self.traced.push(&words, record.head.eights());
+                self.keep(record, fixed, &words);
+            }
+        }
+    }
+
+    fn keep<const N: usize>(&self, record: &Record, fixed: &Fixed, words: &[u64; N]) {
         let failed = matches!(fixed.outcome, Outcome::Failure | Outcome::ServerError);
-        let (words, head) = (&fixed.words(record.head.len()), record.head.eights());
+        let head = record.head.eights();
         if !record.refused {
             self.recent.push(words, head);
         }
@@ -159,7 +177,7 @@ impl Kept {
         Self { writer, most, second: Cell::new(0), written: Cell::new(0) }
     }
 
-    fn push(&self, ended: Duration, words: &[u64; FIXED], head: &[[u8; 8]]) {
+    fn push<const N: usize>(&self, ended: Duration, words: &[u64; N], head: &[[u8; 8]]) {
         if self.second.replace(ended.as_secs()) != ended.as_secs() {
             self.written.set(0);
         }
@@ -176,6 +194,7 @@ impl Rings {
             Which::Recent => &self.recent,
             Which::Failed => &self.failed,
             Which::Slow => &self.slow,
+            Which::Traced => &self.traced,
         }
     }
 

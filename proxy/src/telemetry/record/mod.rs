@@ -10,7 +10,7 @@ mod head;
 mod journal;
 mod ring;
 
-pub(crate) use entry::{Entry, Outcome, Times};
+pub(crate) use entry::{Entry, Outcome, Span, Times};
 #[cfg(test)]
 pub(crate) use head::Told;
 pub(crate) use journal::{Journal, Rings, Which};
@@ -42,6 +42,8 @@ pub(crate) struct Record {
     bytes_out: Cell<u64>,
     status: Cell<u16>,
     grpc: Cell<Option<u8>>,
+    /// The span that is made of it.
+    span: Cell<Option<Span>>,
     head: Head,
 }
 
@@ -67,6 +69,7 @@ impl Record {
             bytes_out: Cell::new(0),
             status: Cell::new(0),
             grpc: Cell::new(None),
+            span: Cell::new(None),
             head: Head::empty(),
         }
     }
@@ -86,6 +89,7 @@ impl Record {
         self.bytes_out.set(0);
         self.status.set(0);
         self.grpc.set(None);
+        self.span.set(None);
     }
 
     /// Of a byte connection that was begun for a test.
@@ -121,6 +125,17 @@ impl Record {
     /// The try was sent at that time, when the connection that it had to wait for was there.
     pub(crate) fn sent(&self, at: Instant) {
         self.sent.set(Some(at));
+    }
+
+    /// It is sampled: this span is made of it.
+    pub(crate) fn traced(&self, span: Span) {
+        self.span.set(Some(span));
+    }
+
+    /// The span that is made of it.
+    #[cfg(test)]
+    pub(crate) fn span(&self) -> Option<Span> {
+        self.span.get()
     }
 
     /// It is sent once more.
@@ -206,6 +221,7 @@ impl Record {
             why: why.map(|why| (why.reason, why.fault)),
             tries: self.tries.get(),
             endpoint: self.endpoint.get(),
+            span: self.span.get(),
         }
     }
 }
