@@ -330,6 +330,11 @@ fn shown_now(config: &Config, settings: &InForce) -> Value {
     })
 }
 
+/// What begins the drain.
+fn starting(signal: Arc<drain::Signal>) -> Arc<dyn Fn() + Send + Sync> {
+    Arc::new(move || signal.start())
+}
+
 /// How the stream to discovery is, and since when, for `/signals`.
 fn discovery_shown(
     mut link: watch::Receiver<Link>,

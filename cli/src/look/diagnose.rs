@@ -3,7 +3,7 @@
 use super::{
     ask::{Asking, Silent},
     endpoints,
-    model::{Route, Signals, Sum},
+    model::{Backend, Route, Signals, Sum},
     state::{self, State},
 };
 use crate::{
@@ -245,10 +245,34 @@ fn oddities(pod: &Signals) -> Vec<String> {
             let why = endpoint.why.as_deref().unwrap_or("unknown");
             odd.push(format!("{} of {} is {}: {why}", endpoint.address, backend.name, endpoint.state));
         }
+        odd.extend(slow_ones(backend));
     }
     odd.extend(pod.routes.iter().flat_map(of_route));
     odd
 }
+
+/// Endpoints whose latency is three times that of the others, and 5 ms more: what the page calls slow.
+fn slow_ones(backend: &Backend) -> Vec<String> {
+    let ready = || backend.endpoints.iter().filter(|endpoint| endpoint.state == "ready");
+    let slow = ready().filter_map(|endpoint| {
+        let latency = endpoint.latency_ms?;
+        let mut others: Vec<f64> =
+            ready().filter(|other| other.address != endpoint.address).filter_map(|other| other.latency_ms).collect();
+        others.sort_by(f64::total_cmp);
+        let usual = *others.get(others.len() / 2)?;
+        let pod = if endpoint.pod.is_empty() { String::new() } else { format!(" ({})", endpoint.pod) };
+        (latency > 3.0 * usual && latency > usual + 5.0).then(|| {
+            format!(
+                "{}{pod} of {} takes {latency:.1} ms, the others {usual:.1}: it is that pod or its node, as the others answer sooner",
+                endpoint.address, backend.name
+            )
+        })
+    });
+    slow.collect()
+}
+
+/// So many of a hundred requests of a route that policy may deny before it is odd.
+const DENIED_PERCENT: u64 = 1;
 
 fn of_route(route: &Route) -> Vec<String> {
     let name = format!("{} {} {}", route.direction, route.parent, route.route);
@@ -258,6 +282,14 @@ fn of_route(route: &Route) -> Vec<String> {
         before.add(window);
     }
     let mut odd = Vec::new();
+    let denied = route.failures.get("denied").copied().unwrap_or_default();
+    if route.m1.requests > 0 && denied * 100 >= route.requests.max(1) * DENIED_PERCENT {
+        let whose = if route.direction == "outbound" { "of this pod's requests" } else { "requests" };
+        odd.push(format!(
+            "{name}: policy denied {denied} {whose} since the start, of {}: the caller should not ask, or a policy lacks it; `remora tap --filter reason=denied` shows them",
+            route.requests
+        ));
+    }
     if let Some(errors) = now.errors().filter(|errors| *errors >= 0.01) {
         let why = route.failures.iter().max_by_key(|(_, count)| **count).map_or("", |(reason, _)| reason);
         odd.push(format!(
@@ -318,10 +350,29 @@ mod tests {
     #[test]
     fn each_trouble_is_named_with_its_figure() {
         type Trouble = fn(&mut Value);
-        let troubles: [(Trouble, &str); 8] = [
+        let troubles: [(Trouble, &str); 10] = [
             (|pod| pod["discovery"]["state"] = json!("lost"), "the stream to discovery is lost for 1 s"),
             (|pod| pod["saturation"]["memory_bytes"] = json!(81), "memory is 81 % of its limit"),
             (|pod| pod["saturation"]["workers"] = json!([0.1, 0.95]), "worker 1 is busy 95 %"),
+            (
+                |pod| {
+                    let like = pod["backends"][0]["endpoints"][0].clone();
+                    let endpoint = |number: u32, latency: f64| {
+                        let mut one = like.clone();
+                        (one["address"], one["state"]) = (json!(format!("10.0.0.{number}:80")), json!("ready"));
+                        one["latency_ms"] = json!(latency);
+                        one
+                    };
+                    pod["backends"][0]["endpoints"] = json!([endpoint(1, 0.8), endpoint(2, 18.9), endpoint(3, 0.9)]);
+                },
+                "10.0.0.2:80",
+            ),
+            (
+                |pod| {
+                    (pod["routes"][0]["requests"], pod["routes"][0]["failures"]) = (json!(100), json!({"denied": 40}));
+                },
+                "policy denied 40 requests since the start, of 100",
+            ),
             (|pod| pod["backends"][0]["endpoints"] = json!([]), "shop/db:80 has no endpoints"),
             (|pod| pod["backends"][0]["in_flight"] = json!(80), "shop/db:80 has 80 of 100 requests open"),
             (|pod| pod["backends"][0]["budget"] = json!(0.5), "shop/db:80 has no retry left"),

@@ -23,6 +23,9 @@ pub(super) struct Route {
     pub(super) direction: String,
     pub(super) parent: String,
     pub(super) route: String,
+    /// Since the start.
+    #[serde(default)]
+    pub(super) requests: u64,
     pub(super) failures: BTreeMap<String, u64>,
     pub(super) retries: u64,
     pub(super) in_flight: u64,
