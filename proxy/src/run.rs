@@ -119,9 +119,8 @@ fn run(mut config: Config, logs: log::Handle) -> anyhow::Result<usize> {
         let readiness = Readiness::new();
         let (source, certify) = certificate(config)?;
         let sees = ends.link.subscribe();
-        let common = Admin::new(readiness.clone()).with_log(logs.clone()).with_metrics(metrics);
         let state = AdminState {
-            common: common.with_alive(alive(pulse)),
+            common: Admin::new(readiness.clone()).with_log(logs.clone()).with_metrics(metrics).with_alive(alive(pulse)),
             routes: routes.clone(),
             inspect,
             saturation: Saturation::of(config.memory_limit, crate::config::cpu_limit()),
@@ -328,11 +327,6 @@ fn shown_now(config: &Config, settings: &InForce) -> Value {
         "unknown": settings.unknown.name(),
         "control_namespace": config.control_namespace,
     })
-}
-
-/// What begins the drain.
-fn starting(signal: Arc<drain::Signal>) -> Arc<dyn Fn() + Send + Sync> {
-    Arc::new(move || signal.start())
 }
 
 /// How the stream to discovery is, and since when, for `/signals`.

@@ -29,12 +29,8 @@ const FAULTS: [(Fault, &str); 6] = [
     (Fault::Configuration, "what was applied to the cluster, or discovery, which did not tell of it"),
 ];
 
-/// The text of `docs/metrics.md`.
-fn page() -> String {
-    let mut page = String::from(
-        "# Metrics of the proxy\n\n\
-         Made from `proxy/src/telemetry/catalog.rs` by `REMORA_WRITE_DOCS=1 cargo test -p remora-proxy the_metrics_page`; \
-         do not edit. Names and labels, once released, stay.\n\n\
+/// In which forms metrics are told.
+const FORMS: &str = "\
          Served at `/metrics` of the admin port (4191), in the form that the scraper's `Accept` likes best:\n\n\
          | form | what it has more |\n|--|--|\n\
          | Prometheus' text 0.0.4 | |\n\
@@ -42,9 +38,17 @@ fn page() -> String {
          (`traceparent`), of those that tap keeps; Prometheus keeps them with `--enable-feature=exemplar-storage` |\n\
          | Prometheus' protobuf (`io.prometheus.client.MetricFamily`) | exemplars, and native histograms of schema 3 (a bucket is 9 % wider than \
          the one before; a latency may stand in a neighbouring bucket if it is within 1.6 % of the bound) beside the classic buckets; Prometheus asks \
-         for it with `--enable-feature=native-histograms`, and then keeps these alone, unless `scrape_classic_histograms` says otherwise |\n\n\
-         ## Per route\n\n",
+         for it with `--enable-feature=native-histograms`, and then keeps these alone, unless `scrape_classic_histograms` says otherwise |\n\n";
+
+/// The text of `docs/metrics.md`.
+fn page() -> String {
+    let mut page = String::from(
+        "# Metrics of the proxy\n\n\
+         Made from `proxy/src/telemetry/catalog.rs` by `REMORA_WRITE_DOCS=1 cargo test -p remora-proxy the_metrics_page`; \
+         do not edit. Names and labels, once released, stay.\n\n",
     );
+    page.push_str(FORMS);
+    page.push_str("## Per route\n\n");
     for &(label, help) in LABELS {
         line(&mut page, format_args!("- `{label}`: {help}"));
     }

@@ -41,13 +41,16 @@ const PER_SECOND: u32 = 200;
 const WITH_READERS: Duration = Duration::from_secs(20);
 const SETTLING: Duration = Duration::from_secs(3);
 
+/// The path and the host of the request of a number.
+type Name = fn(u32) -> (String, String);
+
 pub(super) fn run(time: Duration, _logs: Option<&Path>, report: &mut Report) -> anyhow::Result<()> {
     let end = Instant::now() + time;
     let mesh = Mesh::start(std::env::current_exe()?)?;
     let (pair, _) = Pair::open(&mesh, "web", "api")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     routes_and_peers(&mesh, &runtime, report)?;
-    let steps: [(&str, fn(u32) -> (String, String), u16); 2] = [
+    let steps: [(&str, Name, u16); 2] = [
         ("paths", |n| (format!("/{n:x}/{}/x{n}", n % 7), "api:80".to_owned()), 200),
         ("hosts", |n| ("/".to_owned(), format!("h{n}.example:80")), 502),
     ];
@@ -126,7 +129,7 @@ async fn ask_all(
     to: SocketAddr,
     numbers: Range<u32>,
     end: Instant,
-    (name, status): (fn(u32) -> (String, String), u16),
+    (name, status): (Name, u16),
 ) -> anyhow::Result<u32> {
     let mut clients = tokio::task::JoinSet::new();
     for client in 0..CLIENTS {
