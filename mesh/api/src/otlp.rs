@@ -1,6 +1,6 @@
 //! Spans as OTLP has them (opentelemetry-proto), for a collector that takes them over gRPC.
 //!
-//! In: [`Span`]s of one [`Resource`]. Out: the bytes of one gRPC message, and what its answer says. The messages are those of
+//! In: [`Span`]s of one resource. Out: the bytes of one gRPC message, and what its answer says. The messages are those of
 //! `proto/otlp/trace.proto`, a part of OTLP's own. The SDK of OpenTelemetry is not used: it keeps spans, batches and clocks of its own, where the proxy's
 //! records have all of that already.
 
