@@ -31,6 +31,11 @@ def window(rps, seconds, errors=0.0, p50=2.0, p95=8.0):
     return {"rps": round(rps, 3), "requests": requests, "failed": failed, "errors": failed / requests if requests else 0.0, "p50_ms": p50, "p95_ms": p95, "p99_ms": p95 * 2}
 
 
+def windows(rps, errors=0.0, **more):
+    at = {name: window(rps, seconds, errors, **more) for name, seconds in (("s10", 10), ("m1", 60), ("m5", 300), ("m15", 900))}
+    return {**at, "before": window(rps, 60)}
+
+
 def node(namespace, kind, name, pods=3, meshed=None, answered=None, **more):
     meshed = pods if meshed is None else meshed
     return {"id": f"{namespace}/{kind}/{name}", "namespace": namespace, "kind": kind, "name": name, "accounts": [name], "pods": pods, "meshed": meshed, "asked": meshed,
@@ -38,24 +43,23 @@ def node(namespace, kind, name, pods=3, meshed=None, answered=None, **more):
 
 
 def edge(origin, service, to, rps=10.0, errors=0.0, then=None, tls="mtls", failures=(), p95=8.0):
-    def at(seconds):
-        return window(rps, seconds, errors, p95=p95)
-
-    before = window(rps, 60, 0.0) if then is None else then
+    over = windows(rps, errors, p95=p95)
+    if then is not None:
+        over["before"] = then
     share = {"mtls": 1.0, "part": 0.5}.get(tls, 0.0)
-    return {"from": origin, "service": service, "to": list(to), "windows": {"s10": at(10), "m1": at(60), "m5": at(300), "m15": at(900), "before": before}, "mtls": share,
+    return {"from": origin, "service": service, "to": list(to), "windows": over, "mtls": share,
             "tls": {"mtls": 50, "plain": 50} if tls == "part" else {tls: 100}, "failures": [{"reason": r, "fault": f, "count": n} for r, f, n in failures]}
 
 
 def shop(_):
-    """Seven workloads: one edge fails, one is slow, one is plaintext, one in part; one proxy did not answer; a name with markup."""
-    ids = {name: f"shop/deploy/{name}" for name in ("web", "api", "cart", "orders", "db")}
+    """Eight workloads: one edge fails, one is slow, one is plaintext, one in part; one proxy did not answer; a name with markup; of two behind one Service one fails."""
+    ids = {name: f"shop/deploy/{name}" for name in ("web", "api", "cart", "orders", "orders-next", "db")}
     markup = "<img src=x onerror=document.title='owned'>"
-    nodes = [node("shop", "deploy", "web"), node("shop", "deploy", "api", versions=["0.2.0", "0.3.0"]), node("shop", "deploy", "cart", answered=2), node("shop", "deploy", "orders", pods=4, meshed=3),
+    nodes = [node("shop", "deploy", "orders-next", pods=1, served=windows(0.5, .5)), node("shop", "deploy", "web"), node("shop", "deploy", "api", versions=["0.2.0", "0.3.0"]), node("shop", "deploy", "cart", answered=2), node("shop", "deploy", "orders", pods=4, meshed=3),
              node("shop", "deploy", "db", denied=7), node("lab", "sa", markup),
              {**node("", "outside", "no identity", pods=0), "id": "outside"}, {**node("pay", "service", "bank:443", pods=0), "id": "service:pay/bank:443"}]
     edges = [edge(ids["web"], "shop/api:80", [ids["api"]], rps=40), edge(ids["api"], "shop/cart:80", [ids["cart"]], rps=20, errors=.2, failures=[("status_5xx", "application", 9), ("timeout", "network", 2)]),
-             edge(ids["api"], "shop/orders:80", [ids["orders"]], rps=12, p95=90.0), edge(ids["cart"], "shop/db:5432", [ids["db"]], tls="part"), edge(ids["orders"], "shop/db:5432", [ids["db"]]),
+             edge(ids["api"], "shop/orders:80", [ids["orders"], ids["orders-next"]], rps=12, p95=90.0), edge(ids["cart"], "shop/db:5432", [ids["db"]], tls="part"), edge(ids["orders"], "shop/db:5432", [ids["db"]]),
              edge(ids["orders"], "pay/bank:443", ["service:pay/bank:443"], tls="passthrough"), edge("outside", "shop/web:80", [ids["web"]], tls="plain", rps=8), edge(f"lab/sa/{markup}", "shop/api:80", [ids["api"]], rps=1),
              edge(ids["db"], "shop/web:80", [ids["web"]], rps=.5)]
     return nodes, edges
@@ -92,6 +96,13 @@ class StandIn(ThreadingHTTPServer):
     def map(self):
         now = self.held or time.time()
         nodes, edges = self.world(int(now - self.began))
+        rates = {}
+        for one in edges:
+            for to in one["to"]:
+                rates[to] = rates.get(to, 0.0) + one["windows"]["m1"]["rps"]
+        for one in nodes:
+            # What all callers ask of it, but where the world says otherwise.
+            one.setdefault("served", windows(rates.get(one["id"], 0.0)))
         asked, answered = sum(one["asked"] for one in nodes), sum(one["answered"] for one in nodes)
         silent = [{"namespace": one["namespace"], "pod": one["named"][0], "why": "it did not answer in time"} for one in nodes if one["answered"] < one["asked"]]
         return {"at_ms": int(now * 1000), "took_ms": 40, "asked": asked, "answered": answered, "meshed": sum(one["meshed"] for one in nodes) + 2, "nodes": sorted(nodes, key=lambda one: one["id"]),

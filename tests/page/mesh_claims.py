@@ -36,6 +36,21 @@ def the_table_shows_what_is_served(page):
         same(f"where {edge['service']} lands", row["Lands on"], ", ".join(name[to] for to in edge["to"]))
 
 
+def a_workload_shows_what_it_served_itself(page):
+    told = hold(page)
+    page.run("at('workloads').scrollIntoView()")
+    frames(page)
+    name, shown = names(told), {row["Workload"]: row for row in rows(page, "workloads-box")}
+    for node in told["nodes"]:
+        minute = node["served"]["m1"]
+        if node["answered"] and any(node["id"] in edge["to"] for edge in told["edges"]):
+            row = shown[name[node["id"]]]
+            need(near(row["Rate"], minute["rps"]), f"{node['id']}: shown {row['Rate']}, served {minute['rps']}")
+            same(f"failures of {node['id']}", row["Failed"], figure(minute["errors"]))
+    found = page.run("[...document.querySelectorAll('#worse-box tbody tr')].map(tr => tr.innerText.replace(/\\s+/g, ' '))")
+    need(any("shop/orders-next" in row and "50.0 %" in row for row in found), f"which of two workloads fails is not said: {found}")
+
+
 def protection_is_told_in_words(page):
     hold(page)
     shown = {(row["Caller"], row["Service"]): row["Protection"] for row in rows(page, "edges-box")}
@@ -191,7 +206,7 @@ def what_is_around_a_chosen_workload_is_drawn(page):
 
 CLAIMS = {
     "shop": [
-        the_table_shows_what_is_served, protection_is_told_in_words, what_got_worse_says_why_and_whose_fault, the_map_has_every_workload_and_edge_of_a_small_mesh,
+        the_table_shows_what_is_served, a_workload_shows_what_it_served_itself, protection_is_told_in_words, what_got_worse_says_why_and_whose_fault, the_map_has_every_workload_and_edge_of_a_small_mesh,
         a_click_opens_a_workload_with_its_neighbours_and_commands, the_keyboard_moves_in_the_map_and_opens, the_filter_holds_for_map_and_tables, who_did_not_answer_is_named,
         names_with_markup_are_text, axe_finds_nothing, a_phone_shows_it_without_scrolling_sideways, nothing_is_asked_while_nobody_looks_or_it_is_paused,
         a_discovery_that_is_gone_is_said_and_comes_back, *ANYWHERE,

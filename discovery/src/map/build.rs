@@ -4,7 +4,7 @@
 //! (docs/admin-api.md). Pure.
 
 use super::{
-    told::{Caller, Failed, Sum, Sums, Told, WINDOWS},
+    told::{Caller, Failed, Sums, Told},
     workloads::{Id, Node, Nodes, OUTSIDE},
 };
 use crate::{
@@ -91,6 +91,8 @@ impl Builder {
             }
             edge.fail(&call.failures);
         }
+        let served = told.callers.iter().filter(|caller| !caller.is_refused());
+        self.nodes.serves(&id, served.map(|caller| &caller.windows));
         self.callers.push((id, told.callers));
         self.answered.insert(pod);
     }
@@ -115,8 +117,7 @@ impl Builder {
 /// Adds an edge from a caller that does not tell of it itself: it is outside the mesh, or its proxy was not asked here.
 fn called_by(nodes: &mut Nodes, edges: &mut BTreeMap<Ends, Edge>, id: &Id, caller: &Caller) {
     let peer = caller.peer.0.as_str();
-    // What policy refused is counted without its caller.
-    if peer.is_empty() && caller.tls.0 == "mtls" {
+    if caller.is_refused() {
         let denied = caller.windows.m1.as_ref().map_or(0, |window| window.requests);
         if let Some(node) = nodes.all.get_mut(id) {
             node.denied = node.denied.saturating_add(denied);
@@ -173,16 +174,13 @@ impl Edge {
     }
 
     fn json(&self, (from, service): &Ends) -> Value {
-        let windows = WINDOWS.iter().zip(&self.windows.0);
-        let windows: Object<String, Value> =
-            windows.map(|(name, sum)| (name.to_string(), sum.as_ref().map_or(Value::Null, window))).collect();
         let failures = self.failures.iter();
         let failures =
             failures.map(|((reason, fault), count)| json!({"reason": reason, "fault": fault, "count": count}));
         let tls: Object<String, Value> =
             self.tls.iter().map(|(tls, (requests, _))| (tls.clone(), json!(requests))).collect();
         json!({
-            "from": from, "service": service, "to": self.to, "windows": windows, "mtls": self.mtls(), "tls": tls,
+            "from": from, "service": service, "to": self.to, "windows": self.windows.json(), "mtls": self.mtls(), "tls": tls,
             "failures": failures.collect::<Value>(),
         })
     }
@@ -200,16 +198,6 @@ impl Edge {
         let of = |id: &Id| nodes.get(id).is_some_and(|node| node.namespace == namespace);
         of(from) || self.to.iter().any(of) || service.split_once('/').is_some_and(|(its, _)| its == namespace)
     }
-}
-
-fn window(sum: &Sum) -> Value {
-    let share = if sum.requests == 0 { 0.0 } else { sum.failed as f64 / sum.requests as f64 };
-    let quantiles = sum.quantiles([0.5, 0.95, 0.99]);
-    let ms = |at: usize| quantiles.map(|all| (all[at] * 1e3).round() / 1e3);
-    json!({
-        "rps": sum.rps(), "requests": sum.requests, "failed": sum.failed, "errors": (share * 1e6).round() / 1e6,
-        "p50_ms": ms(0), "p95_ms": ms(1), "p99_ms": ms(2),
-    })
 }
 
 impl Map {

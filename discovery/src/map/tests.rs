@@ -348,6 +348,20 @@ fn pods_of_a_workload_are_added_up_and_a_service_lands_on_what_serves_it() {
 }
 
 #[test]
+fn what_a_workload_served_is_its_own_and_not_its_services() {
+    let map = map(&[
+        (member("web", 1), Ok(calls("shop/api:80", &[(API, "mtls")], 40))),
+        (member("api", 1), Ok(called("shop/api:80", WEB, "mtls"))),
+        (member("api", 2), Ok(called("shop/api:80", "", "mtls"))),
+    ]);
+    let of = |id: &str| map["nodes"].as_array().unwrap().iter().find(|node| node["id"] == id).unwrap();
+    let (api, web) = (of("shop/deploy/api"), of("shop/deploy/web"));
+    assert_eq!((&api["served"]["m1"]["requests"], &web["served"]["m1"]), (&json!(3), &Value::Null));
+    assert_eq!(api["denied"], 3, "what policy refused is told apart");
+    assert_eq!(map["edges"][0]["windows"]["m1"]["requests"], 40);
+}
+
+#[test]
 fn who_does_not_tell_is_known_by_whom_it_calls() {
     let called = |peer: &str, tls: &str| map(&[(member("api", 1), Ok(called("shop/api:80", peer, tls)))]);
     let outside = called("", "plain");

@@ -7,6 +7,7 @@ use serde::{
     Deserialize, Deserializer,
     de::{Error as _, SeqAccess, Visitor},
 };
+use serde_json::{Value, json};
 use std::{collections::BTreeMap, fmt, marker::PhantomData};
 
 /// Bytes of a name: Services and identities have fewer.
@@ -49,6 +50,13 @@ pub(super) struct Caller {
     pub(super) windows: Windows,
     #[serde(default, deserialize_with = "rows")]
     pub(super) failures: Vec<Failed>,
+}
+
+impl Caller {
+    /// Whether these are what policy refused: they are counted without their caller.
+    pub(super) fn is_refused(&self) -> bool {
+        self.peer.0.is_empty() && self.tls.0 == "mtls"
+    }
 }
 
 /// Where requests went, and how they were protected.
@@ -173,6 +181,12 @@ impl Sums {
         }
     }
 
+    /// By name; `null` where there is none yet.
+    pub(super) fn json(&self) -> Value {
+        let windows = WINDOWS.iter().zip(&self.0);
+        windows.map(|(name, sum)| (name.to_string(), sum.as_ref().map_or(Value::Null, Sum::json))).collect()
+    }
+
     /// Requests of the last minute, and of the last fifteen.
     pub(super) fn lately(&self) -> (u64, u64) {
         let requests = |at: usize| self.0[at].as_ref().map_or(0, |sum| sum.requests);
@@ -191,12 +205,22 @@ impl Sum {
         }
     }
 
-    pub(super) fn rps(&self) -> f64 {
+    fn rps(&self) -> f64 {
         self.milli_rps as f64 / 1e3
     }
 
+    fn json(&self) -> Value {
+        let share = if self.requests == 0 { 0.0 } else { self.failed as f64 / self.requests as f64 };
+        let quantiles = self.quantiles([0.5, 0.95, 0.99]);
+        let ms = |at: usize| quantiles.map(|all| (all[at] * 1e3).round() / 1e3);
+        json!({
+            "rps": self.rps(), "requests": self.requests, "failed": self.failed, "errors": (share * 1e6).round() / 1e6,
+            "p50_ms": ms(0), "p95_ms": ms(1), "p99_ms": ms(2),
+        })
+    }
+
     /// The latencies in milliseconds that these shares, in ascending order, do not exceed. `None`: none is known.
-    pub(super) fn quantiles<const N: usize>(&self, shares: [f64; N]) -> Option<[f64; N]> {
+    fn quantiles<const N: usize>(&self, shares: [f64; N]) -> Option<[f64; N]> {
         let ended = self.latencies.values().fold(0_u64, |sum, count| sum.saturating_add(*count));
         let last = *self.latencies.keys().next_back()?;
         if ended == 0 {
@@ -219,7 +243,6 @@ impl Sum {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn window(latencies: &[(u64, u64)]) -> Window {
         let requests = latencies.iter().map(|(_, count)| count).sum();

@@ -2,7 +2,7 @@
 //!
 //! In: the pods that are known, and the proxies that were asked. Out: by pod, by identity and by Service the node that is meant.
 
-use super::told::{Name, Told};
+use super::told::{Name, Sums, Told, Windows};
 use crate::{
     index::Member,
     serve::{Proxy, limits::MAP_PODS_NAMED_MAX},
@@ -34,6 +34,8 @@ pub(super) struct Node {
     named: Vec<String>,
     /// What policy refused in the last minute, whoever asked.
     pub(super) denied: u64,
+    /// What its own proxies served, whoever asked.
+    served: Sums,
 }
 
 impl Node {
@@ -47,6 +49,7 @@ impl Node {
             "id": id, "namespace": self.namespace, "kind": self.kind, "name": self.name, "accounts": self.accounts,
             "pods": self.pods, "meshed": self.meshed, "asked": self.asked, "answered": self.answered,
             "versions": self.versions, "named": self.named, "denied": self.denied,
+            "served": self.served.json(),
         })
     }
 
@@ -123,6 +126,13 @@ impl Nodes {
             self.serving.entry(service.clone()).or_default().insert(id.clone());
         }
         Some(id.clone())
+    }
+
+    /// Its proxy served that.
+    pub(super) fn serves<'a>(&mut self, id: &Id, windows: impl Iterator<Item = &'a Windows>) {
+        if let Some(node) = self.all.get_mut(id) {
+            windows.for_each(|windows| node.served.add(windows));
+        }
     }
 
     /// Whether the proxies of an identity tell themselves whom they call.
