@@ -11,6 +11,7 @@ use crate::{
 };
 use remora_model::settings::{AccessLog as Setting, AccessLogFormat as Format};
 use remora_runtime::utc::Utc;
+use serde::Serialize;
 use serde_json::Value;
 use std::{
     fmt::Write as _,
@@ -36,7 +37,7 @@ struct State {
     routes: Arc<Routes>,
     setting: Setting,
     reads: Option<(Follow, Format)>,
-    lines: Option<SyncSender<String>>,
+    lines: Option<SyncSender<Vec<u8>>>,
     /// Lines that were left out and not told yet.
     missing: u64,
     /// Says that the writer has written all, by its end.
@@ -49,13 +50,13 @@ impl AccessLog {
     /// # Errors
     /// There is no thread to be had.
     pub(crate) fn to(mut out: impl Write + Send + 'static, routes: &Arc<Routes>) -> std::io::Result<Self> {
-        let (lines, taken) = sync_channel::<String>(limits::ACCESS_LOG_BATCHES);
+        let (lines, taken) = sync_channel::<Vec<u8>>(limits::ACCESS_LOG_BATCHES);
         let (until_written, written) = channel();
         thread::Builder::new().name("access-log".to_owned()).spawn(move || {
             let _until_written: Sender<()> = until_written;
             for batch in taken {
                 // Nobody may be reading any more, which is no reason to end.
-                drop(out.write_all(batch.as_bytes()).and_then(|()| out.flush()));
+                drop(out.write_all(&batch).and_then(|()| out.flush()));
             }
         })?;
         let state = State {
@@ -122,44 +123,51 @@ impl State {
 
     fn step(&mut self) {
         let (Some((follow, format)), Some(lines)) = (&mut self.reads, &self.lines) else { return };
-        let (records, missed) = follow.next(limits::ACCESS_LOG_RECORDS);
+        let mut batch = Vec::new();
+        let (records, missed) = follow.each(limits::ACCESS_LOG_RECORDS, |record| line(*format, record, &mut batch));
         self.missing += missed;
-        if records.is_empty() && self.missing == 0 {
+        if self.missing > 0 {
+            let mut told = told_missing(*format, self.missing).into_bytes();
+            told.append(&mut batch);
+            batch = told;
+        }
+        if batch.is_empty() {
             return;
         }
-        let mut batch = String::new();
-        if self.missing > 0 {
-            told_missing(*format, self.missing, &mut batch);
-        }
-        records.iter().for_each(|record| line(*format, record, &mut batch));
         match lines.try_send(batch) {
             Ok(()) => {
                 metrics::counter!("remora_access_log_dropped_total").increment(self.missing);
                 self.missing = 0;
             }
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => self.missing += records.len() as u64,
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => self.missing += records,
         }
     }
 }
 
-/// Appends how many lines are missing here.
-fn told_missing(format: Format, missing: u64, out: &mut String) {
-    // Writing to a string cannot fail.
-    let _ = match format {
-        Format::Json => writeln!(out, "{{\"missing\":{missing}}}"),
-        Format::Logfmt => writeln!(out, "missing={missing}"),
-        Format::Apache => writeln!(out, "# {missing} lines are missing here"),
-    };
+/// Says how many lines are missing here.
+fn told_missing(format: Format, missing: u64) -> String {
+    match format {
+        Format::Json => format!("{{\"missing\":{missing}}}\n"),
+        Format::Logfmt => format!("missing={missing}\n"),
+        Format::Apache => format!("# {missing} lines are missing here\n"),
+    }
 }
 
 /// Appends one record.
-fn line(format: Format, record: &Value, out: &mut String) {
-    // Writing to a string cannot fail.
+fn line(format: Format, record: &impl Serialize, out: &mut Vec<u8>) {
+    let mut text = String::new();
+    // Neither writing to a vector nor to a string can fail, nor is there anything in a record that JSON has no word for.
     let _ = match format {
-        Format::Json => writeln!(out, "{record}"),
-        Format::Logfmt => logfmt(record, out),
-        Format::Apache => apache(record, out),
+        Format::Json => serde_json::to_writer(&mut *out, record).map_err(|_| std::fmt::Error),
+        Format::Logfmt => {
+            serde_json::to_value(record).map_err(|_| std::fmt::Error).and_then(|record| logfmt(&record, &mut text))
+        }
+        Format::Apache => {
+            serde_json::to_value(record).map_err(|_| std::fmt::Error).and_then(|record| apache(&record, &mut text))
+        }
     };
+    out.extend_from_slice(text.as_bytes());
+    out.push(b'\n');
 }
 
 fn logfmt(record: &Value, out: &mut String) -> std::fmt::Result {
@@ -177,7 +185,7 @@ fn logfmt(record: &Value, out: &mut String) -> std::fmt::Result {
         write!(out, "{}{name}={text}", if first { "" } else { " " })?;
         first = false;
     }
-    writeln!(out)
+    Ok(())
 }
 
 /// The combined log format; the peer's identity stands where a user does. A byte connection has its protocol for a request.
@@ -193,7 +201,7 @@ fn apache(record: &Value, out: &mut String) -> std::fmt::Result {
         }
     };
     let header = |name: &str| or_dash(quoted(record["headers"][name].as_str().unwrap_or_default()));
-    writeln!(
+    write!(
         out,
         "{} - {} [{}] \"{}\" {} {} \"{}\" \"{}\"",
         or_dash(word("endpoint").to_owned()),
@@ -355,9 +363,9 @@ mod tests {
             "status": 200, "bytes_out": 12, "endpoint": null, "reason": null, "headers": {"user-agent": "curl 8"},
         });
         let written = |format| {
-            let mut out = String::new();
+            let mut out = Vec::new();
             line(format, &record, &mut out);
-            out
+            String::from_utf8(out).unwrap()
         };
         assert_eq!(
             written(Format::Apache),
@@ -398,8 +406,9 @@ mod tests {
 
     /// The record's line, without its end.
     fn written(format: Format, record: &Value) -> String {
-        let mut out = String::new();
+        let mut out = Vec::new();
         line(format, record, &mut out);
+        let mut out = String::from_utf8(out).unwrap();
         assert_eq!(out.pop(), Some('\n'));
         assert!(!out.contains(['\n', '\r', '\0', '\x1b', '\t']), "{out:?}");
         out

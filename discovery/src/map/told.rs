@@ -285,7 +285,7 @@ mod tests {
         let one = json!({"requests": 1, "failed": 0, "rps": 1.0, "new": 1});
         let windows = json!({"s10": one, "m1": null, "m5": null, "m15": null, "before": null});
         let call = |parent: &str| json!({"parent": parent, "windows": windows, "to": [], "failures": [], "new": {}});
-        let read = |calls: serde_json::Value| read(json!({"version": "1", "calls": calls}).to_string().as_bytes());
+        let read = |calls: Value| read(json!({"version": "1", "calls": calls}).to_string().as_bytes());
         assert_eq!(read(json!([call("shop/api:80")])).unwrap().calls.len(), 1);
         assert!(read(json!(vec![call("a"); MAP_ROWS_MAX + 1])).unwrap_err().contains("more than"));
         assert!(read(json!([call(&"a".repeat(2000))])).is_err());

@@ -43,7 +43,8 @@ impl Routes {
         for rings in self.rings() {
             for which in [Which::Recent, Which::Failed, Which::Slow] {
                 for entry in rings.since(which, 0) {
-                    let trace = entry.head.trace().and_then(|trace| u128::from_str_radix(trace, 16).ok());
+                    let of_head = || u128::from_str_radix(entry.head.trace()?, 16).ok();
+                    let trace = entry.span.map(|span| span.trace).or_else(of_head);
                     let Some((key, trace)) = names.get(&entry.series).zip(trace) else { continue };
                     let new = Traced { ended: entry.ended, latency: entry.latency, trace };
                     let latest = traced.entry((key.direction, key.parent.clone(), key.route.clone())).or_default();
