@@ -2,27 +2,22 @@
 
   tests/page/mesh.py [--port 0] [--world shop|fleet]
 
-Prints its address. The page comes from discovery/src/map/page.html, with the policy of discovery/src/map/mod.rs. Switches, each a GET:
+Prints its address. The page comes from discovery/src/map/page.html, as `admin::page` of mesh/runtime serves it. Switches, each a GET:
 
   /stand-in/hold, /stand-in/go       time stands still, and goes on
   /stand-in/break, /stand-in/mend    answers are 503, and as before
 """
 import argparse
 import json
-import pathlib
-import re
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from random import Random
 from urllib.parse import urlsplit
 
-MAP = pathlib.Path(__file__).resolve().parents[2] / "discovery/src/map"
+import shared
 
-
-def policy():
-    quoted = re.search(r'const PAGE_POLICY: &str = "(.*?)";', (MAP / "mod.rs").read_text(), re.S).group(1)
-    return re.sub(r"\\\n\s*", "", quoted)
+MAP = shared.TOP / "discovery/src/map"
 
 
 def window(rps, seconds, errors=0.0, p50=2.0, p95=8.0):
@@ -109,20 +104,7 @@ class StandIn(ThreadingHTTPServer):
                 "edges": edges, "edges_left_out": 0, "silent": silent}
 
 
-class Answer(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_):
-        pass
-
-    def say(self, status, kind, body, **headers):
-        body = body.encode()
-        self.send_response(status)
-        for header, value in {"content-type": kind, "content-length": str(len(body)), "cache-control": "no-store", **headers}.items():
-            self.send_header(header.replace("_", "-"), value)
-        self.end_headers()
-        self.wfile.write(body)
-
+class Answer(shared.Answer):
     def do_GET(self):
         path, server = urlsplit(self.path).path, self.server
         try:
@@ -131,7 +113,7 @@ class Answer(BaseHTTPRequestHandler):
                 server.broken = {"break": True, "mend": False}.get(path[10:], server.broken)
                 return self.say(200, "application/json", "{}")
             if path == "/mesh":
-                return self.say(200, "text/html; charset=utf-8", (MAP / "page.html").read_text(), content_security_policy=policy())
+                return self.say(200, "text/html; charset=utf-8", shared.whole(MAP / "page.html"), content_security_policy=shared.policy())
             if path != "/mesh/map":
                 return self.say(404, "text/plain", "no such path\n")
             if server.broken:

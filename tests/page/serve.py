@@ -3,7 +3,7 @@
 
   tests/page/serve.py [--port 0] [--world calm|trouble|pressed|thousand]
 
-Prints its address. The page comes from proxy/src/admin/page.html, with the policy of proxy/src/admin/mod.rs. Switches, each a GET:
+Prints its address. The page comes from proxy/src/admin/page.html, as `admin::page` of mesh/runtime serves it. Switches, each a GET:
 
   /stand-in/hold, /stand-in/go       time stands still, and goes on: what was served can be compared with what is shown
   /stand-in/break?how=close          streams end, and new ones are answered 503
@@ -13,25 +13,18 @@ Prints its address. The page comes from proxy/src/admin/page.html, with the poli
 """
 import argparse
 import json
-import pathlib
 import re
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
+import shared
 from filters import Wrong, compile_filter
 from worlds import WORLDS
 
-TOP = pathlib.Path(__file__).resolve().parents[2]
+TOP = shared.TOP
 ADMIN = TOP / "proxy/src/admin"
-
-
-def policy():
-    """The Content-Security-Policy that the proxy serves the page with."""
-    text = (ADMIN / "mod.rs").read_text()
-    quoted = re.search(r'const PAGE_POLICY: &str = "(.*?)";', text, re.S).group(1)
-    return re.sub(r"\\\n\s*", "", quoted)
 
 
 class StandIn(ThreadingHTTPServer):
@@ -60,12 +53,7 @@ class StandIn(ThreadingHTTPServer):
                 self.moved.notify_all()
 
 
-class Answer(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_):
-        pass
-
+class Answer(shared.Answer):
     def do_GET(self):
         url = urlsplit(self.path)
         asked = {name: values[0] for name, values in parse_qs(url.query, keep_blank_values=True).items()}
@@ -75,14 +63,6 @@ class Answer(BaseHTTPRequestHandler):
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
 
-    def say(self, status, kind, body, **headers):
-        body = body.encode()
-        self.send_response(status)
-        for header, value in {"content-type": kind, "content-length": str(len(body)), "cache-control": "no-store", **headers}.items():
-            self.send_header(header.replace("_", "-"), value)
-        self.end_headers()
-        self.wfile.write(body)
-
     def json(self, value):
         self.say(200, "application/json", json.dumps(value))
 
@@ -90,7 +70,7 @@ class Answer(BaseHTTPRequestHandler):
         self.say(404, "text/plain", "no such path\n")
 
     def at_page(self, _):
-        self.say(200, "text/html; charset=utf-8", (ADMIN / "page.html").read_text(), content_security_policy=policy())
+        self.say(200, "text/html; charset=utf-8", shared.whole(ADMIN / "page.html"), content_security_policy=shared.policy())
 
     def at_stand_in_hold(self, _):
         with self.server.moved:

@@ -17,7 +17,7 @@ use axum::{
     Router,
     extract::{RawQuery, State as Of},
     http::{StatusCode, header},
-    response::{Html, IntoResponse, Response},
+    response::{IntoResponse, Response},
     routing::get,
 };
 use build::{Builder, Map};
@@ -25,7 +25,7 @@ use futures_util::{StreamExt as _, stream};
 use remora_runtime::admin;
 use std::{
     convert::Infallible,
-    sync::Arc,
+    sync::{Arc, LazyLock},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::{
@@ -34,10 +34,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval},
 };
 
-const PAGE: &str = include_str!("page.html");
-/// The page loads nothing from elsewhere and is shown in no frame.
-const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
-                           connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+static PAGE: LazyLock<String> = LazyLock::new(|| admin::page::whole(include_str!("page.html")));
 
 /// What the paths share.
 #[derive(Clone)]
@@ -69,8 +66,8 @@ pub(crate) fn router(asking: Asking) -> (Router, impl Future<Output = Infallible
     (admin::local_only(own).with_state(state), tidy)
 }
 
-async fn page() -> impl IntoResponse {
-    ([(header::CONTENT_SECURITY_POLICY, PAGE_POLICY)], Html(PAGE))
+async fn page() -> Response {
+    admin::page::response(&PAGE)
 }
 
 async fn map(Of(state): Of<State>, RawQuery(query): RawQuery) -> Response {

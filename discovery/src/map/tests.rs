@@ -266,7 +266,7 @@ async fn the_map_is_made_of_what_proxies_answer_and_serves_all_who_read_it_meanw
 }
 
 #[tokio::test]
-async fn the_page_is_self_contained_small_and_says_reasons_as_a_proxys_does() {
+async fn the_page_is_self_contained_and_small() {
     let discovery = Discovery::start().await;
     let page = discovery.get("/mesh").await.all().await;
     assert!(page.starts_with("HTTP/1.1 200 ") && page.contains("default-src 'none'"), "{}", &page[..400]);
@@ -276,11 +276,6 @@ async fn the_page_is_self_contained_small_and_says_reasons_as_a_proxys_does() {
     }
     assert!(!super::PAGE.contains("innerHTML") && !super::PAGE.contains("insertAdjacent"));
     assert!(super::PAGE.len() < 80_000, "{} bytes", super::PAGE.len());
-    let words = |page: &str| {
-        let begin = page.find("const REASONS").unwrap();
-        page[begin..begin + page[begin..].find("const EJECTED").or(page[begin..].find("const TLS")).unwrap()].to_owned()
-    };
-    assert_eq!(words(super::PAGE), words(include_str!("../../../proxy/src/admin/page.html")));
 }
 
 /// What a proxy tells that calls one Service, as often as this.

@@ -24,7 +24,7 @@ use axum::{
     Extension, Json, Router,
     extract::{Query, State},
     http::{StatusCode, header},
-    response::{Html, IntoResponse, Response},
+    response::{IntoResponse, Response},
     routing::{get, post},
 };
 use remora_runtime::{
@@ -36,16 +36,17 @@ use remora_runtime::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 use tokio::{
     net::TcpListener,
     time::{Instant, MissedTickBehavior},
 };
 
-const PAGE: &str = include_str!("page.html");
-/// The page loads nothing from elsewhere and is shown in no frame.
-const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
-                           connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+static PAGE: LazyLock<String> = LazyLock::new(|| admin::page::whole(include_str!("page.html")));
 const PATHS: &str = "no such path; there are: / /signals /signals/live /signals/heatmap?route=ID /tap?filter= /tap/live?filter= \
                      /map /routes /errors /config /certificate /metrics /live /ready /log-level (GET, PUT) /drain (POST)\n";
 
@@ -144,8 +145,8 @@ async fn certificate(State(state): State<AdminState>) -> Json<Value> {
     Json((state.certificate)())
 }
 
-async fn page() -> impl IntoResponse {
-    ([(header::CONTENT_SECURITY_POLICY, PAGE_POLICY)], Html(PAGE))
+async fn page() -> Response {
+    admin::page::response(&PAGE)
 }
 
 #[derive(Debug, Deserialize)]

@@ -9,6 +9,7 @@
 pub(crate) mod fuzzing;
 pub mod exposition;
 mod origin;
+pub mod page;
 mod room;
 mod scrape;
 
