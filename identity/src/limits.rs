@@ -36,5 +36,3 @@ pub(crate) const CONTESTED_TOLD: Duration = Duration::from_secs(60);
 /// The issuer signs only if a turn began or ended within this (or within the time that an anchor is published, if that is longer): even
 /// while the API server answers nothing each of its two calls ends. A process that was stopped for longer looks first.
 pub(crate) const TURN_MAX: Duration = Duration::from_secs(10);
-/// Keys of one JWKS that are looked at: a cluster has one, and two while it replaces it.
-pub(crate) const JWKS_KEYS_MAX: usize = 64;

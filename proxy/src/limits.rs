@@ -163,6 +163,13 @@ pub(crate) const HEADER_LIST_BYTES_MAX: usize =
 /// library refuses a larger head as a broken stream, and cuts larger trailers.
 pub(crate) const ANSWER_LIST_BYTES_MAX: usize = 4 * HEADER_BYTES_MAX;
 
+/// Of one token of a user: the largest that identity providers issue, with hundreds of groups, fit into the heads that servers take.
+pub(crate) const TOKEN_BYTES_MAX: usize = 16 * 1024;
+/// What a worker keeps of tokens that it has checked, of all ports: half of it for good ones, some 300 bytes each.
+pub(crate) const TOKEN_CACHE_BYTES: usize = 1024 * 1024;
+/// How far the clocks of issuers and nodes may be apart.
+pub(crate) const TOKEN_SKEW: Duration = Duration::from_secs(60);
+
 /// From an HTTP/1 request to the end of its answer's head, interim answers included: a head of [`HEADER_BYTES_MAX`], and
 /// what may be read of the body behind it before the head is taken.
 pub(crate) const ANSWER_HEAD_BYTES_MAX: usize = 256 * 1024;

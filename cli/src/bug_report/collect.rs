@@ -7,10 +7,7 @@ use crate::{
     text, version,
 };
 use k8s_openapi::api::core::v1::Node;
-use kube::{
-    Api,
-    api::{ApiResource, ListParams},
-};
+use kube::{Api, api::ListParams};
 use remora_discovery::objects::registry::kinds;
 use remora_kube::{client::CallError, names};
 use serde_json::Value;
@@ -154,18 +151,10 @@ async fn of_kind(
     report: &mut Report,
     cluster: &Cluster,
     folder: &str,
-    (api_version, kind, plural): (&str, &str, &str),
+    kind: (&str, &str, &str),
     namespace: Option<&str>,
     wanted: impl Fn(&Value) -> bool,
 ) -> Result<(), Error> {
-    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    let resource = ApiResource {
-        group: group.to_owned(),
-        version: version.to_owned(),
-        api_version: api_version.to_owned(),
-        kind: kind.to_owned(),
-        plural: plural.to_owned(),
-    };
-    let found = policies::objects(cluster, &resource, namespace).await;
-    report.objects(&format!("{folder}/{plural}.yaml"), found, wanted)
+    let found = policies::objects(cluster, &list::resource(kind), namespace).await;
+    report.objects(&format!("{folder}/{}.yaml", kind.2), found, wanted)
 }

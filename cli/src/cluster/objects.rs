@@ -3,11 +3,11 @@
 //!
 //! In: a cluster. Out: [`Object`]s in the order in which they can be deleted without harm.
 
-use super::Cluster;
+use super::{Cluster, list::resource};
 use futures_util::future::try_join_all;
 use kube::{
     Api,
-    api::{ApiResource, DynamicObject, ListParams, PartialObjectMeta},
+    api::{DynamicObject, ListParams, PartialObjectMeta},
 };
 use remora_kube::{
     client::{self, CallError},
@@ -101,24 +101,16 @@ pub(crate) async fn all(cluster: &Cluster) -> Result<Vec<Object>, CallError> {
 async fn list(
     cluster: &Cluster,
     rank: usize,
-    &(api_version, kind, plural): &(&str, &str, &str),
+    kind: &(&str, &str, &str),
     label: &str,
 ) -> Result<Vec<Object>, CallError> {
-    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    let resource = ApiResource {
-        group: group.to_owned(),
-        version: version.to_owned(),
-        api_version: api_version.to_owned(),
-        kind: kind.to_owned(),
-        plural: plural.to_owned(),
-    };
-    let api: Api<DynamicObject> = Api::all_with(cluster.client.clone(), &resource);
+    let api: Api<DynamicObject> = Api::all_with(cluster.client.clone(), &resource(*kind));
     // Names and labels only: what a Secret holds is none of our business.
     match client::call(api.list_metadata(&ListParams::default().labels(label))).await {
         Ok(list) => Ok(list
             .items
             .into_iter()
-            .filter(|item| is_ours(kind, item))
+            .filter(|item| is_ours(kind.1, item))
             .filter_map(|item| object(rank, item))
             .collect()),
         // A kind that the cluster does not know (PodMonitor) has no objects.

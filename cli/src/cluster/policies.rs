@@ -3,7 +3,7 @@
 use super::{Cluster, list};
 use kube::{
     Api, ResourceExt as _,
-    api::{ApiResource, DynamicObject, ListParams},
+    api::{ApiResource, DynamicObject, GroupVersionKind, ListParams},
 };
 use remora_discovery::objects::{
     kind::{OUR_GROUP, Registered},
@@ -54,17 +54,8 @@ pub(crate) fn ours() -> impl Iterator<Item = Registered> {
 
 /// A kind that discovery reads, as the API is asked for it.
 pub(crate) fn resource(kind: Registered) -> ApiResource {
-    ApiResource {
-        group: kind.group.to_owned(),
-        version: kind.version.to_owned(),
-        api_version: if kind.group.is_empty() {
-            kind.version.to_owned()
-        } else {
-            format!("{}/{}", kind.group, kind.version)
-        },
-        kind: kind.kind.to_owned(),
-        plural: kind.plural.to_owned(),
-    }
+    let is = GroupVersionKind::gvk(kind.group, kind.version, kind.kind);
+    ApiResource::from_gvk_with_plural(&is, kind.plural)
 }
 
 /// The objects of a kind; none of a kind that the cluster does not know, whose CRD is another's affair.

@@ -7,14 +7,13 @@ use super::UninstallArgs;
 use crate::cluster::{
     Cluster, NoCluster,
     objects::{self, Object},
-    target,
+    policies, target,
 };
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::{
     Api, ResourceExt as _,
-    api::{ApiResource, DynamicObject, ListParams},
+    api::{DynamicObject, ListParams},
 };
-use remora_discovery::objects::{kind::OUR_GROUP, registry::kinds};
 use remora_kube::{
     client::{self, CallError},
     names,
@@ -101,16 +100,9 @@ async fn meshed_pods(cluster: &Cluster) -> Result<BTreeMap<String, usize>, CallE
 
 /// Every policy that a user wrote: `AuthorizationPolicy shop/web`.
 async fn policies(cluster: &Cluster) -> Result<Vec<String>, CallError> {
-    let ours = kinds().filter(|kind| kind.group == OUR_GROUP);
-    let lists = ours.map(|registered| async move {
+    let lists = policies::ours().map(|registered| async move {
         let kind = registered.kind;
-        let resource = ApiResource {
-            group: registered.group.to_owned(),
-            version: registered.version.to_owned(),
-            api_version: format!("{}/{}", registered.group, registered.version),
-            kind: kind.to_owned(),
-            plural: registered.plural.to_owned(),
-        };
+        let resource = policies::resource(registered);
         let api: Api<DynamicObject> = Api::all_with(cluster.client.clone(), &resource);
         match client::call(api.list_metadata(&ListParams::default())).await {
             Ok(list) => {

@@ -1,8 +1,9 @@
 //! Every rule of a token, each broken once.
 
-use crate::token::{Rules, TokenError, Workload, jose::KeySet, jwks::prove};
+use crate::token::{Rules, TokenError, Workload, jwks::prove};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
+use remora_jose::{Algorithm as Allowed, KeySet};
 use remora_model::TrustDomain;
 use serde_json::{Value, json};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -62,7 +63,7 @@ fn base64url(bytes: &[u8]) -> String {
 }
 
 fn check(token: &str, signer: &Signer, now: SystemTime) -> Result<Workload, TokenError> {
-    let keys = KeySet::parse(&signer.jwks()).unwrap();
+    let keys = KeySet::parse(&signer.jwks(), Allowed::KUBERNETES).unwrap();
     let trust_domain = TrustDomain::new("cluster.local").unwrap();
     let rules = Rules { audience: AUDIENCE, trust_domain: &trust_domain, skew: Duration::from_secs(60) };
     prove(&keys, token, rules, now)?.judge(&trust_domain)
@@ -190,7 +191,7 @@ mod jose {
     }
 
     fn judged(keys: &[Value], token: &str) -> Result<(), &'static str> {
-        let keys = KeySet::parse(&json!({ "keys": keys }).to_string()).unwrap();
+        let keys = KeySet::parse(&json!({ "keys": keys }).to_string(), Allowed::KUBERNETES).unwrap();
         let trust_domain = TrustDomain::new("cluster.local").unwrap();
         let rules = Rules { audience: AUDIENCE, trust_domain: &trust_domain, skew: Duration::from_secs(60) };
         prove(&keys, token, rules, SystemTime::now()).map(drop).map_err(|error| error.reason())
@@ -272,8 +273,11 @@ mod jose {
         assert_eq!(judged(&twice, &nameless), Err("token_unknown_key"));
         assert_eq!(judged(&[rsa.jwk("other")], &rsa.sign(&header("RS256", "k"), &good())), Err("token_unknown_key"));
         let broken = with(ec.jwk("k"), "x", json!("AQ"));
-        assert!(KeySet::parse(&json!({"keys": [broken]}).to_string()).unwrap_err().contains("key 1"));
-        assert!(KeySet::parse("{}").is_err() && KeySet::parse("{\"keys\":[]}").unwrap().is_empty());
+        assert!(
+            KeySet::parse(&json!({"keys": [broken]}).to_string(), Allowed::KUBERNETES).unwrap_err().contains("key 1")
+        );
+        assert!(KeySet::parse("{}", Allowed::KUBERNETES).is_err());
+        assert!(KeySet::parse("{\"keys\":[]}", Allowed::KUBERNETES).unwrap().is_empty());
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Fuzz targets of tokens and of the keys that they are checked with. In: any bytes. Out: nothing, or a panic.
 
-use super::{Audiences, Claims, Rules, jose::KeySet, jwks::prove, review};
-use crate::limits::JWKS_KEYS_MAX;
+use super::{Claims, Rules, jwks::prove, review};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use remora_jose::{Algorithm, JWKS_KEYS_MAX, KeySet, claims::Audience};
 use remora_model::TrustDomain;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -15,7 +15,7 @@ const NOW: Duration = Duration::from_secs(1_800_000_000);
 /// Nothing but what was signed proves anything, whatever is changed of it, and it proves one workload.
 pub fn tokens(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
-    let keys = KeySet::parse(KEYS).expect("the corpus's keys");
+    let keys = KeySet::parse(KEYS, Algorithm::KUBERNETES).expect("the corpus's keys");
     let domain = TrustDomain::new("cluster.local").expect("a trust domain");
     let rules = Rules { audience: AUDIENCE, trust_domain: &domain, skew: Duration::from_secs(60) };
     match prove(&keys, &text, rules, UNIX_EPOCH + NOW) {
@@ -38,17 +38,17 @@ pub fn tokens(data: &[u8]) {
 pub fn token_claims(data: &[u8]) {
     let token = format!("{}.{}.{}", encoded(br#"{"alg":"ES256","typ":"JWT"}"#), encoded(data), encoded(&[1; 64]));
     let unverified = review::read(&token, AUDIENCE);
-    let said = serde_json::from_slice::<Audiences>(data);
+    let said = serde_json::from_slice::<Audience>(data);
     let claims = serde_json::from_slice::<Claims>(data);
     if let Ok(unverified) = &unverified {
-        assert!(said.is_ok_and(|said| said.holds(AUDIENCE)));
+        assert!(said.is_ok_and(|said| said.aud.holds(AUDIENCE)));
         assert_eq!(unverified.sub, claims.as_ref().expect("both read it").sub);
     }
     if let Ok(claims) = &claims {
         assert!(claims.ends() >= UNIX_EPOCH);
     }
     // Junk behind the right shape is still not signed by anybody.
-    let keys = KeySet::parse(KEYS).expect("the corpus's keys");
+    let keys = KeySet::parse(KEYS, Algorithm::KUBERNETES).expect("the corpus's keys");
     assert!(keys.verified(&token).is_err());
 }
 
@@ -59,7 +59,7 @@ fn encoded(bytes: &[u8]) -> String {
 /// A set has no more keys than it lists, and none of a set that the corpus's issuer did not make takes its tokens.
 pub fn key_sets(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
-    match KeySet::parse(&text) {
+    match KeySet::parse(&text, Algorithm::KUBERNETES) {
         Ok(keys) => {
             assert!(
                 keys.len() <= JWKS_KEYS_MAX

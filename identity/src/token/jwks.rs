@@ -3,11 +3,13 @@
 //!
 //! What it cannot know is whether the pod still lives: a token is good until it expires.
 
-use super::{
-    Audiences, Claims, Kubernetes, NumericDate, Pod, Proven, Rules, SERVICE_ACCOUNT, TokenError, jose::KeySet,
-};
+use super::{Claims, Kubernetes, Pod, Proven, Rules, SERVICE_ACCOUNT, TokenError};
 use crate::{limits::POLL, source::Changes};
 use arc_swap::ArcSwap;
+use remora_jose::{
+    Algorithm, KeySet,
+    claims::{Audience, NumericDate},
+};
 use remora_runtime::admin::Readiness;
 use std::{
     path::{Path, PathBuf},
@@ -39,8 +41,8 @@ pub fn prove(keys: &KeySet, token: &str, rules: Rules<'_>, now: SystemTime) -> R
 
 fn verified(keys: &KeySet, token: &str, audience: &str) -> Result<Claims, TokenError> {
     let claims = keys.verified(token)?;
-    let said: Audiences = serde_json::from_slice(&claims).map_err(|error| TokenError::claims(&error))?;
-    if !said.holds(audience) {
+    let said: Audience = serde_json::from_slice(&claims).map_err(|error| TokenError::claims(&error))?;
+    if !said.aud.holds(audience) {
         return Err(TokenError::Audience);
     }
     let claims: Claims = serde_json::from_slice(&claims).map_err(|error| TokenError::claims(&error))?;
@@ -131,5 +133,5 @@ fn read(path: &Path) -> Result<String, KeysError> {
 }
 
 fn parse(path: &Path, text: &str) -> Result<KeySet, KeysError> {
-    KeySet::parse(text).map_err(|reason| KeysError::Content { path: path.to_owned(), reason })
+    KeySet::parse(text, Algorithm::KUBERNETES).map_err(|reason| KeysError::Content { path: path.to_owned(), reason })
 }

@@ -5,7 +5,6 @@
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
-pub mod jose;
 pub mod jwks;
 mod memory;
 pub mod review;
@@ -14,10 +13,10 @@ use self::{
     jwks::Keys,
     review::{ReviewError, Reviewer},
 };
+use remora_jose::{JoseError, claims::NumericDate};
 use remora_model::{SpiffeId, TrustDomain, identity::InvalidSpiffeId};
 use remora_runtime::admin::Readiness;
-use serde::{Deserialize, Deserializer, de::Error as _};
-use serde_json::Number;
+use serde::Deserialize;
 use std::{
     fmt::Display,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -100,6 +99,18 @@ impl TokenError {
             Self::Gone => "token_gone",
             Self::Rejected(_) => "token_rejected",
             Self::Identity(_) => "token_identity",
+        }
+    }
+}
+
+impl From<JoseError> for TokenError {
+    fn from(error: JoseError) -> Self {
+        match error {
+            JoseError::Malformed => Self::Malformed,
+            JoseError::Algorithm(name) => Self::Algorithm(name),
+            JoseError::Critical => Self::Critical,
+            JoseError::UnknownKey => Self::UnknownKey,
+            JoseError::Signature => Self::Signature,
         }
     }
 }
@@ -214,43 +225,6 @@ struct Claims {
 impl Claims {
     fn ends(&self) -> SystemTime {
         UNIX_EPOCH.checked_add(self.exp.0).unwrap_or(UNIX_EPOCH)
-    }
-}
-
-/// RFC 7519 §2: seconds since 1970, perhaps with a fraction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct NumericDate(Duration);
-
-impl<'de> Deserialize<'de> for NumericDate {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let number = Number::deserialize(deserializer)?;
-        let whole = number.as_u64().map(Duration::from_secs);
-        // What is before 1970 is 1970, what is beyond all time is the end of it.
-        let late =
-            || number.as_f64().map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX));
-        whole.or_else(late).map(Self).ok_or_else(|| D::Error::custom("a time is a number"))
-    }
-}
-
-/// RFC 7519 §4.1.3: one text or several.
-#[derive(Debug, Deserialize)]
-struct Audiences {
-    aud: OneOrMany,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum OneOrMany {
-    One(String),
-    Many(Vec<String>),
-}
-
-impl Audiences {
-    fn holds(&self, audience: &str) -> bool {
-        match &self.aud {
-            OneOrMany::One(one) => one == audience,
-            OneOrMany::Many(many) => many.iter().any(|one| one == audience),
-        }
     }
 }
 

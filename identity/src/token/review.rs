@@ -10,13 +10,14 @@
 //! without asking, so that junk costs the API server nothing. Bounded: reviews at once, and time. When
 //! the API server is down the caller gets `Unavailable` and tries again, except for what [`super::memory`] allows.
 
-use super::{Audiences, Claims, NumericDate, OneOrMany, Pod, Proven, Rules, TokenError, cut, memory::Memory};
+use super::{Claims, Pod, Proven, Rules, TokenError, cut, memory::Memory};
 use jsonwebtoken::dangerous::insecure_decode_claims;
 use k8s_openapi::api::{
     authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus},
     authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec},
 };
 use kube::{Api, Client, api::PostParams};
+use remora_jose::claims::{Audiences, NumericDate};
 use remora_kube::client::{CALL_TIMEOUT, CallError, call, call_within};
 use remora_runtime::admin::Readiness;
 use serde::Deserialize;
@@ -152,10 +153,10 @@ impl Reviewer {
 pub(super) fn read(token: &str, audience: &str) -> Result<Claims, TokenError> {
     #[derive(Deserialize)]
     struct Said {
-        aud: Option<OneOrMany>,
+        aud: Option<Audiences>,
     }
     let Said { aud } = insecure_decode_claims(token).map_err(|_| TokenError::Malformed)?;
-    if !aud.is_some_and(|aud| Audiences { aud }.holds(audience)) {
+    if !aud.is_some_and(|aud| aud.holds(audience)) {
         return Err(TokenError::Audience);
     }
     let said = insecure_decode_claims::<Claims>(token).map_err(|error| TokenError::claims(&error))?;

@@ -39,7 +39,7 @@ pub(crate) struct EndpointSeen {
     /// Until it is probed, in milliseconds.
     pub for_ms: Option<u64>,
     pub in_flight: u32,
-    /// What the balancer takes for its latency; none before its first answer.
+    /// What its answers took in the mean when the last of them came, or how long it has been silent; none before its first answer.
     pub latency_ms: Option<f64>,
     /// Tries, and those that failed, since it is known.
     pub requests: u64,

@@ -4,9 +4,9 @@
 //! proxy of the mesh for it while somebody looks at the map.
 
 use super::{
-    Direction, Routes, Tls,
+    Direction, Fault, Routes, STATUS_5XX, Tls,
     history::{Clock, Span, Window},
-    record::Which,
+    record::{Entry, Outcome, Which},
     stats::Reading,
     tracks::{Of, Track},
 };
@@ -166,19 +166,24 @@ impl Routes {
         let since = now.saturating_duration_since(self.started()).saturating_sub(LATELY);
         for rings in self.rings() {
             for entry in rings.since(Which::Failed, 0).take_while(|entry| entry.ended >= since) {
-                let (Some(key), Some(reason), Some(fault)) = (names.get(&entry.series), entry.reason, entry.fault)
-                else {
-                    continue;
-                };
+                let (Some(key), Some(why)) = (names.get(&entry.series), why(&entry)) else { continue };
                 let row = match key.direction {
                     Direction::Outbound => calls.get_mut(&key.parent),
                     Direction::Inbound => callers.get_mut(&(key.peer.clone(), key.tls)),
                 };
                 if let Some(row) = row {
-                    *row.failures.entry((reason.as_str(), fault.as_str())).or_default() += 1;
+                    *row.failures.entry(why).or_default() += 1;
                 }
             }
         }
+    }
+}
+
+/// Why a request failed, and whose fault it was, in the words of the counters.
+fn why(entry: &Entry) -> Option<(&'static str, &'static str)> {
+    match entry.outcome {
+        Outcome::ServerError => Some((STATUS_5XX, Fault::Application.as_str())),
+        _ => Some((entry.reason?.as_str(), entry.fault?.as_str())),
     }
 }
 
@@ -196,11 +201,15 @@ mod tests {
         Counters::new(Journal::new(routes), direction, parent.into(), Vec::new())
     }
 
-    fn ask(counters: &Counters, (path, peer, tls): (&str, &str, Tls), fails: bool) {
+    fn ask(counters: &Counters, (path, peer, tls): (&str, &str, Tls), ends: Outcome) {
         let (request, now) = (http::Request::get(path).body(()).unwrap(), Instant::now());
         let mut begun = counters.request(None, &request, Proto::Http1, (&peer.into(), tls), now);
-        let ends = now + Duration::from_millis(4);
-        if fails { begun.failure(Reason::Timeout, ends) } else { begun.success(ends) }
+        let at = now + Duration::from_millis(4);
+        match ends {
+            Outcome::Failure => begun.failure(Reason::Timeout, at),
+            Outcome::ServerError => begun.server_error(at),
+            Outcome::Success | Outcome::Cancelled => begun.success(at),
+        }
     }
 
     fn minute(routes: &Routes) {
@@ -215,9 +224,9 @@ mod tests {
         let routes = Routes::new("shop/web-1".into());
         let api = counters(&routes, Direction::Outbound, "shop/api:80");
         for path in ["/a", "/b", "/c"] {
-            ask(&api, (path, API, Tls::Mtls), false);
+            ask(&api, (path, API, Tls::Mtls), Outcome::Success);
         }
-        ask(&api, ("/a", "", Tls::Plain), true);
+        ask(&api, ("/a", "", Tls::Plain), Outcome::Failure);
         minute(&routes);
         let map = routes.map();
         let [call] = map["calls"].as_array().unwrap().as_slice() else { panic!("{map:#}") };
@@ -235,8 +244,8 @@ mod tests {
     fn callers_are_told_by_who_they_are_and_their_latencies_only_where_nobody_else_tells_them() {
         let routes = Routes::new("shop/api-1".into());
         let api = counters(&routes, Direction::Inbound, "shop/api:80");
-        ask(&api, ("/", API, Tls::Mtls), false);
-        ask(&api, ("/", "", Tls::Plain), false);
+        ask(&api, ("/", API, Tls::Mtls), Outcome::Success);
+        ask(&api, ("/", "", Tls::Plain), Outcome::Success);
         minute(&routes);
         let map = routes.map();
         assert_eq!(map["serves"], json!(["shop/api:80"]));
@@ -246,5 +255,16 @@ mod tests {
         assert_eq!(of(API)["windows"]["m1"]["latencies_ns"], Value::Null);
         assert_eq!(of(API)["parents"], json!(["shop/api:80"]));
         assert_eq!(map["calls"], json!([]));
+    }
+
+    #[test]
+    fn an_answer_of_500_has_a_reason_as_well_the_applications_own() {
+        let routes = Routes::new("shop/web-1".into());
+        let api = counters(&routes, Direction::Outbound, "shop/api:80");
+        ask(&api, ("/a", API, Tls::Mtls), Outcome::ServerError);
+        ask(&api, ("/a", API, Tls::Mtls), Outcome::ServerError);
+        minute(&routes);
+        let told = json!([{ "reason": "status_5xx", "fault": "application", "count": 2 }]);
+        assert_eq!(routes.map()["calls"][0]["failures"], told);
     }
 }

@@ -71,6 +71,12 @@ impl Load {
         self.at_least(self.faded_mean_s(now), now)
     }
 
+    /// What its answers took in the mean when the last of them came: what people are shown. It does not fade, for an endpoint that nobody asks
+    /// became no faster by that.
+    pub(super) fn measured_s(&self, now: Instant) -> f64 {
+        self.at_least(self.mean_s.get(), now)
+    }
+
     fn at_least(&self, latency_s: f64, now: Instant) -> f64 {
         if !self.asked.get() {
             return 0.0;

@@ -186,7 +186,7 @@ impl<P: Clone> Balancer<P> {
                 why: ejected.map(|(why, ..)| why.as_str()),
                 for_ms: ejected.map(|(_, until, _)| millis(until.saturating_duration_since(now))),
                 in_flight: load.in_flight(),
-                latency_ms: load.is_known().then(|| (load.latency_s(now) * 1e6).round() / 1e3),
+                latency_ms: load.is_known().then(|| (load.measured_s(now) * 1e6).round() / 1e3),
                 requests: told.requests.get(),
                 failures: told.failures.get(),
                 last_failure: last_failure

@@ -216,3 +216,10 @@ fn an_update_keeps_what_is_known_of_those_who_stay_and_forgets_those_who_left() 
         assert_eq!(told(&set, key, now), READY);
     }
 }
+
+#[test]
+fn a_slow_endpoint_is_shown_as_slow_however_long_nobody_asks_it() {
+    let (set, now) = (set(0..2), Instant::now());
+    ask(&set, 0, now).record(now, 300 * MS, Outcome::Success);
+    assert_eq!(seen(&set, now + 60_000 * MS)[&0].latency_ms, Some(300.0));
+}
