@@ -1,6 +1,6 @@
 //! Flags and `REMORA_DISCOVERY_*`.
 
-use crate::objects::names::is_subdomain;
+use crate::objects::{jwks::AllowedHost, names::is_subdomain};
 use ipnet::IpNet;
 use remora_model::{ProxySettings, Setting, network};
 use remora_runtime::{
@@ -61,6 +61,12 @@ pub struct Config {
     /// Whether running proxies make spans: off, or host:port of a collector and sample= and a percentage behind it; the same
     #[arg(long, env = "REMORA_DISCOVERY_PROXY_TRACING", value_name = "TEXT")]
     pub proxy_tracing: Option<String>,
+    /// Whom keys of tokens' issuers may be fetched from, by HTTPS: hosts, or host:port (idp.example,keycloak.auth.svc:8443)
+    #[arg(long, env = "REMORA_DISCOVERY_JWKS_HOSTS", value_name = "HOSTS", default_value = "")]
+    pub jwks_hosts: String,
+    /// PEM file of the authorities that vouch for these hosts, beside the web's
+    #[arg(long, env = "REMORA_DISCOVERY_JWKS_CA", value_name = "PEM")]
+    pub jwks_ca: Option<PathBuf>,
     /// host:port of the identity service
     #[arg(long, env = "REMORA_DISCOVERY_IDENTITY_ADDR", required_unless_present = "insecure_listen")]
     pub identity_addr: Option<String>,
@@ -93,7 +99,8 @@ impl Config {
         let domain = is_subdomain(&self.cluster_domain);
         let domain =
             domain.then_some(()).ok_or_else(|| format!("--cluster-domain={:?}: is no domain", self.cluster_domain));
-        let wrong = [filter.err(), domain.err(), self.networks().err(), self.proxies().err()];
+        let wrong =
+            [filter.err(), domain.err(), self.networks().err(), self.proxies().err(), self.allowed_hosts().err()];
         let mistakes: Vec<String> = wrong.into_iter().flatten().collect();
         if mistakes.is_empty() { Ok(self) } else { Err(Mistakes(mistakes)) }
     }
@@ -107,6 +114,12 @@ impl Config {
             access_log: setting("--proxy-access-log", self.proxy_access_log.as_deref(), access_log)?,
             tracing: setting("--proxy-tracing", self.proxy_tracing.as_deref(), tracing)?,
         })
+    }
+
+    /// The hosts of `--jwks-hosts`.
+    pub(crate) fn allowed_hosts(&self) -> Result<Vec<AllowedHost>, String> {
+        let texts = self.jwks_hosts.split(',').map(str::trim).filter(|text| !text.is_empty());
+        texts.map(|text| text.parse().map_err(|wrong| format!("--jwks-hosts={:?}: {wrong}", self.jwks_hosts))).collect()
     }
 
     /// The ranges of `--cluster-networks`.

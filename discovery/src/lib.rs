@@ -8,6 +8,7 @@
 //! | [`index`] | what they mean: objects to resources, pure |
 //! | `feed` | from source to index, when something changed |
 //! | [`serve`] | pushes resources: one stream per proxy |
+//! | `keys` | keys of the issuers that policies name by URL: fetched, and kept |
 //! | `map` | who calls whom in the mesh, for people: asks proxies while somebody reads |
 //! | [`config`], [`main`] | the process |
 
@@ -16,6 +17,7 @@ pub mod source;
 pub mod index;
 mod feed;
 pub mod serve;
+mod keys;
 mod map;
 pub mod config;
 mod run;

@@ -4,7 +4,7 @@ use crate::{
     config::Config,
     feed,
     index::Mesh,
-    map,
+    keys, map,
     serve::{Hub, Service},
     source::kubernetes,
 };
@@ -53,11 +53,13 @@ async fn run(config: Config, log: log::Handle) -> anyhow::Result<()> {
         }
     })?;
     let streams = Streams::start()?;
+    let mut fetching = std::pin::pin!(fetch(&config, hub.clone(), draining.clone()));
     let mut reading = std::pin::pin!(read(&config, hub.clone(), &readiness, draining.clone()));
     let mut serving = std::pin::pin!(streams.run(serve(config.clone(), service, readiness.clone(), draining)));
     let early = tokio::select! {
         served = &mut serving => Some(served),
         read = &mut reading => Some(read),
+        fetched = &mut fetching => Some(fetched),
         signal = drain::terminated() => {
             tracing::info!(signal = signal?, "ending");
             None
@@ -138,7 +140,17 @@ fn mesh(config: &Config) -> anyhow::Result<Mesh> {
         cluster_domain: config.cluster_domain.clone(),
         networks: config.networks().map_err(|error| anyhow!(error))?,
         proxies: config.proxies().map_err(|error| anyhow!(error))?,
+        jwks_hosts: config.allowed_hosts().map_err(|error| anyhow!(error))?,
     })
+}
+
+/// Keeps fetching the keys of issuers that policies name by URL, until the drain.
+async fn fetch(config: &Config, hub: Hub, draining: drain::Watch) -> anyhow::Result<()> {
+    let authorities = match &config.jwks_ca {
+        Some(path) => std::fs::read(path).with_context(|| format!("cannot read --jwks-ca={}", path.display()))?,
+        None => Vec::new(),
+    };
+    keys::run(hub, &authorities, draining).await.context("--jwks-ca")
 }
 
 /// Keeps telling the hub what changed, wherever objects come from, until the drain.

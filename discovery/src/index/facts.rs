@@ -9,6 +9,7 @@ use super::{
 use crate::objects::{
     Object,
     core::{EndpointSlice, Namespace, Pod, Service},
+    jwks::JwksUrl,
     mesh::XMesh,
     routes::ReferenceGrant,
 };
@@ -48,6 +49,8 @@ pub(crate) struct Facts {
     pub(super) ranged: BTreeMap<ObjectId, Object>,
     /// What says that a mesh is there.
     pub(super) meshes: BTreeMap<ObjectId, Arc<XMesh>>,
+    /// What was fetched of the keys of issuers that policies name by URL, or why nothing was.
+    pub(super) jwks: Table<JwksUrl, Result<Arc<str>, String>>,
     pub(super) ranges: Table<(), Ranges>,
     /// Addresses of Services and pods in none of the ranges.
     pub(super) strays: BTreeSet<IpAddr>,
@@ -93,6 +96,8 @@ pub(crate) struct Facts {
     pub(super) policies_in: Relation<(&'static str, String), ObjectId>,
     pub(super) policies_of: Relation<&'static str, ObjectId>,
     pub(super) told_networks: Table<(), Arc<[IpNet]>>,
+    /// The policies that name a URL of keys.
+    pub(super) wanted_jwks: BTreeMap<JwksUrl, BTreeSet<ObjectId>>,
 }
 
 impl Facts {
@@ -112,6 +117,7 @@ impl Facts {
             policies: Table::new("policies"),
             ranged: BTreeMap::new(),
             meshes: BTreeMap::new(),
+            jwks: Table::new("jwks"),
             ranges: Table::new("ranges"),
             strays: BTreeSet::new(),
             peopled: Table::new("peopled"),
@@ -141,6 +147,7 @@ impl Facts {
             policies_in: Relation::new("policies_in"),
             policies_of: Relation::new("policies_of"),
             told_networks: Table::new("told_networks"),
+            wanted_jwks: BTreeMap::new(),
         }
     }
 }

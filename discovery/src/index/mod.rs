@@ -56,7 +56,11 @@ pub use change::Change;
 pub use pods::Proof;
 pub use workloads::{Member, Workload};
 
-use crate::objects::{Metadata, Object, Origin, core::Service};
+use crate::objects::{
+    Metadata, Object, Origin,
+    core::Service,
+    jwks::{AllowedHost, JwksUrl},
+};
 use facts::Facts;
 use given::Taking;
 use graph::Graph;
@@ -80,6 +84,8 @@ pub struct Mesh {
     pub networks: Vec<IpNet>,
     /// Settings of running proxies that no annotation says.
     pub proxies: ProxySettings,
+    /// Whom keys of issuers may be fetched from.
+    pub jwks_hosts: Vec<AllowedHost>,
 }
 
 impl Default for Mesh {
@@ -91,6 +97,7 @@ impl Default for Mesh {
             cluster_domain: CLUSTER_DOMAIN.to_owned(),
             networks: Vec::new(),
             proxies: ProxySettings::default(),
+            jwks_hosts: Vec::new(),
         }
     }
 }
@@ -201,6 +208,28 @@ impl World {
         for fact in tables::changed() {
             self.graph.changed(fact);
         }
+    }
+
+    /// Takes what was fetched of an issuer's keys, or why nothing was; `None`: nobody asks for them any more.
+    pub fn keys(
+        &mut self,
+        url: &JwksUrl,
+        found: Option<Result<Arc<str>, String>>,
+        tell: &mut dyn FnMut(&Asked, Answer),
+    ) {
+        self.facts.jwks.put(url.clone(), found);
+        self.run(Cell::waits, tell);
+    }
+
+    /// What is known of the keys of a URL.
+    #[cfg(test)]
+    pub(crate) fn held_keys(&self, url: &JwksUrl) -> Option<Result<Arc<str>, String>> {
+        self.facts.jwks.get(url).cloned()
+    }
+
+    /// The URLs of keys that policies name.
+    pub fn wanted_keys(&self) -> impl Iterator<Item = &JwksUrl> {
+        self.facts.wanted_jwks.keys()
     }
 
     /// Brings up to date what is to be said to people. Whether any status is another.

@@ -6,6 +6,7 @@
 
 pub mod attachment;
 pub mod core;
+pub mod jwks;
 pub mod kind;
 pub mod mesh;
 pub mod names;

@@ -8,11 +8,14 @@ use super::{
     asks::{Answered, Asks, Failure, Path, Room},
     resource::Resource,
 };
-use crate::index::{Asked, Change, Member, Mesh, World, status::ObjectStatus};
+use crate::{
+    index::{Answer, Asked, Change, Member, Mesh, World, status::ObjectStatus},
+    objects::jwks::JwksUrl,
+};
 use remora_api::sync::Name;
 use remora_model::{Feature, Features};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 use tokio::sync::{Notify, watch};
@@ -30,6 +33,7 @@ struct Shared {
     /// Whether anything is known.
     known: watch::Sender<bool>,
     statuses: watch::Sender<Arc<[Arc<ObjectStatus>]>>,
+    wanted_keys: watch::Sender<BTreeSet<JwksUrl>>,
     /// Told when [`Hub::settle`] would say something else, though no object changed.
     unsettled: Notify,
 }
@@ -76,6 +80,13 @@ pub(super) struct Mailbox {
     pub(super) asks: Asks,
 }
 
+/// Another answer for those who keep this one.
+fn renew(cells: &HashMap<Arc<Asked>, Vec<Weak<Cell>>>, asked: &Asked, answer: &Answer) {
+    for cell in cells.get(asked).into_iter().flatten().filter_map(Weak::upgrade) {
+        cell.renew(Resource::of(answer.clone(), cell.features));
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -85,24 +96,42 @@ impl Hub {
     pub fn new(mesh: Mesh) -> Self {
         let state = State { world: World::new(mesh), cells: HashMap::new(), lacking: BTreeMap::new() };
         let (known, statuses) = (watch::Sender::new(false), watch::Sender::new(Arc::default()));
-        Self(Arc::new(Shared { state: Mutex::new(state), known, statuses, unsettled: Notify::new() }))
+        let (state, wanted_keys, unsettled) = (Mutex::new(state), watch::Sender::default(), Notify::new());
+        Self(Arc::new(Shared { state, known, statuses, wanted_keys, unsettled }))
     }
 
     /// Takes changes, all at once, and wakes the streams whom they concern.
     pub fn apply(&self, changes: impl IntoIterator<Item = Change>) -> Applied {
         let mut state = lock(&self.0.state);
         let State { world, cells, .. } = &mut *state;
-        world.apply(changes, &mut |asked, answer| {
-            for cell in cells.get(asked).into_iter().flatten().filter_map(Weak::upgrade) {
-                cell.renew(Resource::of(answer.clone(), cell.features));
-            }
-        });
+        world.apply(changes, &mut |asked, answer| renew(cells, asked, &answer));
         let (reports, unseen) = world.news();
         let applied = Applied { reports, unseen, counts: world.counts() };
+        self.0.wanted_keys.send_if_modified(|before| {
+            let same = before.len() == world.wanted_keys().count() && before.iter().eq(world.wanted_keys());
+            if !same {
+                *before = world.wanted_keys().cloned().collect();
+            }
+            !same
+        });
         drop(state);
         metrics::counter!("remora_discovery_snapshots_total").increment(1);
         self.0.known.send_replace(true);
         applied
+    }
+
+    /// The URLs of keys that policies name.
+    pub(crate) fn wanted_keys(&self) -> watch::Receiver<BTreeSet<JwksUrl>> {
+        self.0.wanted_keys.subscribe()
+    }
+
+    /// Takes what was fetched of an issuer's keys, or why nothing was; `None`: nobody asks for them any more.
+    pub(crate) fn keys(&self, url: &JwksUrl, found: Option<Result<Arc<str>, String>>) {
+        let mut state = lock(&self.0.state);
+        let State { world, cells, .. } = &mut *state;
+        world.keys(url, found, &mut |asked, answer| renew(cells, asked, &answer));
+        drop(state);
+        self.0.unsettled.notify_one();
     }
 
     /// Brings up to date what is to be said to people. New reports.
@@ -177,6 +206,12 @@ impl Hub {
     /// Resolves when [`Self::settle`] has something to say, though no object changed. Cancel-safe.
     pub(crate) async fn unsettled(&self) {
         self.0.unsettled.notified().await;
+    }
+
+    /// What is known of the keys of a URL.
+    #[cfg(test)]
+    pub(crate) fn held_keys(&self, url: &JwksUrl) -> Option<Result<Arc<str>, String>> {
+        lock(&self.0.state).world.held_keys(url)
     }
 
     /// How many resources somebody asks for.

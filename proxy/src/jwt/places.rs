@@ -105,7 +105,9 @@ fn pairs(field: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
 fn without(headers: &mut HeaderMap, name: &HeaderName, held: impl Fn(&HeaderValue) -> bool) {
     let kept: Vec<_> = headers.get_all(name).iter().filter(|value| !held(value)).cloned().collect();
     headers.remove(name);
-    kept.into_iter().for_each(|value| drop(headers.append(name, value)));
+    for value in kept {
+        headers.append(name, value);
+    }
 }
 
 fn without_cookie(headers: &mut HeaderMap, name: &str) {
@@ -117,7 +119,9 @@ fn without_cookie(headers: &mut HeaderMap, name: &str) {
     };
     let kept: Vec<_> = headers.get_all(COOKIE).iter().filter_map(less).collect();
     headers.remove(COOKIE);
-    kept.into_iter().for_each(|value| drop(headers.append(COOKIE, value)));
+    for value in kept {
+        headers.append(COOKIE, value);
+    }
 }
 
 /// All other parameters stay as they were written.

@@ -45,6 +45,24 @@ pub enum WebError {
     Anchors(String),
 }
 
+/// For dialling servers of the web by their names: vouched for by the web's authorities, or by those of `more`, PEM, which may be empty. HTTP/1.1 is
+/// what is spoken. TLS 1.2 as well: identity providers are older than the mesh.
+pub fn public_client_config(more: &[u8]) -> Result<Arc<ClientConfig>, WebError> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().cloned());
+    if !more.is_empty() {
+        for certificate in certificates("authorities", more)? {
+            roots.add(certificate).map_err(|error| WebError::Anchors(error.to_string()))?;
+        }
+    }
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| WebError::Tls(TlsError(error)))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
 /// For serving HTTPS with a chain and its key, both PEM.
 pub fn server_config(chain: &[u8], key: &[u8]) -> Result<Arc<ServerConfig>, WebError> {
     let chain = certificates("certificate", chain)?;
