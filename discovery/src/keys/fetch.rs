@@ -1,13 +1,12 @@
 //! One fetch: HTTPS, by a name that the web's authorities vouch for, or the operator's. Bounded in time and size. No redirect is followed: it would
 //! lead to a host that nobody allowed.
 
-use super::JwksUrl;
+use crate::objects::jwks::{self, JwksUrl};
 use anyhow::{Context as _, anyhow, bail, ensure};
 use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::{body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use remora_jose::{Algorithm, KeySet};
 use remora_runtime::tls::{ClientConfig, web};
 use std::{sync::Arc, time::Duration};
 use tokio::{net::TcpStream, time::timeout};
@@ -76,9 +75,7 @@ impl Fetcher {
             _ = &mut connection => answer.await?,
         };
         let text = std::str::from_utf8(&body).context("the answer is no text")?;
-        let keys = KeySet::parse(text, Algorithm::ASYMMETRIC).map_err(|why| anyhow!("the answer is no JWKS: {why}"))?;
-        ensure!(!keys.is_empty(), "the JWKS has no key that checks signatures");
-        Ok(Fetched { keys: text.into(), fresh: fresh(&headers) })
+        Ok(Fetched { keys: jwks::useful(text).map_err(|why| anyhow!("the answer {why}"))?, fresh: fresh(&headers) })
     }
 }
 

@@ -1,7 +1,9 @@
 //! Where keys of issuers are fetched from, and who may be asked: pure.
 
 use http::{Uri, uri::Scheme};
-use std::{fmt, str::FromStr};
+use remora_api::convert::jwt::KEYS_BYTES_MAX;
+use remora_jose::{Algorithm, KeySet};
+use std::{fmt, str::FromStr, sync::Arc};
 
 /// Bytes of a URL, as in the CRD.
 pub(crate) const URL_BYTES_MAX: usize = 2048;
@@ -53,6 +55,21 @@ impl JwksUrl {
 impl fmt::Display for JwksUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "https://{}{}", self.authority(), self.target)
+    }
+}
+
+/// What of a JWKS checks signatures, ready to be sent to proxies; or what is wrong with it, behind its name.
+pub(crate) fn useful(text: &str) -> Result<Arc<str>, String> {
+    let keys = remora_jose::trimmed(text, Algorithm::ASYMMETRIC).map_err(|why| format!("is no JWKS: {why}"))?;
+    if keys.len() > KEYS_BYTES_MAX {
+        return Err(format!(
+            "has {} bytes of keys that check signatures; at most {KEYS_BYTES_MAX} are sent",
+            keys.len()
+        ));
+    }
+    match KeySet::parse(&keys, Algorithm::ASYMMETRIC) {
+        Ok(set) if set.is_empty() => Err("has no key that checks signatures".to_owned()),
+        read => read.map(|_| keys.into()),
     }
 }
 

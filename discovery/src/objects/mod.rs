@@ -7,6 +7,7 @@
 pub mod attachment;
 pub mod core;
 pub mod jwks;
+pub mod jwt;
 pub mod kind;
 pub mod mesh;
 pub mod names;

@@ -6,7 +6,7 @@ use aws_lc_rs::signature::{
     self, EcdsaVerificationAlgorithm, RsaParameters, RsaPublicKeyComponents, UnparsedPublicKey, VerificationAlgorithm,
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use serde::{Deserialize, Deserializer, de::IgnoredAny};
+use serde::{Deserialize, Deserializer, Serialize, de::IgnoredAny};
 
 /// Keys of one JWKS that are read: an issuer has one, and two while it replaces it; the largest public ones have a dozen.
 pub const JWKS_KEYS_MAX: usize = 64;
@@ -104,24 +104,55 @@ fn is_there<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error
 }
 
 /// A key as its file has it. What is not known is ignored (RFC 7517 §4).
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize, Serialize)]
 struct Jwk {
     kty: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     kid: Option<String>,
-    #[serde(rename = "use")]
+    #[serde(rename = "use", skip_serializing_if = "Option::is_none")]
     purpose: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     key_ops: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     alg: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     crv: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     x: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     y: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     n: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     e: Option<String>,
 }
 
 #[derive(Deserialize)]
 struct Jwks {
     keys: Vec<serde_json::Value>,
+}
+
+/// What of a JWKS checks signatures of `allowed` algorithms: keys of other uses, chains of certificates and the like are left out, so that what is sent
+/// about is small, and changes only with the keys.
+pub fn trimmed(text: &str, allowed: &'static [Algorithm]) -> Result<String, String> {
+    let kept: Vec<Jwk> = read(text, allowed)?.into_iter().map(|(jwk, _)| jwk).collect();
+    Ok(serde_json::json!({ "keys": kept }).to_string())
+}
+
+/// The keys of use, as they are written and as they check.
+fn read(text: &str, allowed: &[Algorithm]) -> Result<Vec<(Jwk, Key)>, String> {
+    let jwks: Jwks = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    if jwks.keys.len() > JWKS_KEYS_MAX {
+        return Err(format!("it holds {} keys; at most {JWKS_KEYS_MAX} are read", jwks.keys.len()));
+    }
+    let mut keys = Vec::new();
+    for (index, value) in jwks.keys.into_iter().enumerate() {
+        let say = |what: String| format!("key {}: {what}", index + 1);
+        let jwk: Jwk = serde_json::from_value(value).map_err(|error| say(error.to_string()))?;
+        let key = jwk.clone().key(allowed).map_err(|what| say(what.to_owned()))?;
+        keys.extend(key.map(|key| (jwk, key)));
+    }
+    Ok(keys)
 }
 
 /// A key that may check signatures.
@@ -154,16 +185,7 @@ impl KeySet {
     /// Reads a JWKS, for tokens that are signed with an `allowed` algorithm. Keys of other kinds, for other algorithms or uses are left
     /// out (RFC 7517 §5); a key of use that cannot be read is an error.
     pub fn parse(text: &str, allowed: &'static [Algorithm]) -> Result<Self, String> {
-        let jwks: Jwks = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        if jwks.keys.len() > JWKS_KEYS_MAX {
-            return Err(format!("it holds {} keys; at most {JWKS_KEYS_MAX} are read", jwks.keys.len()));
-        }
-        let mut keys = Vec::new();
-        for (index, value) in jwks.keys.into_iter().enumerate() {
-            let say = |what: String| format!("key {}: {what}", index + 1);
-            let jwk: Jwk = serde_json::from_value(value).map_err(|error| say(error.to_string()))?;
-            keys.extend(jwk.key(allowed).map_err(|what| say(what.to_owned()))?);
-        }
+        let keys = read(text, allowed)?.into_iter().map(|(_, key)| key).collect();
         Ok(Self { allowed, keys })
     }
 
@@ -301,4 +323,80 @@ fn bytes(text: Option<&str>, name: &'static str) -> Result<Vec<u8>, &'static str
 #[must_use]
 pub fn decoded(text: &str) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aws_lc_rs::{
+        rand::SystemRandom,
+        rsa::{KeyPair as RsaKeyPair, KeySize},
+        signature::{Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA384, RSA_PSS_SHA256, RsaEncoding},
+    };
+    use serde_json::json;
+
+    fn encoded(bytes: &[u8]) -> String {
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    fn text(alg: &str) -> String {
+        format!("{}.{}", encoded(json!({ "alg": alg, "kid": "k" }).to_string().as_bytes()), encoded(b"{}"))
+    }
+
+    fn rsa(key: &RsaKeyPair, alg: &str, padding: &'static dyn RsaEncoding) -> String {
+        let (text, mut signature) = (text(alg), vec![0; key.public_modulus_len()]);
+        key.sign(padding, &SystemRandom::new(), text.as_bytes(), &mut signature).unwrap();
+        format!("{text}.{}", encoded(&signature))
+    }
+
+    #[test]
+    fn an_rsa_key_checks_what_it_says_or_any_algorithm_of_rsa_and_nothing_that_is_not_allowed() {
+        let key = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
+        let (n, e) = (key.public_key().modulus(), key.public_key().exponent());
+        let (n, e) = (n.big_endian_without_leading_zero(), e.big_endian_without_leading_zero());
+        let jwk = json!({ "kty": "RSA", "kid": "k", "n": encoded(n), "e": encoded(e) });
+        let set =
+            |jwk: &serde_json::Value, allowed| KeySet::parse(&json!({ "keys": [jwk] }).to_string(), allowed).unwrap();
+        let (pss, pkcs1) = (rsa(&key, "PS256", &RSA_PSS_SHA256), rsa(&key, "RS384", &RSA_PKCS1_SHA384));
+        let any = set(&jwk, Algorithm::ASYMMETRIC);
+        assert_eq!((any.verified(&pss).as_deref(), any.verified(&pkcs1).as_deref()), (Ok(&b"{}"[..]), Ok(&b"{}"[..])));
+        let (mut bound, not_allowed) = (jwk.clone(), set(&jwk, Algorithm::KUBERNETES));
+        bound["alg"] = json!("PS256");
+        let bound = set(&bound, Algorithm::ASYMMETRIC);
+        assert_eq!(bound.verified(&pss).as_deref(), Ok(&b"{}"[..]));
+        assert_eq!(bound.verified(&pkcs1), Err(JoseError::UnknownKey));
+        assert_eq!(not_allowed.verified(&pss), Err(JoseError::Algorithm("PS256".to_owned())));
+        // The padding is what the header says, and no other.
+        let lied = pkcs1.replacen(&text("RS384"), &text("PS384"), 1);
+        assert_eq!(any.verified(&lied), Err(JoseError::Signature));
+    }
+
+    #[test]
+    fn an_ed25519_key_checks_eddsa() {
+        let key = Ed25519KeyPair::generate().unwrap();
+        let jwk = json!({ "kty": "OKP", "crv": "Ed25519", "kid": "k", "x": encoded(key.public_key().as_ref()) });
+        let text = text("EdDSA");
+        let token = format!("{text}.{}", encoded(key.sign(text.as_bytes()).as_ref()));
+        let set = json!({ "keys": [jwk] }).to_string();
+        assert_eq!(KeySet::parse(&set, Algorithm::ASYMMETRIC).unwrap().verified(&token).as_deref(), Ok(&b"{}"[..]));
+        assert!(KeySet::parse(&set, Algorithm::KUBERNETES).unwrap().is_empty());
+        let short = json!({ "keys": [{ "kty": "OKP", "crv": "Ed25519", "x": "AAAA" }] }).to_string();
+        assert!(KeySet::parse(&short, Algorithm::ASYMMETRIC).unwrap_err().contains("Ed25519"));
+    }
+
+    #[test]
+    fn of_a_set_that_is_sent_about_only_what_checks_is_left() {
+        let key = Ed25519KeyPair::generate().unwrap();
+        let x = encoded(key.public_key().as_ref());
+        let whole = json!({ "keys": [
+            { "kty": "OKP", "crv": "Ed25519", "kid": "k", "x": x, "x5c": ["MIIC"], "use": "sig" },
+            { "kty": "RSA", "use": "enc", "n": "AQ", "e": "AQ" },
+            { "kty": "oct", "k": "c2VjcmV0" },
+        ]});
+        let left = trimmed(&whole.to_string(), Algorithm::ASYMMETRIC).unwrap();
+        let expected = json!({ "keys": [{ "kty": "OKP", "kid": "k", "use": "sig", "crv": "Ed25519", "x": x }] });
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&left).unwrap(), expected);
+        assert_eq!(trimmed(&left, Algorithm::ASYMMETRIC).unwrap(), left);
+        assert!(trimmed("junk", Algorithm::ASYMMETRIC).is_err());
+    }
 }

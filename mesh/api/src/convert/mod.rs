@@ -15,6 +15,7 @@ pub mod check;
 pub mod closed;
 mod feature;
 mod inbound;
+pub mod jwt;
 mod load_balancer;
 mod name;
 mod outbound;
