@@ -21,6 +21,9 @@ pub struct JwtIssuer {
     pub forward: bool,
     /// What of it the application is told in fields of their own.
     pub claim_headers: Vec<ClaimHeader>,
+    /// It decides nothing, but for rules that decide nothing either: a token of it that is not good is none, and the application gets what the client
+    /// sent.
+    pub dry_run: bool,
 }
 
 /// Where a request has a token.

@@ -19,7 +19,7 @@ impl Issuers {
                 headers.insert(told.header.clone(), value);
             }
         }
-        if !taken().any(|issuer| issuer.forward) {
+        if !taken().any(|issuer| issuer.forward || issuer.dry_run) {
             self.places.take_off(shown.at, headers, uri);
         }
     }

@@ -67,6 +67,7 @@ fn issuer(signer: &Signer) -> JwtIssuer {
         from: vec![TokenPlace::bearer()],
         forward: false,
         claim_headers: Vec::new(),
+        dry_run: false,
     }
 }
 
@@ -312,4 +313,24 @@ fn the_application_gets_claims_in_fields_that_no_client_can_forge_and_no_token_u
     let all = issuers(&[JwtIssuer { forward: true, ..said }]);
     let (headers, _) = handed(&all, bearer(&token));
     assert!(headers.contains_key(AUTHORIZATION));
+}
+
+#[test]
+fn an_issuer_in_dry_run_refuses_nothing_and_changes_nothing() {
+    let signer = Signer::new();
+    let told = ClaimHeader { claim: vec!["sub".into()], header: "x-user".parse().unwrap() };
+    let dry = JwtIssuer { dry_run: true, claim_headers: vec![told], ..issuer(&signer) };
+    let all = issuers(&[dry.clone()]);
+    let good = signer.sign(&claims());
+    assert!(all.check(&bearer(&good), NOW).unwrap().is_some(), "rules in dry run see it");
+    for bad in [Signer::new().sign(&claims()), signer.sign(&with("exp", json!(1))), "x.y.z".to_owned()] {
+        assert!(all.check(&bearer(&bad), NOW).unwrap().is_none());
+    }
+    let fields = [("authorization", &*format!("Bearer {good}")), ("x-user", "me")];
+    let (headers, _) = handed(&all, head("/", &fields));
+    assert_eq!((headers["x-user"].to_str().unwrap(), headers.contains_key(AUTHORIZATION)), ("me", true));
+    // Beside one that decides, what that one refuses is refused.
+    let other = JwtIssuer { name: "two".into(), issuer: "two".into(), ..issuer(&signer) };
+    let all = issuers(&[dry, other]);
+    assert_eq!(judged(&all, &signer.sign(&with("iss", json!("three")))), Err(Refusal::Issuer));
 }

@@ -29,6 +29,7 @@ impl From<&JwtIssuer> for v1::JwtIssuer {
             from: issuer.from.iter().map(Into::into).collect(),
             forward: issuer.forward,
             claim_headers: issuer.claim_headers.iter().map(Into::into).collect(),
+            dry_run: issuer.dry_run,
         }
     }
 }
@@ -51,6 +52,7 @@ impl TryFrom<v1::JwtIssuer> for JwtIssuer {
             from: list_of("from", PLACES_MAX, message.from, TokenPlace::try_from)?,
             forward: message.forward,
             claim_headers: list_of("claim_headers", CLAIMS_MAX, message.claim_headers, ClaimHeader::try_from)?,
+            dry_run: message.dry_run,
         })
     }
 }
