@@ -18,6 +18,7 @@ mod inbound;
 mod load_balancer;
 mod name;
 mod outbound;
+mod revocation;
 mod settings;
 
 #[cfg(test)]
