@@ -9,6 +9,7 @@
 //! | `feed` | from source to index, when something changed |
 //! | [`serve`] | pushes resources: one stream per proxy |
 //! | `map` | who calls whom in the mesh, for people: asks proxies while somebody reads |
+//! | `revoked` | who is trusted no more, and which proxies know, for people
 //! | [`config`], [`main`] | the process |
 
 pub mod objects;
@@ -17,6 +18,7 @@ pub mod index;
 mod feed;
 pub mod serve;
 mod map;
+mod revoked;
 pub mod config;
 mod run;
 // for tests and cargo-fuzz alone

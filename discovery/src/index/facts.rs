@@ -4,16 +4,18 @@ use super::{
     Key, Mesh, ObjectId,
     attached::Ruled,
     derived::{Place, Ranges, ReadPolicy, ReadRoute, Said, Served},
+    revoked::Unable,
     tables::{Relation, Table},
 };
 use crate::objects::{
     Object,
     core::{EndpointSlice, Namespace, Pod, Service},
     mesh::XMesh,
+    revoked::RevokedIdentity,
     routes::ReferenceGrant,
 };
 use ipnet::IpNet;
-use remora_model::{Backend, BackendId, Feature, Features, Protocol};
+use remora_model::{Backend, BackendId, Feature, Features, Protocol, Revocations};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
@@ -48,6 +50,10 @@ pub(crate) struct Facts {
     pub(super) ranged: BTreeMap<ObjectId, Object>,
     /// What says that a mesh is there.
     pub(super) meshes: BTreeMap<ObjectId, Arc<XMesh>>,
+    pub(super) revoked: BTreeMap<ObjectId, Arc<RevokedIdentity>>,
+    /// Pods whose proxies cannot refuse the revoked, with how many streams each has; and what is told of them.
+    pub(super) unable: BTreeMap<String, usize>,
+    pub(super) told_unable: Table<(), Unable>,
     pub(super) ranges: Table<(), Ranges>,
     /// Addresses of Services and pods in none of the ranges.
     pub(super) strays: BTreeSet<IpAddr>,
@@ -93,6 +99,9 @@ pub(crate) struct Facts {
     pub(super) policies_in: Relation<(&'static str, String), ObjectId>,
     pub(super) policies_of: Relation<&'static str, ObjectId>,
     pub(super) told_networks: Table<(), Arc<[IpNet]>>,
+    pub(super) told_revocations: Table<(), Arc<Revocations>>,
+    /// Those for which there is no room.
+    pub(super) revoked_beyond: Table<(), BTreeSet<String>>,
 }
 
 impl Facts {
@@ -112,6 +121,9 @@ impl Facts {
             policies: Table::new("policies"),
             ranged: BTreeMap::new(),
             meshes: BTreeMap::new(),
+            revoked: BTreeMap::new(),
+            unable: BTreeMap::new(),
+            told_unable: Table::new("told_unable"),
             ranges: Table::new("ranges"),
             strays: BTreeSet::new(),
             peopled: Table::new("peopled"),
@@ -141,6 +153,8 @@ impl Facts {
             policies_in: Relation::new("policies_in"),
             policies_of: Relation::new("policies_of"),
             told_networks: Table::new("told_networks"),
+            told_revocations: Table::new("told_revocations"),
+            revoked_beyond: Table::new("revoked_beyond"),
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod mesh;
 pub mod names;
 pub mod policy;
 pub mod registry;
+pub mod revoked;
 pub mod routes;
 
 pub use kind::{Kind, Unreadable};
