@@ -3,8 +3,9 @@
 use crate::{
     admin,
     cluster::{NoCluster, scope},
+    lint,
     output::Output,
-    text,
+    revoke, text,
 };
 use remora_kube::client::CallError;
 use std::process::ExitCode;
@@ -59,6 +60,9 @@ impl Exit {
         }
         if let Some(address) = cause.downcast_ref::<admin::Error>() {
             return Some(Self::of_admin(address));
+        }
+        if cause.is::<lint::Absent>() || cause.is::<revoke::Absent>() {
+            return Some(Self::Absent);
         }
         cause.downcast_ref::<scope::Error>().map(Self::of_scope)
     }

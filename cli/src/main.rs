@@ -14,9 +14,11 @@ mod demo;
 mod exit;
 mod inject;
 mod inspect;
+mod lint;
 mod look;
 mod install;
 mod output;
+mod revoke;
 mod signals;
 mod sys;
 mod table;
@@ -52,8 +54,10 @@ enum Command {
     Check(check::Args),
     /// Opt manifests in, or put the sidecar into them, without a cluster
     Inject(inject::Args),
+    /// Say what discovery would refuse in manifests, and what is odd in them, without a cluster
+    Lint(lint::LintArgs),
     /// Show who pods are: their certificates' identity, lifetime and trust anchors
-    Identity(inspect::Admin),
+    Identity(IdentityArgs),
     /// Show what pods carry: one row per route with success, latency and retries
     Routes(inspect::Admin),
     /// Show what pods do now, added up by route or workload: what got worse first
@@ -87,6 +91,16 @@ enum Command {
     DemoApp(demo::app::Args),
 }
 
+/// `remora identity`: of pods, unless a subcommand follows.
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+struct IdentityArgs {
+    #[command(subcommand)]
+    command: Option<revoke::Command>,
+    #[command(flatten)]
+    pods: inspect::Admin,
+}
+
 /// How output looks.
 #[derive(Debug, Clone, Copy)]
 struct Look {
@@ -108,7 +122,9 @@ fn main() -> ExitCode {
         Command::Uninstall(args) => install::uninstall(&args),
         Command::Inject(args) => inject::main(&args),
         Command::Completions { shell } => completions(shell),
-        Command::Identity(args) => inspect::identity(&args, look),
+        Command::Identity(IdentityArgs { command: Some(command), .. }) => revoke::main(&command, look),
+        Command::Identity(args) => inspect::identity(&args.pods, look),
+        Command::Lint(args) => lint::lint(&args, look),
         Command::Routes(args) => inspect::routes(&args, look),
         Command::Stat(args) => look::stat(&args, look),
         Command::Top(args) => look::stat(&args.watching(), look),
@@ -149,6 +165,9 @@ mod tests {
             "remora check 127.0.0.1:4191",
             "remora routes -n shop deploy/web",
             "remora identity pod/web-1 --context prod",
+            "remora identity revoke spiffe://cluster.local/ns/shop/sa/web --for 24h --dry-run",
+            "remora identity unrevoke pod/web-1 -n shop",
+            "remora identity list -o json",
             "remora install --ha --namespace mesh --trust-domain td.example --image a/b --image-tag c --create-namespace",
             "remora install --cluster-domain k8s.example --cluster-networks 10.0.0.0/8,fd00::/8 --context prod",
             "remora inject --manual --cluster-domain k8s.example --cluster-networks 10.0.0.0/8",
@@ -163,6 +182,7 @@ mod tests {
             "remora bug-report deploy/web -n shop --file r.tar.gz --within 1m",
             "remora version --client -o json",
             "remora check -A --proxies -l app=web",
+            "remora lint --strict -o json k8s a.yaml -",
             "remora run identity --help",
             "remora dashboard",
             "remora dashboard --port 8080 --no-browser --context prod",
@@ -172,6 +192,8 @@ mod tests {
         }
         for line in [
             "remora check --pre -n shop",
+            "remora lint",
+            "remora identity revoke web",
             "remora check -l app=web",
             "remora stat -A deploy/web",
             "remora stat web",

@@ -34,7 +34,10 @@ fn written() -> String {
     let shared = shown.iter().find(|it| it.get_arguments().any(shared)).expect("commands ask a cluster");
     text += &table(shared.get_arguments().filter(|it| self::shared(it)));
     for command in shown {
-        text += &section(command);
+        text += &section(command, command.get_name());
+        for inner in command.get_subcommands().filter(|it| !it.is_hide_set() && it.get_name() != "help") {
+            text += &section(inner, &format!("{} {}", command.get_name(), inner.get_name()));
+        }
     }
     text
 }
@@ -43,9 +46,9 @@ fn shared(arg: &Arg) -> bool {
     arg.get_help_heading() == Some(HEADING)
 }
 
-fn section(command: &Command) -> String {
+fn section(command: &Command, name: &str) -> String {
     let about = command.get_about().map(ToString::to_string).unwrap_or_default();
-    let mut text = format!("\n## remora {}\n\n{about}.\n\n", command.get_name());
+    let mut text = format!("\n## remora {name}\n\n{about}.\n\n");
     if let Some(help) = command.get_after_help() {
         text +=
             &format!("```\n{}\n```\n\n", help.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n"));

@@ -10,6 +10,7 @@
 //! | [`serve`] | pushes resources: one stream per proxy |
 //! | `keys` | keys of the issuers that policies name by URL: fetched, and kept |
 //! | `map` | who calls whom in the mesh, for people: asks proxies while somebody reads |
+//! | `revoked` | who is trusted no more, and which proxies know, for people
 //! | [`config`], [`main`] | the process |
 
 pub mod objects;
@@ -19,6 +20,7 @@ mod feed;
 pub mod serve;
 mod keys;
 mod map;
+mod revoked;
 pub mod config;
 mod run;
 // for tests and cargo-fuzz alone

@@ -4,7 +4,7 @@ use crate::{
     config::Config,
     feed,
     index::Mesh,
-    keys, map,
+    keys, map, revoked,
     serve::{Hub, Service},
     source::kubernetes,
 };
@@ -44,6 +44,7 @@ async fn run(config: Config, log: log::Handle) -> anyhow::Result<()> {
     let hub = Hub::new(mesh(&config)?);
     let service = Service::new(hub.clone(), draining.clone());
     let (router, beside) = map::router(service.asking());
+    let router = router.merge(revoked::router(hub.clone()));
     let router = admin::Admin::new(readiness.clone()).with_log(log).with_metrics(metrics).router().merge(router);
     let until = draining.clone();
     let admin = on_its_own_thread(listener, async move |listener| {

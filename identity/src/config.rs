@@ -50,6 +50,9 @@ pub(crate) struct Raw {
     /// JWKS file with the keys that sign service-account tokens (required elsewhere)
     #[arg(long, env = "REMORA_IDENTITY_JWKS", value_name = "FILE")]
     jwks: Option<String>,
+    /// Folder of manifests whose RevokedIdentities get no certificate; elsewhere than in Kubernetes, where the API has them
+    #[arg(long, env = "REMORA_IDENTITY_REVOCATIONS", value_name = "DIR")]
+    revocations: Option<String>,
     /// The audience that tokens must be for
     #[arg(long, env = "REMORA_IDENTITY_AUDIENCE", default_value = AUDIENCE)]
     audience: String,
@@ -85,8 +88,9 @@ pub(crate) struct Config {
 /// Where this runs, and so where issuer and proof of tokens come from.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// The issuer is in `issuer_dir`, what replicas share in `state_dir`, the keys of tokens are in `jwks`.
-    Files { issuer_dir: PathBuf, state_dir: PathBuf, jwks: PathBuf },
+    /// The issuer is in `issuer_dir`, what replicas share in `state_dir`, the keys of tokens are in `jwks`,
+    /// and who is revoked in `revocations`.
+    Files { issuer_dir: PathBuf, state_dir: PathBuf, jwks: PathBuf, revocations: Option<PathBuf> },
     /// The API server has both; this is the pod `pod`.
     Kubernetes { pod: String },
 }
@@ -132,9 +136,15 @@ impl Raw {
             let jwks = read.required("--jwks", self.jwks.as_deref(), path);
             let issuer_dir = issuer_dir?;
             let state_dir = self.state_dir.as_ref().map_or_else(|| issuer_dir.clone(), PathBuf::from);
-            return Some(Place::Files { issuer_dir, state_dir, jwks: jwks? });
+            let revocations = self.revocations.as_ref().map(PathBuf::from);
+            return Some(Place::Files { issuer_dir, state_dir, jwks: jwks?, revocations });
         }
-        let files = [("--issuer-dir", &self.issuer_dir), ("--state-dir", &self.state_dir), ("--jwks", &self.jwks)];
+        let files = [
+            ("--issuer-dir", &self.issuer_dir),
+            ("--state-dir", &self.state_dir),
+            ("--jwks", &self.jwks),
+            ("--revocations", &self.revocations),
+        ];
         for (name, given) in files {
             if given.is_some() {
                 read.mistake(format!("{name} and --kubernetes exclude each other"));

@@ -5,7 +5,7 @@
 //! changes. The identity comes from the token alone. Where the rest comes from is one of two worlds: files (a folder with
 //! the issuer, a JWKS), or Kubernetes (a Secret, TokenReview), where the leader also keeps the trust anchors in
 //! every meshed namespace. What it does not do: keep any record of
-//! each certificate that it signed (leaves are short-lived and not revoked); it keeps until when there may be some ([`trust`]).
+//! each certificate that it signed (leaves are short-lived); it keeps until when there may be some ([`trust`]). Who is [`revoked`] gets none.
 
 mod config;
 pub mod held;
@@ -21,6 +21,7 @@ pub mod rate;
 pub mod server;
 pub mod service;
 pub mod token;
+pub mod revoked;
 mod anchors;
 mod run;
 // for tests and cargo-fuzz alone

@@ -17,7 +17,7 @@ pub(crate) const POLL: Duration = Duration::from_secs(30);
 pub(crate) const WRITES_TRIED: u32 = 5;
 /// A state longer than this is not ours: 64 anchors and an issuer are a tenth of it. The API server takes 1 MiB.
 pub(crate) const STATE_BYTES_MAX: u64 = 1024 * 1024;
-/// The longest that certificates may live. Leaves are not revoked, so this is how long a stolen key may be used; and no anchor is
+/// The longest that certificates may live. So long a stolen key may be used that nobody revokes; and no anchor is
 /// kept for longer, whatever a clock that jumped has written.
 pub(crate) const LEAF_LIFETIME_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Repairs in a row that are made at once: somebody's slip, or several. More is somebody who writes it too, and each further one waits

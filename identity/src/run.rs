@@ -4,6 +4,7 @@ use crate::{
     anchors::keep,
     authority::{Authority, TurnError},
     config::{Config, Place, Raw},
+    revoked,
     server::{ISSUER, Parts, ServeError, serve},
     service::Terms,
     source::{Source, SourceError, directory::Directory, secret::Secret},
@@ -75,6 +76,7 @@ struct World {
     source: Source,
     store: Store,
     proofs: Proofs,
+    revoked: revoked::Source,
     /// In Kubernetes: what the leader's work needs, and the task that writes events.
     cluster: Option<(Client, Candidate, Events, BoxFuture<'static, ()>)>,
 }
@@ -82,10 +84,13 @@ struct World {
 impl World {
     async fn open(place: Place, namespace: &str, drain: drain::Watch) -> Result<Self, RunError> {
         match place {
-            Place::Files { issuer_dir, state_dir, jwks } => Ok(Self {
+            Place::Files { issuer_dir, state_dir, jwks, revocations } => Ok(Self {
                 source: Source::Directory(Directory::new(issuer_dir)),
                 store: Store::file(state_dir),
                 proofs: Proofs::Offline(Keys::open(jwks).map_err(RunError::Keys)?),
+                revoked: revocations.map_or(revoked::Source::None, |dir| {
+                    revoked::Source::Folder(revoked::Folder::new(dir, namespace.to_owned()))
+                }),
                 cluster: None,
             }),
             Place::Kubernetes { pod } => {
@@ -98,6 +103,7 @@ impl World {
                     )),
                     store: Store::secret(client.clone(), namespace),
                     proofs: Proofs::Review(Box::new(Reviewer::new(&client))),
+                    revoked: revoked::Source::Objects(revoked::Objects::new(client.clone(), namespace)),
                     cluster: Some((client, candidate, events, writing.boxed())),
                 })
             }
@@ -142,7 +148,8 @@ async fn work(
     readiness: Readiness,
     drain: drain::Watch,
 ) -> Result<(), RunError> {
-    let World { source, store, proofs, cluster } = World::open(config.place, &config.namespace, drain.clone()).await?;
+    let World { source, store, proofs, revoked, cluster } =
+        World::open(config.place, &config.namespace, drain.clone()).await?;
     let terms = Terms {
         trust_domain: config.trust_domain,
         namespace: config.namespace,
@@ -160,7 +167,7 @@ async fn work(
     listening("grpc", &listener);
     let namespace = terms.namespace.clone();
     let in_force = authority.watch();
-    let parts = Parts { authority, source, proofs, terms };
+    let parts = Parts { authority, source, proofs, terms, revoked };
     let serving = serve(listener, parts, readiness, drain.clone());
     let Some((client, candidate, events, writing)) = cluster else {
         return serving.await.map_err(RunError::Serve);

@@ -3,6 +3,7 @@
 use crate::{
     authority::Authority,
     issuer::{IssuerError, serving_id},
+    revoked::{self, Teller},
     service::{Service, Terms},
     source::Source,
     token::Proofs,
@@ -59,6 +60,8 @@ pub struct Parts {
     pub proofs: Proofs,
     /// How leaves are made.
     pub terms: Terms,
+    /// Where it is written who gets none.
+    pub revoked: revoked::Source,
 }
 
 /// Serves until drained. Open streams are ended, open calls finished.
@@ -68,7 +71,8 @@ pub async fn serve(
     readiness: Readiness,
     drain: drain::Watch,
 ) -> Result<(), ServeError> {
-    let Parts { authority, source, proofs, terms } = parts;
+    let Parts { authority, source, proofs, terms, revoked } = parts;
+    let (teller, known) = Teller::new(readiness.clone());
     readiness.waiting(ISSUER, "it has not signed anything yet");
     let (config, svid) = own_config(&authority, &terms)?;
     readiness.ready(ISSUER);
@@ -76,7 +80,7 @@ pub async fn serve(
     let current = Arc::clone(&config);
     let incoming = tls_incoming(listener, move || current.load_full());
     let proofs = Arc::new(proofs);
-    let service = Service::new(Arc::clone(&authority), Arc::clone(&proofs), terms.clone(), drain.clone());
+    let service = Service::new(Arc::clone(&authority), Arc::clone(&proofs), terms.clone(), known, drain.clone());
     let service = IdentityServer::new(service).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let server = tonic::transport::Server::builder()
         .max_concurrent_streams(STREAMS_MAX)
@@ -87,6 +91,7 @@ pub async fn serve(
         done = server => done.map_err(ServeError::Grpc),
         () = source.follow(Arc::clone(&authority)) => Ok(()),
         () = proofs.follow(&readiness) => Ok(()),
+        () = revoked.follow(teller) => Ok(()),
         () = keep_certified(&authority, &terms, &readiness, &config, svid) => Ok(()),
     }
 }

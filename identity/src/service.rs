@@ -5,12 +5,13 @@ use crate::{
     csr::{self, CsrError},
     issuer::IssuerError,
     rate::{Limited, Limiter},
-    token::{Proofs, Rules, TokenError, cut, review::ReviewError},
+    revoked::Known,
+    token::{Proofs, Rules, TokenError, Workload, cut, review::ReviewError},
 };
 use futures_util::stream::{Stream, StreamExt as _};
 use remora_api::v1::{Bundle, CertifyRequest, CertifyResponse, WatchBundleRequest, identity_server::Identity};
 use remora_kube::client::CallError;
-use remora_model::TrustDomain;
+use remora_model::{PodName, TrustDomain};
 use remora_runtime::{drain, grpc::Peer, tls::TrustBundle};
 use std::{
     net::IpAddr,
@@ -54,6 +55,12 @@ pub enum Refusal {
     /// The token could not be verified now.
     #[error("cannot review the token: {0}; retry with backoff")]
     Review(#[source] CallError),
+    /// Operators trust it no more.
+    #[error("{0}")]
+    Revoked(String),
+    /// It is not known yet who is revoked.
+    #[error("it is not known yet who is revoked; retry with backoff")]
+    Unread,
     /// Our fault.
     #[error("issuer cannot sign: {0}")]
     Issuer(#[source] IssuerError),
@@ -70,6 +77,8 @@ impl Refusal {
             Self::Limited(_) => "rate_limit",
             Self::Busy => "token_review_busy",
             Self::Review(_) => "token_review",
+            Self::Revoked(_) => "revoked",
+            Self::Unread => "revocations_unread",
             Self::Issuer(_) | Self::Unable(_) => "issuer",
         }
     }
@@ -77,11 +86,13 @@ impl Refusal {
     fn status(&self) -> Status {
         let message = self.to_string();
         match self {
+            // By what, and why, is for the log.
+            Self::Revoked(_) => Status::permission_denied("this identity or pod is revoked"),
             Self::Token(_) => Status::unauthenticated(message),
             Self::Csr(_) => Status::invalid_argument(message),
             Self::Limited(_) | Self::Busy => Status::resource_exhausted(message),
             // The caller tries again.
-            Self::Review(_) | Self::Issuer(_) | Self::Unable(_) => Status::unavailable(message),
+            Self::Review(_) | Self::Unread | Self::Issuer(_) | Self::Unable(_) => Status::unavailable(message),
         }
     }
 }
@@ -94,16 +105,23 @@ pub struct Service {
     terms: Terms,
     workloads: Mutex<Limiter<String>>,
     addresses: Mutex<Limiter<IpAddr>>,
+    revoked: Known,
     started: Instant,
     drain: drain::Watch,
 }
 
 impl Service {
-    /// Over `authority` and `proofs`, until `drain`.
+    /// Over `authority` and `proofs`, for all but the `revoked`, until `drain`.
     #[must_use]
-    pub fn new(authority: Arc<Authority>, proofs: Arc<Proofs>, terms: Terms, drain: drain::Watch) -> Self {
+    pub fn new(
+        authority: Arc<Authority>,
+        proofs: Arc<Proofs>,
+        terms: Terms,
+        revoked: Known,
+        drain: drain::Watch,
+    ) -> Self {
         let (workloads, addresses) = (Mutex::new(Limiter::workloads()), Mutex::new(Limiter::addresses()));
-        Self { authority, proofs, terms, workloads, addresses, started: Instant::now(), drain }
+        Self { authority, proofs, terms, workloads, addresses, revoked, started: Instant::now(), drain }
     }
 
     async fn issue(&self, request: &CertifyRequest, peer: Option<&Peer>) -> Result<CertifyResponse, Refusal> {
@@ -130,6 +148,7 @@ impl Service {
             Limited::One => Refusal::Limited("this workload"),
             Limited::Everybody => Refusal::Limited("the service"),
         })?;
+        let pod = self.not_revoked(&workload, now)?;
         let asked = csr::read(&request.csr_der).map_err(Refusal::Csr)?;
         let key = asked.key_for(&workload.id).map_err(Refusal::Csr)?;
         let issuer = self.authority.issuer(now).map_err(Refusal::Unable)?;
@@ -138,7 +157,8 @@ impl Service {
             metrics::counter!("remora_identity_recalled_total").increment(1);
             lifetime = lifetime.min(workload.proven.token_ends.duration_since(now).unwrap_or_default());
         }
-        let leaf = issuer.sign(&workload.id, &key, now, (lifetime, self.terms.skew)).map_err(Refusal::Issuer)?;
+        let whom = (&workload.id, pod.as_ref());
+        let leaf = issuer.sign_for(whom, &key, now, (lifetime, self.terms.skew)).map_err(Refusal::Issuer)?;
         self.proofs.certified(&request.token, &workload, (now, leaf.not_after));
         if let Some(from) = from {
             lock(&self.addresses).give_back(&from);
@@ -161,6 +181,22 @@ impl Service {
             bundle: Some(message(self.authority.state().bundle())),
             not_after: i64::try_from(not_after).unwrap_or(i64::MAX),
         })
+    }
+
+    /// The pod that the certificate will name, if neither it nor the identity is revoked. The serial of a certificate that a caller has is
+    /// unknown here, and revoked alone.
+    fn not_revoked(&self, workload: &Workload, now: SystemTime) -> Result<Option<PodName>, Refusal> {
+        let namespace = workload.id.namespace().unwrap_or_default();
+        let pod = PodName::new(namespace, &workload.pod.name, &workload.pod.uid);
+        let known = self.revoked.borrow().clone().ok_or(Refusal::Unread)?;
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let by = known.of_identity(&workload.id, now).or_else(|| known.of_pod(pod.as_ref()?, now));
+        match by {
+            Some(by) => {
+                Err(Refusal::Revoked(format!("{} of pod {} is revoked by {by}", workload.id, workload.pod.name)))
+            }
+            None => Ok(pod),
+        }
     }
 }
 

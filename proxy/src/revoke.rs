@@ -1,5 +1,5 @@
 //! What is open is judged again: byte connections and tunnels when policy or trust changes, HTTP connections when trust does
-//! (their requests meet policy one by one). In: who was let in to do what. Out: why it may not go on. Ends: both sides, as
+//! (their requests meet policy one by one). Trust changes with the anchors, and when a peer is revoked. In: who was let in to do what. Out: why it may not go on. Ends: both sides, as
 //! broken.
 
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
     io::Abort,
     policy::{Act, Denial, Peer, Permit},
     telemetry::{Reason, Record},
-    tls::{Trust, UNTRUSTED},
+    tls::{REVOKED, Trust, UNTRUSTED, trust_cause},
 };
 use remora_runtime::{seldom::Seldom, tls::VerifyError};
 use std::{pin::pin, rc::Rc};
@@ -19,19 +19,19 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub(crate) enum Revoked {
     #[error("policy has changed: {0}")]
     Denied(#[from] Denial),
-    #[error("trust anchors have changed: {0}")]
+    #[error("trust has changed: {0}")]
     Untrusted(VerifyError),
 }
 
 impl Revoked {
     /// The values of the metric label, and what they say.
-    pub(crate) const CAUSES: [&'static str; 3] = ["denied", "plaintext", UNTRUSTED];
+    pub(crate) const CAUSES: [&'static str; 4] = ["denied", "plaintext", UNTRUSTED, REVOKED];
 
     const fn cause(&self) -> &'static str {
         match self {
             Self::Denied(Denial::Plaintext { .. }) => Self::CAUSES[1],
             Self::Denied(Denial::Denied { .. } | Denial::NotAllowed { .. } | Denial::Ambiguous(_)) => Self::CAUSES[0],
-            Self::Untrusted(_) => Self::CAUSES[2],
+            Self::Untrusted(error) => trust_cause(error),
         }
     }
 
@@ -62,7 +62,7 @@ pub(crate) async fn revoked(port: Rc<Port>, peer: Peer, trust: Option<Rc<Trust>>
     }
 }
 
-/// Returns once no trust anchor vouches for the peer any more; never if the peer has no certificate. Cancel safe.
+/// Returns once the peer is revoked or no trust anchor vouches for it; never if the peer has no certificate. Cancel safe.
 pub(crate) async fn untrusted(trust: Option<&Trust>) -> VerifyError {
     match trust {
         Some(trust) => trust.lost().await,

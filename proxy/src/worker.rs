@@ -55,7 +55,7 @@ pub(crate) struct Parts {
 async fn serve(parts: Parts, listeners: Listeners) -> std::io::Result<usize> {
     let room = parts.room;
     let resources = Rc::new(Resources {
-        tls: tls::Store::new(parts.tls, &parts.account),
+        tls: tls::Store::new(parts.tls, &parts.account).refusing(parts.discover.revoked.clone()),
         pod: parts.account.holder(Peer::Pod),
         account: parts.account,
         config: parts.config,

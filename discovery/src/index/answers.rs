@@ -3,7 +3,7 @@
 use super::{Key, Proof, facts::Facts};
 use ipnet::IpNet;
 use remora_api::sync::Name;
-use remora_model::{Backend, BackendId, Inbound, InboundDefault, Outbound, ProxySettings, Target};
+use remora_model::{Backend, BackendId, Inbound, InboundDefault, Outbound, ProxySettings, Revocations, Target};
 use std::{net::IpAddr, sync::Arc};
 
 /// What a proxy asks for.
@@ -11,6 +11,8 @@ use std::{net::IpAddr, sync::Arc};
 pub enum Asked {
     /// The ranges of the cluster's addresses.
     Networks,
+    /// Who is trusted no more.
+    Revocations,
     /// What is known of the pod that a caller of this service account says it is, and of the address that it calls from.
     Own { pod: Key, account: String, address: Option<IpAddr> },
     /// What a target is to clients in this namespace.
@@ -27,7 +29,7 @@ impl Asked {
     /// Its name on the wire; `None` for what is told without being asked for.
     pub fn name(&self) -> Option<Name> {
         match self {
-            Self::Networks | Self::Own { .. } => None,
+            Self::Networks | Self::Revocations | Self::Own { .. } => None,
             Self::Outbound(_, target) => Some(Name::Outbound(target.clone())),
             Self::Backend(id) => Some(Name::Backend(id.clone())),
             Self::Inbound(_, port) => Some(Name::Inbound(*port)),
@@ -37,7 +39,7 @@ impl Asked {
 
     /// Whether its answer has rules or settings, which not every proxy can carry out.
     pub fn has_rules(&self) -> bool {
-        !matches!(self, Self::Networks)
+        !matches!(self, Self::Networks | Self::Revocations)
     }
 }
 
@@ -56,6 +58,7 @@ pub struct Own {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answer {
     Networks(Arc<[IpNet]>),
+    Revocations(Arc<Revocations>),
     Own(Own),
     Outbound(Outbound),
     Backend(Option<Arc<Backend>>),
@@ -67,6 +70,7 @@ impl Facts {
     pub(super) fn answer(&self, asked: &Asked) -> Answer {
         match asked {
             Asked::Networks => Answer::Networks(self.networks()),
+            Asked::Revocations => Answer::Revocations(self.revocations()),
             Asked::Own { pod: (namespace, pod), account, address } => Answer::Own(Own {
                 proof: self.prove(namespace, pod, account, *address),
                 zone: self.zone(namespace, pod).map(str::to_owned),

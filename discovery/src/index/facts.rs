@@ -4,6 +4,7 @@ use super::{
     Key, Mesh, ObjectId,
     attached::Ruled,
     derived::{Place, Ranges, ReadPolicy, ReadRoute, Said, Served},
+    revoked::Unable,
     tables::{Relation, Table},
 };
 use crate::objects::{
@@ -11,10 +12,11 @@ use crate::objects::{
     core::{EndpointSlice, Namespace, Pod, Service},
     jwks::JwksUrl,
     mesh::XMesh,
+    revoked::RevokedIdentity,
     routes::ReferenceGrant,
 };
 use ipnet::IpNet;
-use remora_model::{Backend, BackendId, Feature, Features, Protocol};
+use remora_model::{Backend, BackendId, Feature, Features, Protocol, Revocations};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
@@ -51,6 +53,10 @@ pub(crate) struct Facts {
     pub(super) meshes: BTreeMap<ObjectId, Arc<XMesh>>,
     /// What was fetched of the keys of issuers that policies name by URL, or why nothing was.
     pub(super) jwks: Table<JwksUrl, Result<Arc<str>, String>>,
+    pub(super) revoked: BTreeMap<ObjectId, Arc<RevokedIdentity>>,
+    /// Pods whose proxies cannot refuse the revoked, with how many streams each has; and what is told of them.
+    pub(super) unable: BTreeMap<String, usize>,
+    pub(super) told_unable: Table<(), Unable>,
     pub(super) ranges: Table<(), Ranges>,
     /// Addresses of Services and pods in none of the ranges.
     pub(super) strays: BTreeSet<IpAddr>,
@@ -98,6 +104,9 @@ pub(crate) struct Facts {
     pub(super) told_networks: Table<(), Arc<[IpNet]>>,
     /// The policies that name a URL of keys.
     pub(super) wanted_jwks: BTreeMap<JwksUrl, BTreeSet<ObjectId>>,
+    pub(super) told_revocations: Table<(), Arc<Revocations>>,
+    /// Those for which there is no room.
+    pub(super) revoked_beyond: Table<(), BTreeSet<String>>,
 }
 
 impl Facts {
@@ -118,6 +127,9 @@ impl Facts {
             ranged: BTreeMap::new(),
             meshes: BTreeMap::new(),
             jwks: Table::new("jwks"),
+            revoked: BTreeMap::new(),
+            unable: BTreeMap::new(),
+            told_unable: Table::new("told_unable"),
             ranges: Table::new("ranges"),
             strays: BTreeSet::new(),
             peopled: Table::new("peopled"),
@@ -148,6 +160,8 @@ impl Facts {
             policies_of: Relation::new("policies_of"),
             told_networks: Table::new("told_networks"),
             wanted_jwks: BTreeMap::new(),
+            told_revocations: Table::new("told_revocations"),
+            revoked_beyond: Table::new("revoked_beyond"),
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::objects::{
     mesh::XMesh,
     policy::{Policy, PolicySpec},
     registry::all_kinds,
+    revoked::RevokedIdentity,
     routes::{ReferenceGrant, Route, RouteRule},
 };
 use std::sync::Arc;
@@ -216,6 +217,30 @@ impl Means for XMesh {
 
     fn judge(facts: &Facts, id: &ObjectId) -> Option<Judged> {
         facts.judge_mesh(id)
+    }
+}
+
+impl Means for RevokedIdentity {
+    fn set(taking: &mut Taking<'_>, id: ObjectId, object: Option<Arc<Self>>) {
+        match object {
+            Some(object) => drop(taking.facts.revoked.insert(id.clone(), object)),
+            None => drop(taking.facts.revoked.remove(&id)),
+        }
+        taking.graph.wake(Cell::Revocations);
+        taking.graph.wake(Cell::Status(id));
+    }
+
+    fn resay(taking: &mut Taking<'_>, id: ObjectId, object: Arc<Self>) {
+        taking.facts.revoked.insert(id.clone(), object);
+        taking.graph.wake(Cell::Status(id));
+    }
+
+    fn counts(facts: &Facts, id: &ObjectId) -> Option<Object> {
+        facts.revoked.get(id).cloned().map(Object::RevokedIdentity)
+    }
+
+    fn judge(facts: &Facts, id: &ObjectId) -> Option<Judged> {
+        facts.judge_revoked(id)
     }
 }
 

@@ -37,6 +37,7 @@ mod pods;
 mod policies;
 mod proxies;
 mod retry_constraint;
+mod revoked;
 mod routes;
 mod rules;
 mod schema;
@@ -54,6 +55,7 @@ pub(crate) mod tests;
 pub use answers::{Answer, Asked, Own};
 pub use change::Change;
 pub use pods::Proof;
+pub use revoked::Unable;
 pub use workloads::{Member, Workload};
 
 use crate::objects::{
@@ -65,7 +67,7 @@ use facts::Facts;
 use given::Taking;
 use graph::Graph;
 use ipnet::IpNet;
-use remora_model::{BackendId, Feature, ProxySettings, TrustDomain};
+use remora_model::{BackendId, Feature, ProxySettings, Revocations, TrustDomain};
 use std::{collections::BTreeMap, sync::Arc};
 use tables::reading;
 
@@ -131,6 +133,8 @@ impl ObjectId {
 enum Cell {
     /// The cluster's ranges.
     Networks,
+    /// Who is trusted no more.
+    Revocations,
     /// A policy, read.
     Policy(ObjectId),
     /// What a Service leads to: its backends.
@@ -232,6 +236,20 @@ impl World {
         self.facts.wanted_jwks.keys()
     }
 
+    /// A pod's proxy that cannot refuse the revoked has a stream, or one fewer.
+    pub fn unable(&mut self, pod: &str, there: bool) {
+        self.facts.unable(pod, there);
+        for fact in tables::changed() {
+            self.graph.changed(fact);
+        }
+    }
+
+    /// Who is trusted no more, and whose proxies cannot refuse them.
+    pub fn revocations(&self) -> (Arc<Revocations>, Unable) {
+        let unable = self.facts.told_unable.unnoted().get(&()).cloned().unwrap_or_default();
+        (self.facts.told_revocations.unnoted().get(&()).cloned().unwrap_or_default(), unable)
+    }
+
     /// Brings up to date what is to be said to people. Whether any status is another.
     pub fn settle(&mut self) -> bool {
         self.run(|cell| matches!(cell, Cell::Given(_)), &mut |_, _| {});
@@ -261,6 +279,7 @@ impl World {
         let facts = &mut self.facts;
         let (told, read, there) = match &cell {
             Cell::Networks => (facts.index_networks(), Box::default(), true),
+            Cell::Revocations => (facts.index_revocations(), Box::default(), true),
             Cell::Service(key) => {
                 let (mut served, read) = reading(|| facts.serve(key));
                 let told = std::mem::take(&mut served.reports);

@@ -228,6 +228,12 @@ impl ObjectStatus {
         Self::new(mesh, ours, all)
     }
 
+    /// Of an object that stands for itself.
+    pub(super) fn of_conditions(object: &Object, all: Vec<Condition>) -> Self {
+        let ours = json!({ "conditions": json(&all, generation(object.metadata())) });
+        Self::new(object, ours, all)
+    }
+
     fn current(&self) -> Value {
         match &self.current {
             Current::Of(object) => object.said(),

@@ -113,6 +113,8 @@ pub enum StatusList {
     Ancestors,
     /// `supportedFeatures` of a mesh, and `conditions`. It belongs to no namespace.
     Features,
+    /// `conditions` alone, which are all ours.
+    Conditions,
 }
 
 /// A kind as a value.

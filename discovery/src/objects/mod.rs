@@ -13,6 +13,7 @@ pub mod mesh;
 pub mod names;
 pub mod policy;
 pub mod registry;
+pub mod revoked;
 pub mod routes;
 
 pub use kind::{Kind, Unreadable};

@@ -26,6 +26,7 @@ macro_rules! all_kinds {
             AuthorizationPolicy($crate::objects::policy::AuthorizationPolicy),
             MeshTlsPolicy($crate::objects::policy::MeshTlsPolicy),
             BackendPolicy($crate::objects::policy::BackendPolicy),
+            RevokedIdentity($crate::objects::revoked::RevokedIdentity),
             XMesh($crate::objects::mesh::XMesh),
         }
     };

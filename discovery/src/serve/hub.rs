@@ -9,11 +9,11 @@ use super::{
     resource::Resource,
 };
 use crate::{
-    index::{Answer, Asked, Change, Member, Mesh, World, status::ObjectStatus},
+    index::{Answer, Asked, Change, Member, Mesh, Unable, World, status::ObjectStatus},
     objects::jwks::JwksUrl,
 };
 use remora_api::sync::Name;
-use remora_model::{Feature, Features};
+use remora_model::{Feature, Features, Revocations};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
@@ -45,6 +45,8 @@ struct State {
     cells: HashMap<Arc<Asked>, Vec<Weak<Cell>>>,
     /// How many proxies lack a feature.
     lacking: BTreeMap<Feature, usize>,
+    /// How many proxies hold which version of the revocations; 0: none yet.
+    held: BTreeMap<u64, usize>,
 }
 
 /// What changes made of the world, for the log.
@@ -56,6 +58,17 @@ pub struct Applied {
     pub unseen: Vec<String>,
     /// Services, pods, backends.
     pub counts: (usize, usize, usize),
+}
+
+/// Who is trusted no more, and which of the proxies that have a stream know of it.
+#[derive(Debug)]
+pub(crate) struct Revoked {
+    pub(crate) revocations: Arc<Revocations>,
+    pub(crate) unable: Unable,
+    pub(crate) version: u64,
+    /// How many can refuse the revoked, and how many of these have this version in use.
+    pub(crate) able: usize,
+    pub(crate) held: usize,
 }
 
 /// A resource that somebody asked for.
@@ -94,7 +107,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Hub {
     /// Nothing is known yet.
     pub fn new(mesh: Mesh) -> Self {
-        let state = State { world: World::new(mesh), cells: HashMap::new(), lacking: BTreeMap::new() };
+        let state =
+            State { world: World::new(mesh), cells: HashMap::new(), lacking: BTreeMap::new(), held: BTreeMap::new() };
         let (known, statuses) = (watch::Sender::new(false), watch::Sender::new(Arc::default()));
         let (state, wanted_keys, unsettled) = (Mutex::new(state), watch::Sender::default(), Notify::new());
         Self(Arc::new(Shared { state, known, statuses, wanted_keys, unsettled }))
@@ -188,9 +202,12 @@ impl Hub {
     }
 
     /// A proxy is there that lacks features, or is there no more: whose rules are closed for anybody, statuses say.
-    pub(super) fn lack(&self, features: Features, there: bool) {
+    pub(super) fn lack(&self, features: Features, pod: &str, there: bool) {
         let mut state = lock(&self.0.state);
         let State { world, lacking, .. } = &mut *state;
+        if features.contain(Feature::Revocation) {
+            world.unable(pod, there);
+        }
         for feature in features.iter() {
             let proxies = lacking.entry(feature).or_default();
             *proxies = if there { *proxies + 1 } else { proxies.saturating_sub(1) };
@@ -201,6 +218,33 @@ impl Hub {
         if !features.is_empty() {
             self.0.unsettled.notify_one();
         }
+    }
+
+    /// A proxy that can refuse the revoked held one version of the list, and holds another from now on. `None`: it was not there, or is
+    /// there no more.
+    pub(super) fn held(&self, before: Option<u64>, now: Option<u64>) {
+        let mut state = lock(&self.0.state);
+        if let Some(before) = before
+            && let Some(proxies) = state.held.get_mut(&before)
+        {
+            *proxies -= 1;
+            if *proxies == 0 {
+                state.held.remove(&before);
+            }
+        }
+        if let Some(now) = now {
+            *state.held.entry(now).or_default() += 1;
+        }
+    }
+
+    /// Who is trusted no more, and how far that has come.
+    pub(crate) fn revocations(&self) -> Revoked {
+        let state = lock(&self.0.state);
+        let (revocations, unable) = state.world.revocations();
+        let (able, held) = (state.held.values().sum(), state.held.clone());
+        drop(state);
+        let version = Resource::of(Answer::Revocations(Arc::clone(&revocations)), Features::all()).version;
+        Revoked { revocations, unable, version, able, held: held.get(&version).copied().unwrap_or_default() }
     }
 
     /// Resolves when [`Self::settle`] has something to say, though no object changed. Cancel-safe.

@@ -18,6 +18,8 @@ mod subscriber;
 mod wire;
 
 #[cfg(test)]
+mod revoked_tests;
+#[cfg(test)]
 mod tests;
 
 pub use asking::Asking;

@@ -69,6 +69,11 @@ impl Resource {
                 let cidrs = networks.iter().map(ToString::to_string).collect();
                 Self::made(v1::Networks { cidrs }, Says::Inbound, |_, networks| Kind::Networks(networks))
             }
+            Answer::Revocations(revocations) => {
+                let kind =
+                    |version, all| Kind::Revocations(v1::RevocationsResource { version, revocations: Some(all) });
+                Self::made(v1::Revocations::from(&*revocations), Says::Inbound, kind)
+            }
             Answer::Own(own) => {
                 let version = digest(format!("{own:?}").as_bytes());
                 let Own { proof, zone, settings } = own;

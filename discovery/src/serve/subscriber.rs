@@ -50,13 +50,18 @@ pub(super) struct Subscriber {
     /// What is known of its pod, and of the cluster's ranges.
     own: Arc<Cell>,
     networks: Arc<Cell>,
+    /// Who is trusted no more, if its proxy can refuse them.
+    revoked: Option<Arc<Cell>>,
     /// Whether it knows in what zone it is.
     zoned: bool,
     /// Whether its proxy can change its settings while it runs.
     takes_settings: bool,
-    /// The versions of the ranges and of the settings that were sent to it.
+    /// The versions of the ranges, of the settings and of the revocations that were sent to it.
     networks_sent: u64,
     settings_sent: u64,
+    revoked_sent: u64,
+    /// Of the revocations, the version that it said to hold; 0 if none.
+    revoked_held: u64,
     /// Whether its pod is known.
     proven: bool,
     /// Work since this was asked last.
@@ -85,16 +90,25 @@ impl Subscriber {
         let own = Asked::Own { pod, account: hello.service_account, address };
         let own = hub.ask(own, features, &mailbox);
         let networks = hub.ask(Asked::Networks, features, &mailbox);
-        hub.lack(lacks, true);
+        let able = features.contain(Feature::Revocation);
+        let revoked = able.then(|| hub.ask(Asked::Revocations, features, &mailbox));
+        let pod = format!("{}/{}", hello.namespace, hello.pod);
+        hub.lack(lacks, &pod, true);
+        if able {
+            hub.held(None, Some(0));
+        }
         let mut subscriber = Self {
             hub,
             mailbox,
             own,
             networks,
+            revoked,
             zoned: !hello.zone.is_empty(),
             takes_settings: features.contain(Feature::Settings),
             networks_sent: 0,
             settings_sent: 0,
+            revoked_sent: 0,
+            revoked_held: 0,
             proven: false,
             spent: 0,
             lines,
@@ -116,7 +130,7 @@ impl Subscriber {
         for (at, offered) in hello.held.into_iter().enumerate() {
             let name = read(offered.name)?;
             subscriber.spent += 1;
-            let asks = !matches!(*name, Name::Backend(_) | Name::Settings);
+            let asks = !matches!(*name, Name::Backend(_) | Name::Settings | Name::Revocations);
             if asks && !subscriber.want(name.clone()) {
                 continue;
             }
@@ -182,7 +196,7 @@ impl Subscriber {
         match message.kind {
             Some(sync_request::Kind::Subscribe(name)) => {
                 let name = read(Some(name))?;
-                if matches!(*name, Name::Backend(_) | Name::Settings) {
+                if matches!(*name, Name::Backend(_) | Name::Settings | Name::Revocations) {
                     return Err(Status::invalid_argument(format!("{name}: needs no subscription, and has none")));
                 }
                 // Asking again asks for the whole: a proxy does so after it lost what it had.
@@ -203,6 +217,7 @@ impl Subscriber {
                 Ok(())
             }
             Some(sync_request::Kind::Ack(ack)) => {
+                self.took_revocations(&ack);
                 self.took_closed(&ack);
                 Ok(())
             }
@@ -256,6 +271,15 @@ impl Subscriber {
         });
     }
 
+    /// The proxy refuses from now on whom this version names.
+    fn took_revocations(&mut self, ack: &v1::Ack) {
+        let names = ack.name.as_ref().and_then(|name| name.kind.as_ref());
+        if self.revoked.is_some() && matches!(names, Some(v1::resource_name::Kind::Revocations(_))) {
+            let before = std::mem::replace(&mut self.revoked_held, ack.version);
+            self.hub.held(Some(before), Some(ack.version));
+        }
+    }
+
     /// A delta is replaced by the whole at once. For a whole there is nothing better to send until it changes, and then
     /// no delta, as the proxy does not hold what we sent.
     fn refused(&mut self, nack: v1::Nack) -> Result<(), Status> {
@@ -303,8 +327,8 @@ impl Subscriber {
         }
     }
 
-    /// What brings the proxy closer to what is known. The cluster's ranges, its zone and its settings come before all else; a target comes
-    /// after the backends that it leads to.
+    /// What brings the proxy closer to what is known. Who is trusted no more comes first, then the cluster's ranges, its zone and its
+    /// settings; a target comes after the backends that it leads to.
     pub(super) fn next(&mut self) -> Next {
         self.collect();
         let next = self.find();
@@ -316,6 +340,11 @@ impl Subscriber {
     }
 
     fn find(&mut self) -> Next {
+        if let Some(revoked) = self.revoked.as_ref().map(|cell| cell.latest())
+            && std::mem::replace(&mut self.revoked_sent, revoked.version) != revoked.version
+        {
+            return Next::Tell(revoked.whole.clone());
+        }
         let networks = self.networks.latest();
         if self.networks_sent != networks.version {
             self.networks_sent = networks.version;
@@ -388,8 +417,8 @@ impl Subscriber {
             Name::Backend(id) => Asked::Backend(id.clone()),
             Name::Inbound(port) => Asked::Inbound(pod(), *port),
             Name::InboundDefault => Asked::InboundDefault(pod()),
-            // They come with what is known of its own pod.
-            Name::Settings => return self.own.latest(),
+            // They come with what is known of its own pod, or by themselves.
+            Name::Settings | Name::Revocations => return self.own.latest(),
         };
         let cell = self.hub.ask(asked, self.features, &self.mailbox);
         let latest = cell.latest();
@@ -460,8 +489,12 @@ impl Drop for Subscriber {
     fn drop(&mut self) {
         let cells = self.entries.take(|_, _| true).into_iter().filter_map(|entry| entry.cell);
         let own = [Arc::clone(&self.own), Arc::clone(&self.networks)];
-        self.hub.leave(cells.chain(own), &self.mailbox);
-        self.hub.lack(Features::all().beyond(self.features), false);
+        self.hub.leave(cells.chain(own).chain(self.revoked.take()), &self.mailbox);
+        let pod = format!("{}/{}", self.namespace, self.pod);
+        self.hub.lack(Features::all().beyond(self.features), &pod, false);
+        if self.features.contain(Feature::Revocation) {
+            self.hub.held(Some(self.revoked_held), None);
+        }
     }
 }
 

@@ -71,10 +71,10 @@ fn hello() -> Hello {
     Hello { namespace: "shop".into(), pod: "web-1".into(), service_account: "web".into(), ..Hello::default() }
 }
 
-/// All that the proxy is told, but for the cluster's ranges, once there is `objects`.
+/// All that the proxy is told, but for the cluster's ranges and the revoked, once there is `objects`.
 fn told(proxy: &mut Subscriber, known: &Known, objects: Vec<Object>) -> Vec<Update> {
     let mut told = all(proxy, known, objects);
-    told.retain(|update| !matches!(update, Update::Networks(_)));
+    told.retain(|update| !matches!(update, Update::Networks(_) | Update::Revocations { .. }));
     told
 }
 

@@ -150,7 +150,8 @@ impl Proxy {
             | Update::Zone(_)
             | Update::Networks(_)
             | Update::Ask { .. }
-            | Update::Settings { .. } => {}
+            | Update::Settings { .. }
+            | Update::Revocations { .. } => {}
         }
     }
 }

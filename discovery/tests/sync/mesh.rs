@@ -236,7 +236,7 @@ impl Proxy {
     pub(crate) async fn next(&mut self) -> Update {
         loop {
             match self.message().await.unwrap().try_into().unwrap() {
-                Update::Networks(_) | Update::Settings { .. } => {}
+                Update::Networks(_) | Update::Settings { .. } | Update::Revocations { .. } => {}
                 update => return update,
             }
         }

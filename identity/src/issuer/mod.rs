@@ -8,15 +8,15 @@ mod judge;
 mod tests;
 
 use rcgen::{
-    CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    CertificateParams, CustomExtension, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
     PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
 };
 use remora_kube::names::{IDENTITY, NAMESPACE};
-use remora_model::{SpiffeId, TrustDomain};
+use remora_model::{PodName, SpiffeId, TrustDomain};
 use remora_runtime::tls::{
-    TrustBundle, VerifyError,
+    POD_EXTENSION, TrustBundle, VerifyError,
     pem::{self, PemCertificate},
-    verify_svid,
+    pod_extension, verify_svid,
 };
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer as _};
@@ -119,20 +119,31 @@ impl Issuer {
         id: &SpiffeId,
         key: &impl PublicKeyData,
         now: SystemTime,
+        lifetime: (Duration, Duration),
+    ) -> Result<Leaf, IssuerError> {
+        self.sign_for((id, None), key, now, lifetime)
+    }
+
+    /// The same for a pod, which the leaf names.
+    pub fn sign_for(
+        &self,
+        whom: (&SpiffeId, Option<&PodName>),
+        key: &impl PublicKeyData,
+        now: SystemTime,
         (lifetime, skew): (Duration, Duration),
     ) -> Result<Leaf, IssuerError> {
         if self.not_after <= now {
             return Err(IssuerError::Ended(judge::date(self.not_after)));
         }
         let not_after = whole_seconds((now + lifetime).min(self.not_after));
-        let (chain, serial) = self.leaf(id, key, (now - skew, not_after))?;
+        let (chain, serial) = self.leaf(whom, key, (now - skew, not_after))?;
         self.check(&chain, now)?;
         Ok(Leaf { chain, serial: serial.to_string(), not_after })
     }
 
     fn leaf(
         &self,
-        id: &SpiffeId,
+        (id, pod): (&SpiffeId, Option<&PodName>),
         key: &impl PublicKeyData,
         (not_before, not_after): (SystemTime, SystemTime),
     ) -> Result<(Vec<Vec<u8>>, SerialNumber), IssuerError> {
@@ -148,6 +159,8 @@ impl Issuer {
         params.not_before = not_before.into();
         params.not_after = not_after.into();
         params.serial_number = Some(serial.clone());
+        let named = pod.map(|pod| CustomExtension::from_oid_content(&POD_EXTENSION, pod_extension(pod)));
+        params.custom_extensions = named.into_iter().collect();
         let leaf = params.signed_by(key, &self.signer).map_err(IssuerError::Sign)?;
         let chain = std::iter::once(leaf.der().to_vec()).chain(self.intermediates.iter().cloned()).collect();
         Ok((chain, serial))
@@ -189,7 +202,7 @@ impl Issuer {
         let malformed = |error: IssuerError| VerifyError::Malformed(error.to_string());
         let (key, id) = (key.map_err(|error| malformed(IssuerError::Sign(error)))?, id.map_err(malformed)?);
         let minute = Duration::from_secs(60);
-        let (chain, ..) = self.leaf(&id, &key, (now - minute, now + minute)).map_err(malformed)?;
+        let (chain, ..) = self.leaf((&id, None), &key, (now - minute, now + minute)).map_err(malformed)?;
         let chain: Vec<_> = chain.iter().map(|der| der.as_slice().into()).collect();
         let mut last = VerifyError::UnknownIssuer;
         // The one that lives longest is first.

@@ -4,6 +4,7 @@ use super::tokens::{AUDIENCE, Signer, claims};
 use crate::{
     authority::{Authority, TurnError},
     issuer::{Files, serving_id},
+    revoked,
     server::{Parts, serve},
     service::Terms,
     source::{Source, directory::Directory},
@@ -37,19 +38,29 @@ pub(super) const SKEW: Duration = Duration::from_secs(60);
 /// How long an anchor is published before anything is signed under it.
 pub(super) const PUBLISHED: Duration = Duration::from_secs(60);
 
+/// In the folder of a [`World`].
+pub(super) const REVOKED: &str = "revoked";
+
 pub(super) struct World {
     pub(super) dir: TempDir,
     pub(super) signer: Signer,
     pub(super) authority: Arc<Authority>,
     pub(super) trust_domain: TrustDomain,
     pub(super) addr: SocketAddr,
-    readiness: Readiness,
+    pub(super) readiness: Readiness,
     drain: drain::Signal,
 }
 
 impl World {
     pub(super) async fn start() -> Self {
+        Self::start_with("").await
+    }
+
+    /// What is written of the revoked is this.
+    pub(super) async fn start_with(revoked: &str) -> Self {
         let dir = TempDir::new().unwrap();
+        fs::create_dir(dir.path().join(REVOKED)).unwrap();
+        fs::write(dir.path().join(REVOKED).join("a.yaml"), revoked).unwrap();
         let signer = Signer::new();
         let trust_domain = TrustDomain::new("cluster.local").unwrap();
         let jwks = dir.path().join("jwks.json");
@@ -71,6 +82,7 @@ impl World {
             source: Source::Directory(directory(&dir)),
             proofs: Proofs::Offline(Keys::open(jwks).unwrap()),
             terms,
+            revoked: revocations(&dir),
         };
         tokio::spawn(serve(listener, parts, readiness.clone(), watch));
         Self { dir, signer, authority, trust_domain, addr, readiness, drain }
@@ -127,6 +139,11 @@ impl World {
         Files::make(&self.trust_domain, SystemTime::now()).unwrap().write(new.path()).unwrap();
         (old, new)
     }
+}
+
+/// Who is revoked is written in a folder.
+fn revocations(dir: &TempDir) -> revoked::Source {
+    revoked::Source::Folder(revoked::Folder::new(dir.path().join(REVOKED), NAMESPACE.into()))
 }
 
 pub(super) fn directory(dir: &TempDir) -> Directory {

@@ -8,7 +8,9 @@ use crate::{
     v1::{self, sync_request, sync_response::Kind},
 };
 use prost::Message as _;
-use remora_model::{Action, AuthorizationRule, Backend, Inbound, InboundDefault, Outbound, Parent, ProxySettings};
+use remora_model::{
+    Action, AuthorizationRule, Backend, Inbound, InboundDefault, Outbound, Parent, ProxySettings, Revocations,
+};
 
 #[cfg(test)]
 remora_replay::replays! {
@@ -52,6 +54,10 @@ pub fn discovery_updates(data: &[u8]) {
         Ok(Update::Settings { version, settings }) => {
             assert_eq!(envelope, Some(((&Name::Settings).into(), version)));
             assert_eq!(ProxySettings::try_from(v1::ProxySettings::from(&settings)), Ok(settings));
+        }
+        Ok(Update::Revocations { version, revocations }) => {
+            assert_eq!(envelope, Some(((&Name::Revocations).into(), version)));
+            assert_eq!(Revocations::try_from(v1::Revocations::from(&revocations)), Ok(revocations));
         }
     }
 }

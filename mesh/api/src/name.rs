@@ -14,6 +14,8 @@ pub enum Name {
     InboundDefault,
     /// The proxy's own settings.
     Settings,
+    /// Who is trusted no more.
+    Revocations,
 }
 
 impl fmt::Display for Name {
@@ -24,6 +26,7 @@ impl fmt::Display for Name {
             Self::Inbound(port) => write!(f, "inbound {port}"),
             Self::InboundDefault => f.write_str("inbound default"),
             Self::Settings => f.write_str("settings"),
+            Self::Revocations => f.write_str("revocations"),
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     v1,
 };
 use ipnet::IpNet;
-use remora_model::{Backend, BackendId, Endpoint, Inbound, InboundDefault, Outbound, ProxySettings};
+use remora_model::{Backend, BackendId, Endpoint, Inbound, InboundDefault, Outbound, ProxySettings, Revocations};
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 /// In the metadata of an UNAVAILABLE that refuses a stream: after how many milliseconds the proxy is to come again.
@@ -55,6 +55,8 @@ pub enum Update {
     Networks(Vec<IpNet>),
     /// The proxy's own settings.
     Settings { version: u64, settings: ProxySettings },
+    /// Who is trusted no more.
+    Revocations { version: u64, revocations: Revocations },
     /// Tell what the admin port shows at `path`, by an answer of the same number.
     Ask { id: u32, path: Arc<str> },
 }
@@ -181,6 +183,10 @@ impl TryFrom<v1::SyncResponse> for Update {
                 let settings = required("settings", m.settings).at("settings")?;
                 Ok(Self::Settings { version: m.version, settings })
             }
+            Kind::Revocations(m) => {
+                let revocations = required("revocations", m.revocations).at("revocations")?;
+                Ok(Self::Revocations { version: m.version, revocations })
+            }
             Kind::BackendDelta(delta) => Ok(Self::Delta(delta.try_into().at("backend_delta")?)),
             Kind::Zone(zone) => Ok(Self::Zone(optional_text("zone", zone)?)),
             Kind::Current(m) => Ok(Self::Current { name: required("name", m.name)?, version: m.version }),
@@ -231,6 +237,7 @@ impl TryFrom<Received> for Update {
             Kind::Current(_) => return Err(unknown("current")),
             Kind::Zone(_) => return Err(unknown("zone")),
             Kind::Settings(_) => return Err(unknown("settings")),
+            Kind::Revocations(_) => return Err(unknown("revocations")),
             Kind::Ask(_) => return Err(unknown("ask")),
             // Whatever else it says, it is refused.
             kind @ Kind::Refused(_) => return v1::SyncResponse { kind: Some(kind) }.try_into(),
@@ -255,6 +262,7 @@ pub fn envelope(message: &v1::SyncResponse) -> Option<(v1::ResourceName, u64)> {
         Kind::Refused(m) => return Some((m.name.clone()?, 0)),
         Kind::InboundDefault(m) => (Of::InboundDefault(true), m.version),
         Kind::Settings(m) => (Of::Settings(true), m.version),
+        Kind::Revocations(m) => (Of::Revocations(true), m.version),
         Kind::Zone(_) | Kind::Networks(_) | Kind::Ask(_) => return None,
     };
     Some((v1::ResourceName { kind: Some(kind) }, version))

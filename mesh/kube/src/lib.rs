@@ -9,6 +9,7 @@
 //! | [`events`] | what `kubectl describe` shows |
 //! | [`mod@apply`] | server-side apply |
 //! | [`yaml`] | manifests as `kubectl` reads them |
+//! | [`revoked`] | who is trusted no more, as operators write it |
 
 pub mod names;
 pub mod client;
@@ -17,6 +18,7 @@ pub mod lease;
 pub mod events;
 pub mod apply;
 pub mod yaml;
+pub mod revoked;
 // for tests and cargo-fuzz alone
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]

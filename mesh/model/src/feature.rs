@@ -55,11 +55,13 @@ pub enum Feature {
     AccessLog,
     /// Questions of discovery that the proxy answers from its admin port. A proxy without is not asked.
     Asks,
+    /// Revocations of identities, certificates and pods. A proxy without goes on trusting them.
+    Revocation,
 }
 
 impl Feature {
     /// All that there are, in their order.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::HeaderFilters,
         Self::Redirects,
         Self::Rewrites,
@@ -81,6 +83,7 @@ impl Feature {
         Self::Tracing,
         Self::AccessLog,
         Self::Asks,
+        Self::Revocation,
     ];
 
     /// Its name in logs, metrics and statuses.
@@ -107,6 +110,7 @@ impl Feature {
             Self::Tracing => "tracing",
             Self::AccessLog => "access-log",
             Self::Asks => "asks",
+            Self::Revocation => "revocation",
         }
     }
 

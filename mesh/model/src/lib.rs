@@ -19,6 +19,7 @@ pub mod path;
 pub mod pattern;
 pub mod policy;
 pub mod ports;
+pub mod revocation;
 pub mod route;
 pub mod settings;
 pub mod target;
@@ -41,6 +42,7 @@ pub use locality::Locality;
 pub use path::PathPattern;
 pub use pattern::{InvalidPattern, Pattern};
 pub use policy::{Action, AuthorizationRule, Inbound, InboundDefault, MtlsMode, Operation, Source, Unidentified};
+pub use revocation::{PodName, Revocation, Revocations, Serial, Shown};
 pub use route::{
     BackendRef, BackendRefState, Filter, HeaderEdit, HeaderMatch, Outbound, Parent, PathMatch, PathRewrite, QueryMatch,
     Redirect, Retry, RouteMatch, Rule, Timeouts, ValueMatch,

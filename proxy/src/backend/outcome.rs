@@ -15,9 +15,11 @@ pub(crate) fn of(reason: Reason) -> Option<Outcome> {
         | Reason::RefusedStream
         | Reason::ResponseHeaderTooLarge => None,
         Reason::IdentityMismatch => Some(Outcome::WrongIdentity),
-        Reason::ConnectRefused | Reason::ConnectTimeout | Reason::ConnectFailed | Reason::TlsRefused => {
-            Some(Outcome::Unreachable)
-        }
+        Reason::ConnectRefused
+        | Reason::ConnectTimeout
+        | Reason::ConnectFailed
+        | Reason::TlsRefused
+        | Reason::Revoked => Some(Outcome::Unreachable),
         _ => Some(Outcome::Failure),
     }
 }

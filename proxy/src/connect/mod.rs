@@ -37,6 +37,8 @@ pub(crate) enum ConnectError {
     Tls { address: SocketAddr, source: io::Error },
     #[error("{address} is not {expected}")]
     Identity { address: SocketAddr, expected: remora_model::SpiffeId, source: io::Error },
+    #[error("{address} is trusted no more as {expected}")]
+    Revoked { address: SocketAddr, expected: remora_model::SpiffeId, source: io::Error },
     #[error("this proxy has no certificate that is valid now; see /ready")]
     NoCertificate,
 }
@@ -52,6 +54,7 @@ impl ConnectError {
             Self::Full { .. } => Reason::QueueFull,
             Self::Tls { .. } | Self::NoCertificate => Reason::TlsRefused,
             Self::Identity { .. } => Reason::IdentityMismatch,
+            Self::Revoked { .. } => Reason::Revoked,
         }
     }
 

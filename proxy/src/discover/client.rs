@@ -72,8 +72,9 @@ impl Failures {
 /// each stream, so that the next stream does not use a dead connection.
 pub(crate) async fn run(client: Client, connect: impl Fn() -> Channel) {
     let Client { hello, ends, zone, set_log, answer } = client;
-    let Ends { mut commands, link, networks, settings, wanted, changed } = ends;
-    let mut store = Store::new(zone, networks, Settings::new(settings, set_log)).telling(changed);
+    let Ends { mut commands, link, networks, settings, revoked, wanted, changed } = ends;
+    let store = Store::new(zone, networks, Settings::new(settings, set_log));
+    let mut store = store.telling(changed).revoking(revoked);
     let (mut failures, mut answers) = (Failures::default(), Answers::new(answer));
     loop {
         let opening = store.opening(&hello);

@@ -26,6 +26,7 @@ pub(crate) use waiting::Wanted;
 
 use crate::{backend::Zone, limits};
 use remora_api::sync::{Name, Resource};
+use remora_model::Revocations;
 use std::{convert::Infallible, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -82,6 +83,8 @@ pub(crate) struct Handle {
     networks: watch::Receiver<Networks>,
     /// The settings in force.
     pub settings: watch::Receiver<InForce>,
+    /// Who is trusted no more; nobody, until discovery says.
+    pub revoked: watch::Receiver<Arc<Revocations>>,
     /// The deadline of the start (outbound, inbound): until then connections are held while the process has no
     /// certificate or no discovery stream yet.
     start_until: (Instant, Instant),
@@ -99,6 +102,7 @@ pub(crate) struct Ends {
     pub networks: watch::Sender<Networks>,
     /// The settings in force; at first as the proxy was started.
     pub settings: watch::Sender<InForce>,
+    pub revoked: watch::Sender<Arc<Revocations>>,
     /// Whether a connection waits for discovery.
     pub wanted: Wanted,
     /// When a resource last became another, or known.
@@ -114,14 +118,15 @@ impl Handle {
         let (tell, link) = watch::channel(Link::Never);
         let (tell_networks, networks) = watch::channel(networks);
         let (tell_settings, settings) = watch::channel(settings);
+        let (tell_revoked, revoked) = watch::channel(Arc::default());
         let now = Instant::now();
         let start_until = (now + patience, now + patience.min(limits::START_PATIENCE_INBOUND));
         let wanted = Wanted::default();
         let (zone, wanted_too) = (Zone::default(), wanted.clone());
-        let handle = Self { commands, link, networks, settings, start_until, wanted: wanted_too, zone };
+        let handle = Self { commands, link, networks, settings, revoked, start_until, wanted: wanted_too, zone };
         let changed = watch::Sender::new(None);
-        let (networks, settings) = (tell_networks, tell_settings);
-        (handle, Ends { commands: receiver, link: tell, networks, settings, wanted, changed })
+        let (networks, settings, revoked) = (tell_networks, tell_settings, tell_revoked);
+        (handle, Ends { commands: receiver, link: tell, networks, settings, revoked, wanted, changed })
     }
 
     /// Waits for the first stream, if the process has just started. Cancel safe.

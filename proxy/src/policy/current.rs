@@ -49,3 +49,36 @@ impl Changes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt as _;
+    use remora_model::{Inbound, MtlsMode, Protocol, TrustDomain};
+
+    fn compiled(mtls: MtlsMode) -> Arc<Policy> {
+        let inbound = Inbound {
+            port: 80,
+            parent: "shop/api:80".into(),
+            protocol: Protocol::Detect,
+            mtls,
+            default_deny: false,
+            rules: Vec::new(),
+            ending: false,
+            trust_domain: TrustDomain::new("cluster.local").unwrap(),
+        };
+        Arc::new(Policy::new(Arc::new(inbound)))
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_a_change_hears_of_each_and_of_nothing_else() {
+        let current = Current::new(compiled(MtlsMode::Permissive));
+        let mut changes = current.changes();
+        current.set(compiled(MtlsMode::Permissive));
+        assert!(changes.next().now_or_never().is_none(), "the same again is no change");
+        current.set(compiled(MtlsMode::Strict));
+        assert!(changes.next().now_or_never().is_some() && changes.next().now_or_never().is_none());
+        let nobody = crate::policy::Peer { identity: None, address: [10, 0, 0, 9].into() };
+        assert!(current.get().admits(&nobody).is_err());
+    }
+}

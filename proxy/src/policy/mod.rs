@@ -1,20 +1,20 @@
 //! Stage 4 of 8: policy. In: who calls, and what. Out: a [`Permit`]. Refuses: plaintext in strict mode, whatever the
-//! authorisation rules deny, whatever no allow rule allows. Pure, but for [`record`](Verdict::record) and the wake-ups of
-//! [`Current`].
+//! authorisation rules deny, whatever no allow rule allows. The rules are judged by `remora_policy`, which is pure; here are
+//! what is [recorded](Verdict::record) and the wake-ups of [`Current`].
 //!
 //! Only this module makes a [`Permit`], from what was asked, and nothing dials or forwards without one.
 
-mod compiled;
 mod current;
+mod port;
 mod record;
 
-pub(crate) use compiled::{Policy, Verdict};
 pub(crate) use current::{Changes, Current};
+pub(crate) use port::{Policy, Verdict};
 pub(crate) use record::logged;
+/// A peer is the caller whom policy judges.
+pub(crate) use remora_policy::{Act, Caller as Peer, Denial};
 
-use http::Method;
-use remora_model::{BackendId, Endpoint, SpiffeId, Target, path};
-use std::{net::IpAddr, sync::Arc};
+use remora_model::{BackendId, Endpoint, Target};
 
 /// Proof that policy let this through. Not `Clone`: one permit, one forward.
 #[derive(Debug)]
@@ -51,46 +51,6 @@ impl<T> Permitted<T> {
     }
 }
 
-/// Who is at the other end.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Peer {
-    /// From its certificate; `None` is plaintext.
-    pub identity: Option<SpiffeId>,
-    pub address: IpAddr,
-}
-
-/// What a peer wants to do.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Act<'a> {
-    /// Bytes of no protocol that policy could read.
-    Bytes,
-    /// An HTTP request; the path as it came, query excluded.
-    Request { method: &'a Method, path: &'a str },
-}
-
-/// Why something was refused, in words for an operator.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Denial {
-    #[error("{} takes mesh TLS only and this connection is plaintext", words_of(*.port))]
-    Plaintext {
-        /// 0 of a port that the pod does not declare: these share a policy.
-        port: u16,
-    },
-    #[error("denied by {rule}")]
-    Denied { rule: Arc<str> },
-    #[error("no allow rule of {parent} matches")]
-    NotAllowed { parent: Arc<str> },
-    #[error("policy judges paths here, and {0}")]
-    Ambiguous(#[from] path::Ambiguous),
-}
-
-fn words_of(port: u16) -> String {
-    match port {
-        0 => "a port that the pod does not declare".to_owned(),
-        port => format!("port {port}"),
-    }
-}
-
 /// Where something that leaves the pod goes.
 #[derive(Debug, Clone, Copy)]
 #[expect(dead_code, reason = "every destination is open: egress policy is what will look at it")]
@@ -107,6 +67,3 @@ pub(crate) enum To<'a> {
 pub(crate) fn outbound(_to: To<'_>) -> Permit {
     Permit(())
 }
-
-#[cfg(test)]
-mod tests;

@@ -7,20 +7,13 @@ use crate::{
     telemetry::{self, OTHER},
 };
 use metrics::Counter;
+use remora_policy::Noted;
 use std::{
     collections::HashSet,
     fmt,
     sync::{Arc, Mutex, PoisonError},
 };
 use tokio::time::Instant;
-
-/// What an audit rule says of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Audited {
-    Matched,
-    /// It names paths, and this one has no canonical form.
-    Ambiguous,
-}
 
 /// What an audit rule writes to, found when the policy is compiled.
 pub(super) struct Counters {
@@ -108,11 +101,11 @@ pub(crate) fn logged(path: &str) -> &str {
 impl Verdict {
     /// Logs and counts what audit rules say of `peer` at `port`, and gives the decision.
     pub(crate) fn record(self, policy: &Policy, (peer, port): (&Peer, u16), act: Act<'_>) -> Result<Permit, Denial> {
-        for (index, audited) in &self.audited {
-            let Some((rule, counters)) = policy.audit.get(*index) else { continue };
-            match audited {
-                Audited::Ambiguous => counters.ambiguous.increment(1),
-                Audited::Matched => {
+        for (index, noted) in &self.noted {
+            let Some((rule, counters)) = policy.noting.get(*index) else { continue };
+            match noted {
+                Noted::Ambiguous => counters.ambiguous.increment(1),
+                Noted::Matched => {
                     counters.matched.increment(1);
                     let mut lines = counters.lines.lock().unwrap_or_else(PoisonError::into_inner);
                     let Some(left_out) = lines.admit(Instant::now()) else { continue };
@@ -122,7 +115,7 @@ impl Verdict {
                         Act::Request { method, path } => (Some(logged(method.as_str())), Some(logged(path))),
                     };
                     let identity = peer.identity.as_ref().map(|id| id.as_str());
-                    tracing::info!(left_out, rule = %rule.name, peer = identity, address = %peer.address,
+                    tracing::info!(left_out, %rule, peer = identity, address = %peer.address,
                         port, method, path, would = self.would(), "audit");
                 }
             }

@@ -30,6 +30,10 @@ const fn counter(name: &'static str, labels: &'static str, help: &'static str) -
     Metric { name, kind: Kind::Counter, labels, help }
 }
 
+const fn gauge(name: &'static str, help: &'static str) -> Metric {
+    Metric { name, kind: Kind::Gauge, labels: "", help }
+}
+
 /// What is counted once per process rather than per route.
 pub(super) const PROCESS: &[Metric] = &[
     counter(
@@ -55,7 +59,7 @@ pub(super) const PROCESS: &[Metric] = &[
     counter(
         "remora_connections_revoked_total",
         "cause",
-        "Open connections and tunnels that were closed because they are not allowed any more: a new policy denies them (denied) or demands mesh TLS (plaintext), or no trust anchor vouches for the peer any more (untrusted).",
+        "Open connections and tunnels that were closed because they are not allowed any more: a new policy denies them (denied) or demands mesh TLS (plaintext), no trust anchor vouches for the peer any more (untrusted), or it is revoked (revoked).",
     ),
     counter(
         "remora_policy_audit_total",
@@ -200,6 +204,10 @@ pub(super) const PROCESS: &[Metric] = &[
         "remora_discovery_full_total",
         "",
         "Subscriptions that were not made because the bound was reached and all are in use.",
+    ),
+    gauge(
+        "remora_revocations",
+        "Revocations in force: identities, certificates and pods that are refused, as discovery said last.",
     ),
     counter("remora_settings_changes_total", "", "Changes of the proxy's settings that discovery sent while it ran."),
     counter(

@@ -47,6 +47,7 @@ macro_rules! reasons {
                         | Self::ConnectFailed
                         | Self::TlsRefused
                         | Self::IdentityMismatch
+                        | Self::Revoked
                 )
             }
 
@@ -139,7 +140,7 @@ reasons! {
     Timeout = "timeout", GATEWAY_TIMEOUT, 4, Application;
     /// Policy said no.
     Denied = "denied", FORBIDDEN, 7, Client;
-    /// Policy or trust anchors changed, and what was open would not be let in any more.
+    /// Policy or trust anchors changed or a peer was revoked, and what was open would not be let in any more.
     PolicyChanged = "policy_changed", FORBIDDEN, 7, Configuration;
     /// The Service has routes and none matches.
     NoRoute = "no_route", NOT_FOUND, 12, Configuration;
@@ -161,6 +162,8 @@ reasons! {
     TlsRefused = "tls_refused", BAD_GATEWAY, 14, Peer;
     /// The peer is not who discovery said it is.
     IdentityMismatch = "identity_mismatch", BAD_GATEWAY, 14, Peer;
+    /// The peer's identity, certificate or pod is revoked.
+    Revoked = "revoked", BAD_GATEWAY, 14, Peer;
     /// The request came back to a proxy that had it, or names the proxy itself.
     Loop = "loop", LOOP_DETECTED, 13, Configuration;
     /// The server shuts down, and had not looked at the request yet.

@@ -2,7 +2,7 @@
 //! decided in `remora_runtime::tls`; this keeps the configurations made from it, one per generation of credentials.
 //!
 //! No connection outlives the certificates that it was made with, ours and the peer's: [`Dated`] ends it, whichever part uses it
-//! by then. It ends those that this proxy made, too, once no trust anchor vouches for the peer; of those that it accepted `revoke` does, which knows
+//! by then. It ends those that this proxy made, too, once no trust anchor vouches for the peer or the peer is revoked; of those that it accepted `revoke` does, which knows
 //! whom they were let in as. HTTP is not cut off by a certificate's end: it moves to a new connection at each renewal and before the end (GOAWAY), and
 //! what is under way has the last quarter to finish. Byte connections, which cannot be moved, are closed then, and counted.
 
@@ -16,13 +16,13 @@ use crate::{
     limits,
     sys::Asked,
 };
-use remora_model::SpiffeId;
+use remora_model::{Revocations, SpiffeId};
 pub(crate) use remora_runtime::{dated::is_over, tls::Alpn};
 use remora_runtime::{
     dated::{Dated, Span},
     tls::{
-        ClientConfig, Credentials, Failure, Peer, ServerConfig, VerifyError, client_config, peer, server_config,
-        server_name,
+        ClientConfig, Credentials, Failure, Peer, ServerConfig, VerifyError, client_config_refusing, peer,
+        server_config_refusing, server_name,
     },
 };
 use rustls::pki_types::CertificateDer;
@@ -39,11 +39,13 @@ use tokio::{
     time::{timeout, timeout_at},
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector};
-pub(crate) use trust::{Trust, UNTRUSTED, is_untrusted};
+pub(crate) use trust::{REVOKED, Trust, UNTRUSTED, cause as trust_cause, is_untrusted};
 use turns::Gate;
 
 /// The workload's certificate and bundle as they change.
 pub(crate) type Source = watch::Receiver<Option<Arc<Credentials>>>;
+/// Who is trusted no more, as that changes.
+pub(crate) type Revoked = watch::Receiver<Arc<Revocations>>;
 /// A connection to a peer.
 pub(crate) type ClientStream = Dated<tokio_rustls::client::TlsStream<Ahead<TcpStream>>>;
 /// A connection from a peer.
@@ -154,6 +156,7 @@ impl TerminateError {
 pub(crate) struct Store {
     seen: RefCell<Seen>,
     generation: Cell<u64>,
+    revoked: RefCell<Revoked>,
     account: Account,
     /// To which what this proxy opens is charged.
     pod: Holder,
@@ -181,12 +184,29 @@ impl Store {
         let store = Self {
             seen: RefCell::new(seen),
             generation: Cell::new(0),
+            revoked: RefCell::new(watch::channel(Arc::default()).1),
             account: account.clone(),
             pod: account.holder(account::Peer::Pod),
             gate: Gate::default(),
         };
         store.take();
         store
+    }
+
+    /// Refuses whom `revoked` names, and ends what they have open.
+    pub(crate) fn refusing(self, revoked: Revoked) -> Self {
+        Self { revoked: RefCell::new(revoked), ..self }
+    }
+
+    /// Who is trusted no more, for a handshake. What was made for others than those of now is dropped.
+    fn revoked(&self) -> Arc<Revocations> {
+        let mut revoked = self.revoked.borrow_mut();
+        if revoked.has_changed().unwrap_or(false) {
+            let mut seen = self.seen.borrow_mut();
+            seen.server = None;
+            seen.clients.clear();
+        }
+        revoked.borrow_and_update().clone()
     }
 
     /// Counts the certificates and bundles that there were; 0 before the first. Asked for each request: where nothing
@@ -250,6 +270,9 @@ impl Store {
                 Failure::Refused(refusal @ VerifyError::IdentityMismatch { .. }) => {
                     (refusal.reason(), ConnectError::Identity { address, expected: expected.clone(), source })
                 }
+                Failure::Refused(refusal @ VerifyError::Revoked(_)) => {
+                    (refusal.reason(), ConnectError::Revoked { address, expected: expected.clone(), source })
+                }
                 failure => (failure.reason(), ConnectError::Tls { address, source }),
             },
             Err(_) => (REASONS[1].0, ConnectError::HandshakeTimeout { address }),
@@ -265,11 +288,13 @@ impl Store {
         expected: &SpiffeId,
         alpn: Alpn,
     ) -> Result<Arc<ClientConfig>, ConnectError> {
+        let revoked = self.revoked();
         let key = (expected.clone(), alpn);
         if let Some(config) = self.seen.borrow().clients.get(&key) {
             return Ok(config.clone());
         }
-        let config = client_config(credentials, expected, offered(alpn)).map_err(|_| ConnectError::NoCertificate)?;
+        let config = client_config_refusing(credentials, expected, offered(alpn), &revoked);
+        let config = config.map_err(|_| ConnectError::NoCertificate)?;
         let clients = &mut self.seen.borrow_mut().clients;
         if clients.len() >= CONFIGS_MAX {
             clients.clear();
@@ -320,14 +345,17 @@ impl Store {
     /// Of a peer that was judged by `credentials`.
     fn trust(&self, chain: Option<&[CertificateDer<'static>]>, credentials: &Credentials) -> Trust {
         let chain = chain.unwrap_or_default().iter().map(|one| one.clone().into_owned()).collect();
-        Trust::new(chain, credentials.bundle.clone(), self.seen.borrow().source.clone())
+        let revoked = self.revoked.borrow().clone();
+        Trust::new(chain, credentials.bundle.clone(), self.seen.borrow().source.clone()).unless(revoked)
     }
 
     fn server(&self, credentials: &Credentials) -> Option<Arc<ServerConfig>> {
+        let revoked = self.revoked();
         if let Some(config) = &self.seen.borrow().server {
             return Some(config.clone());
         }
-        let config = server_config(credentials, &[Alpn::MeshHttp, Alpn::MeshHttp1, Alpn::MeshTcp]).ok()?;
+        let alpn = [Alpn::MeshHttp, Alpn::MeshHttp1, Alpn::MeshTcp];
+        let config = server_config_refusing(credentials, &alpn, &revoked).ok()?;
         self.seen.borrow_mut().server = Some(config.clone());
         Some(config)
     }

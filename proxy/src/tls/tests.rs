@@ -131,3 +131,41 @@ async fn a_connection_to_a_peer_ends_with_the_anchor_that_vouches_for_it() {
     let error = near.read_u8().await.unwrap_err();
     assert!(is_untrusted(&error) && !is_over(&error), "{error}");
 }
+
+/// Revokes the identity of [`until`], until this second.
+fn revoking(until: Option<u64>) -> Arc<Revocations> {
+    let identity = SpiffeId::parse("spiffe://td/ns/shop/sa/web").ok();
+    let (name, reason) = ("stolen".into(), "".into());
+    Arc::new(Revocations::new([remora_model::Revocation { name, reason, until, identity, serial: None, pod: None }]))
+}
+
+#[tokio::test]
+async fn a_peer_is_lost_when_it_is_revoked_and_not_by_a_revocation_of_another_or_one_that_has_ended() {
+    use futures_util::FutureExt as _;
+    let one = credentials(1).unwrap();
+    let (_tell, source) = watch::channel(Some(one.clone()));
+    let (revoke, revoked) = watch::channel(Arc::default());
+    let chain = one.svid.chain().iter().map(|certificate| certificate.clone().into_owned()).collect();
+    let trust = Trust::new(chain, one.bundle.clone(), source).unless(revoked);
+    let mut lost = Box::pin(trust.lost());
+    assert!(lost.as_mut().now_or_never().is_none());
+    revoke.send_replace(revoking(Some(1)));
+    assert!(lost.as_mut().now_or_never().is_none(), "it ended long ago");
+    revoke.send_replace(revoking(None));
+    assert!(matches!(lost.await, VerifyError::Revoked(_)));
+    // Also who begins to wait after it, as a connection whose handshake was under way then.
+    assert!(matches!(trust.lost().await, VerifyError::Revoked(_)));
+}
+
+#[test]
+fn a_configuration_never_survives_the_list_of_the_revoked_that_it_was_made_with() {
+    let (_tell, source) = watch::channel(credentials(1));
+    let (revoke, revoked) = watch::channel(Arc::default());
+    let store = Store::new(source, &Account::new(1 << 20)).refusing(revoked);
+    let (first, server) = (client(&store), store.server(&store.credentials().unwrap()).unwrap());
+    assert!(Arc::ptr_eq(&first, &client(&store)));
+    revoke.send_replace(revoking(None));
+    assert!(!Arc::ptr_eq(&server, &store.server(&store.credentials().unwrap()).unwrap()));
+    assert!(!Arc::ptr_eq(&first, &client(&store)));
+    assert_eq!(store.generation(), 1, "nobody renews a connection for it");
+}

@@ -105,7 +105,8 @@ impl Builder {
 
         let mut spec = Spec::new("identity", &self.program, path);
         spec.flag("--listen", "127.0.0.1:0").flag("--admin", "127.0.0.1:0");
-        spec.flag("--issuer-dir", path.join("issuer")).flag("--jwks", path.join("jwks.json")).args(self.identity);
+        spec.flag("--issuer-dir", path.join("issuer")).flag("--jwks", path.join("jwks.json"));
+        spec.flag("--revocations", path.join("manifests")).args(self.identity);
         let identity = Program::start(spec)?;
         identity.keep("--listen", identity.logged(r#"what="grpc""#, "addr")?);
         identity.keep("--admin", identity.logged(r#"what="admin""#, "addr")?);

@@ -9,6 +9,7 @@ mod endpoints;
 mod orders;
 mod policies;
 mod proxies;
+mod revoked;
 mod routes;
 mod schema;
 mod statuses;

@@ -182,8 +182,16 @@ fn grant(chance: &mut Chance) -> String {
     )
 }
 
+fn revoked(chance: &mut Chance) -> String {
+    let made = chance.of(&["", ", creationTimestamp: '2026-01-01T00:00:00Z'"]);
+    let meta = meta(chance, &["v1", "v2"], made);
+    let spec = chance.of(&["serial: '4f'", "serial: '50', until: never", "pod: { namespace: shop, name: p1 }", ""]);
+    format!("apiVersion: remora.dev/v1alpha1\nkind: RevokedIdentity\n{meta}\nspec: {{ {spec} }}\n")
+}
+
 fn cluster(chance: &mut Chance) -> String {
-    match chance.below(4) {
+    match chance.below(5) {
+        4 => revoked(chance),
         0 => format!(
             "apiVersion: v1\nkind: Namespace\nmetadata: {{ name: {}{} }}\n",
             chance.of(&["shop", "other"]),
@@ -216,7 +224,7 @@ fn cluster(chance: &mut Chance) -> String {
 
 /// All that proxies may ask for.
 fn questions() -> Vec<Asked> {
-    let mut all = vec![Asked::Networks];
+    let mut all = vec![Asked::Networks, Asked::Revocations];
     let names = ["s1", "s1.shop", "s2.other", "p1.s1.shop", "s1.shop.svc.cluster.local", "x.remora"];
     let hosts = names.iter().map(|host| (*host).to_owned());
     let hosts =

@@ -27,6 +27,7 @@ impl From<Feature> for v1::Feature {
             Feature::Tracing => Self::Tracing,
             Feature::AccessLog => Self::AccessLog,
             Feature::Asks => Self::Asks,
+            Feature::Revocation => Self::Revocation,
         }
     }
 }

@@ -19,6 +19,7 @@ pub mod jwt;
 mod load_balancer;
 mod name;
 mod outbound;
+mod revocation;
 mod settings;
 
 #[cfg(test)]

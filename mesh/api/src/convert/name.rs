@@ -46,6 +46,7 @@ impl From<&Name> for v1::ResourceName {
             Name::Inbound(port) => Kind::Inbound((*port).into()),
             Name::InboundDefault => Kind::InboundDefault(true),
             Name::Settings => Kind::Settings(true),
+            Name::Revocations => Kind::Revocations(true),
         };
         Self { kind: Some(kind) }
     }
@@ -62,6 +63,7 @@ impl TryFrom<v1::ResourceName> for Name {
             Kind::Inbound(number) => Ok(Self::Inbound(port(number).at("inbound")?)),
             Kind::InboundDefault(_) => Ok(Self::InboundDefault),
             Kind::Settings(_) => Ok(Self::Settings),
+            Kind::Revocations(_) => Ok(Self::Revocations),
         }
     }
 }

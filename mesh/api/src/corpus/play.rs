@@ -75,6 +75,7 @@ fn this_discovery_says_nothing_that_the_previous_proxy_does_not_know() {
             // Not sent at all.
             Update::Settings { .. } if !previous_features().contain(Feature::Settings) => continue,
             Update::Ask { .. } if !previous_features().contain(Feature::Asks) => continue,
+            Update::Revocations { .. } if !previous_features().contain(Feature::Revocation) => continue,
             Update::Whole { version, resource, .. } => {
                 written(&degraded(resource, previous_features()), version).encode_to_vec()
             }
@@ -95,6 +96,8 @@ fn this_proxy_is_understood_by_the_previous_discovery() {
             "hello" => &["hello.#7"],
             // Said only to a discovery that has sent settings.
             "ack-settings" => &["ack.name.#5"],
+            // Said only to a discovery that has sent revocations.
+            "ack-revocations" => &["ack.name.#40"],
             // Said only to a discovery that has asked.
             "answer" | "answer-part" => &["#6"],
             _ => &[],

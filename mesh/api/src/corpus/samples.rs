@@ -11,9 +11,10 @@ use remora_model::{
     Action, AuthorizationRule, Backend, BackendId, BackendKind, BackendRef, BackendRefState, BackendSettings,
     ConnectionSettings, CookieName, Cors, Endpoint, Features, Filter, GrpcCodes, HashHeader, HashKey, HashSource,
     HeaderEdit, HeaderMatch, HostPattern, Inbound, InboundDefault, LoadBalancer, Locality, MtlsMode, Operation,
-    OriginPattern, Origins, Outbound, Parent, PathMatch, PathPattern, PathRewrite, Pattern, Protocol, ProxySettings,
-    QueryMatch, Redirect, RequestHash, Retry, RetryIntervals, RouteMatch, Rule, Setting, Source, SpiffeId, Target,
-    TcpRule, Timeouts, TlsRule, TrustDomain, Unidentified, UnknownTargets, ValueMatch,
+    OriginPattern, Origins, Outbound, Parent, PathMatch, PathPattern, PathRewrite, Pattern, PodName, Protocol,
+    ProxySettings, QueryMatch, Redirect, RequestHash, Retry, RetryIntervals, Revocation, Revocations, RouteMatch, Rule,
+    Setting, Source, SpiffeId, Target, TcpRule, Timeouts, TlsRule, TrustDomain, Unidentified, UnknownTargets,
+    ValueMatch,
     cors::Allowed,
     settings::{AccessLog, AccessLogFormat},
 };
@@ -36,7 +37,10 @@ fn asked(name: &'static str, message: SyncRequest) -> Sample {
 
 /// All of them.
 pub(super) fn all() -> Vec<Sample> {
-    [targets(), bytes(), filters(), endpoints(), ports(), others(), requests()].into_iter().flatten().collect()
+    [targets(), bytes(), filters(), endpoints(), ports(), others(), revocations(), requests()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 fn id(name: &str) -> BackendId {
@@ -323,6 +327,27 @@ fn others() -> Vec<Sample> {
         said("current", Kind::Current(current)),
         said("refused", Kind::Refused(refused)),
         said("ask", Kind::Ask(v1::Ask { id: 3, path: "/map".to_owned() })),
+    ]
+}
+
+fn revocations() -> Vec<Sample> {
+    let all = |all: Vec<Revocation>| {
+        let revocations = Some((&Revocations::new(all)).into());
+        Kind::Revocations(v1::RevocationsResource { version: 7, revocations })
+    };
+    let whole = Revocation {
+        name: "stolen".into(),
+        reason: "its key was in a core dump".into(),
+        until: Some(1_900_000_000),
+        identity: SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/web").ok(),
+        serial: "4f:0a:7c".parse().ok(),
+        pod: PodName::new("shop", "web-1", "7e0e2c1c-6f0e-4a5e-9d0a-0a3c5a7f1b11"),
+    };
+    let little = Revocation { reason: "".into(), until: None, serial: None, pod: None, ..whole.clone() };
+    vec![
+        said("revocations", all(vec![whole, little])),
+        said("revocations-none", all(Vec::new())),
+        asked("ack-revocations", request::ack(&Name::Revocations, 7)),
     ]
 }
 

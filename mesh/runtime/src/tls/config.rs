@@ -5,7 +5,7 @@ use super::{
     provider::provider,
     verifier::{AnyMember, ExpectServer, Unverified},
 };
-use remora_model::SpiffeId;
+use remora_model::{Revocations, SpiffeId};
 use rustls::{
     ClientConfig, ServerConfig,
     client::Resumption,
@@ -56,7 +56,16 @@ impl Alpn {
 /// For accepting: presents our SVID, and demands one of the same trust domain. Read the peer's name from the
 /// finished connection with [`peer`](super::peer).
 pub fn server_config(credentials: &Credentials, alpn: &[Alpn]) -> Result<Arc<ServerConfig>, TlsError> {
-    let verifier = Arc::new(AnyMember { bundle: credentials.bundle.clone() });
+    server_config_refusing(credentials, alpn, &Arc::default())
+}
+
+/// The same, and refuses whom `revoked` names.
+pub fn server_config_refusing(
+    credentials: &Credentials,
+    alpn: &[Alpn],
+    revoked: &Arc<Revocations>,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let verifier = Arc::new(AnyMember { bundle: credentials.bundle.clone(), revoked: Arc::clone(revoked) });
     let config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .map_err(TlsError)?
@@ -79,7 +88,18 @@ pub fn client_config(
     expected: &SpiffeId,
     alpn: &[Alpn],
 ) -> Result<Arc<ClientConfig>, TlsError> {
-    let verifier = ExpectServer { expected: expected.clone(), bundle: credentials.bundle.clone() };
+    client_config_refusing(credentials, expected, alpn, &Arc::default())
+}
+
+/// The same, and refuses `expected` where `revoked` names it, or the certificate or the pod that answers.
+pub fn client_config_refusing(
+    credentials: &Credentials,
+    expected: &SpiffeId,
+    alpn: &[Alpn],
+    revoked: &Arc<Revocations>,
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let (bundle, revoked) = (credentials.bundle.clone(), Arc::clone(revoked));
+    let verifier = ExpectServer { expected: expected.clone(), bundle, revoked };
     let config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .map_err(TlsError)?
@@ -95,7 +115,7 @@ pub fn anonymous_client_config(
     expected: &SpiffeId,
     alpn: &[Alpn],
 ) -> Result<Arc<ClientConfig>, TlsError> {
-    let verifier = ExpectServer { expected: expected.clone(), bundle: bundle.clone() };
+    let verifier = ExpectServer { expected: expected.clone(), bundle: bundle.clone(), revoked: Arc::default() };
     let config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .map_err(TlsError)?

@@ -267,3 +267,40 @@ fn reasons_are_a_closed_set_without_doubles() {
     reasons.dedup();
     assert_eq!(reasons.len(), count);
 }
+
+fn revoked(all: impl IntoIterator<Item = remora_model::Revocation>) -> Arc<remora_model::Revocations> {
+    Arc::new(remora_model::Revocations::new(all))
+}
+
+#[tokio::test]
+async fn a_revoked_identity_certificate_or_pod_is_refused_by_both_ends_and_others_are_not() {
+    use remora_model::{PodName, Revocation};
+    let root = Root::new("td");
+    let pod = PodName::new("shop", "web-1", "u-7").unwrap();
+    let mut named = leaf("spiffe://td/ns/shop/sa/web");
+    named.custom_extensions = vec![rcgen::CustomExtension::from_oid_content(&POD_EXTENSION, pod_extension(&pod))];
+    let (web, api) = (root.credentials(&named), root.credentials(&leaf("spiffe://td/ns/shop/sa/api")));
+    let shown = shown(&web.svid.chain()[0]).unwrap();
+    assert_eq!(shown.pod.as_ref(), Some(&pod));
+    let none =
+        Revocation { name: "r".into(), reason: "why".into(), until: None, identity: None, serial: None, pod: None };
+    let other_pod = PodName::new("shop", "web-1", "u-8");
+    for (revocation, refused) in [
+        (Revocation { identity: Some(web.svid.id().clone()), ..none.clone() }, true),
+        (Revocation { serial: shown.serial.clone(), ..none.clone() }, true),
+        (Revocation { pod: Some(pod.clone()), ..none.clone() }, true),
+        (Revocation { pod: PodName::new("shop", "web-1", ""), ..none.clone() }, true),
+        (Revocation { pod: Some(pod.clone()), until: Some(1), ..none.clone() }, false),
+        (Revocation { pod: other_pod, ..none.clone() }, false),
+        (Revocation { serial: "4f".parse().ok(), ..none.clone() }, false),
+    ] {
+        let list = revoked([revocation.clone()]);
+        let server = server_config_refusing(&api, &[Alpn::MeshTcp], &list).unwrap();
+        let (_, server) = handshake(client_config(&web, api.svid.id(), &[Alpn::MeshTcp]).unwrap(), server).await;
+        let told = Err(Failure::Refused(VerifyError::Revoked("RevokedIdentity r (why)".to_owned())));
+        assert_eq!(server.map(drop), if refused { told } else { Ok(()) }, "{revocation:?}");
+        let dialler = client_config_refusing(&api, web.svid.id(), &[Alpn::MeshTcp], &list).unwrap();
+        let (client, _) = handshake(dialler, server_config(&web, &[Alpn::MeshTcp]).unwrap()).await;
+        assert_eq!(client.is_err(), refused, "{revocation:?}");
+    }
+}

@@ -3,9 +3,9 @@
 use super::{
     TrustBundle, VerifyError,
     provider::signature_algorithms,
-    verify::{read_leaf, verify_parts},
+    verify::{read_leaf, refuse_revoked, verify_parts},
 };
-use remora_model::SpiffeId;
+use remora_model::{Revocations, SpiffeId};
 use rustls::{
     AlertDescription, CertificateError, CommonState, DigitallySignedStruct, DistinguishedName, Error, OtherError,
     SignatureScheme,
@@ -20,12 +20,14 @@ use std::{error::Error as StdError, io, sync::Arc, time::SystemTime};
 pub(super) struct ExpectServer {
     pub(super) expected: SpiffeId,
     pub(super) bundle: TrustBundle,
+    pub(super) revoked: Arc<Revocations>,
 }
 
 /// Demands a certificate and accepts every identity of the trust domain: policy judges it afterwards.
 #[derive(Debug)]
 pub(super) struct AnyMember {
     pub(super) bundle: TrustBundle,
+    pub(super) revoked: Arc<Revocations>,
 }
 
 /// What is the same for every verifier of the mesh: that the peer has the key of the certificate that it shows.
@@ -64,6 +66,7 @@ impl ServerCertVerifier for ExpectServer {
         if presented != self.expected {
             return Err(to_rustls(VerifyError::IdentityMismatch { expected: self.expected.clone(), presented }));
         }
+        refuse_revoked(end_entity, &self.revoked, now.as_secs()).map_err(to_rustls)?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -92,6 +95,7 @@ impl ClientCertVerifier for AnyMember {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         verify_parts(end_entity, intermediates, &self.bundle, now).map_err(to_rustls)?;
+        refuse_revoked(end_entity, &self.revoked, now.as_secs()).map_err(to_rustls)?;
         Ok(ClientCertVerified::assertion())
     }
 

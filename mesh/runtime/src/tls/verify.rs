@@ -1,7 +1,7 @@
 //! Judging a certificate chain: pure, from bytes and a time to an identity or the rule that was broken.
 
 use super::{CHAIN_CERTIFICATES_MAX, TrustBundle};
-use remora_model::{SpiffeId, identity::InvalidSpiffeId};
+use remora_model::{Revocations, SpiffeId, identity::InvalidSpiffeId};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use webpki::{EndEntityCert, KeyUsage};
@@ -63,11 +63,14 @@ pub enum VerifyError {
         /// Who answered.
         presented: SpiffeId,
     },
+    /// The chain is fine, and operators trust it no more.
+    #[error("peer is revoked by {0}")]
+    Revoked(String),
 }
 
 impl VerifyError {
     /// Every reason there is, and what it says of the peer.
-    pub const REASONS: [(&'static str, &'static str); 16] = [
+    pub const REASONS: [(&'static str, &'static str); 17] = [
         ("no_certificate", "presented no certificate"),
         ("chain_too_long", "presented more certificates than are read"),
         ("malformed", "presented something that is no certificate"),
@@ -84,6 +87,7 @@ impl VerifyError {
         ("self_signed", "has a certificate that is signed by itself"),
         ("chain", "has a certificate chain that breaks RFC 5280, such as its path length or a name constraint"),
         ("identity_mismatch", "is not the workload that discovery named for its address"),
+        ("revoked", "is named by a RevokedIdentity: its identity, its certificate or its pod"),
     ];
 
     /// A short stable name for metric labels and log fields, of [`VerifyError::REASONS`].
@@ -106,6 +110,7 @@ impl VerifyError {
             Self::SelfSigned => 13,
             Self::Chain(_) => 14,
             Self::IdentityMismatch { .. } => 15,
+            Self::Revoked(_) => 16,
         };
         Self::REASONS[index].0
     }
@@ -154,6 +159,16 @@ pub(super) fn verify_parts(
             other => other,
         })?;
     Ok(id)
+}
+
+/// Refuses a leaf, which is trusted otherwise, if `revoked` names its owner at `now`, in seconds since 1970. Where nothing is revoked it is
+/// not looked at.
+pub fn refuse_revoked(leaf: &CertificateDer<'_>, revoked: &Revocations, now: u64) -> Result<(), VerifyError> {
+    if revoked.is_empty() {
+        return Ok(());
+    }
+    let shown = super::shown(leaf)?;
+    revoked.judge(&shown, now).map_or(Ok(()), |by| Err(VerifyError::Revoked(by.to_string())))
 }
 
 fn is_self_issued(leaf: &CertificateDer<'_>) -> bool {

@@ -12,7 +12,7 @@ use remora_api::{
     sync::{Delta, Name, Resource, Update, envelope, request},
     v1,
 };
-use remora_model::{BackendId, Outbound, Parent};
+use remora_model::{BackendId, Outbound, Parent, Revocations};
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
@@ -54,8 +54,8 @@ impl Kind {
     fn of(name: &Name) -> Self {
         match name {
             Name::Outbound(_) => Self::Target,
-            // Never held: what is in force of the settings is kept apart.
-            Name::Inbound(_) | Name::InboundDefault | Name::Settings => Self::Port,
+            // The last two are never held: what is in force of them is kept apart.
+            Name::Inbound(_) | Name::InboundDefault | Name::Settings | Name::Revocations => Self::Port,
             Name::Backend(_) => Self::Backend,
         }
     }
@@ -82,6 +82,7 @@ pub(super) struct Store {
     zone: Zone,
     networks: watch::Sender<Networks>,
     settings: Settings,
+    revoked: watch::Sender<Arc<Revocations>>,
     /// When a resource last became another, or known.
     changed: watch::Sender<Option<Instant>>,
 }
@@ -90,8 +91,8 @@ impl Store {
     /// Holds nothing, and asks for what rules the ports that are not declared.
     pub(super) fn new(zone: Zone, networks: watch::Sender<Networks>, settings: Settings) -> Self {
         let (table, counts, named, doubts) = (HashMap::new(), [0; 3], HashMap::new(), HashMap::new());
-        let (refused, changed) = (HashSet::new(), watch::Sender::new(None));
-        let mut store = Self { table, counts, named, doubts, refused, zone, networks, settings, changed };
+        let (refused, changed, revoked) = (HashSet::new(), watch::Sender::new(None), watch::Sender::default());
+        let mut store = Self { table, counts, named, doubts, refused, zone, networks, settings, revoked, changed };
         store.insert(Name::InboundDefault);
         store
     }
@@ -99,6 +100,11 @@ impl Store {
     /// Tells `changed` from now on when a resource becomes another, or known.
     pub(super) fn telling(self, changed: watch::Sender<Option<Instant>>) -> Self {
         Self { changed, ..self }
+    }
+
+    /// Tells `revoked` from now on who is trusted no more.
+    pub(super) fn revoking(self, revoked: watch::Sender<Arc<Revocations>>) -> Self {
+        Self { revoked, ..self }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -147,7 +153,7 @@ impl Store {
             || match name {
                 Name::Backend(id) => self.named.contains_key(id),
                 Name::InboundDefault => true,
-                Name::Outbound(_) | Name::Inbound(_) | Name::Settings => false,
+                Name::Outbound(_) | Name::Inbound(_) | Name::Settings | Name::Revocations => false,
             }
     }
 
@@ -284,6 +290,10 @@ impl Store {
                 let unused = self.settings.take(version, settings);
                 vec![request::ack_closed(&Name::Settings, version, &unused)]
             }
+            Ok(Update::Revocations { version, revocations }) => {
+                self.revoke(revocations);
+                vec![request::ack(&Name::Revocations, version)]
+            }
             Ok(Update::Current { name, version }) => {
                 self.refused.remove(&name);
                 vec![request::ack(&name, version)]
@@ -301,6 +311,21 @@ impl Store {
                 Vec::new()
             }
         }
+    }
+
+    /// Takes them into use at once: whoever reads them ends what the revoked have open.
+    fn revoke(&self, revocations: Revocations) {
+        self.revoked.send_if_modified(|known| {
+            let new = **known != revocations;
+            if new {
+                metrics::gauge!("remora_revocations").set(revocations.len() as f64);
+                let added = revocations.iter().find(|one| known.iter().all(|before| before != *one));
+                let first_new = added.map(ToString::to_string);
+                tracing::info!(revoked = revocations.len(), before = known.len(), first_new, "revocations changed");
+                *known = Arc::new(revocations);
+            }
+            new
+        });
     }
 
     fn whole(&mut self, version: u64, resource: Resource, closed: &[InvalidMessage]) -> Vec<v1::SyncRequest> {

@@ -495,3 +495,35 @@ fn deltas_one_after_the_other_come_to_what_the_whole_would_say() {
         held = next;
     }
 }
+
+#[test]
+fn revocations_are_taken_without_being_asked_for_and_those_that_cannot_be_read_leave_what_was_known() {
+    let (store, _networks) = store();
+    let (tell, mut revoked) = watch::channel(Arc::default());
+    let mut store = store.revoking(tell);
+    let one = v1::Revocation {
+        name: "stolen".into(),
+        identity: "spiffe://td/ns/shop/sa/web".into(),
+        ..v1::Revocation::default()
+    };
+    let told = |version, all: Vec<v1::Revocation>| {
+        let revocations = Some(v1::Revocations { all });
+        said(v1::sync_response::Kind::Revocations(v1::RevocationsResource { version, revocations }))
+    };
+    assert_eq!(store.apply(told(7, vec![one.clone()])), [request::ack(&Name::Revocations, 7)]);
+    assert!(revoked.has_changed().unwrap() && revoked.borrow_and_update().len() == 1);
+    assert_eq!(store.apply(told(7, vec![one.clone()])), [request::ack(&Name::Revocations, 7)]);
+    assert!(!revoked.has_changed().unwrap(), "a new stream says the same: nobody is judged again");
+    let unreadable = v1::Revocation { serial: vec![0], ..one.clone() };
+    let say = store.apply(told(8, vec![one, unreadable]));
+    let why = "revocations.revocations.all[1].serial: is out of range".to_owned();
+    assert_eq!(say, [request::nack((&Name::Revocations).into(), 8, why)]);
+    let say = store.apply(Received { message: told(9, Vec::new()), known: false });
+    assert!(matches!(&say[0].kind, Some(v1::sync_request::Kind::Nack(_))), "{say:?}");
+    assert_eq!(revoked.borrow().len(), 1);
+    assert_eq!(store.len(), 1, "they take nobody's room");
+    let offered = store.opening(&v1::Hello::default());
+    assert!(!format!("{offered:?}").contains("Revocations"), "an older discovery could not read it: {offered:?}");
+    store.apply(told(10, Vec::new()));
+    assert!(revoked.borrow().is_empty());
+}

@@ -1,20 +1,17 @@
 //! What discovery says of a port, in the form in which it is asked for every request: rules by action, deny first.
 
-use super::{
-    Act, Denial, Peer, Permit,
-    record::{Audited, Counters},
-};
+use super::{Act, Caller, Denial};
 use http::Method;
 use remora_model::{Action, AuthorizationRule, Inbound, MtlsMode, Operation, Source, SpiffeId, Unidentified, path};
 use std::{borrow::Cow, sync::Arc};
 
 /// The policy of a port.
 #[derive(Debug)]
-pub(crate) struct Policy {
+pub struct Compiled {
     inbound: Arc<Inbound>,
     deny: Vec<Rule>,
     allow: Vec<Rule>,
-    pub(super) audit: Vec<(Rule, Counters)>,
+    audit: Vec<Rule>,
     /// Whether a rule that decides names paths: then a path without a canonical form is refused.
     judges_paths: bool,
     audits_paths: bool,
@@ -22,8 +19,8 @@ pub(crate) struct Policy {
 
 /// A rule with its namespaces bound to their trust domain.
 #[derive(Debug)]
-pub(super) struct Rule {
-    pub(super) name: Arc<str>,
+struct Rule {
+    name: Arc<str>,
     action: Action,
     from: Vec<Source>,
     to: Vec<Operation>,
@@ -31,18 +28,27 @@ pub(super) struct Rule {
     unidentified: bool,
 }
 
-/// What came of judging one request or connection.
+/// What comes of judging one request or connection.
 #[derive(Debug)]
 #[must_use]
-pub(crate) struct Verdict {
-    pub decision: Result<Permit, Denial>,
-    /// By the index of the audit rule.
-    pub(super) audited: Vec<(usize, Audited)>,
+pub struct Decision<'a> {
+    /// The allow rule that let it in, where one was needed; or why it is refused.
+    pub outcome: Result<Option<&'a Arc<str>>, Denial>,
+    /// What rules that decide nothing say of it, by their index in [`Compiled::noting`].
+    pub noted: Vec<(usize, Noted)>,
+}
+
+/// What a rule that decides nothing says of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Noted {
+    Matched,
+    /// It names paths, and this one has no canonical form.
+    Ambiguous,
 }
 
 /// A caller as rules name it.
-struct Caller<'a> {
-    peer: &'a Peer,
+struct Named<'a> {
+    caller: &'a Caller,
     /// Its namespace, if it is of the rules' own trust domain.
     namespace: Option<&'a str>,
 }
@@ -55,81 +61,87 @@ enum Compared<'a> {
     Ambiguous(path::Ambiguous),
 }
 
-impl Policy {
+impl Compiled {
     /// Sorts the rules.
-    pub(crate) fn new(inbound: Arc<Inbound>) -> Self {
+    pub fn new(inbound: Arc<Inbound>) -> Self {
         let names_paths = |rule: &&AuthorizationRule| rule.to.iter().any(|to| !to.paths.is_empty());
         let with = |action| inbound.rules.iter().filter(move |rule| rule.action == action);
         let compile = |action| with(action).map(Rule::new).collect();
         Self {
             deny: compile(Action::Deny),
             allow: compile(Action::Allow),
-            audit: with(Action::Audit).map(|rule| (Rule::new(rule), Counters::new(&rule.name))).collect(),
+            audit: compile(Action::Audit),
             judges_paths: with(Action::Deny).chain(with(Action::Allow)).any(|rule| names_paths(&rule)),
             audits_paths: with(Action::Audit).any(|rule| names_paths(&rule)),
             inbound,
         }
     }
 
+    /// The names of the rules that decide nothing.
+    pub fn noting(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.audit.iter().map(|rule| &rule.name)
+    }
+
     /// As discovery says it.
-    pub(crate) fn inbound(&self) -> &Arc<Inbound> {
+    pub fn inbound(&self) -> &Arc<Inbound> {
         &self.inbound
     }
 
     /// Whether a connection may exist at all: the mTLS mode of the port.
-    pub(crate) fn admits(&self, peer: &Peer) -> Result<(), Denial> {
-        match (self.inbound.mtls, &peer.identity) {
+    pub fn admits(&self, caller: &Caller) -> Result<(), Denial> {
+        match (self.inbound.mtls, &caller.identity) {
             (MtlsMode::Strict, None) => Err(Denial::Plaintext { port: self.inbound.port }),
             _ => Ok(()),
         }
     }
 
-    /// Whether `peer` may do `act`: a guess, or a second look at what goes on already. It leaves no trace and permits nothing.
+    /// Whether `caller` may do `act`: a guess, or a second look at what goes on already. It leaves no trace.
     ///
     /// A caller that may send bytes may send every request (whose path has a form): bytes count as any operation for a deny rule
     /// and as none that an allow rule names.
-    pub(crate) fn allows(&self, peer: &Peer, act: Act<'_>) -> Result<(), Denial> {
-        self.admits(peer)?;
-        self.decide(&self.caller(peer), act, &compared(act, self.judges_paths))
+    pub fn allows(&self, caller: &Caller, act: Act<'_>) -> Result<(), Denial> {
+        self.admits(caller)?;
+        self.decide(&self.named(caller), act, &compared(act, self.judges_paths)).map(drop)
     }
 
-    /// Judges `act`. The verdict is to be [recorded](Verdict::record), once.
-    pub(crate) fn judge(&self, peer: &Peer, act: Act<'_>) -> Verdict {
-        if let Err(denial) = self.admits(peer) {
-            return Verdict { decision: Err(denial), audited: Vec::new() };
+    /// Judges `act`.
+    pub fn judge(&self, caller: &Caller, act: Act<'_>) -> Decision<'_> {
+        if let Err(denial) = self.admits(caller) {
+            return Decision { outcome: Err(denial), noted: Vec::new() };
         }
-        let (caller, path) = (self.caller(peer), compared(act, self.judges_paths || self.audits_paths));
-        let audited = self.audited(&caller, act, &path);
-        Verdict { decision: self.decide(&caller, act, &path).map(|()| Permit(())), audited }
+        let (caller, path) = (self.named(caller), compared(act, self.judges_paths || self.audits_paths));
+        let noted = self.noted(&caller, act, &path);
+        Decision { outcome: self.decide(&caller, act, &path), noted }
     }
 
-    fn caller<'a>(&self, peer: &'a Peer) -> Caller<'a> {
-        let own = peer.identity.as_ref().filter(|id| id.member_of(&self.inbound.trust_domain));
-        Caller { peer, namespace: own.and_then(SpiffeId::namespace) }
+    fn named<'a>(&self, caller: &'a Caller) -> Named<'a> {
+        let own = caller.identity.as_ref().filter(|id| id.member_of(&self.inbound.trust_domain));
+        Named { caller, namespace: own.and_then(SpiffeId::namespace) }
     }
 
     /// Deny rules come first; where anything is allowed by rule, the rest is denied.
-    fn decide(&self, caller: &Caller<'_>, act: Act<'_>, path: &Compared<'_>) -> Result<(), Denial> {
+    fn decide(&self, caller: &Named<'_>, act: Act<'_>, path: &Compared<'_>) -> Result<Option<&Arc<str>>, Denial> {
         if let Some(rule) = self.deny.iter().find(|rule| rule.matches(caller, act, path)) {
             return Err(Denial::Denied { rule: rule.name.clone() });
         }
         if let (true, Compared::Ambiguous(why)) = (self.judges_paths, path) {
             return Err(Denial::Ambiguous(*why));
         }
-        if !self.inbound.default_deny || self.allow.iter().any(|rule| rule.matches(caller, act, path)) {
-            return Ok(());
+        if !self.inbound.default_deny {
+            return Ok(None);
         }
-        Err(Denial::NotAllowed { parent: self.inbound.parent.clone() })
+        let allows = self.allow.iter().find(|rule| rule.matches(caller, act, path));
+        let refused = || Denial::NotAllowed { parent: self.inbound.parent.clone() };
+        allows.map(|rule| Some(&rule.name)).ok_or_else(refused)
     }
 
-    fn audited(&self, caller: &Caller<'_>, act: Act<'_>, path: &Compared<'_>) -> Vec<(usize, Audited)> {
+    fn noted(&self, caller: &Named<'_>, act: Act<'_>, path: &Compared<'_>) -> Vec<(usize, Noted)> {
         let outcome = |rule: &Rule| match path {
-            _ if rule.matches(caller, act, path) => Some(Audited::Matched),
-            Compared::Ambiguous(_) if rule.might_match(caller, act) => Some(Audited::Ambiguous),
+            _ if rule.matches(caller, act, path) => Some(Noted::Matched),
+            Compared::Ambiguous(_) if rule.might_match(caller, act) => Some(Noted::Ambiguous),
             _ => None,
         };
-        let rules = self.audit.iter().enumerate();
-        rules.filter_map(|(index, (rule, _))| Some((index, outcome(rule)?))).collect()
+        self.audit.iter().enumerate().filter_map(|(index, rule)| Some((index, outcome(rule)?))).collect()
     }
 }
 
@@ -154,28 +166,28 @@ impl Rule {
         }
     }
 
-    fn matches(&self, caller: &Caller<'_>, act: Act<'_>, path: &Compared<'_>) -> bool {
+    fn matches(&self, caller: &Named<'_>, act: Act<'_>, path: &Compared<'_>) -> bool {
         self.names(caller) && (self.to.is_empty() || self.to.iter().any(|to| self.means(to, act, path)))
     }
 
     /// Whether it would match if the path, which has no canonical form, were one that it names.
-    fn might_match(&self, caller: &Caller<'_>, act: Act<'_>) -> bool {
+    fn might_match(&self, caller: &Named<'_>, act: Act<'_>) -> bool {
         let Act::Request { method, .. } = act else { return false };
         self.names(caller) && self.to.iter().any(|to| !to.paths.is_empty() && self.means_method(to, method))
     }
 
-    fn names(&self, caller: &Caller<'_>) -> bool {
+    fn names(&self, caller: &Named<'_>) -> bool {
         self.from.is_empty() || self.from.iter().any(|source| self.names_by(source, caller))
     }
 
-    fn names_by(&self, source: &Source, caller: &Caller<'_>) -> bool {
-        let identity = caller.peer.identity.as_ref();
+    fn names_by(&self, source: &Source, caller: &Named<'_>) -> bool {
+        let identity = caller.caller.identity.as_ref();
         let unidentified = self.unidentified && identity.is_none();
         (source.identities.is_empty() || unidentified || identity.is_some_and(|id| source.identities.contains(id)))
             && (source.namespaces.is_empty()
                 || unidentified
                 || caller.namespace.is_some_and(|own| source.namespaces.iter().any(|namespace| **namespace == *own)))
-            && (source.cidrs.is_empty() || source.cidrs.iter().any(|cidr| cidr.contains(&caller.peer.address)))
+            && (source.cidrs.is_empty() || source.cidrs.iter().any(|cidr| cidr.contains(&caller.caller.address)))
     }
 
     /// Bytes might be the very request that a deny rule forbids, in a disguise: a deny rule counts them as it, another rule

@@ -10,9 +10,9 @@ const OURS: &str = "spiffe://cluster.local/ns/shop/sa/web";
 const FOREIGN: &str = "spiffe://partner.example/ns/shop/sa/web";
 const MALLORY: &str = "spiffe://cluster.local/ns/evil/sa/mallory";
 
-fn peer(id: &str) -> Peer {
+fn caller_of(id: &str) -> Caller {
     let identity = (!id.is_empty()).then(|| SpiffeId::parse(id).unwrap());
-    Peer { identity, address: [10, 0, 0, 9].into() }
+    Caller { identity, address: [10, 0, 0, 9].into() }
 }
 
 /// `Deny from=shop to=GET:/a,POST`: what is left out means anything.
@@ -52,11 +52,11 @@ fn cidr(text: &str) -> Source {
 
 /// `200`, `403`, `400`, `tls` by what becomes of a request, or of bytes where there is no method.
 fn outcome(inbound: &Inbound, caller: &str, method: &str, path: &str) -> &'static str {
-    let policy = Policy::new(Arc::new(inbound.clone()));
+    let policy = Compiled::new(Arc::new(inbound.clone()));
     let method = (!method.is_empty()).then(|| Method::from_bytes(method.as_bytes()).unwrap());
     let act = method.as_ref().map_or(Act::Bytes, |method| Act::Request { method, path });
-    let (judged, guessed) = (policy.judge(&peer(caller), act).decision, policy.allows(&peer(caller), act));
-    assert_eq!(judged.as_ref().err(), guessed.as_ref().err(), "a guess is as good as a verdict");
+    let (judged, guessed) = (policy.judge(&caller_of(caller), act).outcome, policy.allows(&caller_of(caller), act));
+    assert_eq!(judged.as_ref().err(), guessed.as_ref().err(), "a guess is as good as a decision");
     match judged {
         Ok(_) => "200",
         Err(Denial::Plaintext { .. }) => "tls",
@@ -222,8 +222,8 @@ fn a_denied_method_is_denied_however_it_is_spelt_and_an_allowed_one_is_exact() {
 }
 
 #[test]
-fn an_audit_rule_decides_nothing_and_is_found_in_the_verdict_once() {
-    use super::record::Audited::{Ambiguous, Matched};
+fn an_audit_rule_decides_nothing_and_is_found_in_the_decision_once() {
+    use Noted::{Ambiguous, Matched};
     let audit = |to: &[(&str, &str)], from: &[Source]| rule(Action::Audit, from, to);
     let rules = vec![
         audit(&[], &[]),
@@ -231,23 +231,27 @@ fn an_audit_rule_decides_nothing_and_is_found_in_the_verdict_once() {
         audit(&[("POST", "/admin"), ("POST", "/x")], &[]),
         audit(&[], &[identity(MALLORY)]),
     ];
-    let policy = Policy::new(Arc::new(port(rules.clone())));
+    let policy = Compiled::new(Arc::new(port(rules.clone())));
     let found = |caller: &str, method: &Method, path: &str| {
-        let verdict = policy.judge(&peer(caller), Act::Request { method, path });
-        assert!(verdict.decision.is_ok(), "{path}");
-        verdict.audited
+        let decision = policy.judge(&caller_of(caller), Act::Request { method, path });
+        assert!(decision.outcome.is_ok(), "{path}");
+        decision.noted
     };
     assert_eq!(found(OURS, &Method::GET, "/y"), [(0, Matched)]);
     assert_eq!(found(OURS, &Method::POST, "/./admin"), [(0, Matched), (1, Matched), (2, Matched)]);
     assert_eq!(found("", &Method::GET, "/a%2Fb"), [(0, Matched), (1, Ambiguous)], "and nobody is named by no identity");
     assert_eq!(found(MALLORY, &Method::GET, "/"), [(0, Matched), (3, Matched)]);
-    assert_eq!(policy.judge(&peer(OURS), Act::Bytes).audited, [(0, Matched)], "bytes are no operation that it names");
+    assert_eq!(
+        policy.judge(&caller_of(OURS), Act::Bytes).noted,
+        [(0, Matched)],
+        "bytes are no operation that it names"
+    );
 
     // Beside rules that decide, it sees what they refuse as well.
     let both = port([rules, vec![rule(Action::Deny, &[], &[("", "/admin")])]].concat());
-    let verdict =
-        Policy::new(Arc::new(both.clone())).judge(&peer(OURS), Act::Request { method: &Method::GET, path: "/admin" });
-    assert!(verdict.decision.is_err() && verdict.audited == [(0, Matched), (1, Matched)]);
+    let policy = Compiled::new(Arc::new(both.clone()));
+    let decision = policy.judge(&caller_of(OURS), Act::Request { method: &Method::GET, path: "/admin" });
+    assert!(decision.outcome.is_err() && decision.noted == [(0, Matched), (1, Matched)]);
     check(&both, &[(OURS, "GET", "/a%2Fb", "400"), (OURS, "GET", "/y", "200")]);
 }
 
@@ -283,17 +287,4 @@ fn whoever_may_send_bytes_may_send_every_request() {
             }
         }
     }
-}
-
-#[tokio::test]
-async fn whoever_waits_for_a_change_hears_of_each_and_of_nothing_else() {
-    use futures_util::FutureExt as _;
-    let compiled = |inbound: Inbound| Arc::new(Policy::new(Arc::new(inbound)));
-    let current = Current::new(compiled(port(Vec::new())));
-    let mut changes = current.changes();
-    current.set(compiled(port(Vec::new())));
-    assert!(changes.next().now_or_never().is_none(), "the same again is no change");
-    current.set(compiled(Inbound { mtls: MtlsMode::Strict, ..port(Vec::new()) }));
-    assert!(changes.next().now_or_never().is_some() && changes.next().now_or_never().is_none());
-    assert!(current.get().admits(&peer("")).is_err());
 }
