@@ -2,7 +2,7 @@
 
 use http::{Uri, uri::Scheme};
 use remora_api::convert::jwt::KEYS_BYTES_MAX;
-use remora_jose::{Algorithm, KeySet};
+use remora_jose::{KeySet, Profile};
 use std::{fmt, str::FromStr, sync::Arc};
 
 /// Bytes of a URL, as in the CRD.
@@ -60,14 +60,14 @@ impl fmt::Display for JwksUrl {
 
 /// What of a JWKS checks signatures, ready to be sent to proxies; or what is wrong with it, behind its name.
 pub(crate) fn useful(text: &str) -> Result<Arc<str>, String> {
-    let keys = remora_jose::trimmed(text, Algorithm::ASYMMETRIC).map_err(|why| format!("is no JWKS: {why}"))?;
+    let keys = remora_jose::trimmed(text, Profile::USERS).map_err(|why| format!("is no JWKS: {why}"))?;
     if keys.len() > KEYS_BYTES_MAX {
         return Err(format!(
             "has {} bytes of keys that check signatures; at most {KEYS_BYTES_MAX} are sent",
             keys.len()
         ));
     }
-    match KeySet::parse(&keys, Algorithm::ASYMMETRIC) {
+    match KeySet::parse(&keys, Profile::USERS) {
         Ok(set) if set.is_empty() => Err("has no key that checks signatures".to_owned()),
         read => read.map(|_| keys.into()),
     }

@@ -3,7 +3,7 @@
 use crate::token::{Rules, TokenError, Workload, jwks::prove};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
-use remora_jose::{Algorithm as Allowed, KeySet};
+use remora_jose::{KeySet, Profile};
 use remora_model::TrustDomain;
 use serde_json::{Value, json};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -63,7 +63,7 @@ fn base64url(bytes: &[u8]) -> String {
 }
 
 fn check(token: &str, signer: &Signer, now: SystemTime) -> Result<Workload, TokenError> {
-    let keys = KeySet::parse(&signer.jwks(), Allowed::KUBERNETES).unwrap();
+    let keys = KeySet::parse(&signer.jwks(), Profile::SERVICE_ACCOUNTS).unwrap();
     let trust_domain = TrustDomain::new("cluster.local").unwrap();
     let rules = Rules { audience: AUDIENCE, trust_domain: &trust_domain, skew: Duration::from_secs(60) };
     prove(&keys, token, rules, now)?.judge(&trust_domain)
@@ -191,7 +191,7 @@ mod jose {
     }
 
     fn judged(keys: &[Value], token: &str) -> Result<(), &'static str> {
-        let keys = KeySet::parse(&json!({ "keys": keys }).to_string(), Allowed::KUBERNETES).unwrap();
+        let keys = KeySet::parse(&json!({ "keys": keys }).to_string(), Profile::SERVICE_ACCOUNTS).unwrap();
         let trust_domain = TrustDomain::new("cluster.local").unwrap();
         let rules = Rules { audience: AUDIENCE, trust_domain: &trust_domain, skew: Duration::from_secs(60) };
         prove(&keys, token, rules, SystemTime::now()).map(drop).map_err(|error| error.reason())
@@ -274,10 +274,12 @@ mod jose {
         assert_eq!(judged(&[rsa.jwk("other")], &rsa.sign(&header("RS256", "k"), &good())), Err("token_unknown_key"));
         let broken = with(ec.jwk("k"), "x", json!("AQ"));
         assert!(
-            KeySet::parse(&json!({"keys": [broken]}).to_string(), Allowed::KUBERNETES).unwrap_err().contains("key 1")
+            KeySet::parse(&json!({"keys": [broken]}).to_string(), Profile::SERVICE_ACCOUNTS)
+                .unwrap_err()
+                .contains("key 1")
         );
-        assert!(KeySet::parse("{}", Allowed::KUBERNETES).is_err());
-        assert!(KeySet::parse("{\"keys\":[]}", Allowed::KUBERNETES).unwrap().is_empty());
+        assert!(KeySet::parse("{}", Profile::SERVICE_ACCOUNTS).is_err());
+        assert!(KeySet::parse("{\"keys\":[]}", Profile::SERVICE_ACCOUNTS).unwrap().is_empty());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::{Claims, Rules, jwks::prove, review};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use remora_jose::{Algorithm, JWKS_KEYS_MAX, KeySet, claims::Audience};
+use remora_jose::{JWKS_KEYS_MAX, KeySet, Profile, claims::Audience};
 use remora_model::TrustDomain;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -15,7 +15,7 @@ const NOW: Duration = Duration::from_secs(1_800_000_000);
 /// Nothing but what was signed proves anything, whatever is changed of it, and it proves one workload.
 pub fn tokens(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
-    let keys = KeySet::parse(KEYS, Algorithm::KUBERNETES).expect("the corpus's keys");
+    let keys = KeySet::parse(KEYS, Profile::SERVICE_ACCOUNTS).expect("the corpus's keys");
     let domain = TrustDomain::new("cluster.local").expect("a trust domain");
     let rules = Rules { audience: AUDIENCE, trust_domain: &domain, skew: Duration::from_secs(60) };
     match prove(&keys, &text, rules, UNIX_EPOCH + NOW) {
@@ -23,10 +23,11 @@ pub fn tokens(data: &[u8]) {
             assert_eq!(proven.subject, "system:serviceaccount:shop:web");
             let workload = proven.judge(&domain).expect("bound to a pod");
             assert_eq!(workload.id.as_str(), "spiffe://cluster.local/ns/shop/sa/web");
+            let none = KeySet::parse(r#"{"keys":[]}"#, Profile::SERVICE_ACCOUNTS).expect("no keys");
             let other = Rules { audience: "another", ..rules };
             assert!(prove(&keys, &text, other, UNIX_EPOCH + NOW).is_err(), "for another audience");
             assert!(prove(&keys, &text, rules, UNIX_EPOCH + 10 * NOW).is_err(), "in three centuries");
-            assert!(prove(&KeySet::default(), &text, rules, UNIX_EPOCH + NOW).is_err(), "without a key");
+            assert!(prove(&none, &text, rules, UNIX_EPOCH + NOW).is_err(), "without a key");
         }
         Err(error) => {
             assert!(!error.reason().is_empty() && error.to_string().len() < 2000, "{error}");
@@ -48,7 +49,7 @@ pub fn token_claims(data: &[u8]) {
         assert!(claims.ends() >= UNIX_EPOCH);
     }
     // Junk behind the right shape is still not signed by anybody.
-    let keys = KeySet::parse(KEYS, Algorithm::KUBERNETES).expect("the corpus's keys");
+    let keys = KeySet::parse(KEYS, Profile::SERVICE_ACCOUNTS).expect("the corpus's keys");
     assert!(keys.verified(&token).is_err());
 }
 
@@ -59,7 +60,7 @@ fn encoded(bytes: &[u8]) -> String {
 /// A set has no more keys than it lists, and none of a set that the corpus's issuer did not make takes its tokens.
 pub fn key_sets(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
-    match KeySet::parse(&text, Algorithm::KUBERNETES) {
+    match KeySet::parse(&text, Profile::SERVICE_ACCOUNTS) {
         Ok(keys) => {
             assert!(
                 keys.len() <= JWKS_KEYS_MAX

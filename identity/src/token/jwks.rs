@@ -7,7 +7,7 @@ use super::{Claims, Kubernetes, Pod, Proven, Rules, SERVICE_ACCOUNT, TokenError}
 use crate::{limits::POLL, source::Changes};
 use arc_swap::ArcSwap;
 use remora_jose::{
-    Algorithm, KeySet,
+    KeySet, Profile,
     claims::{Audience, NumericDate},
 };
 use remora_runtime::admin::Readiness;
@@ -133,5 +133,6 @@ fn read(path: &Path) -> Result<String, KeysError> {
 }
 
 fn parse(path: &Path, text: &str) -> Result<KeySet, KeysError> {
-    KeySet::parse(text, Algorithm::KUBERNETES).map_err(|reason| KeysError::Content { path: path.to_owned(), reason })
+    KeySet::parse(text, Profile::SERVICE_ACCOUNTS)
+        .map_err(|reason| KeysError::Content { path: path.to_owned(), reason })
 }

@@ -35,7 +35,7 @@ pub enum JoseError {
 
 /// What signs, by its `alg` (RFC 7518 §3.1, RFC 8037 §3.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Algorithm {
+enum Algorithm {
     Rs256,
     Rs384,
     Rs512,
@@ -49,10 +49,8 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// What Kubernetes signs service-account tokens with.
-    pub const KUBERNETES: &'static [Self] = &[Self::Rs256, Self::Es256, Self::Es384, Self::Es512];
     /// Every one that signs with a private key. `none` and HMAC are not among them: no public key can pass as a secret (RFC 8725 §3.1).
-    pub const ASYMMETRIC: &'static [Self] = &[
+    const ALL: &'static [Self] = &[
         Self::Rs256,
         Self::Rs384,
         Self::Rs512,
@@ -64,7 +62,6 @@ impl Algorithm {
         Self::Es512,
         Self::EdDsa,
     ];
-
     const RSA: &'static [Self] = &[Self::Rs256, Self::Rs384, Self::Rs512, Self::Ps256, Self::Ps384, Self::Ps512];
 
     const fn name(self) -> &'static str {
@@ -83,8 +80,27 @@ impl Algorithm {
     }
 
     fn named(name: &str) -> Option<Self> {
-        Self::ASYMMETRIC.iter().copied().find(|algorithm| algorithm.name() == name)
+        Self::ALL.iter().copied().find(|algorithm| algorithm.name() == name)
     }
+}
+
+/// Whose tokens are meant.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Profile {
+    algorithms: &'static [Algorithm],
+    /// What a header may have as its `typ`, in lower case (RFC 8725 §3.11); it may have none.
+    types: &'static [&'static str],
+}
+
+impl Profile {
+    /// Tokens of service accounts, as Kubernetes signs them.
+    pub const SERVICE_ACCOUNTS: &'static Self = &Self {
+        algorithms: &[Algorithm::Rs256, Algorithm::Es256, Algorithm::Es384, Algorithm::Es512],
+        types: &["jwt"],
+    };
+    /// Tokens of users, as identity providers sign them; `at+jwt` is an access token's (RFC 9068 §2.1).
+    pub const USERS: &'static Self =
+        &Self { algorithms: Algorithm::ALL, types: &["jwt", "at+jwt", "application/at+jwt"] };
 }
 
 /// The header. What it may hold besides is ignored (RFC 7515 §4), but a name that comes twice is refused.
@@ -132,15 +148,15 @@ struct Jwks {
     keys: Vec<serde_json::Value>,
 }
 
-/// What of a JWKS checks signatures of `allowed` algorithms: keys of other uses, chains of certificates and the like are left out, so that what is sent
+/// What of a JWKS checks tokens of this profile: keys of other uses, chains of certificates and the like are left out, so that what is sent
 /// about is small, and changes only with the keys.
-pub fn trimmed(text: &str, allowed: &'static [Algorithm]) -> Result<String, String> {
-    let kept: Vec<Jwk> = read(text, allowed)?.into_iter().map(|(jwk, _)| jwk).collect();
+pub fn trimmed(text: &str, profile: &'static Profile) -> Result<String, String> {
+    let kept: Vec<Jwk> = read(text, profile)?.into_iter().map(|(jwk, _)| jwk).collect();
     Ok(serde_json::json!({ "keys": kept }).to_string())
 }
 
 /// The keys of use, as they are written and as they check.
-fn read(text: &str, allowed: &[Algorithm]) -> Result<Vec<(Jwk, Key)>, String> {
+fn read(text: &str, profile: &Profile) -> Result<Vec<(Jwk, Key)>, String> {
     let jwks: Jwks = serde_json::from_str(text).map_err(|error| error.to_string())?;
     if jwks.keys.len() > JWKS_KEYS_MAX {
         return Err(format!("it holds {} keys; at most {JWKS_KEYS_MAX} are read", jwks.keys.len()));
@@ -149,7 +165,7 @@ fn read(text: &str, allowed: &[Algorithm]) -> Result<Vec<(Jwk, Key)>, String> {
     for (index, value) in jwks.keys.into_iter().enumerate() {
         let say = |what: String| format!("key {}: {what}", index + 1);
         let jwk: Jwk = serde_json::from_value(value).map_err(|error| say(error.to_string()))?;
-        let key = jwk.clone().key(allowed).map_err(|what| say(what.to_owned()))?;
+        let key = jwk.clone().key(profile).map_err(|what| say(what.to_owned()))?;
         keys.extend(key.map(|key| (jwk, key)));
     }
     Ok(keys)
@@ -175,18 +191,18 @@ enum Public {
 }
 
 /// The keys that tokens are checked with.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct KeySet {
-    allowed: &'static [Algorithm],
+    profile: &'static Profile,
     keys: Vec<Key>,
 }
 
 impl KeySet {
-    /// Reads a JWKS, for tokens that are signed with an `allowed` algorithm. Keys of other kinds, for other algorithms or uses are left
+    /// Reads a JWKS, for tokens of this profile. Keys of other kinds, for other algorithms or uses are left
     /// out (RFC 7517 §5); a key of use that cannot be read is an error.
-    pub fn parse(text: &str, allowed: &'static [Algorithm]) -> Result<Self, String> {
-        let keys = read(text, allowed)?.into_iter().map(|(_, key)| key).collect();
-        Ok(Self { allowed, keys })
+    pub fn parse(text: &str, profile: &'static Profile) -> Result<Self, String> {
+        let keys = read(text, profile)?.into_iter().map(|(_, key)| key).collect();
+        Ok(Self { profile, keys })
     }
 
     /// How many keys of use there are.
@@ -208,14 +224,14 @@ impl KeySet {
         let (header, payload) = signed.split_once('.').ok_or(JoseError::Malformed)?;
         let header: Header = serde_json::from_slice(&part(header)?).map_err(|_| JoseError::Malformed)?;
         // RFC 8725 §3.11: a token of another type is not meant for us.
-        if header.typ.is_some_and(|typ| !typ.eq_ignore_ascii_case("JWT")) {
+        if header.typ.is_some_and(|typ| !self.profile.types.contains(&&*typ.to_ascii_lowercase())) {
             return Err(JoseError::Malformed);
         }
         if header.crit {
             return Err(JoseError::Critical);
         }
         let algorithm = Algorithm::named(&header.alg)
-            .filter(|algorithm| self.allowed.contains(algorithm))
+            .filter(|algorithm| self.profile.algorithms.contains(algorithm))
             .ok_or_else(|| JoseError::Algorithm(header.alg.chars().take(NAME_CHARS_MAX).collect()))?;
         let signature = part(signature)?;
         let fits = self.keys.iter().filter(|key| key.algorithms.contains(&algorithm));
@@ -235,8 +251,8 @@ impl KeySet {
 }
 
 impl Jwk {
-    /// The key, if it may check signatures of an `allowed` algorithm.
-    fn key(self, allowed: &[Algorithm]) -> Result<Option<Key>, &'static str> {
+    /// The key, if it may check tokens of this profile.
+    fn key(self, profile: &Profile) -> Result<Option<Key>, &'static str> {
         let signs = self.purpose.as_deref().is_none_or(|purpose| purpose == "sig");
         // RFC 7517 §4.3: as `use`, and both must agree.
         let verifies = self.key_ops.as_ref().is_none_or(|ops| ops.iter().any(|op| op == "verify"));
@@ -257,7 +273,8 @@ impl Jwk {
         };
         // RFC 7517 §4.4: it is for this algorithm alone.
         let meant = |it: Algorithm| self.alg.as_deref().is_none_or(|name| name == it.name());
-        let algorithms: Vec<_> = allowed.iter().copied().filter(|it| fits.contains(it) && meant(*it)).collect();
+        let algorithms: Vec<_> =
+            profile.algorithms.iter().copied().filter(|it| fits.contains(it) && meant(*it)).collect();
         Ok((!algorithms.is_empty()).then_some(Key { kid: self.kid, algorithms, public }))
     }
 
@@ -358,11 +375,11 @@ mod tests {
         let set =
             |jwk: &serde_json::Value, allowed| KeySet::parse(&json!({ "keys": [jwk] }).to_string(), allowed).unwrap();
         let (pss, pkcs1) = (rsa(&key, "PS256", &RSA_PSS_SHA256), rsa(&key, "RS384", &RSA_PKCS1_SHA384));
-        let any = set(&jwk, Algorithm::ASYMMETRIC);
+        let any = set(&jwk, Profile::USERS);
         assert_eq!((any.verified(&pss).as_deref(), any.verified(&pkcs1).as_deref()), (Ok(&b"{}"[..]), Ok(&b"{}"[..])));
-        let (mut bound, not_allowed) = (jwk.clone(), set(&jwk, Algorithm::KUBERNETES));
+        let (mut bound, not_allowed) = (jwk.clone(), set(&jwk, Profile::SERVICE_ACCOUNTS));
         bound["alg"] = json!("PS256");
-        let bound = set(&bound, Algorithm::ASYMMETRIC);
+        let bound = set(&bound, Profile::USERS);
         assert_eq!(bound.verified(&pss).as_deref(), Ok(&b"{}"[..]));
         assert_eq!(bound.verified(&pkcs1), Err(JoseError::UnknownKey));
         assert_eq!(not_allowed.verified(&pss), Err(JoseError::Algorithm("PS256".to_owned())));
@@ -378,10 +395,10 @@ mod tests {
         let text = text("EdDSA");
         let token = format!("{text}.{}", encoded(key.sign(text.as_bytes()).as_ref()));
         let set = json!({ "keys": [jwk] }).to_string();
-        assert_eq!(KeySet::parse(&set, Algorithm::ASYMMETRIC).unwrap().verified(&token).as_deref(), Ok(&b"{}"[..]));
-        assert!(KeySet::parse(&set, Algorithm::KUBERNETES).unwrap().is_empty());
+        assert_eq!(KeySet::parse(&set, Profile::USERS).unwrap().verified(&token).as_deref(), Ok(&b"{}"[..]));
+        assert!(KeySet::parse(&set, Profile::SERVICE_ACCOUNTS).unwrap().is_empty());
         let short = json!({ "keys": [{ "kty": "OKP", "crv": "Ed25519", "x": "AAAA" }] }).to_string();
-        assert!(KeySet::parse(&short, Algorithm::ASYMMETRIC).unwrap_err().contains("Ed25519"));
+        assert!(KeySet::parse(&short, Profile::USERS).unwrap_err().contains("Ed25519"));
     }
 
     #[test]
@@ -393,10 +410,10 @@ mod tests {
             { "kty": "RSA", "use": "enc", "n": "AQ", "e": "AQ" },
             { "kty": "oct", "k": "c2VjcmV0" },
         ]});
-        let left = trimmed(&whole.to_string(), Algorithm::ASYMMETRIC).unwrap();
+        let left = trimmed(&whole.to_string(), Profile::USERS).unwrap();
         let expected = json!({ "keys": [{ "kty": "OKP", "kid": "k", "use": "sig", "crv": "Ed25519", "x": x }] });
         assert_eq!(serde_json::from_str::<serde_json::Value>(&left).unwrap(), expected);
-        assert_eq!(trimmed(&left, Algorithm::ASYMMETRIC).unwrap(), left);
-        assert!(trimmed("junk", Algorithm::ASYMMETRIC).is_err());
+        assert_eq!(trimmed(&left, Profile::USERS).unwrap(), left);
+        assert!(trimmed("junk", Profile::USERS).is_err());
     }
 }

@@ -7,4 +7,4 @@
 pub mod claims;
 mod keys;
 
-pub use keys::{Algorithm, JWKS_KEYS_MAX, JoseError, KeySet, decoded, trimmed};
+pub use keys::{JWKS_KEYS_MAX, JoseError, KeySet, Profile, decoded, trimmed};

@@ -15,7 +15,7 @@ use crate::limits;
 use http::{HeaderName, request::Parts};
 use places::Places;
 use remora_jose::{
-    Algorithm, JoseError, KeySet,
+    JoseError, KeySet, Profile,
     claims::{Audience, NumericDate, Verified},
 };
 use remora_model::{ClaimHeader, JwtCondition, JwtIssuer};
@@ -136,7 +136,7 @@ impl Issuers {
             name: said.name.clone(),
             issuer: said.issuer.clone(),
             audiences: said.audiences.clone(),
-            keys: said.keys.as_ref().and_then(|keys| KeySet::parse(keys, Algorithm::ASYMMETRIC).ok()),
+            keys: said.keys.as_ref().and_then(|keys| KeySet::parse(keys, Profile::USERS).ok()),
             from: places.of(&said.from),
             forward: said.forward,
             claim_headers: if said.dry_run { Vec::new() } else { said.claim_headers.clone() },

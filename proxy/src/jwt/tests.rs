@@ -135,6 +135,7 @@ fn what_no_key_of_the_issuer_signed_is_refused() {
     assert_eq!(judged(&issuers, &other.sign_with(&brought, &claims().to_string())), Err(JoseError::Signature.into()));
     assert_eq!(header(json!({ "alg": "ES256", "kid": "k", "crit": ["exp"] })), Err(JoseError::Critical.into()));
     assert_eq!(header(json!({ "alg": "ES256", "kid": "k", "typ": "dpop+jwt" })), Err(JoseError::Malformed.into()));
+    assert_eq!(header(json!({ "alg": "ES256", "kid": "k", "typ": "at+JWT" })), Ok(()), "RFC 9068");
     for junk in ["x", "x.y", "a.b.c", &format!("{good}.x"), &good.replace('.', ""), &format!("{good}, Bearer {good}")] {
         assert!(judged(&issuers, junk).is_err(), "{junk}");
     }
