@@ -2,10 +2,10 @@
 
 use crate::objects::{jwks::AllowedHost, names::is_subdomain};
 use ipnet::IpNet;
-use remora_model::{ProxySettings, Setting, network};
+use remora_model::{DefaultInbound, ProxySettings, Setting, network};
 use remora_runtime::{
     log,
-    settings::{Mistakes, access_log, drain_grace, log_filter, tracing, unknown_targets},
+    settings::{Mistakes, access_log, default_inbound, drain_grace, log_filter, tracing, unknown_targets},
 };
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -67,6 +67,9 @@ pub struct Config {
     /// PEM file of the authorities that vouch for these hosts, beside the web's
     #[arg(long, env = "REMORA_DISCOVERY_JWKS_CA", value_name = "PEM")]
     pub jwks_ca: Option<PathBuf>,
+    /// Who may call a port that no Allow policy selects, where no annotation says it: allow, authenticated, same-namespace or deny
+    #[arg(long, env = "REMORA_DISCOVERY_DEFAULT_INBOUND_POLICY", value_name = "WORD", default_value = "allow")]
+    pub default_inbound_policy: String,
     /// host:port of the identity service
     #[arg(long, env = "REMORA_DISCOVERY_IDENTITY_ADDR", required_unless_present = "insecure_listen")]
     pub identity_addr: Option<String>,
@@ -99,8 +102,8 @@ impl Config {
         let domain = is_subdomain(&self.cluster_domain);
         let domain =
             domain.then_some(()).ok_or_else(|| format!("--cluster-domain={:?}: is no domain", self.cluster_domain));
-        let wrong =
-            [filter.err(), domain.err(), self.networks().err(), self.proxies().err(), self.allowed_hosts().err()];
+        let (default, hosts) = (self.default_inbound().err(), self.allowed_hosts().err());
+        let wrong = [filter.err(), domain.err(), self.networks().err(), self.proxies().err(), default, hosts];
         let mistakes: Vec<String> = wrong.into_iter().flatten().collect();
         if mistakes.is_empty() { Ok(self) } else { Err(Mistakes(mistakes)) }
     }
@@ -120,6 +123,12 @@ impl Config {
     pub(crate) fn allowed_hosts(&self) -> Result<Vec<AllowedHost>, String> {
         let texts = self.jwks_hosts.split(',').map(str::trim).filter(|text| !text.is_empty());
         texts.map(|text| text.parse().map_err(|wrong| format!("--jwks-hosts={:?}: {wrong}", self.jwks_hosts))).collect()
+    }
+
+    /// Who may call a port that no Allow policy selects.
+    pub(crate) fn default_inbound(&self) -> Result<DefaultInbound, String> {
+        let text = &self.default_inbound_policy;
+        default_inbound(text).map_err(|wrong| format!("--default-inbound-policy={text:?}: {wrong}"))
     }
 
     /// The ranges of `--cluster-networks`.

@@ -142,6 +142,7 @@ fn mesh(config: &Config) -> anyhow::Result<Mesh> {
         networks: config.networks().map_err(|error| anyhow!(error))?,
         proxies: config.proxies().map_err(|error| anyhow!(error))?,
         jwks_hosts: config.allowed_hosts().map_err(|error| anyhow!(error))?,
+        default_inbound: config.default_inbound().map_err(|error| anyhow!(error))?,
     })
 }
 

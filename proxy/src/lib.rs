@@ -23,7 +23,6 @@ mod leads;
 mod named;
 mod tls;
 mod policy;
-#[expect(dead_code, reason = "the issuers of a port are not sent yet")]
 mod jwt;
 mod route;
 mod http;

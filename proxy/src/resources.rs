@@ -4,6 +4,7 @@
 use crate::{
     account::{Account, Holder},
     config::Config,
+    jwt,
     tasks::Tasks,
     tls,
 };
@@ -22,6 +23,8 @@ pub(crate) struct Resources {
     pub tasks: Tasks,
     /// What ends with the worker: connections upstream, which idle until a request wants them, and subscriptions.
     pub background: Tasks,
+    /// What was found out about tokens of users.
+    pub tokens: jwt::Memory,
     pub rng: RefCell<fastrand::Rng>,
 }
 
@@ -37,6 +40,7 @@ impl Resources {
             account,
             tasks: Tasks::default(),
             background: Tasks::default(),
+            tokens: jwt::Memory::default(),
             rng: RefCell::new(fastrand::Rng::with_seed(7)),
         })
     }

@@ -61,6 +61,7 @@ async fn serve(parts: Parts, listeners: Listeners) -> std::io::Result<usize> {
         config: parts.config,
         tasks: Tasks::default(),
         background: Tasks::default(),
+        tokens: Default::default(),
         rng: RefCell::new(fastrand::Rng::new()),
     });
     let settings = parts.discover.settings.clone();

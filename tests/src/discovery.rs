@@ -347,6 +347,8 @@ fn inbound(port: u16) -> Inbound {
         mtls: MtlsMode::Permissive,
         rules: Vec::new(),
         default_deny: false,
+        dry_run: Default::default(),
+        issuers: Vec::new(),
         ending: false,
         trust_domain: TrustDomain::new("cluster.local").expect("a trust domain"),
     }

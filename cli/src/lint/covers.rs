@@ -22,18 +22,39 @@ fn every<T>(outer: Option<&[T]>, inner: Option<&[T]>, within: impl Fn(&T, &T) ->
 }
 
 fn source(outer: &PolicySource, inner: &PolicySource) -> bool {
-    let PolicySource { identities, namespaces, cidrs, unknown } = outer;
+    let PolicySource {
+        identities,
+        namespaces,
+        service_accounts,
+        trust_domains,
+        authenticated,
+        cidrs,
+        jwt,
+        except,
+        unknown,
+    } = outer;
     unknown.is_empty()
         && inner.unknown.is_empty()
+        // They say what namespaces and service accounts mean.
+        && *trust_domains == inner.trust_domains
+        && authenticated.is_none_or(|asked| inner.authenticated == Some(asked))
+        && (jwt.is_none() || *jwt == inner.jwt)
+        && (except.is_none() || *except == inner.except)
+        && subset(service_accounts.as_ref(), inner.service_accounts.as_ref(), |outer, inner| outer == inner)
         && subset(identities.as_ref(), inner.identities.as_ref(), |outer, inner| outer == inner)
         && subset(namespaces.as_ref(), inner.namespaces.as_ref(), |outer, inner| outer == inner)
         && subset(cidrs.as_ref(), inner.cidrs.as_ref(), range)
 }
 
 fn operation(outer: &PolicyOperation, inner: &PolicyOperation) -> bool {
-    let PolicyOperation { methods, paths, unknown } = outer;
+    let PolicyOperation { methods, paths, hosts, headers, grpc, ports, except, unknown } = outer;
     unknown.is_empty()
         && inner.unknown.is_empty()
+        && (headers.is_none() || *headers == inner.headers)
+        && (grpc.is_none() || *grpc == inner.grpc)
+        && (ports.is_none() || *ports == inner.ports)
+        && (except.is_none() || *except == inner.except)
+        && subset(hosts.as_ref(), inner.hosts.as_ref(), |outer, inner| outer == inner)
         && subset(methods.as_ref(), inner.methods.as_ref(), |outer, inner| outer == inner)
         && subset(paths.as_ref(), inner.paths.as_ref(), path)
 }

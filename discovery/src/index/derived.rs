@@ -5,9 +5,12 @@ use super::{
     attached::{Kind, Rank},
     status::Judgement,
 };
-use crate::objects::policy::{BackendPolicy, Selector};
+use crate::objects::{
+    jwks::JwksUrl,
+    policy::{BackendPolicy, Selector},
+};
 use ipnet::IpNet;
-use remora_model::{Action, AuthorizationRule, Backend, BackendId, HostPattern, RouteMatch, Rule};
+use remora_model::{Action, AuthorizationRule, Backend, BackendId, HostPattern, JwtIssuer, RouteMatch, Rule};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -114,13 +117,36 @@ pub(super) struct ReadPolicy {
 #[derive(Debug, PartialEq)]
 pub(super) enum Says {
     Authorization(Authorization),
-    MeshTls { strict: bool },
+    MeshTls(TlsMode),
     Backend(Arc<BackendPolicy>),
+}
+
+/// What a MeshTLSPolicy says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TlsMode {
+    Permissive,
+    Strict,
+    /// It decides nothing: as if there were no such policy, but that what Strict would refuse is counted.
+    DryRun,
 }
 
 /// What an AuthorizationPolicy says.
 #[derive(Debug, PartialEq)]
 pub(super) struct Authorization {
+    /// `namespace/name`.
+    pub(super) name: Arc<str>,
+    /// Whether it decides nothing.
+    pub(super) dry_run: bool,
     pub(super) action: Action,
     pub(super) rules: Vec<AuthorizationRule>,
+    /// Whose tokens requests may carry.
+    pub(super) issuers: Vec<ReadIssuer>,
+}
+
+/// An issuer of tokens, read.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct ReadIssuer {
+    /// Without keys, if they are fetched.
+    pub(super) issuer: JwtIssuer,
+    pub(super) url: Option<JwksUrl>,
 }

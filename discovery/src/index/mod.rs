@@ -19,6 +19,7 @@ mod backends;
 mod change;
 mod connection;
 mod cors;
+mod default_inbound;
 mod derived;
 mod facts;
 mod fields;
@@ -67,7 +68,7 @@ use facts::Facts;
 use given::Taking;
 use graph::Graph;
 use ipnet::IpNet;
-use remora_model::{BackendId, Feature, ProxySettings, Revocations, TrustDomain};
+use remora_model::{BackendId, DefaultInbound, Feature, ProxySettings, Revocations, TrustDomain};
 use std::{collections::BTreeMap, sync::Arc};
 use tables::reading;
 
@@ -88,6 +89,8 @@ pub struct Mesh {
     pub proxies: ProxySettings,
     /// Whom keys of issuers may be fetched from.
     pub jwks_hosts: Vec<AllowedHost>,
+    /// Who may call a port that no Allow policy selects, where no annotation says it.
+    pub default_inbound: DefaultInbound,
 }
 
 impl Default for Mesh {
@@ -100,6 +103,7 @@ impl Default for Mesh {
             networks: Vec::new(),
             proxies: ProxySettings::default(),
             jwks_hosts: Vec::new(),
+            default_inbound: DefaultInbound::default(),
         }
     }
 }

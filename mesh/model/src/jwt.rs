@@ -57,7 +57,7 @@ pub struct ClaimHeader {
 }
 
 /// What a rule asks of the token of a request. A request without one, and whatever is no request, has none of it.
-#[derive(Clone, PartialEq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct JwtCondition {
     /// By their [`JwtIssuer::name`]: the token is of one of these.
     pub issuers: Vec<Arc<str>>,
@@ -66,7 +66,7 @@ pub struct JwtCondition {
 }
 
 /// What a rule asks of a claim.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ClaimCondition {
     pub claim: ClaimPath,
     /// The claim is one of these, or is a list that has one of these; empty: it is there. `scope` and `scp` are lists whose entries are parted by

@@ -10,6 +10,10 @@ pub(crate) fn failure(reason: Reason, is_grpc: bool, detail: &str) -> Response<R
     let mut response = Response::new(ResponseBody::Empty);
     let fields = response.headers_mut();
     fields.insert(headers::ERROR, HeaderValue::from_static(reason.as_str()));
+    if reason == Reason::TokenRefused {
+        // RFC 9110 §11.6.1 asks for a challenge, RFC 6750 §3.1 says which.
+        fields.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer error=\"invalid_token\""));
+    }
     if is_grpc {
         fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         fields.extend(grpc::trailers(reason));

@@ -4,7 +4,7 @@ use crate::{
     account::Holder,
     backend::endpoint::Upstream,
     discover::Port,
-    policy::{Act, Denial, Peer, Permit},
+    policy::{Act, Denial, Peer, Permit, Policy},
     revoke::{self, Revoked},
     telemetry::Tls,
     tls::Trust,
@@ -35,8 +35,13 @@ pub(crate) struct Visit {
 impl Visit {
     /// Judges what the peer wants, and leaves the one record of it.
     pub(crate) fn judge(&self, act: Act<'_>) -> Result<Permit, Denial> {
-        let policy = self.port.policy();
-        policy.judge(&self.peer, act).record(&policy, (&self.peer, self.port.number), act)
+        self.judge_by(&self.port.policy(), act)
+    }
+
+    /// The same by a policy of the port that was asked for already.
+    pub(crate) fn judge_by(&self, policy: &Policy, act: Act<'_>) -> Result<Permit, Denial> {
+        let at = (&self.peer, self.port.number);
+        policy.judge(at, act).record(policy, at, act)
     }
 
     /// Returns once the peer may no longer do what it was let in for. Cancel safe.

@@ -7,7 +7,7 @@ use super::{Checked, Refusal};
 use crate::limits;
 use aws_lc_rs::digest::{Context, SHA256};
 use serde_json::Value;
-use std::{collections::HashMap, mem::size_of, rc::Rc};
+use std::{collections::HashMap, mem::size_of, sync::Arc};
 
 /// The digest of a token and of the places that had it. The token itself is not kept.
 pub(super) type Key = [u8; 32];
@@ -28,7 +28,7 @@ pub(super) fn key(token: &str, at: u64, issuers: u64) -> Key {
 pub(crate) struct Cache {
     /// The number of those that remember here next.
     next: u64,
-    good: Generations<Rc<Checked>>,
+    good: Generations<Arc<Checked>>,
     bad: Generations<Refusal>,
 }
 
@@ -39,11 +39,11 @@ impl Cache {
         self.next
     }
 
-    pub(super) fn get(&mut self, key: &Key) -> Option<Result<Rc<Checked>, Refusal>> {
+    pub(super) fn get(&mut self, key: &Key) -> Option<Result<Arc<Checked>, Refusal>> {
         self.good.get(key).map(Ok).or_else(|| self.bad.get(key).map(Err))
     }
 
-    pub(super) fn put(&mut self, key: Key, found: Result<Rc<Checked>, Refusal>) {
+    pub(super) fn put(&mut self, key: Key, found: Result<Arc<Checked>, Refusal>) {
         match found {
             Ok(checked) => {
                 let weight = checked.token.claims.iter().map(|(name, value)| name.len() + weight(value)).sum::<usize>();
@@ -129,7 +129,7 @@ mod tests {
             from: Duration::ZERO,
             until: Duration::MAX,
         };
-        cache.put(key("good", 1, 1), Ok(Rc::new(good)));
+        cache.put(key("good", 1, 1), Ok(Arc::new(good)));
         (0..10_000).for_each(|n| cache.put(key(&n.to_string(), 1, 1), Err(Refusal::Issuer)));
         assert!(cache.get(&key("good", 1, 1)).is_some_and(|found| found.is_ok()));
         assert!(cache.get(&key("good", 2, 1)).is_none() && cache.get(&key("good", 1, 2)).is_none());

@@ -12,7 +12,7 @@ mod places;
 pub(crate) use cache::Cache;
 
 use crate::limits;
-use http::{HeaderName, request::Parts};
+use http::{HeaderMap, HeaderName, Uri};
 use places::Places;
 use remora_jose::{
     JoseError, KeySet, Profile,
@@ -22,6 +22,9 @@ use remora_model::{ClaimHeader, JwtCondition, JwtIssuer};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::{cell::RefCell, collections::BTreeSet, rc::Rc, sync::Arc, time::Duration};
+
+/// What a worker remembers of tokens.
+pub(crate) type Memory = Rc<RefCell<Cache>>;
 
 /// Why a token is not taken. Deterministic but for the last three: the same token is refused for the same reason for as long as the issuers are
 /// the same.
@@ -71,7 +74,7 @@ pub(crate) struct Issuers {
     headers: Vec<HeaderName>,
     /// The claims that rules or applications ask for, by their outermost names: no other is kept.
     wanted: BTreeSet<Arc<str>>,
-    cache: Rc<RefCell<Cache>>,
+    cache: Memory,
     /// What it finds out is remembered under this.
     number: u64,
 }
@@ -93,7 +96,7 @@ struct Issuer {
 /// The token of a request that was let through, and where it stood.
 #[derive(Debug, Clone)]
 pub(crate) struct Shown {
-    pub verified: Rc<Checked>,
+    pub verified: Arc<Checked>,
     /// The places that had it, as a set of bits.
     at: u64,
 }
@@ -126,7 +129,8 @@ impl Issuers {
     pub(crate) fn new<'a>(
         issuers: &[JwtIssuer],
         conditions: impl IntoIterator<Item = &'a JwtCondition>,
-        cache: &Rc<RefCell<Cache>>,
+        cache: &Memory,
+        before: Option<&Self>,
     ) -> Option<Self> {
         if issuers.is_empty() {
             return None;
@@ -136,7 +140,10 @@ impl Issuers {
             name: said.name.clone(),
             issuer: said.issuer.clone(),
             audiences: said.audiences.clone(),
-            keys: said.keys.as_ref().and_then(|keys| KeySet::parse(keys, Profile::USERS).ok()),
+            keys: match &said.keys {
+                Some(keys) => KeySet::parse(keys, Profile::USERS).ok(),
+                None => before.and_then(|before| before.keys_of(said)).cloned(),
+            },
             from: places.of(&said.from),
             forward: said.forward,
             claim_headers: if said.dry_run { Vec::new() } else { said.claim_headers.clone() },
@@ -154,16 +161,21 @@ impl Issuers {
         Some(Self { all, places, headers, wanted, cache: cache.clone(), number })
     }
 
+    /// The keys of an issuer, as far as they are known.
+    fn keys_of(&self, said: &JwtIssuer) -> Option<&KeySet> {
+        self.all.iter().find(|one| one.name == said.name && one.issuer == said.issuer)?.keys.as_ref()
+    }
+
     /// The token of a request with this head, as of `now` since 1970. `None`: it has none, or none that decides anything.
-    pub(crate) fn check(&self, head: &Parts, now: Duration) -> Result<Option<Shown>, Refusal> {
-        match self.judge(head, now) {
+    pub(crate) fn check(&self, (headers, uri): (&HeaderMap, &Uri), now: Duration) -> Result<Option<Shown>, Refusal> {
+        match self.judge((headers, uri), now) {
             Err(_) if self.all.iter().all(|issuer| issuer.dry_run) => Ok(None),
             judged => judged,
         }
     }
 
-    fn judge(&self, head: &Parts, now: Duration) -> Result<Option<Shown>, Refusal> {
-        let Some((token, at)) = self.places.token(head)? else { return Ok(None) };
+    fn judge(&self, (headers, uri): (&HeaderMap, &Uri), now: Duration) -> Result<Option<Shown>, Refusal> {
+        let Some((token, at)) = self.places.token(headers, uri)? else { return Ok(None) };
         if token.len() > limits::TOKEN_BYTES_MAX {
             return Err(Refusal::TooLong);
         }
@@ -178,12 +190,12 @@ impl Issuers {
     }
 
     /// What was found out about this token at these places, now or before.
-    fn remembered(&self, token: &str, at: u64) -> Result<Rc<Checked>, Refusal> {
+    fn remembered(&self, token: &str, at: u64) -> Result<Arc<Checked>, Refusal> {
         let key = cache::key(token, at, self.number);
         if let Some(found) = self.cache.borrow_mut().get(&key) {
             return found;
         }
-        let found = self.verify(token, at).map(Rc::new);
+        let found = self.verify(token, at).map(Arc::new);
         if found.as_ref().err().is_none_or(Refusal::lasts) {
             self.cache.borrow_mut().put(key, found.clone());
         }

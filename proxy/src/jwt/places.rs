@@ -5,7 +5,6 @@ use super::Refusal;
 use http::{
     HeaderMap, Uri,
     header::{COOKIE, HeaderName, HeaderValue},
-    request::Parts,
     uri::PathAndQuery,
 };
 use remora_model::TokenPlace;
@@ -30,10 +29,14 @@ impl Places {
     }
 
     /// The one token of a request, and the places that have it.
-    pub(super) fn token<'a>(&self, head: &'a Parts) -> Result<Option<(Cow<'a, str>, u64)>, Refusal> {
+    pub(super) fn token<'a>(
+        &self,
+        headers: &'a HeaderMap,
+        uri: &'a Uri,
+    ) -> Result<Option<(Cow<'a, str>, u64)>, Refusal> {
         let mut found: Option<(Cow<'a, str>, u64)> = None;
         for (at, place) in self.0.iter().enumerate().take(64) {
-            for token in tokens(place, &head.headers, &head.uri) {
+            for token in tokens(place, headers, uri) {
                 let token = token?;
                 match &mut found {
                     Some((one, _)) if *one != token => return Err(Refusal::Several),

@@ -6,7 +6,7 @@ use aws_lc_rs::{
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _},
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use http::{HeaderMap, Request, Uri, header::AUTHORIZATION};
+use http::{HeaderMap, Request, Uri, header::AUTHORIZATION, request::Parts};
 use remora_model::{ClaimCondition, TokenPlace};
 use serde_json::json;
 
@@ -74,7 +74,7 @@ fn issuer(signer: &Signer) -> JwtIssuer {
 fn issuers(all: &[JwtIssuer]) -> Issuers {
     let groups = ClaimCondition { claim: vec!["groups".into()], values: Vec::new() };
     let asked = JwtCondition { issuers: Vec::new(), claims: vec![groups] };
-    Issuers::new(all, [&asked], &Rc::default()).unwrap()
+    Issuers::new(all, [&asked], &Rc::default(), None).unwrap()
 }
 
 fn head(uri: &str, fields: &[(&str, &str)]) -> Parts {
@@ -86,9 +86,13 @@ fn bearer(token: &str) -> Parts {
     head("/", &[("authorization", &format!("Bearer {token}"))])
 }
 
+fn check(issuers: &Issuers, head: &Parts, now: Duration) -> Result<Option<Shown>, Refusal> {
+    issuers.check((&head.headers, &head.uri), now)
+}
+
 /// What becomes of a token, asked twice: what is remembered is what was found out.
 fn judged(issuers: &Issuers, token: &str) -> Result<(), Refusal> {
-    let ask = || issuers.check(&bearer(token), NOW).map(|shown| drop(shown.expect("a token")));
+    let ask = || check(issuers, &bearer(token), NOW).map(|shown| drop(shown.expect("a token")));
     let first = ask();
     assert_eq!(ask(), first);
     first
@@ -98,15 +102,15 @@ fn judged(issuers: &Issuers, token: &str) -> Result<(), Refusal> {
 fn a_good_token_tells_whose_request_it_is_and_a_request_without_one_is_nobodys() {
     let signer = Signer::new();
     let issuers = issuers(&[issuer(&signer)]);
-    let shown = issuers.check(&bearer(&signer.sign(&claims())), NOW).unwrap().unwrap();
+    let shown = check(&issuers, &bearer(&signer.sign(&claims())), NOW).unwrap().unwrap();
     assert!(shown.verified.token.says(&["groups".into()], "ops"));
     assert_eq!(shown.verified.token.issuers, ["shop/users issuer 0".into()]);
     assert_eq!(shown.verified.token.claims.len(), 1, "what nobody asks for is not kept");
     for no_token in [head("/", &[]), head("/", &[("authorization", "Basic YTpi")]), head("/", &[("authorization", "")])]
     {
-        assert!(issuers.check(&no_token, NOW).unwrap().is_none());
+        assert!(check(&issuers, &no_token, NOW).unwrap().is_none());
     }
-    assert!(Issuers::new(&[], [], &Rc::default()).is_none());
+    assert!(Issuers::new(&[], [], &Rc::default(), None).is_none());
 }
 
 #[test]
@@ -189,24 +193,32 @@ fn claims_are_read_as_rfc_7519_says() {
 fn a_token_that_is_remembered_expires_all_the_same() {
     let signer = Signer::new();
     let (issuers, head) = (issuers(&[issuer(&signer)]), bearer(&signer.sign(&claims())));
-    assert!(issuers.check(&head, NOW).is_ok());
+    assert!(check(&issuers, &head, NOW).is_ok());
     let later = NOW + Duration::from_secs(300) + limits::TOKEN_SKEW;
-    assert_eq!(issuers.check(&head, later).unwrap_err(), Refusal::Expired);
-    assert!(issuers.check(&head, later - Duration::from_secs(1)).is_ok());
-    assert_eq!(issuers.check(&head, NOW - Duration::from_secs(100)).unwrap_err(), Refusal::NotYetValid);
+    assert_eq!(check(&issuers, &head, later).unwrap_err(), Refusal::Expired);
+    assert!(check(&issuers, &head, later - Duration::from_secs(1)).is_ok());
+    assert_eq!(check(&issuers, &head, NOW - Duration::from_secs(100)).unwrap_err(), Refusal::NotYetValid);
 }
 
 #[test]
 fn without_keys_no_token_passes_and_the_keys_count_once_they_are_there() {
     let signer = Signer::new();
     let cache = Rc::default();
-    let of = |keys: Option<Arc<str>>| Issuers::new(&[JwtIssuer { keys, ..issuer(&signer) }], [], &cache).unwrap();
+    let of = |keys: Option<Arc<str>>| Issuers::new(&[JwtIssuer { keys, ..issuer(&signer) }], [], &cache, None).unwrap();
     let token = signer.sign(&claims());
     for none in [None, Some("".into()), Some("{}".into()), Some("<html>".into())] {
         assert_eq!(judged(&of(none), &token), Err(Refusal::NoKeys));
     }
     assert_eq!(judged(&of(Some(r#"{"keys":[]}"#.into())), &token), Err(JoseError::UnknownKey.into()));
     assert_eq!(judged(&of(Some(signer.jwks())), &token), Ok(()), "what was remembered of other keys does not count");
+    // Discovery begins anew, and the issuer is away.
+    let known = of(Some(signer.jwks()));
+    let again = |name: &str| {
+        let unknown = JwtIssuer { keys: None, name: name.into(), ..issuer(&signer) };
+        judged(&Issuers::new(&[unknown], [], &cache, Some(&known)).unwrap(), &token)
+    };
+    assert_eq!(again("shop/users issuer 0"), Ok(()));
+    assert_eq!(again("shop/others issuer 0"), Err(Refusal::NoKeys), "another policy's");
     // Replaced: the token of the old key is refused at once.
     assert_eq!(judged(&of(Some(Signer::new().jwks())), &token), Err(JoseError::Signature.into()));
 }
@@ -222,7 +234,8 @@ fn a_request_has_one_token_wherever_it_stands() {
     ];
     let issuers = issuers(&[JwtIssuer { from, ..issuer(&signer) }]);
     let (a, b) = (&signer.sign(&claims()), &signer.sign(&with("sub", json!("bob"))));
-    let ask = |uri: &str, fields: &[(&str, &str)]| issuers.check(&head(uri, fields), NOW).map(|shown| shown.is_some());
+    let ask =
+        |uri: &str, fields: &[(&str, &str)]| check(&issuers, &head(uri, fields), NOW).map(|shown| shown.is_some());
     for (uri, field) in [
         ("/", ("authorization", format!("bearer {a}"))),
         ("/", ("authorization", format!("BEARER   {a} "))),
@@ -248,7 +261,7 @@ fn a_request_has_one_token_wherever_it_stands() {
     assert_eq!(ask(&format!("/?access_token={a}"), &[("authorization", bearer_a)]), Ok(true), "the same token twice");
     let mut odd = head("/", &[]);
     odd.headers.insert("x-token", http::HeaderValue::from_bytes(b"ab\xff").unwrap());
-    assert_eq!(issuers.check(&odd, NOW).unwrap_err(), Refusal::Unreadable);
+    assert_eq!(check(&issuers, &odd, NOW).unwrap_err(), Refusal::Unreadable);
     assert_eq!(ask("/", &[("x-token", &"x".repeat(limits::TOKEN_BYTES_MAX + 1))]), Err(Refusal::TooLong));
 }
 
@@ -260,13 +273,13 @@ fn an_issuer_is_taken_from_its_own_places_and_by_its_own_keys() {
     let all = issuers(&[issuer(&one), second]);
     let two_says = two.sign(&with("iss", json!("two")));
     assert_eq!(judged(&all, &two_says), Err(Refusal::Place), "a session is no bearer token");
-    assert!(all.check(&head("/", &[("cookie", &format!("session={two_says}"))]), NOW).is_ok());
+    assert!(check(&all, &head("/", &[("cookie", &format!("session={two_says}"))]), NOW).is_ok());
     assert_eq!(judged(&all, &two.sign(&claims())), Err(JoseError::Signature.into()), "it says that it is of another");
     // Two policies name one issuer with keys of their own: rules of each take their own tokens.
     let other = JwtIssuer { name: "shop/other issuer 0".into(), keys: Some(two.jwks()), ..issuer(&two) };
     let all = issuers(&[issuer(&one), other]);
     let of = |signer: &Signer| {
-        all.check(&bearer(&signer.sign(&claims())), NOW).unwrap().unwrap().verified.token.issuers.clone()
+        check(&all, &bearer(&signer.sign(&claims())), NOW).unwrap().unwrap().verified.token.issuers.clone()
     };
     assert_eq!(of(&one), ["shop/users issuer 0".into()]);
     assert_eq!(of(&two), ["shop/other issuer 0".into()]);
@@ -274,7 +287,7 @@ fn an_issuer_is_taken_from_its_own_places_and_by_its_own_keys() {
 
 /// What the application gets.
 fn handed(issuers: &Issuers, parts: Parts) -> (HeaderMap, Uri) {
-    let shown = issuers.check(&parts, NOW).unwrap();
+    let shown = check(issuers, &parts, NOW).unwrap();
     let Parts { mut headers, mut uri, .. } = parts;
     issuers.hand_on(shown.as_ref(), &mut headers, &mut uri);
     (headers, uri)
@@ -323,9 +336,9 @@ fn an_issuer_in_dry_run_refuses_nothing_and_changes_nothing() {
     let dry = JwtIssuer { dry_run: true, claim_headers: vec![told], ..issuer(&signer) };
     let all = issuers(&[dry.clone()]);
     let good = signer.sign(&claims());
-    assert!(all.check(&bearer(&good), NOW).unwrap().is_some(), "rules in dry run see it");
+    assert!(check(&all, &bearer(&good), NOW).unwrap().is_some(), "rules in dry run see it");
     for bad in [Signer::new().sign(&claims()), signer.sign(&with("exp", json!(1))), "x.y.z".to_owned()] {
-        assert!(all.check(&bearer(&bad), NOW).unwrap().is_none());
+        assert!(check(&all, &bearer(&bad), NOW).unwrap().is_none());
     }
     let fields = [("authorization", &*format!("Bearer {good}")), ("x-user", "me")];
     let (headers, _) = handed(&all, head("/", &fields));

@@ -2,13 +2,13 @@
 //! for open connections that it allowed.
 
 use super::Policy;
-use std::{cell::RefCell, sync::Arc};
+use std::{cell::RefCell, rc::Rc};
 use tokio::sync::watch;
 
 /// Compiled once per change, read per request without a lock. One per port and worker.
 #[derive(Debug)]
 pub(crate) struct Current {
-    policy: RefCell<Arc<Policy>>,
+    policy: RefCell<Rc<Policy>>,
     changed: watch::Sender<()>,
 }
 
@@ -18,12 +18,12 @@ pub(crate) struct Changes(watch::Receiver<()>);
 
 impl Current {
     /// The policy that holds first. Ports that have the same share it.
-    pub(crate) fn new(policy: Arc<Policy>) -> Self {
+    pub(crate) fn new(policy: Rc<Policy>) -> Self {
         Self { policy: RefCell::new(policy), changed: watch::Sender::new(()) }
     }
 
     /// Sets the current policy. An equal policy wakes no connection.
-    pub(crate) fn set(&self, policy: Arc<Policy>) {
+    pub(crate) fn set(&self, policy: Rc<Policy>) {
         let before = self.policy.replace(policy.clone());
         if **before.inbound() != **policy.inbound() {
             self.changed.send_replace(());
@@ -31,7 +31,7 @@ impl Current {
     }
 
     /// The policy of this moment.
-    pub(crate) fn get(&self) -> Arc<Policy> {
+    pub(crate) fn get(&self) -> Rc<Policy> {
         self.policy.borrow().clone()
     }
 
@@ -54,9 +54,10 @@ impl Changes {
 mod tests {
     use super::*;
     use futures_util::FutureExt as _;
-    use remora_model::{Inbound, MtlsMode, Protocol, TrustDomain};
+    use remora_model::{DryRun, Inbound, MtlsMode, Protocol, TrustDomain};
+    use std::sync::Arc;
 
-    fn compiled(mtls: MtlsMode) -> Arc<Policy> {
+    fn compiled(mtls: MtlsMode) -> Rc<Policy> {
         let inbound = Inbound {
             port: 80,
             parent: "shop/api:80".into(),
@@ -64,10 +65,12 @@ mod tests {
             mtls,
             default_deny: false,
             rules: Vec::new(),
+            dry_run: DryRun::default(),
+            issuers: Vec::new(),
             ending: false,
             trust_domain: TrustDomain::new("cluster.local").unwrap(),
         };
-        Arc::new(Policy::new(Arc::new(inbound)))
+        Rc::new(Policy::new(Arc::new(inbound), &Default::default(), None))
     }
 
     #[tokio::test]

@@ -62,6 +62,7 @@ impl Proxy {
             config: Arc::new(config),
             tasks: Tasks::default(),
             background: Tasks::default(),
+            tokens: Default::default(),
             rng: RefCell::new(fastrand::Rng::with_seed(seed)),
         });
         let (handle, ends) =

@@ -140,6 +140,10 @@ reasons! {
     Timeout = "timeout", GATEWAY_TIMEOUT, 4, Application;
     /// Policy said no.
     Denied = "denied", FORBIDDEN, 7, Client;
+    /// The request has a token of a user that is not good, or more than one.
+    TokenRefused = "token_refused", UNAUTHORIZED, 16, Client;
+    /// The keys of the issuer of a request's token are not known yet.
+    TokenKeysUnknown = "token_keys_unknown", SERVICE_UNAVAILABLE, 14, Configuration;
     /// Policy or trust anchors changed or a peer was revoked, and what was open would not be let in any more.
     PolicyChanged = "policy_changed", FORBIDDEN, 7, Configuration;
     /// The Service has routes and none matches.

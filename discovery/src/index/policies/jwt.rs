@@ -3,10 +3,13 @@
 //! An issuer that cannot be read closes its policy, whatever that does: it denies everything. Without the issuer, expired tokens would pass for none, and
 //! clients could set the fields in which the application is told of claims.
 
-use crate::objects::{
-    Metadata, Unknown,
-    jwks::{self, AllowedHost, JwksUrl},
-    jwt::{PolicyClaimHeader, PolicyJwks, PolicyJwt, PolicyJwtIssuer, PolicyTokenPlace},
+use crate::{
+    index::derived::ReadIssuer,
+    objects::{
+        Metadata, Unknown,
+        jwks::{self, AllowedHost, JwksUrl},
+        jwt::{PolicyClaimHeader, PolicyJwks, PolicyJwt, PolicyJwtIssuer, PolicyTokenPlace},
+    },
 };
 use http::HeaderName;
 use remora_api::convert::jwt::{CLAIM_DEPTH_MAX, CLAIM_VALUES_MAX, CLAIMS_MAX, ISSUERS_MAX, PLACES_MAX};
@@ -15,14 +18,6 @@ use std::sync::Arc;
 
 /// Bytes of an issuer, an audience, a name or value of a claim, as in the CRD.
 const TEXT_BYTES_MAX: usize = 2048;
-
-/// An issuer, read.
-#[derive(Debug, Clone, PartialEq)]
-pub(in crate::index) struct ReadIssuer {
-    /// Without keys, if they are fetched.
-    pub(in crate::index) issuer: JwtIssuer,
-    pub(in crate::index) url: Option<JwksUrl>,
-}
 
 /// Reads the issuers of a policy. Errors begin with the field: `spec.jwt[0].issuer: is missing`.
 pub(super) fn issuers(
@@ -45,12 +40,7 @@ pub(super) fn issuers(
     Ok(all)
 }
 
-fn issuer(
-    name: Arc<str>,
-    given: &PolicyJwtIssuer,
-    hosts: &[AllowedHost],
-    dry_run: bool,
-) -> Result<ReadIssuer, String> {
+fn issuer(name: Arc<str>, given: &PolicyJwtIssuer, hosts: &[AllowedHost], dry_run: bool) -> Result<ReadIssuer, String> {
     known(&given.unknown)?;
     let (keys, url) = keys(&given.jwks, hosts).map_err(|e| format!(".jwks{e}"))?;
     let issuer = JwtIssuer {
@@ -82,7 +72,10 @@ fn keys(given: &PolicyJwks, hosts: &[AllowedHost]) -> Result<(Option<Arc<str>>, 
             let read = JwksUrl::parse(url).map_err(|e| format!(".url: {url:?} {e}"))?;
             if !hosts.iter().any(|host| host.allows(&read)) {
                 let flag = "discovery.jwks.hosts of the chart (--jwks-hosts)";
-                return Err(format!(".url: {:?} is no host that keys may be fetched from; add it to {flag}", read.authority()));
+                return Err(format!(
+                    ".url: {:?} is no host that keys may be fetched from; add it to {flag}",
+                    read.authority()
+                ));
             }
             Ok((None, Some(read)))
         }
@@ -130,7 +123,9 @@ fn claim_header(given: &PolicyClaimHeader) -> Result<ClaimHeader, String> {
 fn is_reserved(name: &HeaderName) -> bool {
     use http::header as h;
     let framing = [h::HOST, h::CONNECTION, h::CONTENT_LENGTH, h::TRANSFER_ENCODING, h::TE, h::TRAILER, h::UPGRADE];
-    framing.contains(name) || [h::AUTHORIZATION, h::COOKIE].contains(name) || name.as_str().starts_with("x-remora-")
+    framing.contains(name)
+        || [h::AUTHORIZATION, h::COOKIE].contains(name)
+        || name.as_str().starts_with("x-remora-")
         || matches!(name.as_str(), "l5d-client-id" | "x-forwarded-client-cert")
 }
 
@@ -201,12 +196,7 @@ fn claim(names: &[String]) -> Result<ClaimPath, String> {
     list("claim", CLAIM_DEPTH_MAX, names, |name| text(name).map_err(|e| format!(": {e}")))
 }
 
-fn list<T, U>(
-    name: &str,
-    most: usize,
-    given: &[T],
-    read: impl Fn(&T) -> Result<U, String>,
-) -> Result<Vec<U>, String> {
+fn list<T, U>(name: &str, most: usize, given: &[T], read: impl Fn(&T) -> Result<U, String>) -> Result<Vec<U>, String> {
     if given.len() > most {
         return Err(format!(".{name}: has {} entries, more than the {most} allowed", given.len()));
     }

@@ -27,7 +27,10 @@ impl From<Feature> for v1::Feature {
             Feature::Tracing => Self::Tracing,
             Feature::AccessLog => Self::AccessLog,
             Feature::Asks => Self::Asks,
+            Feature::AuthorizationConditions => Self::AuthorizationConditions,
+            Feature::DryRun => Self::DryRun,
             Feature::Revocation => Self::Revocation,
+            Feature::Jwt => Self::Jwt,
         }
     }
 }

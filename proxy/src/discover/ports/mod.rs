@@ -5,7 +5,7 @@ use super::{Kept, Refusal, State, changed, plans::Plans, waiting::Waiting};
 use crate::{
     backend::endpoint::Upstream,
     first::Habit,
-    limits, policy,
+    jwt, limits, policy,
     telemetry::{Counters, Reason},
 };
 use remora_api::sync::{Name, Resource};
@@ -42,7 +42,7 @@ pub(crate) struct Port {
 }
 
 impl Port {
-    fn new(number: u16, policy: Arc<policy::Policy>, signals: Rc<Counters>, kept: Option<Kept>) -> Rc<Self> {
+    fn new(number: u16, policy: Rc<policy::Policy>, signals: Rc<Counters>, kept: Option<Kept>) -> Rc<Self> {
         Rc::new(Self {
             number,
             ending: watch::Sender::new(policy.inbound().ending),
@@ -59,13 +59,13 @@ impl Port {
     /// A port of which discovery says this.
     #[cfg(test)]
     pub(crate) fn of_tests(inbound: Inbound, signals: Rc<Counters>) -> Rc<Self> {
-        Self::new(inbound.port, compiled(Arc::new(inbound)), signals, None)
+        Self::new(inbound.port, compiled(Arc::new(inbound), &jwt::Memory::default(), None), signals, None)
     }
 
     /// Discovery says something else.
     #[cfg(test)]
     pub(crate) fn says(&self, inbound: Inbound) {
-        self.set(&compiled(Arc::new(inbound)));
+        self.set(&compiled(Arc::new(inbound), &jwt::Memory::default(), Some(&self.policy())));
     }
 
     /// What discovery says at this moment.
@@ -74,7 +74,7 @@ impl Port {
     }
 
     /// The policy made of it.
-    pub(crate) fn policy(&self) -> Arc<policy::Policy> {
+    pub(crate) fn policy(&self) -> Rc<policy::Policy> {
         self.policy.get()
     }
 
@@ -103,7 +103,7 @@ impl Port {
         app
     }
 
-    fn set(&self, policy: &Arc<policy::Policy>) {
+    fn set(&self, policy: &Rc<policy::Policy>) {
         self.ending.send_replace(policy.inbound().ending);
         self.policy.set(policy.clone());
         let mut followers = self.followers.borrow_mut();
@@ -113,7 +113,7 @@ impl Port {
 
 /// What holds for all ports that are not declared.
 struct Default {
-    policy: Arc<policy::Policy>,
+    policy: Rc<policy::Policy>,
     /// In order.
     declared: Vec<u16>,
     signals: Rc<Counters>,
@@ -295,7 +295,8 @@ impl Inner {
         }
         let (kept, mut dropped) = oneshot::channel();
         let signals = Rc::new(Counters::inbound(self.plans.journal.clone(), inbound.parent.clone()));
-        let port = Port::new(number, compiled(inbound), signals, Some(kept));
+        let tokens = self.plans.resources.tokens.clone();
+        let port = Port::new(number, compiled(inbound, &tokens, None), signals, Some(kept));
         self.own.borrow_mut().insert(number, port.clone());
         let (weak, handle) = (Rc::downgrade(&port), self.plans.handle.clone());
         self.plans.resources.background.spawn(async move {
@@ -304,7 +305,7 @@ impl Inner {
                 if let State::Held(resource) = &*known.borrow_and_update()
                     && let Some(inbound) = as_inbound(resource)
                 {
-                    port.set(&compiled(inbound));
+                    port.set(&compiled(inbound, &tokens, Some(&port.policy())));
                 }
             }
             drop(known);
@@ -344,7 +345,9 @@ impl Inner {
                     let before = self.default.borrow().as_ref().ok().map(|default| default.signals.clone());
                     let signals = before.filter(|signals| signals.parent() == &*parent);
                     let new = || Rc::new(Counters::inbound(self.plans.journal.clone(), parent));
-                    let policy = compiled(Arc::new(default.inbound.clone()));
+                    let before = self.default.borrow().as_ref().ok().map(|default| default.policy.clone());
+                    let tokens = &self.plans.resources.tokens;
+                    let policy = compiled(Arc::new(default.inbound.clone()), tokens, before.as_deref());
                     let declared = default.declared.clone();
                     Ok(Rc::new(Default { policy, declared, signals: signals.unwrap_or_else(new) }))
                 }
@@ -382,8 +385,9 @@ impl Inner {
     }
 }
 
-fn compiled(inbound: Arc<Inbound>) -> Arc<policy::Policy> {
-    Arc::new(policy::Policy::new(inbound))
+/// With what is known of issuers' keys `before`.
+fn compiled(inbound: Arc<Inbound>, tokens: &jwt::Memory, before: Option<&policy::Policy>) -> Rc<policy::Policy> {
+    Rc::new(policy::Policy::new(inbound, tokens, before))
 }
 
 fn as_inbound(resource: &Resource) -> Option<Arc<Inbound>> {

@@ -12,10 +12,15 @@ use crate::{
         request::{Entering, Failed, Judged, Refused, Restored},
         visit::Visit,
     },
-    policy::{self, Act, Denial, Permitted},
+    jwt::{Issuers, Refusal, Shown},
+    policy::{self, Act, Denial, Permitted, Policy},
     telemetry::Reason,
 };
-use std::rc::Rc;
+use http::{Method, Request, header::UPGRADE, uri::Authority};
+use std::{
+    rc::Rc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 use tower::{Layer, Service};
 
 /// Makes [`Judge`] of one visit.
@@ -63,7 +68,7 @@ where
     }
 }
 
-fn judge<B>(visit: &Visit, host: &LastHost, restored: Restored<B>) -> Judged<B> {
+fn judge<B>(visit: &Visit, host: &LastHost, mut restored: Restored<B>) -> Judged<B> {
     let refused = |restored, why| Err(Refused { restored: Box::new(restored), why });
     let request = &restored.request;
     if restored.client.wire == Wire::Http2 && !headers::within_bounds(request.headers()) {
@@ -73,19 +78,58 @@ fn judge<B>(visit: &Visit, host: &LastHost, restored: Restored<B>) -> Judged<B> 
         Ok(authority) => authority,
         Err(reason) => return refused(restored, Failed::refused(reason, "the request names no single authority")),
     };
+    let policy = visit.port.policy();
+    let shown = match token(&policy, request) {
+        Ok(shown) => shown,
+        Err(refusal) => {
+            let reason = if refusal.is_ours() { Reason::TokenKeysUnknown } else { Reason::TokenRefused };
+            tell(visit, request, reason, &refusal);
+            return refused(restored, Failed::new(reason));
+        }
+    };
     let (method, path) = (request.method(), request.uri().path());
-    match visit.judge(Act::Request { method, path }) {
-        Ok(permit) => Ok(Permitted::of(permit, Entering { restored, authority })),
+    let host = authority.as_ref().map(Authority::as_str);
+    let said = shown.as_ref().map(|shown| &shown.verified.token);
+    match visit.judge_by(&policy, Act::Request { method, path, host, headers: request.headers(), token: said }) {
+        Ok(permit) => {
+            if let Some(issuers) = policy.issuers() {
+                hand_on(issuers, shown.as_ref(), &mut restored.request);
+            }
+            Ok(Permitted::of(permit, Entering { restored, authority }))
+        }
         Err(denial) => {
             let why = match denial {
                 Denial::Ambiguous(_) => Failed::refused(Reason::ProtocolError, denial.to_string()),
                 _ => Failed::new(Reason::Denied),
             };
-            remora_runtime::limited!(info by why.reason.as_str(), peer = %visit.peer_name, address = %visit.peer.address,
-                parent = %visit.port.inbound().parent, method = policy::logged(method.as_str()), path = policy::logged(path), reason = why.reason.as_str(), %denial, "request denied");
+            tell(visit, request, why.reason, &denial);
             refused(restored, why)
         }
     }
+}
+
+/// The token of a request, at a port whose policies name issuers.
+fn token<B>(policy: &Policy, request: &Request<B>) -> Result<Option<Shown>, Refusal> {
+    let Some(issuers) = policy.issuers() else { return Ok(None) };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    issuers.check((request.headers(), request.uri()), now)
+}
+
+/// Makes of what the client sent what the application gets. What may leave HTTP is judged again when policy changes, by the same token.
+fn hand_on<B>(issuers: &Issuers, shown: Option<&Shown>, request: &mut Request<B>) {
+    let may_leave = *request.method() == Method::CONNECT || request.headers().contains_key(UPGRADE);
+    if let Some(shown) = shown.filter(|_| may_leave) {
+        request.extensions_mut().insert(shown.verified.clone());
+    }
+    let (mut fields, mut uri) = (std::mem::take(request.headers_mut()), std::mem::take(request.uri_mut()));
+    issuers.hand_on(shown, &mut fields, &mut uri);
+    (*request.headers_mut(), *request.uri_mut()) = (fields, uri);
+}
+
+fn tell<B>(visit: &Visit, request: &Request<B>, reason: Reason, denial: &dyn std::fmt::Display) {
+    let (method, path) = (policy::logged(request.method().as_str()), policy::logged(request.uri().path()));
+    remora_runtime::limited!(info by reason.as_str(), peer = %visit.peer_name, address = %visit.peer.address,
+        parent = %visit.port.inbound().parent, method, path, reason = reason.as_str(), %denial, "request denied");
 }
 
 #[cfg(test)]
@@ -103,7 +147,7 @@ mod tests {
     };
     use futures_util::FutureExt;
     use http::{Request, request::Builder};
-    use remora_model::{Action, AuthorizationRule, Inbound, Operation, PathPattern, Unidentified};
+    use remora_model::{AuthorizationRule, Inbound, Operation, PathPattern};
     use std::{convert::Infallible, future::ready};
     use tokio::time::Instant;
     use tower::service_fn;
@@ -125,10 +169,8 @@ mod tests {
 
     /// Nobody may ask for anything below `/admin`.
     fn guarded() -> Inbound {
-        let to = vec![Operation { methods: Vec::new(), paths: vec![PathPattern::parse("/admin/*").unwrap()] }];
-        let name = "shop/closed rule 1".into();
-        let rule =
-            AuthorizationRule { name, action: Action::Deny, from: Vec::new(), to, unidentified: Unidentified::Match };
+        let to = vec![Operation { paths: vec![PathPattern::parse("/admin/*").unwrap()], ..Operation::default() }];
+        let rule = AuthorizationRule { to, ..AuthorizationRule::deny_everything("shop/closed rule 1".into()) };
         Inbound { rules: vec![rule], ..open_port() }
     }
 
