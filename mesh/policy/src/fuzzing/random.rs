@@ -322,6 +322,7 @@ impl RawSource {
             trust_domains: read(&self.domains, TrustDomain::new),
             authenticated: self.authenticated,
             cidrs: read(&self.cidrs, network::parse),
+            jwt: None,
             except: SourceExcept {
                 identities: read(&self.not_identities, SpiffeId::parse),
                 namespaces: read(&self.not_namespaces, name),
