@@ -264,4 +264,4 @@ fn unverified_issuer(token: &str) -> Result<String, Refusal> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -9,6 +9,10 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{HeaderMap, Request, Uri, header::AUTHORIZATION, request::Parts};
 use remora_model::{ClaimCondition, TokenPlace};
 use serde_json::json;
+use std::{
+    sync::LazyLock,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 const NOW: Duration = Duration::from_secs(1_800_000_000);
 const IDP: &str = "https://idp.example/realms/shop";
@@ -69,6 +73,22 @@ fn issuer(signer: &Signer) -> JwtIssuer {
         claim_headers: Vec::new(),
         dry_run: false,
     }
+}
+
+static OF_TESTS: LazyLock<Signer> = LazyLock::new(Signer::new);
+
+/// An issuer that tells the application who asks, in `x-user`.
+pub(crate) fn issuer_of_tests() -> JwtIssuer {
+    let told = ClaimHeader { claim: vec!["sub".into()], header: "x-user".parse().unwrap() };
+    JwtIssuer { claim_headers: vec![told], ..issuer(&OF_TESTS) }
+}
+
+/// A token of it that is good for some minutes.
+pub(crate) fn token_of_tests() -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let mut said = claims();
+    (said["nbf"], said["exp"]) = (json!(now), json!(now + 300));
+    OF_TESTS.sign(&said)
 }
 
 fn issuers(all: &[JwtIssuer]) -> Issuers {

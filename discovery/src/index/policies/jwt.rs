@@ -71,7 +71,7 @@ fn keys(given: &PolicyJwks, hosts: &[AllowedHost]) -> Result<(Option<Arc<str>>, 
         (None, Some(url)) => {
             let read = JwksUrl::parse(url).map_err(|e| format!(".url: {url:?} {e}"))?;
             if !hosts.iter().any(|host| host.allows(&read)) {
-                let flag = "discovery.jwks.hosts of the chart (--jwks-hosts)";
+                let flag = "policy.jwks.hosts of the chart (--jwks-hosts)";
                 return Err(format!(
                     ".url: {:?} is no host that keys may be fetched from; add it to {flag}",
                     read.authority()

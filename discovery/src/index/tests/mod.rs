@@ -7,6 +7,7 @@ mod cluster;
 mod connections;
 mod effects;
 mod endpoints;
+mod jwt;
 mod orders;
 mod policies;
 mod proxies;

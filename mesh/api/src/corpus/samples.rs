@@ -9,12 +9,13 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use prost::Message as _;
 use remora_model::{
     Action, AuthorizationRule, Backend, BackendId, BackendKind, BackendRef, BackendRefState, BackendSettings,
-    ConnectionSettings, CookieName, Cors, DryRun, Endpoint, Features, FieldMatch, FieldRule, Filter, GrpcCodes,
-    GrpcRule, HashHeader, HashKey, HashSource, HeaderEdit, HeaderMatch, HostPattern, HostRule, Inbound, InboundDefault,
-    LoadBalancer, Locality, MtlsMode, Operation, OperationExcept, OriginPattern, Origins, Outbound, Parent, PathMatch,
-    PathPattern, PathRewrite, Pattern, PodName, Protocol, ProxySettings, QueryMatch, Redirect, RequestHash, Retry,
-    RetryIntervals, Revocation, Revocations, RouteMatch, Rule, ServiceAccount, Setting, Source, SourceExcept, SpiffeId,
-    Target, TcpRule, Timeouts, TlsRule, TrustDomain, Unidentified, UnknownTargets, ValueMatch,
+    ClaimCondition, ClaimHeader, ConnectionSettings, CookieName, Cors, DryRun, Endpoint, Features, FieldMatch,
+    FieldRule, Filter, GrpcCodes, GrpcRule, HashHeader, HashKey, HashSource, HeaderEdit, HeaderMatch, HostPattern,
+    HostRule, Inbound, InboundDefault, JwtCondition, JwtIssuer, LoadBalancer, Locality, MtlsMode, Operation,
+    OperationExcept, OriginPattern, Origins, Outbound, Parent, PathMatch, PathPattern, PathRewrite, Pattern, PodName,
+    Protocol, ProxySettings, QueryMatch, Redirect, RequestHash, Retry, RetryIntervals, Revocation, Revocations,
+    RouteMatch, Rule, ServiceAccount, Setting, Source, SourceExcept, SpiffeId, Target, TcpRule, Timeouts, TlsRule,
+    TokenPlace, TrustDomain, Unidentified, UnknownTargets, ValueMatch,
     cors::Allowed,
     settings::{AccessLog, AccessLogFormat},
 };
@@ -264,6 +265,27 @@ fn policy(action: Action, from: Source, to: Operation) -> AuthorizationRule {
     AuthorizationRule { from: vec![from], to: vec![to], ..AuthorizationRule::of("shop/p rule 0".into(), action) }
 }
 
+/// A port whose rules ask for users' tokens.
+fn tokens() -> Inbound {
+    let claim = |name: &str| vec!["realm".into(), name.into()];
+    let header = TokenPlace::Header { name: HeaderName::from_static("x-token"), prefix: "T ".into() };
+    let issuer = JwtIssuer {
+        name: "shop/p issuer 0".into(),
+        issuer: "https://idp.example".into(),
+        audiences: vec!["shop".into()],
+        keys: Some(r#"{"keys":[]}"#.into()),
+        from: vec![header, TokenPlace::Cookie("session".into()), TokenPlace::Query("token".into())],
+        forward: true,
+        claim_headers: vec![ClaimHeader { claim: claim("name"), header: HeaderName::from_static("x-user") }],
+        dry_run: true,
+    };
+    let unknown = JwtIssuer { name: "shop/p issuer 1".into(), keys: None, ..issuer.clone() };
+    let claims = vec![ClaimCondition { claim: claim("roles"), values: vec!["admin".into()] }];
+    let jwt = Some(JwtCondition { issuers: vec![issuer.name.clone()], claims });
+    let rule = policy(Action::Allow, Source { jwt, ..Source::default() }, Operation::default());
+    Inbound { issuers: vec![issuer, unknown], ..inbound(8080, MtlsMode::Permissive, vec![rule]) }
+}
+
 fn ports() -> Vec<Sample> {
     let identities = Source {
         identities: vec![SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/web").unwrap()],
@@ -291,6 +313,7 @@ fn ports() -> Vec<Sample> {
         said("inbound-default", Kind::InboundDefault(default)),
         said("inbound-conditions", port(&conditions())),
         said("inbound-dry-run", port(&dry_run())),
+        said("inbound-jwt", port(&tokens())),
     ]
 }
 

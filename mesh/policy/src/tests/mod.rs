@@ -1,6 +1,7 @@
 //! The rules by table: who calls whom, and what comes of it.
 
 mod attacks;
+mod tokens;
 mod cost;
 
 use super::*;

@@ -147,7 +147,7 @@ mod tests {
     };
     use futures_util::FutureExt;
     use http::{Request, request::Builder};
-    use remora_model::{AuthorizationRule, Inbound, Operation, PathPattern};
+    use remora_model::{Action, AuthorizationRule, Inbound, JwtCondition, Operation, PathPattern, Source};
     use std::{convert::Infallible, future::ready};
     use tokio::time::Instant;
     use tower::service_fn;
@@ -193,5 +193,45 @@ mod tests {
         let large = || Request::get("http://api/").header("x-large", &large);
         assert_eq!(ask(open_port(), Wire::Http2, large()), Err((Reason::HeaderTooLarge, String::new())));
         assert_eq!(ask(open_port(), Wire::Http1, large()), Ok("api".to_owned()), "the gate has looked at it");
+    }
+
+    /// Nobody comes in without a token of the test issuer.
+    fn asks_for_a_token() -> Inbound {
+        let issuer = crate::jwt::tests::issuer_of_tests();
+        let jwt = Some(JwtCondition { issuers: vec![issuer.name.clone()], claims: Vec::new() });
+        let from = vec![Source { jwt, ..Source::default() }];
+        let rule = AuthorizationRule { from, ..AuthorizationRule::of("shop/users rule 0".into(), Action::Allow) };
+        Inbound { rules: vec![rule], default_deny: true, issuers: vec![issuer], ..open_port() }
+    }
+
+    #[test]
+    fn a_token_lets_its_request_in_and_a_bad_one_is_told_from_none() {
+        let visited = Visited::new(asks_for_a_token(), false, address(1));
+        let ask = |token: Option<&str>| {
+            let inner = service_fn(|judged: Judged<RequestBody>| ready(Ok::<_, Infallible>(judged)));
+            let client = Rc::new(ClientConnection::of_peer(Wire::Http1, false, 1024));
+            let bare = Request::get("/a").header("host", "api").header("x-user", "forged");
+            let request =
+                token.iter().fold(bare, |request, token| request.header("authorization", format!("Bearer {token}")));
+            let (request, way) = (request.body(RequestBody::Empty).unwrap(), Way::Same { caller: 0 });
+            let restored = Restored { request, started: Instant::now(), grpc: false, client, way };
+            let Ok(judged) = JudgeLayer::at(&visited.visit).layer(inner).call(restored).now_or_never().unwrap();
+            judged
+                .map(|permitted| permitted.open().1.restored.request.headers().clone())
+                .map_err(|refused| refused.why.reason)
+        };
+        let good = crate::jwt::tests::token_of_tests();
+        let headers = ask(Some(&good)).unwrap();
+        assert_eq!((headers["x-user"].to_str().unwrap(), headers.contains_key("authorization")), ("ann", false));
+        assert_eq!(ask(None).unwrap_err(), Reason::Denied);
+        assert_eq!(ask(Some("x.y.z")).unwrap_err(), Reason::TokenRefused);
+        assert_eq!(ask(Some(&format!("{good}x"))).unwrap_err(), Reason::TokenRefused);
+        let mut unknown = asks_for_a_token();
+        unknown.issuers[0].name = "shop/new issuer 0".into();
+        unknown.issuers[0].keys = None;
+        visited.visit.port.says(unknown);
+        assert_eq!(ask(Some(&good)).unwrap_err(), Reason::TokenKeysUnknown);
+        let answer = crate::http::respond::failure(Reason::TokenRefused, false, "");
+        assert_eq!(answer.headers()["www-authenticate"], "Bearer error=\"invalid_token\"");
     }
 }
