@@ -153,7 +153,7 @@ fn keys_of_a_url_are_wanted_while_a_policy_names_it_and_reach_proxies_when_they_
     let mut world = World::new(mesh);
     let objects = parse(&text, "test.yaml").whole().unwrap();
     world.apply(objects.iter().cloned().map(Change::Put), &mut |_, _| {});
-    let url = crate::objects::jwks::JwksUrl::parse("https://idp.example/keys").unwrap();
+    let url = JwksUrl::parse("https://idp.example/keys").unwrap();
     assert_eq!(world.wanted_keys().collect::<Vec<_>>(), [&url]);
     let asked = Arc::new(Asked::Inbound(("shop".into(), "api-1".into()), 8000));
     let known = |answer: &Answer| format!("{answer:?}").contains("11qYAY");
