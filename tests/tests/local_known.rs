@@ -65,7 +65,7 @@ impl Shop {
             }
             Name::Inbound(port) => discovery::port(*port),
             Name::InboundDefault => discovery::ports(&declared),
-            Name::Backend(_) | Name::Settings => Vec::new(),
+            Name::Backend(_) | Name::Settings | Name::Revocations => Vec::new(),
         });
     }
 

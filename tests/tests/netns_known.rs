@@ -153,7 +153,7 @@ fn says(
         }
         Name::Inbound(port) => discovery::port(*port),
         Name::InboundDefault => discovery::ports(&[PORT]),
-        Name::Outbound(_) | Name::Backend(_) | Name::Settings => Vec::new(),
+        Name::Outbound(_) | Name::Backend(_) | Name::Settings | Name::Revocations => Vec::new(),
     }
 }
 
