@@ -1,7 +1,7 @@
 //! How a command ends: what it prints, and its exit code. docs/cli.md promises the codes to scripts.
 
 use crate::{
-    admin,
+    admin, authz,
     cluster::{NoCluster, scope},
     lint,
     output::Output,
@@ -61,7 +61,7 @@ impl Exit {
         if let Some(address) = cause.downcast_ref::<admin::Error>() {
             return Some(Self::of_admin(address));
         }
-        if cause.is::<lint::Absent>() || cause.is::<revoke::Absent>() {
+        if cause.is::<lint::Absent>() || cause.is::<revoke::Absent>() || cause.is::<authz::Absent>() {
             return Some(Self::Absent);
         }
         cause.downcast_ref::<scope::Error>().map(Self::of_scope)

@@ -5,6 +5,7 @@
 //! It holds no logic of the mesh itself.
 
 mod admin;
+mod authz;
 mod bug_report;
 mod check;
 mod cluster;
@@ -54,6 +55,9 @@ enum Command {
     Check(check::Args),
     /// Opt manifests in, or put the sidecar into them, without a cluster
     Inject(inject::Args),
+    /// Say what policy makes of a call, and by which rule
+    #[command(subcommand)]
+    Authz(authz::Command),
     /// Say what discovery would refuse in manifests, and what is odd in them, without a cluster
     Lint(lint::LintArgs),
     /// Show who pods are: their certificates' identity, lifetime and trust anchors
@@ -124,6 +128,7 @@ fn main() -> ExitCode {
         Command::Completions { shell } => completions(shell),
         Command::Identity(IdentityArgs { command: Some(command), .. }) => revoke::main(&command, look),
         Command::Identity(args) => inspect::identity(&args.pods, look),
+        Command::Authz(command) => authz::main(&command, look),
         Command::Lint(args) => lint::lint(&args, look),
         Command::Routes(args) => inspect::routes(&args, look),
         Command::Stat(args) => look::stat(&args, look),
@@ -183,6 +188,9 @@ mod tests {
             "remora version --client -o json",
             "remora check -A --proxies -l app=web",
             "remora lint --strict -o json k8s a.yaml -",
+            "remora authz explain -f k8s --from shop/web --to shop/api:80 GET /x",
+            "remora authz explain --from none --to shop/db:5432 --bytes",
+            "remora authz list shop/api -o json",
             "remora run identity --help",
             "remora dashboard",
             "remora dashboard --port 8080 --no-browser --context prod",
@@ -194,6 +202,8 @@ mod tests {
             "remora check --pre -n shop",
             "remora lint",
             "remora identity revoke web",
+            "remora authz explain --from web --to shop/api GET /x",
+            "remora authz explain --from shop/web --to shop/api GET",
             "remora check -l app=web",
             "remora stat -A deploy/web",
             "remora stat web",

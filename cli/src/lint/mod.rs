@@ -17,9 +17,9 @@ use crate::{
     output::Output,
     text::{self, Line, Style},
 };
-pub(crate) use read::Absent;
-use read::Manifests;
+pub(crate) use read::{Absent, Manifests, read as manifests};
 use remora_discovery::index::Mesh;
+use remora_discovery::objects::Object;
 use remora_kube::names;
 use remora_model::TrustDomain;
 use serde::Serialize;
@@ -108,11 +108,16 @@ impl Finding {
 fn find(manifests: &Manifests, mesh: &Mesh) -> Vec<Finding> {
     let mut found = manifests.mistakes.clone();
     found.extend(refused::find(manifests, mesh));
-    found.extend(odd::find(manifests, mesh));
+    found.extend(odd::find(&manifests.objects, mesh));
     found.extend(misspelt::find(manifests));
     found.sort();
     found.dedup();
     found
+}
+
+/// What is odd about policies: of which object, and what.
+pub(crate) fn odd(objects: &[Object], mesh: &Mesh) -> Vec<(String, String)> {
+    odd::find(objects, mesh).into_iter().map(|one| (one.object, one.message)).collect()
 }
 
 /// Reads, judges, prints.

@@ -1,6 +1,6 @@
 //! What discovery takes, and is hardly meant: rules that never decide anything, policies without rules, and what holds for the whole mesh.
 
-use super::{Finding, Level, covers::covers, read::Manifests};
+use super::{Finding, Level, covers::covers};
 use remora_discovery::{
     index::Mesh,
     objects::{
@@ -13,10 +13,10 @@ use std::sync::Arc;
 /// Rules that are held against each other, of one set of targets. Of more, only so many are.
 const COMPARED_MAX: usize = 512;
 
-pub(super) fn find(manifests: &Manifests, mesh: &Mesh) -> Vec<Finding> {
+pub(super) fn find(objects: &[Object], mesh: &Mesh) -> Vec<Finding> {
     let mut found = Vec::new();
     let mut policies: Vec<&Arc<AuthorizationPolicy>> = Vec::new();
-    for object in &manifests.objects {
+    for object in objects {
         found.extend(whole_mesh(object, mesh));
         if let Object::AuthorizationPolicy(policy) = object {
             found.extend(without_rules(object, policy));

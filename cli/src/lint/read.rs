@@ -29,17 +29,17 @@ pub(crate) struct Absent(PathBuf);
 
 /// What the files say.
 #[derive(Debug, Default)]
-pub(super) struct Manifests {
+pub(crate) struct Manifests {
     pub(super) files: usize,
-    pub(super) objects: Vec<Object>,
+    pub(crate) objects: Vec<Object>,
     /// Documents with the file of each.
-    pub(super) trees: Vec<(String, yaml::Node)>,
+    pub(crate) trees: Vec<(String, yaml::Node)>,
     /// What cannot be read.
     pub(super) mistakes: Vec<Finding>,
 }
 
 /// Reads all files.
-pub(super) fn read(paths: &[PathBuf]) -> anyhow::Result<Manifests> {
+pub(crate) fn read(paths: &[PathBuf]) -> anyhow::Result<Manifests> {
     let mut files = BTreeSet::new();
     let mut manifests = Manifests::default();
     for path in paths {

@@ -50,7 +50,11 @@ fn what_is_as_it_should_be_is_found_to_be_so() {
 #[test]
 fn what_discovery_refuses_is_an_error_in_its_words() {
     one(&policy("rules: [{ form: [] }]"), "12 error Invalid", "spec.rules[0]");
-    one(&policy("rules: [{ from: [] }, { from: [{ identities: [web] }] }]"), "12 error Invalid", "spec.rules[1]");
+    one(
+        &policy("rules: [{ from: [{ namespaces: [web] }] }, { from: [{ identities: [web] }] }]"),
+        "12 error Invalid",
+        "spec.rules[1]",
+    );
     let misspelt =
         found("apiVersion: remora.dev/v1alpha1\nkind: AuthorisationPolicy\nmetadata: { name: p }\nspec: {}\n");
     one(&misspelt, "1 error Unreadable", "has no kind");

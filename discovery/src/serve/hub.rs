@@ -30,6 +30,8 @@ pub struct Hub(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
+    /// How many proxies hold which version of the revocations; 0: none yet. Apart from the world, for all of them say so at once.
+    held: Mutex<BTreeMap<u64, usize>>,
     /// Whether anything is known.
     known: watch::Sender<bool>,
     statuses: watch::Sender<Arc<[Arc<ObjectStatus>]>>,
@@ -45,8 +47,6 @@ struct State {
     cells: HashMap<Arc<Asked>, Vec<Weak<Cell>>>,
     /// How many proxies lack a feature.
     lacking: BTreeMap<Feature, usize>,
-    /// How many proxies hold which version of the revocations; 0: none yet.
-    held: BTreeMap<u64, usize>,
 }
 
 /// What changes made of the world, for the log.
@@ -107,11 +107,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Hub {
     /// Nothing is known yet.
     pub fn new(mesh: Mesh) -> Self {
-        let state =
-            State { world: World::new(mesh), cells: HashMap::new(), lacking: BTreeMap::new(), held: BTreeMap::new() };
+        let state = State { world: World::new(mesh), cells: HashMap::new(), lacking: BTreeMap::new() };
         let (known, statuses) = (watch::Sender::new(false), watch::Sender::new(Arc::default()));
-        let (state, wanted_keys, unsettled) = (Mutex::new(state), watch::Sender::default(), Notify::new());
-        Self(Arc::new(Shared { state, known, statuses, wanted_keys, unsettled }))
+        Self(Arc::new(Shared {
+            state: Mutex::new(state),
+            held: Mutex::default(),
+            known,
+            statuses,
+            wanted_keys: watch::Sender::default(),
+            unsettled: Notify::new(),
+        }))
     }
 
     /// Takes changes, all at once, and wakes the streams whom they concern.
@@ -223,26 +228,27 @@ impl Hub {
     /// A proxy that can refuse the revoked held one version of the list, and holds another from now on. `None`: it was not there, or is
     /// there no more.
     pub(super) fn held(&self, before: Option<u64>, now: Option<u64>) {
-        let mut state = lock(&self.0.state);
+        let mut held = lock(&self.0.held);
         if let Some(before) = before
-            && let Some(proxies) = state.held.get_mut(&before)
+            && let Some(proxies) = held.get_mut(&before)
         {
             *proxies -= 1;
             if *proxies == 0 {
-                state.held.remove(&before);
+                held.remove(&before);
             }
         }
         if let Some(now) = now {
-            *state.held.entry(now).or_default() += 1;
+            *held.entry(now).or_default() += 1;
         }
     }
 
     /// Who is trusted no more, and how far that has come.
     pub(crate) fn revocations(&self) -> Revoked {
-        let state = lock(&self.0.state);
-        let (revocations, unable) = state.world.revocations();
-        let (able, held) = (state.held.values().sum(), state.held.clone());
-        drop(state);
+        let (revocations, unable) = lock(&self.0.state).world.revocations();
+        let (able, held) = {
+            let held = lock(&self.0.held);
+            (held.values().sum(), held.clone())
+        };
         let version = Resource::of(Answer::Revocations(Arc::clone(&revocations)), Features::all()).version;
         Revoked { revocations, unable, version, able, held: held.get(&version).copied().unwrap_or_default() }
     }

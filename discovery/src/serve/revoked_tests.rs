@@ -95,8 +95,7 @@ fn it_is_known_how_many_proxies_have_the_list_of_now_and_which_cannot_have_any()
     change(&hub, "serial: '50'", true);
     assert_eq!(known().0, 0, "nobody has the new one yet");
     ack(&mut proxies[0]);
-    let [first_left, _] = proxies;
-    drop(first_left);
+    drop(proxies);
     assert_eq!((known().0, known().1), (0, 0));
     drop(old);
     assert_eq!(known(), (0, 0, 0, String::new()));

@@ -1,0 +1,139 @@
+//! `remora authz explain`.
+
+use super::{ExplainArgs, world::World};
+use crate::{
+    Look, Outcome,
+    inspect::pretty,
+    output::Output,
+    text::{self, Line, Style},
+};
+use remora_model::{Action, AuthorizationRule, Inbound};
+use remora_policy::{Act, Caller, Compiled, Denial, Noted};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// What came of it.
+pub(super) struct Explained {
+    pub(super) allowed: bool,
+    /// One word.
+    decision: &'static str,
+    /// Which rule, if one.
+    rule: Option<String>,
+    why: String,
+    /// What would be needed, one line each.
+    needs: Vec<String>,
+    /// Rules that decide nothing and match.
+    noted: Vec<String>,
+}
+
+pub(super) async fn explain(args: &ExplainArgs, look: Look) -> Outcome {
+    let mut world = World::read(&args.objects, &args.to).await?;
+    let (at, inbound) = world.resolve(&args.to)?;
+    let caller = Caller { identity: args.from.identity(&args.objects.trust_domain)?, address: args.address };
+    let act = match (&args.method, &args.path) {
+        (Some(method), Some(path)) if !args.bytes => Act::Request { method, path },
+        _ => Act::Bytes,
+    };
+    let explained = judge(&inbound, &caller, act);
+    let place = explained.rule.as_deref().and_then(|rule| world.place(rule));
+    let who = caller.identity.as_ref().map_or_else(|| "a caller without a certificate".to_owned(), ToString::to_string);
+    if args.objects.output == Output::Json {
+        return pretty(&json(&explained, &who, &at, act, place.as_deref()), explained.allowed);
+    }
+    let (style, word) = if explained.allowed { (Style::Good, "allowed") } else { (Style::Bad, "denied") };
+    let mut lines = vec![Line::of(style, word).and(Style::Plain, format!("  {who} → {at}  {}", words(act)))];
+    let place = place.map(|place| format!(" ({place})")).unwrap_or_default();
+    lines.push(Line::of(Style::Plain, format!("  {}{place}", explained.why)));
+    lines.extend(explained.needs.iter().map(|need| Line::of(Style::Faint, format!("  needed: {need}"))));
+    lines.extend(explained.noted.iter().map(|noted| Line::of(Style::Faint, format!("  noted:  {noted}"))));
+    Ok((text::render(&lines, look.coloured), explained.allowed))
+}
+
+fn words(act: Act<'_>) -> String {
+    match act {
+        Act::Bytes => "bytes".to_owned(),
+        Act::Request { method, path } => format!("{method} {path}"),
+    }
+}
+
+fn json(explained: &Explained, who: &str, at: &str, act: Act<'_>, place: Option<&str>) -> Value {
+    let Explained { allowed, decision, rule, why, needs, noted } = explained;
+    json!({
+        "allowed": allowed, "decision": decision, "rule": rule, "place": place, "why": why, "needs": needs, "noted": noted,
+        "from": who, "to": at, "act": words(act),
+    })
+}
+
+/// Asks the function that proxies run.
+pub(super) fn judge(inbound: &Arc<Inbound>, caller: &Caller, act: Act<'_>) -> Explained {
+    let compiled = Compiled::new(Arc::clone(inbound));
+    let decision = compiled.judge(caller, act);
+    let names: Vec<&Arc<str>> = compiled.noting().collect();
+    let noted = decision.noted.iter().filter_map(|(index, noted)| {
+        let name = names.get(*index)?;
+        Some(match noted {
+            Noted::Matched => format!("{name} audits it"),
+            Noted::Ambiguous => format!("{name} may mean it: its path has no canonical form"),
+        })
+    });
+    let noted = noted.collect();
+    let explained = |allowed, decision, rule: Option<&str>, why: String, needs| Explained {
+        allowed,
+        decision,
+        rule: rule.map(str::to_owned),
+        why,
+        needs,
+        noted,
+    };
+    match decision.outcome {
+        Ok(Some(rule)) => explained(true, "allowed", Some(rule), format!("by {rule}"), Vec::new()),
+        Ok(None) => explained(
+            true,
+            "default",
+            None,
+            "no Allow policy selects this port, and no Deny rule matches".to_owned(),
+            Vec::new(),
+        ),
+        Err(denial) => {
+            let (word, rule, needs) = match &denial {
+                Denial::Denied { rule } => (
+                    "denied",
+                    Some(Arc::clone(rule)),
+                    vec![format!("an exception in {rule}, for a Deny rule counts before every Allow rule")],
+                ),
+                Denial::Plaintext { .. } => (
+                    "plaintext",
+                    None,
+                    vec!["a caller in the mesh, or a MeshTLSPolicy that is Permissive here".to_owned()],
+                ),
+                Denial::Ambiguous(_) => ("ambiguous", None, vec!["a path in its canonical form".to_owned()]),
+                Denial::NotAllowed { .. } => ("not_allowed", None, needed(inbound, caller, act)),
+            };
+            explained(false, word, rule.as_deref(), denial.to_string(), needs)
+        }
+    }
+}
+
+/// What each allow rule lacks, found by asking it without one of its halves.
+fn needed(inbound: &Inbound, caller: &Caller, act: Act<'_>) -> Vec<String> {
+    let allows = inbound.rules.iter().filter(|rule| rule.action == Action::Allow);
+    let mut needs: Vec<String> = allows
+        .map(|rule| {
+            let takes = |rule: AuthorizationRule| {
+                let alone = Inbound { rules: vec![rule], default_deny: true, ..inbound.clone() };
+                Compiled::new(Arc::new(alone)).allows(caller, act).is_ok()
+            };
+            let names_caller = takes(AuthorizationRule { to: Vec::new(), ..rule.clone() });
+            let takes_act = takes(AuthorizationRule { from: Vec::new(), ..rule.clone() });
+            match (names_caller, takes_act) {
+                (true, _) => format!("{} names this caller, and does not take {}", rule.name, words(act)),
+                (false, true) => format!("{} takes {}, and does not name this caller", rule.name, words(act)),
+                (false, false) => format!("{} neither names this caller nor takes {}", rule.name, words(act)),
+            }
+        })
+        .collect();
+    if needs.is_empty() {
+        needs.push("an Allow rule: the policies that select this port have none that can be read".to_owned());
+    }
+    needs
+}

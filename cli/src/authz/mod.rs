@@ -1,0 +1,108 @@
+//! `remora authz`: what policy says of a call, and by which rule, without making it.
+//!
+//! In: objects, from files or from a cluster; who calls what. Out: the decision of the very function that proxies run (`remora-policy`), over what
+//! discovery makes of these objects (its index), with the rule's place; or what would be needed. No proxy is asked: what holds in one is what discovery
+//! has sent it last, which `remora check --proxies` and `/signals` say the age of.
+
+mod explain;
+mod list;
+mod world;
+
+use crate::{
+    Look, block_on,
+    cluster::{self, ControlPlane},
+    finish_as,
+    output::Output,
+};
+use http::{Method, Uri};
+use remora_model::TrustDomain;
+use std::{net::IpAddr, path::PathBuf, process::ExitCode};
+pub(crate) use world::Absent;
+use world::{From, To};
+
+/// What follows `remora authz`.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Say whether a call is allowed, and which rule decides
+    Explain(ExplainArgs),
+    /// Show the rules of a workload's port, in the order in which they decide: who may call it, and which rules never decide
+    List(ListArgs),
+}
+
+/// Where the objects are.
+#[derive(Debug, clap::Args)]
+#[group(skip)]
+struct Objects {
+    /// Files and folders of manifests, instead of the cluster's objects; pods of Deployments and their like are taken to run
+    #[arg(short, long, value_name = "PATH")]
+    file: Vec<PathBuf>,
+    /// The mesh's trust domain
+    #[arg(long, value_name = "NAME", default_value = "cluster.local")]
+    trust_domain: TrustDomain,
+    #[command(flatten)]
+    control_plane: ControlPlane,
+    #[command(flatten)]
+    cluster: cluster::Args,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
+/// `remora authz explain`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "  remora authz explain --from shop/web --to shop/api GET /orders/7\n  \
+    remora authz explain -f k8s/ --from spiffe://cluster.local/ns/shop/sa/web --to shop/api:80 POST /orders\n  \
+    remora authz explain --from none --to shop/db:5432 --bytes\n\n\
+    The exit code is 0 if the call is allowed, and 1 if it is not.")]
+pub(crate) struct ExplainArgs {
+    /// Who calls: NAMESPACE/SERVICE-ACCOUNT, a SPIFFE ID, or `none` for a caller without a certificate
+    #[arg(long, value_name = "WHO", value_parser = world::from)]
+    from: From,
+    /// Whom: NAMESPACE/NAME of a Service, a pod or a workload, with its port unless it has one alone
+    #[arg(long, value_name = "WHOM", value_parser = world::to)]
+    to: To,
+    /// The caller's address, for rules that name ranges
+    #[arg(long, value_name = "IP", default_value = "192.0.2.1")]
+    address: IpAddr,
+    /// Bytes of no protocol, instead of a request
+    #[arg(long, conflicts_with_all = ["method", "path"])]
+    bytes: bool,
+    #[command(flatten)]
+    objects: Objects,
+    /// The request's method
+    #[arg(value_name = "METHOD", required_unless_present = "bytes", value_parser = method)]
+    method: Option<Method>,
+    /// Its path
+    #[arg(value_name = "PATH", required_unless_present = "bytes", value_parser = path)]
+    path: Option<String>,
+}
+
+/// `remora authz list`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ListArgs {
+    /// Whom: NAMESPACE/NAME of a Service, a pod or a workload, with its port unless it has one alone
+    #[arg(value_name = "WHOM", value_parser = world::to)]
+    to: To,
+    #[command(flatten)]
+    objects: Objects,
+}
+
+fn method(text: &str) -> Result<Method, String> {
+    Method::from_bytes(text.as_bytes()).map_err(|_| "is no method of HTTP".to_owned())
+}
+
+/// As a request has it, query excluded.
+fn path(text: &str) -> Result<String, String> {
+    let uri: Uri = text.parse().map_err(|error| format!("is no path: {error}"))?;
+    if text.starts_with('/') || text == "*" { Ok(uri.path().to_owned()) } else { Err("begins with a slash".to_owned()) }
+}
+
+pub(crate) fn main(command: &Command, look: Look) -> ExitCode {
+    match command {
+        Command::Explain(args) => finish_as(args.objects.output, block_on(explain::explain(args, look))),
+        Command::List(args) => finish_as(args.objects.output, block_on(list::list(args, look))),
+    }
+}
+
+#[cfg(test)]
+mod tests;
