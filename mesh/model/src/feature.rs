@@ -55,11 +55,15 @@ pub enum Feature {
     AccessLog,
     /// Questions of discovery that the proxy answers from its admin port. A proxy without is not asked.
     Asks,
+    /// Ports with rate limits.
+    RateLimits,
+    /// Ports with faults.
+    Faults,
 }
 
 impl Feature {
     /// All that there are, in their order.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::HeaderFilters,
         Self::Redirects,
         Self::Rewrites,
@@ -81,6 +85,8 @@ impl Feature {
         Self::Tracing,
         Self::AccessLog,
         Self::Asks,
+        Self::RateLimits,
+        Self::Faults,
     ];
 
     /// Its name in logs, metrics and statuses.
@@ -107,6 +113,8 @@ impl Feature {
             Self::Tracing => "tracing",
             Self::AccessLog => "access-log",
             Self::Asks => "asks",
+            Self::RateLimits => "rate-limits",
+            Self::Faults => "faults",
         }
     }
 
@@ -322,7 +330,8 @@ impl Inbound {
         let mut closed = Vec::new();
         let default_deny = self.default_deny || self.rules.iter().any(|rule| rule.action == Action::Allow);
         let rules = self.rules.into_iter().filter_map(|rule| rule.within(known, &mut closed)).collect();
-        (Self { rules, default_deny, ..self }, closed)
+        let traffic = self.traffic.within(known, &mut closed);
+        (Self { rules, default_deny, traffic, ..self }, closed)
     }
 }
 
@@ -368,6 +377,7 @@ mod tests {
             default_deny: false,
             ending: false,
             trust_domain: TrustDomain::new("cluster.local").unwrap(),
+            traffic: Default::default(),
         }
     }
 

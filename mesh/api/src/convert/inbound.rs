@@ -3,11 +3,11 @@
 use super::{
     At, InvalidMessage, Problem, conditions, known, list, name,
     name::{protocol, to_protocol},
-    port,
+    port, traffic,
 };
 use crate::v1;
 use remora_model::{
-    Action, AuthorizationRule, Inbound, InboundDefault, MtlsMode, Operation, PathPattern, Source, SpiffeId,
+    Action, AuthorizationRule, Inbound, InboundDefault, MtlsMode, Operation, PathPattern, Source, SpiffeId, Traffic,
     TrustDomain, Unidentified, policy,
 };
 
@@ -26,6 +26,8 @@ impl From<&Inbound> for v1::Inbound {
             default_deny: inbound.default_deny,
             ending: inbound.ending,
             trust_domain: inbound.trust_domain.to_string(),
+            rate_limits: inbound.traffic.limits.iter().map(Into::into).collect(),
+            faults: inbound.traffic.faults.iter().map(Into::into).collect(),
         }
     }
 }
@@ -64,13 +66,14 @@ impl TryFrom<v1::InboundDefault> for InboundDefault {
     }
 }
 
-/// A port, 0 included, with rules of which each can be read.
+/// A port, 0 included, with rules, limits and faults of which each can be read.
 fn strict(mut message: v1::Inbound) -> Result<Inbound, InvalidMessage> {
     let rules = list("rules", std::mem::take(&mut message.rules), AuthorizationRule::try_from)?;
-    Ok(Inbound { rules, ..without_rules(message)? })
+    let traffic = traffic::strict(traffic::taken(&mut message))?;
+    Ok(Inbound { rules, traffic, ..without_rules(message)? })
 }
 
-/// All but the rules.
+/// All but the rules, limits and faults.
 pub(super) fn without_rules(message: v1::Inbound) -> Result<Inbound, InvalidMessage> {
     let mtls = match v1::MtlsMode::try_from(message.mtls).map_err(|_| Problem::UnknownVariant).at("mtls")? {
         v1::MtlsMode::Unspecified => return Err(Problem::Missing.at("mtls")),
@@ -86,6 +89,7 @@ pub(super) fn without_rules(message: v1::Inbound) -> Result<Inbound, InvalidMess
         default_deny: message.default_deny,
         ending: message.ending,
         trust_domain: TrustDomain::new(&message.trust_domain).map_err(Problem::from).at("trust_domain")?,
+        traffic: Traffic::default(),
     })
 }
 

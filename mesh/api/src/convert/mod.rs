@@ -19,6 +19,7 @@ mod load_balancer;
 mod name;
 mod outbound;
 mod settings;
+mod traffic;
 
 #[cfg(test)]
 mod tests;

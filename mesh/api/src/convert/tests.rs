@@ -148,6 +148,7 @@ fn inbound() -> Inbound {
         default_deny: true,
         ending: true,
         trust_domain: TrustDomain::new("cluster.local").unwrap(),
+        traffic: Default::default(),
     }
 }
 
