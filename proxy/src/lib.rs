@@ -23,6 +23,7 @@ mod leads;
 mod named;
 mod tls;
 mod policy;
+mod traffic;
 mod route;
 mod http;
 mod backend;

@@ -35,6 +35,7 @@ fn port(rules: Vec<AuthorizationRule>) -> Inbound {
         rules,
         ending: false,
         trust_domain: TrustDomain::new("cluster.local").unwrap(),
+        traffic: Default::default(),
     }
 }
 

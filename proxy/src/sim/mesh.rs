@@ -228,5 +228,6 @@ pub(super) fn policy(port: u16, denied: bool) -> Inbound {
         default_deny: false,
         ending: false,
         trust_domain: TrustDomain::new(TRUST_DOMAIN).unwrap(),
+        traffic: Default::default(),
     }
 }

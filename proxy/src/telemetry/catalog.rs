@@ -63,9 +63,19 @@ pub(super) const PROCESS: &[Metric] = &[
         "Requests and byte connections that an Audit rule matched, or may have matched, because the rule names paths and the request's has no canonical form (ambiguous). Beyond 256 rules, further ones are counted as other.",
     ),
     counter(
+        "remora_rate_limit_total",
+        "rule, outcome",
+        "Requests and connections by rate limit: admitted, limited (refused; of bytes, a pause of reading), or would_limit of a policy in DryRun. Beyond 256 rules, further ones are counted as other.",
+    ),
+    counter(
+        "remora_faults_injected_total",
+        "rule, fault",
+        "Requests that a FaultPolicy delayed or aborted. Beyond 256 rules, further ones are counted as other.",
+    ),
+    counter(
         "remora_series_full_total",
         "what",
-        "Times something was counted under the route other, because the bound on series, path templates, gRPC methods or audit rules was reached.",
+        "Times something was counted under the route other, because the bound on series, path templates, gRPC methods, or rules of policies was reached.",
     ),
     counter(
         "remora_access_log_dropped_total",

@@ -356,6 +356,7 @@ fn what_rules_undeclared_ports_is_asked_for_from_the_start_and_never_given_up() 
         default_deny: false,
         ending: false,
         trust_domain: TrustDomain::new("cluster.local").unwrap(),
+        traffic: Default::default(),
     };
     let default = (&InboundDefault { inbound, declared: vec![80] }).into();
     let whole = v1::InboundDefaultResource { version: 3, inbound_default: Some(default) };
