@@ -7,7 +7,7 @@ use super::{
 };
 use crate::objects::policy::{BackendPolicy, Selector};
 use ipnet::IpNet;
-use remora_model::{Action, AuthorizationRule, Backend, BackendId, HostPattern, RouteMatch, Rule};
+use remora_model::{Action, AuthorizationRule, Backend, BackendId, Fault, HostPattern, RateLimit, RouteMatch, Rule};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -116,6 +116,8 @@ pub(super) enum Says {
     Authorization(Authorization),
     MeshTls { strict: bool },
     Backend(Arc<BackendPolicy>),
+    RateLimits(Vec<RateLimit>),
+    Faults(Vec<Fault>),
 }
 
 /// What an AuthorizationPolicy says.

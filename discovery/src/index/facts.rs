@@ -34,6 +34,8 @@ pub(crate) struct Facts {
     pub(super) opaque: Table<String, String>,
     /// What a namespace says of the settings of its pods' proxies.
     pub(super) proxies_of: Table<String, Said>,
+    /// The namespaces in which faults may happen.
+    pub(super) faults_allowed: Table<String, ()>,
     /// The zones of nodes.
     pub(super) zones: Table<String, String>,
     pub(super) services: Table<Key, Arc<Service>>,
@@ -103,6 +105,7 @@ impl Facts {
             namespaces: BTreeMap::new(),
             opaque: Table::new("opaque"),
             proxies_of: Table::new("proxies_of"),
+            faults_allowed: Table::new("faults_allowed"),
             zones: Table::new("zones"),
             services: Table::new("services"),
             pods: Table::new("pods"),

@@ -74,6 +74,7 @@ impl Facts {
             default_deny,
             ending: pod.metadata.deletion_timestamp.is_some(),
             trust_domain: self.mesh.trust_domain.clone(),
+            traffic: self.traffic(key, pod, &ids),
         }
     }
 

@@ -12,6 +12,7 @@ pub mod names;
 pub mod policy;
 pub mod registry;
 pub mod routes;
+pub mod traffic;
 
 pub use kind::{Kind, Unreadable};
 pub use registry::Object;

@@ -13,6 +13,7 @@ mod routes;
 mod schema;
 mod statuses;
 mod targets;
+mod traffic;
 
 use super::*;
 use crate::source::parse::parse;
