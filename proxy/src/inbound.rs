@@ -16,12 +16,18 @@ use crate::{
     revoke,
     telemetry::{self, Direction, Proto, Reason, Tls},
     tls::Alpn,
+    traffic::{Limited, Pacer},
     world::World,
 };
 use http::HeaderValue;
 use remora_model::{Endpoint, Protocol, SpiffeId};
 use remora_runtime::seldom::Seldom;
-use std::{cell::RefCell, net::SocketAddr, rc::Rc, time::Duration};
+use std::{
+    cell::{OnceCell, RefCell},
+    net::SocketAddr,
+    rc::Rc,
+    time::Duration,
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::{Instant, sleep, sleep_until},
@@ -66,6 +72,9 @@ async fn redirected(world: Rc<World>, mut client: Prefixed<TcpStream>, from: Soc
     }
     if let Err(denial) = caller.port.policy().admits(&caller.peer) {
         return denied(&client, &caller, &denial);
+    }
+    if let Err(over) = caller.enter() {
+        return limited(&client, &caller, &over);
     }
     Box::pin(decided(world, client, first, caller)).await;
 }
@@ -116,6 +125,9 @@ async fn mesh(world: Rc<World>, client: Prefixed<TcpStream>, from: SocketAddr, t
     };
     let trust = Some(Rc::new(terminated.trust));
     let caller = Visit { goodbye, trust, ..visit(&world, port, from, to, Some(terminated.peer)) };
+    if let Err(over) = caller.enter() {
+        return limited(&stream, &caller, &over);
+    }
     match terminated.alpn {
         Alpn::MeshHttp => return Box::pin(serve_requests(world, stream, Wire::Http2, true, caller)).await,
         Alpn::MeshHttp1 => return Box::pin(serve_requests(world, stream, Wire::Http1, false, caller)).await,
@@ -160,12 +172,14 @@ fn visit(world: &World, port: Rc<Port>, from: SocketAddr, to: SocketAddr, identi
             )
         }),
         port,
+        entered: OnceCell::new(),
     }
 }
 
 /// Why the application was not called while the peer was silent.
 enum OpenError {
     Denied(policy::Denial),
+    Limited(Limited),
     Connect(ConnectError),
 }
 
@@ -196,6 +210,7 @@ fn said(world: &World, port: &Port) -> Protocol {
 /// Opens the application's connection beside the wait for the peer's first bytes. Before a byte of the application's is
 /// asked for, the peer must be let in as a sender of bytes.
 async fn open(caller: &Visit) -> Result<TcpStream, OpenError> {
+    caller.enter().map_err(OpenError::Limited)?;
     // Recorded when it is known what the peer speaks.
     let at = (&caller.peer, caller.port.number);
     let permit = caller.port.policy().judge(at, Act::Bytes).decision.map_err(OpenError::Denied)?;
@@ -223,6 +238,7 @@ async fn decided<S>(
             drop(caller.judge(Act::Bytes));
             return denied(&stream, &caller, &denial);
         }
+        Err(FirstError::Upstream(OpenError::Limited(over))) => return limited(&stream, &caller, &over),
         Err(FirstError::Upstream(OpenError::Connect(error))) => {
             drop(caller.judge(Act::Bytes));
             let now = Instant::now();
@@ -321,7 +337,8 @@ where
     };
     record.sent(Instant::now());
     let _open = record.open();
-    match revoke::bytes(permit, &mut client, &mut upstream, &record, caller.revoked(Act::Bytes)).await {
+    let pacer = Some(Pacer::of(&caller.port.traffic, &caller.peer));
+    match revoke::bytes(permit, &mut client, &mut upstream, (&record, pacer), caller.revoked(Act::Bytes)).await {
         Ok(()) => begun.success(Instant::now()),
         Err(ended) => {
             match &ended {
@@ -345,6 +362,16 @@ fn denied(client: &impl Abort, caller: &Visit, denial: &policy::Denial) {
         .failure(Reason::Denied, now);
     remora_runtime::limited!(info, peer = %caller.peer_name, address = %caller.peer.address, port = caller.port.number,
         reason = Reason::Denied.as_str(), %denial, "connection denied");
+}
+
+/// A connection over a limit of its port ends as one that is denied does, and is counted beside those.
+fn limited(client: &impl Abort, caller: &Visit, over: &Limited) {
+    client.abort();
+    let (now, reason) = (Instant::now(), Reason::RateLimited);
+    metrics::counter!("remora_connections_refused_total", "reason" => reason.as_str()).increment(1);
+    caller.port.signals.denied::<()>(None, Proto::Tcp, (&caller.peer_name, caller.tls), now).failure(reason, now);
+    remora_runtime::limited!(info by reason.as_str(), peer = %caller.peer_name, address = %caller.peer.address, port = caller.port.number,
+        reason = reason.as_str(), rule = %over.rule, "connection over its rate limit");
 }
 
 fn refuse(from: &SocketAddr, reason: Reason, detail: &'static str) {

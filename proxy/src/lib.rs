@@ -24,6 +24,7 @@ mod named;
 mod tls;
 mod policy;
 mod jwt;
+mod traffic;
 mod route;
 mod http;
 mod backend;

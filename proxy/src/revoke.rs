@@ -9,6 +9,7 @@ use crate::{
     policy::{Act, Denial, Peer, Permit},
     telemetry::{Reason, Record},
     tls::{REVOKED, Trust, UNTRUSTED, trust_cause},
+    traffic::Pacer,
 };
 use remora_runtime::{seldom::Seldom, tls::VerifyError};
 use std::{pin::pin, rc::Rc};
@@ -89,12 +90,12 @@ impl Ended {
     }
 }
 
-/// [`forward::bytes`], until `revoked`: then both sides end as broken.
+/// [`forward::paced`], until `revoked`: then both sides end as broken.
 pub(crate) async fn bytes<A, B>(
     permit: Permit,
     down: &mut A,
     up: &mut B,
-    record: &Record,
+    (record, pacer): (&Record, Option<Pacer>),
     revoked: impl Future<Output = Revoked>,
 ) -> Result<(), Ended>
 where
@@ -102,7 +103,7 @@ where
     B: AsyncRead + AsyncWrite + Abort + Unpin,
 {
     let why = {
-        let mut relayed = pin!(forward::bytes(permit, down, up, record));
+        let mut relayed = pin!(forward::paced(permit, down, up, record, pacer));
         // Asked with every byte, and answers once if ever.
         let revoked = Seldom::new(revoked);
         tokio::select! {

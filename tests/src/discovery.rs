@@ -349,6 +349,7 @@ fn inbound(port: u16) -> Inbound {
         default_deny: false,
         dry_run: Default::default(),
         issuers: Vec::new(),
+        traffic: Default::default(),
         ending: false,
         trust_domain: TrustDomain::new("cluster.local").expect("a trust domain"),
     }

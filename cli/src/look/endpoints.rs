@@ -119,6 +119,10 @@ pub(super) fn rows(backends: &[Backend], wide: bool) -> Vec<Line> {
 pub(super) fn state(endpoint: &Endpoint) -> Span {
     match (endpoint.state.as_str(), &endpoint.why, endpoint.for_ms) {
         ("ready", ..) => Span::new(Style::Good, "ready"),
+        ("limited", _, ms) => {
+            let ms = ms.unwrap_or_default();
+            Span::new(Style::Bad, format!("limited: passed over for {}", millis(ms as f64)))
+        }
         (state, Some(why), Some(ms)) if ms > 0 => {
             Span::new(Style::Bad, format!("{state}: {why}, probed in {}", millis(ms as f64)))
         }
@@ -164,6 +168,8 @@ mod tests {
             endpoints,
         };
         let ejected = endpoint("ejected", Some("unreachable"), Some(2000));
+        let limited = endpoint("limited", Some("rate_limited"), Some(2000));
+        assert!(format!("{:?}", state(&limited)).contains("limited: passed over for 2"), "{:?}", state(&limited));
         let shown = rows(&[backend(vec![endpoint("ready", None, None), ejected]), backend(Vec::new())], true);
         let shown = text::render(&shown, false);
         for expected in [

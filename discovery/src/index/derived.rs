@@ -10,7 +10,9 @@ use crate::objects::{
     policy::{BackendPolicy, Selector},
 };
 use ipnet::IpNet;
-use remora_model::{Action, AuthorizationRule, Backend, BackendId, HostPattern, JwtIssuer, RouteMatch, Rule};
+use remora_model::{
+    Action, AuthorizationRule, Backend, BackendId, Fault, HostPattern, JwtIssuer, RateLimit, RouteMatch, Rule,
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -119,6 +121,8 @@ pub(super) enum Says {
     Authorization(Authorization),
     MeshTls(TlsMode),
     Backend(Arc<BackendPolicy>),
+    RateLimits(Vec<RateLimit>),
+    Faults(Vec<Fault>),
 }
 
 /// What a MeshTLSPolicy says.

@@ -39,6 +39,8 @@ pub(crate) struct Facts {
     pub(super) default_inbound: Table<String, String>,
     /// What a namespace says of the settings of its pods' proxies.
     pub(super) proxies_of: Table<String, Said>,
+    /// The namespaces in which faults may happen.
+    pub(super) faults_allowed: Table<String, ()>,
     /// The zones of nodes.
     pub(super) zones: Table<String, String>,
     pub(super) services: Table<Key, Arc<Service>>,
@@ -120,6 +122,7 @@ impl Facts {
             opaque: Table::new("opaque"),
             default_inbound: Table::new("default_inbound"),
             proxies_of: Table::new("proxies_of"),
+            faults_allowed: Table::new("faults_allowed"),
             zones: Table::new("zones"),
             services: Table::new("services"),
             pods: Table::new("pods"),

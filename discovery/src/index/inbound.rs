@@ -93,6 +93,7 @@ impl Facts {
             issuers,
             ending: pod.metadata.deletion_timestamp.is_some(),
             trust_domain: self.mesh.trust_domain.clone(),
+            traffic: self.traffic(key, pod, &ids),
         }
     }
 

@@ -7,6 +7,7 @@ use super::{
     given::{Taking, cluster_ips},
     is_external, networks, pods, proxies, report, routes,
     status::Judged,
+    traffic,
 };
 use crate::objects::{
     Kind, Object,
@@ -94,16 +95,20 @@ all_kinds!(meanings);
 impl Means for Namespace {
     fn problems(&self, _facts: &Facts) -> Vec<String> {
         let default = default_inbound::problem(&self.metadata);
+        let faults = traffic::allowance_problem(&self.metadata);
         pods::opaque_problem(&self.metadata)
             .into_iter()
             .chain(proxies::problems(&self.metadata))
             .chain(default)
+            .chain(faults)
             .collect()
     }
 
     fn set(taking: &mut Taking<'_>, id: ObjectId, object: Option<Arc<Self>>) {
         let proxies = object.as_ref().and_then(|object| proxies::said(&object.metadata));
         taking.facts.proxies_of.put(id.key.1.clone(), proxies);
+        let allowed = object.as_ref().is_some_and(|object| traffic::allows_faults(&object.metadata));
+        taking.facts.faults_allowed.put(id.key.1.clone(), allowed.then_some(()));
         let said = object.as_ref().and_then(|object| object.metadata.annotations.get(OPAQUE_PORTS).cloned());
         taking.facts.opaque.put(id.key.1.clone(), said);
         let said = object.as_ref().and_then(|object| default_inbound::said(&object.metadata).map(str::to_owned));

@@ -47,6 +47,7 @@ mod sort;
 pub mod status;
 mod tables;
 mod targets;
+mod traffic;
 mod values;
 mod workloads;
 

@@ -16,6 +16,7 @@ pub mod policy;
 pub mod registry;
 pub mod revoked;
 pub mod routes;
+pub mod traffic;
 
 pub use kind::{Kind, Unreadable};
 pub use registry::Object;

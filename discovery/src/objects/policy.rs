@@ -1,4 +1,4 @@
-//! `remora.dev/v1alpha1`: AuthorizationPolicy, MeshTLSPolicy, BackendPolicy.
+//! `remora.dev/v1alpha1`: AuthorizationPolicy, MeshTLSPolicy, BackendPolicy. Those of [`traffic`](super::traffic) are kept apart.
 //!
 //! Unknown fields are kept by name at every level: a misspelt condition must not widen what a policy allows, so whoever
 //! reads them closes what they stand in. Lists that may not be empty are kept apart from lists that are not there.

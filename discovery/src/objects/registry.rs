@@ -26,6 +26,8 @@ macro_rules! all_kinds {
             AuthorizationPolicy($crate::objects::policy::AuthorizationPolicy),
             MeshTlsPolicy($crate::objects::policy::MeshTlsPolicy),
             BackendPolicy($crate::objects::policy::BackendPolicy),
+            RateLimitPolicy($crate::objects::traffic::RateLimitPolicy),
+            FaultPolicy($crate::objects::traffic::FaultPolicy),
             RevokedIdentity($crate::objects::revoked::RevokedIdentity),
             XMesh($crate::objects::mesh::XMesh),
         }

@@ -76,6 +76,8 @@ pub const ACCESS_LOG: &str = "remora.dev/access-log";
 pub const DEFAULT_INBOUND: &str = "remora.dev/default-inbound-policy";
 /// Annotation of a pod or namespace: whether the proxy makes spans of requests, and who collects them, also while it runs.
 pub const TRACING: &str = "remora.dev/tracing";
+/// Annotation or label of a namespace: `allowed`, and FaultPolicies hold for its pods.
+pub const FAULT_INJECTION: &str = "remora.dev/fault-injection";
 /// Annotation of a pod whose traffic nothing redirects: where its proxy takes connections.
 pub const PROXY_ADDRESS: &str = "remora.dev/proxy-address";
 /// Annotation of a route whose requests may be sent twice whatever their method.

@@ -59,6 +59,10 @@ pub enum Feature {
     AuthorizationConditions,
     /// Policies that decide nothing and count what they would do. A proxy without is not sent them.
     DryRun,
+    /// Ports with rate limits.
+    RateLimits,
+    /// Ports with faults.
+    Faults,
     /// Revocations of identities, certificates and pods. A proxy without goes on trusting them.
     Revocation,
     /// Issuers of users' tokens, and rules that ask for tokens. A port that has them denies everything to a proxy without.
@@ -67,7 +71,7 @@ pub enum Feature {
 
 impl Feature {
     /// All that there are, in their order.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::HeaderFilters,
         Self::Redirects,
         Self::Rewrites,
@@ -91,6 +95,8 @@ impl Feature {
         Self::Asks,
         Self::AuthorizationConditions,
         Self::DryRun,
+        Self::RateLimits,
+        Self::Faults,
         Self::Revocation,
         Self::Jwt,
     ];
@@ -121,6 +127,8 @@ impl Feature {
             Self::Asks => "asks",
             Self::AuthorizationConditions => "authorization-conditions",
             Self::DryRun => "dry-run",
+            Self::RateLimits => "rate-limits",
+            Self::Faults => "faults",
             Self::Revocation => "revocation",
             Self::Jwt => "jwt",
         }

@@ -27,6 +27,7 @@ pub mod route;
 pub mod settings;
 pub mod target;
 pub mod tracing;
+pub mod traffic;
 // for tests and cargo-fuzz alone
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
@@ -58,3 +59,4 @@ pub use route::{
 pub use settings::{ProxySettings, Setting, UnknownTargets};
 pub use target::Target;
 pub use tracing::{Sample, Tracing};
+pub use traffic::{AbortWith, Amount, By, Fault, Rate, RateLimit, RateOverride, RequestMatch, Traffic};

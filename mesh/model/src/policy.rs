@@ -1,6 +1,8 @@
 //! What discovery answers for an inbound port: who may come in, and how.
 
-use crate::{FieldRule, GrpcRule, HostRule, JwtCondition, JwtIssuer, PathPattern, Protocol, SpiffeId, TrustDomain};
+use crate::{
+    FieldRule, GrpcRule, HostRule, JwtCondition, JwtIssuer, PathPattern, Protocol, SpiffeId, Traffic, TrustDomain,
+};
 use http::Method;
 use ipnet::IpNet;
 use std::{fmt, str::FromStr, sync::Arc};
@@ -295,6 +297,8 @@ pub struct Inbound {
     pub ending: bool,
     /// The trust domain whose namespaces the rules name.
     pub trust_domain: TrustDomain,
+    /// What bounds or disturbs what the rules let in.
+    pub traffic: Traffic,
 }
 
 /// What rules the inbound ports that have no resource of their own: those that neither the pod declares nor a Service or

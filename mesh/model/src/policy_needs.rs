@@ -83,7 +83,8 @@ impl Inbound {
             rules.extend(decides.map(|issuer| AuthorizationRule::deny_everything(issuer.name.clone())));
             issuers.clear();
         }
-        (Self { rules, default_deny, dry_run, issuers, ..self }, closed)
+        let traffic = self.traffic.within(known, &mut closed);
+        (Self { rules, default_deny, dry_run, issuers, traffic, ..self }, closed)
     }
 }
 
@@ -118,6 +119,7 @@ mod tests {
             default_deny: false,
             dry_run: DryRun::default(),
             issuers: Vec::new(),
+            traffic: Default::default(),
             ending: false,
             trust_domain: TrustDomain::new("cluster.local").unwrap(),
         }

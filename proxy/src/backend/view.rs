@@ -52,6 +52,8 @@ pub(crate) struct EndpointSeen {
 #[serde(rename_all = "lowercase")]
 pub(crate) enum EndpointState {
     Ready,
+    /// Passed over for a time, as it refuses what is over a rate limit.
+    Limited,
     Probing,
     Ejected,
 }
@@ -223,7 +225,9 @@ mod tests {
             "in_flight": 1, "latency_ms": 3.0, "requests": 3, "failures": 1, "last_failure": {"reason": "timeout", "ago_ms": 20},
         });
         assert_eq!(shown, expected);
-        for (state, word) in [(EndpointState::Ready, "ready"), (EndpointState::Probing, "probing")] {
+        for (state, word) in
+            [(EndpointState::Ready, "ready"), (EndpointState::Limited, "limited"), (EndpointState::Probing, "probing")]
+        {
             assert_eq!(serde_json::to_value(endpoint(state, 1, None)).unwrap()["state"], word);
         }
     }

@@ -141,6 +141,7 @@ pub(super) fn inbound(port: u16, parent: &str) -> Inbound {
         default_deny: false,
         dry_run: Default::default(),
         issuers: Vec::new(),
+        traffic: Default::default(),
         ending: false,
         trust_domain: TrustDomain::new("cluster.local").unwrap(),
     }

@@ -11,6 +11,7 @@ use crate::{
     policy::Permit,
     telemetry::{Reason, Record},
     tls,
+    traffic::Pacer,
 };
 use std::{future::poll_fn, io, pin::Pin, task::Poll};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -60,16 +61,36 @@ impl Broken {
     }
 }
 
+/// [`paced`], as fast as it goes.
+pub(crate) fn bytes<A, B>(
+    permit: Permit,
+    down: &mut A,
+    up: &mut B,
+    record: &Record,
+) -> impl Future<Output = Result<(), Broken>>
+where
+    A: AsyncRead + AsyncWrite + Abort + Unpin,
+    B: AsyncRead + AsyncWrite + Abort + Unpin,
+{
+    paced(permit, down, up, record, None)
+}
+
 /// Relays until both ways ended, or a certificate that one of the connections was made with did. Bytes are counted as
 /// they flow. Memory: a way holds a buffer only while what it read cannot be written. Backpressure: it reads on only when
 /// that is written out; meanwhile, and once a side has ended its way, the kernel is asked whether that side has reset its connection, which
 /// nothing else would tell; and what both have ended, and one takes no more, is given up in time. Fairness: one poll reads at most its [`Part`](pace::Part) of a turn, of either way first in turns; the
-/// worker looks for other connections' bytes before the next.
+/// worker looks for other connections' bytes before the next. Rates: reading pauses as long as `pacer` has no room.
 ///
 /// # Errors
 ///
 /// What the first connection to break says, and `OutOfMemory` where the peer's share of the account has no room for one more relay.
-pub(crate) async fn bytes<A, B>(_permit: Permit, down: &mut A, up: &mut B, record: &Record) -> Result<(), Broken>
+pub(crate) async fn paced<A, B>(
+    _permit: Permit,
+    down: &mut A,
+    up: &mut B,
+    record: &Record,
+    mut pacer: Option<Pacer>,
+) -> Result<(), Broken>
 where
     A: AsyncRead + AsyncWrite + Abort + Unpin,
     B: AsyncRead + AsyncWrite + Abort + Unpin,
@@ -84,7 +105,8 @@ where
     let (mut sending, mut receiving, mut sends_first) = (Way::default(), Way::default(), false);
     let (mut part, mut look, mut lost) = (pace::Part::default(), Look::default(), false);
     let relayed = poll_fn(|cx| {
-        let (mut turn, mut ended) = (Turn::new(part.turn()), 0);
+        let (whole, room) = (part.turn(), pacer.as_mut().map_or(usize::MAX, Pacer::room));
+        let (mut turn, mut ended) = (Turn::new(whole.min(room)), 0);
         sends_first = !sends_first;
         for sends in [sends_first, !sends_first] {
             let (down, up) = (Pin::new(&mut *down), Pin::new(&mut *up));
@@ -107,8 +129,18 @@ where
             lost = true;
             return Poll::Ready(Err(Broken { side, error: io::ErrorKind::ConnectionReset.into() }));
         }
-        part.used(turn.bytes_left == 0);
-        if turn.bytes_left == 0 {
+        if let Some(pacer) = pacer.as_mut().filter(|pacer| !pacer.is_idle()) {
+            pacer.spent(whole.min(room) - turn.bytes_left);
+        }
+        part.used(turn.bytes_left == 0 && whole <= room);
+        if turn.bytes_left > 0 {
+            return Poll::Pending;
+        }
+        // What was written goes out, however long the pause is.
+        sending.flush(cx, Pin::new(&mut *up)).map_err(|fault| fault.of(Side::Downstream, Side::Upstream))?;
+        receiving.flush(cx, Pin::new(&mut *down)).map_err(|fault| fault.of(Side::Upstream, Side::Downstream))?;
+        let waits = whole > room && pacer.as_mut().is_some_and(|pacer| pacer.poll_room(cx).is_pending());
+        if !waits {
             pace::after_others(cx);
         }
         Poll::Pending

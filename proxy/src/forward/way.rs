@@ -157,6 +157,18 @@ impl Way {
         Poll::Ready(Ok(()))
     }
 
+    /// Has the writer keep nothing to itself while this way pauses.
+    pub(super) fn flush<W: AsyncWrite>(&mut self, cx: &mut Context<'_>, writer: Pin<&mut W>) -> Result<(), Fault> {
+        if self.unflushed
+            && self.held.is_none()
+            && let Poll::Ready(flushed) = writer.poll_flush(cx)
+        {
+            self.unflushed = false;
+            flushed.map_err(Fault::Writer)?;
+        }
+        Ok(())
+    }
+
     /// Fills a buffer with what there is. `true`: the reader has no more for now, and wakes us up.
     fn read<R: AsyncRead>(
         &mut self,

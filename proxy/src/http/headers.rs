@@ -21,6 +21,11 @@ pub(crate) const CALLER: HeaderName = HeaderName::from_static("x-remora-caller")
 /// Between proxies: the scheme of an upgrade that its client wrote as extended CONNECT ([`super::extended`]).
 pub(crate) const EXTENDED: HeaderName = HeaderName::from_static("x-remora-extended-connect");
 
+/// Of an answer: what was done to its request on purpose ([`fault`](super::layer)).
+pub(crate) const FAULT: HeaderName = HeaderName::from_static("x-remora-fault");
+/// Between proxies: for how many milliseconds all requests of this caller will be refused here, as they are over a rate limit.
+pub(crate) const BUSY: HeaderName = HeaderName::from_static("x-remora-busy");
+
 /// Between proxies: what an answer of 426 offers to upgrade to (RFC 9110 §15.5.22), which is a field of one hop.
 pub(crate) const OFFERS: HeaderName = HeaderName::from_static("x-remora-upgrade");
 

@@ -3,8 +3,9 @@
 
 use super::{
     layer::{
-        App, Charge, ChargeLayer, ClientId, ClientIdLayer, Hop, HopLayer, Judge, JudgeLayer, Leave, LeaveLayer, OfPort,
-        Restore, RestoreLayer, Signals, SignalsLayer, Trace, TraceLayer, Upgrade, UpgradeLayer,
+        App, Charge, ChargeLayer, ClientId, ClientIdLayer, Fault, FaultLayer, Hop, HopLayer, Judge, JudgeLayer, Leave,
+        LeaveLayer, Limit, LimitLayer, OfPort, Restore, RestoreLayer, Signals, SignalsLayer, Trace, TraceLayer,
+        Upgrade, UpgradeLayer,
     },
     request::ClientConnection,
     visit::Visit,
@@ -14,7 +15,8 @@ use std::rc::Rc;
 use tower::ServiceBuilder;
 
 /// The stack of one peer's connection.
-pub(crate) type Connection = Leave<Restore<Judge<Signals<OfPort, Trace<Charge<ClientId<Upgrade<Hop<App>>>>>>>>>;
+pub(crate) type Connection =
+    Leave<Restore<Judge<Signals<OfPort, Limit<Trace<Charge<Fault<ClientId<Upgrade<Hop<App>>>>>>>>>>>;
 
 /// What answers the requests of a peer's connection.
 pub(crate) fn connection(resources: &Rc<Resources>, visit: &Rc<Visit>, client: &Rc<ClientConnection>) -> Connection {
@@ -23,8 +25,10 @@ pub(crate) fn connection(resources: &Rc<Resources>, visit: &Rc<Visit>, client: &
         .layer(RestoreLayer::of(client))
         .layer(JudgeLayer::at(visit))
         .layer(SignalsLayer::of_port(visit))
+        .layer(LimitLayer::at(visit))
         .layer(TraceLayer::of(visit.port.signals.sampling(), resources))
         .layer(ChargeLayer::to_peer(visit))
+        .layer(FaultLayer::at(visit, resources))
         .layer(ClientIdLayer::of(visit.client_id.as_ref()))
         .layer(UpgradeLayer::revocable(resources, visit))
         .layer(HopLayer)

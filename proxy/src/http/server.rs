@@ -99,11 +99,12 @@ where
     let service = service_fn(move |mut request: Request<Incoming>| {
         let token = under_way.begin();
         let ends_with_it = (request.version() < Version::HTTP_11).then(|| breaker.clone());
+        let resets = breaker.clone();
         if let Some(offer) = request.extensions().get::<OnUpgrade>() {
             *offered.borrow_mut() = Some(offer.clone());
             request.extensions_mut().insert(breaker.clone());
         }
-        let track = |mut response: Response<ResponseBody>| {
+        let track = move |mut response: Response<ResponseBody>| {
             let unknown = response.body().size_hint().exact().is_none();
             if ends_with_it.is_some() && (unknown || headers::says_close(response.headers())) {
                 // The library would write `keep-alive`, if the client asked for that, on an answer that ends the connection.
@@ -111,6 +112,9 @@ where
             }
             if upgrade::leaves(&response) {
                 token.leave_http();
+            }
+            if response.extensions().get::<respond::Reset>().is_some() {
+                resets.trip();
             }
             let described = response.status() == StatusCode::NOT_MODIFIED;
             response.map(|body| {
@@ -185,6 +189,7 @@ where
         handle(request).map(move |Ok(it)| match it.extensions().get() {
             // The library resets the stream with it.
             Some(respond::Unprocessed) if !share.mesh => Err(h2::Error::from(h2::Reason::REFUSED_STREAM)),
+            _ if it.extensions().get::<respond::Reset>().is_some() => Err(h2::Error::from(h2::Reason::INTERNAL_ERROR)),
             _ if head => Ok(it.map(ResponseBody::of_head)),
             _ if extended => {
                 let leaves = upgrade::leaves(&it);

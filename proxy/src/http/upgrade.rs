@@ -234,7 +234,7 @@ impl Tunnel {
             let holder = exchange.holder().unwrap_or_else(|| resources.pod.clone());
             let mut down = Prefixed::charged(down, holder);
             let _open = record.open();
-            match revoke::bytes(permit, &mut down, &mut up, &record, revoked).await {
+            match revoke::bytes(permit, &mut down, &mut up, (&record, None), revoked).await {
                 Ok(()) => exchange.ended(None),
                 Err(revoke::Ended::Broken(error)) => {
                     tracing::debug!(%error, "tunnel broke");
@@ -396,7 +396,7 @@ pub(crate) async fn tunnel<B: 'static>(
         record.connected(started, Instant::now());
         let _open = record.open();
         let mut client = Prefixed::charged(client, pod);
-        match revoke::bytes(permit, &mut client, &mut upstream, &record, pending()).await {
+        match revoke::bytes(permit, &mut client, &mut upstream, (&record, None), pending()).await {
             Ok(()) => begun.ended(None),
             Err(ended) => begun.fail(ended.reason()),
         }
@@ -444,7 +444,7 @@ fn by_name(resources: Rc<Resources>, plan: Rc<Plan>, client: End) -> Response<Re
         };
         record.connected(started, Instant::now());
         let _open = record.open();
-        match revoke::bytes(permit, &mut client, &mut upstream, &record, pending()).await {
+        match revoke::bytes(permit, &mut client, &mut upstream, (&record, None), pending()).await {
             Ok(()) => begun.ended(None),
             Err(ended) => begun.fail(ended.reason()),
         }

@@ -8,9 +8,11 @@ use crate::{
     revoke::{self, Revoked},
     telemetry::Tls,
     tls::Trust,
+    traffic::{Limited, PortTraffic},
 };
 use http::HeaderValue;
-use std::{rc::Rc, sync::Arc};
+use std::{cell::OnceCell, rc::Rc, sync::Arc};
+use tokio::time::Instant;
 
 /// See the module.
 #[derive(Debug)]
@@ -27,9 +29,11 @@ pub(crate) struct Visit {
     pub client_id: Option<HeaderValue>,
     pub tls: Tls,
     /// When the peer is told to put no new requests on this connection.
-    pub goodbye: Option<tokio::time::Instant>,
+    pub goodbye: Option<Instant>,
     /// The application.
     pub app: Rc<Upstream>,
+    /// Whether the connection is within the limits of its port, once that was asked.
+    pub entered: OnceCell<Result<(), Limited>>,
 }
 
 impl Visit {
@@ -42,6 +46,12 @@ impl Visit {
     pub(crate) fn judge_by(&self, policy: &Policy, act: Act<'_>) -> Result<Permit, Denial> {
         let at = (&self.peer, self.port.number);
         policy.judge(at, act).record(policy, at, act)
+    }
+
+    /// Whether the connection is within the limits of its port. It is counted once, however often this is asked.
+    pub(crate) fn enter(&self) -> Result<(), Limited> {
+        let count = |traffic: Arc<PortTraffic>| traffic.connection(&self.peer, Instant::now());
+        self.entered.get_or_init(|| self.port.traffic.get().map_or(Ok(()), count)).clone()
     }
 
     /// Returns once the peer may no longer do what it was let in for. Cancel safe.

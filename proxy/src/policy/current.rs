@@ -67,6 +67,7 @@ mod tests {
             rules: Vec::new(),
             dry_run: DryRun::default(),
             issuers: Vec::new(),
+            traffic: Default::default(),
             ending: false,
             trust_domain: TrustDomain::new("cluster.local").unwrap(),
         };

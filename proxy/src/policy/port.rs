@@ -82,6 +82,7 @@ mod tests {
             rules: vec![rule(Action::Audit, false), rule(Action::Deny, true)],
             dry_run: DryRun { strict: Some("shop/strict".into()), allow: Vec::new() },
             issuers: Vec::new(),
+            traffic: Default::default(),
             ending: false,
             trust_domain: TrustDomain::new("cluster.local").unwrap(),
         };

@@ -228,6 +228,7 @@ pub(super) fn policy(port: u16, denied: bool) -> Inbound {
         default_deny: false,
         dry_run: Default::default(),
         issuers: Vec::new(),
+        traffic: Default::default(),
         ending: false,
         trust_domain: TrustDomain::new(TRUST_DOMAIN).unwrap(),
     }

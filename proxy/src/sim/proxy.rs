@@ -59,6 +59,7 @@ impl Proxy {
             tls: tls::Store::new(source, &account),
             pod: account.holder(Peer::Pod),
             account,
+            traffic: Default::default(),
             config: Arc::new(config),
             tasks: Tasks::default(),
             background: Tasks::default(),

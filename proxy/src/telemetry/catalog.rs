@@ -72,9 +72,19 @@ pub(super) const PROCESS: &[Metric] = &[
         "Requests and byte connections that a rule in dry run (mode: DryRun) matched: it would refuse what is let in (denied), or would let in what is refused (allowed), or would refuse a path without a canonical form (ambiguous), or makes no difference (same). An Allow policy that would refuse what none allows, and a MeshTLSPolicy, are counted by their own name. Beyond 256 rules, further ones are counted as other.",
     ),
     counter(
+        "remora_rate_limit_total",
+        "rule, outcome",
+        "Requests and connections by rate limit: admitted, limited (refused; of bytes, a pause of reading), or would_limit of a policy in DryRun. Beyond 256 rules, further ones are counted as other.",
+    ),
+    counter(
+        "remora_faults_injected_total",
+        "rule, fault",
+        "Requests that a FaultPolicy delayed or aborted. Beyond 256 rules, further ones are counted as other.",
+    ),
+    counter(
         "remora_series_full_total",
         "what",
-        "Times something was counted under the route other, because the bound on series, path templates, gRPC methods, audit rules or rules in dry run was reached.",
+        "Times something was counted under the route other, because the bound on series, path templates, gRPC methods, or rules of policies was reached.",
     ),
     counter(
         "remora_access_log_dropped_total",

@@ -180,6 +180,10 @@ reasons! {
     UnknownTarget = "unknown_target", BAD_GATEWAY, 14, Configuration;
     /// This proxy could not use what discovery said of the destination, or discovery refused to say.
     UnusableConfig = "unusable_config", SERVICE_UNAVAILABLE, 14, Configuration;
+    /// More than a rate limit lets through.
+    RateLimited = "rate_limited", TOO_MANY_REQUESTS, 8, Client;
+    /// A FaultPolicy had the request fail.
+    FaultInjected = "fault_injected", SERVICE_UNAVAILABLE, 14, Configuration;
     /// A bug in the proxy.
     Internal = "internal", INTERNAL_SERVER_ERROR, 13, Proxy;
 }

@@ -6,7 +6,7 @@ use anyhow::ensure;
 use std::fs;
 
 /// The folders and files that bytes of peers pass.
-const PATH: [&str; 13] = [
+const PATH: [&str; 14] = [
     "accept/",
     "backend/",
     "connect/",
@@ -20,6 +20,7 @@ const PATH: [&str; 13] = [
     "outbound.rs",
     "policy/",
     "route/",
+    "traffic/",
 ];
 /// Without tests beside them: the file, the file of its test, the test.
 const ELSEWHERE: [(&str, &str, &str); 15] = [

@@ -80,7 +80,8 @@ fn every_bound_of_the_proxy_stands_in_limits() -> anyhow::Result<()> {
     let mut met = Vec::new();
     let mut wrong = Vec::new();
     for (name, text) in sources()? {
-        if !name.starts_with("proxy/src/") || name == "proxy/src/limits.rs" || is_tests(&name) || is_fuzzing(&name) {
+        // What is bounded for one folder alone may stand in a file of that name there: one file for all is full.
+        if !name.starts_with("proxy/src/") || name.ends_with("/limits.rs") || is_tests(&name) || is_fuzzing(&name) {
             continue;
         }
         for bound in production(&text).lines().filter_map(bound) {

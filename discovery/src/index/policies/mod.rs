@@ -48,6 +48,14 @@ impl Facts {
                 places.retain(|_, hold| *hold == Hold::Said);
                 Says::Backend(Arc::clone(policy))
             }
+            Object::RateLimitPolicy(policy) => {
+                places.retain(|_, hold| *hold == Hold::Said);
+                self.read_limits(policy)
+            }
+            Object::FaultPolicy(policy) => {
+                places.retain(|_, hold| *hold == Hold::Said);
+                self.read_faults(policy)
+            }
             _ => return None,
         };
         Some(ReadPolicy { places, selector: policy.targets().selector.cloned(), says })
@@ -141,6 +149,11 @@ impl Facts {
                 settings::judge(&meta.namespace, &policy.spec, &mut found);
                 found.partly.extend(self.lacked(settings::needs(&policy.spec), "the default holds"));
             }
+            Object::RateLimitPolicy(policy) => {
+                self.judge_limits(policy, &mut found);
+                self.uncovered(&targets, &mut found.notes);
+            }
+            Object::FaultPolicy(policy) => self.judge_faults(policy, &mut found),
             _ => return None,
         }
         let seen: Vec<Seen> = targets.into_iter().map(|target| self.see(id, object, target)).collect();
@@ -169,7 +182,7 @@ impl Facts {
         let problem = "that select one pod: of those beyond, allow rules allow nothing, a deny rule denies all";
         let too_many = rules > RULES_MAX;
         let told = || format!("namespace {namespace}: has {rules} rules, and {RULES_MAX} may be {problem}");
-        too_many.then(told).into_iter().collect()
+        too_many.then(told).into_iter().chain(self.too_many_limits(namespace)).collect()
     }
 }
 

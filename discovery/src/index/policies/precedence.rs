@@ -5,6 +5,8 @@
 //! |--|--|--|
 //! | AuthorizationPolicy | all of them hold: what any denies is denied, and of the rest what none allows | Custom |
 //! | MeshTLSPolicy | the most specific; of equals the strict one, for a conflict opens nothing | Atomic Defaults |
+//! | RateLimitPolicy | all of them hold | Custom |
+//! | FaultPolicy | the first fault that is for a request and is drawn, of the most specific policy first | Custom |
 //! | BackendPolicy | each setting as the most specific says it that says it; of equals the oldest | Patch Defaults |
 
 use super::attach::Target;

@@ -16,6 +16,7 @@ mod routes;
 mod schema;
 mod statuses;
 mod targets;
+mod traffic;
 
 use super::*;
 use crate::source::parse::parse;

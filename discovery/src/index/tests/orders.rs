@@ -26,7 +26,7 @@ impl Chance {
 
 /// Some object of few names, so that changes meet: the same name, address, label and Service again and again.
 fn some(chance: &mut Chance, line: usize) -> Object {
-    let text = match chance.below(13) {
+    let text = match chance.below(15) {
         0..=3 => pod(chance),
         4 => service(chance),
         5 | 6 => slice(chance),
@@ -35,6 +35,8 @@ fn some(chance: &mut Chance, line: usize) -> Object {
         9 => mode(chance),
         10 => settings(chance),
         11 => grant(chance),
+        12 => limits(chance),
+        13 => faults(chance),
         _ => cluster(chance),
     };
     let mut object = parse(&text, "a.yaml").whole().unwrap_or_else(|e| panic!("{text}: {e:?}")).remove(0);
@@ -174,6 +176,26 @@ fn settings(chance: &mut Chance) -> String {
     )
 }
 
+fn limits(chance: &mut Chance) -> String {
+    let meta = meta(chance, &["l1", "l2"], "");
+    format!(
+        "apiVersion: remora.dev/v1alpha1\nkind: RateLimitPolicy\n{meta}\nspec: {{ {}mode: {}, limits: [{{ {} }}, {{ requests: {{ perMinute: {} }} }}] }}\n",
+        targets(chance),
+        chance.of(&["Enforce", "DryRun"]),
+        chance.of(&["requests: { perSecond: 1 }", "by: { type: Identity }, connections: { perSecond: 2 }", "typo: 1"]),
+        chance.of(&["0", "5"])
+    )
+}
+
+fn faults(chance: &mut Chance) -> String {
+    let meta = meta(chance, &["f1", "f2"], "");
+    format!(
+        "apiVersion: remora.dev/v1alpha1\nkind: FaultPolicy\n{meta}\nspec: {{ {}faults: [{{ {} }}] }}\n",
+        targets(chance),
+        chance.of(&["delay: { duration: 1s }", "abort: { httpStatus: 503, percent: 1 }", "abort: { reset: false }"])
+    )
+}
+
 fn grant(chance: &mut Chance) -> String {
     let meta = meta(chance, &["g1"], "");
     format!(
@@ -200,7 +222,9 @@ fn cluster(chance: &mut Chance) -> String {
                 ", annotations: { remora.dev/opaque-ports: '9090' }",
                 ", annotations: { remora.dev/opaque-ports: x }",
                 ", annotations: { remora.dev/log-level: debug, remora.dev/unknown: deny }",
-                ", annotations: { remora.dev/log-level: '=,=' }"
+                ", annotations: { remora.dev/log-level: '=,=' }",
+                ", annotations: { remora.dev/fault-injection: allowed }",
+                ", labels: { remora.dev/fault-injection: maybe }"
             ])
         ),
         1 => format!(

@@ -6,7 +6,9 @@
 
 use super::{At as _, InvalidMessage, Problem, TEXT_BYTES_MAX};
 use crate::v1;
-use remora_model::{AuthorizationRule, Backend, BackendRef, Endpoint, Filter, RouteMatch, Rule, TlsRule};
+use remora_model::{
+    AuthorizationRule, Backend, BackendRef, Endpoint, Fault, Filter, RateLimit, RouteMatch, Rule, TlsRule,
+};
 
 /// A rule of a route.
 pub fn rule(rule: &Rule) -> Result<(), InvalidMessage> {
@@ -36,6 +38,16 @@ pub fn backend_ref(backend: &BackendRef) -> Result<(), InvalidMessage> {
 /// A rule of a policy.
 pub fn authorization(rule: &AuthorizationRule) -> Result<(), InvalidMessage> {
     AuthorizationRule::try_from(v1::AuthorizationRule::from(rule)).map(drop)
+}
+
+/// A rate limit.
+pub fn rate_limit(limit: &RateLimit) -> Result<(), InvalidMessage> {
+    RateLimit::try_from(v1::RateLimit::from(limit)).map(drop)
+}
+
+/// A fault.
+pub fn fault(fault: &Fault) -> Result<(), InvalidMessage> {
+    Fault::try_from(v1::Fault::from(fault)).map(drop)
 }
 
 /// One endpoint. Cheap, as there are many: what its types cannot say is looked at, and nothing converted.

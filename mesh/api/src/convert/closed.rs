@@ -11,7 +11,7 @@ use super::{
     inbound::without_rules as inbound_without_rules,
     name::target as read_target,
     outbound::without_rules as outbound_without_rules,
-    required,
+    required, traffic,
 };
 use crate::v1;
 use remora_model::{
@@ -88,7 +88,8 @@ pub fn backend(message: v1::Backend) -> Result<Read<Backend>, InvalidMessage> {
     }
 }
 
-/// Reads an inbound port. A deny rule that cannot be read denies everything, an allow rule allows nothing.
+/// Reads an inbound port. A deny rule that cannot be read denies everything, an allow rule allows nothing; of limits and faults one that cannot
+/// be read does not hold.
 pub fn inbound(message: v1::Inbound) -> Result<Read<Inbound>, InvalidMessage> {
     let read = any_port(message)?;
     if read.0.port == 0 { Err(Problem::OutOfRange.at("port")) } else { Ok(read) }
@@ -146,8 +147,10 @@ fn any_port(mut message: v1::Inbound) -> Result<Read<Inbound>, InvalidMessage> {
     }
     let rules = std::mem::take(&mut message.rules);
     bounded("rules", rules.len())?;
+    let said = traffic::taken(&mut message);
     let mut inbound = inbound_without_rules(message)?;
     let mut problems = Vec::new();
+    inbound.traffic = traffic::readable(said, &mut problems);
     for (index, rule) in rules.into_iter().enumerate() {
         let (name, action, dry_run) = (rule.name.clone(), v1::Action::try_from(rule.action), rule.dry_run);
         match AuthorizationRule::try_from(rule) {

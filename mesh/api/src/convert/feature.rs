@@ -29,6 +29,8 @@ impl From<Feature> for v1::Feature {
             Feature::Asks => Self::Asks,
             Feature::AuthorizationConditions => Self::AuthorizationConditions,
             Feature::DryRun => Self::DryRun,
+            Feature::RateLimits => Self::RateLimits,
+            Feature::Faults => Self::Faults,
             Feature::Revocation => Self::Revocation,
             Feature::Jwt => Self::Jwt,
         }

@@ -5,11 +5,12 @@ use super::{
     jwt::ISSUERS_MAX,
     list, list_of, name,
     name::{protocol, to_protocol},
-    optional_text, port,
+    optional_text, port, traffic,
 };
 use crate::v1;
 use remora_model::{
-    AuthorizationRule, DryRun, Inbound, InboundDefault, JwtIssuer, MtlsMode, TrustDomain, policy::DRY_RUN_POLICIES_MAX,
+    AuthorizationRule, DryRun, Inbound, InboundDefault, JwtIssuer, MtlsMode, Traffic, TrustDomain,
+    policy::DRY_RUN_POLICIES_MAX,
 };
 
 impl From<&Inbound> for v1::Inbound {
@@ -30,6 +31,8 @@ impl From<&Inbound> for v1::Inbound {
             dry_run_strict: inbound.dry_run.strict.as_deref().unwrap_or_default().to_owned(),
             dry_run_allow: inbound.dry_run.allow.iter().map(ToString::to_string).collect(),
             issuers: inbound.issuers.iter().map(Into::into).collect(),
+            rate_limits: inbound.traffic.limits.iter().map(Into::into).collect(),
+            faults: inbound.traffic.faults.iter().map(Into::into).collect(),
         }
     }
 }
@@ -68,13 +71,14 @@ impl TryFrom<v1::InboundDefault> for InboundDefault {
     }
 }
 
-/// A port, 0 included, with rules of which each can be read.
+/// A port, 0 included, with rules, limits and faults of which each can be read.
 fn strict(mut message: v1::Inbound) -> Result<Inbound, InvalidMessage> {
     let rules = list("rules", std::mem::take(&mut message.rules), AuthorizationRule::try_from)?;
-    Ok(Inbound { rules, ..without_rules(message)? })
+    let traffic = traffic::strict(traffic::taken(&mut message))?;
+    Ok(Inbound { rules, traffic, ..without_rules(message)? })
 }
 
-/// All but the rules.
+/// All but the rules, limits and faults.
 pub(super) fn without_rules(message: v1::Inbound) -> Result<Inbound, InvalidMessage> {
     let mtls = match v1::MtlsMode::try_from(message.mtls).map_err(|_| Problem::UnknownVariant).at("mtls")? {
         v1::MtlsMode::Unspecified => return Err(Problem::Missing.at("mtls")),
@@ -97,5 +101,6 @@ pub(super) fn without_rules(message: v1::Inbound) -> Result<Inbound, InvalidMess
         issuers: list_of("issuers", ISSUERS_MAX, message.issuers, JwtIssuer::try_from)?,
         ending: message.ending,
         trust_domain: TrustDomain::new(&message.trust_domain).map_err(Problem::from).at("trust_domain")?,
+        traffic: Traffic::default(),
     })
 }

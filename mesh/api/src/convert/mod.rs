@@ -22,6 +22,7 @@ mod name;
 mod outbound;
 mod revocation;
 mod settings;
+mod traffic;
 
 #[cfg(test)]
 mod tests;

@@ -149,6 +149,7 @@ fn inbound() -> Inbound {
         default_deny: true,
         dry_run: DryRun::default(),
         issuers: Vec::new(),
+        traffic: Default::default(),
         ending: true,
         trust_domain: TrustDomain::new("cluster.local").unwrap(),
     }

@@ -8,14 +8,15 @@ use crate::{
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use prost::Message as _;
 use remora_model::{
-    Action, AuthorizationRule, Backend, BackendId, BackendKind, BackendRef, BackendRefState, BackendSettings,
-    ClaimCondition, ClaimHeader, ConnectionSettings, CookieName, Cors, DryRun, Endpoint, Features, FieldMatch,
-    FieldRule, Filter, GrpcCodes, GrpcRule, HashHeader, HashKey, HashSource, HeaderEdit, HeaderMatch, HostPattern,
-    HostRule, Inbound, InboundDefault, JwtCondition, JwtIssuer, LoadBalancer, Locality, MtlsMode, Operation,
-    OperationExcept, OriginPattern, Origins, Outbound, Parent, PathMatch, PathPattern, PathRewrite, Pattern, PodName,
-    Protocol, ProxySettings, QueryMatch, Redirect, RequestHash, Retry, RetryIntervals, Revocation, Revocations,
-    RouteMatch, Rule, ServiceAccount, Setting, Source, SourceExcept, SpiffeId, Target, TcpRule, Timeouts, TlsRule,
-    TokenPlace, TrustDomain, Unidentified, UnknownTargets, ValueMatch,
+    AbortWith, Action, Amount, AuthorizationRule, Backend, BackendId, BackendKind, BackendRef, BackendRefState,
+    BackendSettings, By, ClaimCondition, ClaimHeader, ConnectionSettings, CookieName, Cors, DryRun, Endpoint, Fault,
+    Features, FieldMatch, FieldRule, Filter, GrpcCodes, GrpcRule, HashHeader, HashKey, HashSource, HeaderEdit,
+    HeaderMatch, HostPattern, HostRule, Inbound, InboundDefault, JwtCondition, JwtIssuer, LoadBalancer, Locality,
+    MtlsMode, Operation, OperationExcept, OriginPattern, Origins, Outbound, Parent, PathMatch, PathPattern,
+    PathRewrite, Pattern, PodName, Protocol, ProxySettings, QueryMatch, Rate, RateLimit, RateOverride, Redirect,
+    RequestHash, RequestMatch, Retry, RetryIntervals, Revocation, Revocations, RouteMatch, Rule, ServiceAccount,
+    Setting, Source, SourceExcept, SpiffeId, Target, TcpRule, Timeouts, TlsRule, TokenPlace, Traffic, TrustDomain,
+    Unidentified, UnknownTargets, ValueMatch,
     cors::Allowed,
     settings::{AccessLog, AccessLogFormat},
 };
@@ -256,6 +257,7 @@ fn inbound(port: u16, mtls: MtlsMode, rules: Vec<AuthorizationRule>) -> Inbound 
         rules,
         dry_run: DryRun::default(),
         issuers: Vec::new(),
+        traffic: Default::default(),
         ending: false,
         trust_domain: TrustDomain::new("cluster.local").unwrap(),
     }
@@ -307,7 +309,9 @@ fn ports() -> Vec<Sample> {
     let port = |inbound: &Inbound| Kind::Inbound(v1::InboundResource { version: 7, inbound: Some(inbound.into()) });
     let default = InboundDefault { inbound: inbound(0, MtlsMode::Permissive, Vec::new()), declared: vec![80, 8080] };
     let default = v1::InboundDefaultResource { version: 7, inbound_default: Some((&default).into()) };
+    let traffic = Traffic { limits: limits(), faults: faults() };
     vec![
+        said("inbound-traffic", port(&Inbound { traffic, ..inbound(8080, MtlsMode::Permissive, Vec::new()) })),
         said("inbound-permissive", port(&Inbound { ending: true, ..inbound(8080, MtlsMode::Permissive, Vec::new()) })),
         said("inbound-rules", port(&inbound(8080, MtlsMode::Strict, rules))),
         said("inbound-default", Kind::InboundDefault(default)),
@@ -364,6 +368,45 @@ fn dry_run() -> Inbound {
     let rules = vec![dry(Action::Deny), dry(Action::Allow), by_default];
     let dry_run = DryRun { strict: Some("shop/strict".into()), allow: vec!["shop/p".into()] };
     Inbound { dry_run, ..inbound(8080, MtlsMode::Permissive, rules) }
+}
+
+fn limits() -> Vec<RateLimit> {
+    let web = || vec![SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/web").unwrap()];
+    let rate = |count, seconds, burst| Rate { count, interval: Duration::from_secs(seconds), burst };
+    let only = RequestMatch {
+        methods: vec![Method::POST],
+        paths: vec![PathPattern::parse("/orders/*").unwrap()],
+        headers: vec![(HeaderName::from_static("x-tier"), HeaderValue::from_static("free"))],
+        identities: web(),
+    };
+    let limit = |by, of, rate| RateLimit {
+        name: "shop/limits limit 0".into(),
+        only: RequestMatch::default(),
+        by,
+        of,
+        rate,
+        overrides: Vec::new(),
+        dry_run: false,
+    };
+    let overrides = vec![RateOverride { identities: web(), rate: rate(500, 1, 500) }];
+    vec![
+        limit(By::Target, Amount::Requests, rate(1000, 1, 1000)),
+        RateLimit { overrides, ..limit(By::Identity, Amount::Requests, rate(100, 1, 200)) },
+        RateLimit { only, ..limit(By::Header(HeaderName::from_static("x-user")), Amount::Requests, rate(60, 60, 5)) },
+        RateLimit { dry_run: true, ..limit(By::ClientAddress, Amount::Connections, rate(10, 1, 10)) },
+        limit(By::Identity, Amount::Bytes, rate(1 << 20, 1, 4 << 20)),
+    ]
+}
+
+fn faults() -> Vec<Fault> {
+    let fault =
+        |delay, abort| Fault { name: "shop/faults fault 0".into(), only: RequestMatch::default(), delay, abort };
+    let later = Some((500_000, Duration::from_millis(200)));
+    vec![
+        fault(later, Some((1_000_000, AbortWith::Status(StatusCode::SERVICE_UNAVAILABLE)))),
+        fault(None, Some((10_000, AbortWith::Grpc(14)))),
+        fault(None, Some((1, AbortWith::Reset))),
+    ]
 }
 
 fn names() -> [(&'static str, Name); 4] {

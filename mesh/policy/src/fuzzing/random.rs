@@ -220,6 +220,7 @@ impl Scene {
                 allow: if self.dry_allow { vec!["shop/allow".into()] } else { Vec::new() },
             },
             issuers: Vec::new(),
+            traffic: Default::default(),
             ending: false,
             trust_domain: TrustDomain::new(OWN).expect("the texts are sound"),
         }

@@ -47,6 +47,7 @@ fn port(rules: Vec<AuthorizationRule>) -> Inbound {
         rules,
         dry_run: DryRun::default(),
         issuers: Vec::new(),
+        traffic: Default::default(),
         ending: false,
         trust_domain: TrustDomain::new("cluster.local").unwrap(),
     }

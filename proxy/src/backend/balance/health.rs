@@ -31,6 +31,8 @@ pub(super) struct Pool {
     pub(super) ready: Cell<usize>,
     /// No probe is due before; `None`: nothing is ejected.
     next_probe: Cell<Option<Instant>>,
+    /// When it is looked again who is passed over; `None`: nobody is.
+    pub(super) busy: Cell<Option<Instant>>,
     jitter: RefCell<fastrand::Rng>,
 }
 
@@ -43,6 +45,7 @@ impl Pool {
             total: Cell::new(0),
             ready: Cell::new(0),
             next_probe: Cell::new(None),
+            busy: Cell::new(None),
             jitter,
         }
     }

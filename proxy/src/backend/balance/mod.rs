@@ -18,6 +18,7 @@
 //! Single-threaded (`Rc`, `Cell`): one set per worker. It never reads a clock, and [`Balancer::pick`] does not allocate.
 //! What it does not do: dial, retry, or know what an endpoint is.
 
+mod busy;
 mod choice;
 #[cfg(test)]
 mod choice_tests;
@@ -29,6 +30,7 @@ mod turns;
 pub(crate) use choice::Client;
 
 use super::view::{EndpointSeen, EndpointState, LastFailure};
+use crate::telemetry::Reason;
 use choice::Choice;
 use health::{Health, Pool};
 use http::HeaderMap;
@@ -110,6 +112,8 @@ struct Stats {
     load: Load,
     health: Health,
     told: Told,
+    /// Until when it is passed over: it refuses what is over a rate limit.
+    busy: Cell<Option<Instant>>,
 }
 
 /// What is counted for people.
@@ -150,7 +154,8 @@ impl<P: Clone> Balancer<P> {
         for mut member in members {
             member.weight = member.weight.max(1);
             let stats = known.remove(&member.key).unwrap_or_else(|| {
-                Rc::new(Stats { load: Load::new(self.pool.epoch), health: Health::new(), told: Told::default() })
+                let (load, health) = (Load::new(self.pool.epoch), Health::new());
+                Rc::new(Stats { load, health, told: Told::default(), busy: Cell::default() })
             });
             stats.health.doubt_impostor();
             self.slots.push(Slot { member, stats });
@@ -172,19 +177,20 @@ impl<P: Clone> Balancer<P> {
     /// Each endpoint as it is shown to people: its payload, and what the payload does not know.
     pub(crate) fn views(&self, now: Instant) -> impl Iterator<Item = (&P, EndpointSeen)> {
         self.slots.iter().map(move |slot| {
-            let Stats { load, health, told } = &*slot.stats;
-            let ejected = health.ejected();
-            let state = match ejected {
-                None => EndpointState::Ready,
-                Some((.., true)) => EndpointState::Probing,
-                Some((.., false)) => EndpointState::Ejected,
+            let Stats { load, health, told, busy } = &*slot.stats;
+            let (ejected, busy) = (health.ejected(), busy.get().filter(|until| *until > now));
+            let (state, why, until) = match (ejected, busy) {
+                (None, None) => (EndpointState::Ready, None, None),
+                (None, busy) => (EndpointState::Limited, Some(Reason::RateLimited.as_str()), busy),
+                (Some((why, until, true)), _) => (EndpointState::Probing, Some(why.as_str()), Some(until)),
+                (Some((why, until, false)), _) => (EndpointState::Ejected, Some(why.as_str()), Some(until)),
             };
             let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
             let last_failure = told.last_failure.get();
             let seen = EndpointSeen {
                 state,
-                why: ejected.map(|(why, ..)| why.as_str()),
-                for_ms: ejected.map(|(_, until, _)| millis(until.saturating_duration_since(now))),
+                why,
+                for_ms: until.map(|until| millis(until.saturating_duration_since(now))),
                 in_flight: load.in_flight(),
                 latency_ms: load.is_known().then(|| (load.measured_s(now) * 1e6).round() / 1e3),
                 requests: told.requests.get(),
@@ -220,6 +226,7 @@ impl<P: Clone> Balancer<P> {
         if self.slots.is_empty() {
             return Err(NoEndpoint::Empty);
         }
+        self.settle_busy(now);
         match &self.choice {
             Choice::PeakEwma => {}
             Choice::Source { .. } => return self.of_source(now, exclude),
@@ -322,13 +329,13 @@ impl<P: Clone> Balancer<P> {
         }
     }
 
-    /// Of those that are ejected, the one that is due first.
+    /// Of those that are ejected or passed over, the one that is due first.
     fn last_resort(&self, now: Instant, exclude: &[SocketAddr]) -> Result<(P, InFlight), NoEndpoint> {
         let ejected = self
             .slots
             .iter()
             .filter(|slot| !exclude.contains(&slot.member.key))
-            .filter_map(|slot| slot.stats.health.due_at().map(|due| (due, slot)))
+            .filter_map(|slot| slot.due_at().map(|due| (due, slot)))
             .min_by_key(|(due, slot)| (slot.stats.load.in_flight(), *due));
         ejected.map(|(_, slot)| self.picked(slot, now, false)).ok_or(NoEndpoint::AllEjected)
     }
@@ -382,9 +389,14 @@ fn two<'a, T>(
 }
 
 impl<P> Slot<P> {
-    /// Whether it is in rotation, and none of those that were tried.
+    /// Whether it is in rotation and not passed over, and none of those that were tried.
     fn may_serve(&self, exclude: &[SocketAddr]) -> bool {
-        self.stats.health.is_ready() && !exclude.contains(&self.member.key)
+        self.stats.health.is_ready() && self.busy().is_none() && !exclude.contains(&self.member.key)
+    }
+
+    /// When it serves again, if it does not and yet is better than nothing.
+    fn due_at(&self) -> Option<Instant> {
+        if self.stats.health.is_ready() { self.busy() } else { self.stats.health.due_at() }
     }
 
     /// Whether a request for it, in our zone, goes to that one of another zone, by what is in flight.
@@ -439,7 +451,7 @@ impl InFlight {
         if self.recorded.replace(true) {
             return;
         }
-        let Stats { load, health, told } = &*self.stats;
+        let Stats { load, health, told, .. } = &*self.stats;
         if outcome != Outcome::Success {
             told.failures.set(told.failures.get() + 1);
         }

@@ -7,11 +7,13 @@ mod caller;
 mod http1;
 mod http2;
 mod keep;
+mod says;
 mod table;
 
 pub(crate) use body::{AnswerBody, AnswerError};
 pub(crate) use bytes::ByteStream;
 pub(crate) use caller::{Caller, Callers};
+pub(crate) use says::Says;
 pub(crate) use table::Table;
 
 use super::{
@@ -94,6 +96,8 @@ pub(crate) struct Failed {
     pub unprocessed: bool,
     /// It failed between this proxy and a peer's, which has said nothing of it.
     pub at_peer: bool,
+    /// What the answer says beside the reason. Boxed, as it is seldom there.
+    pub says: Option<Box<Says>>,
 }
 
 impl Failed {
@@ -112,6 +116,7 @@ impl Failed {
             stale: false,
             unprocessed: false,
             at_peer: false,
+            says: None,
         }
     }
 

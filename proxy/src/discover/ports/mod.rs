@@ -7,6 +7,7 @@ use crate::{
     first::Habit,
     jwt, limits, policy,
     telemetry::{Counters, Reason},
+    traffic,
 };
 use remora_api::sync::{Name, Resource};
 use remora_model::Inbound;
@@ -28,6 +29,9 @@ pub(crate) struct Port {
     /// Which port of the pod. Its policy may be that of all undeclared ones, which names none.
     pub number: u16,
     policy: policy::Current,
+    /// What bounds or disturbs what policy lets in.
+    pub traffic: Rc<traffic::Current>,
+    shared: traffic::Shared,
     pub habit: Habit,
     pub signals: Rc<Counters>,
     /// The application behind it, with this worker's connections to it.
@@ -42,9 +46,18 @@ pub(crate) struct Port {
 }
 
 impl Port {
-    fn new(number: u16, policy: Rc<policy::Policy>, signals: Rc<Counters>, kept: Option<Kept>) -> Rc<Self> {
+    fn new(
+        number: u16,
+        (policy, shared): (Rc<policy::Policy>, &traffic::Shared),
+        signals: Rc<Counters>,
+        kept: Option<Kept>,
+    ) -> Rc<Self> {
+        let traffic = Rc::<traffic::Current>::default();
+        traffic.set(shared.compile(policy.inbound().port, &policy.inbound().traffic));
         Rc::new(Self {
             number,
+            traffic,
+            shared: shared.clone(),
             ending: watch::Sender::new(policy.inbound().ending),
             policy: policy::Current::new(policy),
             habit: Habit::default(),
@@ -59,7 +72,8 @@ impl Port {
     /// A port of which discovery says this.
     #[cfg(test)]
     pub(crate) fn of_tests(inbound: Inbound, signals: Rc<Counters>) -> Rc<Self> {
-        Self::new(inbound.port, compiled(Arc::new(inbound), &jwt::Memory::default(), None), signals, None)
+        let policy = compiled(Arc::new(inbound), &jwt::Memory::default(), None);
+        Self::new(policy.inbound().port, (policy, &traffic::Shared::default()), signals, None)
     }
 
     /// Discovery says something else.
@@ -104,7 +118,11 @@ impl Port {
     }
 
     fn set(&self, policy: &Rc<policy::Policy>) {
-        self.ending.send_replace(policy.inbound().ending);
+        let (now, before) = (policy.inbound(), self.inbound());
+        self.ending.send_replace(now.ending);
+        if (now.port, &now.traffic) != (before.port, &before.traffic) {
+            self.traffic.set(self.shared.compile(now.port, &now.traffic));
+        }
         self.policy.set(policy.clone());
         let mut followers = self.followers.borrow_mut();
         followers.retain(|follower| follower.upgrade().inspect(|follower| follower.set(policy)).is_some());
@@ -245,7 +263,8 @@ impl Inner {
             return port; // another connection was quicker
         }
         self.make_room();
-        let port = Port::new(number, default.policy.clone(), default.signals.clone(), None);
+        let policy = (default.policy.clone(), &self.plans.resources.traffic);
+        let port = Port::new(number, policy, default.signals.clone(), None);
         self.others.borrow_mut().insert(number, port.clone());
         port
     }
@@ -295,8 +314,10 @@ impl Inner {
         }
         let (kept, mut dropped) = oneshot::channel();
         let signals = Rc::new(Counters::inbound(self.plans.journal.clone(), inbound.parent.clone()));
-        let tokens = self.plans.resources.tokens.clone();
-        let port = Port::new(number, compiled(inbound, &tokens, None), signals, Some(kept));
+        let resources = &self.plans.resources;
+        let tokens = resources.tokens.clone();
+        let policy = compiled(inbound, &tokens, None);
+        let port = Port::new(number, (policy, &resources.traffic), signals, Some(kept));
         self.own.borrow_mut().insert(number, port.clone());
         let (weak, handle) = (Rc::downgrade(&port), self.plans.handle.clone());
         self.plans.resources.background.spawn(async move {

@@ -356,6 +356,7 @@ fn what_rules_undeclared_ports_is_asked_for_from_the_start_and_never_given_up() 
         default_deny: false,
         dry_run: Default::default(),
         issuers: Vec::new(),
+        traffic: Default::default(),
         ending: false,
         trust_domain: TrustDomain::new("cluster.local").unwrap(),
     };

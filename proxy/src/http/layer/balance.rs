@@ -20,9 +20,10 @@ use crate::{
     policy::{Permit, Permitted},
     resources::Resources,
     telemetry::{self, Reason, Record},
+    traffic,
 };
 use futures_util::future::Either;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use pin_project_lite::pin_project;
 use std::{
     pin::Pin,
@@ -199,7 +200,7 @@ impl Try {
     /// The answer with where it came from, whose statistics are told.
     fn answered(self, answer: Answer) -> Box<Answered> {
         let Self { permit, upstream, in_flight, began, grpc, until, record, .. } = self;
-        let Answer { response, lease, sent } = answer;
+        let Answer { mut response, lease, sent } = answer;
         if let Some(at) = sent {
             record.sent(at);
         }
@@ -217,6 +218,11 @@ impl Try {
         };
         if outcome != backend::Outcome::Success {
             in_flight.failed_for(now, told.map_or(telemetry::STATUS_5XX, Reason::as_str));
+        }
+        if told == Some(Reason::RateLimited)
+            && let Some(busy) = busy(response.headers_mut())
+        {
+            in_flight.busy_until(now + busy);
         }
         in_flight.record(now, now.saturating_duration_since(sent.unwrap_or(began)), outcome);
         let endpoint = upstream.endpoint.address;
@@ -261,6 +267,12 @@ impl<F: Future<Output = Result<Answer, Failed>>> Future for Within<F> {
 fn told<B>(response: &Response<B>) -> Option<Reason> {
     let reason = response.headers().iter().find(|(name, _)| **name == headers::ERROR)?.1;
     Reason::from_bytes(reason.as_bytes())
+}
+
+/// How long the peer refuses all that this proxy may ask for, as that is over a rate limit.
+fn busy(fields: &mut HeaderMap) -> Option<Duration> {
+    let millis = fields.remove(headers::BUSY)?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_millis(millis).min(traffic::BUSY_MAX))
 }
 
 fn fate(reason: Reason) -> Option<Fate> {

@@ -14,10 +14,12 @@ mod deadline;
 mod discover;
 #[cfg(test)]
 mod example;
+mod fault;
 mod filters;
 mod hop;
 mod judge;
 mod leave;
+mod limit;
 mod mirror;
 #[cfg(test)]
 mod noted;
@@ -42,10 +44,12 @@ pub(crate) use charge::{Charge, ChargeLayer};
 pub(crate) use client_id::{ClientId, ClientIdLayer};
 pub(crate) use deadline::{Deadline, DeadlineLayer};
 pub(crate) use discover::{Discover, DiscoverLayer};
+pub(crate) use fault::{Fault, FaultLayer};
 pub(crate) use filters::{Filters, FiltersLayer};
 pub(crate) use hop::{Hop, HopLayer};
 pub(crate) use judge::{Judge, JudgeLayer};
 pub(crate) use leave::{Leave, LeaveLayer};
+pub(crate) use limit::{Limit, LimitLayer};
 pub(crate) use mirror::{Mirror, MirrorLayer, MirrorTarget};
 pub(crate) use restore::{Restore, RestoreLayer};
 pub(crate) use retry::{Retry, RetryLayer};

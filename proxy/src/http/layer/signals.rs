@@ -138,6 +138,9 @@ impl After for Exchange {
                 if failed.unprocessed {
                     answer.extensions_mut().insert(respond::Unprocessed);
                 }
+                if let Some(says) = &failed.says {
+                    respond::say(&mut answer, says, self.is_grpc());
+                }
                 answer
             }
         })

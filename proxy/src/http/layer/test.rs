@@ -150,6 +150,7 @@ pub(super) fn open_port() -> Inbound {
         default_deny: false,
         dry_run: Default::default(),
         issuers: Vec::new(),
+        traffic: Default::default(),
         ending: false,
         trust_domain: TrustDomain::new("cluster.local").unwrap(),
     }
@@ -184,6 +185,7 @@ impl Visited {
                 endpoint(app),
                 Dialing::within(crate::limits::APP_CONNECT_TIMEOUT),
             ),
+            entered: Default::default(),
         };
         Self { visit: Rc::new(visit), resources, routes }
     }

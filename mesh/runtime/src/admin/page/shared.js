@@ -19,6 +19,8 @@ const REASONS = {
   invalid_backend: "the route names a backend that is not there, or not permitted",
   protocol_error: "the client broke the protocol",
   header_too_large: "the request has more header bytes or fields than allowed",
+  rate_limited: "more than a rate limit of the server lets through",
+  fault_injected: "a FaultPolicy had the request fail on purpose",
   response_header_too_large: "the answer has more header bytes or fields than allowed",
   body_aborted: "the client stopped sending its body",
   downstream_reset: "the client reset the connection",
