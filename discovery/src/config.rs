@@ -2,10 +2,10 @@
 
 use crate::objects::names::is_subdomain;
 use ipnet::IpNet;
-use remora_model::{ProxySettings, Setting, network};
+use remora_model::{DefaultInbound, ProxySettings, Setting, network};
 use remora_runtime::{
     log,
-    settings::{Mistakes, access_log, drain_grace, log_filter, tracing, unknown_targets},
+    settings::{Mistakes, access_log, default_inbound, drain_grace, log_filter, tracing, unknown_targets},
 };
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -61,6 +61,9 @@ pub struct Config {
     /// Whether running proxies make spans: off, or host:port of a collector and sample= and a percentage behind it; the same
     #[arg(long, env = "REMORA_DISCOVERY_PROXY_TRACING", value_name = "TEXT")]
     pub proxy_tracing: Option<String>,
+    /// Who may call a port that no Allow policy selects, where no annotation says it: allow, authenticated, same-namespace or deny
+    #[arg(long, env = "REMORA_DISCOVERY_DEFAULT_INBOUND_POLICY", value_name = "WORD", default_value = "allow")]
+    pub default_inbound_policy: String,
     /// host:port of the identity service
     #[arg(long, env = "REMORA_DISCOVERY_IDENTITY_ADDR", required_unless_present = "insecure_listen")]
     pub identity_addr: Option<String>,
@@ -93,7 +96,8 @@ impl Config {
         let domain = is_subdomain(&self.cluster_domain);
         let domain =
             domain.then_some(()).ok_or_else(|| format!("--cluster-domain={:?}: is no domain", self.cluster_domain));
-        let wrong = [filter.err(), domain.err(), self.networks().err(), self.proxies().err()];
+        let default = self.default_inbound().err();
+        let wrong = [filter.err(), domain.err(), self.networks().err(), self.proxies().err(), default];
         let mistakes: Vec<String> = wrong.into_iter().flatten().collect();
         if mistakes.is_empty() { Ok(self) } else { Err(Mistakes(mistakes)) }
     }
@@ -107,6 +111,12 @@ impl Config {
             access_log: setting("--proxy-access-log", self.proxy_access_log.as_deref(), access_log)?,
             tracing: setting("--proxy-tracing", self.proxy_tracing.as_deref(), tracing)?,
         })
+    }
+
+    /// Who may call a port that no Allow policy selects.
+    pub(crate) fn default_inbound(&self) -> Result<DefaultInbound, String> {
+        let text = &self.default_inbound_policy;
+        default_inbound(text).map_err(|wrong| format!("--default-inbound-policy={text:?}: {wrong}"))
     }
 
     /// The ranges of `--cluster-networks`.

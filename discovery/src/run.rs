@@ -138,6 +138,7 @@ fn mesh(config: &Config) -> anyhow::Result<Mesh> {
         cluster_domain: config.cluster_domain.clone(),
         networks: config.networks().map_err(|error| anyhow!(error))?,
         proxies: config.proxies().map_err(|error| anyhow!(error))?,
+        default_inbound: config.default_inbound().map_err(|error| anyhow!(error))?,
     })
 }
 

@@ -175,7 +175,7 @@ fn wait(world: &World, caller: &Visit, grace: Duration, undecided: Duration) -> 
     let policy = caller.port.policy();
     let said = said(world, &caller.port);
     let idle = world.resources.config.patience.idle;
-    match policy.allows(&caller.peer, Act::Bytes) {
+    match policy.allows((&caller.peer, caller.port.number), Act::Bytes) {
         Ok(()) => Wait { grace, mesh: false, by_name: false, said, undecided: Undecided::Bytes(undecided), idle },
         Err(_) => Wait {
             grace: limits::DETECT_TIMEOUT,
@@ -197,7 +197,8 @@ fn said(world: &World, port: &Port) -> Protocol {
 /// asked for, the peer must be let in as a sender of bytes.
 async fn open(caller: &Visit) -> Result<TcpStream, OpenError> {
     // Recorded when it is known what the peer speaks.
-    let permit = caller.port.policy().judge(&caller.peer, Act::Bytes).decision.map_err(OpenError::Denied)?;
+    let at = (&caller.peer, caller.port.number);
+    let permit = caller.port.policy().judge(at, Act::Bytes).decision.map_err(OpenError::Denied)?;
     connect::tcp(&permit, caller.app.endpoint.address, limits::APP_CONNECT_TIMEOUT).await.map_err(OpenError::Connect)
 }
 

@@ -533,11 +533,11 @@ pub(crate) const DISCOVERY_OPENS_WANTED: Duration = Duration::from_secs(2);
 pub(crate) const DISCOVERY_KEEP_ALIVE: remora_runtime::grpc::KeepAlive =
     remora_runtime::grpc::KeepAlive { interval: Duration::from_secs(2), timeout: Duration::from_millis(1500) };
 
-/// Lines that one audit rule writes at once, …
+/// Lines that one audit rule, or one rule in dry run, writes at once, …
 pub(crate) const AUDIT_LINES_AT_ONCE: u32 = 32;
 /// … and how often one more: of 600 bytes each, 6 KB/s, whatever clients send.
 pub(crate) const AUDIT_LINE_EVERY: Duration = Duration::from_millis(100);
-/// Audit rules that are counted by name in the life of a process; further ones are `other`.
+/// Audit rules that are counted by name in the life of a process, and rules in dry run; further ones are `other`.
 pub(crate) const AUDIT_RULES_COUNTED: usize = 256;
 /// Bytes of a request's path in a line of the log: paths may have 64 KiB.
 pub(crate) const PATH_BYTES_LOGGED: usize = 256;

@@ -50,7 +50,7 @@ pub(crate) async fn revoked(port: Rc<Port>, peer: Peer, trust: Option<Rc<Trust>>
         let mut changes = port.changes();
         loop {
             // Before the first wait too: policy may have changed since the connection was let in.
-            if let Err(denial) = port.policy().allows(&peer, act) {
+            if let Err(denial) = port.policy().allows((&peer, port.number), act) {
                 return denial;
             }
             changes.next().await;

@@ -347,6 +347,7 @@ fn inbound(port: u16) -> Inbound {
         mtls: MtlsMode::Permissive,
         rules: Vec::new(),
         default_deny: false,
+        dry_run: Default::default(),
         ending: false,
         trust_domain: TrustDomain::new("cluster.local").expect("a trust domain"),
     }

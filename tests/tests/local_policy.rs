@@ -153,6 +153,35 @@ fn each_request_and_each_connection_leaves_one_record_of_an_audit_rule_and_is_no
 }
 
 #[test]
+fn a_policy_in_dry_run_refuses_nobody_and_says_whom_it_would() -> anyhow::Result<()> {
+    let scene = Scene::start()?;
+    let alice = "{ from: [{ identities: ['spiffe://cluster.local/ns/test/sa/alice'] }] }";
+    scene.policy(&format!("{{ mode: DryRun, rules: [{alice}] }}"))?;
+    let counted = |rule: &str, would: &str| {
+        let (rule, would) = (format!(r#"rule="{rule}""#), format!(r#"would="{would}""#));
+        scene.api.metric("remora_policy_dry_run_total", &[&rule, &would])
+    };
+    until("the policy is known", || {
+        Ok((scene.get(&scene.alice, "/x")? == 200 && counted("test/p rule 0", "same")? > 0.0).then_some(()))
+    })?;
+    let before = (counted("test/p rule 0", "same")?, counted("test/p", "denied")?);
+    ensure!(scene.get(&scene.alice, "/x")? == 200 && scene.get(&scene.mallory, "/x")? == 200);
+    ensure!(scene.echoes(&mut scene.tunnel(&scene.mallory)?), "bytes are let in as well");
+    let after = (counted("test/p rule 0", "same")?, counted("test/p", "denied")?);
+    ensure!(after == (before.0 + 1.0, before.1 + 2.0), "{before:?} {after:?}");
+    let log = scene.api.log();
+    let line = log.lines().rfind(|line| line.contains(" dry run ") && line.contains("GET")).unwrap_or_default();
+    for field in ["test/p", "sa/mallory", "/x", r#"would="denied""#] {
+        ensure!(line.contains(field), "no {field} in {line}");
+    }
+    // Held, it does what was counted.
+    scene.policy(&format!("{{ rules: [{alice}] }}"))?;
+    until("the policy is in force", || Ok((scene.get(&scene.mallory, "/x")? == 403).then_some(())))?;
+    ensure!(scene.get(&scene.alice, "/x")? == 200);
+    Ok(())
+}
+
+#[test]
 fn a_policy_on_a_port_by_name_holds_there_alone_and_one_on_a_port_that_is_not_there_closes_its_service()
 -> anyhow::Result<()> {
     const MALLORY: &str =

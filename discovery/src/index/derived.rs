@@ -114,13 +114,26 @@ pub(super) struct ReadPolicy {
 #[derive(Debug, PartialEq)]
 pub(super) enum Says {
     Authorization(Authorization),
-    MeshTls { strict: bool },
+    MeshTls(TlsMode),
     Backend(Arc<BackendPolicy>),
+}
+
+/// What a MeshTLSPolicy says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TlsMode {
+    Permissive,
+    Strict,
+    /// It decides nothing: as if there were no such policy, but that what Strict would refuse is counted.
+    DryRun,
 }
 
 /// What an AuthorizationPolicy says.
 #[derive(Debug, PartialEq)]
 pub(super) struct Authorization {
+    /// `namespace/name`.
+    pub(super) name: Arc<str>,
+    /// Whether it decides nothing.
+    pub(super) dry_run: bool,
     pub(super) action: Action,
     pub(super) rules: Vec<AuthorizationRule>,
 }

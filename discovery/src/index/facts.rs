@@ -32,6 +32,8 @@ pub(crate) struct Facts {
     pub(super) namespaces: BTreeMap<Key, Arc<Namespace>>,
     /// The opaque ports of a namespace's pods and Services that name none themselves.
     pub(super) opaque: Table<String, String>,
+    /// Who may call the ports of a namespace's pods that no Allow policy selects, where the pods say nothing themselves.
+    pub(super) default_inbound: Table<String, String>,
     /// What a namespace says of the settings of its pods' proxies.
     pub(super) proxies_of: Table<String, Said>,
     /// The zones of nodes.
@@ -102,6 +104,7 @@ impl Facts {
             copies: BTreeMap::new(),
             namespaces: BTreeMap::new(),
             opaque: Table::new("opaque"),
+            default_inbound: Table::new("default_inbound"),
             proxies_of: Table::new("proxies_of"),
             zones: Table::new("zones"),
             services: Table::new("services"),

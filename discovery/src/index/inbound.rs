@@ -5,7 +5,7 @@
 
 use super::{
     Key, ObjectId,
-    derived::{Hold, Level, ReadPolicy, Says},
+    derived::{Hold, Level, ReadPolicy, Says, TlsMode},
     facts::Facts,
     values,
 };
@@ -15,7 +15,10 @@ use crate::objects::{
     policy::{AuthorizationPolicy, MeshTlsPolicy, Selector},
 };
 use remora_api::convert::LIST_MAX;
-use remora_model::{Action, AuthorizationRule, BackendId, Inbound, InboundDefault, MtlsMode, Protocol};
+use remora_model::{
+    Action, AuthorizationRule, BackendId, DryRun, Inbound, InboundDefault, MtlsMode, Protocol,
+    policy::DRY_RUN_POLICIES_MAX,
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -55,23 +58,32 @@ impl Facts {
 
     fn inbound_at(&self, key: &Key, pod: &Pod, port: u16) -> Inbound {
         let ids = self.served_by(pod, port);
-        let (mut rules, mut default_deny) = (Vec::new(), false);
+        let (mut rules, mut default_deny, mut dry_allow) = (Vec::new(), false, Vec::new());
         for (policy, hold) in self.access_rules(key, pod, &ids) {
             if let Says::Authorization(policy) = &policy.says {
                 default_deny |= policy.denies_the_rest();
+                dry_allow.extend(policy.would_deny_the_rest().then(|| Arc::clone(&policy.name)));
                 // Where it is closed, only what it forbids holds.
                 let kept = policy.rules.iter().filter(|rule| hold == Hold::Said || rule.action == Action::Deny);
                 rules.extend(kept.cloned());
             }
         }
+        if !default_deny {
+            let (rule, denies) = self.default_inbound(pod).rule(&pod.metadata.namespace);
+            rules.extend(rule);
+            default_deny = denies;
+        }
+        dry_allow.truncate(DRY_RUN_POLICIES_MAX);
+        let (mtls, strict) = self.mtls(key, pod, &ids);
         let parent = ids.first().map_or_else(|| format!("{}/{}:{port}", key.0, key.1), ToString::to_string);
         Inbound {
             port,
             parent: parent.into(),
             protocol: self.protocol_at(pod, port),
-            mtls: self.mtls(key, pod, &ids),
+            mtls,
             rules: bounded(rules),
             default_deny,
+            dry_run: DryRun { strict, allow: dry_allow },
             ending: pod.metadata.deletion_timestamp.is_some(),
             trust_domain: self.mesh.trust_domain.clone(),
         }
@@ -91,20 +103,30 @@ impl Facts {
         read.filter(|(policy, _)| policy.selects(pod)).collect()
     }
 
-    /// The most specific policy wins: port, workload, namespace, mesh; of equals, the strict one.
-    pub(super) fn mtls(&self, key: &Key, pod: &Pod, ids: &[&BackendId]) -> MtlsMode {
+    /// The most specific policy wins: port, workload, namespace, mesh; of equals, the strict one. And the policy in dry run that would
+    /// make it strict, if none does.
+    pub(super) fn mtls(&self, key: &Key, pod: &Pod, ids: &[&BackendId]) -> (MtlsMode, Option<Arc<str>>) {
         let mut most: Option<(Level, bool)> = None;
+        let mut would: Option<(Level, ObjectId)> = None;
         for place in self.places_over(Some(key), ids) {
             for id in self.policies_on.get(&(MeshTlsPolicy::KIND, place.clone())) {
                 let Some(read) = self.read_policies.get(id).filter(|read| read.selects(pod)) else { continue };
-                let Says::MeshTls { strict } = read.says else { continue };
-                let strict = strict || read.places.get(&place) == Some(&Hold::Closed);
-                most = most.max(Some((place.level(read.selector.as_ref()), strict)));
+                let Says::MeshTls(mode) = read.says else { continue };
+                let level = place.level(read.selector.as_ref());
+                if mode == TlsMode::DryRun {
+                    would = would.max(Some((level, id.clone())));
+                    continue;
+                }
+                let strict = mode == TlsMode::Strict || read.places.get(&place) == Some(&Hold::Closed);
+                most = most.max(Some((level, strict)));
             }
         }
-        match most {
-            Some((_, true)) => MtlsMode::Strict,
-            Some((_, false)) | None => MtlsMode::Permissive,
+        let name = |id: &ObjectId| format!("{}/{}", id.key.0, id.key.1).into();
+        match (most, would) {
+            (Some((_, true)), _) => (MtlsMode::Strict, None),
+            // Of equals the strict one would count.
+            (Some((held, false)), Some((level, _))) if held > level => (MtlsMode::Permissive, None),
+            (_, would) => (MtlsMode::Permissive, would.map(|(_, id)| name(&id))),
         }
     }
 
@@ -167,11 +189,12 @@ fn bounded(rules: Vec<AuthorizationRule>) -> Vec<AuthorizationRule> {
     if rules.len() <= LIST_MAX {
         return rules;
     }
-    let (mut kept, rest): (Vec<_>, Vec<_>) = rules.into_iter().partition(|rule| rule.action == Action::Deny);
+    let (decide, others): (Vec<_>, Vec<_>) = rules.into_iter().partition(AuthorizationRule::decides);
+    let (mut kept, rest): (Vec<_>, Vec<_>) = decide.into_iter().partition(|rule| rule.action == Action::Deny);
     if kept.len() > LIST_MAX {
         return vec![AuthorizationRule::deny_everything("too many rules".into())];
     }
     let room = LIST_MAX - kept.len();
-    kept.extend(rest.into_iter().take(room));
+    kept.extend(rest.into_iter().chain(others).take(room));
     kept
 }

@@ -2,7 +2,7 @@
 //! implementation for each kind of the registry; without it nothing compiles. Pure.
 
 use super::{
-    Cell, ObjectId,
+    Cell, ObjectId, default_inbound,
     facts::Facts,
     given::{Taking, cluster_ips},
     is_external, networks, pods, proxies, report, routes,
@@ -92,7 +92,12 @@ all_kinds!(meanings);
 
 impl Means for Namespace {
     fn problems(&self, _facts: &Facts) -> Vec<String> {
-        pods::opaque_problem(&self.metadata).into_iter().chain(proxies::problems(&self.metadata)).collect()
+        let default = default_inbound::problem(&self.metadata);
+        pods::opaque_problem(&self.metadata)
+            .into_iter()
+            .chain(proxies::problems(&self.metadata))
+            .chain(default)
+            .collect()
     }
 
     fn set(taking: &mut Taking<'_>, id: ObjectId, object: Option<Arc<Self>>) {
@@ -100,6 +105,8 @@ impl Means for Namespace {
         taking.facts.proxies_of.put(id.key.1.clone(), proxies);
         let said = object.as_ref().and_then(|object| object.metadata.annotations.get(OPAQUE_PORTS).cloned());
         taking.facts.opaque.put(id.key.1.clone(), said);
+        let said = object.as_ref().and_then(|object| default_inbound::said(&object.metadata).map(str::to_owned));
+        taking.facts.default_inbound.put(id.key.1.clone(), said);
         match object {
             Some(object) => drop(taking.facts.namespaces.insert(id.key, object)),
             None => drop(taking.facts.namespaces.remove(&id.key)),
@@ -146,7 +153,8 @@ impl Means for Pod {
         let unclear = pods::membership(self, &facts.mesh.trust_domain).err();
         let unclear = unclear.map(|problem| format!("{problem}; it is left out"));
         let settings = proxies::problems(&self.metadata);
-        pods::opaque_problem(&self.metadata).into_iter().chain(settings).chain(unclear).collect()
+        let default = default_inbound::problem(&self.metadata);
+        pods::opaque_problem(&self.metadata).into_iter().chain(settings).chain(default).chain(unclear).collect()
     }
 
     fn set(taking: &mut Taking<'_>, id: ObjectId, object: Option<Arc<Self>>) {

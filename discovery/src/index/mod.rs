@@ -19,6 +19,7 @@ mod backends;
 mod change;
 mod connection;
 mod cors;
+mod default_inbound;
 mod derived;
 mod facts;
 mod fields;
@@ -61,7 +62,7 @@ use facts::Facts;
 use given::Taking;
 use graph::Graph;
 use ipnet::IpNet;
-use remora_model::{BackendId, Feature, ProxySettings, TrustDomain};
+use remora_model::{BackendId, DefaultInbound, Feature, ProxySettings, TrustDomain};
 use std::{collections::BTreeMap, sync::Arc};
 use tables::reading;
 
@@ -80,6 +81,8 @@ pub struct Mesh {
     pub networks: Vec<IpNet>,
     /// Settings of running proxies that no annotation says.
     pub proxies: ProxySettings,
+    /// Who may call a port that no Allow policy selects, where no annotation says it.
+    pub default_inbound: DefaultInbound,
 }
 
 impl Default for Mesh {
@@ -91,6 +94,7 @@ impl Default for Mesh {
             cluster_domain: CLUSTER_DOMAIN.to_owned(),
             networks: Vec::new(),
             proxies: ProxySettings::default(),
+            default_inbound: DefaultInbound::default(),
         }
     }
 }

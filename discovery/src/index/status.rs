@@ -41,6 +41,8 @@ pub(super) struct Findings {
     pub(super) partly: Vec<String>,
     /// What else its user should know.
     pub(super) notes: Vec<String>,
+    /// Whether it decides nothing, as it says.
+    pub(super) dry_run: bool,
     /// Why it does not do what it says.
     pub(super) ineffective: Option<String>,
 }

@@ -5,6 +5,7 @@
 //! change what a route or policy does, unknown fields are kept by name ([`Unknown`]), so that `index` can refuse them.
 
 pub mod attachment;
+pub mod conditions;
 pub mod core;
 pub mod kind;
 pub mod mesh;

@@ -3,7 +3,12 @@
 //! Unknown fields are kept by name at every level: a misspelt condition must not widen what a policy allows, so whoever
 //! reads them closes what they stand in. Lists that may not be empty are kept apart from lists that are not there.
 
-pub use super::attachment::{AnyPolicy, PolicyStatus, PolicyTarget, Selector, TargetKind, Targets};
+pub use super::{
+    attachment::{AnyPolicy, PolicyStatus, PolicyTarget, Selector, TargetKind, Targets},
+    conditions::{
+        ExceptOperation, ExceptSource, PolicyField, PolicyFieldMatch, PolicyGrpc, PolicyOperation, PolicySource,
+    },
+};
 
 use super::{
     Metadata, Unknown,
@@ -131,6 +136,8 @@ pub struct AuthorizationSpec {
     #[serde(default)]
     pub action: PolicyAction,
     #[serde(default)]
+    pub mode: PolicyMode,
+    #[serde(default)]
     pub rules: Vec<PolicyRule>,
     #[serde(flatten)]
     pub unknown: Unknown,
@@ -150,8 +157,8 @@ impl PolicySpec for AuthorizationSpec {
     fn closed(target_refs: Vec<PolicyTarget>, selector: Option<Selector>) -> (Self, &'static str) {
         // Another policy may allow what this one meant to deny, so that to allow nothing is not enough.
         let everything = PolicyRule { from: Some(Vec::new()), to: Some(Vec::new()), ..PolicyRule::default() };
-        let (action, rules, unknown) = (PolicyAction::Deny, vec![everything], Unknown::default());
-        (Self { target_refs, selector, action, rules, unknown }, "it denies everything")
+        let (action, mode, rules) = (PolicyAction::Deny, PolicyMode::Enforce, vec![everything]);
+        (Self { target_refs, selector, action, mode, rules, unknown: Unknown::default() }, "it denies everything")
     }
 }
 
@@ -161,6 +168,15 @@ pub enum PolicyAction {
     Allow,
     Deny,
     Audit,
+}
+
+/// Whether it decides anything.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub enum PolicyMode {
+    #[default]
+    Enforce,
+    /// What it would do is counted.
+    DryRun,
 }
 
 /// One of `from` and `to` must be there, empty or not: what matches everything says so.
@@ -181,30 +197,6 @@ pub struct PolicyRule {
 pub enum UnidentifiedCallers {
     Match,
     Ignore,
-}
-
-/// One list must be there; none may be empty.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-pub struct PolicySource {
-    #[serde(default)]
-    pub identities: Option<Vec<String>>,
-    #[serde(default)]
-    pub namespaces: Option<Vec<String>>,
-    #[serde(default)]
-    pub cidrs: Option<Vec<String>>,
-    #[serde(flatten)]
-    pub unknown: Unknown,
-}
-
-/// One list must be there; none may be empty.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-pub struct PolicyOperation {
-    #[serde(default)]
-    pub methods: Option<Vec<String>>,
-    #[serde(default)]
-    pub paths: Option<Vec<String>>,
-    #[serde(flatten)]
-    pub unknown: Unknown,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -239,6 +231,8 @@ impl PolicySpec for MeshTlsSpec {
 pub enum Mode {
     Permissive,
     Strict,
+    /// Decides nothing: what Strict would refuse is counted.
+    DryRun,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]

@@ -9,7 +9,7 @@ use super::{
 };
 use ipnet::IpNet;
 use remora_kube::names::{INJECT, INJECTED, MADE_BY, OPAQUE_PORTS, PART, PROBES, PROXY_ADDRESS, RETRY_ANY_METHOD};
-use remora_model::UnknownTargets;
+use remora_model::{DefaultInbound, UnknownTargets};
 use remora_runtime::settings;
 use std::net::IpAddr;
 
@@ -34,7 +34,7 @@ const fn setting(name: &'static str, what: &'static str, example: &'static str) 
 }
 
 /// The annotations of pods and namespaces that a person may set, in the order of the documentation.
-pub const SETTINGS: [Setting; 17] = [
+pub const SETTINGS: [Setting; 18] = [
     setting("inject", "whether pods get a sidecar: enabled or disabled", "enabled"),
     setting("skip-inbound-ports", "ports of the pod that bypass the proxy, in plaintext", "22,9000-9099"),
     setting("skip-outbound-ports", "destination ports that bypass the proxy", "3306"),
@@ -45,6 +45,11 @@ pub const SETTINGS: [Setting; 17] = [
         "deny",
     ),
     setting("opaque-ports", "ports of the pod without protocol detection: opaque bytes", "6379"),
+    setting(
+        "default-inbound-policy",
+        "who may call a port that no Allow policy selects: allow, authenticated, same-namespace or deny",
+        "authenticated",
+    ),
     setting("proxy-cpu-request", "CPU request of the proxy", "50m"),
     setting("proxy-cpu-limit", "CPU limit of the proxy; it starts a worker thread per whole CPU", "2"),
     setting("proxy-memory-request", "memory request of the proxy", "32Mi"),
@@ -211,6 +216,8 @@ pub(super) fn read(
     let memory = reader.resource("memory", [requests.memory.as_ref(), limits.memory.as_ref()], memory);
     let opaque_ports = reader.text("opaque-ports", "", ports);
     let opaque_ports = opaque_ports.filter(|ports| !ports.is_empty() || pod.annotations.contains_key(OPAQUE_PORTS));
+    // Discovery reads it, on the running pod; a word that it could not read is refused here.
+    let _read = reader.text("default-inbound-policy", DefaultInbound::Allow.name(), default_inbound);
     if mistakes.len() > before {
         return None;
     }
@@ -286,6 +293,10 @@ fn log_format(text: &str) -> Result<String, String> {
 
 fn unknown(text: &str) -> Result<String, String> {
     one_of(text, &UnknownTargets::ALL.map(UnknownTargets::name))
+}
+
+fn default_inbound(text: &str) -> Result<String, String> {
+    one_of(text, &DefaultInbound::ALL.map(DefaultInbound::name))
 }
 
 fn one_of(text: &str, words: &[&str]) -> Result<String, String> {

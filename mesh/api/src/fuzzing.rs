@@ -76,9 +76,13 @@ fn no_rule_is_left(message: v1::SyncResponse) {
 fn no_rule_is_lost(message: &v1::SyncResponse, resource: &Resource) {
     let denies = |rules: &[v1::AuthorizationRule]| {
         let harmless = |action: i32| [v1::Action::Allow.into(), v1::Action::Audit.into()].contains(&action);
-        rules.iter().filter(|rule| !harmless(rule.action)).count()
+        rules
+            .iter()
+            .filter(|rule| !(rule.dry_run && rule.action == i32::from(v1::Action::Deny)) && !harmless(rule.action))
+            .count()
     };
-    let still = |rules: &[AuthorizationRule]| rules.iter().filter(|rule| rule.action == Action::Deny).count();
+    let still =
+        |rules: &[AuthorizationRule]| rules.iter().filter(|rule| !rule.dry_run && rule.action == Action::Deny).count();
     match (&message.kind, resource) {
         (Some(Kind::Outbound(v1::OutboundResource { outbound: Some(sent), .. })), Resource::Outbound(read)) => {
             if read.parent == Parent::Unknown && read.rules.is_empty() {

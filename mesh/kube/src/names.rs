@@ -72,6 +72,8 @@ pub const UNKNOWN: &str = "remora.dev/unknown";
 pub const DRAIN_GRACE: &str = "remora.dev/drain-grace";
 /// Annotation of a pod or namespace: what the proxy writes to its access log, also while it runs.
 pub const ACCESS_LOG: &str = "remora.dev/access-log";
+/// Annotation of a pod or namespace: who may call a port that no Allow policy selects.
+pub const DEFAULT_INBOUND: &str = "remora.dev/default-inbound-policy";
 /// Annotation of a pod or namespace: whether the proxy makes spans of requests, and who collects them, also while it runs.
 pub const TRACING: &str = "remora.dev/tracing";
 /// Annotation of a pod whose traffic nothing redirects: where its proxy takes connections.

@@ -5,8 +5,8 @@
 //! with the first thing that needs it, and never taken away: proxies outlive the discovery that they started with.
 
 use crate::{
-    Action, AuthorizationRule, Backend, BackendKind, BackendSettings, ConnectionSettings, Filter, HashSource, Inbound,
-    InboundDefault, LoadBalancer, Locality, Outbound, Parent, RetryIntervals, Rule,
+    Backend, BackendKind, BackendSettings, ConnectionSettings, Filter, HashSource, LoadBalancer, Locality, Outbound,
+    Parent, RetryIntervals, Rule,
 };
 use std::{fmt, sync::Arc};
 
@@ -55,11 +55,15 @@ pub enum Feature {
     AccessLog,
     /// Questions of discovery that the proxy answers from its admin port. A proxy without is not asked.
     Asks,
+    /// Authorization rules with any other condition than identities, namespaces, address ranges, methods and paths.
+    AuthorizationConditions,
+    /// Policies that decide nothing and count what they would do. A proxy without is not sent them.
+    DryRun,
 }
 
 impl Feature {
     /// All that there are, in their order.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::HeaderFilters,
         Self::Redirects,
         Self::Rewrites,
@@ -81,6 +85,8 @@ impl Feature {
         Self::Tracing,
         Self::AccessLog,
         Self::Asks,
+        Self::AuthorizationConditions,
+        Self::DryRun,
     ];
 
     /// Its name in logs, metrics and statuses.
@@ -107,6 +113,8 @@ impl Feature {
             Self::Tracing => "tracing",
             Self::AccessLog => "access-log",
             Self::Asks => "asks",
+            Self::AuthorizationConditions => "authorization-conditions",
+            Self::DryRun => "dry-run",
         }
     }
 
@@ -220,26 +228,6 @@ fn of_filter(filter: &Filter) -> Feature {
     }
 }
 
-impl AuthorizationRule {
-    /// What a proxy needs to carry it out.
-    pub fn needs(&self) -> Features {
-        let ranges = self.from.iter().any(|source| !source.cidrs.is_empty()).then_some(Feature::SourceRanges);
-        let named = self.to.iter().any(|to| !to.methods.is_empty() || !to.paths.is_empty());
-        ranges.into_iter().chain(named.then_some(Feature::Operations)).collect()
-    }
-
-    /// What of it holds for a proxy that can carry out `known`: it, or its closed form. That of a deny rule denies
-    /// everything; that of an allow rule allows nothing, and so there is none.
-    fn within(self, known: Features, closed: &mut Vec<Closed>) -> Option<Self> {
-        let lacks = self.needs().beyond(known);
-        if lacks.is_empty() {
-            return Some(self);
-        }
-        closed.push(Closed { rule: self.name.clone(), lacks });
-        (self.action == Action::Deny).then(|| Self::deny_everything(self.name))
-    }
-}
-
 impl Outbound {
     /// What a proxy needs to know what it is, beside its rules.
     fn needs(&self) -> Features {
@@ -316,28 +304,10 @@ impl Backend {
     }
 }
 
-impl Inbound {
-    /// As of [`Outbound::within`]. An allow rule that is gone still denies the rest.
-    pub fn within(self, known: Features) -> (Self, Vec<Closed>) {
-        let mut closed = Vec::new();
-        let default_deny = self.default_deny || self.rules.iter().any(|rule| rule.action == Action::Allow);
-        let rules = self.rules.into_iter().filter_map(|rule| rule.within(known, &mut closed)).collect();
-        (Self { rules, default_deny, ..self }, closed)
-    }
-}
-
-impl InboundDefault {
-    /// As of [`Inbound::within`].
-    pub fn within(self, known: Features) -> (Self, Vec<Closed>) {
-        let (inbound, closed) = self.inbound.within(known);
-        (Self { inbound, ..self }, closed)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{BackendId, GrpcCodes, MtlsMode, Operation, Protocol, Source, TrustDomain, Unidentified};
+    use crate::{BackendId, GrpcCodes, Protocol};
 
     fn without(feature: Feature) -> Features {
         Features::all().beyond([feature].into_iter().collect())
@@ -351,47 +321,6 @@ mod tests {
         assert_eq!(Features::all().beyond(one).to_string(), "mirrors");
         let names: std::collections::BTreeSet<_> = Feature::ALL.iter().map(|feature| feature.name()).collect();
         assert_eq!(names.len(), Feature::ALL.len(), "each has a name of its own");
-    }
-
-    fn deny(action: Action, from: Source, to: Operation) -> AuthorizationRule {
-        let unidentified = Unidentified::Match;
-        AuthorizationRule { name: "p".into(), action, from: vec![from], to: vec![to], unidentified }
-    }
-
-    fn inbound(rules: Vec<AuthorizationRule>) -> Inbound {
-        Inbound {
-            port: 80,
-            parent: "shop/api:80".into(),
-            protocol: Protocol::Detect,
-            mtls: MtlsMode::Permissive,
-            rules,
-            default_deny: false,
-            ending: false,
-            trust_domain: TrustDomain::new("cluster.local").unwrap(),
-        }
-    }
-
-    #[test]
-    fn a_policy_that_a_proxy_lacks_a_feature_for_denies() {
-        let ranges = Source { cidrs: vec!["10.0.0.0/8".parse().unwrap()], ..Source::default() };
-        let get = Operation { methods: vec![http::Method::GET], paths: Vec::new() };
-        for (action, rules, default_deny) in [
-            (Action::Allow, Vec::new(), true),
-            (Action::Deny, vec![AuthorizationRule::deny_everything("p".into())], false),
-            (Action::Audit, Vec::new(), false),
-        ] {
-            for (from, to, feature) in [
-                (ranges.clone(), Operation::default(), Feature::SourceRanges),
-                (Source::default(), get.clone(), Feature::Operations),
-            ] {
-                let whole = inbound(vec![deny(action, from, to)]);
-                let (same, closed) = whole.clone().within(Features::all());
-                assert_eq!((same.rules, closed.len()), (whole.rules.clone(), 0));
-                let (less, closed) = whole.within(without(feature));
-                assert_eq!((less.rules, less.default_deny), (rules.clone(), default_deny), "{action:?} {feature:?}");
-                assert_eq!(closed, [Closed { rule: "p".into(), lacks: [feature].into_iter().collect() }]);
-            }
-        }
     }
 
     #[test]

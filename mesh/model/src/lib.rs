@@ -9,7 +9,9 @@ pub mod bytes;
 pub mod connection;
 pub mod cors;
 pub mod feature;
+pub mod field;
 pub mod grpc;
+pub mod host;
 pub mod identity;
 pub mod load_balancer;
 pub mod locality;
@@ -17,6 +19,7 @@ pub mod network;
 pub mod path;
 pub mod pattern;
 pub mod policy;
+mod policy_needs;
 pub mod ports;
 pub mod route;
 pub mod settings;
@@ -32,13 +35,18 @@ pub use bytes::{HostPattern, TcpRule, TlsRule};
 pub use connection::ConnectionSettings;
 pub use cors::{Cors, OriginPattern, Origins};
 pub use feature::{Closed, Feature, Features};
+pub use field::{FieldMatch, FieldRule, GrpcRule};
 pub use grpc::GrpcCodes;
+pub use host::HostRule;
 pub use identity::{SpiffeId, TrustDomain};
 pub use load_balancer::{CookieName, HashHeader, HashKey, HashSource, LoadBalancer, RequestHash};
 pub use locality::Locality;
 pub use path::PathPattern;
 pub use pattern::{InvalidPattern, Pattern};
-pub use policy::{Action, AuthorizationRule, Inbound, InboundDefault, MtlsMode, Operation, Source, Unidentified};
+pub use policy::{
+    Action, AuthorizationRule, DefaultInbound, DryRun, Inbound, InboundDefault, MtlsMode, Operation, OperationExcept,
+    ServiceAccount, Source, SourceExcept, Unidentified,
+};
 pub use route::{
     BackendRef, BackendRefState, Filter, HeaderEdit, HeaderMatch, Outbound, Parent, PathMatch, PathRewrite, QueryMatch,
     Redirect, Retry, RouteMatch, Rule, Timeouts, ValueMatch,

@@ -78,12 +78,17 @@ const NOT_SENT_ON: [HeaderName; 7] = [
 /// What the names of Remora's own fields begin with; an application's are removed.
 const RESERVED: &str = "x-remora-";
 
+/// Whether a field reaches the far application as it was sent.
+pub(crate) fn is_sent_on(name: &HeaderName) -> bool {
+    let kept = ["keep-alive", "proxy-connection"].contains(&name.as_str());
+    !kept && !NOT_SENT_ON.contains(name) && !name.as_str().starts_with(RESERVED)
+}
+
 impl HashHeader {
     /// Reads one, in any case.
     pub fn parse(text: &str) -> Result<Self, InvalidHashHeader> {
         let name = HeaderName::from_bytes(text.as_bytes()).map_err(|_| InvalidHashHeader::Name)?;
-        let kept = ["keep-alive", "proxy-connection"].contains(&name.as_str());
-        if kept || NOT_SENT_ON.contains(&name) || name.as_str().starts_with(RESERVED) {
+        if !is_sent_on(&name) {
             return Err(InvalidHashHeader::NotSentOn);
         }
         Ok(Self(name))

@@ -1,31 +1,28 @@
-//! What discovery says of a port, in the form in which it is asked for every request: rules by action, deny first.
+//! What discovery says of a port, in the form in which it is asked for every request: rules by what they do, deny first.
 
-use super::{Act, Caller, Denial};
-use http::Method;
-use remora_model::{Action, AuthorizationRule, Inbound, MtlsMode, Operation, Source, SpiffeId, Unidentified, path};
-use std::{borrow::Cow, sync::Arc};
+use super::{
+    Act, Caller, Denial,
+    dry_run::DryRuns,
+    index::Set,
+    rule::{Asking, Compared, Rule},
+};
+use remora_model::{Action, AuthorizationRule, Inbound, MtlsMode};
+use std::sync::Arc;
 
 /// The policy of a port.
 #[derive(Debug)]
 pub struct Compiled {
     inbound: Arc<Inbound>,
-    deny: Vec<Rule>,
-    allow: Vec<Rule>,
-    audit: Vec<Rule>,
-    /// Whether a rule that decides names paths: then a path without a canonical form is refused.
-    judges_paths: bool,
-    audits_paths: bool,
-}
-
-/// A rule with its namespaces bound to their trust domain.
-#[derive(Debug)]
-struct Rule {
-    name: Arc<str>,
-    action: Action,
-    from: Vec<Source>,
-    to: Vec<Operation>,
-    /// Whether a caller without an identity counts as named. Only ever of deny rules.
-    unidentified: bool,
+    deny: Set,
+    allow: Set,
+    audit: Set,
+    dry_runs: DryRuns,
+    /// Whether a deny rule names paths: then a path without a canonical form is refused, for it may be one of them.
+    denies_paths: bool,
+    /// Whether an allow rule does: what no other allows is refused for that.
+    allows_paths: bool,
+    notes_paths: bool,
+    names_hosts: bool,
 }
 
 /// What comes of judging one request or connection.
@@ -38,48 +35,64 @@ pub struct Decision<'a> {
     pub noted: Vec<(usize, Noted)>,
 }
 
-/// What a rule that decides nothing says of a request.
+/// What a rule, or a policy in dry run, that decides nothing says of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Noted {
+    /// It matches. Of a dry run: and would make no difference.
     Matched,
-    /// It names paths, and this one has no canonical form.
+    /// It names paths, and this one has no canonical form. Of a dry run: the request would be refused for that.
     Ambiguous,
+    /// It would refuse the request, which is let in.
+    Denies,
+    /// It would let the request in, which is refused.
+    Allows,
 }
 
-/// A caller as rules name it.
-struct Named<'a> {
-    caller: &'a Caller,
-    /// Its namespace, if it is of the rules' own trust domain.
-    namespace: Option<&'a str>,
-}
-
-/// A path in the form that rules are compared with.
-enum Compared<'a> {
-    /// No rule asks for it, or it is `*`.
-    None,
-    Path(Cow<'a, str>),
-    Ambiguous(path::Ambiguous),
+/// What decides nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Notes<'a> {
+    /// A rule of an Audit policy, by its name.
+    Audit(&'a Arc<str>),
+    /// A rule in dry run, or a policy in dry run as a whole, by its name.
+    DryRun(&'a Arc<str>),
 }
 
 impl Compiled {
     /// Sorts the rules.
     pub fn new(inbound: Arc<Inbound>) -> Self {
-        let names_paths = |rule: &&AuthorizationRule| rule.to.iter().any(|to| !to.paths.is_empty());
-        let with = |action| inbound.rules.iter().filter(move |rule| rule.action == action);
-        let compile = |action| with(action).map(Rule::new).collect();
+        let compile = |wanted: &dyn Fn(&AuthorizationRule) -> bool| {
+            let rules = inbound.rules.iter().filter(|rule| wanted(rule));
+            Set::new(rules.filter_map(|rule| Rule::new(rule, inbound.port)).collect())
+        };
+        let deny = compile(&|rule| rule.action == Action::Deny && rule.decides());
+        let allow = compile(&|rule| rule.action == Action::Allow && rule.decides());
+        let audit = compile(&|rule| rule.action == Action::Audit);
+        let dry_runs = DryRuns::new(
+            &inbound,
+            compile(&|rule| rule.action == Action::Deny && rule.dry_run),
+            compile(&|rule| rule.action == Action::Allow && rule.dry_run),
+            deny.rules().iter().any(Rule::names_paths),
+        );
+        let paths = |set: &Set| set.rules().iter().any(Rule::names_paths);
+        let hosts = |set: &Set| set.rules().iter().any(Rule::names_hosts);
+        let names_hosts = [&deny, &allow, &audit].into_iter().chain(dry_runs.sets()).any(hosts);
         Self {
-            deny: compile(Action::Deny),
-            allow: compile(Action::Allow),
-            audit: compile(Action::Audit),
-            judges_paths: with(Action::Deny).chain(with(Action::Allow)).any(|rule| names_paths(&rule)),
-            audits_paths: with(Action::Audit).any(|rule| names_paths(&rule)),
+            denies_paths: paths(&deny),
+            allows_paths: paths(&allow),
+            notes_paths: paths(&audit) || dry_runs.sets().any(paths),
+            names_hosts,
+            deny,
+            allow,
+            audit,
+            dry_runs,
             inbound,
         }
     }
 
-    /// The names of the rules that decide nothing.
-    pub fn noting(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.audit.iter().map(|rule| &rule.name)
+    /// What decides nothing.
+    pub fn noting(&self) -> impl Iterator<Item = Notes<'_>> {
+        let audit = self.audit.rules().iter().map(|rule| Notes::Audit(&rule.name));
+        audit.chain(self.dry_runs.names().map(Notes::DryRun))
     }
 
     /// As discovery says it.
@@ -95,121 +108,61 @@ impl Compiled {
         }
     }
 
-    /// Whether `caller` may do `act`: a guess, or a second look at what goes on already. It leaves no trace.
+    /// Whether `caller` may do `act` at `port` of the pod: a guess, or a second look at what goes on already. It leaves no trace.
     ///
     /// A caller that may send bytes may send every request (whose path has a form): bytes count as any operation for a deny rule
     /// and as none that an allow rule names.
-    pub fn allows(&self, caller: &Caller, act: Act<'_>) -> Result<(), Denial> {
+    pub fn allows(&self, caller: &Caller, port: u16, act: Act<'_>) -> Result<(), Denial> {
         self.admits(caller)?;
-        self.decide(&self.named(caller), act, &compared(act, self.judges_paths)).map(drop)
+        self.decide(&self.asking(caller, port, act, self.denies_paths || self.allows_paths)).map(drop)
     }
 
-    /// Judges `act`.
-    pub fn judge(&self, caller: &Caller, act: Act<'_>) -> Decision<'_> {
+    /// Judges `act` at `port` of the pod, which [`Inbound`] leaves open where it is that of several.
+    pub fn judge(&self, caller: &Caller, port: u16, act: Act<'_>) -> Decision<'_> {
         if let Err(denial) = self.admits(caller) {
             return Decision { outcome: Err(denial), noted: Vec::new() };
         }
-        let (caller, path) = (self.named(caller), compared(act, self.judges_paths || self.audits_paths));
-        let noted = self.noted(&caller, act, &path);
-        Decision { outcome: self.decide(&caller, act, &path), noted }
+        let asking = self.asking(caller, port, act, self.denies_paths || self.allows_paths || self.notes_paths);
+        let (outcome, mut noted) = (self.decide(&asking), Vec::new());
+        self.audited(&asking, &mut noted);
+        self.dry_runs.note(&asking, &outcome, self.audit.rules().len(), &mut noted);
+        Decision { outcome, noted }
     }
 
-    fn named<'a>(&self, caller: &'a Caller) -> Named<'a> {
-        let own = caller.identity.as_ref().filter(|id| id.member_of(&self.inbound.trust_domain));
-        Named { caller, namespace: own.and_then(SpiffeId::namespace) }
+    fn asking<'a>(&self, caller: &'a Caller, port: u16, act: Act<'a>, paths: bool) -> Asking<'a> {
+        Asking::new((caller, &self.inbound.trust_domain), port, act, (paths, self.names_hosts))
     }
 
     /// Deny rules come first; where anything is allowed by rule, the rest is denied.
-    fn decide(&self, caller: &Named<'_>, act: Act<'_>, path: &Compared<'_>) -> Result<Option<&Arc<str>>, Denial> {
-        if let Some(rule) = self.deny.iter().find(|rule| rule.matches(caller, act, path)) {
+    fn decide(&self, asking: &Asking<'_>) -> Result<Option<&Arc<str>>, Denial> {
+        if let Some(rule) = self.deny.first(asking) {
             return Err(Denial::Denied { rule: rule.name.clone() });
         }
-        if let (true, Compared::Ambiguous(why)) = (self.judges_paths, path) {
-            return Err(Denial::Ambiguous(*why));
+        let ambiguous = match &asking.path {
+            Compared::Ambiguous(why) => Some(Denial::Ambiguous(*why)),
+            Compared::None | Compared::Path(_) => None,
+        };
+        if let Some(denial) = ambiguous.clone().filter(|_| self.denies_paths) {
+            return Err(denial);
         }
         if !self.inbound.default_deny {
             return Ok(None);
         }
-        let allows = self.allow.iter().find(|rule| rule.matches(caller, act, path));
         let refused = || Denial::NotAllowed { parent: self.inbound.parent.clone() };
-        allows.map(|rule| Some(&rule.name)).ok_or_else(refused)
+        let refused = || ambiguous.filter(|_| self.allows_paths).unwrap_or_else(refused);
+        self.allow.first(asking).map(|rule| Some(&rule.name)).ok_or_else(refused)
     }
 
-    fn noted(&self, caller: &Named<'_>, act: Act<'_>, path: &Compared<'_>) -> Vec<(usize, Noted)> {
-        let outcome = |rule: &Rule| match path {
-            _ if rule.matches(caller, act, path) => Some(Noted::Matched),
-            Compared::Ambiguous(_) if rule.might_match(caller, act) => Some(Noted::Ambiguous),
-            _ => None,
-        };
-        self.audit.iter().enumerate().filter_map(|(index, rule)| Some((index, outcome(rule)?))).collect()
-    }
-}
-
-/// `*` is no path (RFC 9112 §3.2.4), and policies that name paths do not mean it.
-fn compared(act: Act<'_>, wanted: bool) -> Compared<'_> {
-    match act {
-        Act::Request { method, path } if wanted && !(path == "*" && method == Method::OPTIONS) => {
-            path::canonical(path).map_or_else(Compared::Ambiguous, Compared::Path)
+    fn audited(&self, asking: &Asking<'_>, noted: &mut Vec<(usize, Noted)>) {
+        let matched = self.audit.all(asking);
+        if matches!(asking.path, Compared::Ambiguous(_)) {
+            let might = |(at, rule): &(usize, &Rule)| {
+                rule.might_match(asking) && !matched.iter().any(|one| *one as usize == *at)
+            };
+            let rules = self.audit.rules().iter().enumerate();
+            noted.extend(rules.filter(might).map(|(at, _)| (at, Noted::Ambiguous)));
         }
-        Act::Request { .. } | Act::Bytes => Compared::None,
-    }
-}
-
-impl Rule {
-    fn new(rule: &AuthorizationRule) -> Self {
-        Self {
-            name: rule.name.clone(),
-            action: rule.action,
-            from: rule.from.clone(),
-            to: rule.to.clone(),
-            unidentified: rule.action == Action::Deny && rule.unidentified == Unidentified::Match,
-        }
-    }
-
-    fn matches(&self, caller: &Named<'_>, act: Act<'_>, path: &Compared<'_>) -> bool {
-        self.names(caller) && (self.to.is_empty() || self.to.iter().any(|to| self.means(to, act, path)))
-    }
-
-    /// Whether it would match if the path, which has no canonical form, were one that it names.
-    fn might_match(&self, caller: &Named<'_>, act: Act<'_>) -> bool {
-        let Act::Request { method, .. } = act else { return false };
-        self.names(caller) && self.to.iter().any(|to| !to.paths.is_empty() && self.means_method(to, method))
-    }
-
-    fn names(&self, caller: &Named<'_>) -> bool {
-        self.from.is_empty() || self.from.iter().any(|source| self.names_by(source, caller))
-    }
-
-    fn names_by(&self, source: &Source, caller: &Named<'_>) -> bool {
-        let identity = caller.caller.identity.as_ref();
-        let unidentified = self.unidentified && identity.is_none();
-        (source.identities.is_empty() || unidentified || identity.is_some_and(|id| source.identities.contains(id)))
-            && (source.namespaces.is_empty()
-                || unidentified
-                || caller.namespace.is_some_and(|own| source.namespaces.iter().any(|namespace| **namespace == *own)))
-            && (source.cidrs.is_empty() || source.cidrs.iter().any(|cidr| cidr.contains(&caller.caller.address)))
-    }
-
-    /// Bytes might be the very request that a deny rule forbids, in a disguise: a deny rule counts them as it, another rule
-    /// does not.
-    fn means(&self, to: &Operation, act: Act<'_>, path: &Compared<'_>) -> bool {
-        let Act::Request { method, .. } = act else {
-            return self.action == Action::Deny || (to.methods.is_empty() && to.paths.is_empty());
-        };
-        self.means_method(to, method)
-            && (to.paths.is_empty()
-                || matches!(path, Compared::Path(path) if to.paths.iter().any(|pattern| pattern.matches(path))))
-    }
-
-    /// Methods are case-sensitive (RFC 9110 §9.1), and servers are lenient; HEAD is GET without the content (§9.3.2). So a
-    /// deny rule means what some server may take for the method that it names, any other rule the method alone.
-    fn means_method(&self, to: &Operation, method: &Method) -> bool {
-        let lenient = |denied: &Method| {
-            denied.as_str().eq_ignore_ascii_case(method.as_str())
-                || (*denied == Method::GET && method.as_str().eq_ignore_ascii_case("HEAD"))
-        };
-        to.methods.is_empty()
-            || to.methods.contains(method)
-            || (self.action == Action::Deny && to.methods.iter().any(lenient))
+        noted.extend(matched.into_iter().map(|at| (at as usize, Noted::Matched)));
+        noted.sort_unstable_by_key(|(at, _)| *at);
     }
 }

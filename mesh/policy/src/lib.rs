@@ -3,12 +3,20 @@
 //! `remora authz explain` and the fuzz targets run the very same function.
 //!
 //! A decision permits nothing by itself: what lets a request through is the proxy's own `Permit`.
+//!
+//! **In doubt a deny rule matches, and any other rule does not.** Who shows no identity, bytes that no one has read, a host or header
+//! that servers read in different ways: [`rule`] says what is in doubt. `docs/authorization.md` says the same for users, and `naive`, of
+//! the fuzz target, is an interpreter written from it.
 
 mod compiled;
+mod dry_run;
+mod index;
+mod rule;
+mod tree;
 
-pub use compiled::{Compiled, Decision, Noted};
+pub use compiled::{Compiled, Decision, Noted, Notes};
 
-use http::Method;
+use http::{HeaderMap, Method};
 use remora_model::{SpiffeId, path};
 use std::{net::IpAddr, sync::Arc};
 
@@ -25,8 +33,15 @@ pub struct Caller {
 pub enum Act<'a> {
     /// Bytes of no protocol that policy could read.
     Bytes,
-    /// An HTTP request; the path as it came, query excluded.
-    Request { method: &'a Method, path: &'a str },
+    /// An HTTP request.
+    Request {
+        method: &'a Method,
+        /// As it came, query excluded.
+        path: &'a str,
+        /// Its one authority, if it says any.
+        host: Option<&'a str>,
+        headers: &'a HeaderMap,
+    },
 }
 
 /// Why something was refused, in words for an operator.
@@ -52,5 +67,9 @@ fn words_of(port: u16) -> String {
     }
 }
 
+// for tests and cargo-fuzz alone
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(test)]
 mod tests;

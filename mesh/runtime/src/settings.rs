@@ -3,7 +3,7 @@
 
 use crate::log;
 use remora_model::{
-    Tracing, UnknownTargets,
+    DefaultInbound, Tracing, UnknownTargets,
     settings::{AccessLog, DRAIN_GRACE_MAX, LOG_FILTER_BYTES_MAX},
 };
 use std::{fmt, sync::Arc, time::Duration};
@@ -108,6 +108,14 @@ pub fn log_filter(text: &str) -> Result<Arc<str>, String> {
 /// # Errors
 /// It is another word.
 pub fn unknown_targets(text: &str) -> Result<UnknownTargets, String> {
+    parsed(text)
+}
+
+/// Who may call a port that no Allow policy selects: `allow`, `authenticated`, `same-namespace` or `deny`.
+///
+/// # Errors
+/// It is another word.
+pub fn default_inbound(text: &str) -> Result<DefaultInbound, String> {
     parsed(text)
 }
 

@@ -139,6 +139,7 @@ pub(super) fn inbound(port: u16, parent: &str) -> Inbound {
         mtls: MtlsMode::Strict,
         rules: Vec::new(),
         default_deny: false,
+        dry_run: Default::default(),
         ending: false,
         trust_domain: TrustDomain::new("cluster.local").unwrap(),
     }

@@ -22,15 +22,16 @@ use crate::{
     io::{Abort as _, Breakable, Breaker, Fuse, Handle, Prefixed},
     leads::{self, Lead},
     limits,
-    policy::{self, Permit, To},
+    policy::{self, Act, Permit, To},
     resources::Resources,
     revoke::{self, Revoked},
     tasks::Tasks,
     telemetry::{Reason, Tls},
 };
 use http::{
-    Method, Request, Response, StatusCode, Version,
+    HeaderMap, Method, Request, Response, StatusCode, Version,
     header::{CONTENT_LENGTH, TRANSFER_ENCODING},
+    uri::Authority,
 };
 use hyper::{
     client::conn::{TrySendError, http1},
@@ -42,10 +43,33 @@ use std::{fmt, future::pending, net::SocketAddr, pin::Pin, rc::Rc};
 use tokio::time::Instant;
 
 /// What was asked of policy.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Asked {
-    pub method: Method,
-    pub path: Box<str>,
+    method: Method,
+    path: Box<str>,
+    host: Option<Authority>,
+    headers: HeaderMap,
+}
+
+impl Asked {
+    /// What is asked of policy for a request. Its headers are kept if policy has judged them, and may do so again.
+    pub(crate) fn of<B>(request: &Request<B>, host: Option<&Authority>, judged: bool) -> Self {
+        let headers = if judged { request.headers().clone() } else { HeaderMap::new() };
+        Self { method: request.method().clone(), path: request.uri().path().into(), host: host.cloned(), headers }
+    }
+
+    /// As it was asked.
+    pub(crate) fn act(&self) -> Act<'_> {
+        let host = self.host.as_ref().map(Authority::as_str);
+        Act::Request { method: &self.method, path: &self.path, host, headers: &self.headers }
+    }
+}
+
+/// Without its headers, which may hold secrets.
+impl fmt::Debug for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Asked").field("method", &self.method).field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 /// What a request that asks to leave HTTP offers: shared by the code that sends it and the code that reads its answer.
@@ -98,14 +122,14 @@ impl End {
 }
 
 /// What a request that asks to leave HTTP offers, and its client's side of that; `None` for any other request, without `h2c`
-/// from here on.
-pub(crate) fn take<B>(request: &mut Request<B>) -> Option<(Rc<Offer>, End)> {
+/// from here on. `host` and `judged`: as of [`Asked::of`].
+pub(crate) fn take<B>(request: &mut Request<B>, host: Option<&Authority>, judged: bool) -> Option<(Rc<Offer>, End)> {
     if !headers::asks_to_leave(request) {
         // The library offers the connection with any `connection: upgrade`; kept, it would hold it open.
         drop(request.extensions_mut().remove::<OnUpgrade>());
         return None;
     }
-    let asked = Asked { method: request.method().clone(), path: request.uri().path().into() };
+    let asked = Asked::of(request, host, judged);
     let connect = asked.method == Method::CONNECT;
     let protocols = headers::offers(request.headers()).filter(|_| !connect).map(Into::into).collect();
     let extended = request.extensions_mut().remove();
@@ -434,7 +458,7 @@ mod tests {
         for offer in offers {
             request = request.header("upgrade", *offer);
         }
-        take(&mut request.body(()).unwrap()).unwrap().0
+        take(&mut request.body(()).unwrap(), None, false).unwrap().0
     }
 
     /// Whether an answer is taken, and whether it ends HTTP.
@@ -471,7 +495,7 @@ mod tests {
             let mut request = request.body(RequestBody::Empty).unwrap();
             request.extensions_mut().insert(hyper::ext::Protocol::from_static("websocket"));
             assert!(extended::arrive(&mut request));
-            let (offer, _) = take(&mut request).unwrap();
+            let (offer, _) = take(&mut request, None, false).unwrap();
             offer.prepare(&mut request, transparent);
             assert_eq!(request.uri(), "/chat?room=1");
             assert_eq!(request.headers()["host"], "api.shop");

@@ -36,7 +36,8 @@ impl Visit {
     /// Judges what the peer wants, and leaves the one record of it.
     pub(crate) fn judge(&self, act: Act<'_>) -> Result<Permit, Denial> {
         let policy = self.port.policy();
-        policy.judge(&self.peer, act).record(&policy, (&self.peer, self.port.number), act)
+        let at = (&self.peer, self.port.number);
+        policy.judge(at, act).record(&policy, at, act)
     }
 
     /// Returns once the peer may no longer do what it was let in for. Cancel safe.

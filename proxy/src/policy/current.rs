@@ -54,7 +54,7 @@ impl Changes {
 mod tests {
     use super::*;
     use futures_util::FutureExt as _;
-    use remora_model::{Inbound, MtlsMode, Protocol, TrustDomain};
+    use remora_model::{DryRun, Inbound, MtlsMode, Protocol, TrustDomain};
 
     fn compiled(mtls: MtlsMode) -> Arc<Policy> {
         let inbound = Inbound {
@@ -64,6 +64,7 @@ mod tests {
             mtls,
             default_deny: false,
             rules: Vec::new(),
+            dry_run: DryRun::default(),
             ending: false,
             trust_domain: TrustDomain::new("cluster.local").unwrap(),
         };

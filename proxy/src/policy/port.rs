@@ -1,7 +1,7 @@
 //! The policy of one port: the compiled rules, and what those that decide nothing write to. In: what discovery says of the port.
 //! Out: a [`Verdict`] for each request and byte connection, to be recorded.
 
-use super::{Act, Denial, Peer, Permit, record::Counters};
+use super::{Act, Denial, Peer, Permit, record::Noting};
 use remora_model::Inbound;
 use remora_policy::{Compiled, Noted};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 pub(crate) struct Policy {
     compiled: Compiled,
     /// By the index of the rule in [`Compiled::noting`].
-    pub(super) noting: Vec<(Arc<str>, Counters)>,
+    pub(super) noting: Vec<Noting>,
 }
 
 /// What came of judging one request or connection.
@@ -27,7 +27,7 @@ impl Policy {
     /// Compiles the rules.
     pub(crate) fn new(inbound: Arc<Inbound>) -> Self {
         let compiled = Compiled::new(inbound);
-        let noting = compiled.noting().map(|rule| (rule.clone(), Counters::new(rule))).collect();
+        let noting = compiled.noting().map(Noting::new).collect();
         Self { compiled, noting }
     }
 
@@ -42,13 +42,46 @@ impl Policy {
     }
 
     /// As of [`Compiled::allows`]: it permits nothing.
-    pub(crate) fn allows(&self, peer: &Peer, act: Act<'_>) -> Result<(), Denial> {
-        self.compiled.allows(peer, act)
+    pub(crate) fn allows(&self, (peer, port): (&Peer, u16), act: Act<'_>) -> Result<(), Denial> {
+        self.compiled.allows(peer, port, act)
     }
 
-    /// Judges `act`. The verdict is to be [recorded](Verdict::record), once.
-    pub(crate) fn judge(&self, peer: &Peer, act: Act<'_>) -> Verdict {
-        let decision = self.compiled.judge(peer, act);
+    /// Judges `act` at a port of the pod. The verdict is to be [recorded](Verdict::record), once.
+    pub(crate) fn judge(&self, (peer, port): (&Peer, u16), act: Act<'_>) -> Verdict {
+        let decision = self.compiled.judge(peer, port, act);
         Verdict { decision: decision.outcome.map(|_| Permit(())), noted: decision.noted }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use remora_model::{Action, AuthorizationRule, DryRun, MtlsMode, Protocol, TrustDomain};
+
+    #[test]
+    fn what_decides_nothing_is_counted_and_the_verdict_is_the_same() {
+        let rule =
+            |action, dry_run| AuthorizationRule { dry_run, ..AuthorizationRule::of("shop/p rule 0".into(), action) };
+        let mut inbound = Inbound {
+            port: 80,
+            parent: "shop/api:80".into(),
+            protocol: Protocol::Detect,
+            mtls: MtlsMode::Permissive,
+            default_deny: false,
+            rules: vec![rule(Action::Audit, false), rule(Action::Deny, true)],
+            dry_run: DryRun { strict: Some("shop/strict".into()), allow: Vec::new() },
+            ending: false,
+            trust_domain: TrustDomain::new("cluster.local").unwrap(),
+        };
+        let peer = Peer { identity: None, address: [10, 0, 0, 9].into() };
+        let judged = |inbound: &Inbound| {
+            let policy = Policy::new(Arc::new(inbound.clone()));
+            let verdict = policy.judge((&peer, 80), Act::Bytes);
+            let noted = verdict.noted.clone();
+            (verdict.record(&policy, (&peer, 80), Act::Bytes).is_ok(), noted)
+        };
+        assert_eq!(judged(&inbound), (true, vec![(0, Noted::Matched), (1, Noted::Denies), (2, Noted::Denies)]));
+        inbound.rules.push(rule(Action::Deny, false));
+        assert_eq!(judged(&inbound), (false, vec![(0, Noted::Matched), (1, Noted::Matched)]));
     }
 }

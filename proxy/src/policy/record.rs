@@ -1,5 +1,5 @@
-//! What audit rules leave behind: a count for each request or connection that they match, and a line, as far as the rule's
-//! [`Lines`] last. Never more, since a [`Verdict`] is recorded once, by taking it.
+//! What rules that decide nothing leave behind: a count for each request or connection that they match, and a line, as far as the
+//! rule's [`Lines`] last. Never more, since a [`Verdict`] is recorded once, by taking it.
 
 use super::{Act, Denial, Peer, Permit, Policy, Verdict};
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
     telemetry::{self, OTHER},
 };
 use metrics::Counter;
-use remora_policy::Noted;
+use remora_policy::{Noted, Notes};
 use std::{
     collections::HashSet,
     fmt,
@@ -15,30 +15,74 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// What an audit rule writes to, found when the policy is compiled.
-pub(super) struct Counters {
-    matched: Counter,
-    ambiguous: Counter,
+/// What a rule that decides nothing writes to, found when the policy is compiled.
+pub(super) struct Noting {
+    rule: Arc<str>,
+    dry_run: bool,
+    /// By the number of [`Noted`].
+    counters: [Counter; 4],
     lines: Mutex<Lines>,
 }
 
-impl fmt::Debug for Counters {
+impl fmt::Debug for Noting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Counters").finish_non_exhaustive()
+        f.debug_struct("Noting").field("rule", &self.rule).finish_non_exhaustive()
     }
 }
 
-impl Counters {
+/// What a dry run would make of a request, as its metric and its lines have it.
+fn would(noted: Noted) -> &'static str {
+    match noted {
+        Noted::Matched => "same",
+        Noted::Ambiguous => "ambiguous",
+        Noted::Denies => "denied",
+        Noted::Allows => "allowed",
+    }
+}
+
+impl Noting {
     /// Rules come and go, and the recorder forgets no name: after so many, further rules are counted as `other`.
-    pub(super) fn new(rule: &Arc<str>) -> Self {
-        static NAMES: Mutex<Option<Names>> = Mutex::new(None);
-        let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
-        let label = names.get_or_insert_default().label(rule, limits::AUDIT_RULES_COUNTED);
-        let of = |outcome| {
-            let label = label.clone();
-            metrics::counter!("remora_policy_audit_total", "rule" => label.to_string(), "outcome" => outcome)
+    pub(super) fn new(notes: Notes<'_>) -> Self {
+        static AUDITED: Mutex<Option<Names>> = Mutex::new(None);
+        static DRY_RUNS: Mutex<Option<Names>> = Mutex::new(None);
+        let (rule, dry_run, names) = match notes {
+            Notes::Audit(rule) => (rule, false, &AUDITED),
+            Notes::DryRun(rule) => (rule, true, &DRY_RUNS),
         };
-        Self { matched: of("matched"), ambiguous: of("ambiguous"), lines: Mutex::new(Lines::new(Instant::now())) }
+        let mut names = names.lock().unwrap_or_else(PoisonError::into_inner);
+        let label = names.get_or_insert_default().label(rule, limits::AUDIT_RULES_COUNTED);
+        let of = |noted: Noted| match (dry_run, noted) {
+            (true, noted) => {
+                metrics::counter!("remora_policy_dry_run_total", "rule" => label.to_string(), "would" => would(noted))
+            }
+            (false, Noted::Matched | Noted::Ambiguous) => {
+                let outcome = if noted == Noted::Matched { "matched" } else { "ambiguous" };
+                metrics::counter!("remora_policy_audit_total", "rule" => label.to_string(), "outcome" => outcome)
+            }
+            (false, Noted::Denies | Noted::Allows) => Counter::noop(),
+        };
+        Self {
+            rule: rule.clone(),
+            dry_run,
+            counters: [Noted::Matched, Noted::Ambiguous, Noted::Denies, Noted::Allows].map(of),
+            lines: Mutex::new(Lines::new(Instant::now())),
+        }
+    }
+
+    fn count(&self, noted: Noted) {
+        if let Some(counter) = self.counters.get(noted as usize) {
+            counter.increment(1);
+        }
+    }
+
+    /// Whether there is to be a line, and how many were left out since the last one: of an audit rule for what it matches, of a dry run
+    /// for what it would change.
+    fn line(&self, noted: Noted) -> Option<u64> {
+        let told = if self.dry_run { noted != Noted::Matched } else { noted == Noted::Matched };
+        if !told {
+            return None;
+        }
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).admit(Instant::now())
     }
 }
 
@@ -99,25 +143,25 @@ pub(crate) fn logged(path: &str) -> &str {
 }
 
 impl Verdict {
-    /// Logs and counts what audit rules say of `peer` at `port`, and gives the decision.
+    /// Logs and counts what rules that decide nothing say of `peer` at `port`, and gives the decision.
     pub(crate) fn record(self, policy: &Policy, (peer, port): (&Peer, u16), act: Act<'_>) -> Result<Permit, Denial> {
         for (index, noted) in &self.noted {
-            let Some((rule, counters)) = policy.noting.get(*index) else { continue };
-            match noted {
-                Noted::Ambiguous => counters.ambiguous.increment(1),
-                Noted::Matched => {
-                    counters.matched.increment(1);
-                    let mut lines = counters.lines.lock().unwrap_or_else(PoisonError::into_inner);
-                    let Some(left_out) = lines.admit(Instant::now()) else { continue };
-                    let left_out = (left_out > 0).then_some(left_out);
-                    let (method, path) = match act {
-                        Act::Bytes => (None, None),
-                        Act::Request { method, path } => (Some(logged(method.as_str())), Some(logged(path))),
-                    };
-                    let identity = peer.identity.as_ref().map(|id| id.as_str());
-                    tracing::info!(left_out, %rule, peer = identity, address = %peer.address,
-                        port, method, path, would = self.would(), "audit");
-                }
+            let Some(noting) = policy.noting.get(*index) else { continue };
+            noting.count(*noted);
+            let Some(left_out) = noting.line(*noted) else { continue };
+            let left_out = (left_out > 0).then_some(left_out);
+            let (method, path) = match act {
+                Act::Bytes => (None, None),
+                Act::Request { method, path, .. } => (Some(logged(method.as_str())), Some(logged(path))),
+            };
+            let (rule, identity) = (&noting.rule, peer.identity.as_ref().map(|id| id.as_str()));
+            let parent = &policy.inbound().parent;
+            if noting.dry_run {
+                tracing::info!(left_out, %rule, peer = identity, address = %peer.address, %parent,
+                    port, method, path, would = would(*noted), "dry run");
+            } else {
+                tracing::info!(left_out, %rule, peer = identity, address = %peer.address,
+                    port, method, path, would = self.would(), "audit");
             }
         }
         self.decision
@@ -148,6 +192,24 @@ mod tests {
         }
         assert!((100..=150).contains(&written), "{written} lines in ten seconds of 10000 a second");
         assert!(told > 98_000, "each is told of: {told}");
+    }
+
+    #[test]
+    fn an_audit_rule_writes_of_what_it_matches_and_a_dry_run_of_what_it_would_change() {
+        let rule = Arc::from("shop/p rule 0");
+        let (audit, dry_run) = (Noting::new(Notes::Audit(&rule)), Noting::new(Notes::DryRun(&rule)));
+        for (noted, of_audit, of_dry_run) in [
+            (Noted::Matched, true, false),
+            (Noted::Ambiguous, false, true),
+            (Noted::Denies, false, true),
+            (Noted::Allows, false, true),
+        ] {
+            assert_eq!(
+                (audit.line(noted).is_some(), dry_run.line(noted).is_some()),
+                (of_audit, of_dry_run),
+                "{noted:?}"
+            );
+        }
     }
 
     #[test]

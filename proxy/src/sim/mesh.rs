@@ -226,6 +226,7 @@ pub(super) fn policy(port: u16, denied: bool) -> Inbound {
         mtls: MtlsMode::Permissive,
         rules: if denied { vec![deny()] } else { Vec::new() },
         default_deny: false,
+        dry_run: Default::default(),
         ending: false,
         trust_domain: TrustDomain::new(TRUST_DOMAIN).unwrap(),
     }

@@ -63,9 +63,14 @@ pub(super) const PROCESS: &[Metric] = &[
         "Requests and byte connections that an Audit rule matched, or may have matched, because the rule names paths and the request's has no canonical form (ambiguous). Beyond 256 rules, further ones are counted as other.",
     ),
     counter(
+        "remora_policy_dry_run_total",
+        "rule, would",
+        "Requests and byte connections that a rule in dry run (mode: DryRun) matched: it would refuse what is let in (denied), or would let in what is refused (allowed), or would refuse a path without a canonical form (ambiguous), or makes no difference (same). An Allow policy that would refuse what none allows, and a MeshTLSPolicy, are counted by their own name. Beyond 256 rules, further ones are counted as other.",
+    ),
+    counter(
         "remora_series_full_total",
         "what",
-        "Times something was counted under the route other, because the bound on series, path templates, gRPC methods or audit rules was reached.",
+        "Times something was counted under the route other, because the bound on series, path templates, gRPC methods, audit rules or rules in dry run was reached.",
     ),
     counter(
         "remora_access_log_dropped_total",

@@ -65,7 +65,7 @@ impl Facts {
                 let ids = self.served_by(pod, port);
                 let over = self.places_over(Some(key), &ids);
                 let named = targets.iter().any(|target| over.contains(&target.place));
-                if named && self.mtls(key, pod, &ids) == MtlsMode::Permissive {
+                if named && self.mtls(key, pod, &ids).0 == MtlsMode::Permissive {
                     let takes = "takes plaintext, whose callers have no identity and so pass rules that ignore them";
                     return Some(format!(
                         "Pod {}/{} {takes}: make it Strict, or leave `unidentified` out",

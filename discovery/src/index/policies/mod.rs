@@ -5,13 +5,14 @@
 //! the policy still names; a MeshTLSPolicy is strict then. A port that its Service does not have closes the Service.
 
 pub(super) mod attach;
+mod conditions;
 mod cover;
 mod precedence;
 mod rule;
 
 use super::{
     ObjectId,
-    derived::{Authorization, Hold, Place, ReadPolicy, Says},
+    derived::{Authorization, Hold, Place, ReadPolicy, Says, TlsMode},
     facts::Facts,
     report, settings,
     status::{Ancestor, Condition, Findings, Judged, ObjectStatus},
@@ -19,7 +20,7 @@ use super::{
 use crate::objects::{
     Object,
     kind::Kind as _,
-    policy::{AnyPolicy as _, AuthorizationPolicy, MeshTlsPolicy, Mode, PolicyAction},
+    policy::{AnyPolicy as _, AuthorizationPolicy, MeshTlsPolicy, Mode, PolicyAction, PolicyMode},
 };
 use attach::{Target, check};
 use precedence::Beaten;
@@ -37,7 +38,7 @@ impl Facts {
             Object::AuthorizationPolicy(policy) => {
                 Says::Authorization(read_authorization(policy, &mut Findings::default()))
             }
-            Object::MeshTlsPolicy(policy) => Says::MeshTls { strict: read_mesh_tls(policy, &mut Findings::default()) },
+            Object::MeshTlsPolicy(policy) => Says::MeshTls(read_mesh_tls(policy, &mut Findings::default())),
             Object::BackendPolicy(policy) => {
                 // It forbids nothing that could be closed.
                 places.retain(|_, hold| *hold == Hold::Said);
@@ -71,16 +72,17 @@ impl Facts {
             Object::AuthorizationPolicy(policy) => {
                 let read = read_authorization(policy, &mut found);
                 found.partly.extend(read.rules.iter().filter_map(|rule| {
-                    let problem = self.lacked(rule.needs(), effect(policy.spec.action))?;
+                    let problem = self.lacked(rule.needs(), effect((policy.spec.action, policy.spec.mode)))?;
                     Some(format!("{}: {problem}", rule.name))
                 }));
                 self.uncovered(&targets, &mut found.notes);
                 let passes = read.rules.iter().any(passes_the_unidentified);
+                found.dry_run = policy.spec.mode == PolicyMode::DryRun;
                 found.ineffective =
                     passes.then(|| self.permissive(meta, &targets, policy.spec.selector.as_ref())).flatten();
             }
             Object::MeshTlsPolicy(policy) => {
-                read_mesh_tls(policy, &mut found);
+                found.dry_run = read_mesh_tls(policy, &mut found) == TlsMode::DryRun;
                 self.uncovered(&targets, &mut found.notes);
             }
             Object::BackendPolicy(policy) => {
@@ -162,6 +164,10 @@ fn status(object: &Object, found: &Findings, seen: Vec<Seen>) -> ObjectStatus {
     ObjectStatus::of_policy(object, all, ancestors.collect(), &target)
 }
 
+/// What the status of a policy in dry run says.
+const DRY_RUN: &str =
+    "DryRun: it changes no answer; what it would refuse or let in is counted (remora_policy_dry_run_total)";
+
 /// The conditions of GEP-713.
 fn conditions(found: &Findings, refusal: Option<(&'static str, String)>, beaten: &Beaten) -> Vec<Condition> {
     let refused = match (&found.invalid[..], refusal) {
@@ -181,7 +187,8 @@ fn conditions(found: &Findings, refusal: Option<(&'static str, String)>, beaten:
         (false, true) => (true, "Programmed"),
         (false, false) => (true, "PartiallyProgrammed"),
     };
-    let why: Vec<&str> = [by.as_str(), partly.as_str()].into_iter().filter(|why| !why.is_empty()).collect();
+    let dry_run = if found.dry_run { DRY_RUN } else { "" };
+    let why: Vec<&str> = [dry_run, by.as_str(), partly.as_str()].into_iter().filter(|why| !why.is_empty()).collect();
     let mut all = vec![
         Condition::new("Accepted", true, "Accepted", found.notes.join("; ")),
         Condition::new("Programmed", holds, reason, why.join("; ")),
@@ -197,11 +204,15 @@ fn conditions(found: &Findings, refusal: Option<(&'static str, String)>, beaten:
 /// What a policy does while its Service has no port of the name that it gives.
 fn closed(object: &Object) -> &'static str {
     match object {
-        Object::AuthorizationPolicy(policy) => match policy.spec.action {
-            PolicyAction::Allow => "until it has, it allows nothing on any of its ports",
-            PolicyAction::Deny => "until it has, it denies on all of its ports",
-            PolicyAction::Audit => "until it has, it audits nothing",
+        Object::AuthorizationPolicy(policy) => match (policy.spec.action, policy.spec.mode) {
+            (_, PolicyMode::DryRun) => "until it has, its dry run is of all of its ports",
+            (PolicyAction::Allow, _) => "until it has, it allows nothing on any of its ports",
+            (PolicyAction::Deny, _) => "until it has, it denies on all of its ports",
+            (PolicyAction::Audit, _) => "until it has, it audits nothing",
         },
+        Object::MeshTlsPolicy(policy) if policy.spec.mode == Mode::DryRun => {
+            "until it has, its dry run is of all of its ports"
+        }
         Object::MeshTlsPolicy(_) => "until it has, it is Strict for all of its ports",
         _ => "until it has, it holds for nothing",
     }
@@ -209,20 +220,29 @@ fn closed(object: &Object) -> &'static str {
 
 fn read_authorization(policy: &AuthorizationPolicy, found: &mut Findings) -> Authorization {
     let (meta, spec) = (&policy.metadata, &policy.spec);
+    let kind = (spec.action, spec.mode);
+    let dry_run = spec.mode == PolicyMode::DryRun;
+    let everything = |name| AuthorizationRule { dry_run, ..AuthorizationRule::deny_everything(name) };
     let outside = check(&meta.namespace, policy.targets());
+    let outside = outside.and_then(|()| match kind {
+        (PolicyAction::Audit, PolicyMode::DryRun) => {
+            Err("spec.mode: DryRun has no meaning in an Audit policy, which decides nothing".to_owned())
+        }
+        _ => Ok(()),
+    });
     let (mut rules, mut problems) = (Vec::new(), Vec::new());
     for (i, rule) in spec.rules.iter().enumerate() {
         let name: Arc<str> = format!("{}/{} rule {i}", meta.namespace, meta.name).into();
         let read = match &outside {
             Err(_) => Err(None),
-            Ok(()) if i >= rule::LIST_MAX => Err(Some(": is one of more than 64".to_owned())),
-            Ok(()) => rule::read(Arc::clone(&name), spec.action, rule).map_err(Some),
+            Ok(()) if i >= conditions::LIST_MAX => Err(Some(": is one of more than 64".to_owned())),
+            Ok(()) => rule::read(Arc::clone(&name), kind, rule).map_err(Some),
         };
         match read {
             Ok(rule) => rules.push(rule),
             Err(problem) => {
-                problems.extend(problem.map(|e| format!("spec.rules[{i}]{e}; {}", effect(spec.action))));
-                rules.extend((spec.action == PolicyAction::Deny).then(|| AuthorizationRule::deny_everything(name)));
+                problems.extend(problem.map(|e| format!("spec.rules[{i}]{e}; {}", effect(kind))));
+                rules.extend((spec.action == PolicyAction::Deny).then(|| everything(name)));
             }
         }
     }
@@ -233,40 +253,52 @@ fn read_authorization(policy: &AuthorizationPolicy, found: &mut Findings) -> Aut
         found.partly.extend(problems)
     }
     if let Err(problem) = outside {
-        found.invalid.push(format!("{problem}; {}", effect(spec.action).replace("it ", "every rule ")));
+        found.invalid.push(format!("{problem}; {}", effect(kind).replace("it ", "every rule ")));
         // A deny policy without rules denies nothing; with an error, what it would deny is unknown.
         if spec.action == PolicyAction::Deny && rules.is_empty() {
-            let name = format!("{}/{}", meta.namespace, meta.name);
-            rules.push(AuthorizationRule::deny_everything(name.into()));
+            rules.push(everything(format!("{}/{}", meta.namespace, meta.name).into()));
         }
     }
-    Authorization { action: rule::model(spec.action), rules }
+    let name = format!("{}/{}", meta.namespace, meta.name).into();
+    Authorization { name, action: rule::model(spec.action), dry_run, rules }
 }
 
-fn read_mesh_tls(policy: &MeshTlsPolicy, found: &mut Findings) -> bool {
+fn read_mesh_tls(policy: &MeshTlsPolicy, found: &mut Findings) -> TlsMode {
     let outside = check(&policy.metadata.namespace, policy.targets());
-    let strict = outside.is_err() || policy.spec.mode == Mode::Strict;
-    found.invalid.extend(outside.err().map(|problem| format!("{problem}; it is Strict for what it names")));
-    strict
+    let mode = match (&outside, policy.spec.mode) {
+        (_, Mode::DryRun) => TlsMode::DryRun,
+        (Err(_), _) | (Ok(()), Mode::Strict) => TlsMode::Strict,
+        (Ok(()), Mode::Permissive) => TlsMode::Permissive,
+    };
+    let holds = if mode == TlsMode::DryRun { "its dry run is of" } else { "it is Strict for" };
+    found.invalid.extend(outside.err().map(|problem| format!("{problem}; {holds} what it names")));
+    mode
 }
 
-fn effect(action: PolicyAction) -> &'static str {
-    match action {
-        PolicyAction::Allow => "it allows nothing",
-        PolicyAction::Deny => "it denies everything",
-        PolicyAction::Audit => "it audits nothing",
+fn effect(kind: (PolicyAction, PolicyMode)) -> &'static str {
+    match kind {
+        (PolicyAction::Allow, PolicyMode::Enforce) => "it allows nothing",
+        (PolicyAction::Deny, PolicyMode::Enforce) => "it denies everything",
+        (PolicyAction::Allow, PolicyMode::DryRun) => "it would allow nothing",
+        (PolicyAction::Deny, PolicyMode::DryRun) => "it would deny everything",
+        (PolicyAction::Audit, _) => "it audits nothing",
     }
 }
 
 /// Whether the rule denies by identity and lets callers without one pass.
 fn passes_the_unidentified(rule: &AuthorizationRule) -> bool {
-    let names = |source: &remora_model::Source| !source.identities.is_empty() || !source.namespaces.is_empty();
-    rule.unidentified == Unidentified::Ignore && rule.from.iter().any(names)
+    let names = |source: &remora_model::Source| source.asks_identity() || source.excepts_identity();
+    rule.unidentified == Unidentified::Ignore && !rule.dry_run && rule.from.iter().any(names)
 }
 
 impl Authorization {
     /// Whether callers that no allow rule names are denied.
     pub(super) fn denies_the_rest(&self) -> bool {
-        self.action == Action::Allow
+        self.action == Action::Allow && !self.dry_run
+    }
+
+    /// Whether they would be.
+    pub(super) fn would_deny_the_rest(&self) -> bool {
+        self.action == Action::Allow && self.dry_run
     }
 }

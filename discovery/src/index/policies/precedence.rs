@@ -11,7 +11,7 @@ use super::attach::Target;
 use crate::{
     index::{
         Key, ObjectId, backend_id,
-        derived::{Level, Place, ReadPolicy, Says},
+        derived::{Level, Place, ReadPolicy, Says, TlsMode},
         facts::Facts,
         settings,
     },
@@ -40,14 +40,19 @@ impl Facts {
     pub(super) fn beaten(&self, id: &ObjectId, object: &Object, target: &Target) -> Beaten {
         let Some(read) = self.read_policies.get(id) else { return Beaten::default() };
         match (&read.says, object) {
-            (Says::MeshTls { strict }, _) => self.other_mode(id, *strict, read, target),
+            (Says::MeshTls(TlsMode::DryRun), _) => Beaten::default(),
+            (Says::MeshTls(mode), _) => self.other_mode(id, *mode == TlsMode::Strict, read, target),
             (Says::Backend(policy), _) => self.other_settings(id, &settings::said(&policy.spec), read, target),
             _ => Beaten::default(),
         }
     }
 
     fn other_mode(&self, id: &ObjectId, strict: bool, read: &ReadPolicy, target: &Target) -> Beaten {
-        let differs = |other: &ReadPolicy| matches!(other.says, Says::MeshTls { strict: mode } if mode != strict);
+        let differs = |other: &ReadPolicy| match other.says {
+            Says::MeshTls(TlsMode::Strict) => !strict,
+            Says::MeshTls(TlsMode::Permissive) => strict,
+            _ => false,
+        };
         let name = |other: &ObjectId| format!("{} {}/{}", other.kind, other.key.0, other.key.1);
         let conflict = self.equals(id, read, target).into_iter().find(|(_, other)| !strict && differs(other));
         let conflict = conflict
@@ -77,7 +82,7 @@ impl Facts {
             let is_strict = |port: &&u16| {
                 let ids = self.served_by(pod, **port);
                 let concerned = self.places_over(Some(key), &ids).contains(&target.place);
-                concerned && self.mtls(key, pod, &ids) == MtlsMode::Strict
+                concerned && self.mtls(key, pod, &ids).0 == MtlsMode::Strict
             };
             let said = |port: &u16| {
                 format!("port {port} of Pod {}/{} is Strict by another policy that is as specific", key.0, key.1)

@@ -1,6 +1,7 @@
 //! What objects mean, by the Gateway API, by Kubernetes, and by our own promises.
 
 mod attachment;
+mod authorization;
 mod closed;
 mod cluster;
 mod connections;

@@ -149,19 +149,20 @@ fn any_port(mut message: v1::Inbound) -> Result<Read<Inbound>, InvalidMessage> {
     let mut inbound = inbound_without_rules(message)?;
     let mut problems = Vec::new();
     for (index, rule) in rules.into_iter().enumerate() {
-        let (name, action) = (rule.name.clone(), v1::Action::try_from(rule.action));
+        let (name, action, dry_run) = (rule.name.clone(), v1::Action::try_from(rule.action), rule.dry_run);
         match AuthorizationRule::try_from(rule) {
             Ok(rule) => {
                 // An allow rule means that the rest is denied, whether its sender says so or not.
-                inbound.default_deny |= rule.action == Action::Allow;
+                inbound.default_deny |= rule.action == Action::Allow && rule.decides();
                 inbound.rules.push(rule);
             }
             Err(problem) => {
                 problems.push(problem.into_invalid("rules", Some(index)));
-                let harmless = matches!(action, Ok(v1::Action::Allow | v1::Action::Audit));
+                let dry_run = dry_run && matches!(action, Ok(v1::Action::Allow | v1::Action::Deny));
+                let harmless = dry_run || matches!(action, Ok(v1::Action::Allow | v1::Action::Audit));
                 // That an allow policy is there, `default_deny` says.
                 if harmless {
-                    inbound.default_deny |= action == Ok(v1::Action::Allow);
+                    inbound.default_deny |= !dry_run && action == Ok(v1::Action::Allow);
                 } else {
                     let name = super::name(name).unwrap_or_else(|_| "unreadable".into());
                     inbound.rules.push(AuthorizationRule::deny_everything(name));

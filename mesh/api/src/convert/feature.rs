@@ -27,6 +27,8 @@ impl From<Feature> for v1::Feature {
             Feature::Tracing => Self::Tracing,
             Feature::AccessLog => Self::AccessLog,
             Feature::Asks => Self::Asks,
+            Feature::AuthorizationConditions => Self::AuthorizationConditions,
+            Feature::DryRun => Self::DryRun,
         }
     }
 }

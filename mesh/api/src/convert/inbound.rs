@@ -1,14 +1,13 @@
-//! Inbound ports and their authorisation rules.
+//! Inbound ports.
 
 use super::{
-    At, InvalidMessage, Problem, conditions, known, list, name,
+    At, InvalidMessage, Problem, list, list_of, name,
     name::{protocol, to_protocol},
-    port,
+    optional_text, port,
 };
 use crate::v1;
 use remora_model::{
-    Action, AuthorizationRule, Inbound, InboundDefault, MtlsMode, Operation, PathPattern, Source, SpiffeId,
-    TrustDomain, Unidentified, policy,
+    AuthorizationRule, DryRun, Inbound, InboundDefault, MtlsMode, TrustDomain, policy::DRY_RUN_POLICIES_MAX,
 };
 
 impl From<&Inbound> for v1::Inbound {
@@ -26,6 +25,8 @@ impl From<&Inbound> for v1::Inbound {
             default_deny: inbound.default_deny,
             ending: inbound.ending,
             trust_domain: inbound.trust_domain.to_string(),
+            dry_run_strict: inbound.dry_run.strict.as_deref().unwrap_or_default().to_owned(),
+            dry_run_allow: inbound.dry_run.allow.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -77,6 +78,11 @@ pub(super) fn without_rules(message: v1::Inbound) -> Result<Inbound, InvalidMess
         v1::MtlsMode::Permissive => MtlsMode::Permissive,
         v1::MtlsMode::Strict => MtlsMode::Strict,
     };
+    let strict = optional_text("dry_run_strict", message.dry_run_strict)?;
+    let dry_run = DryRun {
+        strict: Some(strict).filter(|policy| !policy.is_empty()),
+        allow: list_of("dry_run_allow", DRY_RUN_POLICIES_MAX, message.dry_run_allow, name)?,
+    };
     Ok(Inbound {
         port: u16::try_from(message.port).map_err(|_| Problem::OutOfRange).at("port")?,
         parent: name(message.parent).at("parent")?,
@@ -84,99 +90,8 @@ pub(super) fn without_rules(message: v1::Inbound) -> Result<Inbound, InvalidMess
         mtls,
         rules: Vec::new(),
         default_deny: message.default_deny,
+        dry_run,
         ending: message.ending,
         trust_domain: TrustDomain::new(&message.trust_domain).map_err(Problem::from).at("trust_domain")?,
     })
-}
-
-impl From<&AuthorizationRule> for v1::AuthorizationRule {
-    fn from(rule: &AuthorizationRule) -> Self {
-        let action = match rule.action {
-            Action::Allow => v1::Action::Allow,
-            Action::Deny => v1::Action::Deny,
-            Action::Audit => v1::Action::Audit,
-        };
-        Self {
-            name: rule.name.to_string(),
-            action: action.into(),
-            from: rule.from.iter().map(Into::into).collect(),
-            to: rule.to.iter().map(Into::into).collect(),
-            ignores_unidentified: rule.unidentified == Unidentified::Ignore,
-            conditions: conditions([rule.from.is_empty(), rule.to.is_empty()]),
-        }
-    }
-}
-
-impl TryFrom<v1::AuthorizationRule> for AuthorizationRule {
-    type Error = InvalidMessage;
-
-    fn try_from(message: v1::AuthorizationRule) -> Result<Self, InvalidMessage> {
-        let action = match v1::Action::try_from(message.action).map_err(|_| Problem::UnknownVariant).at("action")? {
-            v1::Action::Unspecified => return Err(Problem::Missing.at("action")),
-            v1::Action::Allow => Action::Allow,
-            v1::Action::Deny => Action::Deny,
-            v1::Action::Audit => Action::Audit,
-        };
-        known(message.conditions, [message.from.is_empty(), message.to.is_empty()])?;
-        let unidentified = if message.ignores_unidentified { Unidentified::Ignore } else { Unidentified::Match };
-        Ok(Self {
-            name: name(message.name).at("name")?,
-            action,
-            unidentified,
-            from: list("from", message.from, Source::try_from)?,
-            to: list("to", message.to, Operation::try_from)?,
-        })
-    }
-}
-
-impl From<&Source> for v1::Source {
-    fn from(source: &Source) -> Self {
-        Self {
-            identities: source.identities.iter().map(ToString::to_string).collect(),
-            namespaces: source.namespaces.iter().map(ToString::to_string).collect(),
-            cidrs: source.cidrs.iter().map(ToString::to_string).collect(),
-            conditions: conditions([
-                source.identities.is_empty(),
-                source.namespaces.is_empty(),
-                source.cidrs.is_empty(),
-            ]),
-        }
-    }
-}
-
-impl TryFrom<v1::Source> for Source {
-    type Error = InvalidMessage;
-
-    fn try_from(message: v1::Source) -> Result<Self, InvalidMessage> {
-        let none = [message.identities.is_empty(), message.namespaces.is_empty(), message.cidrs.is_empty()];
-        known(message.conditions, none)?;
-        Ok(Self {
-            identities: list("identities", message.identities, |id| SpiffeId::parse(&id).map_err(Problem::from))?,
-            namespaces: list("namespaces", message.namespaces, name)?,
-            cidrs: super::networks("cidrs", message.cidrs)?,
-        })
-    }
-}
-
-impl From<&Operation> for v1::Operation {
-    fn from(operation: &Operation) -> Self {
-        Self {
-            methods: operation.methods.iter().map(ToString::to_string).collect(),
-            paths: operation.paths.iter().map(ToString::to_string).collect(),
-            conditions: conditions([operation.methods.is_empty(), operation.paths.is_empty()]),
-        }
-    }
-}
-
-impl TryFrom<v1::Operation> for Operation {
-    type Error = InvalidMessage;
-
-    fn try_from(message: v1::Operation) -> Result<Self, InvalidMessage> {
-        let path = |text: String| PathPattern::parse(&name(text)?).map_err(Problem::from);
-        known(message.conditions, [message.methods.is_empty(), message.paths.is_empty()])?;
-        Ok(Self {
-            methods: list("methods", message.methods, |text| policy::method(&text).map_err(Problem::from))?,
-            paths: list("paths", message.paths, path)?,
-        })
-    }
 }

@@ -7,6 +7,7 @@
 pub(crate) use backend::{addresses, endpoints};
 pub use feature::{features, to_features};
 
+mod authorization;
 mod backend;
 mod bytes;
 mod connection;
@@ -81,6 +82,14 @@ pub enum Problem {
     PolicyMethod(#[from] remora_model::policy::InvalidMethod),
     #[error("is no path pattern: {0}")]
     PathPattern(#[from] remora_model::path::InvalidPathPattern),
+    #[error("{0}")]
+    ServiceAccount(#[from] remora_model::policy::InvalidServiceAccount),
+    #[error("{0}")]
+    HostRule(#[from] remora_model::host::InvalidHostRule),
+    #[error("{0}")]
+    FieldRule(#[from] remora_model::field::InvalidField),
+    #[error("{0}")]
+    GrpcRule(#[from] remora_model::field::InvalidGrpc),
     #[error("has conditions that this version does not know")]
     Conditions,
     #[error("is no HTTP status that can stand here")]

@@ -127,17 +127,18 @@ fn inbound() -> Inbound {
         identities: vec![SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/web").unwrap()],
         namespaces: vec!["shop".into()],
         cidrs: vec!["10.0.0.0/8".parse().unwrap()],
+        ..Source::default()
     };
     let operation = Operation {
         methods: vec![Method::GET],
         paths: ["/x", "/*"].map(|path| PathPattern::parse(path).unwrap()).into(),
+        ..Operation::default()
     };
     let rule = AuthorizationRule {
-        name: "shop/p rule 0".into(),
-        action: Action::Audit,
         from: vec![source],
         to: vec![operation],
         unidentified: Unidentified::Ignore,
+        ..AuthorizationRule::of("shop/p rule 0".into(), Action::Audit)
     };
     Inbound {
         port: 8080,
@@ -146,6 +147,7 @@ fn inbound() -> Inbound {
         mtls: MtlsMode::Strict,
         rules: vec![rule],
         default_deny: true,
+        dry_run: DryRun::default(),
         ending: true,
         trust_domain: TrustDomain::new("cluster.local").unwrap(),
     }
@@ -308,7 +310,7 @@ fn a_match_with_an_unknown_condition_matches_nothing_rather_than_more() {
 
 #[test]
 fn an_authorization_rule_that_cannot_be_read_denies_by_its_action() {
-    let changes: [fn(&mut v1::AuthorizationRule); 7] = [
+    let changes: [fn(&mut v1::AuthorizationRule); 15] = [
         |rule| rule.from[0].namespaces[0].clear(),
         |rule| rule.from[0].conditions += 1,
         |rule| rule.to[0].conditions += 1,
@@ -316,6 +318,32 @@ fn an_authorization_rule_that_cannot_be_read_denies_by_its_action() {
         |rule| rule.to[0].methods = vec!["get".into()],
         |rule| rule.to[0].paths = vec!["/a%2Fb".into()],
         |rule| rule.from[0].cidrs = vec!["10.0.0.0".into()],
+        |rule| rule.from[0].authenticated = Some(true),
+        |rule| rule.from[0].except = Some(v1::SourceExcept::default()),
+        |rule| {
+            rule.from[0].service_accounts = vec!["shop".into()];
+            rule.from[0].conditions += 1;
+        },
+        |rule| {
+            rule.to[0].hosts = vec!["*".into()];
+            rule.to[0].conditions += 1;
+        },
+        |rule| {
+            rule.to[0].headers = vec![v1::FieldRule { name: "x".into(), r#match: 0, values: vec!["a".into()] }];
+            rule.to[0].conditions += 1;
+        },
+        |rule| {
+            rule.to[0].headers = vec![v1::FieldRule { name: "x".into(), r#match: 1, values: Vec::new() }];
+            rule.to[0].conditions += 1;
+        },
+        |rule| {
+            rule.to[0].ports = vec![0];
+            rule.to[0].conditions += 1;
+        },
+        |rule| {
+            rule.to[0].except = Some(v1::OperationExcept::default());
+            rule.to[0].conditions += 1;
+        },
     ];
     for (change, default) in changes.iter().flat_map(|change| [(change, false), (change, true)]) {
         for (action, instead) in [(1, None), (2, Some(())), (3, None), (9, Some(())), (0, Some(()))] {
@@ -342,6 +370,24 @@ fn an_authorization_rule_that_cannot_be_read_denies_by_its_action() {
             assert_eq!((inbound.rules, inbound.default_deny), (rules, action == 1));
         }
     }
+}
+
+#[test]
+fn a_dry_run_that_cannot_be_read_is_left_out_and_denies_nothing() {
+    for action in [1, 2] {
+        let mut message = v1::Inbound::from(&inbound());
+        message.default_deny = false;
+        message.rules[0] = v1::AuthorizationRule { action, dry_run: true, conditions: 9, ..message.rules[0].clone() };
+        let resource = v1::InboundResource { version: 1, inbound: Some(message) };
+        let (resource, closed) = read(v1::sync_response::Kind::Inbound(resource));
+        let Resource::Inbound(inbound) = resource else { panic!("{resource:?}") };
+        assert_eq!((inbound.rules.len(), inbound.default_deny, closed.len()), (0, false, 1));
+    }
+    let allow = AuthorizationRule { dry_run: true, ..AuthorizationRule::of("shop/p rule 0".into(), Action::Allow) };
+    let message = v1::Inbound::from(&Inbound { rules: vec![allow], default_deny: false, ..inbound() });
+    let resource = v1::InboundResource { version: 1, inbound: Some(message) };
+    let (Resource::Inbound(inbound), _) = read(v1::sync_response::Kind::Inbound(resource)) else { panic!("none") };
+    assert!(!inbound.default_deny && inbound.rules.len() == 1, "it denies no rest");
 }
 
 #[test]

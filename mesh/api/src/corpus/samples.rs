@@ -9,11 +9,12 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use prost::Message as _;
 use remora_model::{
     Action, AuthorizationRule, Backend, BackendId, BackendKind, BackendRef, BackendRefState, BackendSettings,
-    ConnectionSettings, CookieName, Cors, Endpoint, Features, Filter, GrpcCodes, HashHeader, HashKey, HashSource,
-    HeaderEdit, HeaderMatch, HostPattern, Inbound, InboundDefault, LoadBalancer, Locality, MtlsMode, Operation,
-    OriginPattern, Origins, Outbound, Parent, PathMatch, PathPattern, PathRewrite, Pattern, Protocol, ProxySettings,
-    QueryMatch, Redirect, RequestHash, Retry, RetryIntervals, RouteMatch, Rule, Setting, Source, SpiffeId, Target,
-    TcpRule, Timeouts, TlsRule, TrustDomain, Unidentified, UnknownTargets, ValueMatch,
+    ConnectionSettings, CookieName, Cors, DryRun, Endpoint, Features, FieldMatch, FieldRule, Filter, GrpcCodes,
+    GrpcRule, HashHeader, HashKey, HashSource, HeaderEdit, HeaderMatch, HostPattern, HostRule, Inbound, InboundDefault,
+    LoadBalancer, Locality, MtlsMode, Operation, OperationExcept, OriginPattern, Origins, Outbound, Parent, PathMatch,
+    PathPattern, PathRewrite, Pattern, Protocol, ProxySettings, QueryMatch, Redirect, RequestHash, Retry,
+    RetryIntervals, RouteMatch, Rule, ServiceAccount, Setting, Source, SourceExcept, SpiffeId, Target, TcpRule,
+    Timeouts, TlsRule, TrustDomain, Unidentified, UnknownTargets, ValueMatch,
     cors::Allowed,
     settings::{AccessLog, AccessLogFormat},
 };
@@ -247,16 +248,16 @@ fn inbound(port: u16, mtls: MtlsMode, rules: Vec<AuthorizationRule>) -> Inbound 
         parent: "shop/api:8080".into(),
         protocol: Protocol::Detect,
         mtls,
-        default_deny: rules.iter().any(|rule| rule.action == Action::Allow),
+        default_deny: rules.iter().any(|rule| rule.action == Action::Allow && !rule.dry_run),
         rules,
+        dry_run: DryRun::default(),
         ending: false,
         trust_domain: TrustDomain::new("cluster.local").unwrap(),
     }
 }
 
 fn policy(action: Action, from: Source, to: Operation) -> AuthorizationRule {
-    let unidentified = Unidentified::Match;
-    AuthorizationRule { name: "shop/p rule 0".into(), action, from: vec![from], to: vec![to], unidentified }
+    AuthorizationRule { from: vec![from], to: vec![to], ..AuthorizationRule::of("shop/p rule 0".into(), action) }
 }
 
 fn ports() -> Vec<Sample> {
@@ -269,6 +270,7 @@ fn ports() -> Vec<Sample> {
     let operation = Operation {
         methods: vec![Method::GET, Method::POST],
         paths: ["/x", "/y/*"].map(|path| PathPattern::parse(path).unwrap()).into(),
+        ..Operation::default()
     };
     let deny = AuthorizationRule {
         unidentified: Unidentified::Ignore,
@@ -283,7 +285,58 @@ fn ports() -> Vec<Sample> {
         said("inbound-permissive", port(&Inbound { ending: true, ..inbound(8080, MtlsMode::Permissive, Vec::new()) })),
         said("inbound-rules", port(&inbound(8080, MtlsMode::Strict, rules))),
         said("inbound-default", Kind::InboundDefault(default)),
+        said("inbound-conditions", port(&conditions())),
+        said("inbound-dry-run", port(&dry_run())),
     ]
+}
+
+/// Rules with each condition that FEATURE_AUTHORIZATION_CONDITIONS is about.
+fn conditions() -> Inbound {
+    let from = Source {
+        service_accounts: vec![ServiceAccount::parse("shop/web").unwrap()],
+        trust_domains: vec![TrustDomain::new("partner.example").unwrap()],
+        authenticated: Some(true),
+        except: SourceExcept {
+            identities: vec![SpiffeId::parse("spiffe://partner.example/ns/shop/sa/old").unwrap()],
+            namespaces: vec!["test".into()],
+            cidrs: vec!["10.9.0.0/16".parse().unwrap()],
+        },
+        ..Source::default()
+    };
+    let paths = |text: &str| vec![PathPattern::parse(text).unwrap()];
+    let to = Operation {
+        paths: paths("/users/{id}/*"),
+        hosts: ["api", "*.shop:8080", "[fd00::1]"].map(|host| HostRule::parse(host).unwrap()).into(),
+        ports: vec![8080],
+        except: OperationExcept { methods: vec![Method::DELETE], paths: paths("/users/0/*") },
+        ..Operation::default()
+    };
+    let grpc = [Some("Get"), None].map(|method| GrpcRule::new("shop.v1.Cart", method).unwrap());
+    let grpc = Operation {
+        grpc: grpc.into(),
+        headers: vec![
+            FieldRule::new("x-tenant", FieldMatch::Exact, &["a", "b"]).unwrap(),
+            FieldRule::new("user-agent", FieldMatch::Prefix, &["curl/"]).unwrap(),
+        ],
+        ..Operation::default()
+    };
+    let nobody = Source { authenticated: Some(false), ..Source::default() };
+    let rules = vec![policy(Action::Allow, from, to), policy(Action::Deny, nobody, grpc)];
+    inbound(8080, MtlsMode::Permissive, rules)
+}
+
+/// What decides nothing, beside a rule that holds by default.
+fn dry_run() -> Inbound {
+    let dry = |action| AuthorizationRule { dry_run: true, ..policy(action, Source::default(), Operation::default()) };
+    let namespace = Source { namespaces: vec!["shop".into()], ..Source::default() };
+    let by_default = AuthorizationRule {
+        by_default: true,
+        name: "remora.dev/default-inbound-policy".into(),
+        ..policy(Action::Allow, namespace, Operation::default())
+    };
+    let rules = vec![dry(Action::Deny), dry(Action::Allow), by_default];
+    let dry_run = DryRun { strict: Some("shop/strict".into()), allow: vec!["shop/p".into()] };
+    Inbound { dry_run, ..inbound(8080, MtlsMode::Permissive, rules) }
 }
 
 fn names() -> [(&'static str, Name); 4] {

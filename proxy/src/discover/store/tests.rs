@@ -354,6 +354,7 @@ fn what_rules_undeclared_ports_is_asked_for_from_the_start_and_never_given_up() 
         mtls: MtlsMode::Strict,
         rules: Vec::new(),
         default_deny: false,
+        dry_run: Default::default(),
         ending: false,
         trust_domain: TrustDomain::new("cluster.local").unwrap(),
     };

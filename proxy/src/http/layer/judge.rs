@@ -15,6 +15,7 @@ use crate::{
     policy::{self, Act, Denial, Permitted},
     telemetry::Reason,
 };
+use http::uri::Authority;
 use std::rc::Rc;
 use tower::{Layer, Service};
 
@@ -74,7 +75,8 @@ fn judge<B>(visit: &Visit, host: &LastHost, restored: Restored<B>) -> Judged<B> 
         Err(reason) => return refused(restored, Failed::refused(reason, "the request names no single authority")),
     };
     let (method, path) = (request.method(), request.uri().path());
-    match visit.judge(Act::Request { method, path }) {
+    let host = authority.as_ref().map(Authority::as_str);
+    match visit.judge(Act::Request { method, path, host, headers: request.headers() }) {
         Ok(permit) => Ok(Permitted::of(permit, Entering { restored, authority })),
         Err(denial) => {
             let why = match denial {
@@ -103,7 +105,7 @@ mod tests {
     };
     use futures_util::FutureExt;
     use http::{Request, request::Builder};
-    use remora_model::{Action, AuthorizationRule, Inbound, Operation, PathPattern, Unidentified};
+    use remora_model::{AuthorizationRule, Inbound, Operation, PathPattern};
     use std::{convert::Infallible, future::ready};
     use tokio::time::Instant;
     use tower::service_fn;
@@ -125,10 +127,8 @@ mod tests {
 
     /// Nobody may ask for anything below `/admin`.
     fn guarded() -> Inbound {
-        let to = vec![Operation { methods: Vec::new(), paths: vec![PathPattern::parse("/admin/*").unwrap()] }];
-        let name = "shop/closed rule 1".into();
-        let rule =
-            AuthorizationRule { name, action: Action::Deny, from: Vec::new(), to, unidentified: Unidentified::Match };
+        let to = vec![Operation { paths: vec![PathPattern::parse("/admin/*").unwrap()], ..Operation::default() }];
+        let rule = AuthorizationRule { to, ..AuthorizationRule::deny_everything("shop/closed rule 1".into()) };
         Inbound { rules: vec![rule], ..open_port() }
     }
 

@@ -148,6 +148,7 @@ pub(super) fn open_port() -> Inbound {
         mtls: MtlsMode::Permissive,
         rules: Vec::new(),
         default_deny: false,
+        dry_run: Default::default(),
         ending: false,
         trust_domain: TrustDomain::new("cluster.local").unwrap(),
     }

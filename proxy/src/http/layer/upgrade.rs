@@ -11,7 +11,6 @@ use crate::{
         upgrade::{self, Asked, End, Offer, Tunnel},
         visit::Visit,
     },
-    policy::Act,
     resources::Resources,
     revoke::Revoked,
 };
@@ -41,7 +40,7 @@ impl UpgradeLayer {
         match self.visit.clone() {
             None => Box::pin(pending()),
             Some(visit) => Box::pin(async move {
-                let why = visit.revoked(Act::Request { method: &asked.method, path: &asked.path }).await;
+                let why = visit.revoked(asked.act()).await;
                 why.note(&visit.peer, &visit.port);
                 why
             }),
@@ -75,7 +74,8 @@ where
     always_ready!();
 
     fn call(&mut self, mut counted: Counted<D, B>) -> Self::Future {
-        let asks = upgrade::take(&mut counted.request).map(|(offer, client)| {
+        let Counted { request, authority, .. } = &mut counted;
+        let asks = upgrade::take(request, authority.as_ref(), self.layer.visit.is_some()).map(|(offer, client)| {
             counted.offer = Some(offer.clone());
             Box::new(Asks { offer, client, layer: self.layer.clone() })
         });
@@ -150,7 +150,7 @@ mod tests {
     fn a_tunnel_lasts_as_long_as_what_let_its_client_in() {
         paused(async {
             let visited = Visited::new(open_port(), false, address(1));
-            let asked = || Asked { method: http::Method::GET, path: "/chat".into() };
+            let asked = || Asked::of(&Request::get("http://api/chat").body(()).unwrap(), None, true);
             let layer = UpgradeLayer::revocable(&visited.resources, &visited.visit);
             let mut revoked = layer.revoked(asked());
             assert!((&mut revoked).now_or_never().is_none());

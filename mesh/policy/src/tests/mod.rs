@@ -1,10 +1,14 @@
 //! The rules by table: who calls whom, and what comes of it.
 
+mod attacks;
+mod cost;
+
 use super::*;
 use remora_model::{
-    Action, AuthorizationRule, Inbound, MtlsMode, Operation, PathPattern, Protocol, Source, TrustDomain, Unidentified,
-    policy,
+    Action, AuthorizationRule, DryRun, Inbound, MtlsMode, Operation, PathPattern, Protocol, Source, TrustDomain,
+    Unidentified, policy,
 };
+use std::sync::LazyLock;
 
 const OURS: &str = "spiffe://cluster.local/ns/shop/sa/web";
 const FOREIGN: &str = "spiffe://partner.example/ns/shop/sa/web";
@@ -15,14 +19,21 @@ fn caller_of(id: &str) -> Caller {
     Caller { identity, address: [10, 0, 0, 9].into() }
 }
 
+/// Without a host, and without headers.
+fn request<'a>(method: &'a Method, path: &'a str) -> Act<'a> {
+    static NONE: LazyLock<HeaderMap> = LazyLock::new(HeaderMap::new);
+    Act::Request { method, path, host: None, headers: &NONE }
+}
+
 /// `Deny from=shop to=GET:/a,POST`: what is left out means anything.
 fn rule(action: Action, from: &[Source], to: &[(&str, &str)]) -> AuthorizationRule {
     let operation = |(methods, paths): &(&str, &str)| Operation {
         methods: methods.split(' ').filter(|text| !text.is_empty()).map(|text| policy::method(text).unwrap()).collect(),
         paths: paths.split(' ').filter(|text| !text.is_empty()).map(|text| PathPattern::parse(text).unwrap()).collect(),
+        ..Operation::default()
     };
     let (from, to) = (from.to_vec(), to.iter().map(operation).collect());
-    AuthorizationRule { name: format!("{action:?}").into(), action, from, to, unidentified: Unidentified::Match }
+    AuthorizationRule { from, to, ..AuthorizationRule::of(format!("{action:?}").into(), action) }
 }
 
 fn port(rules: Vec<AuthorizationRule>) -> Inbound {
@@ -31,8 +42,9 @@ fn port(rules: Vec<AuthorizationRule>) -> Inbound {
         parent: "shop/api:80".into(),
         protocol: Protocol::Detect,
         mtls: MtlsMode::Permissive,
-        default_deny: rules.iter().any(|rule| rule.action == Action::Allow),
+        default_deny: rules.iter().any(|rule| rule.action == Action::Allow && rule.decides()),
         rules,
+        dry_run: DryRun::default(),
         ending: false,
         trust_domain: TrustDomain::new("cluster.local").unwrap(),
     }
@@ -54,8 +66,9 @@ fn cidr(text: &str) -> Source {
 fn outcome(inbound: &Inbound, caller: &str, method: &str, path: &str) -> &'static str {
     let policy = Compiled::new(Arc::new(inbound.clone()));
     let method = (!method.is_empty()).then(|| Method::from_bytes(method.as_bytes()).unwrap());
-    let act = method.as_ref().map_or(Act::Bytes, |method| Act::Request { method, path });
-    let (judged, guessed) = (policy.judge(&caller_of(caller), act).outcome, policy.allows(&caller_of(caller), act));
+    let act = method.as_ref().map_or(Act::Bytes, |method| request(method, path));
+    let (judged, guessed) =
+        (policy.judge(&caller_of(caller), 80, act).outcome, policy.allows(&caller_of(caller), 80, act));
     assert_eq!(judged.as_ref().err(), guessed.as_ref().err(), "a guess is as good as a decision");
     match judged {
         Ok(_) => "200",
@@ -233,7 +246,7 @@ fn an_audit_rule_decides_nothing_and_is_found_in_the_decision_once() {
     ];
     let policy = Compiled::new(Arc::new(port(rules.clone())));
     let found = |caller: &str, method: &Method, path: &str| {
-        let decision = policy.judge(&caller_of(caller), Act::Request { method, path });
+        let decision = policy.judge(&caller_of(caller), 80, request(method, path));
         assert!(decision.outcome.is_ok(), "{path}");
         decision.noted
     };
@@ -242,7 +255,7 @@ fn an_audit_rule_decides_nothing_and_is_found_in_the_decision_once() {
     assert_eq!(found("", &Method::GET, "/a%2Fb"), [(0, Matched), (1, Ambiguous)], "and nobody is named by no identity");
     assert_eq!(found(MALLORY, &Method::GET, "/"), [(0, Matched), (3, Matched)]);
     assert_eq!(
-        policy.judge(&caller_of(OURS), Act::Bytes).noted,
+        policy.judge(&caller_of(OURS), 80, Act::Bytes).noted,
         [(0, Matched)],
         "bytes are no operation that it names"
     );
@@ -250,7 +263,7 @@ fn an_audit_rule_decides_nothing_and_is_found_in_the_decision_once() {
     // Beside rules that decide, it sees what they refuse as well.
     let both = port([rules, vec![rule(Action::Deny, &[], &[("", "/admin")])]].concat());
     let policy = Compiled::new(Arc::new(both.clone()));
-    let decision = policy.judge(&caller_of(OURS), Act::Request { method: &Method::GET, path: "/admin" });
+    let decision = policy.judge(&caller_of(OURS), 80, request(&Method::GET, "/admin"));
     assert!(decision.outcome.is_err() && decision.noted == [(0, Matched), (1, Matched)]);
     check(&both, &[(OURS, "GET", "/a%2Fb", "400"), (OURS, "GET", "/y", "200")]);
 }
