@@ -7,9 +7,11 @@ use crate::{
     output::Output,
     text::{self, Line, Style},
 };
-use remora_model::{Action, AuthorizationRule, Inbound};
-use remora_policy::{Act, Caller, Compiled, Denial, Noted};
-use serde_json::{Value, json};
+use http::HeaderMap;
+use remora_jose::claims::Verified;
+use remora_model::{Action, AuthorizationRule, Inbound, JwtIssuer};
+use remora_policy::{Act, Caller, Compiled, Denial, Noted, Notes};
+use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
 /// What came of it.
@@ -30,8 +32,11 @@ pub(super) async fn explain(args: &ExplainArgs, look: Look) -> Outcome {
     let mut world = World::read(&args.objects, &args.to).await?;
     let (at, inbound) = world.resolve(&args.to)?;
     let caller = Caller { identity: args.from.identity(&args.objects.trust_domain)?, address: args.address };
+    let headers: HeaderMap = args.header.iter().cloned().collect();
+    let token = args.token.as_ref().map(|claims| said_by(claims, &inbound));
+    let (host, token) = (args.host.as_deref(), token.as_ref());
     let act = match (&args.method, &args.path) {
-        (Some(method), Some(path)) if !args.bytes => Act::Request { method, path },
+        (Some(method), Some(path)) if !args.bytes => Act::Request { method, path, host, headers: &headers, token },
         _ => Act::Bytes,
     };
     let explained = judge(&inbound, &caller, act);
@@ -52,7 +57,7 @@ pub(super) async fn explain(args: &ExplainArgs, look: Look) -> Outcome {
 fn words(act: Act<'_>) -> String {
     match act {
         Act::Bytes => "bytes".to_owned(),
-        Act::Request { method, path } => format!("{method} {path}"),
+        Act::Request { method, path, .. } => format!("{method} {path}"),
     }
 }
 
@@ -64,16 +69,30 @@ fn json(explained: &Explained, who: &str, at: &str, act: Act<'_>, place: Option<
     })
 }
 
+/// A token as its issuer would have it: it is of all issuers of the port that have its `iss`.
+fn said_by(claims: &Map<String, Value>, inbound: &Inbound) -> Verified {
+    let is = |issuer: &&JwtIssuer| claims.get("iss").and_then(Value::as_str) == Some(&*issuer.issuer);
+    let issuers = inbound.issuers.iter().filter(is).map(|issuer| Arc::clone(&issuer.name)).collect();
+    Verified { issuers, claims: claims.clone() }
+}
+
 /// Asks the function that proxies run.
 pub(super) fn judge(inbound: &Arc<Inbound>, caller: &Caller, act: Act<'_>) -> Explained {
     let compiled = Compiled::new(Arc::clone(inbound));
-    let decision = compiled.judge(caller, act);
-    let names: Vec<&Arc<str>> = compiled.noting().collect();
+    let decision = compiled.judge(caller, inbound.port, act);
+    let noting: Vec<Notes<'_>> = compiled.noting().collect();
     let noted = decision.noted.iter().filter_map(|(index, noted)| {
-        let name = names.get(*index)?;
-        Some(match noted {
-            Noted::Matched => format!("{name} audits it"),
-            Noted::Ambiguous => format!("{name} may mean it: its path has no canonical form"),
+        Some(match (noting.get(*index)?, noted) {
+            (Notes::Audit(name), Noted::Ambiguous) => format!("{name} may mean it: its path has no canonical form"),
+            (Notes::Audit(name), _) => format!("{name} audits it"),
+            (Notes::DryRun(name), Noted::Denies) => format!("{name} would deny it, if it were not in dry run"),
+            (Notes::DryRun(name), Noted::Allows) => format!("{name} would allow it, if it were not in dry run"),
+            (Notes::DryRun(name), Noted::Ambiguous) => {
+                format!("{name} would refuse it, if it were not in dry run: its path has no canonical form")
+            }
+            (Notes::DryRun(name), Noted::Matched) => {
+                format!("{name} would make no difference, if it were not in dry run")
+            }
         })
     });
     let noted = noted.collect();
@@ -116,12 +135,12 @@ pub(super) fn judge(inbound: &Arc<Inbound>, caller: &Caller, act: Act<'_>) -> Ex
 
 /// What each allow rule lacks, found by asking it without one of its halves.
 fn needed(inbound: &Inbound, caller: &Caller, act: Act<'_>) -> Vec<String> {
-    let allows = inbound.rules.iter().filter(|rule| rule.action == Action::Allow);
+    let allows = inbound.rules.iter().filter(|rule| rule.action == Action::Allow && rule.decides());
     let mut needs: Vec<String> = allows
         .map(|rule| {
             let takes = |rule: AuthorizationRule| {
                 let alone = Inbound { rules: vec![rule], default_deny: true, ..inbound.clone() };
-                Compiled::new(Arc::new(alone)).allows(caller, act).is_ok()
+                Compiled::new(Arc::new(alone)).allows(caller, inbound.port, act).is_ok()
             };
             let names_caller = takes(AuthorizationRule { to: Vec::new(), ..rule.clone() });
             let takes_act = takes(AuthorizationRule { from: Vec::new(), ..rule.clone() });

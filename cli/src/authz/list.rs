@@ -9,8 +9,12 @@ use crate::{
     table::{Align, Table},
     text::{self, Line, Span, Style},
 };
-use remora_model::{Action, AuthorizationRule, Inbound, MtlsMode, Operation, Source};
+use remora_model::{
+    Action, AuthorizationRule, ClaimCondition, FieldRule, Inbound, JwtCondition, MtlsMode, Operation, OperationExcept,
+    Source, SourceExcept,
+};
 use serde_json::json;
+use std::sync::Arc;
 
 pub(super) async fn list(args: &ListArgs, look: Look) -> Outcome {
     let mut world = World::read(&args.objects, &args.to).await?;
@@ -80,20 +84,65 @@ const fn word(action: Action) -> &'static str {
 
 /// Taken apart field by field, so that a condition that is new does not compile until it is shown.
 fn from(rule: &AuthorizationRule) -> String {
-    let one = |Source { identities, namespaces, cidrs }: &Source| {
-        let identities = identities.iter().map(ToString::to_string);
-        let namespaces = namespaces.iter().map(|namespace| format!("ns/{namespace}"));
-        conditions([identities.collect(), namespaces.collect(), cidrs.iter().map(ToString::to_string).collect()])
+    let one = |source: &Source| {
+        let Source { identities, namespaces, service_accounts, trust_domains, authenticated, cidrs, jwt, except } =
+            source;
+        let SourceExcept { identities: not_identities, namespaces: not_namespaces, cidrs: not_cidrs } = except;
+        let in_namespaces =
+            |all: &[Arc<str>]| all.iter().map(|namespace| format!("ns/{namespace}")).collect::<Vec<_>>();
+        let but = [texts(not_identities), in_namespaces(not_namespaces), texts(not_cidrs)].concat();
+        conditions([
+            texts(identities),
+            in_namespaces(namespaces),
+            service_accounts.iter().map(|account| format!("sa/{account}")).collect(),
+            trust_domains.iter().map(|domain| format!("td/{domain}")).collect(),
+            authenticated
+                .iter()
+                .map(|there| if *there { "authenticated" } else { "unauthenticated" }.to_owned())
+                .collect(),
+            texts(cidrs),
+            jwt.iter().map(token).collect(),
+            excepted(but),
+        ])
     };
     any_of(rule.from.iter().map(one).collect())
 }
 
 fn to(rule: &AuthorizationRule) -> String {
-    let one = |Operation { methods, paths }: &Operation| {
-        let methods = methods.iter().map(ToString::to_string).collect();
-        conditions([methods, paths.iter().map(ToString::to_string).collect()])
+    let one = |operation: &Operation| {
+        let Operation { methods, paths, hosts, headers, grpc, ports, except } = operation;
+        let OperationExcept { methods: not_methods, paths: not_paths } = except;
+        let but = [texts(not_methods), texts(not_paths)].concat();
+        let field = |field: &FieldRule| format!("{}:{}", field.name(), field.values().join(","));
+        conditions([
+            texts(methods),
+            texts(paths),
+            hosts.iter().map(|host| format!("host/{host}")).collect(),
+            // All of them must hold.
+            Some(headers.iter().map(field).collect::<Vec<_>>().join(" "))
+                .filter(|text| !text.is_empty())
+                .into_iter()
+                .collect(),
+            grpc.iter().map(|grpc| format!("grpc/{grpc}")).collect(),
+            ports.iter().map(|port| format!("port/{port}")).collect(),
+            excepted(but),
+        ])
     };
     any_of(rule.to.iter().map(one).collect())
+}
+
+fn token(asked: &JwtCondition) -> String {
+    let claim = |one: &ClaimCondition| format!("{}={}", one.claim.join("."), one.values.join(","));
+    let claims = asked.claims.iter().map(claim).collect::<Vec<_>>().join(" ");
+    format!("token of {}{}{claims}", asked.issuers.join(","), if claims.is_empty() { "" } else { " " })
+}
+
+fn excepted(all: Vec<String>) -> Vec<String> {
+    if all.is_empty() { all } else { vec![format!("not {}", all.join("|"))] }
+}
+
+fn texts<T: ToString>(all: &[T]) -> Vec<String> {
+    all.iter().map(ToString::to_string).collect()
 }
 
 /// Every list that is there must hold, by any of its entries.

@@ -14,8 +14,9 @@ use crate::{
     finish_as,
     output::Output,
 };
-use http::{Method, Uri};
+use http::{HeaderName, HeaderValue, Method, Uri};
 use remora_model::TrustDomain;
+use serde_json::{Map, Value};
 use std::{net::IpAddr, path::PathBuf, process::ExitCode};
 pub(crate) use world::Absent;
 use world::{From, To};
@@ -67,6 +68,15 @@ pub(crate) struct ExplainArgs {
     /// Bytes of no protocol, instead of a request
     #[arg(long, conflicts_with_all = ["method", "path"])]
     bytes: bool,
+    /// The request's host, with its port if it says one
+    #[arg(long, value_name = "HOST", conflicts_with = "bytes")]
+    host: Option<String>,
+    /// A header of the request: NAME: VALUE
+    #[arg(long, value_name = "HEADER", value_parser = header, conflicts_with = "bytes")]
+    header: Vec<(HeaderName, HeaderValue)>,
+    /// The user's token (JWT). What it says is taken for true: neither its signature nor its times are checked
+    #[arg(long, value_name = "TOKEN", value_parser = token, conflicts_with = "bytes")]
+    token: Option<Claims>,
     #[command(flatten)]
     objects: Objects,
     /// The request's method
@@ -89,6 +99,20 @@ pub(crate) struct ListArgs {
 
 fn method(text: &str) -> Result<Method, String> {
     Method::from_bytes(text.as_bytes()).map_err(|_| "is no method of HTTP".to_owned())
+}
+
+fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let (name, value) = text.split_once(':').ok_or("is not of the form NAME: VALUE")?;
+    let name = HeaderName::from_bytes(name.trim().as_bytes()).map_err(|_| "has no name of a header")?;
+    Ok((name, HeaderValue::from_str(value.trim()).map_err(|_| "has no value of a header")?))
+}
+
+/// What a token says.
+type Claims = Map<String, Value>;
+
+fn token(text: &str) -> Result<Claims, String> {
+    let payload = text.split('.').nth(1).and_then(remora_jose::decoded).ok_or("is no token of three parts (JWT)")?;
+    serde_json::from_slice(&payload).map_err(|error| format!("says nothing that can be read: {error}"))
 }
 
 /// As a request has it, query excluded.

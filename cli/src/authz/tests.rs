@@ -76,7 +76,7 @@ fn a_call_is_allowed_or_denied_by_a_rule_that_is_named_with_its_place() {
         assert!(good == allowed && text.contains(told), "{call}: {text}");
     }
     let (json, _) = run("explain --from evil/web --to shop/api GET /x -o json").unwrap();
-    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(
         (&json["decision"], &json["rule"], &json["allowed"]),
         (&"denied".into(), &"shop/closed rule 0".into(), &false.into())

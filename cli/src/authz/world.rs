@@ -7,7 +7,7 @@ use crate::{
 };
 use remora_discovery::{
     index::{Answer, Asked, Change, Mesh, World as Index},
-    objects::{Object, core::Pod, registry::kinds},
+    objects::{Object, core::Pod, jwks::hosts_of, registry::kinds},
     source::parse::parse,
 };
 use remora_model::{BackendId, Inbound, SpiffeId, TrustDomain};
@@ -90,10 +90,15 @@ impl World {
     pub(super) async fn read(args: &Objects, of: &To) -> anyhow::Result<Self> {
         let (objects, control) =
             (if args.file.is_empty() { live(args, of).await? } else { files(args)? }, &args.control_plane);
-        let mesh =
-            Mesh { trust_domain: args.trust_domain.clone(), namespace: control.namespace.clone(), ..Mesh::default() };
+        let mesh = Mesh {
+            trust_domain: args.trust_domain.clone(),
+            namespace: control.namespace.clone(),
+            jwks_hosts: hosts_of(&objects),
+            ..Mesh::default()
+        };
         let mut index = Index::new(mesh);
         index.apply(objects.iter().cloned().map(Change::Put), &mut |_, _| {});
+        index.assume_keys();
         Ok(Self { index, objects })
     }
 

@@ -18,8 +18,10 @@ use crate::{
     text::{self, Line, Style},
 };
 pub(crate) use read::{Absent, Manifests, read as manifests};
-use remora_discovery::index::Mesh;
-use remora_discovery::objects::Object;
+use remora_discovery::{
+    index::Mesh,
+    objects::{Object, jwks::hosts_of},
+};
 use remora_kube::names;
 use remora_model::TrustDomain;
 use serde::Serialize;
@@ -125,7 +127,8 @@ pub(crate) fn lint(args: &LintArgs, look: Look) -> ExitCode {
     let lint = || {
         let manifests = read::read(&args.paths)?;
         let (trust_domain, namespace) = (args.trust_domain.clone(), args.control_plane_namespace.clone());
-        let found = find(&manifests, &Mesh { trust_domain, namespace, ..Mesh::default() });
+        let jwks_hosts = hosts_of(&manifests.objects);
+        let found = find(&manifests, &Mesh { trust_domain, namespace, jwks_hosts, ..Mesh::default() });
         let of = |level| found.iter().filter(|one| one.level == level).count();
         let [errors, warnings, notes] = [Level::Error, Level::Warning, Level::Note].map(of);
         let good = errors == 0 && (warnings == 0 || !args.strict);

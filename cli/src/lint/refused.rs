@@ -14,6 +14,7 @@ type Name = (String, String, String);
 pub(super) fn find(manifests: &Manifests, mesh: &Mesh) -> Vec<Finding> {
     let mut world = World::new(mesh.clone());
     world.apply(manifests.objects.iter().cloned().map(Change::Put), &mut |_, _| {});
+    world.assume_keys();
     world.settle();
     let places = places(&manifests.objects);
     let mut found = Vec::new();

@@ -1,5 +1,6 @@
 //! Where keys of issuers are fetched from, and who may be asked: pure.
 
+use super::Object;
 use http::{Uri, uri::Scheme};
 use remora_api::convert::jwt::KEYS_BYTES_MAX;
 use remora_jose::{KeySet, Profile};
@@ -85,6 +86,18 @@ impl AllowedHost {
     pub fn allows(&self, url: &JwksUrl) -> bool {
         (&self.host, self.port) == (&url.host, url.port)
     }
+}
+
+/// The hosts of all URLs of keys that these objects name: for tools that judge objects without knowing what the operator allows.
+pub fn hosts_of<'a>(objects: impl IntoIterator<Item = &'a Object>) -> Vec<AllowedHost> {
+    let policies = objects.into_iter().filter_map(|object| match object {
+        Object::AuthorizationPolicy(policy) => Some(policy),
+        _ => None,
+    });
+    let urls = policies.flat_map(|policy| policy.spec.jwt.iter()).filter_map(|issuer| issuer.jwks.url.as_deref());
+    urls.filter_map(|url| JwksUrl::parse(url).ok())
+        .map(|JwksUrl { host, port, .. }| AllowedHost { host, port })
+        .collect()
 }
 
 impl FromStr for AllowedHost {
