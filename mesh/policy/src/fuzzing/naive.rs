@@ -62,7 +62,7 @@ fn asks_paths(to: &RawOperation) -> bool {
 fn rule_matches(rule: &RawRule, act: &RawAct) -> bool {
     let denies = rule.action == super::random::DENY;
     let anybody = denies && !rule.ignores_unidentified;
-    (rule.from.is_empty() || rule.from.iter().any(|from| source_matches(from, anybody, act)))
+    (rule.from.is_empty() || rule.from.iter().any(|from| source_matches(from, (denies, anybody), act)))
         && (rule.to.is_empty() || rule.to.iter().any(|to| operation_matches(to, denies, act)))
 }
 
@@ -77,7 +77,18 @@ fn parts(identity: &str) -> (String, Option<(String, String)>) {
     (words[0].to_owned(), workload)
 }
 
-fn source_matches(from: &RawSource, anybody: bool, act: &RawAct) -> bool {
+/// Whether what is asked has a token that the source asks for.
+fn token_matches(from: &RawSource, denies: bool, act: &RawAct) -> bool {
+    let Some((issuers, role)) = &from.jwt else { return true };
+    let Some(request) = &act.request else { return denies };
+    let Some((issuer, roles)) = &request.token else { return false };
+    issuers.contains(issuer) && role.is_none_or(|role| roles.contains(&role))
+}
+
+fn source_matches(from: &RawSource, (denies, anybody): (bool, bool), act: &RawAct) -> bool {
+    if !token_matches(from, denies, act) {
+        return false;
+    }
     let in_ranges = |ranges: &[&str]| ranges.iter().any(|range| is_in_range(act.address, range));
     if !from.cidrs.is_empty() && !in_ranges(&from.cidrs) || in_ranges(&from.not_cidrs) {
         return false;

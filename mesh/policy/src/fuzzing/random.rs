@@ -3,10 +3,11 @@
 
 use crate::{Act, Caller};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use remora_jose::claims::Verified;
 use remora_model::{
-    Action, AuthorizationRule, DryRun, FieldMatch, FieldRule, GrpcRule, HostRule, Inbound, MtlsMode, Operation,
-    OperationExcept, PathPattern, Protocol, ServiceAccount, Source, SourceExcept, SpiffeId, TrustDomain, Unidentified,
-    network, policy,
+    Action, AuthorizationRule, ClaimCondition, DryRun, FieldMatch, FieldRule, GrpcRule, HostRule, Inbound,
+    JwtCondition, MtlsMode, Operation, OperationExcept, PathPattern, Protocol, ServiceAccount, Source, SourceExcept,
+    SpiffeId, TrustDomain, Unidentified, network, policy,
 };
 
 pub(super) const ALLOW: usize = 0;
@@ -26,6 +27,8 @@ const IDENTITIES: [&str; 6] = [
 const NAMESPACES: [&str; 3] = ["shop", "evil", "none"];
 const ACCOUNTS: [&str; 3] = ["shop/web", "shop/api", "evil/web"];
 const DOMAINS: [&str; 3] = ["td", "partner", "t"];
+const ISSUERS: [&str; 3] = ["idp", "other", "third"];
+const ROLES: [&[&str]; 3] = [&[], &["dev"], &["ops", "dev"]];
 const CIDRS: [&str; 5] = ["10.0.0.0/8", "10.1.0.0/16", "10.0.0.9/32", "fd00::/8", "0.0.0.0/0"];
 const ADDRESSES: [&str; 5] = ["10.0.0.9", "10.1.2.3", "192.168.0.1", "fd00::1", "2001:db8::1"];
 const PORTS: [u16; 3] = [80, 8080, 9090];
@@ -136,6 +139,8 @@ pub(super) struct RawSource {
     pub domains: Vec<&'static str>,
     pub authenticated: Option<bool>,
     pub cidrs: Vec<&'static str>,
+    /// Issuers, and a role.
+    pub jwt: Option<(Vec<&'static str>, Option<&'static str>)>,
     pub not_identities: Vec<&'static str>,
     pub not_namespaces: Vec<&'static str>,
     pub not_cidrs: Vec<&'static str>,
@@ -192,6 +197,8 @@ pub(super) struct RawRequest {
     pub path: &'static str,
     pub host: Option<&'static str>,
     pub headers: Vec<(&'static str, &'static [u8])>,
+    /// Its issuer, and what roles it names.
+    pub token: Option<(&'static str, &'static [&'static str])>,
 }
 
 impl Scene {
@@ -237,6 +244,7 @@ impl Scene {
             path: chance.one(&PATHS),
             host: (chance.of(5) > 0).then(|| chance.one(&HOSTS)),
             headers: (0..chance.of(4)).map(|_| (chance.one(&ASKED_FIELDS), chance.one(&VALUES))).collect(),
+            token: (chance.of(3) > 0).then(|| (chance.one(&ISSUERS), chance.one(&ROLES))),
         });
         RawAct {
             identity: (chance.of(4) > 0).then(|| chance.one(&IDENTITIES)),
@@ -268,6 +276,9 @@ fn raw_source(chance: &mut Chance<'_>) -> RawSource {
         domains: chance.some(&DOMAINS),
         authenticated: [None, None, None, Some(true), Some(false)][chance.of(5)],
         cidrs: chance.some(&CIDRS),
+        jwt: (chance.of(4) == 0).then(|| {
+            (vec![chance.one(&ISSUERS), chance.one(&ISSUERS)], [None, Some("dev"), Some("ops")][chance.of(3)])
+        }),
         not_identities: chance.some(&IDENTITIES),
         not_namespaces: chance.some(&NAMESPACES),
         not_cidrs: chance.some(&CIDRS),
@@ -323,7 +334,13 @@ impl RawSource {
             trust_domains: read(&self.domains, TrustDomain::new),
             authenticated: self.authenticated,
             cidrs: read(&self.cidrs, network::parse),
-            jwt: None,
+            jwt: self.jwt.as_ref().map(|(issuers, role)| JwtCondition {
+                issuers: issuers.iter().map(|issuer| (*issuer).into()).collect(),
+                claims: role
+                    .iter()
+                    .map(|role| ClaimCondition { claim: vec!["roles".into()], values: vec![(*role).into()] })
+                    .collect(),
+            }),
             except: SourceExcept {
                 identities: read(&self.not_identities, SpiffeId::parse),
                 namespaces: read(&self.not_namespaces, name),
@@ -363,6 +380,7 @@ pub(super) struct Read {
     caller: Caller,
     port: u16,
     request: Option<(Method, &'static str, Option<&'static str>, HeaderMap)>,
+    token: Option<Verified>,
 }
 
 impl RawAct {
@@ -383,7 +401,12 @@ impl RawAct {
                 headers,
             )
         });
+        let token = self.request.as_ref().and_then(|request| request.token).map(|(issuer, roles)| Verified {
+            issuers: vec![issuer.into()],
+            claims: [("roles".to_owned(), roles.iter().copied().collect())].into_iter().collect(),
+        });
         Read {
+            token,
             caller: Caller { identity, address: self.address.parse().expect("the texts are sound") },
             port: self.port,
             request,
@@ -395,7 +418,9 @@ impl Read {
     pub(super) fn asked(&self) -> (&Caller, u16, Act<'_>) {
         let act = match &self.request {
             None => Act::Bytes,
-            Some((method, path, host, headers)) => Act::Request { method, path, host: *host, headers, token: None },
+            Some((method, path, host, headers)) => {
+                Act::Request { method, path, host: *host, headers, token: self.token.as_ref() }
+            }
         };
         (&self.caller, self.port, act)
     }
