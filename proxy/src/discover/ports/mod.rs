@@ -262,7 +262,7 @@ impl Inner {
             return port; // another connection was quicker
         }
         self.make_room();
-        let policy = (default.policy.clone(), &self.plans.resources.traffic);
+        let policy = (default.policy.clone(), &self.plans.handle.traffic);
         let port = Port::new(number, policy, default.signals.clone(), None);
         self.others.borrow_mut().insert(number, port.clone());
         port
@@ -313,7 +313,7 @@ impl Inner {
         }
         let (kept, mut dropped) = oneshot::channel();
         let signals = Rc::new(Counters::inbound(self.plans.journal.clone(), inbound.parent.clone()));
-        let port = Port::new(number, (compiled(inbound), &self.plans.resources.traffic), signals, Some(kept));
+        let port = Port::new(number, (compiled(inbound), &self.plans.handle.traffic), signals, Some(kept));
         self.own.borrow_mut().insert(number, port.clone());
         let (weak, handle) = (Rc::downgrade(&port), self.plans.handle.clone());
         self.plans.resources.background.spawn(async move {
