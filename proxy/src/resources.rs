@@ -6,7 +6,7 @@ use crate::{
     config::Config,
     jwt,
     tasks::Tasks,
-    tls, traffic,
+    tls,
 };
 use std::{cell::RefCell, sync::Arc};
 
@@ -19,8 +19,6 @@ pub(crate) struct Resources {
     pub account: Account,
     /// The share of it that the pod's own application has.
     pub pod: Holder,
-    /// The rate limits of the process, which all workers keep together.
-    pub traffic: traffic::Shared,
     /// What the drain waits for: connections accepted, and tunnels.
     pub tasks: Tasks,
     /// What ends with the worker: connections upstream, which idle until a request wants them, and subscriptions.
@@ -40,7 +38,6 @@ impl Resources {
             tls: tls::Store::new(tokio::sync::watch::channel(None).1, &account),
             pod: account.holder(crate::account::Peer::Pod),
             account,
-            traffic: traffic::Shared::default(),
             tasks: Tasks::default(),
             background: Tasks::default(),
             tokens: jwt::Memory::default(),

@@ -14,7 +14,6 @@ use crate::{
     supervise::{self, Alarm},
     sys,
     telemetry::{self, Routes},
-    traffic,
     worker::{self, Listeners, Parts},
 };
 use anyhow::Context;
@@ -111,7 +110,6 @@ fn run(mut config: Config, logs: log::Handle) -> anyhow::Result<usize> {
     let (handle, ends) = discover::Handle::new(limits::START_PATIENCE, config.networks.clone(), config.settings());
     handle.zone.tell(config.zone.clone());
     let account = account::of(config.memory_limit);
-    let traffic = traffic::Shared::default();
     let (pulse, mut answers) = pulse::channel(open.workers.len());
     let access_log = AccessLog::to(std::io::stdout(), &routes).context("cannot start a thread for the access log")?;
     let (inspect, mut inspected) = inspect::channel(open.workers.len());
@@ -161,7 +159,6 @@ fn run(mut config: Config, logs: log::Handle) -> anyhow::Result<usize> {
         drain: drained.clone(),
         room,
         account: account.clone(),
-        traffic: traffic.clone(),
         spans: inbox.take(),
         alive: requests.clone(),
     })?;

@@ -13,7 +13,7 @@ use crate::{
     spans,
     tasks::Tasks,
     telemetry::{Journal, Routes},
-    tls, traffic,
+    tls,
     world::World,
 };
 use futures_util::FutureExt;
@@ -46,7 +46,6 @@ pub(crate) struct Parts {
     pub pulse: pulse::Answers,
     pub inspect: inspect::Answers,
     pub account: Account,
-    pub traffic: traffic::Shared,
     /// One worker sends the spans of all …
     pub spans: Option<spans::Inbox>,
     /// … of which none is missing while others hold this.
@@ -59,7 +58,6 @@ async fn serve(parts: Parts, listeners: Listeners) -> std::io::Result<usize> {
         tls: tls::Store::new(parts.tls, &parts.account).refusing(parts.discover.revoked.clone()),
         pod: parts.account.holder(Peer::Pod),
         account: parts.account,
-        traffic: parts.traffic,
         config: parts.config,
         tasks: Tasks::default(),
         background: Tasks::default(),

@@ -24,7 +24,7 @@ pub(crate) use ports::Port;
 pub(crate) use settings::{InForce, SetLog};
 pub(crate) use waiting::Wanted;
 
-use crate::{backend::Zone, limits};
+use crate::{backend::Zone, limits, traffic};
 use remora_api::sync::{Name, Resource};
 use remora_model::Revocations;
 use std::{convert::Infallible, sync::Arc, time::Duration};
@@ -91,6 +91,8 @@ pub(crate) struct Handle {
     wanted: Wanted,
     /// The pod's own zone.
     pub zone: Zone,
+    /// The rate limits of the process, which all workers keep together.
+    traffic: traffic::Shared,
 }
 
 /// The control thread's ends of a [`Handle`].
@@ -123,7 +125,8 @@ impl Handle {
         let start_until = (now + patience, now + patience.min(limits::START_PATIENCE_INBOUND));
         let wanted = Wanted::default();
         let (zone, wanted_too) = (Zone::default(), wanted.clone());
-        let handle = Self { commands, link, networks, settings, revoked, start_until, wanted: wanted_too, zone };
+        let traffic = traffic::Shared::default();
+        let handle = Self { commands, link, networks, settings, revoked, start_until, wanted: wanted_too, zone, traffic };
         let changed = watch::Sender::new(None);
         let (networks, settings, revoked) = (tell_networks, tell_settings, tell_revoked);
         (handle, Ends { commands: receiver, link: tell, networks, settings, revoked, wanted, changed })

@@ -59,7 +59,6 @@ impl Proxy {
             tls: tls::Store::new(source, &account),
             pod: account.holder(Peer::Pod),
             account,
-            traffic: Default::default(),
             config: Arc::new(config),
             tasks: Tasks::default(),
             background: Tasks::default(),

@@ -40,9 +40,13 @@ pub(crate) struct Shared(Arc<All>);
 
 #[derive(Debug, Default)]
 struct All {
-    limits: Mutex<HashMap<(u16, Arc<str>), Weak<Limit>>>,
+    limits: Mutex<HashMap<OfPort, Weak<Limit>>>,
     keys: keys::All,
 }
+
+/// A limit by its port and name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct OfPort(u16, Arc<str>);
 
 /// The limits and faults of one port.
 #[derive(Debug, Default)]
@@ -82,10 +86,10 @@ impl Shared {
         let mut limits = self.0.limits.lock().unwrap_or_else(PoisonError::into_inner);
         limits.retain(|_, limit| limit.strong_count() > 0);
         for rule in &traffic.limits {
-            let known = limits.get(&(port, rule.name.clone())).and_then(Weak::upgrade);
+            let known = limits.get(&OfPort(port, rule.name.clone())).and_then(Weak::upgrade);
             let limit = known.filter(|limit| limit.rule == *rule).unwrap_or_else(|| {
                 let limit = Arc::new(Limit::new(rule, &self.0.keys, Instant::now()));
-                limits.insert((port, rule.name.clone()), Arc::downgrade(&limit));
+                limits.insert(OfPort(port, rule.name.clone()), Arc::downgrade(&limit));
                 limit
             });
             match rule.of {

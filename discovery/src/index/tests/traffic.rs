@@ -164,7 +164,7 @@ fn a_fault_happens_only_where_its_namespace_allows_it() {
         "shop/p",
         "faults: [{ delay: { duration: 200ms, percent: 0.5 } }, { abort: { grpcStatus: unavailable } }]",
     );
-    let refused = world(&[fault.clone()]);
+    let refused = world(std::slice::from_ref(&fault));
     assert!(traffic(&refused, "api-1", 8000).faults.is_empty());
     let (condition, message) = said(&refused, "p").remove(0);
     assert_eq!(condition, "Accepted=False/Invalid");
@@ -184,7 +184,7 @@ fn a_fault_happens_only_where_its_namespace_allows_it() {
 #[test]
 fn a_fault_of_the_mesh_happens_in_namespaces_that_allow_it_alone() {
     let fault = faults("remora/p", "faults: [{ abort: { reset: true } }]");
-    assert!(traffic(&world(&[fault.clone()]), "api-1", 8000).faults.is_empty());
+    assert!(traffic(&world(std::slice::from_ref(&fault)), "api-1", 8000).faults.is_empty());
     let world = world(&[fault, faults("shop/own", "faults: [{ abort: { httpStatus: 500 } }]"), ALLOWED.to_owned()]);
     let held: Vec<String> = traffic(&world, "api-1", 8000).faults.iter().map(|fault| fault.name.to_string()).collect();
     assert_eq!(held, ["shop/own fault 0", "remora/p fault 0"], "the most specific first");

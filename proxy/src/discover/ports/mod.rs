@@ -263,7 +263,7 @@ impl Inner {
             return port; // another connection was quicker
         }
         self.make_room();
-        let policy = (default.policy.clone(), &self.plans.resources.traffic);
+        let policy = (default.policy.clone(), &self.plans.handle.traffic);
         let port = Port::new(number, policy, default.signals.clone(), None);
         self.others.borrow_mut().insert(number, port.clone());
         port
@@ -314,10 +314,9 @@ impl Inner {
         }
         let (kept, mut dropped) = oneshot::channel();
         let signals = Rc::new(Counters::inbound(self.plans.journal.clone(), inbound.parent.clone()));
-        let resources = &self.plans.resources;
-        let tokens = resources.tokens.clone();
+        let tokens = self.plans.resources.tokens.clone();
         let policy = compiled(inbound, &tokens, None);
-        let port = Port::new(number, (policy, &resources.traffic), signals, Some(kept));
+        let port = Port::new(number, (policy, &self.plans.handle.traffic), signals, Some(kept));
         self.own.borrow_mut().insert(number, port.clone());
         let (weak, handle) = (Rc::downgrade(&port), self.plans.handle.clone());
         self.plans.resources.background.spawn(async move {
