@@ -18,8 +18,7 @@ use crate::{
     text::{self, Line, Style},
 };
 pub(crate) use read::{Absent, Manifests, read as manifests};
-use remora_discovery::index::Mesh;
-use remora_discovery::objects::Object;
+use remora_discovery::{index::Mesh, objects::Object};
 use remora_kube::names;
 use remora_model::TrustDomain;
 use serde::Serialize;
