@@ -191,6 +191,7 @@ mod tests {
             "remora authz explain -f k8s --from shop/web --to shop/api:80 GET /x",
             "remora authz explain --from none --to shop/db:5432 --bytes",
             "remora authz list shop/api -o json",
+            "remora authz suggest -n shop --enforce",
             "remora run identity --help",
             "remora dashboard",
             "remora dashboard --port 8080 --no-browser --context prod",

@@ -103,7 +103,7 @@ impl World {
                     )),
                     store: Store::secret(client.clone(), namespace),
                     proofs: Proofs::Review(Box::new(Reviewer::new(&client))),
-                    revoked: revoked::Source::Objects(revoked::Objects::new(client.clone(), namespace)),
+                    revoked: revoked::Source::Objects(Box::new(revoked::Objects::new(client.clone(), namespace))),
                     cluster: Some((client, candidate, events, writing.boxed())),
                 })
             }

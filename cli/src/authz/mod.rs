@@ -6,11 +6,12 @@
 
 mod explain;
 mod list;
+mod suggest;
 mod world;
 
 use crate::{
     Look, block_on,
-    cluster::{self, ControlPlane},
+    cluster::{self, ControlPlane, scope::Scope},
     finish_as,
     output::Output,
 };
@@ -28,6 +29,8 @@ pub(crate) enum Command {
     Explain(ExplainArgs),
     /// Show the rules of a workload's port, in the order in which they decide: who may call it, and which rules never decide
     List(ListArgs),
+    /// Write policies that allow what was seen, and nothing else: a dry run, to be tried before it holds
+    Suggest(SuggestArgs),
 }
 
 /// Where the objects are.
@@ -97,6 +100,24 @@ pub(crate) struct ListArgs {
     objects: Objects,
 }
 
+/// `remora authz suggest`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "  remora authz suggest -n shop > shop-policies.yaml\n\n\
+    A policy for each Service that was called, from what the proxies behind it have counted since their start, with the counts as comments.\n\
+    The exit code is 1 if a pod did not answer: what it has seen is missing.")]
+pub(crate) struct SuggestArgs {
+    #[command(flatten)]
+    scope: Scope,
+    #[command(flatten)]
+    control_plane: ControlPlane,
+    /// Policies that hold at once, not a dry run
+    #[arg(long)]
+    enforce: bool,
+    /// How to print it; text is YAML
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
 fn method(text: &str) -> Result<Method, String> {
     Method::from_bytes(text.as_bytes()).map_err(|_| "is no method of HTTP".to_owned())
 }
@@ -125,6 +146,7 @@ pub(crate) fn main(command: &Command, look: Look) -> ExitCode {
     match command {
         Command::Explain(args) => finish_as(args.objects.output, block_on(explain::explain(args, look))),
         Command::List(args) => finish_as(args.objects.output, block_on(list::list(args, look))),
+        Command::Suggest(args) => finish_as(args.output, block_on(suggest::suggest(args))),
     }
 }
 

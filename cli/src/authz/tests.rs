@@ -48,6 +48,7 @@ fn run(words: &str) -> anyhow::Result<(String, bool)> {
     let (text, good) = match &typed.command {
         Command::Explain(args) => block_on(explain::explain(args, look))?,
         Command::List(args) => block_on(list::list(args, look))?,
+        Command::Suggest(_) => unreachable!("it asks pods"),
     };
     Ok((text.replace(dir.path().to_str().unwrap(), "DIR"), good))
 }

@@ -10,6 +10,7 @@
 //! | [`fan_in`] | the same of one place: discovery, that asks the proxies |
 //! | [`model`] | what a proxy says |
 //! | [`rows`] | signals added up: a row per route, workload, pod or namespace |
+//! | [`seen`] | who called what, for who writes policy from it |
 //! | [`watch`] | the same anew, as a screen or one table behind the other |
 
 mod ask;
@@ -19,6 +20,7 @@ mod endpoints;
 mod fan_in;
 mod model;
 mod rows;
+mod seen;
 mod stat;
 mod state;
 mod tap;
@@ -27,6 +29,7 @@ mod watch;
 pub(crate) use diagnose::{DiagnoseArgs, diagnose};
 pub(crate) use edges::{EdgesArgs, edges};
 pub(crate) use endpoints::{EndpointsArgs, endpoints};
+pub(crate) use seen::{Seen, inbound as seen};
 pub(crate) use stat::{StatArgs, stat};
 pub(crate) use tap::{TapArgs, tap};
 

@@ -47,6 +47,13 @@ impl Ranges {
     }
 }
 
+/// Who of those that have a stream cannot refuse the revoked: how many pods, and the first of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Unable {
+    pub pods: usize,
+    pub first: Vec<String>,
+}
+
 /// What one rule of a route says: the requests that it takes, and what becomes of them.
 pub(super) type ReadRule = (Vec<(Rank, RouteMatch)>, Rule);
 

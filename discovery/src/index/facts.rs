@@ -3,8 +3,7 @@
 use super::{
     Key, Mesh, ObjectId,
     attached::Ruled,
-    derived::{Place, Ranges, ReadPolicy, ReadRoute, Said, Served},
-    revoked::Unable,
+    derived::{Place, Ranges, ReadPolicy, ReadRoute, Said, Served, Unable},
     tables::{Relation, Table},
 };
 use crate::objects::{

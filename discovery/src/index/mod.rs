@@ -56,8 +56,8 @@ pub(crate) mod tests;
 
 pub use answers::{Answer, Asked, Own};
 pub use change::Change;
+pub use derived::Unable;
 pub use pods::Proof;
-pub use revoked::Unable;
 pub use workloads::{Member, Workload};
 
 use crate::objects::{

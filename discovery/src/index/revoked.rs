@@ -3,6 +3,7 @@
 
 use super::{
     ObjectId,
+    derived::Unable,
     facts::Facts,
     report,
     status::{Condition, Judged, ObjectStatus},
@@ -14,13 +15,6 @@ use std::{collections::BTreeSet, sync::Arc};
 
 /// Pods whose proxies cannot refuse the revoked and that statuses name; of the others they say how many there are.
 const UNABLE_NAMED_MAX: usize = 5;
-
-/// Who of those that have a stream cannot refuse the revoked: how many pods, and the first of them.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Unable {
-    pub pods: usize,
-    pub first: Vec<String>,
-}
 
 impl Facts {
     /// The list anew, after one of the objects changed. What makes no sense.

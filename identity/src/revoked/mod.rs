@@ -28,7 +28,7 @@ pub enum Source {
     /// In manifests.
     Folder(Folder),
     /// In the API.
-    Objects(Objects),
+    Objects(Box<Objects>),
 }
 
 /// Says what is known, and keeps the condition.

@@ -142,14 +142,17 @@ pub struct Shown {
     pub pod: Option<PodName>,
 }
 
+/// Those that name the same.
+type Named = Vec<Arc<Revocation>>;
+
 /// All revocations, by what they name. Cheap to look at, costly to make.
 #[derive(Clone, Default, Debug)]
 pub struct Revocations {
     all: Vec<Arc<Revocation>>,
-    identities: HashMap<SpiffeId, Vec<Arc<Revocation>>>,
-    serials: HashMap<Serial, Vec<Arc<Revocation>>>,
+    identities: HashMap<SpiffeId, Named>,
+    serials: HashMap<Serial, Named>,
     /// By namespace and name.
-    pods: HashMap<(Arc<str>, Arc<str>), Vec<Arc<Revocation>>>,
+    pods: HashMap<(Arc<str>, Arc<str>), Named>,
 }
 
 impl PartialEq for Revocations {

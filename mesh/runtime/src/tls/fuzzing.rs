@@ -1,6 +1,6 @@
 //! Fuzz targets of certificates and keys, as text and as bytes. In: any bytes. Out: nothing, or a panic.
 
-use super::{ANCHORS_MAX, TrustBundle, leaf_identity, pem, verify_svid};
+use super::{ANCHORS_MAX, TrustBundle, leaf_identity, pem, shown, verify_svid};
 use remora_model::{SpiffeId, TrustDomain};
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -50,6 +50,7 @@ pub fn peer_certificates(data: &[u8]) {
     let leaf = CertificateDer::from(data);
     if let Ok(id) = leaf_identity(&leaf) {
         assert_eq!(SpiffeId::parse(id.as_str()), Ok(id.clone()));
+        assert_eq!(shown(&leaf).map(|shown| shown.identity), Ok(id.clone()), "who may be revoked is who is let in");
         assert!(
             !id.path().is_empty() && data.windows(id.as_str().len()).any(|window| window == id.as_str().as_bytes())
         );

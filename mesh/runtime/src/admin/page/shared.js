@@ -27,6 +27,7 @@ const REASONS = {
   upstream_reset: "the server broke off before its answer ended",
   tls_refused: "the peer refused mesh TLS, or this proxy has no certificate",
   identity_mismatch: "the peer is not who discovery says it is",
+  revoked: "the peer is revoked: its identity, its certificate or its pod",
   loop: "the request came back to a proxy that had it",
   draining: "the server shuts down, and had not read the request",
   overloaded: "a bound of the proxy was reached, or it has no memory or descriptors left",
