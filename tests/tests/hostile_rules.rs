@@ -17,7 +17,7 @@ use remora_tests::{
 const TARGETS: &str =
     "targetRefs: [{ group: \"\", kind: Service, name: api }, { group: \"\", kind: Service, name: api2 }]";
 
-/// Denied: the host `internal`, the role `admin`, one gRPC call. Allowed: the tenant `a`, and nothing else.
+/// Denied: the host `internal`, the role `admin`, one gRPC call. Allowed: the tenant `a`, and the bystander, whom nobody may disturb.
 fn policy() -> String {
     format!(
         "apiVersion: remora.dev/v1alpha1
@@ -37,7 +37,7 @@ kind: AuthorizationPolicy
 metadata: {{ name: allow, namespace: test }}
 spec:
   {TARGETS}
-  rules: [{{ to: [{{ headers: [{{ name: x-tenant, values: [a] }}] }}] }}]
+  rules: [{{ to: [{{ headers: [{{ name: x-tenant, values: [a] }}] }}, {{ paths: [/bystander] }}] }}]
 "
     )
 }

@@ -81,11 +81,11 @@ fn no_rule_is_left(message: v1::SyncResponse) {
 /// A rule that denies stays one that denies, and an outbound rule that cannot be read keeps its place.
 fn no_rule_is_lost(message: &v1::SyncResponse, resource: &Resource) {
     let denies = |rules: &[v1::AuthorizationRule]| {
-        let harmless = |action: i32| [v1::Action::Allow.into(), v1::Action::Audit.into()].contains(&action);
-        rules
-            .iter()
-            .filter(|rule| !(rule.dry_run && rule.action == i32::from(v1::Action::Deny)) && !harmless(rule.action))
-            .count()
+        let harmless = |rule: &v1::AuthorizationRule| {
+            let of = |action: v1::Action| rule.action == i32::from(action);
+            of(v1::Action::Allow) || of(v1::Action::Audit) || (rule.dry_run && of(v1::Action::Deny))
+        };
+        rules.iter().filter(|rule| !harmless(rule)).count()
     };
     let still =
         |rules: &[AuthorizationRule]| rules.iter().filter(|rule| !rule.dry_run && rule.action == Action::Deny).count();

@@ -1,7 +1,7 @@
 //! What discovery says of a port, in the form in which it is asked for every request: rules by what they do, deny first.
 
 use super::{
-    Act, Caller, Denial,
+    Act, Caller, Denial, Noted,
     dry_run::DryRuns,
     index::Set,
     rule::{Asking, Compared, Rule},
@@ -33,19 +33,6 @@ pub struct Decision<'a> {
     pub outcome: Result<Option<&'a Arc<str>>, Denial>,
     /// What rules that decide nothing say of it, by their index in [`Compiled::noting`].
     pub noted: Vec<(usize, Noted)>,
-}
-
-/// What a rule, or a policy in dry run, that decides nothing says of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Noted {
-    /// It matches. Of a dry run: and would make no difference.
-    Matched,
-    /// It names paths, and this one has no canonical form. Of a dry run: the request would be refused for that.
-    Ambiguous,
-    /// It would refuse the request, which is let in.
-    Denies,
-    /// It would let the request in, which is refused.
-    Allows,
 }
 
 /// What decides nothing.

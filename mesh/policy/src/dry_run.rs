@@ -2,8 +2,7 @@
 //! the rest, as notes; never another decision.
 
 use super::{
-    Denial,
-    compiled::Noted,
+    Denial, Noted,
     index::Set,
     rule::{Asking, Compared, Rule},
 };

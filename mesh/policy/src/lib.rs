@@ -14,7 +14,7 @@ mod index;
 mod rule;
 mod tree;
 
-pub use compiled::{Compiled, Decision, Noted, Notes};
+pub use compiled::{Compiled, Decision, Notes};
 
 use http::{HeaderMap, Method};
 use remora_jose::claims::Verified;
@@ -61,6 +61,19 @@ pub enum Denial {
     NotAllowed { parent: Arc<str> },
     #[error("policy judges paths here, and {0}")]
     Ambiguous(#[from] path::Ambiguous),
+}
+
+/// What a rule, or a policy in dry run, that decides nothing says of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Noted {
+    /// It matches. Of a dry run: and would make no difference.
+    Matched,
+    /// It names paths, and this one has no canonical form. Of a dry run: the request would be refused for that.
+    Ambiguous,
+    /// It would refuse the request, which is let in.
+    Denies,
+    /// It would let the request in, which is refused.
+    Allows,
 }
 
 fn words_of(port: u16) -> String {

@@ -67,3 +67,17 @@ pub(crate) enum To<'a> {
 pub(crate) fn outbound(_to: To<'_>) -> Permit {
     Permit(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_permitted_is_what_goes_on_with_its_permit() {
+        let target = Target::parse("api", 80).unwrap();
+        let (permit, asked) = Permitted::outbound(To::Target(&target), "asked").open();
+        assert_eq!(asked, "asked");
+        let (_permit, same) = Permitted::of(permit.of_shared_connection(), asked).open();
+        assert_eq!(same, asked);
+    }
+}
