@@ -13,7 +13,6 @@ const REASONS = {
   denied: "policy does not let this caller do that",
   token_refused: "the user's token is not good, or the request has two that differ",
   token_keys_unknown: "the keys of the issuer of the user's token are not known yet",
-  revoked: "a RevokedIdentity names the peer",
   policy_changed: "policy or trust anchors changed, and would not let it in now",
   no_route: "the Service has routes, and none matches",
   invalid_backend: "the route names a backend that is not there, or not permitted",
