@@ -78,7 +78,7 @@ fn each_server_lets_through_what_its_limit_says_and_callers_turn_to_the_other_me
         statuses.push(answer.status);
     }
     let through = statuses.iter().filter(|status| **status == 200).count();
-    ensure!(through <= 6 && through >= 3, "{statuses:?}");
+    ensure!((3..=6).contains(&through), "{statuses:?}");
     for (proxy, app) in scene.api.iter().zip(&scene.apps) {
         let admitted =
             proxy.metric("remora_rate_limit_total", &[r#"rule="test/p limit 0""#, r#"outcome="admitted""#])?;
@@ -133,7 +133,7 @@ fn a_fault_is_what_the_caller_meets_and_the_application_does_not() -> anyhow::Re
 fn connections_beyond_their_rate_are_reset_and_bytes_beyond_theirs_wait() -> anyhow::Result<()> {
     let mesh = Mesh::start(env!("CARGO_BIN_EXE_remora-components"))?;
     let api = mesh.proxy("api").spawn()?;
-    let echo = echo(api.ip.into())?;
+    let echo = echo(api.ip)?;
     mesh.service("echo", 80, None, &[echo])?;
     let (flood, other) = (Workload::certified(&mesh, "flood")?, Workload::certified(&mesh, "other")?);
     let api = api.ready()?;
