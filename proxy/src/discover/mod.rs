@@ -126,7 +126,8 @@ impl Handle {
         let wanted = Wanted::default();
         let (zone, wanted_too) = (Zone::default(), wanted.clone());
         let traffic = traffic::Shared::default();
-        let handle = Self { commands, link, networks, settings, revoked, start_until, wanted: wanted_too, zone, traffic };
+        let handle =
+            Self { commands, link, networks, settings, revoked, start_until, wanted: wanted_too, zone, traffic };
         let changed = watch::Sender::new(None);
         let (networks, settings, revoked) = (tell_networks, tell_settings, tell_revoked);
         (handle, Ends { commands: receiver, link: tell, networks, settings, revoked, wanted, changed })
