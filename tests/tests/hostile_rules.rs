@@ -42,8 +42,11 @@ spec:
     )
 }
 
+/// Method, target, header fields, and the status that comes of it.
+type Asked = (&'static str, &'static str, &'static [(&'static str, &'static str)], u16);
+
 /// Host, path, further fields, status. Where the host is `~`, it is that of the road.
-const REQUESTS: [(&str, &str, &[(&str, &str)], u16); 26] = [
+const REQUESTS: [Asked; 26] = [
     ("~", "/public", &[("x-tenant", "a")], 200),
     ("~", "/public", &[], 403),
     ("~", "/public", &[("x-tenant", "b")], 403),

@@ -124,13 +124,22 @@ fn stalled_download(web: &Proxy) -> anyhow::Result<TcpStream> {
     Ok(stream)
 }
 
-/// One more upload, of which as much is sent as is taken.
+/// One more upload, of which as much is sent as is taken. An answer before its end is a refusal, after which no client goes on.
 fn stalled_upload(web: &Proxy) -> anyhow::Result<TcpStream> {
     let mut stream = TcpStream::connect(web.outbound)?;
     stream.set_write_timeout(Some(Duration::from_millis(50)))?;
     stream.write_all(b"POST /sink HTTP/1.1\r\nhost: api:80\r\ncontent-length: 1000000000\r\n\r\n")?;
-    while stream.write(&[b'x'; 65_536]).is_ok() {}
+    while stream.write(&[b'x'; 65_536]).is_ok() {
+        ensure!(!is_answered(&stream)?, "it is refused");
+    }
     Ok(stream)
+}
+
+fn is_answered(stream: &TcpStream) -> anyhow::Result<bool> {
+    stream.set_nonblocking(true)?;
+    let peeked = stream.peek(&mut [0]);
+    stream.set_nonblocking(false)?;
+    Ok(peeked.is_ok())
 }
 
 /// What somebody else is answered, who wants little.

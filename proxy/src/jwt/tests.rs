@@ -328,7 +328,7 @@ fn the_application_gets_claims_in_fields_that_no_client_can_forge_and_no_token_u
     let said = JwtIssuer { claim_headers, from, ..issuer(&signer) };
     let token = signer.sign(&with("evil", json!("a\r\nx-admin: true")));
     let forged = [("x-user", "root"), ("X-Groups", "admin"), ("x-none", "1"), ("x-kept", "1")];
-    let all = issuers(&[said.clone()]);
+    let all = issuers(std::slice::from_ref(&said));
     let (headers, _) = handed(&all, head("/", &forged));
     assert_eq!(headers.len(), 1, "without a token as well: {headers:?}");
     let bearer_token = format!("Bearer {token}");
@@ -354,7 +354,7 @@ fn an_issuer_in_dry_run_refuses_nothing_and_changes_nothing() {
     let signer = Signer::new();
     let told = ClaimHeader { claim: vec!["sub".into()], header: "x-user".parse().unwrap() };
     let dry = JwtIssuer { dry_run: true, claim_headers: vec![told], ..issuer(&signer) };
-    let all = issuers(&[dry.clone()]);
+    let all = issuers(std::slice::from_ref(&dry));
     let good = signer.sign(&claims());
     assert!(check(&all, &bearer(&good), NOW).unwrap().is_some(), "rules in dry run see it");
     for bad in [Signer::new().sign(&claims()), signer.sign(&with("exp", json!(1))), "x.y.z".to_owned()] {

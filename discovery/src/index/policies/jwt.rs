@@ -46,7 +46,7 @@ fn issuer(name: Arc<str>, given: &PolicyJwtIssuer, hosts: &[AllowedHost], dry_ru
     let issuer = JwtIssuer {
         name,
         issuer: text(&given.issuer).map_err(|e| format!(".issuer: {e}"))?,
-        audiences: some("audiences", CLAIMS_MAX, given.audiences.as_deref(), |one| text(one))?,
+        audiences: some("audiences", CLAIMS_MAX, given.audiences.as_deref(), text)?,
         keys,
         from: match &given.from {
             None => vec![TokenPlace::bearer()],
@@ -133,7 +133,7 @@ fn is_reserved(name: &HeaderName) -> bool {
 pub(super) fn condition(given: &PolicyJwt) -> Result<JwtCondition, String> {
     known(&given.unknown)?;
     Ok(JwtCondition {
-        issuers: some("issuers", CLAIMS_MAX, given.issuers.as_deref(), |one| text(one))?,
+        issuers: some("issuers", CLAIMS_MAX, given.issuers.as_deref(), text)?,
         claims: list("claims", CLAIMS_MAX, &given.claims, |one| {
             known(&one.unknown)?;
             let values = some("values", CLAIM_VALUES_MAX, one.values.as_deref(), |value| match value.len() {
