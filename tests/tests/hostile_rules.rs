@@ -42,10 +42,10 @@ spec:
     )
 }
 
-/// Method, target, header fields, and the status that comes of it.
+/// Host, path, further fields, status.
 type Asked = (&'static str, &'static str, &'static [(&'static str, &'static str)], u16);
 
-/// Host, path, further fields, status. Where the host is `~`, it is that of the road.
+/// Where the host is `~`, it is that of the road.
 const REQUESTS: [Asked; 26] = [
     ("~", "/public", &[("x-tenant", "a")], 200),
     ("~", "/public", &[], 403),
