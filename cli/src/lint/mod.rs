@@ -1,7 +1,7 @@
 //! `remora lint`: manifests in, what is wrong with them out; for pipelines, without a cluster.
 //!
 //! In: files and folders of YAML or JSON. Out: findings with file and line. What discovery would refuse it says itself: its own reader and its own
-//! judgement run here ([`refused`]), over these files alone. What it would take and is odd all the same is found beside that ([`odd`],
+//! judgement run here ([`refused`]), over these files alone. What it would take and is odd all the same is found beside that ([`mod@odd`],
 //! [`misspelt`]). Nothing is changed, and no cluster is asked.
 //!
 //! Files are seldom all that a cluster has. So what names something that is not in them is no error.

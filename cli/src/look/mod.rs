@@ -10,7 +10,7 @@
 //! | [`fan_in`] | the same of one place: discovery, that asks the proxies |
 //! | [`model`] | what a proxy says |
 //! | [`rows`] | signals added up: a row per route, workload, pod or namespace |
-//! | [`seen`] | who called what, for who writes policy from it |
+//! | [`mod@seen`] | who called what, for who writes policy from it |
 //! | [`watch`] | the same anew, as a screen or one table behind the other |
 
 mod ask;

@@ -61,7 +61,7 @@ impl Operation {
 }
 
 impl Inbound {
-    /// As of [`Outbound::within`]. An allow rule that is gone still denies the rest.
+    /// As of [`Outbound::within`](crate::Outbound::within). An allow rule that is gone still denies the rest.
     pub fn within(self, known: Features) -> (Self, Vec<Closed>) {
         let mut closed = Vec::new();
         let allows = |rule: &AuthorizationRule| rule.action == Action::Allow && rule.decides();
