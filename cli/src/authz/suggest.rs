@@ -114,7 +114,7 @@ fn did(route: &str) -> Did {
     let (method, path) = match route.split_once(' ') {
         Some((method, path)) => (method, path.to_owned()),
         // A method of gRPC: `shop.Orders/Get`.
-        None => ("POST", format!("/{route}")),
+        None => ("POST", format!("/{}", route.trim_start_matches('/'))),
     };
     let literal: Vec<&str> = path.split('/').take_while(|segment| !segment.starts_with(':')).collect();
     let pattern =

@@ -40,6 +40,21 @@ pub(crate) enum BadAnswer {
     ContentLength,
 }
 
+/// An answer whose head does not end within what is allowed.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the server sends interim answers or a head without end")]
+struct Endless;
+
+/// What a connection says of it.
+pub(crate) fn endless() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, Endless)
+}
+
+/// Whether a connection failed for the sake of such an answer.
+pub(crate) fn is_endless(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<Endless>())
+}
+
 /// Judges the head of an answer to a request that asked for no upgrade. Equal lengths become one.
 pub(crate) fn check<B>(response: &mut Response<B>) -> Result<(), BadAnswer> {
     if response.status().is_informational() {
@@ -169,9 +184,7 @@ impl Allowance {
         match self.0.head_bytes.load(Relaxed) {
             usize::MAX => Ok(()),
             left => {
-                let rest = left.checked_sub(count).ok_or_else(|| {
-                    io::Error::new(io::ErrorKind::InvalidData, "the server sends interim answers or a head without end")
-                })?;
+                let rest = left.checked_sub(count).ok_or_else(endless)?;
                 self.0.head_bytes.store(rest, Relaxed);
                 Ok(())
             }

@@ -459,13 +459,22 @@ pub(crate) fn reason(error: &hyper::Error) -> Reason {
     let source = std::error::Error::source(error);
     let body = source.and_then(|source| source.downcast_ref::<RequestError>());
     let io = source.and_then(|source| source.downcast_ref::<io::Error>());
-    match (body, io.map(io::Error::kind)) {
+    match (body, io) {
         (Some(error), _) => error.reason(),
         _ if error.is_parse_too_large() => Reason::ResponseHeaderTooLarge,
-        // Said by `Frugal`.
-        (_, Some(io::ErrorKind::InvalidData)) => Reason::ResponseHeaderTooLarge,
-        (_, Some(io::ErrorKind::OutOfMemory)) => Reason::Overloaded,
-        _ if io.is_some_and(tls::is_untrusted) => Reason::PolicyChanged,
+        (_, Some(io)) => of_io(io),
+        _ => Reason::UpstreamReset,
+    }
+}
+
+/// The same of what the connection says.
+fn of_io(error: &io::Error) -> Reason {
+    match error.kind() {
+        _ if answer::is_endless(error) => Reason::ResponseHeaderTooLarge,
+        // Said by TLS. With TLS 1.3 a client is done with the handshake before its peer has judged its certificate: the alert comes in place of an answer.
+        io::ErrorKind::InvalidData => Reason::TlsRefused,
+        io::ErrorKind::OutOfMemory => Reason::Overloaded,
+        _ if tls::is_untrusted(error) => Reason::PolicyChanged,
         _ => Reason::UpstreamReset,
     }
 }
@@ -478,4 +487,24 @@ fn failed(mut error: TrySendError<Request>, reused: bool, connection: &http1::Ht
     }
     let reason = reason(error.error());
     Failed { stale: reused && unsent.is_some(), unsent, ..Failed::new(reason) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_fails_says_whose_fault_it_is() {
+        // As rustls passes on what the peer says of a certificate that it does not take.
+        let alert = io::Error::new(io::ErrorKind::InvalidData, "received fatal alert: CertificateUnknown");
+        for (error, reason) in [
+            (alert, Reason::TlsRefused),
+            (answer::endless(), Reason::ResponseHeaderTooLarge),
+            (io::ErrorKind::OutOfMemory.into(), Reason::Overloaded),
+            (io::ErrorKind::PermissionDenied.into(), Reason::PolicyChanged),
+            (io::ErrorKind::ConnectionReset.into(), Reason::UpstreamReset),
+        ] {
+            assert_eq!(of_io(&error), reason, "{error}");
+        }
+    }
 }
