@@ -34,9 +34,9 @@ pub(super) async fn explain(args: &ExplainArgs, look: Look) -> Outcome {
     let caller = Caller { identity: args.from.identity(&args.objects.trust_domain)?, address: args.address };
     let headers: HeaderMap = args.header.iter().cloned().collect();
     let token = args.token.as_ref().map(|claims| said_by(claims, &inbound));
-    let (host, token) = (args.host.as_deref(), token.as_ref());
+    let (host, tokens) = (args.host.as_deref(), [token.as_ref(), None]);
     let act = match (&args.method, &args.path) {
-        (Some(method), Some(path)) if !args.bytes => Act::Request { method, path, host, headers: &headers, token },
+        (Some(method), Some(path)) if !args.bytes => Act::Request { method, path, host, headers: &headers, tokens },
         _ => Act::Bytes,
     };
     let explained = judge(&inbound, &caller, act);

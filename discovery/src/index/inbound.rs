@@ -76,10 +76,12 @@ impl Facts {
             default_deny = denies;
         }
         dry_allow.truncate(DRY_RUN_POLICIES_MAX);
-        if issuers.len() > ISSUERS_MAX {
+        // What decides nothing goes first.
+        issuers.sort_by_key(|issuer: &JwtIssuer| issuer.dry_run);
+        if issuers.get(ISSUERS_MAX).is_some_and(|issuer| !issuer.dry_run) {
             rules = vec![AuthorizationRule::deny_everything("too many issuers".into())];
-            issuers.clear();
         }
+        issuers.truncate(ISSUERS_MAX);
         let (mtls, strict) = self.mtls(key, pod, &ids);
         let parent = ids.first().map_or_else(|| format!("{}/{}:{port}", key.0, key.1), ToString::to_string);
         Inbound {

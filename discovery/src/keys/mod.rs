@@ -12,7 +12,11 @@ use crate::{objects::jwks::JwksUrl, serve::Hub};
 use fetch::{Fetched, Fetcher};
 use remora_runtime::drain;
 use schedule::Schedule;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{
     task::{AbortHandle, JoinSet},
     time::sleep,
@@ -25,10 +29,13 @@ const URLS_MAX: usize = 64;
 pub(crate) async fn run(hub: Hub, authorities: &[u8], draining: drain::Watch) -> anyhow::Result<()> {
     let fetcher = Arc::new(Fetcher::new(authorities)?);
     let (mut wanted, mut tasks) = (hub.wanted_keys(), JoinSet::new());
-    let mut following: BTreeMap<JwksUrl, AbortHandle> = BTreeMap::new();
+    let (mut following, mut left_out) = (BTreeMap::<JwksUrl, AbortHandle>::new(), BTreeSet::new());
     let mut changes = std::pin::pin!(async {
         loop {
-            let urls = wanted.borrow_and_update().clone();
+            let mut urls: BTreeSet<JwksUrl> = wanted.borrow_and_update().clone();
+            let beyond = urls.iter().nth(URLS_MAX).cloned().map_or_else(BTreeSet::new, |first| urls.split_off(&first));
+            // What was aborted is not kept.
+            while tasks.try_join_next().is_some() {}
             following.retain(|url, task| {
                 let stays = urls.contains(url);
                 if !stays {
@@ -37,7 +44,12 @@ pub(crate) async fn run(hub: Hub, authorities: &[u8], draining: drain::Watch) ->
                 }
                 stays
             });
-            for url in urls.iter().take(URLS_MAX) {
+            left_out.difference(&beyond).for_each(|url| hub.keys(url, None));
+            for url in &beyond {
+                hub.keys(url, Some(Err(format!("policies name more than {URLS_MAX} URLs"))));
+            }
+            left_out = beyond;
+            for url in &urls {
                 let start = || Following::new(url.clone(), hub.clone(), fetcher.clone()).run();
                 following.entry(url.clone()).or_insert_with(|| tasks.spawn(start()));
             }

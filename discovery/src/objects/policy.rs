@@ -39,6 +39,9 @@ pub struct Policy<S> {
     pub unreadable: Option<String>,
 }
 
+/// The targets of a policy about what comes into pods.
+pub(super) const WORKLOADS: &[TargetKind] = &[TargetKind::Service, TargetKind::Pod, TargetKind::Namespace];
+
 /// What a kind of policies says.
 pub trait PolicySpec: Clone + Debug + PartialEq + DeserializeOwned + Send + Sync + 'static {
     /// The kind of the policies that say it, and how the API is asked for it.
@@ -51,8 +54,14 @@ pub trait PolicySpec: Clone + Debug + PartialEq + DeserializeOwned + Send + Sync
     /// Whether it must name one.
     const NAMES_TARGETS: bool = false;
 
-    /// What it names.
-    fn targets(&self) -> Targets<'_>;
+    /// What it names: its targets, its selector, and fields that nobody knows.
+    fn named(&self) -> (&[PolicyTarget], Option<&Selector>, &Unknown);
+
+    /// The same, with what it may name.
+    fn targets(&self) -> Targets<'_> {
+        let (refs, selector, unknown) = self.named();
+        Targets { refs, selector, unknown, kinds: Self::TARGETS, required: Self::NAMES_TARGETS }
+    }
 
     /// What holds in place of one that never could be read but for these targets, and in words.
     fn closed(target_refs: Vec<PolicyTarget>, selector: Option<Selector>) -> (Self, &'static str);
@@ -151,11 +160,10 @@ impl PolicySpec for AuthorizationSpec {
     const KIND: &'static str = "AuthorizationPolicy";
     const PLURAL: &'static str = "authorizationpolicies";
     const RESTRICTS: bool = true;
-    const TARGETS: &'static [TargetKind] = &[TargetKind::Service, TargetKind::Pod, TargetKind::Namespace];
+    const TARGETS: &'static [TargetKind] = WORKLOADS;
 
-    fn targets(&self) -> Targets<'_> {
-        let Self { target_refs: refs, selector, unknown, .. } = self;
-        Targets { refs, selector: selector.as_ref(), unknown, kinds: Self::TARGETS, required: Self::NAMES_TARGETS }
+    fn named(&self) -> (&[PolicyTarget], Option<&Selector>, &Unknown) {
+        (&self.target_refs, self.selector.as_ref(), &self.unknown)
     }
 
     fn closed(target_refs: Vec<PolicyTarget>, selector: Option<Selector>) -> (Self, &'static str) {
@@ -220,11 +228,10 @@ impl PolicySpec for MeshTlsSpec {
     const KIND: &'static str = "MeshTLSPolicy";
     const PLURAL: &'static str = "meshtlspolicies";
     const RESTRICTS: bool = true;
-    const TARGETS: &'static [TargetKind] = &[TargetKind::Service, TargetKind::Pod, TargetKind::Namespace];
+    const TARGETS: &'static [TargetKind] = WORKLOADS;
 
-    fn targets(&self) -> Targets<'_> {
-        let Self { target_refs: refs, selector, unknown, .. } = self;
-        Targets { refs, selector: selector.as_ref(), unknown, kinds: Self::TARGETS, required: Self::NAMES_TARGETS }
+    fn named(&self) -> (&[PolicyTarget], Option<&Selector>, &Unknown) {
+        (&self.target_refs, self.selector.as_ref(), &self.unknown)
     }
 
     fn closed(target_refs: Vec<PolicyTarget>, selector: Option<Selector>) -> (Self, &'static str) {
@@ -269,9 +276,8 @@ impl PolicySpec for BackendSpec {
     const TARGETS: &'static [TargetKind] = &[TargetKind::Service, TargetKind::Namespace];
     const NAMES_TARGETS: bool = true;
 
-    fn targets(&self) -> Targets<'_> {
-        let Self { target_refs: refs, unknown, .. } = self;
-        Targets { refs, selector: None, unknown, kinds: Self::TARGETS, required: Self::NAMES_TARGETS }
+    fn named(&self) -> (&[PolicyTarget], Option<&Selector>, &Unknown) {
+        (&self.target_refs, None, &self.unknown)
     }
 
     fn closed(target_refs: Vec<PolicyTarget>, _selector: Option<Selector>) -> (Self, &'static str) {

@@ -3,8 +3,8 @@
 
 use super::{
     Unknown,
-    attachment::{PolicyTarget, Selector, TargetKind, Targets},
-    policy::{Named, Policy, PolicySpec},
+    attachment::{PolicyTarget, Selector, TargetKind},
+    policy::{Named, Policy, PolicySpec, WORKLOADS},
 };
 use serde::Deserialize;
 
@@ -34,11 +34,10 @@ impl PolicySpec for RateLimitSpec {
     const KIND: &'static str = "RateLimitPolicy";
     const PLURAL: &'static str = "ratelimitpolicies";
     const RESTRICTS: bool = true;
-    const TARGETS: &'static [TargetKind] = &[TargetKind::Service, TargetKind::Pod, TargetKind::Namespace];
+    const TARGETS: &'static [TargetKind] = WORKLOADS;
 
-    fn targets(&self) -> Targets<'_> {
-        let Self { target_refs: refs, selector, unknown, .. } = self;
-        Targets { refs, selector: selector.as_ref(), unknown, kinds: Self::TARGETS, required: Self::NAMES_TARGETS }
+    fn named(&self) -> (&[PolicyTarget], Option<&Selector>, &Unknown) {
+        (&self.target_refs, self.selector.as_ref(), &self.unknown)
     }
 
     fn closed(target_refs: Vec<PolicyTarget>, selector: Option<Selector>) -> (Self, &'static str) {
@@ -168,11 +167,10 @@ impl PolicySpec for FaultSpec {
     const KIND: &'static str = "FaultPolicy";
     const PLURAL: &'static str = "faultpolicies";
     const RESTRICTS: bool = false;
-    const TARGETS: &'static [TargetKind] = &[TargetKind::Service, TargetKind::Pod, TargetKind::Namespace];
+    const TARGETS: &'static [TargetKind] = WORKLOADS;
 
-    fn targets(&self) -> Targets<'_> {
-        let Self { target_refs: refs, selector, unknown, .. } = self;
-        Targets { refs, selector: selector.as_ref(), unknown, kinds: Self::TARGETS, required: Self::NAMES_TARGETS }
+    fn named(&self) -> (&[PolicyTarget], Option<&Selector>, &Unknown) {
+        (&self.target_refs, self.selector.as_ref(), &self.unknown)
     }
 
     fn closed(target_refs: Vec<PolicyTarget>, selector: Option<Selector>) -> (Self, &'static str) {

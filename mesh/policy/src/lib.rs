@@ -29,6 +29,10 @@ pub struct Caller {
     pub address: IpAddr,
 }
 
+/// What the tokens of a request say, of those that were checked: of an issuer that decides, and of one in dry run. They have no issuer in common, and a
+/// condition names issuers: so none is taken for the other.
+pub type Tokens<'a> = [Option<&'a Verified>; 2];
+
 /// What a caller wants to do.
 #[derive(Debug, Clone, Copy)]
 pub enum Act<'a> {
@@ -42,8 +46,7 @@ pub enum Act<'a> {
         /// Its one authority, if it says any.
         host: Option<&'a str>,
         headers: &'a HeaderMap,
-        /// What its token says, if it has one that was checked.
-        token: Option<&'a Verified>,
+        tokens: Tokens<'a>,
     },
 }
 

@@ -210,7 +210,7 @@ fn has_token(asked: &JwtCondition, doubt: bool, act: Act<'_>) -> bool {
         of_these && asked.claims.iter().all(|one| claims(token, one))
     };
     match act {
-        Act::Request { token, .. } => token.is_some_and(holds),
+        Act::Request { tokens, .. } => tokens.into_iter().flatten().any(holds),
         Act::Bytes => doubt,
     }
 }

@@ -35,6 +35,11 @@ async fn while_opening(said: &[u8]) -> First<DuplexStream> {
     first
 }
 
+/// The time passes: that of the test's own clock, which stands still while anybody has something to do, and then jumps to what is next.
+async fn passes(time: Duration) {
+    tokio::time::sleep(time).await;
+}
+
 #[tokio::test]
 async fn a_connection_that_is_being_opened_is_used_by_a_client_that_speaks_meanwhile() {
     assert!(matches!(while_opening(b"\x01\x02 cookie of iperf3").await, First::Opened(_)));
@@ -96,9 +101,9 @@ async fn a_hello_that_goes_by_its_name_is_read_to_its_end_and_has_no_upstream_of
         let opened = upstream.is_some();
         let open = async || Ok::<_, Infallible>(upstream.take().unwrap());
         let talk = async {
-            tokio::time::sleep(GRACE / 2).await;
+            passes(GRACE / 2).await;
             says.write_all(&hello[..cut]).await.unwrap();
-            tokio::time::sleep(GRACE * 2).await;
+            passes(GRACE * 2).await;
             says.write_all(&hello[cut..]).await.unwrap();
         };
         let wait = Wait { by_name: true, said: Protocol::Opaque, ..wait };
@@ -126,7 +131,7 @@ async fn after_the_server(said: &[u8], wait: &Wait, after: Duration) -> First<Du
     server.write_all(b"220 ready").await.unwrap();
     let open = async || Ok::<_, Infallible>(upstream.take().unwrap());
     let talk = async {
-        tokio::time::sleep(after).await;
+        passes(after).await;
         says.write_all(said).await.unwrap();
     };
     tokio::join!(protocol(&mut client, wait, open), talk).0.unwrap()
@@ -158,7 +163,7 @@ async fn unopened_then(
     let mut client = Prefixed::new(client);
     let refused = async || Err::<DuplexStream, _>("refused");
     let (first, _says) = tokio::join!(protocol(&mut client, wait, refused), async {
-        tokio::time::sleep(after).await;
+        passes(after).await;
         says.write_all(said).await.map(|()| says)
     });
     first
@@ -218,10 +223,10 @@ async fn what_turns_out_to_be_a_request_is_served_as_one_however_slowly_it_comes
                     if pause.is_zero() {
                         tokio::task::yield_now().await;
                     } else {
-                        tokio::time::sleep(pause).await;
+                        passes(pause).await;
                     }
                 }
-                tokio::time::sleep(GRACE * 100).await;
+                passes(GRACE * 100).await;
             };
             let first = tokio::select! {
                 first = protocol(&mut client, &SPOKEN, open) => first.unwrap(),

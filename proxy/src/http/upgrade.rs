@@ -50,6 +50,7 @@ pub(crate) struct Asked {
     path: Box<str>,
     host: Option<Authority>,
     headers: HeaderMap,
+    /// Of an issuer that decides.
     token: Option<Arc<Checked>>,
 }
 
@@ -65,8 +66,8 @@ impl Asked {
     /// As it was asked.
     pub(crate) fn act(&self) -> Act<'_> {
         let host = self.host.as_ref().map(Authority::as_str);
-        let token = self.token.as_ref().map(|checked| &checked.token);
-        Act::Request { method: &self.method, path: &self.path, host, headers: &self.headers, token }
+        let tokens = [self.token.as_ref().map(|checked| &checked.token), None];
+        Act::Request { method: &self.method, path: &self.path, host, headers: &self.headers, tokens }
     }
 }
 

@@ -2,15 +2,13 @@
 //! fields of these names are always taken off: whoever reads them may believe them.
 
 use super::{Issuers, Shown};
-use http::{HeaderMap, HeaderValue, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use serde_json::Value;
 
 impl Issuers {
     /// Makes of what the client sent what the application gets.
     pub(crate) fn hand_on(&self, shown: Option<&Shown>, headers: &mut HeaderMap, uri: &mut Uri) {
-        for name in &self.headers {
-            headers.remove(name);
-        }
+        self.strip(headers);
         let Some(shown) = shown else { return };
         let taken = || shown.verified.issuers.iter().filter_map(|index| self.all.get(*index));
         for told in taken().flat_map(|issuer| &issuer.claim_headers) {
@@ -19,8 +17,28 @@ impl Issuers {
                 headers.insert(told.header.clone(), value);
             }
         }
-        if !taken().any(|issuer| issuer.forward || issuer.dry_run) {
+        if !taken().any(|issuer| issuer.forward) {
             self.places.take_off(shown.at, headers, uri);
+        }
+    }
+}
+
+impl Issuers {
+    /// Takes off a client's own fields of the names that claims have. Servers of the CGI's kind read `_` as `-`.
+    fn strip(&self, headers: &mut HeaderMap) {
+        for name in &self.headers {
+            headers.remove(name);
+        }
+        let alike = |given: &HeaderName| {
+            let same = |(a, b): (u8, u8)| a == b || (a == b'_' && b == b'-') || (a == b'-' && b == b'_');
+            let is = |name: &HeaderName| {
+                let (given, name) = (given.as_str(), name.as_str());
+                given.len() == name.len() && given.bytes().zip(name.bytes()).all(same)
+            };
+            given.as_str().contains('_') && self.headers.iter().any(is)
+        };
+        while let Some(forged) = headers.keys().find(|given| alike(given)).cloned() {
+            headers.remove(forged);
         }
     }
 }

@@ -66,7 +66,8 @@ impl Refusal {
     }
 }
 
-/// The issuers that the policies of a port name, ready to check tokens. One per port and worker, made when policy changes.
+/// Issuers that the policies of a port name, ready to check tokens: those that decide, or apart from them those in dry run, which must not change what
+/// the others find. One per port and worker, made when policy changes.
 #[derive(Debug)]
 pub(crate) struct Issuers {
     all: Vec<Issuer>,
@@ -90,7 +91,6 @@ struct Issuer {
     from: u64,
     forward: bool,
     claim_headers: Vec<ClaimHeader>,
-    dry_run: bool,
 }
 
 /// The token of a request that was let through, and where it stood.
@@ -125,12 +125,13 @@ struct Unverified {
 }
 
 impl Issuers {
-    /// `conditions` are those of all rules of the port. `None`: no policy names an issuer, and nobody looks at requests for tokens.
+    /// `conditions` are those of all rules of the port. An issuer whose keys are not known has those that it had `before`. `None`: there is no issuer, and
+    /// nobody looks at requests for tokens.
     pub(crate) fn new<'a>(
-        issuers: &[JwtIssuer],
+        issuers: &[&JwtIssuer],
         conditions: impl IntoIterator<Item = &'a JwtCondition>,
         cache: &Memory,
-        before: Option<&Self>,
+        before: &[&Self],
     ) -> Option<Self> {
         if issuers.is_empty() {
             return None;
@@ -142,12 +143,11 @@ impl Issuers {
             audiences: said.audiences.clone(),
             keys: match &said.keys {
                 Some(keys) => KeySet::parse(keys, Profile::USERS).ok(),
-                None => before.and_then(|before| before.keys_of(said)).cloned(),
+                None => before.iter().find_map(|before| before.keys_of(said)).cloned(),
             },
             from: places.of(&said.from),
             forward: said.forward,
-            claim_headers: if said.dry_run { Vec::new() } else { said.claim_headers.clone() },
-            dry_run: said.dry_run,
+            claim_headers: said.claim_headers.clone(),
         });
         let all: Vec<_> = all.collect();
         let mut headers: Vec<_> =
@@ -166,15 +166,8 @@ impl Issuers {
         self.all.iter().find(|one| one.name == said.name && one.issuer == said.issuer)?.keys.as_ref()
     }
 
-    /// The token of a request with this head, as of `now` since 1970. `None`: it has none, or none that decides anything.
+    /// The token of a request with this head, as of `now` since 1970. `None`: it has none.
     pub(crate) fn check(&self, (headers, uri): (&HeaderMap, &Uri), now: Duration) -> Result<Option<Shown>, Refusal> {
-        match self.judge((headers, uri), now) {
-            Err(_) if self.all.iter().all(|issuer| issuer.dry_run) => Ok(None),
-            judged => judged,
-        }
-    }
-
-    fn judge(&self, (headers, uri): (&HeaderMap, &Uri), now: Duration) -> Result<Option<Shown>, Refusal> {
         let Some((token, at)) = self.places.token(headers, uri)? else { return Ok(None) };
         if token.len() > limits::TOKEN_BYTES_MAX {
             return Err(Refusal::TooLong);

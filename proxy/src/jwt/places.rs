@@ -34,18 +34,11 @@ impl Places {
         headers: &'a HeaderMap,
         uri: &'a Uri,
     ) -> Result<Option<(Cow<'a, str>, u64)>, Refusal> {
-        let mut found: Option<(Cow<'a, str>, u64)> = None;
+        let mut found = Found::default();
         for (at, place) in self.0.iter().enumerate().take(64) {
-            for token in tokens(place, headers, uri) {
-                let token = token?;
-                match &mut found {
-                    Some((one, _)) if *one != token => return Err(Refusal::Several),
-                    Some((_, set)) => *set |= 1 << at,
-                    None => found = Some((token, 1 << at)),
-                }
-            }
+            found.look(1 << at, place, (headers, uri))?;
         }
-        Ok(found)
+        Ok(found.0)
     }
 
     /// Takes what stands at a set of places off a request.
@@ -61,26 +54,42 @@ impl Places {
     }
 }
 
-/// All that stands at a place.
-fn tokens<'a>(
-    place: &TokenPlace,
-    headers: &'a HeaderMap,
-    uri: &'a Uri,
-) -> Box<dyn Iterator<Item = Result<Cow<'a, str>, Refusal>> + 'a> {
-    match place.clone() {
-        TokenPlace::Header { name, prefix } => {
-            let given = headers.get_all(name).iter().filter_map(move |value| behind(value, &prefix));
-            Box::new(given.map(|bytes| text(bytes).map(Cow::Borrowed)))
+/// The token that was found, and at which places.
+#[derive(Debug, Default)]
+struct Found<'a>(Option<(Cow<'a, str>, u64)>);
+
+impl<'a> Found<'a> {
+    /// Takes all that stands at a place.
+    fn look(&mut self, at: u64, place: &TokenPlace, (headers, uri): (&'a HeaderMap, &'a Uri)) -> Result<(), Refusal> {
+        match place {
+            TokenPlace::Header { name, prefix } => {
+                for bytes in headers.get_all(name).iter().filter_map(|value| behind(value, prefix)) {
+                    self.take(Cow::Borrowed(text(bytes)?), at)?;
+                }
+            }
+            TokenPlace::Cookie(name) => {
+                let all = headers.get_all(COOKIE).iter().flat_map(|value| pairs(value.as_bytes()));
+                for (_, bytes) in all.filter(|(key, _)| *key == name.as_bytes()) {
+                    self.take(Cow::Borrowed(text(bytes)?), at)?;
+                }
+            }
+            TokenPlace::Query(name) => {
+                let all = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
+                for (_, value) in all.filter(|(key, _)| **key == **name) {
+                    self.take(value, at)?;
+                }
+            }
         }
-        TokenPlace::Cookie(name) => {
-            let all = headers.get_all(COOKIE).iter().flat_map(|value| pairs(value.as_bytes()));
-            let given = all.filter_map(move |(key, value)| (key == name.as_bytes()).then_some(value));
-            Box::new(given.map(|bytes| text(bytes).map(Cow::Borrowed)))
+        Ok(())
+    }
+
+    fn take(&mut self, token: Cow<'a, str>, at: u64) -> Result<(), Refusal> {
+        match &mut self.0 {
+            Some((one, _)) if *one != token => return Err(Refusal::Several),
+            Some((_, set)) => *set |= at,
+            none => *none = Some((token, at)),
         }
-        TokenPlace::Query(name) => {
-            let all = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
-            Box::new(all.filter_map(move |(key, value)| (*key == *name).then_some(Ok(value))))
-        }
+        Ok(())
     }
 }
 

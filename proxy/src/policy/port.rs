@@ -13,8 +13,9 @@ pub(crate) struct Policy {
     compiled: Compiled,
     /// By the index of the rule in [`Compiled::noting`].
     pub(super) noting: Vec<Noting>,
-    /// Whose tokens requests may carry, if any are named.
+    /// Whose tokens requests may carry, if any are named; and those in dry run.
     issuers: Option<Issuers>,
+    tried: Option<Issuers>,
 }
 
 /// What came of judging one request or connection.
@@ -29,17 +30,26 @@ pub(crate) struct Verdict {
 impl Policy {
     /// Compiles the rules. Issuers whose keys are not known keep those that they had `before`.
     pub(crate) fn new(inbound: Arc<Inbound>, tokens: &jwt::Memory, before: Option<&Self>) -> Self {
-        let before = before.and_then(|before| before.issuers.as_ref());
-        let sources = inbound.rules.iter().flat_map(|rule| &rule.from);
-        let issuers = Issuers::new(&inbound.issuers, sources.filter_map(|source| source.jwt.as_ref()), tokens, before);
+        let before: Vec<&Issuers> = before.into_iter().flat_map(|it| it.issuers.iter().chain(&it.tried)).collect();
+        let issuers = |dry_run: bool| {
+            let these: Vec<_> = inbound.issuers.iter().filter(|issuer| issuer.dry_run == dry_run).collect();
+            let sources = inbound.rules.iter().flat_map(|rule| &rule.from);
+            Issuers::new(&these, sources.filter_map(|source| source.jwt.as_ref()), tokens, &before)
+        };
+        let (issuers, tried) = (issuers(false), issuers(true));
         let compiled = Compiled::new(inbound);
         let noting = compiled.noting().map(Noting::new).collect();
-        Self { compiled, noting, issuers }
+        Self { compiled, noting, issuers, tried }
     }
 
     /// Whose tokens requests may carry, if any are named.
     pub(crate) fn issuers(&self) -> Option<&Issuers> {
         self.issuers.as_ref()
+    }
+
+    /// Those in dry run, which refuse nothing and leave every field alone.
+    pub(crate) fn tried_issuers(&self) -> Option<&Issuers> {
+        self.tried.as_ref()
     }
 
     /// As discovery says it.

@@ -145,7 +145,8 @@ pub(super) fn condition(given: &PolicyJwt) -> Result<JwtCondition, String> {
     })
 }
 
-/// Makes of the issuers that a rule names those that are meant: of its own policy, or where that names none of this name of the mesh's policies.
+/// Makes of the issuers that a rule names those that are meant: of its own policy, or where that names none of this name of the mesh's policies. Those of
+/// a policy in dry run are there for its own rules alone: no rule that decides may rest on them.
 pub(super) fn resolve(asked: &mut JwtCondition, own: &[ReadIssuer], of_mesh: &[ReadIssuer]) -> Result<(), String> {
     let named = |text: &str, all: &[ReadIssuer]| -> Vec<Arc<str>> {
         let meant = all.iter().filter(|one| *one.issuer.issuer == *text);

@@ -76,7 +76,7 @@ impl Facts {
             let dry_run = policy.spec.mode == PolicyMode::DryRun;
             jwt::issuers(&policy.metadata, &policy.spec.jwt, (&self.mesh.jwks_hosts, dry_run)).unwrap_or_default()
         };
-        policies.flat_map(read).collect()
+        policies.flat_map(read).filter(|one| !one.issuer.dry_run).collect()
     }
 
     /// Why the keys of an issuer are not known.
@@ -333,7 +333,7 @@ fn read_authorization(
     }
     let name: Arc<str> = format!("{}/{}", meta.namespace, meta.name).into();
     if let Some(problem) = unreadable {
-        found.invalid.push(format!("{problem}; it denies everything"));
+        found.invalid.push(format!("{problem}; it {} everything", if dry_run { "would deny" } else { "denies" }));
         rules = vec![everything(Arc::clone(&name))];
     }
     Authorization { name, action: rule::model(spec.action), dry_run, rules, issuers: own }

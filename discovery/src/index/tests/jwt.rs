@@ -175,3 +175,24 @@ fn keys_of_a_url_are_wanted_while_a_policy_names_it_and_reach_proxies_when_they_
     world.apply([Change::Gone(policy)], &mut |_, _| {});
     assert_eq!(world.wanted_keys().count(), 0);
 }
+
+#[test]
+fn issuers_in_dry_run_take_nothing_from_those_that_decide() {
+    let many = |mode: &str, name: &str, count: usize| {
+        let all: Vec<_> = (0..count).map(|n| issuer(&format!("{name}{n}"))).collect();
+        policy(name, "shop", &format!("action: Audit, jwt: [{}]{mode}", all.join(", ")))
+    };
+    // An Audit policy has no dry run: it decides nothing but by its issuers.
+    let tried = |name: &str, count| many("", name, count).replace("action: Audit", "action: Deny, mode: DryRun");
+    let world = with(&format!("{}{}{}", tried("a", 16), tried("b", 16), many("", "c", 2)));
+    let inbound = port(&world);
+    let decide: Vec<_> = inbound.issuers.iter().filter(|one| !one.dry_run).map(|one| &*one.issuer).collect();
+    assert_eq!((decide, inbound.issuers.len(), inbound.rules.len()), (vec!["c0", "c1"], 16, 0));
+    let world = with(&format!("{}{}", many("", "a", 16), many("", "b", 1)));
+    assert_eq!(&*port(&world).rules[0].name, "too many issuers");
+    // Nor may a rule that decides rest on one.
+    let central = tried("idp", 1).replace("namespace: shop", "namespace: remora");
+    let asks = policy("p", "shop", "rules: [{ from: [{ jwt: { issuers: [idp0] } }] }]");
+    let world = with(&format!("{central}{asks}"));
+    assert!(world.reports.iter().any(|line| line.contains("\"idp0\" is named neither")), "{:?}", world.reports);
+}

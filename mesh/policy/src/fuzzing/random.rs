@@ -419,7 +419,7 @@ impl Read {
         let act = match &self.request {
             None => Act::Bytes,
             Some((method, path, host, headers)) => {
-                Act::Request { method, path, host: *host, headers, token: self.token.as_ref() }
+                Act::Request { method, path, host: *host, headers, tokens: [self.token.as_ref(), None] }
             }
         };
         (&self.caller, self.port, act)

@@ -31,7 +31,7 @@ impl Asked {
     fn of(&self, inbound: &Inbound, caller: &str) -> &'static str {
         let policy = Compiled::new(Arc::new(inbound.clone()));
         let Self { method, path, host, headers, port } = self;
-        let act = Act::Request { method, path, host: *host, headers, token: None };
+        let act = Act::Request { method, path, host: *host, headers, tokens: [None; 2] };
         let outcome = policy.judge(&caller_of(caller), *port, act).outcome;
         match outcome {
             Ok(_) => "200",
@@ -218,8 +218,11 @@ fn a_dry_run_says_what_would_be_and_lets_everything_be() {
     let noted = |inbound: &Inbound, caller: &str, asked: &Asked| {
         let policy = Compiled::new(Arc::new(inbound.clone()));
         let Asked { method, path, host, headers, .. } = asked;
-        let decision =
-            policy.judge(&caller_of(caller), 80, Act::Request { method, path, host: *host, headers, token: None });
+        let decision = policy.judge(
+            &caller_of(caller),
+            80,
+            Act::Request { method, path, host: *host, headers, tokens: [None; 2] },
+        );
         (decision.outcome.is_ok(), decision.noted)
     };
     let deny = port(vec![dry(rule(Action::Deny, &[identity(MALLORY)], &[]))]);

@@ -23,7 +23,7 @@ fn caller_of(id: &str) -> Caller {
 /// Without a host, and without headers.
 fn request<'a>(method: &'a Method, path: &'a str) -> Act<'a> {
     static NONE: LazyLock<HeaderMap> = LazyLock::new(HeaderMap::new);
-    Act::Request { method, path, host: None, headers: &NONE, token: None }
+    Act::Request { method, path, host: None, headers: &NONE, tokens: [None; 2] }
 }
 
 /// `Deny from=shop to=GET:/a,POST`: what is left out means anything.

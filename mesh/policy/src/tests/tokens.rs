@@ -26,7 +26,7 @@ fn token(issuer: &str, claims: &str) -> Verified {
 fn passes(rule: AuthorizationRule, token: Option<&Verified>) -> (bool, bool) {
     let policy = Compiled::new(port(vec![rule]).into());
     let none = HeaderMap::new();
-    let act = Act::Request { method: &Method::GET, path: "/", host: None, headers: &none, token };
+    let act = Act::Request { method: &Method::GET, path: "/", host: None, headers: &none, tokens: [token, None] };
     let web = SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/web").ok();
     let by = |identity| policy.judge(&Caller { identity, address: [10, 0, 0, 9].into() }, 80, act).outcome.is_ok();
     let (meshed, stranger) = (by(web), by(None));
@@ -66,13 +66,27 @@ fn a_deny_rule_takes_tokens_that_it_names_and_bytes_which_may_be_a_request_with_
 }
 
 #[test]
+fn the_token_of_an_issuer_in_dry_run_is_there_for_rules_that_name_it() {
+    let policy = Compiled::new(port(vec![rule(Action::Allow, asks(&["tried"], &[]))]).into());
+    let (none, decides, tried) = (HeaderMap::new(), token("idp", "{}"), token("tried", "{}"));
+    let by = |tokens| {
+        let act = Act::Request { method: &Method::GET, path: "/", host: None, headers: &none, tokens };
+        policy.judge(&Caller { identity: None, address: [10, 0, 0, 9].into() }, 80, act).outcome.is_ok()
+    };
+    assert_eq!(
+        [by([Some(&decides), Some(&tried)]), by([None, Some(&tried)]), by([Some(&decides), None])],
+        [true, true, false]
+    );
+}
+
+#[test]
 fn a_workload_and_a_user_are_asked_for_together() {
     let both = Source { namespaces: vec!["shop".into()], ..asks(&["idp"], &[]) };
     let policy = Compiled::new(port(vec![rule(Action::Allow, both)]).into());
     let (none, user) = (HeaderMap::new(), token("idp", "{}"));
     let by = |namespace: &str, token| {
         let identity = SpiffeId::parse(&format!("spiffe://cluster.local/ns/{namespace}/sa/web")).ok();
-        let act = Act::Request { method: &Method::GET, path: "/", host: None, headers: &none, token };
+        let act = Act::Request { method: &Method::GET, path: "/", host: None, headers: &none, tokens: [token, None] };
         policy.judge(&Caller { identity, address: [10, 0, 0, 9].into() }, 80, act).outcome.is_ok()
     };
     assert_eq!([by("shop", Some(&user)), by("shop", None), by("bank", Some(&user))], [true, false, false]);

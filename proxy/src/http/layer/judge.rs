@@ -12,14 +12,14 @@ use crate::{
         request::{Entering, Failed, Judged, Refused, Restored},
         visit::Visit,
     },
-    jwt::{Issuers, Refusal, Shown},
+    jwt::{Issuers, Shown},
     policy::{self, Act, Denial, Permitted, Policy},
     telemetry::Reason,
 };
-use http::{Method, Request, header::UPGRADE, uri::Authority};
+use http::{HeaderMap, Method, Request, Uri, header::UPGRADE, uri::Authority};
 use std::{
     rc::Rc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tower::{Layer, Service};
 
@@ -79,7 +79,8 @@ fn judge<B>(visit: &Visit, host: &LastHost, mut restored: Restored<B>) -> Judged
         Err(reason) => return refused(restored, Failed::refused(reason, "the request names no single authority")),
     };
     let policy = visit.port.policy();
-    let shown = match token(&policy, request) {
+    let now = wall_clock(&policy);
+    let shown = match policy.issuers().map_or(Ok(None), |issuers| issuers.check(head(request), now)) {
         Ok(shown) => shown,
         Err(refusal) => {
             let reason = if refusal.is_ours() { Reason::TokenKeysUnknown } else { Reason::TokenRefused };
@@ -89,8 +90,9 @@ fn judge<B>(visit: &Visit, host: &LastHost, mut restored: Restored<B>) -> Judged
     };
     let (method, path) = (request.method(), request.uri().path());
     let host = authority.as_ref().map(Authority::as_str);
-    let said = shown.as_ref().map(|shown| &shown.verified.token);
-    match visit.judge_by(&policy, Act::Request { method, path, host, headers: request.headers(), token: said }) {
+    let tried = policy.tried_issuers().and_then(|issuers| issuers.check(head(request), now).ok().flatten());
+    let tokens = [&shown, &tried].map(|shown| shown.as_ref().map(|shown| &shown.verified.token));
+    match visit.judge_by(&policy, Act::Request { method, path, host, headers: request.headers(), tokens }) {
         Ok(permit) => {
             if let Some(issuers) = policy.issuers() {
                 hand_on(issuers, shown.as_ref(), &mut restored.request);
@@ -108,11 +110,14 @@ fn judge<B>(visit: &Visit, host: &LastHost, mut restored: Restored<B>) -> Judged
     }
 }
 
-/// The token of a request, at a port whose policies name issuers.
-fn token<B>(policy: &Policy, request: &Request<B>) -> Result<Option<Shown>, Refusal> {
-    let Some(issuers) = policy.issuers() else { return Ok(None) };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    issuers.check((request.headers(), request.uri()), now)
+/// The time by which tokens are judged, since 1970. Where no policy names an issuer, nobody asks for it.
+fn wall_clock(policy: &Policy) -> Duration {
+    let asked = policy.issuers().or(policy.tried_issuers()).is_some();
+    if asked { SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() } else { Duration::ZERO }
+}
+
+fn head<B>(request: &Request<B>) -> (&HeaderMap, &Uri) {
+    (request.headers(), request.uri())
 }
 
 /// Makes of what the client sent what the application gets. What may leave HTTP is judged again when policy changes, by the same token.
@@ -143,11 +148,15 @@ mod tests {
             body::request::RequestBody,
             request::{ClientConnection, Way},
         },
+        jwt::tests::{issuer_of_tests, token_of_tests},
         limits,
     };
     use futures_util::FutureExt;
     use http::{Request, request::Builder};
-    use remora_model::{Action, AuthorizationRule, Inbound, JwtCondition, Operation, PathPattern, Source};
+    use remora_model::{
+        Action, AuthorizationRule, ClaimHeader, Inbound, JwtCondition, JwtIssuer, Operation, PathPattern, Source,
+        TokenPlace,
+    };
     use std::{convert::Infallible, future::ready};
     use tokio::time::Instant;
     use tower::service_fn;
@@ -197,7 +206,7 @@ mod tests {
 
     /// Nobody comes in without a token of the test issuer.
     fn asks_for_a_token() -> Inbound {
-        let issuer = crate::jwt::tests::issuer_of_tests();
+        let issuer = issuer_of_tests();
         let jwt = Some(JwtCondition { issuers: vec![issuer.name.clone()], claims: Vec::new() });
         let from = vec![Source { jwt, ..Source::default() }];
         let rule = AuthorizationRule { from, ..AuthorizationRule::of("shop/users rule 0".into(), Action::Allow) };
@@ -206,21 +215,12 @@ mod tests {
 
     #[test]
     fn a_token_lets_its_request_in_and_a_bad_one_is_told_from_none() {
-        let visited = Visited::new(asks_for_a_token(), false, address(1));
-        let ask = |token: Option<&str>| {
-            let inner = service_fn(|judged: Judged<RequestBody>| ready(Ok::<_, Infallible>(judged)));
-            let client = Rc::new(ClientConnection::of_peer(Wire::Http1, false, 1024));
-            let bare = Request::get("/a").header("host", "api").header("x-user", "forged");
-            let request =
-                token.iter().fold(bare, |request, token| request.header("authorization", format!("Bearer {token}")));
-            let (request, way) = (request.body(RequestBody::Empty).unwrap(), Way::Same { caller: 0 });
-            let restored = Restored { request, started: Instant::now(), grpc: false, client, way };
-            let Ok(judged) = JudgeLayer::at(&visited.visit).layer(inner).call(restored).now_or_never().unwrap();
-            judged
-                .map(|permitted| permitted.open().1.restored.request.headers().clone())
-                .map_err(|refused| refused.why.reason)
+        let ask_of = |inbound: Inbound, token: Option<&str>| {
+            let bearer = token.map(|token| ("authorization", format!("Bearer {token}")));
+            comes(inbound, &[("x-user", "forged".to_owned())].into_iter().chain(bearer).collect::<Vec<_>>())
         };
-        let good = crate::jwt::tests::token_of_tests();
+        let ask = |token| ask_of(asks_for_a_token(), token);
+        let good = token_of_tests(None);
         let headers = ask(Some(&good)).unwrap();
         assert_eq!((headers["x-user"].to_str().unwrap(), headers.contains_key("authorization")), ("ann", false));
         assert_eq!(ask(None).unwrap_err(), Reason::Denied);
@@ -229,9 +229,52 @@ mod tests {
         let mut unknown = asks_for_a_token();
         unknown.issuers[0].name = "shop/new issuer 0".into();
         unknown.issuers[0].keys = None;
-        visited.visit.port.says(unknown);
-        assert_eq!(ask(Some(&good)).unwrap_err(), Reason::TokenKeysUnknown);
+        assert_eq!(ask_of(unknown, Some(&good)).unwrap_err(), Reason::TokenKeysUnknown);
         let answer = crate::http::respond::failure(Reason::TokenRefused, false, "");
         assert_eq!(answer.headers()["www-authenticate"], "Bearer error=\"invalid_token\"");
+    }
+
+    /// What comes of a request with these fields: why it is refused, or what the application gets of them.
+    fn comes(inbound: Inbound, fields: &[(&str, String)]) -> Result<HeaderMap, Reason> {
+        let visited = Visited::new(inbound, false, address(1));
+        let inner = service_fn(|judged: Judged<RequestBody>| ready(Ok::<_, Infallible>(judged)));
+        let client = Rc::new(ClientConnection::of_peer(Wire::Http1, false, 1024));
+        let bare = Request::get("/a").header("host", "api");
+        let request = fields.iter().fold(bare, |request, (name, value)| request.header(*name, value));
+        let (request, way) = (request.body(RequestBody::Empty).unwrap(), Way::Same { caller: 0 });
+        let restored = Restored { request, started: Instant::now(), grpc: false, client, way };
+        let Ok(judged) = JudgeLayer::at(&visited.visit).layer(inner).call(restored).now_or_never().unwrap();
+        judged.map(|it| it.open().1.restored.request.headers().clone()).map_err(|refused| refused.why.reason)
+    }
+
+    #[test]
+    fn an_issuer_in_dry_run_changes_nothing_for_any_request() {
+        let told = ClaimHeader { claim: vec!["sub".into()], header: "x-try".parse().unwrap() };
+        let from = vec![TokenPlace::bearer(), TokenPlace::Cookie("s".into())];
+        let (name, issuer) = ("shop/try issuer 0".into(), "two".into());
+        let tried = JwtIssuer { name, issuer, from, claim_headers: vec![told], dry_run: true, ..issuer_of_tests() };
+        let (good, of_tried) = (token_of_tests(None), token_of_tests(Some("two")));
+        let bearer = |token: &str| ("authorization", format!("Bearer {token}"));
+        let cookie = |token: &str| ("cookie", format!("s={token}"));
+        let requests = [
+            vec![],
+            vec![bearer(&good)],
+            vec![bearer(&of_tried)],
+            vec![bearer("x.y.z")],
+            vec![bearer(&good), cookie(&of_tried)],
+            vec![bearer(&good), cookie("x.y.z"), ("x-try", "kept".to_owned())],
+            vec![cookie(&of_tried), ("x-try", "kept".to_owned())],
+            vec![cookie("x.y.z")],
+        ];
+        let mut refused = 0;
+        for (base, fields) in
+            [asks_for_a_token(), open_port()].iter().flat_map(|base| requests.iter().map(move |it| (base, it)))
+        {
+            let with = Inbound { issuers: [&base.issuers[..], &[tried.clone()]].concat(), ..base.clone() };
+            let (before, now) = (comes(base.clone(), fields), comes(with, fields));
+            assert_eq!(now, before, "{fields:?}");
+            refused += usize::from(now.is_err());
+        }
+        assert_eq!(refused, 5, "each of the others comes in, with all that it had");
     }
 }
