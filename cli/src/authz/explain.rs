@@ -39,7 +39,10 @@ pub(super) async fn explain(args: &ExplainArgs, look: Look) -> Outcome {
         (Some(method), Some(path)) if !args.bytes => Act::Request { method, path, host, headers: &headers, tokens },
         _ => Act::Bytes,
     };
-    let explained = judge(&inbound, &caller, act);
+    let mut explained = judge(&inbound, &caller, act);
+    if world.default_is_assumed && explained.decision == "default" {
+        explained.why.push_str("; that nothing else holds by default is taken for granted (--default-inbound-policy)");
+    }
     let place = explained.rule.as_deref().and_then(|rule| world.place(rule));
     let who = caller.identity.as_ref().map_or_else(|| "a caller without a certificate".to_owned(), ToString::to_string);
     if args.objects.output == Output::Json {

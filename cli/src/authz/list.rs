@@ -19,11 +19,7 @@ use std::sync::Arc;
 pub(super) async fn list(args: &ListArgs, look: Look) -> Outcome {
     let mut world = World::read(&args.objects, &args.to).await?;
     let (at, inbound) = world.resolve(&args.to)?;
-    let mesh = remora_discovery::index::Mesh {
-        namespace: args.objects.control_plane.namespace.clone(),
-        ..remora_discovery::index::Mesh::default()
-    };
-    let odd = lint::odd(world.objects(), &mesh);
+    let odd = lint::odd(world.objects(), &world.mesh);
     // `spec.rules[1]: …` of `AuthorizationPolicy shop/web` is about `shop/web rule 1`.
     let why = |rule: &str| {
         let (policy, number) = rule.split_once(" rule ")?;

@@ -16,7 +16,7 @@ use crate::{
     output::Output,
 };
 use http::{HeaderName, HeaderValue, Method, Uri};
-use remora_model::TrustDomain;
+use remora_model::{DefaultInbound, TrustDomain};
 use serde_json::{Map, Value};
 use std::{net::IpAddr, path::PathBuf, process::ExitCode};
 pub(crate) use world::Absent;
@@ -43,6 +43,10 @@ struct Objects {
     /// The mesh's trust domain
     #[arg(long, value_name = "NAME", default_value = "cluster.local")]
     trust_domain: TrustDomain,
+    /// What holds where no policy and no annotation says anything: allow, authenticated, same-namespace or deny; else as discovery of the
+    /// cluster was told, or allow
+    #[arg(long, value_name = "WORD")]
+    default_inbound_policy: Option<DefaultInbound>,
     #[command(flatten)]
     control_plane: ControlPlane,
     #[command(flatten)]

@@ -30,6 +30,14 @@ apiVersion: remora.dev/v1alpha1
 kind: AuthorizationPolicy
 metadata: { name: closed, namespace: shop }
 spec: { action: Deny, rules: [{ from: [{ namespaces: [evil] }] }, { to: [{ paths: [/admin] }] }] }
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: { name: db, namespace: data }
+spec:
+  template:
+    metadata: { labels: { app: db } }
+    spec: { serviceAccountName: db, containers: [{ name: db, ports: [{ containerPort: 5432 }] }] }
 ";
 
 #[derive(Parser)]
@@ -109,4 +117,20 @@ fn rules_are_listed_in_the_order_in_which_they_decide() {
             && text.contains("ns/evil"),
         "{text}"
     );
+}
+
+#[test]
+fn what_holds_by_default_is_said_to_be_taken_for_granted_where_nobody_says_it() -> anyhow::Result<()> {
+    // A port that no Allow policy selects.
+    let call = "explain --from data/web --to data/db:5432 --bytes";
+    let (told, allowed) = run(call)?;
+    assert!(allowed && told.contains("taken for granted (--default-inbound-policy)"), "{told}");
+    for (word, expected) in [("allow", true), ("authenticated", true), ("same-namespace", true), ("deny", false)] {
+        let (told, allowed) = run(&format!("{call} --default-inbound-policy {word}"))?;
+        assert_eq!(allowed, expected, "{word}: {told}");
+        assert!(!told.contains("taken for granted"), "{told}");
+    }
+    let stranger = "explain --from none --to data/db:5432 --bytes --default-inbound-policy authenticated";
+    assert!(!run(stranger)?.1);
+    Ok(())
 }

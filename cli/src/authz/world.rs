@@ -5,14 +5,17 @@ use crate::{
     cluster::{Cluster, policies},
     lint,
 };
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Namespace};
+use kube::Api;
 use remora_discovery::{
     index::{Answer, Asked, Change, Mesh, World as Index},
     objects::{Object, core::Pod, jwks::hosts_of, registry::kinds},
     source::parse::parse,
 };
-use remora_model::{BackendId, Inbound, SpiffeId, TrustDomain};
+use remora_kube::client;
+use remora_model::{BackendId, DefaultInbound, Inbound, SpiffeId, TrustDomain};
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 /// The kinds that say what is allowed, and where.
 const KINDS: [&str; 5] = ["Pod", "Service", "EndpointSlice", "AuthorizationPolicy", "MeshTLSPolicy"];
@@ -84,22 +87,29 @@ pub(super) fn to(text: &str) -> Result<To, String> {
 pub(super) struct World {
     index: Index,
     objects: Vec<Object>,
+    pub(super) mesh: Mesh,
+    /// Whether what holds by default is not known, and is taken to be the chart's own default.
+    pub(super) default_is_assumed: bool,
 }
+
+/// What was read: the objects, and what discovery was told that holds where no policy says anything, if that is known.
+type Read = (Vec<Object>, Option<DefaultInbound>);
 
 impl World {
     pub(super) async fn read(args: &Objects, of: &To) -> anyhow::Result<Self> {
-        let (objects, control) =
-            (if args.file.is_empty() { live(args, of).await? } else { files(args)? }, &args.control_plane);
+        let (objects, known) = if args.file.is_empty() { live(args, of).await? } else { (files(args)?, None) };
+        let default = args.default_inbound_policy.or(known);
         let mesh = Mesh {
             trust_domain: args.trust_domain.clone(),
-            namespace: control.namespace.clone(),
+            namespace: args.control_plane.namespace.clone(),
             jwks_hosts: hosts_of(&objects),
+            default_inbound: default.unwrap_or_default(),
             ..Mesh::default()
         };
-        let mut index = Index::new(mesh);
+        let mut index = Index::new(mesh.clone());
         index.apply(objects.iter().cloned().map(Change::Put), &mut |_, _| {});
         index.assume_keys();
-        Ok(Self { index, objects })
+        Ok(Self { index, objects, mesh, default_is_assumed: default.is_none() })
     }
 
     /// The pod and its port that are meant, and what rules that.
@@ -186,7 +196,7 @@ fn one(said: Option<u16>, known: &[u16], what: &str) -> anyhow::Result<u16> {
 const LIVE: &str = "cluster";
 
 /// Those of the namespace that is meant, and the policies of the mesh.
-async fn live(args: &Objects, of: &To) -> anyhow::Result<Vec<Object>> {
+async fn live(args: &Objects, of: &To) -> anyhow::Result<Read> {
     let cluster = Cluster::connect(&args.cluster).await?;
     let control = &args.control_plane.namespace;
     let mut items = Vec::new();
@@ -203,7 +213,24 @@ async fn live(args: &Objects, of: &To) -> anyhow::Result<Vec<Object>> {
             items.push(object);
         }
     }
-    Ok(parse(&json!({ "apiVersion": "v1", "kind": "List", "items": items }).to_string(), LIVE).objects)
+    // What they say holds by default.
+    let namespaces: Api<Namespace> = Api::all(cluster.client.clone());
+    for name in BTreeSet::from([&of.namespace, control]) {
+        let found = client::call(namespaces.get_opt(name)).await?;
+        items.extend(found.map(serde_json::to_value).transpose()?);
+    }
+    let objects = parse(&json!({ "apiVersion": "v1", "kind": "List", "items": items }).to_string(), LIVE).objects;
+    // Who may not read it is told that it is not known.
+    let deployments: Api<Deployment> = Api::namespaced(cluster.client.clone(), control);
+    let discovery = client::call(deployments.get_opt(remora_kube::names::DISCOVERY)).await.ok().flatten();
+    Ok((objects, discovery.as_ref().and_then(default_of)))
+}
+
+/// What discovery was started with.
+fn default_of(discovery: &Deployment) -> Option<DefaultInbound> {
+    let containers = &discovery.spec.as_ref()?.template.spec.as_ref()?.containers;
+    let mut args = containers.iter().flat_map(|container| container.args.iter().flatten());
+    args.find_map(|arg| arg.strip_prefix("--default-inbound-policy="))?.parse().ok()
 }
 
 /// What files say, and the pods that their workloads would make.

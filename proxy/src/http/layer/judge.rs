@@ -270,7 +270,7 @@ mod tests {
         for (base, fields) in
             [asks_for_a_token(), open_port()].iter().flat_map(|base| requests.iter().map(move |it| (base, it)))
         {
-            let with = Inbound { issuers: [&base.issuers[..], &[tried.clone()]].concat(), ..base.clone() };
+            let with = Inbound { issuers: [&base.issuers[..], std::slice::from_ref(&tried)].concat(), ..base.clone() };
             let (before, now) = (comes(base.clone(), fields), comes(with, fields));
             assert_eq!(now, before, "{fields:?}");
             refused += usize::from(now.is_err());
